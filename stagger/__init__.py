@@ -1,0 +1,57 @@
+"""stagger: run pipelines as thousands of Slurm tasks, or on this machine, without a stampede on the storage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stagger.document import Document
+    from stagger.errors import BadInput, RunFailed, StaggerError
+    from stagger.executor.base import PipelineExecutor
+    from stagger.executor.local import LocalExecutor
+    from stagger.executor.slurm import SlurmExecutor
+    from stagger.sharding import Shard
+    from stagger.steps.jsonl import ReadJsonl, WriteJsonl
+    from stagger.steps.text import ReadText
+    from stagger.task_context import TaskContext
+
+__version__ = "0.1.0"
+
+#: Public name -> its module. Imported at first use: a task must not pay for what only a launch needs.
+_PUBLIC = {
+    "BadInput": "stagger.errors",
+    "Document": "stagger.document",
+    "LocalExecutor": "stagger.executor.local",
+    "PipelineExecutor": "stagger.executor.base",
+    "ReadJsonl": "stagger.steps.jsonl",
+    "ReadText": "stagger.steps.text",
+    "RunFailed": "stagger.errors",
+    "Shard": "stagger.sharding",
+    "SlurmExecutor": "stagger.executor.slurm",
+    "StaggerError": "stagger.errors",
+    "TaskContext": "stagger.task_context",
+    "WriteJsonl": "stagger.steps.jsonl",
+}
+
+__all__ = [
+    "BadInput",
+    "Document",
+    "LocalExecutor",
+    "PipelineExecutor",
+    "ReadJsonl",
+    "ReadText",
+    "RunFailed",
+    "Shard",
+    "SlurmExecutor",
+    "StaggerError",
+    "TaskContext",
+    "WriteJsonl",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'stagger' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -1,0 +1,210 @@
+"""The command `stagger`: what users type, and what they see."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any, NoReturn
+
+import orjson
+import typer
+from loguru import logger
+
+from stagger import __version__
+from stagger.cli import show
+from stagger.errors import Interrupted, StaggerError
+from stagger.spec.yaml_file import parse_value
+
+app = typer.Typer(
+    help="Run pipelines as thousands of Slurm tasks, or on this machine, without a stampede on the storage.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Run = Annotated[str, typer.Argument(help="The run directory: a path or s3://...", metavar="RUN")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Return when all Slurm jobs have ended, not when they are queued.")]
+Stage = Annotated[str | None, typer.Option("--stage", help="Only this stage of a run with several.")]
+Options = Annotated[
+    str | None,
+    typer.Option(
+        "--storage-options",
+        metavar="YAML",
+        help="How to reach the run directory, e.g. '{s3: {endpoint_url: http://...}}'; by default the AWS variables.",
+    ),
+]
+
+
+def main() -> NoReturn:
+    """Run the command line. Exit status: 0 done, 1 something failed, 2 a wrong request, 128 + n after signal n."""
+    set_up_logging()
+    try:
+        status = app(standalone_mode=False)
+        sys.stdout.flush()
+    except StaggerError as error:
+        fail(str(error), error.exit_status)
+    except Interrupted as error:
+        fail(
+            f"stopped by {error}; what is done stays done, and the next launch continues",
+            130 if str(error) == "SIGINT" else 143,
+        )
+    except typer.Abort:
+        fail("aborted", 130)
+    except KeyboardInterrupt:
+        fail("stopped by Ctrl-C", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # click's own errors: a wrong option or argument.
+            fail(error.format_message(), 2)
+        raise
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def fail(message: str, status: int) -> NoReturn:
+    for line in message.splitlines():
+        print(f"stagger: {line}", file=sys.stderr)
+    sys.exit(status)
+
+
+def set_up_logging() -> None:
+    """Logs go to standard error, as short lines."""
+    logger.remove()
+    logger.add(sys.stderr, format="<level>{message}</level>", level=os.environ.get("STAGGER_LOG_LEVEL", "INFO"))
+
+
+def print_json(document: Any) -> None:
+    sys.stdout.buffer.write(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def storage_options(text: str | None) -> dict[str, dict[str, Any]]:
+    value = parse_value(text) if text else {}
+    if not isinstance(value, dict) or not all(isinstance(item, dict) for item in value.values()):
+        raise StaggerError("--storage-options must be a mapping per protocol, e.g. '{s3: {endpoint_url: http://...}}'.")
+    return value
+
+
+@app.command()
+def launch(
+    file: Annotated[str, typer.Argument(help="A pipeline file, or the name of a ready one.", metavar="FILE")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and the exact job scripts; touch nothing.")
+    ] = False,
+    executor: Annotated[str | None, typer.Option(help="Run with this executor: local or slurm.")] = None,
+    tasks: Annotated[int | None, typer.Option(min=1, help="Into how many ranks the work is divided.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many ranks.")] = None,
+    run_dir: Annotated[str | None, typer.Option(help="Where the run keeps its records.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Set any key of the file; may be repeated.")
+    ] = None,
+    wait: Wait = False,
+    json: Json = False,
+) -> int:
+    """Plan, check, render, then submit, or run here. A completed rank is never run again."""
+    from stagger.launch import dry_run as plan_only
+    from stagger.launch import launch as start
+    from stagger.spec.load import Changes, load_file
+
+    spec = load_file(file, Changes(tuple(assignments or ()), executor, tasks, run_dir))
+    if dry_run:
+        document = plan_only(spec, limit=limit)
+        print_json(document) if json else show.plan(document)
+        return 0
+    launched = start(spec, limit=limit, wait=wait)
+    return finish(launched, json)
+
+
+@app.command()
+def retry(run: Run, wait: Wait = False, json: Json = False, options: Options = None) -> int:
+    """Launch again whatever of a run is neither done nor active."""
+    from stagger.launch import retry as start
+    from stagger.run_folder import RunFolder
+
+    return finish(start(*RunFolder.open(run, storage_options(options)), wait=wait), json)
+
+
+def finish(launched: Any, json: bool) -> int:
+    """Say how a launch left the run; the exit status."""
+    if json:
+        print_json(show.status_document(launched.run_dir, launched.stages))
+    else:
+        show.launched(launched)
+    launched.raise_if_failed()
+    return 0
+
+
+@app.command()
+def status(
+    run: Run,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again until nothing runs or waits.")] = False,
+    json: Json = False,
+    options: Options = None,
+) -> int:
+    """Where a run stands: ranks by state, records, bytes, rate. Exit status 1 if any rank failed."""
+    from stagger.run_folder import RunFolder
+    from stagger.status import status_of
+
+    folder, record = RunFolder.open(run, storage_options(options))
+    stages = show.watch_status(folder, record) if watch else status_of(folder, record)
+    print_json(show.status_document(folder.path, stages)) if json else show.status(folder.path, stages)
+    return 1 if any(stage.failed for stage in stages) else 0
+
+
+@app.command()
+def logs(
+    run: Run,
+    rank: Annotated[int | None, typer.Option(min=0, help="The log of this rank's latest attempt.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Of each failed rank, the error and its log's end.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing as the log grows.")] = False,
+    stage: Stage = None,
+    options: Options = None,
+) -> int:
+    """Print what ranks logged. Without --rank or --failed: every rank's latest log, by its path."""
+    from stagger.cli import rank_logs
+    from stagger.run_folder import RunFolder
+
+    folder, record = RunFolder.open(run, storage_options(options))
+    rank_logs.show_logs(folder, record, stage=stage, rank=rank, failed=failed, follow=follow)
+    return 0
+
+
+@app.command()
+def cancel(run: Run, json: Json = False, options: Options = None) -> int:
+    """Cancel what of a run is queued or running. What is done stays done."""
+    from stagger.cancel import cancel_run
+    from stagger.run_folder import RunFolder
+
+    stopped = cancel_run(*RunFolder.open(run, storage_options(options)))
+    if json:
+        print_json({"run_dir": run, "stopped": stopped})
+    else:
+        for line in stopped or ["nothing is queued or running"]:
+            print(line)
+    return 0
+
+
+@app.command()
+def schema() -> int:
+    """Print the JSON schema of pipeline files, for editors to complete and check them."""
+    from stagger.spec.models import PipelineFile
+
+    print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **PipelineFile.model_json_schema()})
+    return 0
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"stagger {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of the command itself."""

@@ -1,0 +1,144 @@
+"""Finding and printing the logs of ranks."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+from stagger.errors import StaggerError
+from stagger.launch import stage_named
+from stagger.launches import read_launches
+from stagger.ranks import parse_ranks
+from stagger.run_folder import RunFolder, RunRecord
+from stagger.rundir import StageFolder, attempt_order, decode, pad
+from stagger.spec.models import StageSpec
+from stagger.spec.steps import nearest
+from stagger.status import stage_status
+from stagger.storage import is_local, join
+
+#: Lines of a failed rank's log that are shown.
+TAIL = 15
+
+#: Seconds between two looks at a log that is followed.
+FOLLOW_S = 0.5
+
+
+def show_logs(
+    folder: RunFolder, record: RunRecord, *, stage: str | None, rank: int | None, failed: bool, follow: bool
+) -> None:
+    """Print a rank's log, the failed ranks' errors, or where each log is."""
+    stages = chosen_stages(record, stage)
+    if rank is not None:
+        if len(stages) > 1:
+            raise StaggerError(
+                f"The run has several stages; say which with --stage: {', '.join(s.name for s in stages)}."
+            )
+        if rank >= stages[0].tasks:
+            raise StaggerError(
+                f"There is no rank {rank}: the ranks of {stages[0].name} are 0 to {stages[0].tasks - 1}."
+            )
+        show_rank(folder.stage(record.spec, stages[0]), stages[0], rank, follow)
+        return
+    for one in stages:
+        stage_folder = folder.stage(record.spec, one)
+        if failed:
+            show_failed(stage_folder, one, folder.path)
+        else:
+            list_logs(stage_folder, one)
+
+
+def chosen_stages(record: RunRecord, name: str | None) -> list[StageSpec]:
+    names = [stage.name for stage in record.spec.stages]
+    if name is not None and name not in names:
+        raise StaggerError(f"There is no stage {name!r}; {nearest(name, names)}")
+    return list(record.spec.stages) if name is None else [stage_named(record.spec, name)]
+
+
+def attempts(folder: StageFolder, rank: int) -> list[str]:
+    """The attempts of a rank that have a log, oldest first."""
+    entries = folder.storage.list(join(folder.path, "logs", pad(rank)))
+    names = [entry.name.removesuffix(".log") for entry in entries if entry.name.endswith(".log")]
+    return sorted(names, key=attempt_order)
+
+
+def show_rank(folder: StageFolder, stage: StageSpec, rank: int, follow: bool) -> None:
+    while not (found := attempts(folder, rank)):
+        outside = job_output(folder, rank)
+        if outside and not follow:
+            print(f"rank {rank} has no log; its job printed, before the rank began:")
+            print(tail(outside))
+            return
+        if not follow:
+            raise StaggerError(f"Rank {rank} has no log yet: it has not begun (on an object store: it has not ended).")
+        time.sleep(FOLLOW_S)
+    path = folder.log(rank, found[-1])
+    print_growing(folder, path, follow)
+
+
+def print_growing(folder: StageFolder, path: str, follow: bool) -> None:
+    """Print a log; with `follow`, what is added to it until the attempt has ended."""
+    data = folder.storage.read(path)
+    sys.stdout.buffer.write(data)
+    sys.stdout.flush()
+    position = len(data)
+    while follow and is_local(path) and not ended(folder, path):
+        time.sleep(FOLLOW_S)
+        more = folder.storage.read_range(path, position, position + 2**24)
+        sys.stdout.buffer.write(more)
+        sys.stdout.flush()
+        position += len(more)
+
+
+def ended(folder: StageFolder, log: str) -> bool:
+    """Whether the attempt of a log has left its completion or failure record."""
+    rank, attempt = int(log.split("/")[-2]), log.split("/")[-1].removesuffix(".log")
+    return (
+        folder.storage.size(folder.completion(rank)) is not None
+        or folder.storage.size(folder.failure(rank, attempt)) is not None
+    )
+
+
+def show_failed(folder: StageFolder, stage: StageSpec, run_dir: str) -> None:
+    """Of each failed rank: the error in a sentence, then the end of its log."""
+    failures = folder.failures()
+    for rank in stage_status(folder, stage, run_dir).failed_ranks:
+        error = "its job ended without a word: killed, or it never started Python"
+        if rank in failures:
+            path = folder.failure(rank, failures[rank])
+            error = decode(folder.storage.read(path), path)["error"]
+        print(f"rank {rank}: {error}")
+        found = attempts(folder, rank)
+        text = tail(folder.storage.read(folder.log(rank, found[-1]))) if found else tail(job_output(folder, rank))
+        print("".join(f"    {line}\n" for line in text.splitlines()))
+
+
+def list_logs(folder: StageFolder, stage: StageSpec) -> None:
+    for rank in range(stage.tasks):
+        found = attempts(folder, rank)
+        if found:
+            print(f"rank {rank}: {folder.log(rank, found[-1])}")
+
+
+def job_output(folder: StageFolder, rank: int) -> bytes:
+    """What the rank's latest Slurm job printed outside its ranks; empty when there is none."""
+    for launch in reversed(read_launches(folder)):
+        path = job_output_path(launch, rank) if launch["executor"] == "slurm" else None
+        if path is not None and os.path.isfile(path):
+            with open(path, "rb") as file:
+                return file.read()
+    return b""
+
+
+def job_output_path(launch: dict[str, Any], rank: int) -> str | None:
+    for array in launch["arrays"]:
+        ranks = parse_ranks(array["ranks"])
+        if rank in ranks:
+            index = ranks.index(rank) // launch["ranks_per_job"]
+            return os.path.join(launch["log_dir"], f"{array['job_id']}_{index}.out")
+    return None
+
+
+def tail(data: bytes) -> str:
+    return "\n".join(data.decode(errors="replace").splitlines()[-TAIL:])

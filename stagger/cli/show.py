@@ -1,0 +1,101 @@
+"""How plans and states look to people."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from stagger.launch import Launched
+from stagger.ranks import format_ranks
+from stagger.run_folder import RunFolder, RunRecord
+from stagger.status import StageStatus, status_of
+
+#: Seconds between two looks of `stagger status --watch`: Slurm's manual asks not to poll faster than is useful.
+WATCH_S = 5.0
+
+#: The states of a rank, in the order in which they are shown.
+STATES = ("done", "running", "pending", "failed")
+
+
+def status_document(run_dir: str, stages: list[StageStatus]) -> dict[str, Any]:
+    return {"run_dir": run_dir, "stages": [vars(stage) for stage in stages]}
+
+
+def plan(document: dict[str, Any]) -> None:
+    """A dry run: what would be launched, then every script as it would be sent."""
+    print(f"run_dir      {document['run_dir']}")
+    print(f"fingerprint  {document['fingerprint']}")
+    for stage in document["stages"]:
+        print(f"\nstage {stage['name']} ({stage['executor']})")
+        if stage["shards"] is None:
+            print(f"  input    planned when {', '.join(stage['depends'])} is done")
+        else:
+            print(f"  input    {stage['shards']:,} shards, {human_bytes(stage['bytes'])}")
+        print(f"  ranks    {stage['ranks']} of {stage['tasks']} to run")
+        start = stage["start"]
+        print(f"  start    {start['policy']}, over {start['window_s']} s")
+        for number, array in enumerate(stage["arrays"]):
+            throttle = f", at most {array['throttle']} at once" if array["throttle"] else ""
+            print(f"  array {number}  {array['jobs']} jobs{throttle}\n")
+            print("".join(f"    {line}" for line in array["script"].splitlines(keepends=True)))
+
+
+def launched(launched: Launched) -> None:
+    """The end of `stagger launch` and `stagger retry`."""
+    status(launched.run_dir, launched.stages)
+    if launched.submitted:
+        print(f"Follow it with: stagger status {launched.run_dir} --watch")
+    elif not launched.failed_ranks:
+        for folder in dict.fromkeys(folder for stage in launched.stages for folder in stage.output_folders):
+            print(f"The result is in {folder}")
+        print(f"The report is in {launched.run_dir}")
+
+
+def status(run_dir: str, stages: list[StageStatus]) -> None:
+    """A few lines for each stage: its ranks by state, what they did, what went wrong."""
+    print(run_dir)
+    width = max(len(stage.name) for stage in stages)
+    for stage in stages:
+        states = [f"{getattr(stage, name):,} {name}" for name in STATES if getattr(stage, name)]
+        print(f"  {stage.name:<{width}}  {stage.tasks:,} ranks: {', '.join(states)}")
+        work = f"{stage.records_in:,} records in, {stage.records_out:,} out, {human_bytes(stage.bytes_out)} written"
+        if stage.records_per_s is not None and stage.eta_s is not None:
+            work += f"; {stage.records_per_s:,.0f} records/s, {human_seconds(stage.eta_s)} to go"
+        print(f"  {'':<{width}}  {work}")
+        if stage.failed:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in stage.reasons.items())
+            print(f"  {'':<{width}}  failed: ranks {format_ranks(stage.failed_ranks)} ({reasons})")
+
+
+def watch_status(folder: RunFolder, record: RunRecord) -> list[StageStatus]:
+    """Print the status now and then, until nothing runs or waits for a running thing."""
+    while True:
+        stages = status_of(folder, record)
+        if not any(stage.running or stage.active for stage in stages):
+            return stages
+        status(folder.path, stages)
+        time.sleep(WATCH_S)
+
+
+def human_bytes(count: int) -> str:
+    """A size for people.
+
+    >>> human_bytes(999), human_bytes(1536), human_bytes(3 * 2**30)
+    ('999 B', '1.5 KiB', '3.0 GiB')
+    """
+    if count < 1024:
+        return f"{count} B"
+    power = min((count.bit_length() - 1) // 10, 4)
+    return f"{count / 1024**power:.1f} {' KMGT'[power]}iB"
+
+
+def human_seconds(seconds: float) -> str:
+    """A duration for people.
+
+    >>> human_seconds(59), human_seconds(3700)
+    ('59 s', '1:01:40')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

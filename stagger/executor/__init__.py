@@ -1,0 +1,1 @@
+"""What runs a pipeline: on this machine (`local`), or as Slurm job arrays (`slurm`)."""

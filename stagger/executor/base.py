@@ -1,0 +1,161 @@
+"""The base of all executors: what users construct, and what each kind of executor must be able to do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from stagger.pipeline import Step
+from stagger.rundir import StageFolder
+from stagger.sharding import ShardBy
+from stagger.spec.load import from_objects
+from stagger.spec.models import RunSpec, StageSpec
+from stagger.stage_plan import describe_object
+from stagger.task_settings import TaskSettings
+
+if TYPE_CHECKING:
+    from stagger.launch import Launched
+
+
+@dataclass(frozen=True)
+class StageLaunch:
+    """One launch of a stage: `ranks` are to run, as launch `number` of it."""
+
+    stage: StageSpec
+    folder: StageFolder
+    number: int
+    ranks: list[int]
+    settings: TaskSettings
+    run_dir: str
+
+
+@dataclass(frozen=True)
+class ArrayPlan:
+    """One job array as it would be submitted. `ranks[i]` holds the ranks of element i."""
+
+    name: str
+    ranks: list[list[int]]
+    throttle: int | None
+    script: str
+
+
+@dataclass
+class Activity:
+    """What of a stage is under way right now, and who to name when it is in the way."""
+
+    running: set[int] = field(default_factory=set)
+    pending: set[int] = field(default_factory=set)
+    holders: list[str] = field(default_factory=list)
+
+    @property
+    def ranks(self) -> set[int]:
+        return self.running | self.pending
+
+
+class PipelineExecutor(ABC):
+    """Runs a pipeline as `tasks` ranks.
+
+    Args:
+        pipeline: the steps: callables `(data, rank, world_size) -> iterator`. The first reads, the last usually writes.
+        run_dir: where the run keeps its records: a local or shared folder, or `s3://...`.
+        tasks: into how many ranks the work is divided.
+        name: the run's name.
+        shard_by: how shards are given to ranks: `count` (round robin) or `bytes` (evening them out).
+        randomize_start_duration: seconds over which the jobs' starts are spread; `auto` by the number of tasks.
+        start_policy: how a job draws its delay.
+        storage_options: options for fsspec, per protocol; secrets only as `${NAME}`.
+        options: the executor's own settings, named as in a pipeline file.
+
+    Raises:
+        StaggerError: an argument is wrong.
+    """
+
+    type: ClassVar[str]
+
+    def __init__(
+        self,
+        pipeline: Sequence[Step],
+        *,
+        run_dir: str,
+        tasks: int = 1,
+        name: str = "pipeline",
+        shard_by: ShardBy = "count",
+        randomize_start_duration: int | Literal["auto"] = "auto",
+        start_policy: Literal["uniform"] = "uniform",
+        storage_options: Mapping[str, Mapping[str, Any]] | None = None,
+        **options: Any,
+    ) -> None:
+        self.pipeline: Sequence[Step] | None = list(pipeline)
+        self.spec = from_objects(
+            {"name": name, "run_dir": run_dir, "storage_options": storage_options or {}},
+            {
+                "pipeline": [describe_object(step) for step in pipeline],
+                "tasks": tasks,
+                "shard_by": shard_by,
+                "randomize_start_duration": randomize_start_duration,
+                "start_policy": start_policy,
+            },
+            {"type": self.type, **{key: value for key, value in options.items() if value is not None}},
+        )
+        self.stage = self.spec.stages[0]
+
+    @classmethod
+    def for_stage(cls, spec: RunSpec, stage: StageSpec) -> PipelineExecutor:
+        """The executor of one stage of a run whose steps are known by name."""
+        executor = cls.__new__(cls)
+        executor.pipeline, executor.spec, executor.stage = None, spec, stage
+        return executor
+
+    def run(self, *, limit: int | None = None, wait: bool = True) -> Launched:
+        """Launch whatever is not done; a completed rank is never run again.
+
+        Args:
+            limit: only the first so many ranks.
+            wait: on Slurm, return when all jobs have ended, not when they are submitted.
+
+        Raises:
+            StaggerError: the request is wrong, and nothing was launched.
+            RunFailed: ranks failed; `failed_ranks` names them.
+        """
+        from stagger.launch import launch
+
+        launched = launch(self.spec, self.pipeline, limit=limit, wait=wait)
+        launched.raise_if_failed()
+        return launched
+
+    @abstractmethod
+    def window(self) -> int:
+        """Seconds over which the starts are spread."""
+
+    @abstractmethod
+    def arrays(self, launch: StageLaunch) -> list[ArrayPlan]:
+        """What `execute` would submit, for showing it first."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise StaggerError when this machine cannot run the stage at all."""
+
+    @abstractmethod
+    def execute(self, launch: StageLaunch) -> None:
+        """Run the ranks, or submit them."""
+
+    @classmethod
+    @abstractmethod
+    def activity(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> Activity:
+        """What of these launches (their launch.json, oldest first) is running or queued now."""
+
+    @classmethod
+    @abstractmethod
+    def cancel(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> list[str]:
+        """Stop what is running or queued; one sentence for each thing that was stopped."""
+
+
+def executor_class(kind: str) -> type[PipelineExecutor]:
+    """The executor of a type's name in pipeline files."""
+    from stagger.executor.local import LocalExecutor
+    from stagger.executor.slurm import SlurmExecutor
+
+    classes: dict[str, type[PipelineExecutor]] = {"local": LocalExecutor, "slurm": SlurmExecutor}
+    return classes[kind]

@@ -1,0 +1,311 @@
+"""Runs ranks on this machine, in worker processes that are tasks like any other (`stagger.task`)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from loguru import logger
+
+from stagger.errors import Interrupted, StaggerError
+from stagger.executor.base import Activity, ArrayPlan, PipelineExecutor, StageLaunch
+from stagger.launches import write_launch
+from stagger.pipeline import Step
+from stagger.progress import Progress
+from stagger.ranks import format_ranks, parse_ranks
+from stagger.run_folder import Holder, RunFolder
+from stagger.rundir import StageFolder, attempt_name, decode, encode
+from stagger.sharding import ShardBy
+from stagger.storage import join
+
+#: Seconds that an interrupted worker has to end its rank before it is killed.
+GRACE_S = 10.0
+
+#: Seconds between two writes of the list of running ranks, for `stagger status`.
+HEARTBEAT_S = 0.5
+
+#: Workers in a row that die before they take a rank, after which the run is given up.
+MAX_STILLBORN = 3
+
+
+class LocalExecutor(PipelineExecutor):
+    """Runs a pipeline on this machine. See `PipelineExecutor` for the other arguments.
+
+    Args:
+        workers: ranks at once, each in a process of its own; by default the number of processors.
+    """
+
+    type = "local"
+
+    def __init__(
+        self,
+        pipeline: Sequence[Step],
+        *,
+        run_dir: str,
+        tasks: int = 1,
+        workers: int | None = None,
+        name: str = "pipeline",
+        shard_by: ShardBy = "count",
+        randomize_start_duration: int | Literal["auto"] = "auto",
+        start_policy: Literal["uniform"] = "uniform",
+        storage_options: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(
+            pipeline,
+            run_dir=run_dir,
+            tasks=tasks,
+            name=name,
+            shard_by=shard_by,
+            randomize_start_duration=randomize_start_duration,
+            start_policy=start_policy,
+            storage_options=storage_options,
+            workers=workers,
+        )
+
+    def window(self) -> int:
+        wanted = self.stage.randomize_start_duration
+        return 0 if wanted == "auto" else wanted
+
+    def arrays(self, launch: StageLaunch) -> list[ArrayPlan]:
+        return []
+
+    def check(self) -> None:
+        pass
+
+    def execute(self, launch: StageLaunch) -> None:
+        """Run the ranks. Returns when each has ended; raises Interrupted after Ctrl-C or SIGTERM."""
+        record = {
+            "launch": launch.number,
+            "executor": "local",
+            "time": time.time(),
+            "ranks": format_ranks(launch.ranks),
+            "start_policy": self.stage.start_policy,
+            "window_s": launch.settings.window_s,
+            "settings": launch.settings.to_json(),
+            **{key: getattr(Holder.this_process(), key) for key in ("host", "pid", "user")},
+        }
+        write_launch(launch.folder, record)
+        assert self.stage.executor.type == "local"
+        Crew(launch, min(self.stage.executor.workers, len(launch.ranks))).run()
+
+    @classmethod
+    def activity(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> Activity:
+        holder = RunFolder(folder.storage, run_dir).holder()
+        if not launches or holder is None or holder.is_dead() or launches[-1]["pid"] != holder.pid:
+            return Activity()
+        path = running_path(folder, launches[-1]["launch"])
+        try:
+            running = set(parse_ranks(decode(folder.storage.read(path), path)["running"]))
+        except FileNotFoundError:
+            running = set()
+        ranks = set(parse_ranks(launches[-1]["ranks"]))
+        return Activity(running, ranks - running, [str(holder)])
+
+    @classmethod
+    def cancel(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> list[str]:
+        holder = RunFolder(folder.storage, run_dir).holder()
+        if holder is None or holder.is_dead():
+            return []
+        if holder.host != os.uname().nodename:
+            raise StaggerError(f"The run is held by {holder}; cancel it there.")
+        os.kill(holder.pid, signal.SIGTERM)
+        return [f"stopped {holder}"]
+
+
+def running_path(folder: StageFolder, launch: int) -> str:
+    return join(folder.launch(launch), "running.json")
+
+
+class Worker:
+    """One worker process, and the rank that it runs now."""
+
+    def __init__(self, settings: str) -> None:
+        # A session of its own: Ctrl-C in the terminal reaches the parent alone, which then stops the workers.
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-m", "stagger.task", settings, "-"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        )
+        self.rank: int | None = None
+        self.ready = False
+
+    def give(self, rank: int) -> None:
+        assert self.process.stdin is not None
+        self.rank = rank
+        with contextlib.suppress(BrokenPipeError):  # It has died: its answers end too, and that is looked at.
+            self.process.stdin.write(b"%d\n" % rank)
+
+    def answers(self) -> list[bytes]:
+        """What it has said: `ready` once, then how each of its ranks ended; nothing when it is dead."""
+        assert self.process.stdout is not None
+        return (self.process.stdout.read(256) or b"").splitlines()
+
+    def close(self) -> int:
+        """Tell an idle or dead worker that there is nothing more, and wait for its end."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        status = self.process.wait()
+        self.process.stdout.close()
+        return status
+
+
+class Crew:
+    """The workers of one launch: hands out ranks, replaces workers that die, and says how each rank ended."""
+
+    def __init__(self, launch: StageLaunch, size: int) -> None:
+        self.launch = launch
+        self.waiting = deque(launch.ranks)
+        self.workers: list[Worker] = []
+        self.size = size
+        self.stillborn = 0
+        self.selector = selectors.DefaultSelector()
+        self.signal: int | None = None
+        self.heartbeat = 0.0
+        self.running = ""
+        self.progress = Progress(launch.stage.name, len(launch.ranks))
+
+    def run(self) -> None:
+        handlers = {number: signal.signal(number, self._note_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        wakeup, wakeup_write = os.pipe()
+        os.set_blocking(wakeup_write, False)
+        previous = signal.set_wakeup_fd(wakeup_write)
+        self.selector.register(wakeup, selectors.EVENT_READ)
+        try:
+            with self.progress:
+                self._work()
+        finally:
+            signal.set_wakeup_fd(previous)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            self._stop()
+            os.close(wakeup)
+            os.close(wakeup_write)
+            self.selector.close()
+        if self.signal is not None:
+            raise Interrupted(signal.Signals(self.signal).name)
+
+    def _note_signal(self, number: int, _frame: object) -> None:
+        self.signal = number
+
+    def _work(self) -> None:
+        for _ in range(self.size):
+            self._hire()
+        while self.workers and self.signal is None:
+            self._beat()
+            for key, _ in self.selector.select(timeout=HEARTBEAT_S):
+                if isinstance(key.data, Worker):
+                    self._hear(key.data)
+        self._beat(force=True)
+
+    def _hire(self) -> None:
+        worker = Worker(self.launch.settings.to_json())
+        assert worker.process.stdout is not None
+        self.workers.append(worker)
+        self.selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
+        worker.give(self.waiting.popleft())
+
+    def _hear(self, worker: Worker) -> None:
+        """Take a worker's answers, or notice its death."""
+        answers = worker.answers()
+        if not answers:
+            self._bury(worker)
+        for answer in answers:
+            if answer == b"ready":
+                worker.ready = True
+                self.stillborn = 0
+            else:
+                self.progress.advance(failed=answer.endswith(b"failed"))
+                self._next(worker)
+
+    def _next(self, worker: Worker) -> None:
+        if self.waiting:
+            worker.give(self.waiting.popleft())
+        else:
+            self._dismiss(worker)
+
+    def _dismiss(self, worker: Worker) -> int:
+        self.selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
+        self.workers.remove(worker)
+        return worker.close()
+
+    def _bury(self, worker: Worker) -> None:
+        """A worker died: its rank has failed, and the others go on with a new worker."""
+        status = self._dismiss(worker)
+        assert worker.rank is not None
+        reason = death_reason(status)
+        logger.error(f"rank {worker.rank}: its worker process {worker.process.pid} {reason}")
+        record_death(self.launch, worker.rank, worker.process.pid, reason)
+        self.progress.advance(failed=True)
+        if not worker.ready:
+            self.stillborn += 1
+        if self.stillborn >= MAX_STILLBORN:
+            self.waiting.clear()
+            raise StaggerError(f"{MAX_STILLBORN} worker processes in a row died at their start; see the lines above.")
+        if self.waiting:
+            self._hire()
+
+    def _beat(self, force: bool = False) -> None:
+        """Write down what is running now, for `stagger status`."""
+        now = time.monotonic()
+        if not force and now - self.heartbeat < HEARTBEAT_S:
+            return
+        self.heartbeat = now
+        running = format_ranks(worker.rank for worker in self.workers if worker.rank is not None)
+        if running == self.running:
+            return
+        self.running = running
+        path = running_path(self.launch.folder, self.launch.number)
+        self.launch.folder.storage.write(path, encode({"time": time.time(), "running": running}))
+
+    def _stop(self) -> None:
+        """End the workers that are left: ask, then kill."""
+        for worker in self.workers:
+            worker.process.terminate()
+        deadline = time.monotonic() + GRACE_S
+        for worker in self.workers:
+            try:
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+            worker.close()
+        self.workers.clear()
+
+
+def death_reason(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "was killed by SIGKILL: out of memory, unless somebody did it by hand"
+    if status < 0:
+        return f"was killed by {signal.Signals(-status).name}"
+    return f"ended with exit status {status}"
+
+
+def record_death(launch: StageLaunch, rank: int, pid: int, reason: str) -> None:
+    """The failure record of a rank whose process could not write it any more."""
+    attempt = attempt_name(launch.number, 0)
+    path = launch.folder.failure(rank, attempt)
+    if launch.folder.storage.size(path) is not None:
+        return
+    record = {
+        "rank": rank,
+        "kind": "killed",
+        "error": f"worker process {pid} {reason}",
+        "traceback": "",
+        "attempt": attempt,
+        "launch": launch.number,
+        "job": f"local-{pid}",
+        "host": os.uname().nodename,
+        "ended": time.time(),
+    }
+    launch.folder.storage.write(path, encode(record))

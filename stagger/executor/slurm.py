@@ -1,0 +1,258 @@
+"""Runs ranks as Slurm job arrays."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from loguru import logger
+
+from stagger import slurm
+from stagger.errors import StaggerError
+from stagger.executor.base import Activity, ArrayPlan, PipelineExecutor, StageLaunch
+from stagger.job_script import ScriptContext, activate_script, array_script, finalize_script
+from stagger.launches import write_launch
+from stagger.local_files import make_folder
+from stagger.pipeline import Step
+from stagger.ranks import format_ranks, parse_ranks
+from stagger.rundir import StageFolder
+from stagger.sharding import ShardBy
+from stagger.spec.models import SlurmSpec
+from stagger.start import auto_window
+from stagger.storage import is_local, join
+
+
+class SlurmExecutor(PipelineExecutor):
+    """Runs a pipeline as Slurm job arrays. See `PipelineExecutor` for the other arguments.
+
+    Args:
+        partition: the partition; by default the cluster's.
+        time: time limit of a job, as Slurm writes it.
+        cpus_per_task: processors of a job.
+        mem_per_cpu_gb: memory per processor, in GiB.
+        gpus_per_task: GPUs of a job.
+        workers: the throttle: at most so many jobs at once, over the whole run.
+        ranks_per_job: ranks that one job runs, one after another.
+        qos: the quality of service.
+        account: the account to charge.
+        env: what a job sets up before Python starts: `modules`, `venv`, `conda`, `setup`.
+        sbatch: any further option of sbatch, by its long name.
+        template: a job script template of your own.
+        log_dir: a folder that all nodes share, for what jobs print outside their ranks.
+    """
+
+    type = "slurm"
+
+    def __init__(
+        self,
+        pipeline: Sequence[Step],
+        *,
+        run_dir: str,
+        tasks: int = 1,
+        partition: str | None = None,
+        time: str | int | None = None,
+        cpus_per_task: int = 1,
+        mem_per_cpu_gb: float | None = None,
+        gpus_per_task: int = 0,
+        workers: int | None = None,
+        ranks_per_job: int = 1,
+        qos: str | None = None,
+        account: str | None = None,
+        env: Mapping[str, Any] | None = None,
+        sbatch: Mapping[str, str | int | float | bool] | None = None,
+        template: str | None = None,
+        log_dir: str | None = None,
+        name: str = "pipeline",
+        shard_by: ShardBy = "count",
+        randomize_start_duration: int | Literal["auto"] = "auto",
+        start_policy: Literal["uniform"] = "uniform",
+        storage_options: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(
+            pipeline,
+            run_dir=run_dir,
+            tasks=tasks,
+            name=name,
+            shard_by=shard_by,
+            randomize_start_duration=randomize_start_duration,
+            start_policy=start_policy,
+            storage_options=storage_options,
+            partition=partition,
+            time=time,
+            cpus_per_task=cpus_per_task,
+            mem_per_cpu_gb=mem_per_cpu_gb,
+            gpus_per_task=gpus_per_task,
+            workers=workers,
+            ranks_per_job=ranks_per_job,
+            qos=qos,
+            account=account,
+            env=env,
+            sbatch=sbatch,
+            template=template,
+            log_dir=log_dir,
+        )
+
+    @property
+    def settings(self) -> SlurmSpec:
+        assert isinstance(self.stage.executor, SlurmSpec)
+        return self.stage.executor
+
+    def window(self) -> int:
+        wanted = self.stage.randomize_start_duration
+        return auto_window(self.stage.tasks) if wanted == "auto" else wanted
+
+    def check(self) -> None:
+        if not slurm.is_here():
+            raise StaggerError(
+                "There is no sbatch on this machine: launch from a login node, run here with --executor local,"
+                " or look at the plan with --dry-run."
+            )
+        if self.settings.env.venv and not os.path.isfile(script := activate_script(self.settings.env.venv)):
+            raise StaggerError(f"executor.env.venv: there is no {script}; give a virtual environment's folder.")
+
+    def arrays(self, launch: StageLaunch) -> list[ArrayPlan]:
+        limits = slurm.limits()
+        if limits.assumed:
+            logger.warning(f"There is no Slurm to ask: assuming its default MaxArraySize, {limits.max_array_size}.")
+        context = self._context(launch)
+        per_job = self.settings.ranks_per_job
+        jobs = [launch.ranks[i : i + per_job] for i in range(0, len(launch.ranks), per_job)]
+        parts = [jobs[i : i + limits.max_array_size] for i in range(0, len(jobs), limits.max_array_size)]
+        arrays = []
+        for part, throttle in zip(parts, throttles(self.settings.workers, [len(p) for p in parts]), strict=True):
+            name = unique_name(launch.stage.name)
+            script = array_script(context, name, part, throttle, launch.settings.window_s, launch.settings.to_json())
+            arrays.append(ArrayPlan(name, part, throttle, script))
+        return arrays
+
+    def execute(self, launch: StageLaunch) -> None:
+        """Submit the arrays, and the job that runs when they have ended. All of them or none."""
+        context = self._context(launch)
+        make_folder(context.log_dir)
+        record: dict[str, Any] = {
+            "launch": launch.number,
+            "executor": "slurm",
+            "time": time.time(),
+            "ranks": format_ranks(launch.ranks),
+            "ranks_per_job": self.settings.ranks_per_job,
+            "start_policy": self.stage.start_policy,
+            "window_s": launch.settings.window_s,
+            "settings": launch.settings.to_json(),
+            "resources": self.settings.model_dump(mode="json"),
+            "log_dir": context.log_dir,
+            "arrays": [],
+            "finalize": None,
+        }
+        try:
+            for array in self.arrays(launch):
+                self._submit_array(launch, record, array, context.log_dir)
+            name = unique_name(f"{launch.stage.name}-end")
+            script = finalize_script(context, name, [array["job_id"] for array in record["arrays"]])
+            record["finalize"] = {"name": name, "job_id": slurm.submit(context.log_dir, script)}
+        except BaseException as error:
+            record["cancelled"] = f"the launch failed: {error}"
+            slurm.cancel(array["job_id"] for array in record["arrays"])
+            raise
+        finally:
+            write_launch(launch.folder, record)
+        count = len(record["arrays"])
+        ids = ", ".join(array["job_id"] for array in record["arrays"])
+        logger.info(
+            f"{launch.stage.name}: submitted {len(launch.ranks)} ranks in {count} array{'s' if count > 1 else ''}"
+            f" (job {ids}); starts spread over {launch.settings.window_s} s ({self.stage.start_policy})"
+        )
+
+    def _submit_array(self, launch: StageLaunch, record: dict[str, Any], array: ArrayPlan, log_dir: str) -> None:
+        job_id = slurm.submit(log_dir, array.script)
+        record["arrays"].append(
+            {
+                "job_id": job_id,
+                "name": array.name,
+                "jobs": len(array.ranks),
+                "ranks": format_ranks(rank for job in array.ranks for rank in job),
+                "throttle": array.throttle,
+            }
+        )
+        launch.folder.storage.write(
+            join(launch.folder.launch(launch.number), f"{array.name}.sh"), array.script.encode()
+        )
+
+    def _context(self, launch: StageLaunch) -> ScriptContext:
+        log_dir = self.settings.log_dir
+        if log_dir is not None:
+            log_dir = os.path.join(os.path.abspath(os.path.expanduser(log_dir)), f"launch-{launch.number}")
+        elif is_local(launch.folder.path):
+            log_dir = join(launch.folder.launch(launch.number), "slurm")
+        else:
+            log_dir = os.path.join(
+                self.spec.cwd, "slurm_logs", f"{launch.stage.name}-{launch.settings.fingerprint[:8]}-{launch.number}"
+            )
+        return ScriptContext(
+            spec=self.settings,
+            run_dir=launch.run_dir,
+            stage=launch.stage.name,
+            number=launch.number,
+            cwd=self.spec.cwd,
+            log_dir=log_dir,
+            storage_options=self.spec.storage_options,
+        )
+
+    @classmethod
+    def activity(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> Activity:
+        names = [array["name"] for launch in launches for array in launch["arrays"]]
+        states = slurm.queue(names) if slurm.is_here() else {}
+        activity = Activity()
+        for launch in launches:
+            for array in launch["arrays"]:
+                jobs = elements(array, launch["ranks_per_job"])
+                active = {i: states[array["job_id"], i] for i in range(len(jobs)) if (array["job_id"], i) in states}
+                for index, state in active.items():
+                    group = activity.pending if state in slurm.QUEUED else activity.running
+                    group.update(jobs[index])
+                if active:
+                    activity.holders.append(f"Slurm job {array['job_id']} (launch {launch['launch']})")
+        return activity
+
+    @classmethod
+    def cancel(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> list[str]:
+        stopped = []
+        for launch in launches:
+            jobs = [*launch["arrays"], *([launch["finalize"]] if launch["finalize"] else [])]
+            states = slurm.queue([job["name"] for job in jobs])
+            active = [job["job_id"] for job in jobs if any(number == job["job_id"] for number, _ in states)]
+            slurm.cancel(active)
+            if active:
+                write_launch(folder, {**launch, "cancelled": "by stagger cancel"})
+            stopped += [f"cancelled Slurm job {number}" for number in active]
+        return stopped
+
+
+def elements(array: dict[str, Any], ranks_per_job: int) -> list[list[int]]:
+    """The ranks of each element of a launched array."""
+    ranks = parse_ranks(array["ranks"])
+    return [ranks[i : i + ranks_per_job] for i in range(0, len(ranks), ranks_per_job)]
+
+
+def unique_name(name: str) -> str:
+    """A job name that no other job has, so that a job can be found by it."""
+    return f"{name}-{uuid.uuid4().hex[:12]}"
+
+
+def throttles(workers: int | None, sizes: Sequence[int]) -> list[int | None]:
+    """The throttle of each array, so that together they hold the run's: Slurm's %K counts per array.
+
+    >>> throttles(100, [1001, 1001, 998]), throttles(5, [3]), throttles(None, [7])
+    ([34, 33, 33], [3], [None])
+    """
+    if workers is None:
+        return [None for _ in sizes]
+    if workers < len(sizes):
+        raise StaggerError(
+            f"executor.workers is {workers}, but the run needs {len(sizes)} arrays, each of which runs one job at"
+            f" least; set workers to {len(sizes)} or more, or raise ranks_per_job."
+        )
+    share, rest = divmod(workers, len(sizes))
+    return [min(share + (i < rest), size) for i, size in enumerate(sizes)]

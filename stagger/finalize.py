@@ -1,0 +1,39 @@
+"""The job that runs when all arrays of a stage have ended: `python -I -m stagger.finalize RUN_DIR STAGE OPTIONS`."""
+
+from __future__ import annotations
+
+import sys
+
+import orjson
+from loguru import logger
+
+from stagger.errors import StaggerError
+from stagger.launch import launch_dependents, stage_named
+from stagger.ranks import format_ranks
+from stagger.report import write_stats
+from stagger.run_folder import RunFolder
+from stagger.status import stage_status
+
+
+def main(arguments: list[str]) -> int:
+    """Merge the statistics; launch the stages that were waiting, if every rank of this one is done."""
+    run_dir, name, options = arguments
+    folder, record = RunFolder.open(run_dir, orjson.loads(options))
+    stage = stage_named(record.spec, name)
+    stage_folder = folder.stage(record.spec, stage)
+    stats = write_stats(stage_folder, stage)
+    if stats["missing_ranks"]:
+        failed = stage_status(stage_folder, stage, folder.path).failed_ranks
+        logger.error(f"{name}: ranks {stats['missing_ranks']} are not done ({format_ranks(failed)} failed)")
+        return 1
+    logger.success(f"{name}: all {stage.tasks} ranks are done")
+    launch_dependents(folder, record, name)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except StaggerError as error:
+        logger.error(str(error))
+        sys.exit(error.exit_status)

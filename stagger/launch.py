@@ -1,0 +1,277 @@
+"""Launching a run: plan, check, lock, then hand each stage that is ready to its executor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from loguru import logger
+
+from stagger.errors import RunFailed, StaggerError
+from stagger.executor.base import PipelineExecutor, StageLaunch, executor_class
+from stagger.launches import read_launches
+from stagger.pickled import dump_pickle, sha256
+from stagger.pipeline import Step, add_import_path
+from stagger.report import write_stats
+from stagger.run_folder import RunFolder, RunRecord, run_fingerprint
+from stagger.rundir import StageFolder
+from stagger.spec.models import RunSpec, StageSpec
+from stagger.stage_plan import StagePlan, check_outputs, difference, make_plan
+from stagger.status import StageStatus, activity_of, stage_status
+from stagger.storage import Storage
+from stagger.task_settings import TaskSettings
+from stagger.wait import wait_for_slurm
+
+#: Seconds that a stage's end waits for the lock: two stages can end at once, and a user can launch at that moment.
+LOCK_WAIT_S = 60.0
+
+
+@dataclass
+class Launched:
+    """How a launch left the run. `submitted` when Slurm jobs are still to run."""
+
+    run_dir: str
+    stages: list[StageStatus] = field(default_factory=list)
+    submitted: bool = False
+
+    @property
+    def failed_ranks(self) -> dict[str, list[int]]:
+        return {stage.name: stage.failed_ranks for stage in self.stages if stage.failed_ranks}
+
+    def raise_if_failed(self) -> None:
+        """Raise RunFailed when ranks failed, naming them."""
+        if self.failed_ranks:
+            count = sum(map(len, self.failed_ranks.values()))
+            raise RunFailed(
+                f"{count} rank{'s' if count > 1 else ''} of {self.run_dir} failed; see why with: stagger logs"
+                f" {self.run_dir} --failed; run them again with: stagger retry {self.run_dir}",
+                self.failed_ranks,
+            )
+
+
+def launch(
+    spec: RunSpec, objects: Sequence[Step] | None = None, *, limit: int | None = None, wait: bool = False
+) -> Launched:
+    """Launch whatever of the run is not done. `objects` are the steps of a run made of Python objects.
+
+    Raises StaggerError when the request is wrong: nothing was launched then.
+    """
+    storage = Storage(spec.storage_options)
+    folder = RunFolder(storage, spec.run_dir)
+    plans = plan_ready_stages(spec, folder, objects)
+    for stage in spec.stages:
+        executor_class(stage.executor.type).for_stage(spec, stage).check()
+        check_outputs(storage, stage, objects)
+    storage.check_writable(spec.run_dir)
+    check_fingerprints(folder, plans)
+    payload = dump_pickle(objects) if objects else b""
+    folder.create()
+    with folder.lock():
+        record = save_plans(folder, spec, plans)
+        for name in plans:
+            refuse_if_active(folder, record, stage_named(record.spec, name))
+        return run_stages(folder, record, payload, limit=limit, wait=wait)
+
+
+def retry(folder: RunFolder, record: RunRecord, *, wait: bool = False) -> Launched:
+    """Launch again whatever of a run is neither done nor active."""
+    add_import_path(record.spec.import_path)
+    with folder.lock():
+        return run_stages(folder, record, b"", limit=None, wait=wait)
+
+
+def launch_dependents(folder: RunFolder, record: RunRecord, name: str) -> Launched:
+    """Launch the stages that waited for stage `name`, now that it is done."""
+    add_import_path(record.spec.import_path)
+    with folder.lock(wait_s=LOCK_WAIT_S):
+        record = folder.load() or record
+        only = {stage.name for stage in record.spec.stages if name in stage.depends}
+        return run_stages(folder, record, b"", limit=None, wait=False, only=only)
+
+
+def plan_ready_stages(spec: RunSpec, folder: RunFolder, objects: Sequence[Step] | None) -> dict[str, StagePlan]:
+    """The plans of the stages whose input is there: those that depend on nothing, or on stages that are done."""
+    add_import_path(spec.import_path)
+    plans: dict[str, StagePlan] = {}
+    for stage in spec.stages:
+        if all(is_done(folder, spec, stage_named(spec, name)) for name in stage.depends):
+            plans[stage.name] = make_plan(folder.storage, stage, objects)
+    return plans
+
+
+def stage_named(spec: RunSpec, name: str) -> StageSpec:
+    return next(stage for stage in spec.stages if stage.name == name)
+
+
+def is_done(folder: RunFolder, spec: RunSpec, stage: StageSpec) -> bool:
+    return len(folder.stage(spec, stage).done()) >= stage.tasks
+
+
+def check_fingerprints(folder: RunFolder, plans: dict[str, StagePlan]) -> None:
+    """Refuse a run directory that was made with other steps, tasks or inputs. The message says what changed."""
+    record = folder.load()
+    if record is None:
+        return
+    for name, plan in plans.items():
+        old = record.fingerprints.get(name)
+        if old is None or old == plan.fingerprint:
+            continue
+        old_stage = stage_named(record.spec, name)
+        changes = difference(folder.storage, folder.stage(record.spec, old_stage), old_stage, old, plan)
+        raise StaggerError(
+            f"{folder.path} holds another run of stage {name}: {'; '.join(changes)}. Give this one a new run_dir,"
+            f" continue the old one as it was with: stagger retry {folder.path}, or remove the folder."
+        )
+    old_names = [stage.name for stage in record.spec.stages]
+    if not plans.keys() <= set(old_names):
+        raise StaggerError(
+            f"{folder.path} holds another run, with the stages {', '.join(old_names)}; give this one a new run_dir."
+        )
+
+
+def save_plans(folder: RunFolder, spec: RunSpec, plans: dict[str, StagePlan]) -> RunRecord:
+    """Write the plans that are not there yet, and run.json with the settings of this launch."""
+    before = folder.load()
+    fingerprints = dict(before.fingerprints) if before else {}
+    for name, plan in plans.items():
+        path = folder.stage(spec, plan.stage).plan(plan.fingerprint)
+        if fingerprints.get(name) != plan.fingerprint or folder.storage.size(path) is None:
+            folder.storage.write(path, plan.encode())
+        fingerprints[name] = plan.fingerprint
+    record = RunRecord(spec, fingerprints, before.created if before else time.time())
+    folder.save(record)
+    return record
+
+
+def refuse_if_active(folder: RunFolder, record: RunRecord, stage: StageSpec) -> None:
+    stage_folder = folder.stage(record.spec, stage)
+    activity = activity_of(stage_folder, read_launches(stage_folder), folder.path)
+    if activity.ranks:
+        raise StaggerError(
+            f"{folder.path} is already running: {', '.join(activity.holders)}. Follow it with: stagger status"
+            f" {folder.path}; launch what is neither done nor active with: stagger retry {folder.path}; stop it with:"
+            f" stagger cancel {folder.path}"
+        )
+
+
+def run_stages(
+    folder: RunFolder,
+    record: RunRecord,
+    payload: bytes,
+    *,
+    limit: int | None,
+    wait: bool,
+    only: set[str] | None = None,
+) -> Launched:
+    """Launch each stage as far as it can go now. What waits for Slurm jobs is launched by their finalize job."""
+    launched = Launched(folder.path)
+    for stage in record.spec.stages:
+        if only is not None and stage.name not in only:
+            continue
+        stage_folder = folder.stage(record.spec, stage)
+        waiting = [n for n in stage.depends if not is_done(folder, record.spec, stage_named(record.spec, n))]
+        if waiting:
+            logger.info(f"{stage.name}: starts when {', '.join(waiting)} is done")
+        else:
+            if stage.name not in record.fingerprints:
+                plan = make_plan(folder.storage, stage, None)
+                record = save_plans(folder, record.spec, {stage.name: plan})
+            launched.submitted |= launch_stage(folder, record, stage, payload, limit)
+            if wait and stage.executor.type == "slurm":
+                wait_for_slurm(stage_folder, stage, folder.path)
+                launched.submitted = False
+        launched.stages.append(stage_status(stage_folder, stage, folder.path))
+    return launched
+
+
+def launch_stage(folder: RunFolder, record: RunRecord, stage: StageSpec, payload: bytes, limit: int | None) -> bool:
+    """Hand a stage's ranks that are neither done nor active to its executor. True when Slurm jobs were submitted."""
+    stage_folder = folder.stage(record.spec, stage)
+    launches = read_launches(stage_folder)
+    active = activity_of(stage_folder, launches, folder.path).ranks
+    done = stage_folder.done()
+    wanted = range(min(limit or stage.tasks, stage.tasks))
+    ranks = [rank for rank in wanted if rank not in done and rank not in active]
+    if done:
+        logger.info(f"{stage.name}: {len(done)} of {stage.tasks} ranks are done already")
+    if not ranks:
+        write_stats(stage_folder, stage)
+        return False
+    executor = executor_class(stage.executor.type).for_stage(record.spec, stage)
+    number = len(launches) + 1
+    settings = task_settings(record, stage, stage_folder, executor, number)
+    settings = with_pickle(settings, record.spec, stage_folder, launches, payload)
+    executor.check()
+    executor.execute(StageLaunch(stage, stage_folder, number, ranks, settings, folder.path))
+    if stage.executor.type == "local":
+        write_stats(stage_folder, stage)
+    return stage.executor.type == "slurm"
+
+
+def task_settings(
+    record: RunRecord, stage: StageSpec, folder: StageFolder, executor: PipelineExecutor, number: int
+) -> TaskSettings:
+    return TaskSettings(
+        stage_dir=folder.path,
+        fingerprint=record.fingerprints[stage.name],
+        launch=number,
+        cwd=record.spec.cwd,
+        import_path=list(record.spec.import_path),
+        storage_options=record.spec.storage_options,
+        start_policy=stage.start_policy,
+        window_s=executor.window(),
+    )
+
+
+def with_pickle(
+    settings: TaskSettings, spec: RunSpec, folder: StageFolder, launches: list[dict[str, Any]], payload: bytes
+) -> TaskSettings:
+    """The settings with the pickled pipeline: this launch's, or, for a retry, the one of the launch before."""
+    if not spec.pickled:
+        return settings
+    if payload:
+        path, digest = folder.pickle(settings.launch), sha256(payload)
+        folder.storage.write(path, payload, private=True)
+    else:
+        before = TaskSettings.from_json(launches[-1]["settings"])
+        path, digest = before.pickle_path, before.pickle_sha256
+    return TaskSettings(**{**vars(settings), "pickle_path": path, "pickle_sha256": digest})
+
+
+def dry_run(spec: RunSpec, *, limit: int | None = None) -> dict[str, Any]:
+    """What a launch would do, down to the job scripts. Touches nothing."""
+    folder = RunFolder(Storage(spec.storage_options), spec.run_dir)
+    plans = plan_ready_stages(spec, folder, None)
+    folder.storage.check_writable(spec.run_dir)
+    check_fingerprints(folder, plans)
+    fingerprints = {name: plan.fingerprint for name, plan in plans.items()}
+    stages = [dry_stage(folder, spec, stage, plans.get(stage.name), limit) for stage in spec.stages]
+    return {"run_dir": spec.run_dir, "fingerprint": run_fingerprint(fingerprints), "stages": stages}
+
+
+def dry_stage(
+    folder: RunFolder, spec: RunSpec, stage: StageSpec, plan: StagePlan | None, limit: int | None
+) -> dict[str, Any]:
+    executor = executor_class(stage.executor.type).for_stage(spec, stage)
+    stage_folder = folder.stage(spec, stage)
+    done = stage_folder.done()
+    number = len(read_launches(stage_folder)) + 1
+    ranks = [rank for rank in range(min(limit or stage.tasks, stage.tasks)) if rank not in done]
+    fingerprint = plan.fingerprint if plan else ""
+    record = RunRecord(spec, {stage.name: fingerprint}, 0)
+    settings = task_settings(record, stage, stage_folder, executor, number)
+    arrays = executor.arrays(StageLaunch(stage, stage_folder, number, ranks, settings, folder.path)) if ranks else []
+    return {
+        "name": stage.name,
+        "executor": stage.executor.type,
+        "depends": list(stage.depends),
+        "tasks": stage.tasks,
+        "ranks": len(ranks),
+        "shards": plan.shards if plan else None,
+        "bytes": plan.size if plan else None,
+        "jobs": sum(len(array.ranks) for array in arrays),
+        "arrays": [{"jobs": len(a.ranks), "throttle": a.throttle, "script": a.script} for a in arrays],
+        "start": {"policy": stage.start_policy, "window_s": executor.window()},
+    }

@@ -1,0 +1,33 @@
+"""The record of every launch of a stage: launches/<n>/launch.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stagger.rundir import StageFolder, decode, encode
+from stagger.storage import is_local, join
+
+
+def read_launches(folder: StageFolder) -> list[dict[str, Any]]:
+    """All launch records of a stage, oldest first."""
+    records = []
+    number = 1
+    while True:
+        path = record_path(folder, number)
+        try:
+            records.append(decode(folder.storage.read(path), path))
+        except FileNotFoundError:
+            return records
+        number += 1
+
+
+def record_path(folder: StageFolder, number: int) -> str:
+    return join(folder.launch(number), "launch.json")
+
+
+def write_launch(folder: StageFolder, record: dict[str, Any]) -> None:
+    folder.storage.write(record_path(folder, record["launch"]), encode(record))
+
+
+def launch_folder_is_local(folder: StageFolder) -> bool:
+    return is_local(folder.path)

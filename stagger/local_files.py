@@ -1,0 +1,167 @@
+"""The local or shared (Lustre, NFS) file system, by plain system calls."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from stagger.errors import StaggerError
+from stagger.storage import Entry
+
+#: Read from shared file systems in large sequential pieces.
+READ_BYTES = 2**20
+
+
+class LocalFiles:
+    """A `Backend` over POSIX calls. Files come into place by fsync and rename within one folder."""
+
+    def read(self, path: str) -> bytes:
+        with open(path, "rb") as file:
+            return file.read()
+
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            return os.pread(descriptor, end - start, start)
+        finally:
+            os.close(descriptor)
+
+    def read_many(self, paths: list[str]) -> list[bytes]:
+        found = []
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                found.append(self.read(path))
+        return found
+
+    def write(self, path: str, data: bytes, *, private: bool) -> None:
+        output = LocalOutput(path, str(os.getpid()), 0o600 if private else 0o666)
+        try:
+            output.write(data)
+            output.finish()
+        except BaseException:
+            output.abort()
+            raise
+        output.commit()
+
+    def create(self, path: str, data: bytes) -> bool:
+        make_folder(os.path.dirname(path))
+        # Written aside and linked, so that nobody reads a half-written file. Linking fails when the name is taken.
+        temporary = hidden(path, str(os.getpid()))
+        with open(temporary, "wb") as file:
+            file.write(data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(temporary)
+        return True
+
+    def remove(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def list(self, folder: str) -> list[Entry]:
+        try:
+            with os.scandir(folder) as entries:
+                return [Entry(entry.name, entry.stat().st_size) for entry in entries if entry.is_file()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def walk(self, folder: str) -> Iterator[Entry]:
+        pending = [""]
+        while pending:
+            below = pending.pop()
+            try:
+                scan = os.scandir(f"{folder}/{below}")
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            with scan as entries:
+                for entry in entries:
+                    if entry.is_dir():
+                        pending.append(f"{below}{entry.name}/")
+                    elif entry.is_file():
+                        yield Entry(below + entry.name, entry.stat().st_size)
+
+    def size(self, path: str) -> int | None:
+        return os.stat(path).st_size if os.path.isfile(path) else None
+
+    def open(self, path: str) -> BinaryIO:
+        return open(path, "rb", buffering=READ_BYTES)
+
+    def output(self, path: str, tag: str) -> LocalOutput:
+        return LocalOutput(path, tag, 0o666)
+
+    def check_writable(self, folder: str) -> None:
+        existing = folder
+        while not os.path.lexists(existing):
+            existing = os.path.dirname(existing)
+        if not os.path.isdir(existing):
+            raise StaggerError(f"{folder} cannot be created: {existing} is not a folder. Choose another path.")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise StaggerError(f"{folder} cannot be written: no permission in {existing}. Choose another path.")
+
+
+class LocalOutput:
+    """A file under a hidden temporary name in its final folder, then fsynced, then renamed."""
+
+    def __init__(self, path: str, tag: str, mode: int) -> None:
+        self.path = path
+        self.size = 0
+        self._temporary = hidden(path, tag)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        try:
+            self._descriptor = os.open(self._temporary, flags, mode)
+        except FileNotFoundError:
+            make_folder(os.path.dirname(path))
+            self._descriptor = os.open(self._temporary, flags, mode)
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data)
+        while view:  # A disk that fills up takes part of the data first, and refuses the next call.
+            view = view[os.write(self._descriptor, view) :]
+        self.size += len(data)
+        return len(data)
+
+    def finish(self) -> None:
+        os.fsync(self._descriptor)
+        self._close()
+
+    def commit(self) -> None:
+        os.rename(self._temporary, self.path)
+        sync_folder(os.path.dirname(self.path))
+
+    def abort(self) -> None:
+        self._close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._temporary)
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def hidden(path: str, tag: str) -> str:
+    """The temporary name of a file: in the same folder, since a rename across Lustre's metadata targets is slow."""
+    folder, name = os.path.split(path)
+    return f"{folder}/.{name}.{tag}.tmp"
+
+
+def sync_folder(folder: str) -> None:
+    """Make renames within a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: str, mode: int = 0o777) -> None:
+    """Create a folder and those above it. Raises StaggerError with the reason when that is not possible."""
+    try:
+        os.makedirs(folder, mode, exist_ok=True)
+    except OSError as error:
+        raise StaggerError(f"The folder {folder} cannot be created: {error.strerror}.") from error

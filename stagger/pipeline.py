@@ -1,0 +1,113 @@
+"""From the steps of a plan to a running pipeline: a chain of iterators, each step pulling from the one before it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from stagger.errors import StaggerError
+from stagger.steps import BUILTIN
+
+#: `(data, rank, world_size) -> iterator`, datatrove's contract. `data` is None for the first step.
+Step = Callable[[Any, int, int], "Iterable[Any] | None"]
+
+
+def resolve(use: str) -> Any:
+    """The object that a step's name stands for: a built-in's class, or whatever `module:name` holds.
+
+    Raises StaggerError when it cannot be imported, with the reason.
+    """
+    module, colon, name = BUILTIN.get(use, use).partition(":")
+    if not colon:
+        raise StaggerError(
+            f"There is no step {use!r}; the built-in ones are {', '.join(BUILTIN)}, others are module:name."
+        )
+    try:
+        target: Any = importlib.import_module(module)
+    except Exception as error:  # The module is the user's: importing it can raise anything.
+        raise StaggerError(f"The step {use!r} cannot be imported: {type(error).__name__}: {error}.") from error
+    for part in name.split("."):
+        if not hasattr(target, part):
+            raise StaggerError(f"The step {use!r} cannot be imported: {module} has no {part!r}.")
+        target = getattr(target, part)
+    return target
+
+
+def build(use: str, params: dict[str, Any]) -> Step:
+    """A step ready to run: an instance of a class, or a function with `params` filled in."""
+    target = resolve(use)
+    step: Step = target(**params) if isinstance(target, type) else functools.partial(target, **params)
+    return step
+
+
+def add_import_path(folders: Iterable[str]) -> None:
+    """Make modules in `folders` importable, after everything that is installed."""
+    for folder in folders:
+        if folder and folder not in sys.path:
+            sys.path.append(folder)
+
+
+@dataclass
+class StepCount:
+    """What one step did in one rank: the records it gave, and the seconds it took to give them."""
+
+    name: str
+    records: int = 0
+    seconds: float = 0.0
+    raised: bool = False
+
+
+def chain(
+    steps: list[Step], counts: list[StepCount], rank: int, world_size: int, check: Callable[[], None]
+) -> Iterable[Any]:
+    """Connect the steps. Iterating over the result runs them; `counts` has one entry a step, and grows with it.
+
+    `check` is called for every record that the first step gives: it raises when the task has been told to stop.
+    """
+    data: Iterable[Any] | None = None
+    for index, (step, count) in enumerate(zip(steps, counts, strict=True)):
+        try:
+            data = step(data, rank, world_size)
+        except BaseException:
+            count.raised = True
+            raise
+        if data is None:
+            if index + 1 < len(steps):
+                raise TypeError(f"step {index + 1} ({count.name}) returned None; a step returns an iterator")
+            data = ()
+        data = _counted(data, count, check if index == 0 else None)
+    return data or ()
+
+
+def _counted(data: Iterable[Any], count: StepCount, check: Callable[[], None] | None) -> Iterator[Any]:
+    clock = time.perf_counter
+    iterator = iter(data)
+    while True:
+        started = clock()
+        try:
+            record = next(iterator)
+        except StopIteration:
+            return
+        except BaseException:
+            count.raised = True
+            raise
+        finally:
+            count.seconds += clock() - started
+        count.records += 1
+        if check is not None:
+            check()
+        yield record
+
+
+def own_seconds(counts: list[StepCount]) -> list[StepCount]:
+    """The counts with each step's own time: what `chain` measured includes the steps that it pulled from."""
+    before = [0.0, *(count.seconds for count in counts)]
+    return [
+        StepCount(count.name, count.records, max(0.0, count.seconds - pulled))
+        for count, pulled in zip(counts, before, strict=False)
+    ]

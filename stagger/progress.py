@@ -1,0 +1,66 @@
+"""Progress on standard error: a bar on a terminal, a line now and then anywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from loguru import logger
+
+#: Seconds between two lines when standard error is not a terminal.
+LINE_S = 2.0
+
+
+class Progress:
+    """How many of `total` ranks have ended, and how many of those failed."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name = name
+        self.total = total
+        self.ended = 0
+        self.failed = 0
+        self._started = self._said = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self._bar: Bar | None = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("[red]{task.fields[failed]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(self.name, total=self.total, failed="")
+            self._bar.start()
+        else:
+            self._bar = None
+        return self
+
+    def advance(self, *, failed: bool) -> None:
+        """One more rank has ended."""
+        self.set(self.ended + 1, self.failed + failed)
+
+    def set(self, ended: int, failed: int) -> None:
+        """So many ranks have ended by now, so many of them failed."""
+        news = ended != self.ended
+        self.ended, self.failed = ended, failed
+        failures = f"{failed} failed" if failed else ""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=ended, failed=failures)
+        elif news and (ended == self.total or time.monotonic() - self._said > LINE_S):
+            self._said = time.monotonic()
+            rest = f", {failures}" if failures else ""
+            logger.info(f"{self.name}: {ended} of {self.total} ranks in {self._said - self._started:.1f} s{rest}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,33 @@
+"""Sets of ranks as people and scripts write them: `0-7999`, `3,17,40-52`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def format_ranks(ranks: Iterable[int]) -> str:
+    """Shortest text for a set of ranks.
+
+    >>> format_ranks([0, 1, 2, 7, 9, 8])
+    '0-2,7-9'
+    """
+    runs: list[list[int]] = []
+    for rank in sorted(set(ranks)):
+        if runs and rank == runs[-1][1] + 1:
+            runs[-1][1] = rank
+        else:
+            runs.append([rank, rank])
+    return ",".join(f"{first}-{last}" if first < last else f"{first}" for first, last in runs)
+
+
+def parse_ranks(text: str) -> list[int]:
+    """The ranks that `format_ranks` wrote, ascending. Raises ValueError for anything else.
+
+    >>> parse_ranks("0-2,7")
+    [0, 1, 2, 7]
+    """
+    ranks: list[int] = []
+    for part in text.split(",") if text else []:
+        first, dash, last = part.partition("-")
+        ranks.extend(range(int(first), int(last if dash else first) + 1))
+    return ranks

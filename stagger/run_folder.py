@@ -1,0 +1,184 @@
+"""A whole run on disk: its record, its stages' folders, and the lock that keeps two launches apart."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from stagger import __version__
+from stagger.errors import StaggerError
+from stagger.local_files import make_folder
+from stagger.rundir import StageFolder, decode, encode
+from stagger.spec.models import RunSpec, StageSpec
+from stagger.storage import Storage, absolute, is_local, join
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """run.json: the spec of the latest launch, and the fingerprint of each stage that has been planned."""
+
+    spec: RunSpec
+    fingerprints: dict[str, str]
+    created: float
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that launches, or runs locally, right now."""
+
+    host: str
+    pid: int
+    process_started: int
+    user: str
+    time: float
+
+    @classmethod
+    def this_process(cls) -> Holder:
+        return cls(socket.gethostname(), os.getpid(), process_start(os.getpid()), user_name(), time.time())
+
+    def is_dead(self) -> bool:
+        """Whether the process is known to be gone; of one on another machine, nothing is known."""
+        return self.host == socket.gethostname() and process_start(self.pid) != self.process_started
+
+    def __str__(self) -> str:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.time))
+        return f"process {self.pid} of {self.user} on {self.host}, since {since}"
+
+
+def user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # A container's user need not have a name.
+        return str(os.geteuid())
+
+
+def process_start(pid: int) -> int:
+    """When a process of this machine started, in clock ticks since boot; 0 when there is none. Tells a reused pid."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+class RunFolder:
+    """The run directory of a run."""
+
+    def __init__(self, storage: Storage, path: str) -> None:
+        self.storage = storage
+        self.path = path
+
+    @classmethod
+    def open(cls, path: str, options: dict[str, dict[str, Any]] | None = None) -> tuple[RunFolder, RunRecord]:
+        """An existing run, from any folder. Raises StaggerError when there is none at `path`.
+
+        `options` are for reaching run.json itself; the run's own storage options are in it.
+        """
+        path = absolute(path)
+        folder = cls(Storage(options), path)
+        record = folder.load()
+        if record is None:
+            raise StaggerError(f"There is no run in {path}: it has no run.json. Give the run_dir of a pipeline file.")
+        return cls(Storage(record.spec.storage_options), path), record
+
+    def stage(self, spec: RunSpec, stage: StageSpec) -> StageFolder:
+        single = len(spec.stages) == 1
+        return StageFolder(self.storage, self.path if single else join(self.path, stage.name))
+
+    def create(self) -> None:
+        """Make the run directory, private to its owner; an object store has no folders."""
+        if is_local(self.path):
+            make_folder(self.path, 0o700)
+
+    def load(self) -> RunRecord | None:
+        """run.json, None when there is none. Raises StaggerError when it is damaged or of another version."""
+        path = join(self.path, "run.json")
+        try:
+            data = self.storage.read(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        record = decode(data, path)
+        if record.get("schema") != SCHEMA:
+            raise StaggerError(
+                f"{path} has schema {record.get('schema')}; this stagger reads {SCHEMA}: use the one that wrote it,"
+                f" {record.get('stagger', 'unknown')}."
+            )
+        try:
+            spec = RunSpec.model_validate(record["spec"])
+            return RunRecord(spec.model_copy(update={"run_dir": self.path}), record["fingerprints"], record["created"])
+        except (KeyError, ValidationError) as error:
+            raise StaggerError(f"{path} is damaged ({error}); restore or remove it.") from error
+
+    def save(self, record: RunRecord) -> None:
+        content = {
+            "schema": SCHEMA,
+            "stagger": __version__,
+            "created": record.created,
+            "fingerprint": run_fingerprint(record.fingerprints),
+            "fingerprints": record.fingerprints,
+            "spec": record.spec.model_dump(mode="json"),
+        }
+        self.storage.write(join(self.path, "run.json"), encode(content))
+
+    @contextlib.contextmanager
+    def lock(self, wait_s: float = 0.0) -> Iterator[None]:
+        """Hold the run for launching. Raises StaggerError naming the process that holds it already, after `wait_s`."""
+        path = join(self.path, "lock")
+        deadline = time.monotonic() + wait_s
+        mine = encode(vars(Holder.this_process()))
+        while not self.storage.create(path, mine):
+            holder = self.holder()
+            if holder is None:
+                continue  # It was let go between the two calls.
+            if not holder.is_dead():
+                if time.monotonic() < deadline:
+                    time.sleep(0.5)
+                    continue
+                raise StaggerError(
+                    f"{self.path} is in use by {holder}. Wait for it, or stop it with: stagger cancel {self.path}"
+                    + ("" if holder.host == socket.gethostname() else f" (if it is gone from there: remove {path})")
+                )
+            self._take_over(holder, path, mine)
+        try:
+            yield
+        finally:
+            self.storage.remove(path)
+
+    def _take_over(self, dead: Holder, path: str, mine: bytes) -> None:
+        """Remove a dead process's lock. One at a time: a second one could remove the lock that the first then took."""
+        guard = f"{path}.takeover"
+        if not self.storage.create(guard, mine):
+            time.sleep(0.2)
+            if self.holder() == dead:
+                raise StaggerError(f"{path} is being taken over from {dead}; if that does not end, remove {guard}.")
+            return
+        try:
+            if self.holder() == dead:
+                self.storage.remove(path)
+        finally:
+            self.storage.remove(guard)
+
+    def holder(self) -> Holder | None:
+        """Who holds the lock, None when nobody does."""
+        path = join(self.path, "lock")
+        try:
+            return Holder(**decode(self.storage.read(path), path))
+        except FileNotFoundError:
+            return None
+        except TypeError as error:
+            raise StaggerError(f"{path} is damaged ({error}); remove it if nothing runs.") from error
+
+
+def run_fingerprint(fingerprints: dict[str, str]) -> str:
+    """The run's fingerprint: its stage's, or all of its stages' in turn."""
+    return "-".join(fingerprints.values())

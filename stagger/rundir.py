@@ -1,0 +1,112 @@
+"""The run directory: what was planned, launched, done and failed, as files that people can read.
+
+    run.json                        the resolved pipeline and settings, schema version, fingerprints
+    lock                            who is launching, or running, right now
+    <stage>/plan/<fingerprint>      what every rank does (`stagger.plan`)
+    <stage>/launches/<n>/           launch.json, the job scripts, Slurm's own output
+    <stage>/completions/<rank>.json written last by the task: the only thing that makes a rank done
+    <stage>/failures/<rank>.<attempt>.json
+    <stage>/logs/<rank>/<attempt>.log
+    <stage>/stats.json, report.html
+
+A run of one stage has no `<stage>` folder: its files lie directly in the run directory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from stagger.errors import StaggerError
+from stagger.storage import Storage, join
+
+
+def encode(value: Any) -> bytes:
+    """The one JSON encoding of the run directory: indented, for people."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def decode(data: bytes, path: str) -> dict[str, Any]:
+    """The record in `data`. Raises StaggerError naming `path` when it is damaged."""
+    try:
+        record = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise StaggerError(f"{path} is damaged ({error}); restore or remove it.") from error
+    if not isinstance(record, dict):
+        raise StaggerError(f"{path} is damaged (not a JSON object); restore or remove it.")
+    return record
+
+
+def attempt_name(launch: int, restart: int) -> str:
+    """How an attempt of a rank is called: `3` in the third launch, `3r1` when Slurm restarted its job once.
+
+    Made of what the task knows, so that finding its own name costs no request.
+    """
+    return f"{launch}r{restart}" if restart else f"{launch}"
+
+
+def attempt_order(name: str) -> tuple[int, int]:
+    """(launch, restart) of an attempt's name: later attempts are larger."""
+    launch, _, restart = name.partition("r")
+    return int(launch), int(restart or 0)
+
+
+def pad(rank: int) -> str:
+    return f"{rank:05d}"
+
+
+class StageFolder:
+    """Where one stage's files lie. `path` is the run directory itself when it is the run's only stage."""
+
+    def __init__(self, storage: Storage, path: str) -> None:
+        self.storage = storage
+        self.path = path
+
+    def plan(self, fingerprint: str) -> str:
+        return join(self.path, "plan", fingerprint)
+
+    def pickle(self, launch: int) -> str:
+        return join(self.launch(launch), "pipeline.pkl")
+
+    def launch(self, number: int) -> str:
+        return join(self.path, "launches", str(number))
+
+    def completion(self, rank: int) -> str:
+        return join(self.path, "completions", f"{pad(rank)}.json")
+
+    def failure(self, rank: int, attempt: str) -> str:
+        return join(self.path, "failures", f"{pad(rank)}.{attempt}.json")
+
+    def log(self, rank: int, attempt: str) -> str:
+        return join(self.path, "logs", pad(rank), f"{attempt}.log")
+
+    def stats(self) -> str:
+        return join(self.path, "stats.json")
+
+    def report(self) -> str:
+        return join(self.path, "report.html")
+
+    def done(self) -> set[int]:
+        """The ranks that have a completion record: one listing."""
+        names = (entry.name for entry in self.storage.list(join(self.path, "completions")))
+        return {int(name.removesuffix(".json")) for name in names if name[0] != "." and name.endswith(".json")}
+
+    def completions(self, ranks: set[int]) -> list[dict[str, Any]]:
+        """The completion records of `ranks`, ascending by rank."""
+        paths = [self.completion(rank) for rank in sorted(ranks)]
+        records = self.storage.read_many(paths)
+        if len(records) < len(paths):  # One vanished since it was listed: decode what is there, each under its name.
+            return [decode(data, join(self.path, "completions")) for data in records]
+        return [decode(data, path) for data, path in zip(records, paths, strict=True)]
+
+    def failures(self) -> dict[int, str]:
+        """The latest attempt that failed, of each rank that ever failed: one listing."""
+        latest: dict[int, str] = {}
+        for entry in self.storage.list(join(self.path, "failures")):
+            rank, _, attempt = entry.name.removesuffix(".json").partition(".")
+            if rank.isdigit() and (
+                int(rank) not in latest or attempt_order(attempt) > attempt_order(latest[int(rank)])
+            ):
+                latest[int(rank)] = attempt
+        return latest

@@ -1,0 +1,1 @@
+"""What a user asks for, as one typed value: from a YAML file (`load`) or from Python objects."""

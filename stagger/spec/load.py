@@ -1,0 +1,283 @@
+"""From a pipeline file and the command line's changes to one checked `RunSpec`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from stagger.errors import StaggerError
+from stagger.pipeline import add_import_path
+from stagger.resources import shipped
+from stagger.spec.models import RUN_KEYS, LocalSpec, PipelineFile, RunSpec, SlurmSpec, StageSpec
+from stagger.spec.steps import check_step, nearest
+from stagger.spec.yaml_file import Path, parse_file, parse_value
+from stagger.storage import absolute, expand_variables
+
+SECRET = re.compile(r"secret|password|token", re.IGNORECASE)
+
+EXECUTORS: dict[str, type[BaseModel]] = {"local": LocalSpec, "slurm": SlurmSpec}
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What the command line says over the file. `assignments` are `a.b=c` texts."""
+
+    assignments: tuple[str, ...] = ()
+    executor: str | None = None
+    tasks: int | None = None
+    run_dir: str | None = None
+
+
+def load_file(file: str, changes: Changes = Changes()) -> RunSpec:
+    """The run that a pipeline file describes. Raises StaggerError, one sentence for each thing that is wrong."""
+    path = find_file(file)
+    os.environ.setdefault("STAGGER_EXAMPLES", str(shipped("examples")))
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StaggerError(f"{path} cannot be read: {error}.") from error
+    raw, lines = parse_file(text, str(path))
+    for assignment in changes.assignments:
+        assign(raw, assignment)
+    for key, value in (("tasks", changes.tasks), ("run_dir", changes.run_dir)):
+        if value is not None:
+            raw[key] = value
+    if changes.tasks is not None:
+        for stage in raw.get("stages") or []:
+            if isinstance(stage, dict):
+                stage.pop("tasks", None)
+    return resolve_run(raw, Place(str(path), lines), changes.executor, str(path.resolve().parent))
+
+
+def find_file(file: str) -> FilePath:
+    """A pipeline file: by its path, or, when there is none, a shipped one by its name or `pipelines/NAME.yaml`."""
+    path = FilePath(file)
+    ready = shipped("pipelines") / (path.name if path.suffix else f"{path.name}.yaml")
+    if path.is_file():
+        return path
+    if path.parent in (FilePath("."), FilePath("pipelines")) and ready.is_file():
+        return ready
+    names = ", ".join(sorted(found.stem for found in shipped("pipelines").glob("*.yaml")))
+    raise StaggerError(
+        f"There is no file {file}; write the path of a pipeline file, or the name of a ready one: {names}."
+    )
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a key stands, for messages."""
+
+    file: str
+    lines: Mapping[Path, int]
+
+    def of(self, path: Path) -> str:
+        """`file:line: a.b.c`, with the line of the nearest key around it that the file has."""
+        known = path
+        while known and known not in self.lines:
+            known = known[:-1]
+        line = f":{self.lines[known]}" if known in self.lines and known else ""
+        name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+        return f"{self.file}{line}: {name}" if name else self.file
+
+
+def resolve_run(raw: dict[str, Any], place: Place, executor: str | None, folder: str) -> RunSpec:
+    """Check a file's content and make it a `RunSpec`. `executor` replaces every stage's; `folder` is importable."""
+    check_secrets(raw.get("storage_options"), place)
+    options = raw.get("storage_options", {})
+    expand_variables(options)  # They are stored as they are written; a missing variable is an error now.
+    raw = {key: options if key == "storage_options" else _expanded(value, (key,), place) for key, value in raw.items()}
+    if "pipeline" not in raw and "stages" not in raw:
+        raise StaggerError(f"{place.file}: there is no pipeline; list its steps under `pipeline:`.")
+    whole = {key: value for key, value in raw.items() if key in RUN_KEYS and key != "stages"}
+    unknown_or_wrong(PipelineFile, raw, place)
+    stages = []
+    for index, (stage, path) in enumerate(_stages(raw)):
+        stage["executor"] = _executor(stage.get("executor"), executor)
+        merged = Place(place.file, {**{("stages", index, *p): n for p, n in place.lines.items()}, **place.lines})
+        stages.append(_validated(StageSpec, stage, merged, path))
+    spec: RunSpec = _validated(
+        RunSpec,
+        {
+            **whole,
+            "run_dir": absolute(str(whole["run_dir"])),
+            "stages": _ordered(stages, place),
+            "cwd": os.getcwd(),
+            "import_path": (folder,),
+        },
+        place,
+        (),
+    )
+    add_import_path(spec.import_path)
+    for checked in spec.stages:
+        for number, step in enumerate(checked.pipeline, 1):
+            where = f"{place.file}: step {number}" + (f" of stage {checked.name}" if "stages" in raw else "")
+            check_step(step.use, step.params, where)
+    return spec
+
+
+def unknown_or_wrong(model: type[BaseModel], raw: dict[str, Any], place: Place) -> None:
+    """Check the file as a whole, for the keys that no stage has."""
+    without_stage_keys = {key: value for key, value in raw.items() if key not in ("stages", "executor", "pipeline")}
+    _validated(model, without_stage_keys, place, ())
+
+
+def _stages(raw: dict[str, Any]) -> list[tuple[dict[str, Any], Path]]:
+    """Each stage's own keys over the file's, and where they stand."""
+    defaults = {key: value for key, value in raw.items() if key not in RUN_KEYS}
+    if "stages" not in raw:
+        return [({"name": raw.get("name"), **defaults}, ())]
+    if not isinstance(raw["stages"], list) or not all(isinstance(stage, dict) for stage in raw["stages"]):
+        raise StaggerError("stages: must be a list of stages, each with its name and pipeline.")
+    stages: list[tuple[dict[str, Any], Path]] = []
+    for index, own in enumerate(raw["stages"]):
+        stage = {**defaults, **own}
+        above, below = defaults.get("executor"), own.get("executor")
+        if (
+            isinstance(above, dict)
+            and isinstance(below, dict)
+            and below.get("type", above.get("type")) == above.get("type")
+        ):
+            stage["executor"] = {**above, **below}
+        stages.append((stage, ("stages", index)))
+    return stages
+
+
+def _executor(written: Any, wanted: str | None) -> Any:
+    """The executor's settings: those of the file, or the wanted type's defaults when the file is for another."""
+    if wanted is not None and wanted not in EXECUTORS:
+        raise StaggerError(f"There is no executor {wanted!r}; {nearest(wanted, list(EXECUTORS))}")
+    if written is None:
+        return {"type": wanted or "local"}
+    if not isinstance(written, dict):
+        return written
+    if wanted is None or written.get("type", "local") == wanted:
+        return {"type": "local", **written}
+    return {"type": wanted}
+
+
+def _ordered(stages: list[StageSpec], place: Place) -> list[StageSpec]:
+    """The stages, each after those that it depends on."""
+    names = [stage.name for stage in stages]
+    for index, stage in enumerate(stages):
+        for name in stage.depends:
+            if name not in names:
+                where = place.of(("stages", index, "depends"))
+                raise StaggerError(f"{where}: there is no stage {name!r}; {nearest(name, names)}")
+    ordered: list[StageSpec] = []
+    pending = list(stages)
+    while pending:
+        done = {stage.name for stage in ordered}
+        ready = [stage for stage in pending if done.issuperset(stage.depends)]
+        if not ready:
+            raise StaggerError(f"{place.file}: these stages wait for each other: {', '.join(s.name for s in pending)}.")
+        ordered.append(ready[0])
+        pending.remove(ready[0])
+    return ordered
+
+
+def _validated(model: type[Any], raw: dict[str, Any], place: Place, path: Path) -> Any:
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise StaggerError("\n".join(sentence(model, item, place, path) for item in error.errors())) from None
+
+
+def sentence(model: type[BaseModel], error: Any, place: Place, path: Path) -> str:
+    """One validation error as one sentence: where, what, and what would be right."""
+    # A discriminated union puts the chosen type into the location: executor.slurm.partition.
+    location = tuple(part for i, part in enumerate(error["loc"]) if not (i == 1 and error["loc"][0] == "executor"))
+    where = place.of((*path, *location))
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown key; {nearest(str(location[-1]), valid_keys(model, error['loc'][:-1]))}"
+    if error["type"] == "missing":
+        return f"{where}: this key is missing; give it a value."
+    if error["type"].startswith("union_tag"):
+        return f"{where}: type must be one of {', '.join(EXECUTORS)}."
+    message = error["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(error["input"], (dict, list)) else f", not {error['input']!r}"
+    return f"{where}: {message[0].lower()}{message[1:]}{given}."
+
+
+def valid_keys(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+    """The keys that are allowed at a place in the model."""
+    if location[:1] == ("executor",) and len(location) > 1:
+        model = EXECUTORS[str(location[1])]
+        location = location[2:]
+    for part in location:
+        field = model.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            break
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def check_secrets(value: Any, place: Place, path: Path = ("storage_options",)) -> None:
+    """Refuse a secret written in clear: the run directory and the job scripts keep these options."""
+    if not isinstance(value, dict):
+        return
+    for key, item in value.items():
+        if isinstance(item, str) and SECRET.search(str(key)) and item and not item.startswith("${"):
+            raise StaggerError(
+                f"{place.of((*path, key))}: a secret in clear would be stored with the run; write ${{NAME}} and"
+                " export NAME, or leave it to the usual AWS variables and files."
+            )
+        check_secrets(item, place, (*path, key))
+
+
+def _expanded(value: Any, path: Path, place: Place) -> Any:
+    """`value` with `${NAME}` replaced; an error names the place."""
+    if isinstance(value, dict):
+        return {key: _expanded(item, (*path, str(key)), place) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expanded(item, (*path, index), place) for index, item in enumerate(value)]
+    try:
+        return expand_variables(value)
+    except StaggerError as error:
+        raise StaggerError(f"{place.of(path)}: {error}") from None
+
+
+def assign(raw: dict[str, Any], assignment: str) -> None:
+    """Apply one `a.b=c` of the command line; list positions are numbers. Raises StaggerError when it has no place."""
+    target, equals, text = assignment.partition("=")
+    parts = target.split(".")
+    if not equals or not all(parts):
+        raise StaggerError(f"--set {assignment}: write it as key=value, e.g. --set executor.workers=100.")
+    place: Any = raw
+    for part in parts[:-1]:
+        if isinstance(place, list) and part.isdigit() and int(part) < len(place):
+            place = place[int(part)]
+        elif isinstance(place, dict):
+            place = place.setdefault(part, {})
+        else:
+            raise StaggerError(f"--set {assignment}: there is nothing at {part!r} to set a key of.")
+    last = parts[-1]
+    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
+        place[int(last)] = parse_value(text)
+    elif isinstance(place, dict):
+        place[last] = parse_value(text)
+    else:
+        raise StaggerError(f"--set {assignment}: there is nothing at {last!r} to set.")
+
+
+def from_objects(values: dict[str, Any], stage: dict[str, Any], executor: Mapping[str, Any]) -> RunSpec:
+    """The run that Python code describes: one stage, its arguments named as the keys of a file."""
+    place = Place(f"{executor['type'].title()}Executor", {})
+    check_secrets(values.get("storage_options"), place)
+    checked = _validated(StageSpec, {**stage, "name": values["name"], "executor": dict(executor)}, place, ())
+    run = {**values, "run_dir": absolute(str(values["run_dir"])), "stages": [checked], "cwd": os.getcwd()}
+    spec: RunSpec = _validated(RunSpec, {**run, "import_path": (script_folder(),), "pickled": True}, place, ())
+    return spec
+
+
+def script_folder() -> str:
+    """Where the launching script's own modules lie."""
+    import __main__
+
+    file = getattr(__main__, "__file__", None)
+    return os.path.dirname(os.path.abspath(file)) if file else os.getcwd()

@@ -1,0 +1,228 @@
+"""The run spec: every key of a pipeline file, its type and its default. `stagger schema` prints it as JSON schema."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema
+
+from stagger.sharding import ShardBy
+
+#: What Slurm takes as a time limit: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
+SLURM_TIME = re.compile(r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}")
+
+#: Names go into file names and job names.
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+Name = Annotated[str, Field(pattern=NAME, max_length=100)]
+
+
+class Model(BaseModel):
+    """Immutable, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class StepSpec(Model):
+    """One step: `name`, or `name: {parameters}`. The name is a built-in step's or `module:callable`."""
+
+    use: str
+    """The name: of a built-in step, or `module:callable`."""
+    params: dict[str, Any] = {}
+    """Its parameters."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_file(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"use": value}
+        if isinstance(value, dict) and len(value) == 1 and "use" not in value:
+            ((use, params),) = value.items()
+            return {"use": use, "params": {} if params is None else params}
+        if isinstance(value, dict) and "use" in value:
+            return value
+        raise ValueError("a step is written `name` or `name: {parameters}`")
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        from stagger.spec.steps import step_schema
+
+        return step_schema()
+
+
+class LocalSpec(Model):
+    """Run on this machine."""
+
+    type: Literal["local"] = "local"
+    workers: PositiveInt = Field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Ranks at once, each in a process of its own; by default the number of processors."""
+
+
+class EnvSpec(Model):
+    """What a job sets up after its delay and before Python starts."""
+
+    modules: tuple[str, ...] = ()
+    """Modules to load."""
+    venv: str | None = None
+    """A virtual environment's folder, or its activate script."""
+    conda: str | None = None
+    """A conda environment's name or folder."""
+    setup: tuple[str, ...] = ()
+    """Shell commands, run as they are."""
+
+
+class SlurmSpec(Model):
+    """Run as Slurm job arrays."""
+
+    type: Literal["slurm"]
+    partition: str | None = None
+    """The partition; by default the cluster's."""
+    time: str | None = None
+    """Time limit of a job, as Slurm writes it: minutes, H:MM:SS or D-HH:MM:SS."""
+    cpus_per_task: PositiveInt = 1
+    """Processors of a job."""
+    mem_per_cpu_gb: PositiveFloat | None = None
+    """Memory per processor, in GiB; by default the partition's."""
+    gpus_per_task: NonNegativeInt = 0
+    """GPUs of a job."""
+    workers: PositiveInt | None = None
+    """The throttle: at most so many jobs at once, over the whole run."""
+    ranks_per_job: PositiveInt = 1
+    """Ranks that one job runs, one after another."""
+    qos: str | None = None
+    """The quality of service."""
+    account: str | None = None
+    """The account to charge."""
+    env: EnvSpec = EnvSpec()
+    """What a job sets up before Python starts."""
+    sbatch: dict[str, str | int | float | bool] = {}
+    """Any further option of sbatch by its long name: `{constraint: a100, exclusive: true}`."""
+    template: str | None = None
+    """A job script template of your own; start from slurm_templates/array.sbatch.j2."""
+    log_dir: str | None = None
+    """A folder that all nodes share, for what jobs print before and after their ranks run; by default within the run
+    directory, or in ./slurm_logs when that is on an object store."""
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _slurm_time(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if isinstance(value, str) and not SLURM_TIME.fullmatch(value):
+            raise ValueError("not a time that Slurm understands; write minutes, H:MM:SS or D-HH:MM:SS")
+        return value
+
+    @field_validator("sbatch")
+    @classmethod
+    def _long_options(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for option in value:
+            if not re.fullmatch(r"[a-z][a-z0-9-]*", option):
+                raise ValueError(f"{option!r} is not a long option of sbatch; write it without its dashes")
+            if option in RESERVED_OPTIONS:
+                raise ValueError(f"{option!r} is set by stagger itself{RESERVED_OPTIONS[option]}")
+        return value
+
+
+#: Options of sbatch that decide which ranks run and where their output goes, and what to set instead.
+RESERVED_OPTIONS = {
+    "array": "; the throttle is `workers`",
+    "job-name": "; it is made from `name`",
+    "output": "; set `log_dir`",
+    "error": "; set `log_dir`",
+    "chdir": "",
+    "parsable": "",
+    "wrap": "",
+    "wait": "; use stagger launch --wait",
+    "open-mode": "",
+}
+
+Executor = Annotated[LocalSpec | SlurmSpec, Field(discriminator="type")]
+
+
+class StageSpec(Model):
+    """A pipeline and how it is run."""
+
+    name: Name
+    """The stage's name."""
+    depends: tuple[str, ...] = ()
+    """Stages that must be done, every rank of them, before this one starts."""
+    tasks: PositiveInt = 1
+    """Into how many ranks the work is divided."""
+    shard_by: ShardBy = "count"
+    """How shards are given to ranks: round robin (`count`), or evening out their `bytes`."""
+    randomize_start_duration: Literal["auto"] | NonNegativeInt = "auto"
+    """Seconds over which the jobs' starts are spread; `auto`: 0, 30, 60 or 180 by the number of tasks, 0 locally."""
+    start_policy: Literal["uniform"] = "uniform"
+    """How a job draws its delay: `uniform`, randint(0, window)."""
+    pipeline: Annotated[tuple[StepSpec, ...], Field(min_length=1)]
+    """The steps; the first reads, the last usually writes."""
+    executor: Executor = Field(default_factory=LocalSpec)
+    """Where the ranks run."""
+
+
+class RunSpec(Model):
+    """A whole run: its stages, in an order in which each comes after those that it depends on."""
+
+    name: Name
+    run_dir: str
+    storage_options: dict[str, dict[str, Any]] = {}
+    stages: Annotated[tuple[StageSpec, ...], Field(min_length=1)]
+    cwd: str
+    """The folder that the run was launched from; relative paths in steps start there."""
+    import_path: tuple[str, ...] = ()
+    """Folders whose modules steps may come from."""
+    pickled: bool = False
+    """Whether the steps are Python objects, which tasks get as a pickle."""
+
+    @model_validator(mode="after")
+    def _depends_on_earlier(self) -> RunSpec:
+        seen: set[str] = set()
+        for stage in self.stages:
+            if stage.name in seen:
+                raise ValueError(f"two stages are called {stage.name!r}; names must differ")
+            for name in stage.depends:
+                if name not in seen:
+                    raise ValueError(f"stage {stage.name!r} depends on {name!r}, which is not a stage before it")
+            seen.add(stage.name)
+        return self
+
+
+class PipelineFile(Model):
+    """A stagger pipeline file. With `stages`, the keys above it are defaults for each stage."""
+
+    name: Name
+    run_dir: str
+    """Where the run keeps its records: a local or shared folder, or s3://..."""
+    storage_options: dict[str, dict[str, Any]] = {}
+    """Options for fsspec, per protocol: `{s3: {endpoint_url: ...}}`. Secrets only as ${NAME}."""
+    tasks: PositiveInt = 1
+    """Into how many ranks the work is divided."""
+    shard_by: ShardBy = "count"
+    """How shards are given to ranks: round robin (`count`), or evening out their `bytes`."""
+    randomize_start_duration: Literal["auto"] | NonNegativeInt = "auto"
+    """Seconds over which the jobs' starts are spread; `auto`: 0, 30, 60 or 180 by the number of tasks, 0 locally."""
+    start_policy: Literal["uniform"] = "uniform"
+    """How a job draws its delay: `uniform`, randint(0, window)."""
+    pipeline: Annotated[tuple[StepSpec, ...], Field(min_length=1)] | None = None
+    """The steps; the first reads, the last usually writes."""
+    executor: Executor = Field(default_factory=LocalSpec)
+    """Where the ranks run."""
+    stages: Annotated[tuple[StageSpec, ...], Field(min_length=1)] | None = None
+    """Several pipelines, each a stage with a name and what it depends on."""
+
+
+#: Keys of a file that say something of the whole run; all others are a stage's, or defaults for stages.
+RUN_KEYS = ("name", "run_dir", "storage_options", "stages")

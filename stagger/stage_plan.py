@@ -1,0 +1,135 @@
+"""Making a stage's plan at launch: list the input once, give it to ranks, and fingerprint the whole."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from stagger.errors import StaggerError
+from stagger.pipeline import Step, build, resolve
+from stagger.plan import encode_plan, read_all
+from stagger.rundir import StageFolder
+from stagger.sharding import Shard, assign
+from stagger.spec.models import StageSpec
+from stagger.storage import Storage
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a stage would do: `ranks[r]` holds the shards of rank r. `fingerprint` names steps, tasks and inputs."""
+
+    stage: StageSpec
+    fingerprint: str
+    ranks: list[list[Shard]]
+
+    @property
+    def shards(self) -> int:
+        return sum(map(len, self.ranks))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all shards."""
+        return sum(shard.size for shards in self.ranks for shard in shards)
+
+    def encode(self) -> bytes:
+        return encode_plan(self.stage.name, self.fingerprint, steps_of(self.stage), self.ranks)
+
+
+def steps_of(stage: StageSpec) -> list[dict[str, Any]]:
+    return [{"use": step.use, "params": step.params} for step in stage.pipeline]
+
+
+def make_plan(storage: Storage, stage: StageSpec, objects: Sequence[Step] | None) -> StagePlan:
+    """Plan a stage: one listing of its input. `objects` are its steps when they are Python objects.
+
+    Raises StaggerError when the input matches nothing.
+    """
+    shards = _find_shards(storage, stage, objects)
+    check_names(shards)
+    content = {"steps": steps_of(stage), "tasks": stage.tasks, "shard_by": stage.shard_by}
+    digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS))
+    for shard in shards:
+        digest.update(b"%s\0%d\n" % (shard.name.encode(), shard.size))
+    return StagePlan(stage, digest.hexdigest()[:16], assign(shards, stage.tasks, stage.shard_by))
+
+
+def check_names(shards: list[Shard]) -> None:
+    """Raise StaggerError for a name that is not UTF-8: neither JSON nor S3 can hold it."""
+    for shard in shards:
+        if not shard.name.isascii():
+            try:
+                shard.name.encode()
+            except UnicodeEncodeError:
+                raise StaggerError(f"The name of the input {shard.name!a} is not UTF-8; rename it.") from None
+
+
+def _find_shards(storage: Storage, stage: StageSpec, objects: Sequence[Step] | None) -> list[Shard]:
+    first: Any = objects[0] if objects else None
+    if first is None:
+        step = stage.pipeline[0]
+        if not hasattr(resolve(step.use), "find_shards"):
+            return []
+        first = build(step.use, step.params)
+    found: list[Shard] = first.find_shards(storage) if hasattr(first, "find_shards") else []
+    return found
+
+
+def check_outputs(storage: Storage, stage: StageSpec, objects: Sequence[Step] | None) -> None:
+    """Ask the steps that can tell whether their output can be written. Raises StaggerError when it cannot."""
+    for index, step in enumerate(stage.pipeline):
+        if objects:
+            candidate: Any = objects[index]
+        elif hasattr(resolve(step.use), "check_output"):
+            candidate = build(step.use, step.params)
+        else:
+            continue
+        if hasattr(candidate, "check_output"):
+            candidate.check_output(storage)
+
+
+def describe_object(step: Any) -> dict[str, Any]:
+    """A Python step as the run's records name it: where it is defined, and its plain settings."""
+    settings: dict[str, Any] = {}
+    if isinstance(step, functools.partial):
+        settings = dict(step.keywords)
+        step = step.func
+    elif not hasattr(step, "__qualname__"):
+        settings = dict(vars(step)) if hasattr(step, "__dict__") else {}
+        step = type(step)
+    plain = {k: v for k, v in settings.items() if k[0] != "_" and isinstance(v, (str, int, float, bool, type(None)))}
+    return {"use": f"{step.__module__}:{step.__qualname__}", "params": plain}
+
+
+def difference(storage: Storage, folder: StageFolder, old_stage: StageSpec, old: str, new: StagePlan) -> list[str]:
+    """What changed between the plan that the run was made with and the one that this launch found."""
+    changes = []
+    for key in ("tasks", "shard_by"):
+        before, after = getattr(old_stage, key), getattr(new.stage, key)
+        if before != after:
+            changes.append(f"{key}: {before} before, {after} now")
+    before_steps, after_steps = steps_of(old_stage), steps_of(new.stage)
+    if len(before_steps) != len(after_steps):
+        changes.append(f"steps: {len(before_steps)} before, {len(after_steps)} now")
+    for number, (one, other) in enumerate(zip(before_steps, after_steps, strict=False), 1):
+        if one != other:
+            changes.append(f"step {number}: {_step_text(one)} before, {_step_text(other)} now")
+    before_shards = {s.name: s.size for rank in read_all(storage, folder.plan(old)) for s in rank.shards}
+    after_shards = {s.name: s.size for shards in new.ranks for s in shards}
+    for what, names in (
+        ("new", after_shards.keys() - before_shards.keys()),
+        ("gone", before_shards.keys() - after_shards.keys()),
+        ("of another size", {n for n in after_shards.keys() & before_shards if after_shards[n] != before_shards[n]}),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            changes.append(f"input: {min(names)}{more} {'is' if len(names) == 1 else 'are'} {what}")
+    return changes
+
+
+def _step_text(step: dict[str, Any]) -> str:
+    return f"{step['use']}({', '.join(f'{key}={value!r}' for key, value in step['params'].items())})"

@@ -1,0 +1,187 @@
+"""One way to open a path: a local or shared file system by plain system calls, everything else through fsspec.
+
+`Storage` takes any path and hands it to the right backend. fsspec (and s3fs, 3000 file-system calls to import) is
+imported at the first remote path, never for a local one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple, Protocol, cast
+
+from stagger.errors import StaggerError
+
+#: Above this an object is sent in parts while it is written; up to it, one PUT is cheaper than a multipart upload.
+ONE_PUT_BYTES = 64 * 2**20
+
+
+class Entry(NamedTuple):
+    """A file found below a folder: its path relative to that folder, and its size in bytes."""
+
+    name: str
+    size: int
+
+
+class Output(Protocol):
+    """A file being written: invisible under its final path until `commit`, gone after `abort`."""
+
+    path: str
+    size: int
+
+    def write(self, data: bytes) -> int: ...
+
+    def finish(self) -> None:
+        """Make everything written durable, still invisible. After it, `commit` can hardly fail."""
+
+    def commit(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class Backend(Protocol):
+    """What stagger asks of a file system or an object store."""
+
+    def read(self, path: str) -> bytes: ...
+
+    def read_range(self, path: str, start: int, end: int) -> bytes: ...
+
+    def read_many(self, paths: list[str]) -> list[bytes]: ...
+
+    def write(self, path: str, data: bytes, *, private: bool) -> None: ...
+
+    def create(self, path: str, data: bytes) -> bool: ...
+
+    def remove(self, path: str) -> None: ...
+
+    def list(self, folder: str) -> list[Entry]: ...
+
+    def walk(self, folder: str) -> Iterator[Entry]: ...
+
+    def size(self, path: str) -> int | None: ...
+
+    def open(self, path: str) -> BinaryIO: ...
+
+    def output(self, path: str, tag: str) -> Output: ...
+
+    def check_writable(self, folder: str) -> None: ...
+
+
+def is_local(path: str) -> bool:
+    return "://" not in path or path.startswith("file://")
+
+
+def join(folder: str, *names: str) -> str:
+    """`names` below `folder`; an absolute path or a URL among them replaces what is before it."""
+    path = folder
+    for name in names:
+        path = name if name.startswith("/") or "://" in name else f"{path.rstrip('/')}/{name}"
+    return path
+
+
+def absolute(path: str) -> str:
+    """`path` as tasks on other nodes can use it: `~` expanded, relative paths from the current folder."""
+    if is_local(path):
+        return os.path.abspath(os.path.expanduser(path.removeprefix("file://")))
+    return path.rstrip("/")
+
+
+class Storage:
+    """Reads and writes any path. `options` holds keyword arguments for fsspec, per protocol: `{"s3": {...}}`.
+
+    A value `${NAME}` in the options is read from the environment when the protocol is first used, so that secrets
+    need never be stored.
+    """
+
+    def __init__(self, options: dict[str, dict[str, Any]] | None = None) -> None:
+        self.options = options or {}
+        self._backends: dict[str, Backend] = {}
+
+    def backend(self, path: str) -> Backend:
+        protocol = "file" if is_local(path) else path.partition("://")[0]
+        if protocol not in self._backends:
+            self._backends[protocol] = self._connect(protocol)
+        return self._backends[protocol]
+
+    def _connect(self, protocol: str) -> Backend:
+        if protocol == "file":
+            from stagger.local_files import LocalFiles
+
+            return LocalFiles()
+        from stagger.object_store import ObjectStore
+
+        return ObjectStore(protocol, cast("dict[str, Any]", expand_variables(self.options.get(protocol, {}))))
+
+    def read(self, path: str) -> bytes:
+        """The whole file. Raises FileNotFoundError."""
+        return self.backend(path).read(path)
+
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        """Bytes `start` to `end` (exclusive) of the file, in one request; fewer where it is shorter."""
+        return self.backend(path).read_range(path, start, end)
+
+    def read_many(self, paths: list[str]) -> list[bytes]:
+        """Many small files of one backend, concurrently where that helps. Files that vanished are left out."""
+        return self.backend(paths[0]).read_many(paths) if paths else []
+
+    def write(self, path: str, data: bytes, *, private: bool = False) -> None:
+        """Put a whole file in place atomically and durably; `private` makes it readable by its owner alone."""
+        self.backend(path).write(path, data, private=private)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Put a file there unless there is one: False then. Of several callers at once, one gets True."""
+        return self.backend(path).create(path, data)
+
+    def remove(self, path: str) -> None:
+        """Remove a file; no error when there is none."""
+        self.backend(path).remove(path)
+
+    def list(self, folder: str) -> list[Entry]:
+        """The files directly in a folder, sorted; empty when there is no such folder."""
+        return sorted(self.backend(folder).list(folder))
+
+    def walk(self, folder: str) -> Iterator[Entry]:
+        """Every file below a folder, in no order."""
+        return self.backend(folder).walk(folder)
+
+    def size(self, path: str) -> int | None:
+        """Bytes of a file, None when there is no such file."""
+        return self.backend(path).size(path)
+
+    def open(self, path: str) -> BinaryIO:
+        """A file for reading from its start to its end."""
+        return self.backend(path).open(path)
+
+    def output(self, path: str, tag: str) -> Output:
+        """A new file that appears under `path` when it is committed; `tag` keeps two writers of it apart."""
+        return self.backend(path).output(path, tag)
+
+    def check_writable(self, folder: str) -> None:
+        """Raise StaggerError when files cannot be written below `folder`. Changes nothing."""
+        self.backend(folder).check_writable(folder)
+
+
+def expand_variables(value: object) -> object:
+    """`value` with every `${NAME}` in its strings replaced from the environment; `$${` stands for a plain `${`.
+
+    Raises StaggerError for a variable that is not set.
+    """
+    if isinstance(value, dict):
+        return {key: expand_variables(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [expand_variables(item) for item in value]
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    head, *rest = value.split("${")
+    text = head
+    for part in rest:
+        if text.endswith("$"):
+            text = f"{text[:-1]}${{{part}"
+            continue
+        name, brace, after = part.partition("}")
+        if not brace:
+            raise StaggerError(f"{value!r} has a '${{' without its '}}'; write $${{ for a plain ${{.")
+        if name not in os.environ:
+            raise StaggerError(f"The environment variable {name} is not set ({value!r} needs it); export it and retry.")
+        text += os.environ[name] + after
+    return text

@@ -1,0 +1,121 @@
+"""The entry point of every task: `python -I -m stagger.task SETTINGS RANKS`.
+
+A Slurm job names its ranks. A worker of the local executor passes `-`, and is handed one rank a line on standard input.
+From here on a task goes through stagger/attempt.py and stagger/pipeline.py; what it may import is held by a test.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from types import FrameType
+from typing import TYPE_CHECKING, BinaryIO
+
+from stagger.attempt import Attempt, Job, StopFlag
+from stagger.attempt_log import log
+from stagger.errors import Interrupted, StaggerError
+from stagger.pipeline import add_import_path
+from stagger.ranks import parse_ranks
+from stagger.start import uniform_delay
+from stagger.storage import Storage
+from stagger.task_settings import TaskSettings
+
+if TYPE_CHECKING:
+    import queue
+
+#: Signals that ask a task to stop: a cancelled or preempted job, and the warning before a job's time limit.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the ranks. 0 when all are done, 1 when one failed, 128 + n when signal n stopped the task."""
+    stop = StopFlag()
+    install_handlers(stop)
+    settings = TaskSettings.from_json(arguments[0])
+    os.chdir(settings.cwd)
+    add_import_path([*settings.import_path, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    storage = Storage(settings.storage_options)
+    try:
+        if arguments[1] == "-":
+            return serve(settings, storage, stop)
+        return run_ranks(settings, storage, slurm_job(), parse_ranks(arguments[1]), stop)
+    except Interrupted as error:
+        return 128 + signal.Signals[str(error)]
+
+
+def install_handlers(stop: StopFlag) -> None:
+    def note(number: int, _frame: FrameType | None) -> None:
+        stop.signal = signal.Signals(number).name
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, note)
+
+
+def run_ranks(settings: TaskSettings, storage: Storage, job: Job, ranks: Iterable[int], stop: StopFlag) -> int:
+    """Run ranks one after another. One that fails does not keep the others from running."""
+    failed = 0
+    for rank in ranks:
+        stop.check()
+        try:
+            failed += not Attempt(settings, storage, job, rank, stop).run()
+        except (OSError, StaggerError) as error:  # Its log or records cannot be written: say so in the job's own.
+            log(f"rank {rank}: the run directory {settings.stage_dir} cannot be used: {error}", "ERROR")
+            failed += 1
+    return 1 if failed else 0
+
+
+def slurm_job() -> Job:
+    """The job as Slurm and the job script describe it to its processes."""
+    environment = os.environ
+    array = environment.get("SLURM_ARRAY_JOB_ID")
+    number = f"{array}_{environment['SLURM_ARRAY_TASK_ID']}" if array else environment.get("SLURM_JOB_ID", "none")
+    return Job(
+        id=number,
+        restart=int(environment.get("SLURM_RESTART_COUNT") or 0),
+        delay_s=float(environment.get("STAGGER_DELAY_S") or 0),
+        script_started=float(environment.get("STAGGER_SCRIPT_STARTED") or time.time()),
+    )
+
+
+def serve(settings: TaskSettings, storage: Storage, stop: StopFlag) -> int:
+    """A worker of the local executor: run the ranks that its parent writes to standard input, until that ends.
+
+    Says `ready`, then `<rank> ok` or `<rank> failed` for each, on the descriptor that was its standard output.
+    """
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    answers.write(b"ready\n")
+    ranks = watched_orders(sys.stdin.buffer, stop)
+    started = time.time()
+    delay = uniform_delay(settings.window_s)
+    job = Job(id=f"local-{os.getpid()}", restart=0, delay_s=delay, script_started=started)
+    while (left := started + delay - time.time()) > 0:
+        stop.check()
+        time.sleep(min(left, 0.1))  # Short naps: Python takes a sleep up again after a signal.
+    while (rank := ranks.get()) is not None:
+        answers.write(b"%d %s\n" % (rank, b"failed" if run_ranks(settings, storage, job, [rank], stop) else b"ok"))
+    return 0
+
+
+def watched_orders(orders: BinaryIO, stop: StopFlag) -> queue.SimpleQueue[int | None]:
+    """The ranks on `orders`, then None. A parent that dies during a rank closes it, and the rank is stopped."""
+    import queue
+    import threading
+
+    ranks: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in orders:
+            ranks.put(int(line))
+        ranks.put(None)
+        stop.signal = stop.signal or "SIGTERM"
+
+    threading.Thread(target=read, daemon=True).start()
+    return ranks
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,35 @@
+"""What a launch tells each of its tasks, as one JSON argument in the job script."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import orjson
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """Everything a task needs beside its rank; it finds the rest in the plan.
+
+    `storage_options` holds secrets only as `${NAME}`; `cwd` is the folder that the run was launched from;
+    `pickle_path` is set only for pipelines of Python objects.
+    """
+
+    stage_dir: str
+    fingerprint: str
+    launch: int
+    cwd: str
+    import_path: list[str] = field(default_factory=list)
+    storage_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    start_policy: str = "uniform"
+    window_s: int = 0
+    pickle_path: str = ""
+    pickle_sha256: str = ""
+
+    def to_json(self) -> str:
+        return orjson.dumps(asdict(self)).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> TaskSettings:
+        return cls(**orjson.loads(text))
