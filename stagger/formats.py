@@ -7,6 +7,7 @@ error, never a short file. Codecs are imported when the first file needs them.
 from __future__ import annotations
 
 import io
+import os
 from typing import Any, BinaryIO, Literal, Protocol, cast
 
 from stagger.errors import BadInput
@@ -25,7 +26,7 @@ LEVELS: dict[Codec, int] = {"gzip": 2, "zstd": 3}
 
 def codec_of(name: str) -> Codec | None:
     """The codec that a file's name stands for, None for an uncompressed file."""
-    return EXTENSIONS.get("." + name.rpartition(".")[2])
+    return EXTENSIONS.get(os.path.splitext(name)[1])
 
 
 def extension_of(codec: Codec | None) -> str:

@@ -19,7 +19,7 @@ from stagger.run_folder import RunFolder, RunRecord, run_fingerprint
 from stagger.rundir import StageFolder
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.stage_plan import StagePlan, check_outputs, difference, make_plan
-from stagger.status import StageStatus, activity_of, stage_status
+from stagger.status import StageStatus, activity_of, stage_status, status_of
 from stagger.storage import Storage
 from stagger.task_settings import TaskSettings
 from stagger.wait import wait_for_slurm
@@ -72,14 +72,33 @@ def launch(
         record = save_plans(folder, spec, plans)
         for name in plans:
             refuse_if_active(folder, record, stage_named(record.spec, name))
-        return run_stages(folder, record, payload, limit=limit, wait=wait)
+        launched = run_stages(folder, record, payload, limit=limit)
+    return follow(folder, record, launched) if wait else launched
 
 
 def retry(folder: RunFolder, record: RunRecord, *, wait: bool = False) -> Launched:
     """Launch again whatever of a run is neither done nor active."""
     add_import_path(record.spec.import_path)
     with folder.lock():
-        return run_stages(folder, record, b"", limit=None, wait=wait)
+        launched = run_stages(folder, record, b"", limit=None)
+    return follow(folder, record, launched) if wait else launched
+
+
+def follow(folder: RunFolder, record: RunRecord, launched: Launched) -> Launched:
+    """Wait until all Slurm jobs of the run have ended, those of stages that others launch included."""
+    while launched.submitted:
+        wait_for_slurm(folder, record)
+        launched = Launched(folder.path, status_of(folder, record))
+        if any(stage.executor.type == "local" for stage in ready_stages(folder, record)):
+            with folder.lock():
+                launched = run_stages(folder, folder.load() or record, b"", limit=None)
+    return launched
+
+
+def ready_stages(folder: RunFolder, record: RunRecord) -> list[StageSpec]:
+    """The stages that are not done, and wait for nothing."""
+    done = {stage.name for stage in record.spec.stages if is_done(folder, record.spec, stage)}
+    return [stage for stage in record.spec.stages if stage.name not in done and done.issuperset(stage.depends)]
 
 
 def launch_dependents(folder: RunFolder, record: RunRecord, name: str) -> Launched:
@@ -87,8 +106,9 @@ def launch_dependents(folder: RunFolder, record: RunRecord, name: str) -> Launch
     add_import_path(record.spec.import_path)
     with folder.lock(wait_s=LOCK_WAIT_S):
         record = folder.load() or record
-        only = {stage.name for stage in record.spec.stages if name in stage.depends}
-        return run_stages(folder, record, b"", limit=None, wait=False, only=only)
+        waited = [stage for stage in record.spec.stages if name in stage.depends]
+        # A stage for the local executor is not for this small job, but for the machine of whoever follows the run.
+        return run_stages(folder, record, b"", limit=None, only={s.name for s in waited if s.executor.type == "slurm"})
 
 
 def plan_ready_stages(spec: RunSpec, folder: RunFolder, objects: Sequence[Step] | None) -> dict[str, StagePlan]:
@@ -162,7 +182,6 @@ def run_stages(
     payload: bytes,
     *,
     limit: int | None,
-    wait: bool,
     only: set[str] | None = None,
 ) -> Launched:
     """Launch each stage as far as it can go now. What waits for Slurm jobs is launched by their finalize job."""
@@ -173,15 +192,13 @@ def run_stages(
         stage_folder = folder.stage(record.spec, stage)
         waiting = [n for n in stage.depends if not is_done(folder, record.spec, stage_named(record.spec, n))]
         if waiting:
-            logger.info(f"{stage.name}: starts when {', '.join(waiting)} is done")
+            how = "" if stage.executor.type == "slurm" else f"; call stagger retry {folder.path} here then"
+            logger.info(f"{stage.name}: starts when {', '.join(waiting)} is done{how}")
         else:
             if stage.name not in record.fingerprints:
                 plan = make_plan(folder.storage, stage, None)
                 record = save_plans(folder, record.spec, {stage.name: plan})
             launched.submitted |= launch_stage(folder, record, stage, payload, limit)
-            if wait and stage.executor.type == "slurm":
-                wait_for_slurm(stage_folder, stage, folder.path)
-                launched.submitted = False
         launched.stages.append(stage_status(stage_folder, stage, folder.path))
     return launched
 

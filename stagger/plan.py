@@ -27,6 +27,9 @@ MAGIC = b"stagger plan 1\n\0"
 TABLE = len(MAGIC) + 8
 LEVEL = 3
 
+#: No frame is larger: what the table says beyond it is damage.
+MAX_FRAME = 2**31
+
 
 @dataclass(frozen=True)
 class RankPlan:
@@ -60,6 +63,8 @@ def read_rank(storage: Storage, path: str, fingerprint: str, rank: int) -> RankP
     entry = TABLE + 8 * rank
     try:
         start, end = struct.unpack("<2Q", storage.read_range(path, entry, entry + 16))
+        if not entry < start < end < start + MAX_FRAME:
+            raise ValueError(f"rank {rank} is not in it")
         plan = _decode(storage.read_range(path, start, end))
     except FileNotFoundError:
         raise StaggerError(f"The plan {path} is missing; launch the pipeline again to make it anew.") from None

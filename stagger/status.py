@@ -51,6 +51,7 @@ def activity_of(folder: StageFolder, launches: list[dict[str, Any]], run_dir: st
         whole.running |= found.running
         whole.pending |= found.pending
         whole.holders += found.holders
+        whole.ending |= found.ending
     return whole
 
 

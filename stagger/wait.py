@@ -1,4 +1,4 @@
-"""Waiting for the Slurm jobs of a stage, at a polite interval."""
+"""Waiting for the Slurm jobs of a run, at a polite interval."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ import time
 
 from stagger.launches import read_launches
 from stagger.progress import Progress
-from stagger.rundir import StageFolder
-from stagger.spec.models import StageSpec
+from stagger.run_folder import RunFolder, RunRecord
+from stagger.status import activity_of
 
 #: Seconds between two questions: short at first, for short runs, then longer; Slurm's manual asks not to poll.
 FIRST_S, LONGEST_S, GROWTH = 1.0, 30.0, 1.3
 
 
-def wait_for_slurm(folder: StageFolder, stage: StageSpec, run_dir: str) -> None:
-    """Return when none of the stage's jobs is queued or running."""
-    from stagger.status import activity_of
-
-    launches = read_launches(folder)
+def wait_for_slurm(folder: RunFolder, record: RunRecord) -> None:
+    """Return when none of the run's jobs is queued or running: neither arrays nor what ends a stage."""
+    stages = [folder.stage(record.spec, stage) for stage in record.spec.stages]
     interval = FIRST_S
-    with Progress(stage.name, stage.tasks) as progress:
+    with Progress(record.spec.name, sum(stage.tasks for stage in record.spec.stages)) as progress:
         while True:
-            active = activity_of(folder, launches, run_dir).ranks
-            progress.set(len(folder.done()), 0)
-            if not active:
+            activities = [activity_of(stage, read_launches(stage), folder.path) for stage in stages]
+            progress.set(sum(len(stage.done()) for stage in stages), 0)
+            if not any(activity.ranks or activity.ending for activity in activities):
                 return
             time.sleep(interval)
             interval = min(LONGEST_S, interval * GROWTH)

@@ -43,11 +43,15 @@ class ArrayPlan:
 
 @dataclass
 class Activity:
-    """What of a stage is under way right now, and who to name when it is in the way."""
+    """What of a stage is under way right now, and who to name when it is in the way.
+
+    `ending` while the job that runs after a stage's arrays is still to end: it may launch further stages.
+    """
 
     running: set[int] = field(default_factory=set)
     pending: set[int] = field(default_factory=set)
     holders: list[str] = field(default_factory=list)
+    ending: bool = False
 
     @property
     def ranks(self) -> set[int]:

@@ -202,10 +202,10 @@ class SlurmExecutor(PipelineExecutor):
 
     @classmethod
     def activity(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> Activity:
-        names = [array["name"] for launch in launches for array in launch["arrays"]]
-        states = slurm.queue(names) if slurm.is_here() else {}
+        states = slurm.queue([job["name"] for launch in launches for job in jobs_of(launch)]) if slurm.is_here() else {}
         activity = Activity()
         for launch in launches:
+            activity.ending |= bool(launch["finalize"]) and (launch["finalize"]["job_id"], 0) in states
             for array in launch["arrays"]:
                 jobs = elements(array, launch["ranks_per_job"])
                 active = {i: states[array["job_id"], i] for i in range(len(jobs)) if (array["job_id"], i) in states}
@@ -220,7 +220,7 @@ class SlurmExecutor(PipelineExecutor):
     def cancel(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> list[str]:
         stopped = []
         for launch in launches:
-            jobs = [*launch["arrays"], *([launch["finalize"]] if launch["finalize"] else [])]
+            jobs = jobs_of(launch)
             states = slurm.queue([job["name"] for job in jobs])
             active = [job["job_id"] for job in jobs if any(number == job["job_id"] for number, _ in states)]
             slurm.cancel(active)
@@ -228,6 +228,11 @@ class SlurmExecutor(PipelineExecutor):
                 write_launch(folder, {**launch, "cancelled": "by stagger cancel"})
             stopped += [f"cancelled Slurm job {number}" for number in active]
         return stopped
+
+
+def jobs_of(launch: dict[str, Any]) -> list[dict[str, Any]]:
+    """The arrays of a launch, and the job that ends it."""
+    return [*launch["arrays"], *([launch["finalize"]] if launch["finalize"] else [])]
 
 
 def elements(array: dict[str, Any], ranks_per_job: int) -> list[list[int]]:

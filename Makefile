@@ -1,0 +1,49 @@
+# make demo: run the quickstart pipeline here.   make test: install what tests need, start a Slurm cluster, test.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint format cluster-up cluster-down lock clean
+
+demo: $(VENV)/installed
+	$(BIN)/stagger launch pipelines/quickstart.yaml
+
+test: $(VENV)/installed-dev lint
+	tests/cluster/install.sh
+	tests/cluster/up.sh >/dev/null
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+cluster-up:
+	tests/cluster/install.sh
+	tests/cluster/up.sh
+
+cluster-down:
+	tests/cluster/down.sh
+
+# New versions of everything that is installed; the constraints keep the resolver from searching for minutes.
+lock:
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --no-annotate --no-header \
+		--output-file constraints.txt --upgrade
+
+clean:
+	rm -rf $(VENV) dist build runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	tools/make-venv.sh "$(PYTHON)" $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@ $(VENV)/installed

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Install what the test cluster is made of (Debian 12, Ubuntu), without starting any of it as a service.
+set -euo pipefail
+
+packages=(slurm-wlm slurmdbd munge mariadb-server strace procps)
+
+installed() {
+    local states
+    states=$(dpkg-query -W -f '${db:Status-Status}\n' "${packages[@]}" 2>/dev/null) || return 1
+    ! grep -qvx installed <<<"$states"
+}
+
+# apt asks this script before it starts a service; 101 forbids it. One that is there already comes back afterwards.
+policy=/usr/sbin/policy-rc.d
+forbid_services() {
+    trap restore_policy EXIT
+    [[ ! -e $policy ]] || mv "$policy" "$policy.before-stagger"
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+}
+restore_policy() {
+    rm -f "$policy"
+    [[ ! -e $policy.before-stagger ]] || mv "$policy.before-stagger" "$policy"
+}
+
+if command -v dpkg-query >/dev/null && installed; then
+    exit 0
+fi
+if ! command -v apt-get >/dev/null; then
+    echo "install.sh: there is no apt-get here; install Slurm (with slurmdbd), munge, mariadb-server and strace by hand." >&2
+    exit 2
+fi
+if ((EUID != 0)); then
+    if sudo -n true 2>/dev/null; then
+        exec sudo -n "$BASH" "$(readlink -f "$0")"
+    fi
+    echo "install.sh: needs root once; ask for: apt-get install --no-install-recommends ${packages[*]}" >&2
+    exit 2
+fi
+
+export DEBIAN_FRONTEND=noninteractive
+echo "install.sh: installing ${packages[*]}" >&2
+forbid_services
+apt-get update -qq >&2
+apt-get install -y -qq --no-install-recommends "${packages[@]}" >&2

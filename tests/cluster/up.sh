@@ -1,0 +1,148 @@
+#!/usr/bin/env bash
+# Bring up the test cluster, or repair it: eval "$(tests/cluster/up.sh)". See README.md beside this file.
+set -euo pipefail
+here=$(dirname "$(readlink -f "$0")")
+# shellcheck source=common.sh
+source "$here/common.sh"
+# shellcheck source=config.sh
+source "$here/config.sh"
+
+# Slurm's commands retry for minutes where a daemon does not answer.
+ask() { timeout 10 "$@"; }
+
+# start DAEMON COMMAND...: it outlives this shell, and holds neither its output nor the lock.
+# Its environment is bare: no SLURM_* or LD_PRELOAD of the caller reaches the daemons and their jobs.
+start() {
+    local daemon=$1
+    shift
+    say "starting $daemon"
+    (
+        cd /
+        exec setsid env -i PATH="$PATH" HOME="${HOME:-/}" LANG=C.UTF-8 SLURM_CONF="$conf" \
+            MYSQL_UNIX_PORT="$state/run/mysql.socket" "$@"
+    ) </dev/null >>"$state/log/$daemon.out" 2>&1 9>&- &
+}
+
+give_up() {
+    say "$2"
+    tail -n 20 "$state/log/$1".{out,log} >&2 2>/dev/null || true
+    exit 1
+}
+
+# bring_up SECONDS DAEMON CHECK COMMAND...: start the daemon unless it runs, and wait until CHECK succeeds.
+# It may be started twice: the one that runs at first may be about to end.
+bring_up() {
+    local limit=$((SECONDS + $1)) daemon=$2 check=$3 starts=0 launched=''
+    shift 3
+    while true; do
+        if ! { kill -0 "$launched" 2>/dev/null || alive "$@"; }; then
+            ((++starts <= 2)) || give_up "$daemon" "$daemon ends as soon as it is started:"
+            start "$daemon" "$@"
+            launched=$! # a daemon is not to be found by its name until it is through setsid and env
+        fi
+        if $check >/dev/null 2>&1; then
+            return
+        fi
+        if ((SECONDS >= limit)); then
+            $check >&2 || true
+            give_up "$daemon" "$daemon runs, but does not get ready:"
+        fi
+        sleep 0.1
+    done
+}
+
+make_folders() {
+    { mkdir -p "$state" && touch "$mark"; } ||
+        die "cannot write to $state: set STAGGER_CLUSTER_DIR, or run as its owner"
+    mkdir -p "$state"/{run,log,dev,spool/slurmctld}
+    chmod 755 "$state" "$state"/{run,log,dev,spool}
+    chmod 700 "$state/spool/slurmctld"
+    [[ -s $state/munge.key ]] || (umask 077 && head -c 1024 /dev/urandom >"$state/munge.key")
+}
+
+# Character devices, as real GPUs are: Slurm sets CUDA_VISIBLE_DEVICES only for those. Links, unlike mknod, need no root.
+make_gpus() {
+    local gpu
+    for gpu in "$state"/dev/gpu{0..7}; do
+        ln -sfn /dev/null "$gpu"
+    done
+}
+
+# install_file PATH MODE: stdin becomes that file. Daemons read it only once, so a change stops them all.
+install_file() {
+    local new
+    new=$(cat)
+    [[ ! -e $1 || $new != "$(<"$1")" ]] || return 0
+    stop_daemons
+    (umask 077 && cat <<<"$new" >"$1")
+    chmod "$2" "$1"
+}
+
+write_config() {
+    slurm_conf | install_file "$conf" 644
+    gres_conf | install_file "$state/gres.conf" 644
+    slurmdbd_conf | install_file "$state/slurmdbd.conf" 600
+    my_cnf | install_file "$state/my.cnf" 644
+}
+
+munge_answers() { munge --socket="$state/run/munge.socket" -n; }
+
+make_database() {
+    say "making the database"
+    rm -rf "$state/mysql"
+    mariadb-install-db --defaults-file="$state/my.cnf" --skip-test-db --auth-root-authentication-method=socket \
+        --auth-root-socket-user="$me" >"$state/log/mariadbd.out" 2>&1 9>&- ||
+        die "mariadb-install-db failed, see $state/log/mariadbd.out"
+    touch "$state/mysql/complete"
+}
+
+database_answers() {
+    mariadb --no-defaults --socket="$state/run/mysql.socket" --user="$me" \
+        -e 'create database if not exists slurm_acct_db'
+}
+
+slurmdbd_answers() { ask sacctmgr -n show cluster; }
+
+# Before slurmctld starts: it must find its cluster registered.
+register() {
+    [[ -z $(sacctmgr -nP show assoc cluster=stagger account=stagger user="$me" format=user) ]] || return 0
+    say "registering the cluster, the account and $me"
+    sacctmgr -iQ add cluster stagger >/dev/null || true
+    sacctmgr -iQ add account stagger cluster=stagger >/dev/null || true
+    sacctmgr -iQ add user "$me" cluster=stagger account=stagger adminlevel=admin >/dev/null ||
+        die "sacctmgr could not add $me, see $state/log/slurmdbd.log"
+}
+
+slurmctld_answers() { ask scontrol ping; }
+
+# A node is ready for jobs; one that does not answer has a '*' after its state, and may come back without our help.
+node_ready() {
+    case $(ask sinfo -h -p cpu -n "$node" -o %T) in
+        idle | mixed | allocated | completing) return 0 ;;
+        *down* | *drain* | *fail*) ask scontrol update "nodename=$node" state=resume ;;
+    esac
+    return 1
+}
+
+for program in munged mariadbd mariadb-install-db slurmdbd slurmctld slurmd; do
+    command -v "$program" >/dev/null || die "$program is not installed: run $here/install.sh"
+done
+check_state
+lock
+make_folders
+make_gpus
+write_config
+
+alive munged || rm -f "$state"/run/munge.socket*
+bring_up 20 munged munge_answers munged --force --socket="$state/run/munge.socket" --key-file="$state/munge.key" \
+    --pid-file="$state/run/munged.pid" --log-file="$state/log/munged.log" --seed-file="$state/run/munged.seed"
+[[ -e $state/mysql/complete ]] || make_database
+bring_up 60 mariadbd database_answers mariadbd --defaults-file="$state/my.cnf"
+bring_up 60 slurmdbd slurmdbd_answers slurmdbd
+register
+bring_up 60 slurmctld slurmctld_answers slurmctld -f "$conf"
+for node in "${nodes[@]}"; do
+    bring_up 90 "slurmd.$node" node_ready slurmd -f "$conf" -N "$node"
+done
+ask sacct -n -X -S now >/dev/null || give_up slurmdbd "sacct does not answer:"
+echo "export SLURM_CONF=$conf"
