@@ -18,7 +18,7 @@ from stagger.report import write_stats
 from stagger.run_folder import RunFolder, RunRecord, run_fingerprint
 from stagger.rundir import StageFolder
 from stagger.spec.models import RunSpec, StageSpec
-from stagger.stage_plan import StagePlan, check_outputs, difference, make_plan
+from stagger.stage_plan import StagePlan, difference, make_plan, output_folders
 from stagger.status import StageStatus, activity_of, stage_status, status_of
 from stagger.storage import Storage
 from stagger.task_settings import TaskSettings
@@ -61,15 +61,16 @@ def launch(
     storage = Storage(spec.storage_options)
     folder = RunFolder(storage, spec.run_dir)
     plans = plan_ready_stages(spec, folder, objects)
+    outputs = {stage.name: output_folders(stage, objects) for stage in spec.stages}
     for stage in spec.stages:
         executor_class(stage.executor.type).for_stage(spec, stage).check()
-        check_outputs(storage, stage, objects)
-    storage.check_writable(spec.run_dir)
+    for path in (spec.run_dir, *(path for paths in outputs.values() for path in paths)):
+        storage.check_writable(path)
     check_fingerprints(folder, plans)
     payload = dump_pickle(objects) if objects else b""
     folder.create()
     with folder.lock():
-        record = save_plans(folder, spec, plans)
+        record = save_plans(folder, spec, plans, outputs)
         for name in plans:
             refuse_if_active(folder, record, stage_named(record.spec, name))
         launched = run_stages(folder, record, payload, limit=limit)
@@ -151,7 +152,9 @@ def check_fingerprints(folder: RunFolder, plans: dict[str, StagePlan]) -> None:
         )
 
 
-def save_plans(folder: RunFolder, spec: RunSpec, plans: dict[str, StagePlan]) -> RunRecord:
+def save_plans(
+    folder: RunFolder, spec: RunSpec, plans: dict[str, StagePlan], outputs: dict[str, list[str]]
+) -> RunRecord:
     """Write the plans that are not there yet, and run.json with the settings of this launch."""
     before = folder.load()
     fingerprints = dict(before.fingerprints) if before else {}
@@ -160,7 +163,7 @@ def save_plans(folder: RunFolder, spec: RunSpec, plans: dict[str, StagePlan]) ->
         if fingerprints.get(name) != plan.fingerprint or folder.storage.size(path) is None:
             folder.storage.write(path, plan.encode())
         fingerprints[name] = plan.fingerprint
-    record = RunRecord(spec, fingerprints, before.created if before else time.time())
+    record = RunRecord(spec, fingerprints, outputs, before.created if before else time.time())
     folder.save(record)
     return record
 
@@ -197,7 +200,7 @@ def run_stages(
         else:
             if stage.name not in record.fingerprints:
                 plan = make_plan(folder.storage, stage, None)
-                record = save_plans(folder, record.spec, {stage.name: plan})
+                record = save_plans(folder, record.spec, {stage.name: plan}, record.outputs)
             launched.submitted |= launch_stage(folder, record, stage, payload, limit)
         launched.stages.append(stage_status(stage_folder, stage, folder.path))
     return launched
@@ -216,6 +219,9 @@ def launch_stage(folder: RunFolder, record: RunRecord, stage: StageSpec, payload
     if not ranks:
         write_stats(stage_folder, stage)
         return False
+    if not active:  # Then nobody is writing for this run: its temporary files are those of killed attempts.
+        for path in record.outputs[stage.name]:
+            folder.storage.remove_leftovers(path, record.fingerprints[stage.name][:8])
     executor = executor_class(stage.executor.type).for_stage(record.spec, stage)
     number = len(launches) + 1
     settings = task_settings(record, stage, stage_folder, executor, number)
@@ -277,7 +283,7 @@ def dry_stage(
     number = len(read_launches(stage_folder)) + 1
     ranks = [rank for rank in range(min(limit or stage.tasks, stage.tasks)) if rank not in done]
     fingerprint = plan.fingerprint if plan else ""
-    record = RunRecord(spec, {stage.name: fingerprint}, 0)
+    record = RunRecord(spec, {stage.name: fingerprint}, {}, 0)
     settings = task_settings(record, stage, stage_folder, executor, number)
     arrays = executor.arrays(StageLaunch(stage, stage_folder, number, ranks, settings, folder.path)) if ranks else []
     return {

@@ -94,6 +94,11 @@ class LocalFiles:
     def output(self, path: str, tag: str) -> LocalOutput:
         return LocalOutput(path, tag, 0o666)
 
+    def remove_leftovers(self, folder: str, tag: str) -> None:
+        for entry in self.list(folder):
+            if entry.name.startswith(".") and entry.name.endswith(".tmp") and f".{tag}-" in entry.name:
+                self.remove(f"{folder}/{entry.name}")
+
     def check_writable(self, folder: str) -> None:
         existing = folder
         while not os.path.lexists(existing):

@@ -94,6 +94,9 @@ class ObjectStore:
     def output(self, path: str, tag: str) -> ObjectOutput:
         return ObjectOutput(self._files, path)
 
+    def remove_leftovers(self, folder: str, tag: str) -> None:
+        pass  # An object that was not committed has no name.
+
     def check_writable(self, folder: str) -> None:
         bucket = self._files._strip_protocol(folder).partition("/")[0]
         try:

@@ -25,10 +25,11 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class RunRecord:
-    """run.json: the spec of the latest launch, and the fingerprint of each stage that has been planned."""
+    """run.json: the spec of the latest launch, and of each stage its fingerprint, once planned, and where it writes."""
 
     spec: RunSpec
     fingerprints: dict[str, str]
+    outputs: dict[str, list[str]]
     created: float
 
 
@@ -115,7 +116,12 @@ class RunFolder:
             )
         try:
             spec = RunSpec.model_validate(record["spec"])
-            return RunRecord(spec.model_copy(update={"run_dir": self.path}), record["fingerprints"], record["created"])
+            return RunRecord(
+                spec.model_copy(update={"run_dir": self.path}),
+                record["fingerprints"],
+                record["outputs"],
+                record["created"],
+            )
         except (KeyError, ValidationError) as error:
             raise StaggerError(f"{path} is damaged ({error}); restore or remove it.") from error
 
@@ -126,6 +132,7 @@ class RunFolder:
             "created": record.created,
             "fingerprint": run_fingerprint(record.fingerprints),
             "fingerprints": record.fingerprints,
+            "outputs": record.outputs,
             "spec": record.spec.model_dump(mode="json"),
         }
         self.storage.write(join(self.path, "run.json"), encode(content))

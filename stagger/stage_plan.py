@@ -79,17 +79,12 @@ def _find_shards(storage: Storage, stage: StageSpec, objects: Sequence[Step] | N
     return found
 
 
-def check_outputs(storage: Storage, stage: StageSpec, objects: Sequence[Step] | None) -> None:
-    """Ask the steps that can tell whether their output can be written. Raises StaggerError when it cannot."""
-    for index, step in enumerate(stage.pipeline):
-        if objects:
-            candidate: Any = objects[index]
-        elif hasattr(resolve(step.use), "check_output"):
-            candidate = build(step.use, step.params)
-        else:
-            continue
-        if hasattr(candidate, "check_output"):
-            candidate.check_output(storage)
+def output_folders(stage: StageSpec, objects: Sequence[Step] | None) -> list[str]:
+    """Where the stage writes, as far as its steps say so (`output_folder`)."""
+    steps: Sequence[Any] = objects or [
+        build(step.use, step.params) for step in stage.pipeline if hasattr(resolve(step.use), "output_folder")
+    ]
+    return [step.output_folder for step in steps if hasattr(step, "output_folder")]
 
 
 def describe_object(step: Any) -> dict[str, Any]:

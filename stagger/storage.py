@@ -64,6 +64,8 @@ class Backend(Protocol):
 
     def output(self, path: str, tag: str) -> Output: ...
 
+    def remove_leftovers(self, folder: str, tag: str) -> None: ...
+
     def check_writable(self, folder: str) -> None: ...
 
 
@@ -155,6 +157,10 @@ class Storage:
     def output(self, path: str, tag: str) -> Output:
         """A new file that appears under `path` when it is committed; `tag` keeps two writers of it apart."""
         return self.backend(path).output(path, tag)
+
+    def remove_leftovers(self, folder: str, tag: str) -> None:
+        """Remove the temporary files of dead writers in a folder: those of `output` with tags that start with `tag`."""
+        self.backend(folder).remove_leftovers(folder, tag)
 
     def check_writable(self, folder: str) -> None:
         """Raise StaggerError when files cannot be written below `folder`. Changes nothing."""

@@ -34,6 +34,7 @@ def main(arguments: list[str]) -> int:
     """Run the ranks. 0 when all are done, 1 when one failed, 128 + n when signal n stopped the task."""
     stop = StopFlag()
     install_handlers(stop)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # A log is read while it grows.
     settings = TaskSettings.from_json(arguments[0])
     os.chdir(settings.cwd)
     add_import_path([*settings.import_path, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])

@@ -50,7 +50,7 @@ def test_concatenated_streams_are_one_file(codec: Codec, parts: list[bytes]) -> 
 def test_a_file_that_was_cut_anywhere_is_never_a_short_file(codec: Codec) -> None:
     packed = pack(TEXT, codec)
     for length in [1, 2, 5, 11, *range(20, len(packed), len(packed) // 50), len(packed) - 1]:
-        with pytest.raises(BadInput, match="truncated|damaged"):
+        with pytest.raises(BadInput, match=r"truncated|damaged"):
             read(packed[:length], codec)
 
 

@@ -83,8 +83,11 @@ def print_growing(folder: StageFolder, path: str, follow: bool) -> None:
     sys.stdout.buffer.write(data)
     sys.stdout.flush()
     position = len(data)
-    while follow and is_local(path) and not ended(folder, path):
-        time.sleep(FOLLOW_S)
+    growing = follow and is_local(path)
+    while growing:
+        growing = not ended(folder, path)  # Asked before the read, so that the last words are not missed.
+        if growing:
+            time.sleep(FOLLOW_S)
         more = folder.storage.read_range(path, position, position + 2**24)
         sys.stdout.buffer.write(more)
         sys.stdout.flush()

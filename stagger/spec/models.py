@@ -204,6 +204,7 @@ class PipelineFile(Model):
     """A stagger pipeline file. With `stages`, the keys above it are defaults for each stage."""
 
     name: Name
+    """The run's name; of a single stage too."""
     run_dir: str
     """Where the run keeps its records: a local or shared folder, or s3://..."""
     storage_options: dict[str, dict[str, Any]] = {}

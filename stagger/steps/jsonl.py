@@ -11,7 +11,7 @@ from stagger.document import Document
 from stagger.errors import BadInput
 from stagger.formats import Codec, extension_of
 from stagger.steps.reader import ShardReader, default_id
-from stagger.storage import Storage, absolute, join
+from stagger.storage import absolute, join
 from stagger.task_context import TaskContext
 
 
@@ -80,9 +80,10 @@ class WriteJsonl:
         self.level = level
         self._task: TaskContext | None = None
 
-    def check_output(self, storage: Storage) -> None:
-        """Raise StaggerError at launch when nothing can be written to `path`."""
-        storage.check_writable(self.path)
+    @property
+    def output_folder(self) -> str:
+        """Where it writes: a launch checks that this is possible, and clears what killed attempts left there."""
+        return self.path
 
     def bind(self, task: TaskContext) -> None:
         self._task = task
