@@ -64,11 +64,12 @@ def launch(
     outputs = {stage.name: output_folders(stage, objects) for stage in spec.stages}
     for stage in spec.stages:
         executor_class(stage.executor.type).for_stage(spec, stage).check()
-    for path in (spec.run_dir, *(path for paths in outputs.values() for path in paths)):
-        storage.check_writable(path)
+    storage.check_writable(spec.run_dir)
     check_fingerprints(folder, plans)
     payload = dump_pickle(objects) if objects else b""
     folder.create()
+    for path in (path for paths in outputs.values() for path in paths):
+        storage.make_folder(path)
     with folder.lock():
         record = save_plans(folder, spec, plans, outputs)
         for name in plans:

@@ -94,6 +94,10 @@ class LocalFiles:
     def output(self, path: str, tag: str) -> LocalOutput:
         return LocalOutput(path, tag, 0o666)
 
+    def make_folder(self, folder: str) -> None:
+        self.check_writable(folder)
+        make_folder(folder)
+
     def remove_leftovers(self, folder: str, tag: str) -> None:
         for entry in self.list(folder):
             if entry.name.startswith(".") and entry.name.endswith(".tmp") and f".{tag}-" in entry.name:

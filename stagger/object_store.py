@@ -94,6 +94,9 @@ class ObjectStore:
     def output(self, path: str, tag: str) -> ObjectOutput:
         return ObjectOutput(self._files, path)
 
+    def make_folder(self, folder: str) -> None:
+        self.check_writable(folder)  # Its names need no folders.
+
     def remove_leftovers(self, folder: str, tag: str) -> None:
         pass  # An object that was not committed has no name.
 

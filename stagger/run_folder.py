@@ -47,6 +47,9 @@ class Holder:
     def this_process(cls) -> Holder:
         return cls(socket.gethostname(), os.getpid(), process_start(os.getpid()), user_name(), time.time())
 
+    def is_this_process(self) -> bool:
+        return (self.host, self.pid) == (socket.gethostname(), os.getpid())
+
     def is_dead(self) -> bool:
         """Whether the process is known to be gone; of one on another machine, nothing is known."""
         return self.host == socket.gethostname() and process_start(self.pid) != self.process_started

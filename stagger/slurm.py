@@ -44,10 +44,10 @@ TIMEOUT_S = 120
 
 @dataclass(frozen=True)
 class Limits:
-    """What the cluster allows. `assumed` when there is no cluster to ask: Slurm's defaults."""
+    """What the cluster allows; or, where none can be asked, Slurm's defaults, and in `assumed` why."""
 
     max_array_size: int
-    assumed: bool
+    assumed: str = ""
 
 
 def is_here() -> bool:
@@ -76,27 +76,29 @@ def run(command: Sequence[str]) -> str:
     except subprocess.TimeoutExpired:
         raise StaggerError(f"Slurm did not answer {command[0]} within {TIMEOUT_S} s; try again later.") from None
     if done.returncode:
-        raise StaggerError(f"{command[0]} failed: {done.stderr.strip() or f'exit status {done.returncode}'}")
+        words = done.stderr.strip().partition("\n")[0] or f"exit status {done.returncode}"
+        raise StaggerError(f"{command[0]} failed: {words}")
     return done.stdout
 
 
 def limits() -> Limits:
     """The cluster's limits, or Slurm's defaults where there is no Slurm."""
-    if not is_here():
-        return Limits(DEFAULT_MAX_ARRAY_SIZE, assumed=True)
-    return parse_config(run(["scontrol", "show", "config"]))
+    try:
+        return parse_config(run(["scontrol", "show", "config"]))
+    except StaggerError as error:  # A dry run works anywhere; sbatch says the same again when it comes to that.
+        return Limits(DEFAULT_MAX_ARRAY_SIZE, assumed=str(error))
 
 
 def parse_config(text: str) -> Limits:
     r"""From `scontrol show config`; `max_array_tasks` among the scheduler's parameters can lower the array size.
 
     >>> parse_config("MaxArraySize            = 1001\nSchedulerParameters     = bf_continue,max_array_tasks=500")
-    Limits(max_array_size=500, assumed=False)
+    Limits(max_array_size=500, assumed='')
     """
     size = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
     lowered = re.search(r"\bmax_array_tasks=(\d+)", text)
     largest = int(size[1]) if size else DEFAULT_MAX_ARRAY_SIZE
-    return Limits(min(largest, int(lowered[1])) if lowered else largest, assumed=size is None)
+    return Limits(min(largest, int(lowered[1])) if lowered else largest)
 
 
 def queue_command(names: Sequence[str]) -> list[str]:

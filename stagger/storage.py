@@ -64,6 +64,8 @@ class Backend(Protocol):
 
     def output(self, path: str, tag: str) -> Output: ...
 
+    def make_folder(self, folder: str) -> None: ...
+
     def remove_leftovers(self, folder: str, tag: str) -> None: ...
 
     def check_writable(self, folder: str) -> None: ...
@@ -157,6 +159,10 @@ class Storage:
     def output(self, path: str, tag: str) -> Output:
         """A new file that appears under `path` when it is committed; `tag` keeps two writers of it apart."""
         return self.backend(path).output(path, tag)
+
+    def make_folder(self, folder: str) -> None:
+        """Make a folder that files can be written to. Raises StaggerError when that is not possible."""
+        self.backend(folder).make_folder(folder)
 
     def remove_leftovers(self, folder: str, tag: str) -> None:
         """Remove the temporary files of dead writers in a folder: those of `output` with tags that start with `tag`."""

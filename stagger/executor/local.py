@@ -101,6 +101,8 @@ class LocalExecutor(PipelineExecutor):
         holder = RunFolder(folder.storage, run_dir).holder()
         if not launches or holder is None or holder.is_dead() or launches[-1]["pid"] != holder.pid:
             return Activity()
+        if holder.is_this_process():  # It asks between two of its launches.
+            return Activity()
         path = running_path(folder, launches[-1]["launch"])
         try:
             running = set(parse_ranks(decode(folder.storage.read(path), path)["running"]))

@@ -82,7 +82,7 @@ class WriteJsonl:
 
     @property
     def output_folder(self) -> str:
-        """Where it writes: a launch checks that this is possible, and clears what killed attempts left there."""
+        """Where it writes: a launch makes the folder, and clears what killed attempts left there."""
         return self.path
 
     def bind(self, task: TaskContext) -> None:

@@ -1,0 +1,106 @@
+"""What a task imports, and which way imports point: start-up is multiplied by thousands."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import stagger
+from stagger.task_settings import TaskSettings
+from tests.conftest import Cli, PipelineFiles
+
+PACKAGE = Path(stagger.__file__).parent
+
+#: What a launch needs, and a task on local paths must never import.
+NOT_IN_A_TASK = {
+    "aiobotocore",
+    "asyncio",
+    "botocore",
+    "cloudpickle",
+    "fsspec",
+    "jinja2",
+    "logging",
+    "loguru",
+    "multiprocessing",
+    "numpy",
+    "pydantic",
+    "rich",
+    "s3fs",
+    "submitit",
+    "subprocess",
+    "typer",
+    "yaml",
+}
+
+
+def imported_by(code: str, *arguments: str, folder: Path) -> set[str]:
+    program = f"import sys\n{code}\nprint('MODULES', *sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program, *arguments], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.rpartition("MODULES ")[2].split())
+
+
+def test_importing_the_package_imports_nothing_else(tmp_path: Path) -> None:
+    assert not imported_by("import stagger", folder=tmp_path) & NOT_IN_A_TASK
+
+
+def test_a_task_on_local_paths_imports_only_what_it_uses(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    cli("launch", pipeline_file(compression=None), "--limit", 1, check=0)
+    launch = json.loads((tmp_path / "run" / "launches" / "1" / "launch.json").read_text())
+    code = "from stagger.task import main\nassert main(sys.argv[1:]) == 0"
+    found = imported_by(code, launch["settings"], "1", folder=tmp_path)
+    assert (tmp_path / "run" / "completions" / "00001.json").exists()
+    assert "stagger.attempt" in found
+    assert not found & NOT_IN_A_TASK
+    assert not {module for module in found if module.startswith(("stagger.executor", "stagger.spec", "stagger.cli"))}
+
+
+def test_a_task_makes_few_file_system_calls_before_its_first_read(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    """A count, not a time: at most 900 from the interpreter's start to the first shard."""
+    cli("launch", pipeline_file(), "--limit", 1, check=0)
+    settings = json.loads((tmp_path / "run" / "launches" / "1" / "launch.json").read_text())["settings"]
+    trace = tmp_path / "trace"
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    task = [sys.executable, "-I", "-m", "stagger.task", settings, "1"]
+    subprocess.run(task, env=env, check=True)  # So that the byte code is there.
+    subprocess.run(["strace", "-f", "-o", trace, "-e", "trace=%file,getdents64", *task], env=env, check=True)
+    lines = trace.read_text(errors="replace").splitlines()
+    first = next(number for number, line in enumerate(lines) if "/input/shard-" in line)
+    assert first <= 900
+
+
+def test_pure_modules_import_neither_slurm_nor_storage() -> None:
+    for name in ("start", "sharding", "ranks", "document", "errors"):
+        tree = ast.parse((PACKAGE / f"{name}.py").read_text())
+        modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+        modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        assert not {module for module in modules if module.startswith("stagger")}, name
+        assert {module.partition(".")[0] for module in modules} <= set(sys.stdlib_module_names), name
+
+
+@pytest.mark.parametrize("command", ["sbatch", "squeue", "sacct", "scancel", "scontrol"])
+def test_one_place_talks_to_slurm(command: str) -> None:
+    def mentions(path: Path) -> bool:
+        strings = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+        return command in strings
+
+    assert [path.name for path in PACKAGE.rglob("*.py") if mentions(path) and path.name != "models.py"] in (
+        ["slurm.py"],
+        [],
+    )
+
+
+def test_settings_survive_the_job_script() -> None:
+    settings = TaskSettings("/run dir", "f00d", 3, "/", ["/a"], {"s3": {"endpoint_url": "http://x"}}, window_s=9)
+    assert TaskSettings.from_json(settings.to_json()) == settings

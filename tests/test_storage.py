@@ -1,0 +1,117 @@
+"""Storage on a file system: atomic, exclusive, and clear about what it cannot do."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from stagger.errors import StaggerError
+from stagger.storage import Entry, Storage, absolute, expand_variables, join
+
+
+def test_paths_are_joined_and_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert join("s3://b/run/", "a", "b") == "s3://b/run/a/b"
+    assert join("/run", "s3://b/x") == "s3://b/x"
+    assert join("s3://b/run", "/abs") == "/abs"
+    assert absolute("x/../y") == str(tmp_path / "y")
+    assert absolute("~/y") == "/home/me/y"
+    assert absolute("file:///y") == "/y"
+    assert absolute("s3://b/y/") == "s3://b/y"
+
+
+def test_an_output_is_invisible_until_it_is_committed(tmp_path: Path) -> None:
+    output = Storage().output(str(tmp_path / "new" / "out"), "tag")
+    output.write(b"half")
+    assert not (tmp_path / "new" / "out").exists()
+    output.write(b" and half")
+    output.finish()
+    assert not (tmp_path / "new" / "out").exists()
+    output.commit()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
+    assert (tmp_path / "new" / "out").read_bytes() == b"half and half"
+
+
+def test_an_aborted_output_leaves_nothing_and_what_was_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"old")
+    output = Storage().output(str(tmp_path / "out"), "tag")
+    output.write(b"new")
+    output.abort()
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_two_writers_of_one_path_do_not_mix(tmp_path: Path) -> None:
+    one, other = (Storage().output(str(tmp_path / "out"), tag) for tag in ("1", "2"))
+    one.write(b"one")
+    other.write(b"other")
+    for output in (one, other):
+        output.finish()
+        output.commit()
+    assert (tmp_path / "out").read_bytes() == b"other"
+
+
+def test_leftovers_of_this_run_are_removed_and_of_no_other(tmp_path: Path) -> None:
+    for tag in ("f00df00d-1", "f00df00d-2r1", "beefbeef-1"):
+        Storage().output(str(tmp_path / "out"), tag)
+    (tmp_path / ".hidden").touch()
+    Storage().remove_leftovers(str(tmp_path), "f00df00d")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", ".out.beefbeef-1.tmp"]
+
+
+def _create(path: str, gate: multiprocessing.synchronize.Event, wins: multiprocessing.SimpleQueue[bool]) -> None:
+    gate.wait()
+    wins.put(Storage().create(path, str(os.getpid()).encode()))
+
+
+def test_of_many_that_create_at_once_one_wins(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    gate, wins = context.Event(), context.SimpleQueue()
+    arguments = (str(tmp_path / "lock"), gate, wins)
+    processes = [context.Process(target=_create, args=arguments) for _ in range(20)]
+    for process in processes:
+        process.start()
+    gate.set()
+    results = [wins.get() for _ in processes]
+    for process in processes:
+        process.join()
+    assert results.count(True) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+    assert int((tmp_path / "lock").read_bytes()) in {process.pid for process in processes}
+
+
+def test_lists_and_reads(tmp_path: Path) -> None:
+    storage = Storage()
+    storage.write(str(tmp_path / "b"), b"12345")
+    storage.write(str(tmp_path / "sub" / "a"), b"1", private=True)
+    assert storage.list(str(tmp_path)) == [Entry("b", 5)]
+    assert storage.list(str(tmp_path / "nothing")) == []
+    assert sorted(storage.walk(str(tmp_path))) == [Entry("b", 5), Entry("sub/a", 1)]
+    assert storage.read_range(str(tmp_path / "b"), 1, 3) == b"23"
+    assert storage.read_many([str(tmp_path / "b"), str(tmp_path / "gone")]) == [b"12345"]
+    assert stat.S_IMODE((tmp_path / "sub" / "a").stat().st_mode) == 0o600
+    storage.remove(str(tmp_path / "b"))
+    storage.remove(str(tmp_path / "b"))
+    assert storage.size(str(tmp_path / "b")) is None
+
+
+def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StaggerError, match="file is not a folder"):
+        Storage().check_writable(str(tmp_path / "file" / "run"))
+    Storage().check_writable(str(tmp_path / "new" / "run"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_unknown_protocol_is_said() -> None:
+    with pytest.raises(StaggerError, match="No storage speaks nonesuch://"):
+        Storage().read("nonesuch://x/y")
+
+
+def test_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A", "1")
+    assert expand_variables({"x": ["${A}${A}", "$${A}", "$A", 5]}) == {"x": ["11", "${A}", "$A", 5]}
