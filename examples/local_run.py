@@ -1,0 +1,28 @@
+"""The quickstart pipeline from Python: python examples/local_run.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from stagger import Document, LocalExecutor, ReadJsonl, WriteJsonl
+
+DATA = Path(__file__).parent / "data"
+
+
+def shout(data: Iterable[Document], rank: int, world_size: int) -> Iterator[Document]:
+    """A step is any callable over documents; this one runs in the worker processes."""
+    for document in data:
+        document.text = document.text.upper()
+        yield document
+
+
+if __name__ == "__main__":
+    launched = LocalExecutor(
+        pipeline=[ReadJsonl(str(DATA), glob="*.jsonl.gz"), shout, WriteJsonl("runs/shout/output")],
+        tasks=8,
+        workers=2,
+        run_dir="runs/shout",
+        name="shout",
+    ).run()
+    print(f"{launched.stages[0].records_out} documents in {launched.stages[0].output_folders[0]}")
