@@ -72,12 +72,17 @@ class LocalFiles:
 
     def walk(self, folder: str) -> Iterator[Entry]:
         pending = [""]
+        seen: set[tuple[int, int]] = set()
         while pending:
             below = pending.pop()
             try:
+                info = os.stat(f"{folder}/{below}")
                 scan = os.scandir(f"{folder}/{below}")
             except (FileNotFoundError, NotADirectoryError):
                 continue
+            if (info.st_dev, info.st_ino) in seen:
+                raise StaggerError(f"{folder}/{below} is a link to a folder that is listed already; remove the link.")
+            seen.add((info.st_dev, info.st_ino))
             with scan as entries:
                 for entry in entries:
                     if entry.is_dir():

@@ -44,7 +44,7 @@ class Cli:
         self.folder = folder
         self.env = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "AWS_"))}
 
-    def __call__(self, *arguments: str | Path, check: int | None = None, **env: str) -> Ran:
+    def __call__(self, *arguments: str | int | Path, check: int | None = None, **env: str) -> Ran:
         done = subprocess.run(
             [sys.executable, "-m", "stagger", *map(str, arguments)],
             cwd=self.folder,

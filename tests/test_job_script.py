@@ -34,7 +34,6 @@ def render(ranks: list[list[int]], **spec: Any) -> str:
 def test_the_whole_script_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """A golden file: a change of the template is seen in review, line by line."""
     monkeypatch.setattr("sys.executable", "/opt/python/bin/python")
-    env = {"modules": ["gcc/12"], "conda": "my env", "setup": ["ulimit -n 4096"]}
     text = render(
         [[0, 1], [2, 3], [4]],
         partition="cpu",
@@ -44,7 +43,7 @@ def test_the_whole_script_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
         gpus_per_task=1,
         qos="high",
         account="me",
-        env=EnvSpec(**env),
+        env=EnvSpec(modules=("gcc/12",), conda="my env", setup=("ulimit -n 4096",)),
         sbatch={"constraint": "a100&nvme", "exclusive": True, "requeue": False},
     )
     assert text == GOLDEN.read_text()

@@ -116,7 +116,7 @@ def test_wrong_arguments_are_said(tmp_path: Path, arguments: dict[str, Any], sai
 
 def test_a_step_that_cannot_be_sent_is_said(tmp_path: Path, shards: Path) -> None:
     lock = threading.Lock()
-    steps = [ReadJsonl(str(shards)), lambda data, rank, world_size: lock]
+    steps: list[Any] = [ReadJsonl(str(shards)), lambda data, rank, world_size: lock]
     with pytest.raises(StaggerError, match=r"cannot be sent to its tasks.*Open files, locks"):
         LocalExecutor(steps, tasks=1, run_dir=str(tmp_path / "run")).run()
     assert not (tmp_path / "run").exists()

@@ -125,7 +125,7 @@ def test_what_is_written_can_be_read_again(tmp_path: Path) -> None:
     documents = [Document("x\n\u2028é", "1", [], {"a": [1, None]}), Document("", "2", [{"url": "u"}])]
     for compression in ("zstd", "gzip", None):
         folder = tmp_path / str(compression)
-        step = WriteJsonl(str(folder), compression)  # type: ignore[arg-type]
+        step = WriteJsonl(str(folder), compression)
         task = TaskContext(Storage(), 3, 5, [], "tag")
         step.bind(task)
         assert list(step(documents, 3, 5)) == documents

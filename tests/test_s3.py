@@ -150,7 +150,7 @@ class _Counting(BaseHTTPRequestHandler):
         try:
             answer = urlopen(request)
         except HTTPError as error:
-            answer = error  # type: ignore[assignment]
+            answer = error
         data = answer.read()
         self.send_response(answer.status)
         for name, value in answer.headers.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,7 @@ from stagger.start import uniform_delay
 
 
 def chi_square(draws: list[int], window: int) -> float:
+    """Pearson's statistic against the uniform distribution over 0..window."""
     expected = len(draws) / (window + 1)
     counts = Counter(draws)
     assert set(counts) <= set(range(window + 1))
@@ -22,7 +24,7 @@ def chi_square(draws: list[int], window: int) -> float:
 
 def upper_bound(freedom: int) -> float:
     """Exceeded by chance once in 3e6 times (mean + 5 standard deviations + a margin for the skew)."""
-    return freedom + 5 * (2 * freedom) ** 0.5 + 20
+    return freedom + 5 * math.sqrt(2 * freedom) + 20
 
 
 @pytest.mark.parametrize("window", [1, 30, 180])

@@ -99,6 +99,18 @@ def test_lists_and_reads(tmp_path: Path) -> None:
     assert storage.size(str(tmp_path / "b")) is None
 
 
+def test_a_link_into_the_tree_is_refused_and_one_out_of_it_followed(tmp_path: Path) -> None:
+    tree, outside = tmp_path / "tree", tmp_path / "outside"
+    for folder in (tree, outside):
+        folder.mkdir()
+        (folder / "file").write_bytes(b"12")
+    (tree / "out").symlink_to(outside)
+    assert sorted(Storage().walk(str(tree))) == [Entry("file", 2), Entry("out/file", 2)]
+    (outside / "back").symlink_to(tree)
+    with pytest.raises(StaggerError, match="is a link to a folder that is listed already"):
+        list(Storage().walk(str(tree)))
+
+
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StaggerError, match="file is not a folder"):

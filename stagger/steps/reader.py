@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
@@ -32,7 +33,13 @@ class ShardReader:
         Raises StaggerError when nothing matches.
         """
         found = storage.walk(self.path) if self.recursive else storage.list(self.path)
-        shards = sorted(Shard(*entry) for entry in found if self._wants(entry.name))
+        matches = re.compile(fnmatch.translate(self.glob)).match
+        whole = "/" in self.glob
+        shards = sorted(
+            Shard._make(entry)
+            for entry in found
+            if matches(entry.name if whole else entry.name.rpartition("/")[2]) and not is_hidden(entry.name)
+        )
         if not shards and (size := storage.size(self.path)) is not None:
             shards = [Shard(self.path, size)]
         if not shards:
@@ -42,11 +49,6 @@ class ShardReader:
                 " correct path or glob."
             )
         return shards
-
-    def _wants(self, name: str) -> bool:
-        below, _, last = name.rpartition("/")
-        hidden = last.startswith(".") or any(part.startswith(".") for part in below.split("/"))
-        return not hidden and fnmatch.fnmatchcase(name if "/" in self.glob else last, self.glob)
 
     def bind(self, task: TaskContext) -> None:
         self._task = task
@@ -80,6 +82,10 @@ class ShardReader:
     def read(self, name: str, stream: BinaryIO) -> Iterator[Document]:
         """The documents of one open shard."""
         raise NotImplementedError
+
+
+def is_hidden(name: str) -> bool:
+    return name.startswith(".") or "/." in name
 
 
 def default_id(name: str, index: int) -> str:

@@ -1,0 +1,15 @@
+"""Steps that cost next to nothing: what is measured is the machinery around them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+
+def nothing(data: Iterable[Any] | None, rank: int, world_size: int) -> None:
+    """A whole pipeline that has nothing to do."""
+
+
+def keep(data: Iterable[Any], rank: int, world_size: int) -> Iterator[Any]:
+    """A filter, for stagger's and datatrove's documents alike."""
+    return (document for document in data if len(document.text) >= 10)
