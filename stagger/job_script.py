@@ -129,8 +129,7 @@ def quoted_env(env: EnvSpec) -> dict[str, Any]:
 
 def activate_script(venv: str) -> str:
     """The activate script of a virtual environment, given as its folder or as the script itself."""
-    path = os.path.abspath(os.path.expanduser(venv))
-    return path if path.endswith("/activate") else f"{path}/bin/activate"
+    return venv if venv.endswith("/activate") else f"{venv}/bin/activate"
 
 
 def interpreter(env: EnvSpec) -> str:

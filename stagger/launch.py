@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,13 +15,14 @@ from stagger.executor.base import PipelineExecutor, StageLaunch, executor_class
 from stagger.launches import read_launches
 from stagger.pickled import dump_pickle, sha256
 from stagger.pipeline import Step, add_import_path
+from stagger.progress import busy
 from stagger.report import write_stats
 from stagger.run_folder import RunFolder, RunRecord, run_fingerprint
 from stagger.rundir import StageFolder
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.stage_plan import StagePlan, difference, make_plan, output_folders
 from stagger.status import StageStatus, activity_of, stage_status, status_of
-from stagger.storage import Storage
+from stagger.storage import Storage, join
 from stagger.task_settings import TaskSettings
 from stagger.wait import wait_for_slurm
 
@@ -35,13 +37,22 @@ class Launched:
     run_dir: str
     stages: list[StageStatus] = field(default_factory=list)
     submitted: bool = False
+    lost_outputs: list[str] = field(default_factory=list)
 
     @property
     def failed_ranks(self) -> dict[str, list[int]]:
         return {stage.name: stage.failed_ranks for stage in self.stages if stage.failed_ranks}
 
     def raise_if_failed(self) -> None:
-        """Raise RunFailed when ranks failed, naming them."""
+        """Raise RunFailed when ranks failed, or outputs of ranks that were done are gone; it names them."""
+        if self.lost_outputs:
+            count = len(self.lost_outputs)
+            raise RunFailed(
+                f"{count} of the outputs of ranks that are done are gone or"
+                f" changed: {self.lost_outputs[0]}{', ...' if count > 1 else ''}. Put them back; or remove the"
+                f" completion records of those ranks in {self.run_dir} and launch again.",
+                self.failed_ranks,
+            )
         if self.failed_ranks:
             count = sum(map(len, self.failed_ranks.values()))
             raise RunFailed(
@@ -80,16 +91,29 @@ def launch(
 
 def retry(folder: RunFolder, record: RunRecord, *, wait: bool = False) -> Launched:
     """Launch again whatever of a run is neither done nor active."""
-    add_import_path(record.spec.import_path)
+    enter(record.spec)
     with folder.lock():
         launched = run_stages(folder, record, b"", limit=None)
     return follow(folder, record, launched) if wait else launched
 
 
+def enter(spec: RunSpec) -> None:
+    """Take the place that the run was launched from: its steps' relative paths and modules start there."""
+    try:
+        os.chdir(spec.cwd)
+    except OSError as error:
+        raise StaggerError(f"The folder {spec.cwd}, which the run was launched from, is gone: {error}.") from error
+    add_import_path(spec.import_path)
+
+
 def follow(folder: RunFolder, record: RunRecord, launched: Launched) -> Launched:
     """Wait until all Slurm jobs of the run have ended, those of stages that others launch included."""
     while launched.submitted:
-        wait_for_slurm(folder, record)
+        try:
+            wait_for_slurm(folder, record)
+        except KeyboardInterrupt:
+            logger.warning(f"no longer waiting; the jobs go on: stagger status {folder.path}")
+            raise
         launched = Launched(folder.path, status_of(folder, record))
         if any(stage.executor.type == "local" for stage in ready_stages(folder, record)):
             with folder.lock():
@@ -105,7 +129,7 @@ def ready_stages(folder: RunFolder, record: RunRecord) -> list[StageSpec]:
 
 def launch_dependents(folder: RunFolder, record: RunRecord, name: str) -> Launched:
     """Launch the stages that waited for stage `name`, now that it is done."""
-    add_import_path(record.spec.import_path)
+    enter(record.spec)
     with folder.lock(wait_s=LOCK_WAIT_S):
         record = folder.load() or record
         waited = [stage for stage in record.spec.stages if name in stage.depends]
@@ -162,7 +186,8 @@ def save_plans(
     for name, plan in plans.items():
         path = folder.stage(spec, plan.stage).plan(plan.fingerprint)
         if fingerprints.get(name) != plan.fingerprint or folder.storage.size(path) is None:
-            folder.storage.write(path, plan.encode())
+            with busy(f"{name}: writing the plan"):
+                folder.storage.write(path, plan.encode())
         fingerprints[name] = plan.fingerprint
     record = RunRecord(spec, fingerprints, outputs, before.created if before else time.time())
     folder.save(record)
@@ -202,9 +227,19 @@ def run_stages(
             if stage.name not in record.fingerprints:
                 plan = make_plan(folder.storage, stage, None)
                 record = save_plans(folder, record.spec, {stage.name: plan}, record.outputs)
+            launched.lost_outputs += lost_outputs(stage_folder)
             launched.submitted |= launch_stage(folder, record, stage, payload, limit)
         launched.stages.append(stage_status(stage_folder, stage, folder.path))
     return launched
+
+
+def lost_outputs(folder: StageFolder) -> list[str]:
+    """Outputs of ranks that are done which are not there any more as they were committed: one listing a folder."""
+    recorded = [output for record in folder.completions(folder.done()) for output in record["outputs"]]
+    sizes: dict[str, int] = {}
+    for parent in {output["path"].rpartition("/")[0] for output in recorded}:
+        sizes |= {join(parent, entry.name): entry.size for entry in folder.storage.list(parent)}
+    return [output["path"] for output in recorded if sizes.get(output["path"]) != output["bytes"]]
 
 
 def launch_stage(folder: RunFolder, record: RunRecord, stage: StageSpec, payload: bytes, limit: int | None) -> bool:

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from types import TracebackType
 
 from loguru import logger
 
 #: Seconds between two lines when standard error is not a terminal.
 LINE_S = 2.0
+
+
+@contextlib.contextmanager
+def busy(what: str) -> Iterator[None]:
+    """Say now and then that something which takes its time is still under way."""
+    ended = threading.Event()
+    started = time.monotonic()
+
+    def say() -> None:
+        while not ended.wait(LINE_S):
+            logger.info(f"{what}: {time.monotonic() - started:.0f} s so far")
+
+    thread = threading.Thread(target=say, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class Progress:

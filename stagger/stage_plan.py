@@ -13,6 +13,7 @@ import orjson
 from stagger.errors import StaggerError
 from stagger.pipeline import Step, build, resolve
 from stagger.plan import encode_plan, read_all
+from stagger.progress import busy
 from stagger.rundir import StageFolder
 from stagger.sharding import Shard, assign
 from stagger.spec.models import StageSpec
@@ -49,7 +50,8 @@ def make_plan(storage: Storage, stage: StageSpec, objects: Sequence[Step] | None
 
     Raises StaggerError when the input matches nothing.
     """
-    shards = _find_shards(storage, stage, objects)
+    with busy(f"{stage.name}: listing the input"):
+        shards = _find_shards(storage, stage, objects)
     check_names(shards)
     content = {"steps": steps_of(stage), "tasks": stage.tasks, "shard_by": stage.shard_by}
     digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS))

@@ -9,6 +9,7 @@ from typing import Any
 
 from stagger.executor.base import Activity, executor_class
 from stagger.launches import read_launches
+from stagger.progress import busy
 from stagger.ranks import parse_ranks
 from stagger.run_folder import RunFolder, RunRecord
 from stagger.rundir import StageFolder, attempt_order, decode
@@ -75,7 +76,9 @@ def stage_status(folder: StageFolder, stage: StageSpec, run_dir: str) -> StageSt
     status.running = len(activity.running - done - failed.keys())
     status.pending = stage.tasks - status.done - status.failed - status.running
     status.active = bool(active - failed.keys())
-    add_totals(status, folder.completions(done), launches)
+    with busy(f"{stage.name}: reading {len(done)} completion records"):
+        completions = folder.completions(done)
+    add_totals(status, completions, launches)
     return status
 
 

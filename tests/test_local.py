@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Cli, PipelineFiles, contents, output_ids, until
+from tests.conftest import Cli, PipelineFiles, contents, missing, output_ids, until
 
 EVERYTHING = sorted(f"doc-{i}" for i in range(600))
 
@@ -332,7 +332,7 @@ def test_stages_run_in_order_and_only_when_what_they_need_is_done(
     dry = cli("launch", file, "--dry-run", "--json", check=0).json
     assert [(stage["name"], stage["shards"]) for stage in dry["stages"]] == [("first", 12), ("second", None)]
     assert "second: starts when first is done" in cli("launch", file, check=1).err
-    assert not (tmp_path / "end").exists()
+    assert list((tmp_path / "end").iterdir()) == []
     flag.touch()
     cli("launch", file, check=0)
     assert output_ids(tmp_path / "end") == EVERYTHING
@@ -372,7 +372,7 @@ def test_a_full_disk_fails_the_rank_and_leaves_nothing(cli: Cli, pipeline_file: 
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(small)], check=False).returncode:
-        pytest.skip("only root can make a small file system")
+        missing("the right to mount a small file system")
     try:
         ran = cli("launch", pipeline_file(output=str(small), compression=None, tasks=2), check=1)
         assert "2 ranks" in ran.err
@@ -380,6 +380,34 @@ def test_a_full_disk_fails_the_rank_and_leaves_nothing(cli: Cli, pipeline_file: 
         assert "No space left on device" in cli("logs", tmp_path / "run", "--failed").out
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+def test_outputs_that_vanished_are_never_passed_over(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
+    file = pipeline_file()
+    cli("launch", file, check=0)
+    (tmp_path / "run-output" / "00001.jsonl.zst").unlink()
+    with (tmp_path / "run-output" / "00002.jsonl.zst").open("ab") as output:
+        output.write(b"x")
+    for command in (("launch", file), ("retry", tmp_path / "run")):
+        err = cli(*command, check=1).err
+        assert "2 of the outputs of ranks that are done are gone or changed" in err
+        assert "run-output/00001.jsonl.zst" in err
+    for rank in (1, 2):
+        (tmp_path / "run" / "completions" / f"{rank:05d}.json").unlink()
+    cli("launch", file, check=0)
+    assert output_ids(tmp_path / "run-output") == EVERYTHING
+
+
+def test_a_source_without_shards(cli: Cli, tmp_path: Path, pipeline_file: PipelineFiles) -> None:
+    steps = [{"my_steps:numbers": {"count": 3}}, {"write_jsonl": {"path": "relative"}}]
+    content = {"name": "n", "run_dir": "r", "tasks": 2, "pipeline": steps}
+    (tmp_path / "n.yaml").write_text(json.dumps(content))
+    cli("launch", "n.yaml", "--limit", 1, check=0)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    cli.folder = elsewhere
+    cli("retry", tmp_path / "r", check=0)
+    assert output_ids(tmp_path / "relative") == ["0-0", "0-1", "0-2", "1-0", "1-1", "1-2"]
 
 
 def test_a_damaged_record_is_named(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:

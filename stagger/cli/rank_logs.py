@@ -46,7 +46,7 @@ def show_logs(
         if failed:
             show_failed(stage_folder, one, folder.path)
         else:
-            list_logs(stage_folder, one)
+            list_logs(stage_folder)
 
 
 def chosen_stages(record: RunRecord, name: str | None) -> list[StageSpec]:
@@ -56,15 +56,19 @@ def chosen_stages(record: RunRecord, name: str | None) -> list[StageSpec]:
     return list(record.spec.stages) if name is None else [stage_named(record.spec, name)]
 
 
-def attempts(folder: StageFolder, rank: int) -> list[str]:
-    """The attempts of a rank that have a log, oldest first."""
-    entries = folder.storage.list(join(folder.path, "logs", pad(rank)))
-    names = [entry.name.removesuffix(".log") for entry in entries if entry.name.endswith(".log")]
-    return sorted(names, key=attempt_order)
+def latest_attempts(folder: StageFolder, below: str = "") -> dict[int, str]:
+    """The latest attempt of each rank that has a log: one listing, of one rank's logs if `below` names it."""
+    latest: dict[int, str] = {}
+    for entry in folder.storage.walk(join(folder.path, "logs", below) if below else join(folder.path, "logs")):
+        rank, _, name = f"{below}/{entry.name}".lstrip("/").partition("/")
+        attempt = name.removesuffix(".log")
+        if rank.isdigit() and name.endswith(".log"):
+            latest[int(rank)] = max(attempt, latest.get(int(rank), attempt), key=attempt_order)
+    return latest
 
 
 def show_rank(folder: StageFolder, stage: StageSpec, rank: int, follow: bool) -> None:
-    while not (found := attempts(folder, rank)):
+    while (attempt := latest_attempts(folder, pad(rank)).get(rank)) is None:
         outside = job_output(folder, rank)
         if outside and not follow:
             print(f"rank {rank} has no log; its job printed, before the rank began:")
@@ -73,8 +77,7 @@ def show_rank(folder: StageFolder, stage: StageSpec, rank: int, follow: bool) ->
         if not follow:
             raise StaggerError(f"Rank {rank} has no log yet: it has not begun (on an object store: it has not ended).")
         time.sleep(FOLLOW_S)
-    path = folder.log(rank, found[-1])
-    print_growing(folder, path, follow)
+    print_growing(folder, folder.log(rank, attempt), follow)
 
 
 def print_growing(folder: StageFolder, path: str, follow: bool) -> None:
@@ -105,23 +108,20 @@ def ended(folder: StageFolder, log: str) -> bool:
 
 def show_failed(folder: StageFolder, stage: StageSpec, run_dir: str) -> None:
     """Of each failed rank: the error in a sentence, then the end of its log."""
-    failures = folder.failures()
+    failures, attempts = folder.failures(), latest_attempts(folder)
     for rank in stage_status(folder, stage, run_dir).failed_ranks:
         error = "its job ended without a word: killed, or it never started Python"
         if rank in failures:
             path = folder.failure(rank, failures[rank])
             error = decode(folder.storage.read(path), path)["error"]
         print(f"rank {rank}: {error}")
-        found = attempts(folder, rank)
-        text = tail(folder.storage.read(folder.log(rank, found[-1]))) if found else tail(job_output(folder, rank))
-        print("".join(f"    {line}\n" for line in text.splitlines()))
+        data = folder.storage.read(folder.log(rank, attempts[rank])) if rank in attempts else job_output(folder, rank)
+        print("".join(f"    {line}\n" for line in tail(data).splitlines()))
 
 
-def list_logs(folder: StageFolder, stage: StageSpec) -> None:
-    for rank in range(stage.tasks):
-        found = attempts(folder, rank)
-        if found:
-            print(f"rank {rank}: {folder.log(rank, found[-1])}")
+def list_logs(folder: StageFolder) -> None:
+    for rank, attempt in sorted(latest_attempts(folder).items()):
+        print(f"rank {rank}: {folder.log(rank, attempt)}")
 
 
 def job_output(folder: StageFolder, rank: int) -> bytes:

@@ -131,7 +131,7 @@ class SlurmExecutor(PipelineExecutor):
     def execute(self, launch: StageLaunch) -> None:
         """Submit the arrays, and the job that runs when they have ended. All of them or none."""
         context = self._context(launch)
-        make_folder(context.log_dir)
+        make_folder(context.log_dir, 0o700)
         record: dict[str, Any] = {
             "launch": launch.number,
             "executor": "slurm",
@@ -183,7 +183,7 @@ class SlurmExecutor(PipelineExecutor):
     def _context(self, launch: StageLaunch) -> ScriptContext:
         log_dir = self.settings.log_dir
         if log_dir is not None:
-            log_dir = os.path.join(os.path.abspath(os.path.expanduser(log_dir)), f"launch-{launch.number}")
+            log_dir = os.path.join(log_dir, f"launch-{launch.number}")
         elif is_local(launch.folder.path):
             log_dir = join(launch.folder.launch(launch.number), "slurm")
         else:

@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from stagger.sharding import ShardBy
+from stagger.storage import absolute
 
 #: What Slurm takes as a time limit: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
 SLURM_TIME = re.compile(r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}")
@@ -28,6 +29,11 @@ SLURM_TIME = re.compile(r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}")
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 Name = Annotated[str, Field(pattern=NAME, max_length=100)]
+
+
+def absolute_path(path: str | None) -> str | None:
+    """A path as it is meant where the run is launched, for a retry from anywhere."""
+    return None if path is None else absolute(path)
 
 
 class Model(BaseModel):
@@ -83,6 +89,8 @@ class EnvSpec(Model):
     setup: tuple[str, ...] = ()
     """Shell commands, run as they are."""
 
+    _from_here = field_validator("venv")(absolute_path)
+
 
 class SlurmSpec(Model):
     """Run as Slurm job arrays."""
@@ -115,6 +123,8 @@ class SlurmSpec(Model):
     log_dir: str | None = None
     """A folder that all nodes share, for what jobs print before and after their ranks run; by default within the run
     directory, or in ./slurm_logs when that is on an object store."""
+
+    _from_here = field_validator("template", "log_dir")(absolute_path)
 
     @field_validator("time", mode="before")
     @classmethod
@@ -173,6 +183,10 @@ class StageSpec(Model):
     """Where the ranks run."""
 
 
+#: Files of the run directory, beside which a stage's folder has to fit.
+TAKEN = ("run.json", "lock", "lock.takeover")
+
+
 class RunSpec(Model):
     """A whole run: its stages, in an order in which each comes after those that it depends on."""
 
@@ -191,6 +205,8 @@ class RunSpec(Model):
     def _depends_on_earlier(self) -> RunSpec:
         seen: set[str] = set()
         for stage in self.stages:
+            if stage.name in TAKEN and len(self.stages) > 1:
+                raise ValueError(f"a stage cannot be called {stage.name!r}: the run directory has a file of this name")
             if stage.name in seen:
                 raise ValueError(f"two stages are called {stage.name!r}; names must differ")
             for name in stage.depends:
