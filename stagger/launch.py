@@ -16,8 +16,9 @@ from stagger.launches import read_launches
 from stagger.pickled import dump_pickle, sha256
 from stagger.pipeline import Step, add_import_path
 from stagger.progress import busy
+from stagger.ranks import format_ranks
 from stagger.report import write_stats
-from stagger.run_folder import RunFolder, RunRecord, run_fingerprint
+from stagger.run_folder import RunFolder, RunRecord
 from stagger.rundir import StageFolder
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.stage_plan import StagePlan, difference, make_plan, output_folders
@@ -38,6 +39,7 @@ class Launched:
     stages: list[StageStatus] = field(default_factory=list)
     submitted: bool = False
     lost_outputs: list[str] = field(default_factory=list)
+    unfinished: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def failed_ranks(self) -> dict[str, list[int]]:
@@ -59,6 +61,12 @@ class Launched:
                 f"{count} rank{'s' if count > 1 else ''} of {self.run_dir} failed; see why with: stagger logs"
                 f" {self.run_dir} --failed; run them again with: stagger retry {self.run_dir}",
                 self.failed_ranks,
+            )
+        if self.unfinished:
+            names = "; ".join(f"{name}: {format_ranks(ranks)}" for name, ranks in self.unfinished.items())
+            raise RunFailed(
+                f"Ranks of {self.run_dir} were stopped before they were done ({names}); launch them again with:"
+                f" stagger retry {self.run_dir}"
             )
 
 
@@ -86,7 +94,7 @@ def launch(
         for name in plans:
             refuse_if_active(folder, record, stage_named(record.spec, name))
         launched = run_stages(folder, record, payload, limit=limit)
-    return follow(folder, record, launched) if wait else launched
+    return follow(folder, record, launched, limit) if wait else launched
 
 
 def retry(folder: RunFolder, record: RunRecord, *, wait: bool = False) -> Launched:
@@ -94,7 +102,7 @@ def retry(folder: RunFolder, record: RunRecord, *, wait: bool = False) -> Launch
     enter(record.spec)
     with folder.lock():
         launched = run_stages(folder, record, b"", limit=None)
-    return follow(folder, record, launched) if wait else launched
+    return follow(folder, record, launched, None) if wait else launched
 
 
 def enter(spec: RunSpec) -> None:
@@ -106,7 +114,7 @@ def enter(spec: RunSpec) -> None:
     add_import_path(spec.import_path)
 
 
-def follow(folder: RunFolder, record: RunRecord, launched: Launched) -> Launched:
+def follow(folder: RunFolder, record: RunRecord, launched: Launched, limit: int | None) -> Launched:
     """Wait until all Slurm jobs of the run have ended, those of stages that others launch included."""
     while launched.submitted:
         try:
@@ -115,6 +123,8 @@ def follow(folder: RunFolder, record: RunRecord, launched: Launched) -> Launched
             logger.warning(f"no longer waiting; the jobs go on: stagger status {folder.path}")
             raise
         launched = Launched(folder.path, status_of(folder, record))
+        for stage in ready_stages(folder, record):
+            note_unfinished(launched, folder.stage(record.spec, stage), stage, limit)
         if any(stage.executor.type == "local" for stage in ready_stages(folder, record)):
             with folder.lock():
                 launched = run_stages(folder, folder.load() or record, b"", limit=None)
@@ -228,9 +238,24 @@ def run_stages(
                 plan = make_plan(folder.storage, stage, None)
                 record = save_plans(folder, record.spec, {stage.name: plan}, record.outputs)
             launched.lost_outputs += lost_outputs(stage_folder)
-            launched.submitted |= launch_stage(folder, record, stage, payload, limit)
+            submitted = launch_stage(folder, record, stage, payload, limit)
+            launched.submitted |= submitted
+            if not submitted:
+                note_unfinished(launched, stage_folder, stage, limit)
         launched.stages.append(stage_status(stage_folder, stage, folder.path))
     return launched
+
+
+def wanted_ranks(stage: StageSpec, limit: int | None) -> range:
+    return range(min(limit or stage.tasks, stage.tasks))
+
+
+def note_unfinished(launched: Launched, folder: StageFolder, stage: StageSpec, limit: int | None) -> None:
+    """Note what was to run here and is neither done nor active, whatever the reason: that is never success."""
+    settled = activity_of(folder, read_launches(folder), launched.run_dir).ranks
+    settled |= folder.done()
+    if ranks := [rank for rank in wanted_ranks(stage, limit) if rank not in settled]:
+        launched.unfinished[stage.name] = ranks
 
 
 def lost_outputs(folder: StageFolder) -> list[str]:
@@ -248,8 +273,7 @@ def launch_stage(folder: RunFolder, record: RunRecord, stage: StageSpec, payload
     launches = read_launches(stage_folder)
     active = activity_of(stage_folder, launches, folder.path).ranks
     done = stage_folder.done()
-    wanted = range(min(limit or stage.tasks, stage.tasks))
-    ranks = [rank for rank in wanted if rank not in done and rank not in active]
+    ranks = [rank for rank in wanted_ranks(stage, limit) if rank not in done and rank not in active]
     if done:
         logger.info(f"{stage.name}: {len(done)} of {stage.tasks} ranks are done already")
     if not ranks:
@@ -297,40 +321,3 @@ def with_pickle(
         before = TaskSettings.from_json(launches[-1]["settings"])
         path, digest = before.pickle_path, before.pickle_sha256
     return TaskSettings(**{**vars(settings), "pickle_path": path, "pickle_sha256": digest})
-
-
-def dry_run(spec: RunSpec, *, limit: int | None = None) -> dict[str, Any]:
-    """What a launch would do, down to the job scripts. Touches nothing."""
-    folder = RunFolder(Storage(spec.storage_options), spec.run_dir)
-    plans = plan_ready_stages(spec, folder, None)
-    folder.storage.check_writable(spec.run_dir)
-    check_fingerprints(folder, plans)
-    fingerprints = {name: plan.fingerprint for name, plan in plans.items()}
-    stages = [dry_stage(folder, spec, stage, plans.get(stage.name), limit) for stage in spec.stages]
-    return {"run_dir": spec.run_dir, "fingerprint": run_fingerprint(fingerprints), "stages": stages}
-
-
-def dry_stage(
-    folder: RunFolder, spec: RunSpec, stage: StageSpec, plan: StagePlan | None, limit: int | None
-) -> dict[str, Any]:
-    executor = executor_class(stage.executor.type).for_stage(spec, stage)
-    stage_folder = folder.stage(spec, stage)
-    done = stage_folder.done()
-    number = len(read_launches(stage_folder)) + 1
-    ranks = [rank for rank in range(min(limit or stage.tasks, stage.tasks)) if rank not in done]
-    fingerprint = plan.fingerprint if plan else ""
-    record = RunRecord(spec, {stage.name: fingerprint}, {}, 0)
-    settings = task_settings(record, stage, stage_folder, executor, number)
-    arrays = executor.arrays(StageLaunch(stage, stage_folder, number, ranks, settings, folder.path)) if ranks else []
-    return {
-        "name": stage.name,
-        "executor": stage.executor.type,
-        "depends": list(stage.depends),
-        "tasks": stage.tasks,
-        "ranks": len(ranks),
-        "shards": plan.shards if plan else None,
-        "bytes": plan.size if plan else None,
-        "jobs": sum(len(array.ranks) for array in arrays),
-        "arrays": [{"jobs": len(a.ranks), "throttle": a.throttle, "script": a.script} for a in arrays],
-        "start": {"policy": stage.start_policy, "window_s": executor.window()},
-    }

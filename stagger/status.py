@@ -105,7 +105,8 @@ def failed_ranks(
             # Also while a local launch is under way: it does not try a rank twice.
             path = folder.failure(rank, failures[rank])
             kind = decode(folder.storage.read(path), path)["kind"]
-            if kind != "interrupted" and not (rank in active and launch["executor"] == "slurm"):
+            on_purpose = kind == "interrupted" and (launch["executor"] == "local" or launch.get("cancelled"))
+            if not on_purpose and not (rank in active and launch["executor"] == "slurm"):
                 failed[rank] = kind
         elif launch["executor"] == "slurm" and rank not in active and not launch.get("cancelled"):
             failed[rank] = "lost"

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterable
 from types import FrameType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from stagger.attempt import Attempt, Job, StopFlag
 from stagger.attempt_log import log
@@ -89,7 +89,7 @@ def serve(settings: TaskSettings, storage: Storage, stop: StopFlag) -> int:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     answers.write(b"ready\n")
-    ranks = watched_orders(sys.stdin.buffer, stop)
+    ranks = watched_orders(stop)
     started = time.time()
     delay = uniform_delay(settings.window_s)
     job = Job(id=f"local-{os.getpid()}", restart=0, delay_s=delay, script_started=started)
@@ -101,16 +101,20 @@ def serve(settings: TaskSettings, storage: Storage, stop: StopFlag) -> int:
     return 0
 
 
-def watched_orders(orders: BinaryIO, stop: StopFlag) -> queue.SimpleQueue[int | None]:
-    """The ranks on `orders`, then None. A parent that dies during a rank closes it, and the rank is stopped."""
+def watched_orders(stop: StopFlag) -> queue.SimpleQueue[int | None]:
+    """The ranks on standard input, then None. A parent that dies during a rank closes it, and the rank is stopped."""
     import queue
     import threading
 
     ranks: queue.SimpleQueue[int | None] = queue.SimpleQueue()
 
     def read() -> None:
-        for line in orders:
-            ranks.put(int(line))
+        text = b""
+        # Not sys.stdin: a thread that waits within its buffer is a fatal error when the interpreter ends.
+        while data := os.read(0, 4096):
+            *lines, text = (text + data).split(b"\n")
+            for line in lines:
+                ranks.put(int(line))
         ranks.put(None)
         stop.signal = stop.signal or "SIGTERM"
 

@@ -33,7 +33,6 @@ NOT_IN_A_TASK = {
     "rich",
     "s3fs",
     "submitit",
-    "subprocess",
     "typer",
     "yaml",
 }

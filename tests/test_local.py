@@ -132,6 +132,23 @@ def test_a_killed_task_leaves_no_output_and_costs_its_rank_only(
     assert {name: after[name] for name in before} == before
 
 
+def test_a_worker_that_somebody_stopped_has_failed_its_rank(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    flag = tmp_path / "flag"
+    file = pipeline_file(steps=({"my_steps:hold": {"ranks": [1], "flag": str(flag)}},), tasks=3)
+    running = cli.start("launch", file)
+    until((tmp_path / "flag-1").exists, "rank 1 to hold")
+    log = (tmp_path / "run" / "logs" / "00001" / "1.log").read_text()
+    os.kill(int(log.partition("job local-")[2].split()[0]), signal.SIGTERM)
+    flag.touch()
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 1
+    assert "ended with exit status 143" in err
+    stage = status(cli, tmp_path / "run")
+    assert (counts(stage), stage["failed_ranks"]) == ((2, 1, 0, 0), [1])
+
+
 def test_workers_that_die_one_after_another_do_not_hang_the_run(
     cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:
@@ -152,7 +169,8 @@ def test_status_is_true_while_it_runs_and_ctrl_c_leaves_a_run_that_goes_on(
     flag.touch()  # The holding step sleeps in a loop of its own: the signal is seen at its next document.
     _, err = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert "the next launch continues" in err
+    assert err.splitlines()[-1] == "stagger: stopped by SIGINT; what is done stays done, and the next launch continues"
+    assert "Fatal" not in err
     assert counts(status(cli, tmp_path / "run")) == (2, 0, 0, 4)
     assert not any(name.startswith(".") for name in contents(tmp_path / "run-output"))
     cli("launch", file, check=0)

@@ -104,7 +104,7 @@ def launch(
     json: Json = False,
 ) -> int:
     """Plan, check, render, then submit, or run here. A completed rank is never run again."""
-    from stagger.launch import dry_run as plan_only
+    from stagger.dry_run import dry_run as plan_only
     from stagger.launch import launch as start
     from stagger.spec.load import Changes, load_file
 

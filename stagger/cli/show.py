@@ -57,14 +57,15 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
     width = max(len(stage.name) for stage in stages)
     for stage in stages:
         states = [f"{getattr(stage, name):,} {name}" for name in STATES if getattr(stage, name)]
-        print(f"  {stage.name:<{width}}  {stage.tasks:,} ranks: {', '.join(states)}")
+        ranks = f"{stage.tasks:,} rank{'s' if stage.tasks > 1 else ''}"
+        print(f"  {stage.name:<{width}}  {ranks}: {', '.join(states)}")
         work = f"{stage.records_in:,} records in, {stage.records_out:,} out, {human_bytes(stage.bytes_out)} written"
         if stage.records_per_s is not None and stage.eta_s is not None:
             work += f"; {stage.records_per_s:,.0f} records/s, {human_seconds(stage.eta_s)} to go"
         print(f"  {'':<{width}}  {work}")
         if stage.failed:
             reasons = ", ".join(f"{count} {reason}" for reason, count in stage.reasons.items())
-            print(f"  {'':<{width}}  failed: ranks {format_ranks(stage.failed_ranks)} ({reasons})")
+            print(f"  {'':<{width}}  failed: {format_ranks(stage.failed_ranks)} ({reasons})")
 
 
 def watch_status(folder: RunFolder, record: RunRecord) -> list[StageStatus]:

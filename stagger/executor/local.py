@@ -297,8 +297,6 @@ def record_death(launch: StageLaunch, rank: int, pid: int, reason: str) -> None:
     """The failure record of a rank whose process could not write it any more."""
     attempt = attempt_name(launch.number, 0)
     path = launch.folder.failure(rank, attempt)
-    if launch.folder.storage.size(path) is not None:
-        return
     record = {
         "rank": rank,
         "kind": "killed",

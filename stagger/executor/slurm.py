@@ -116,7 +116,9 @@ class SlurmExecutor(PipelineExecutor):
     def arrays(self, launch: StageLaunch) -> list[ArrayPlan]:
         limits = slurm.limits()
         if limits.assumed:
-            logger.warning(f"{limits.assumed} Assuming Slurm's default MaxArraySize, {limits.max_array_size}.")
+            logger.warning(
+                f"{limits.assumed.rstrip('.')}. Assuming Slurm's default MaxArraySize, {limits.max_array_size}."
+            )
         context = self._context(launch)
         per_job = self.settings.ranks_per_job
         jobs = [launch.ranks[i : i + per_job] for i in range(0, len(launch.ranks), per_job)]
