@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from stagger.executor.base import StageLaunch, executor_class
-from stagger.launch import check_fingerprints, plan_ready_stages, task_settings, wanted_ranks
+from stagger.launch import task_settings, wanted_ranks
 from stagger.launches import read_launches
+from stagger.prepare import check_fingerprints, plan_ready_stages
 from stagger.run_folder import RunFolder, RunRecord, run_fingerprint
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.stage_plan import StagePlan

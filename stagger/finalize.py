@@ -8,7 +8,7 @@ import orjson
 from loguru import logger
 
 from stagger.errors import StaggerError
-from stagger.launch import launch_dependents, stage_named
+from stagger.launch import launch_dependents
 from stagger.ranks import format_ranks
 from stagger.report import write_stats
 from stagger.run_folder import RunFolder
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     """Merge the statistics; launch the stages that were waiting, if every rank of this one is done."""
     run_dir, name, options = arguments
     folder, record = RunFolder.open(run_dir, orjson.loads(options))
-    stage = stage_named(record.spec, name)
+    stage = record.spec.stage(name)
     stage_folder = folder.stage(record.spec, stage)
     stats = write_stats(stage_folder, stage)
     if stats["missing_ranks"]:

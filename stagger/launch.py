@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,13 +14,13 @@ from stagger.executor.base import PipelineExecutor, StageLaunch, executor_class
 from stagger.launches import read_launches
 from stagger.pickled import dump_pickle, sha256
 from stagger.pipeline import Step, add_import_path
-from stagger.progress import busy
+from stagger.prepare import check_fingerprints, is_done, plan_ready_stages, save_plans
 from stagger.ranks import format_ranks
 from stagger.report import write_stats
 from stagger.run_folder import RunFolder, RunRecord
 from stagger.rundir import StageFolder
 from stagger.spec.models import RunSpec, StageSpec
-from stagger.stage_plan import StagePlan, difference, make_plan, output_folders
+from stagger.stage_plan import make_plan, output_folders
 from stagger.status import StageStatus, activity_of, stage_status, status_of
 from stagger.storage import Storage, join
 from stagger.task_settings import TaskSettings
@@ -92,7 +91,7 @@ def launch(
     with folder.lock():
         record = save_plans(folder, spec, plans, outputs)
         for name in plans:
-            refuse_if_active(folder, record, stage_named(record.spec, name))
+            refuse_if_active(folder, record, record.spec.stage(name))
         launched = run_stages(folder, record, payload, limit=limit)
     return follow(folder, record, launched, limit) if wait else launched
 
@@ -147,63 +146,6 @@ def launch_dependents(folder: RunFolder, record: RunRecord, name: str) -> Launch
         return run_stages(folder, record, b"", limit=None, only={s.name for s in waited if s.executor.type == "slurm"})
 
 
-def plan_ready_stages(spec: RunSpec, folder: RunFolder, objects: Sequence[Step] | None) -> dict[str, StagePlan]:
-    """The plans of the stages whose input is there: those that depend on nothing, or on stages that are done."""
-    add_import_path(spec.import_path)
-    plans: dict[str, StagePlan] = {}
-    for stage in spec.stages:
-        if all(is_done(folder, spec, stage_named(spec, name)) for name in stage.depends):
-            plans[stage.name] = make_plan(folder.storage, stage, objects)
-    return plans
-
-
-def stage_named(spec: RunSpec, name: str) -> StageSpec:
-    return next(stage for stage in spec.stages if stage.name == name)
-
-
-def is_done(folder: RunFolder, spec: RunSpec, stage: StageSpec) -> bool:
-    return len(folder.stage(spec, stage).done()) >= stage.tasks
-
-
-def check_fingerprints(folder: RunFolder, plans: dict[str, StagePlan]) -> None:
-    """Refuse a run directory that was made with other steps, tasks or inputs. The message says what changed."""
-    record = folder.load()
-    if record is None:
-        return
-    for name, plan in plans.items():
-        old = record.fingerprints.get(name)
-        if old is None or old == plan.fingerprint:
-            continue
-        old_stage = stage_named(record.spec, name)
-        changes = difference(folder.storage, folder.stage(record.spec, old_stage), old_stage, old, plan)
-        raise StaggerError(
-            f"{folder.path} holds another run of stage {name}: {'; '.join(changes)}. Give this one a new run_dir,"
-            f" continue the old one as it was with: stagger retry {folder.path}, or remove the folder."
-        )
-    old_names = [stage.name for stage in record.spec.stages]
-    if not plans.keys() <= set(old_names):
-        raise StaggerError(
-            f"{folder.path} holds another run, with the stages {', '.join(old_names)}; give this one a new run_dir."
-        )
-
-
-def save_plans(
-    folder: RunFolder, spec: RunSpec, plans: dict[str, StagePlan], outputs: dict[str, list[str]]
-) -> RunRecord:
-    """Write the plans that are not there yet, and run.json with the settings of this launch."""
-    before = folder.load()
-    fingerprints = dict(before.fingerprints) if before else {}
-    for name, plan in plans.items():
-        path = folder.stage(spec, plan.stage).plan(plan.fingerprint)
-        if fingerprints.get(name) != plan.fingerprint or folder.storage.size(path) is None:
-            with busy(f"{name}: writing the plan"):
-                folder.storage.write(path, plan.encode())
-        fingerprints[name] = plan.fingerprint
-    record = RunRecord(spec, fingerprints, outputs, before.created if before else time.time())
-    folder.save(record)
-    return record
-
-
 def refuse_if_active(folder: RunFolder, record: RunRecord, stage: StageSpec) -> None:
     stage_folder = folder.stage(record.spec, stage)
     activity = activity_of(stage_folder, read_launches(stage_folder), folder.path)
@@ -229,7 +171,7 @@ def run_stages(
         if only is not None and stage.name not in only:
             continue
         stage_folder = folder.stage(record.spec, stage)
-        waiting = [n for n in stage.depends if not is_done(folder, record.spec, stage_named(record.spec, n))]
+        waiting = [n for n in stage.depends if not is_done(folder, record.spec, record.spec.stage(n))]
         if waiting:
             how = "" if stage.executor.type == "slurm" else f"; call stagger retry {folder.path} here then"
             logger.info(f"{stage.name}: starts when {', '.join(waiting)} is done{how}")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import stat
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from datatrove.pipeline.filters import LambdaFilter, RegexFilter
 
 from stagger import LocalExecutor, ReadJsonl, RunFailed, SlurmExecutor, StaggerError, WriteJsonl
+from stagger.executor.base import RunOptions
+from stagger.spec.models import LocalSpec, PipelineFile, SlurmSpec
 from tests.conftest import output_ids
 from tests.test_local import EVERYTHING
 
@@ -123,11 +126,17 @@ def test_a_step_that_cannot_be_sent_is_said(tmp_path: Path, shards: Path) -> Non
 
 
 def test_both_executors_take_the_files_keys() -> None:
-    import inspect
-
-    from stagger.spec.models import LocalSpec, SlurmSpec
-
     for executor, spec in ((LocalExecutor, LocalSpec), (SlurmExecutor, SlurmSpec)):
-        taken = set(inspect.signature(executor).parameters)
-        assert set(spec.model_fields) - {"type"} <= taken
-        assert {"pipeline", "tasks", "run_dir", "randomize_start_duration", "start_policy", "shard_by"} <= taken
+        own = set(inspect.signature(executor).parameters) - {"pipeline", "run_dir", "run"}
+        assert own == set(spec.model_fields) - {"type"}
+    assert set(get_type_hints(RunOptions)) == set(PipelineFile.model_fields) - {
+        "pipeline",
+        "run_dir",
+        "executor",
+        "stages",
+    }
+
+
+def test_an_unknown_argument_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StaggerError, match=r"LocalExecutor: taks: unknown key; did you mean 'tasks'"):
+        LocalExecutor([print], run_dir=str(tmp_path), taks=3)  # type: ignore[call-arg]

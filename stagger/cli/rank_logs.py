@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 from stagger.errors import StaggerError
-from stagger.launch import stage_named
 from stagger.launches import read_launches
 from stagger.ranks import parse_ranks
 from stagger.run_folder import RunFolder, RunRecord
@@ -53,7 +52,7 @@ def chosen_stages(record: RunRecord, name: str | None) -> list[StageSpec]:
     names = [stage.name for stage in record.spec.stages]
     if name is not None and name not in names:
         raise StaggerError(f"There is no stage {name!r}; {nearest(name, names)}")
-    return list(record.spec.stages) if name is None else [stage_named(record.spec, name)]
+    return list(record.spec.stages) if name is None else [record.spec.stage(name)]
 
 
 def latest_attempts(folder: StageFolder, below: str = "") -> dict[int, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 from stagger.pipeline import Step
 from stagger.rundir import StageFolder
@@ -58,19 +58,33 @@ class Activity:
         return self.running | self.pending
 
 
+class RunOptions(TypedDict, total=False):
+    """What every executor takes beside its own settings, named as in a pipeline file.
+
+    tasks: into how many ranks the work is divided; 1 by default.
+    name: the run's name.
+    shard_by: how shards are given to ranks: `count` (round robin) or `bytes` (evening them out).
+    randomize_start_duration: seconds over which the jobs' starts are spread; `auto` by the number of tasks.
+    start_policy: how a job draws its delay.
+    storage_options: options for fsspec, per protocol; secrets only as `${NAME}`.
+    """
+
+    tasks: int
+    name: str
+    shard_by: ShardBy
+    randomize_start_duration: int | Literal["auto"]
+    start_policy: Literal["uniform"]
+    storage_options: Mapping[str, Mapping[str, Any]]
+
+
 class PipelineExecutor(ABC):
-    """Runs a pipeline as `tasks` ranks.
+    """Runs a pipeline as `tasks` ranks: the base of `LocalExecutor` and `SlurmExecutor`.
 
     Args:
         pipeline: the steps: callables `(data, rank, world_size) -> iterator`. The first reads, the last usually writes.
         run_dir: where the run keeps its records: a local or shared folder, or `s3://...`.
-        tasks: into how many ranks the work is divided.
-        name: the run's name.
-        shard_by: how shards are given to ranks: `count` (round robin) or `bytes` (evening them out).
-        randomize_start_duration: seconds over which the jobs' starts are spread; `auto` by the number of tasks.
-        start_policy: how a job draws its delay.
-        storage_options: options for fsspec, per protocol; secrets only as `${NAME}`.
-        options: the executor's own settings, named as in a pipeline file.
+        options: the executor's own settings.
+        run: what `RunOptions` lists.
 
     Raises:
         StaggerError: an argument is wrong.
@@ -79,28 +93,17 @@ class PipelineExecutor(ABC):
     type: ClassVar[str]
 
     def __init__(
-        self,
-        pipeline: Sequence[Step],
-        *,
-        run_dir: str,
-        tasks: int = 1,
-        name: str = "pipeline",
-        shard_by: ShardBy = "count",
-        randomize_start_duration: int | Literal["auto"] = "auto",
-        start_policy: Literal["uniform"] = "uniform",
-        storage_options: Mapping[str, Mapping[str, Any]] | None = None,
-        **options: Any,
+        self, pipeline: Sequence[Step], run_dir: str, options: Mapping[str, Any], run: Mapping[str, Any]
     ) -> None:
         self.pipeline: Sequence[Step] | None = list(pipeline)
+        stage = {"pipeline": [describe_object(step) for step in pipeline], **run}
         self.spec = from_objects(
-            {"name": name, "run_dir": run_dir, "storage_options": storage_options or {}},
             {
-                "pipeline": [describe_object(step) for step in pipeline],
-                "tasks": tasks,
-                "shard_by": shard_by,
-                "randomize_start_duration": randomize_start_duration,
-                "start_policy": start_policy,
+                "name": stage.pop("name", "pipeline"),
+                "run_dir": run_dir,
+                "storage_options": stage.pop("storage_options", {}),
             },
+            stage,
             {"type": self.type, **{key: value for key, value in options.items() if value is not None}},
         )
         self.stage = self.spec.stages[0]

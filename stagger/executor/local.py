@@ -10,21 +10,23 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
 from stagger.errors import Interrupted, StaggerError
-from stagger.executor.base import Activity, ArrayPlan, PipelineExecutor, StageLaunch
+from stagger.executor.base import Activity, ArrayPlan, PipelineExecutor, RunOptions, StageLaunch
 from stagger.launches import write_launch
 from stagger.pipeline import Step
 from stagger.progress import Progress
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.run_folder import Holder, RunFolder
 from stagger.rundir import StageFolder, attempt_name, decode, encode
-from stagger.sharding import ShardBy
 from stagger.storage import join
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 #: Seconds that an interrupted worker has to end its rank before it is killed.
 GRACE_S = 10.0
@@ -37,38 +39,24 @@ MAX_STILLBORN = 3
 
 
 class LocalExecutor(PipelineExecutor):
-    """Runs a pipeline on this machine. See `PipelineExecutor` for the other arguments.
+    """Runs a pipeline on this machine.
 
     Args:
+        pipeline: the steps: callables `(data, rank, world_size) -> iterator`. The first reads, the last usually writes.
+        run_dir: where the run keeps its records: a local or shared folder, or `s3://...`.
         workers: ranks at once, each in a process of its own; by default the number of processors.
+        run: `tasks`, `name` and the others that `RunOptions` lists.
+
+    Raises:
+        StaggerError: an argument is wrong.
     """
 
     type = "local"
 
     def __init__(
-        self,
-        pipeline: Sequence[Step],
-        *,
-        run_dir: str,
-        tasks: int = 1,
-        workers: int | None = None,
-        name: str = "pipeline",
-        shard_by: ShardBy = "count",
-        randomize_start_duration: int | Literal["auto"] = "auto",
-        start_policy: Literal["uniform"] = "uniform",
-        storage_options: Mapping[str, Mapping[str, Any]] | None = None,
+        self, pipeline: Sequence[Step], *, run_dir: str, workers: int | None = None, **run: Unpack[RunOptions]
     ) -> None:
-        super().__init__(
-            pipeline,
-            run_dir=run_dir,
-            tasks=tasks,
-            name=name,
-            shard_by=shard_by,
-            randomize_start_duration=randomize_start_duration,
-            start_policy=start_policy,
-            storage_options=storage_options,
-            workers=workers,
-        )
+        super().__init__(pipeline, run_dir, {"workers": workers}, run)
 
     def window(self) -> int:
         wanted = self.stage.randomize_start_duration

@@ -6,29 +6,33 @@ import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
 from stagger import slurm
 from stagger.errors import StaggerError
-from stagger.executor.base import Activity, ArrayPlan, PipelineExecutor, StageLaunch
+from stagger.executor.base import Activity, ArrayPlan, PipelineExecutor, RunOptions, StageLaunch
 from stagger.job_script import ScriptContext, activate_script, array_script, finalize_script
 from stagger.launches import write_launch
 from stagger.local_files import make_folder
 from stagger.pipeline import Step
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir import StageFolder
-from stagger.sharding import ShardBy
 from stagger.spec.models import SlurmSpec
 from stagger.start import auto_window
 from stagger.storage import is_local, join
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 
 class SlurmExecutor(PipelineExecutor):
-    """Runs a pipeline as Slurm job arrays. See `PipelineExecutor` for the other arguments.
+    """Runs a pipeline as Slurm job arrays.
 
     Args:
+        pipeline: the steps: callables `(data, rank, world_size) -> iterator`. The first reads, the last usually writes.
+        run_dir: where the run keeps its records: a shared folder, or `s3://...`.
         partition: the partition; by default the cluster's.
         time: time limit of a job, as Slurm writes it.
         cpus_per_task: processors of a job.
@@ -42,6 +46,10 @@ class SlurmExecutor(PipelineExecutor):
         sbatch: any further option of sbatch, by its long name.
         template: a job script template of your own.
         log_dir: a folder that all nodes share, for what jobs print outside their ranks.
+        run: `tasks`, `name` and the others that `RunOptions` lists.
+
+    Raises:
+        StaggerError: an argument is wrong.
     """
 
     type = "slurm"
@@ -51,7 +59,6 @@ class SlurmExecutor(PipelineExecutor):
         pipeline: Sequence[Step],
         *,
         run_dir: str,
-        tasks: int = 1,
         partition: str | None = None,
         time: str | int | None = None,
         cpus_per_task: int = 1,
@@ -65,35 +72,24 @@ class SlurmExecutor(PipelineExecutor):
         sbatch: Mapping[str, str | int | float | bool] | None = None,
         template: str | None = None,
         log_dir: str | None = None,
-        name: str = "pipeline",
-        shard_by: ShardBy = "count",
-        randomize_start_duration: int | Literal["auto"] = "auto",
-        start_policy: Literal["uniform"] = "uniform",
-        storage_options: Mapping[str, Mapping[str, Any]] | None = None,
+        **run: Unpack[RunOptions],
     ) -> None:
-        super().__init__(
-            pipeline,
-            run_dir=run_dir,
-            tasks=tasks,
-            name=name,
-            shard_by=shard_by,
-            randomize_start_duration=randomize_start_duration,
-            start_policy=start_policy,
-            storage_options=storage_options,
-            partition=partition,
-            time=time,
-            cpus_per_task=cpus_per_task,
-            mem_per_cpu_gb=mem_per_cpu_gb,
-            gpus_per_task=gpus_per_task,
-            workers=workers,
-            ranks_per_job=ranks_per_job,
-            qos=qos,
-            account=account,
-            env=env,
-            sbatch=sbatch,
-            template=template,
-            log_dir=log_dir,
-        )
+        options = {
+            "partition": partition,
+            "time": time,
+            "cpus_per_task": cpus_per_task,
+            "mem_per_cpu_gb": mem_per_cpu_gb,
+            "gpus_per_task": gpus_per_task,
+            "workers": workers,
+            "ranks_per_job": ranks_per_job,
+            "qos": qos,
+            "account": account,
+            "env": env,
+            "sbatch": sbatch,
+            "template": template,
+            "log_dir": log_dir,
+        }
+        super().__init__(pipeline, run_dir, options, run)
 
     @property
     def settings(self) -> SlurmSpec:

@@ -201,6 +201,10 @@ class RunSpec(Model):
     pickled: bool = False
     """Whether the steps are Python objects, which tasks get as a pickle."""
 
+    def stage(self, name: str) -> StageSpec:
+        """The stage of this name. Raises KeyError when there is none."""
+        return {stage.name: stage for stage in self.stages}[name]
+
     @model_validator(mode="after")
     def _depends_on_earlier(self) -> RunSpec:
         seen: set[str] = set()

@@ -1,0 +1,66 @@
+"""Before anything is launched: the plans of the stages that are ready, and whether they fit the run directory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from stagger.errors import StaggerError
+from stagger.pipeline import Step, add_import_path
+from stagger.progress import busy
+from stagger.run_folder import RunFolder, RunRecord
+from stagger.spec.models import RunSpec, StageSpec
+from stagger.stage_plan import StagePlan, difference, make_plan
+
+
+def plan_ready_stages(spec: RunSpec, folder: RunFolder, objects: Sequence[Step] | None) -> dict[str, StagePlan]:
+    """The plans of the stages whose input is there: those that depend on nothing, or on stages that are done."""
+    add_import_path(spec.import_path)
+    plans: dict[str, StagePlan] = {}
+    for stage in spec.stages:
+        if all(is_done(folder, spec, spec.stage(name)) for name in stage.depends):
+            plans[stage.name] = make_plan(folder.storage, stage, objects)
+    return plans
+
+
+def is_done(folder: RunFolder, spec: RunSpec, stage: StageSpec) -> bool:
+    return len(folder.stage(spec, stage).done()) >= stage.tasks
+
+
+def check_fingerprints(folder: RunFolder, plans: dict[str, StagePlan]) -> None:
+    """Refuse a run directory that was made with other steps, tasks or inputs. The message says what changed."""
+    record = folder.load()
+    if record is None:
+        return
+    for name, plan in plans.items():
+        old = record.fingerprints.get(name)
+        if old is None or old == plan.fingerprint:
+            continue
+        old_stage = record.spec.stage(name)
+        changes = difference(folder.storage, folder.stage(record.spec, old_stage), old_stage, old, plan)
+        raise StaggerError(
+            f"{folder.path} holds another run of stage {name}: {'; '.join(changes)}. Give this one a new run_dir,"
+            f" continue the old one as it was with: stagger retry {folder.path}, or remove the folder."
+        )
+    old_names = [stage.name for stage in record.spec.stages]
+    if not plans.keys() <= set(old_names):
+        raise StaggerError(
+            f"{folder.path} holds another run, with the stages {', '.join(old_names)}; give this one a new run_dir."
+        )
+
+
+def save_plans(
+    folder: RunFolder, spec: RunSpec, plans: dict[str, StagePlan], outputs: dict[str, list[str]]
+) -> RunRecord:
+    """Write the plans that are not there yet, and run.json with the settings of this launch."""
+    before = folder.load()
+    fingerprints = dict(before.fingerprints) if before else {}
+    for name, plan in plans.items():
+        path = folder.stage(spec, plan.stage).plan(plan.fingerprint)
+        if fingerprints.get(name) != plan.fingerprint or folder.storage.size(path) is None:
+            with busy(f"{name}: writing the plan"):
+                folder.storage.write(path, plan.encode())
+        fingerprints[name] = plan.fingerprint
+    record = RunRecord(spec, fingerprints, outputs, before.created if before else time.time())
+    folder.save(record)
+    return record
