@@ -19,6 +19,12 @@ class RunFailed(StaggerError):
         self.failed_ranks = failed_ranks or {}
 
 
+class StorageError(StaggerError):
+    """The storage did not answer, or refused: the message names the path and what the store said."""
+
+    exit_status = 1
+
+
 class BadInput(Exception):
     """A shard cannot be read whole: truncated, damaged, changed since the plan was made, or not what its name says."""
 

@@ -89,9 +89,10 @@ def launch(
     for path in (path for paths in outputs.values() for path in paths):
         storage.make_folder(path)
     with folder.lock():
-        record = save_plans(folder, spec, plans, outputs)
+        check_fingerprints(folder, plans)  # Once more: another launch may have made the run since.
         for name in plans:
-            refuse_if_active(folder, record, record.spec.stage(name))
+            refuse_if_active(folder, spec, spec.stage(name))
+        record = save_plans(folder, spec, plans, outputs)
         launched = run_stages(folder, record, payload, limit=limit)
     return follow(folder, record, launched, limit) if wait else launched
 
@@ -146,8 +147,8 @@ def launch_dependents(folder: RunFolder, record: RunRecord, name: str) -> Launch
         return run_stages(folder, record, b"", limit=None, only={s.name for s in waited if s.executor.type == "slurm"})
 
 
-def refuse_if_active(folder: RunFolder, record: RunRecord, stage: StageSpec) -> None:
-    stage_folder = folder.stage(record.spec, stage)
+def refuse_if_active(folder: RunFolder, spec: RunSpec, stage: StageSpec) -> None:
+    stage_folder = folder.stage(spec, stage)
     activity = activity_of(stage_folder, read_launches(stage_folder), folder.path)
     if activity.ranks:
         raise StaggerError(
@@ -260,6 +261,10 @@ def with_pickle(
         path, digest = folder.pickle(settings.launch), sha256(payload)
         folder.storage.write(path, payload, private=True)
     else:
+        if not launches:
+            raise StaggerError(
+                f"The steps of {spec.run_dir} were never stored; launch it again from its Python script."
+            )
         before = TaskSettings.from_json(launches[-1]["settings"])
         path, digest = before.pickle_path, before.pickle_sha256
     return TaskSettings(**{**vars(settings), "pickle_path": path, "pickle_sha256": digest})

@@ -9,18 +9,31 @@ from typing import Any, BinaryIO, cast
 
 import fsspec
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, StorageError
 from stagger.storage import ONE_PUT_BYTES, Entry
 
 #: For a store that is asked for the newest truth each time: listings must not come from fsspec's cache.
 S3_OPTIONS = {"use_listings_cache": False}
+
+#: No small file of a run directory is larger.
+WHOLE = 2**30
+
+
+@contextlib.contextmanager
+def asking(path: str) -> Iterator[None]:
+    """What the store or the network says, as one error that names the path; a missing file stays FileNotFoundError."""
+    try:
+        yield
+    except (FileNotFoundError, StaggerError):
+        raise
+    except Exception as error:  # botocore's errors have no common base with fsspec's.
+        raise StorageError(f"{path}: {type(error).__name__}: {error}") from error
 
 
 class ObjectStore:
     """A `Backend` over one fsspec file system. An object appears whole, when its upload is complete, or never."""
 
     def __init__(self, protocol: str, options: dict[str, Any]) -> None:
-        self._protocol = protocol
         defaults = S3_OPTIONS if protocol in ("s3", "s3a") else {}
         try:
             self._files = fsspec.filesystem(protocol, **{**defaults, **options})
@@ -28,68 +41,75 @@ class ObjectStore:
             raise StaggerError(f"No storage speaks {protocol}://: {error}") from error
 
     def read(self, path: str) -> bytes:
-        # The end of the range is beyond any object: a ranged read is one GET, where a plain one asks HEAD first.
-        return self.read_range(path, 0, ONE_PUT_BYTES * 16)
+        return self.read_range(path, 0, WHOLE)  # A ranged read is one GET, where a plain one asks HEAD first.
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
-        try:
-            return cast("bytes", self._files.cat_file(path, start=start, end=end))
-        except OSError as error:
-            if "InvalidRange" in str(error) or "range" in str(error).lower():
-                return b""  # An empty object has no byte to give.
-            raise
+        with asking(path):
+            try:
+                return cast("bytes", self._files.cat_file(path, start=start, end=end))
+            except OSError as error:
+                if "range" in str(error).lower():
+                    return b""  # There is no byte to give: the object is empty, or ends before `start`.
+                raise
 
     def read_many(self, paths: list[str]) -> list[bytes]:
-        found = self._files.cat_ranges(paths, [0] * len(paths), [ONE_PUT_BYTES] * len(paths), on_error="return")
-        for data in found:
+        found = self._files.cat_ranges(paths, [0] * len(paths), [WHOLE] * len(paths), on_error="return")
+        for path, data in zip(paths, found, strict=True):
             if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
-                raise data
+                with asking(path):
+                    raise data
         return [data for data in found if isinstance(data, bytes)]
 
     def write(self, path: str, data: bytes, *, private: bool) -> None:
-        self._files.pipe_file(path, data)
+        with asking(path):
+            self._files.pipe_file(path, data)
 
     def create(self, path: str, data: bytes) -> bool:
-        try:
-            self._files.pipe_file(path, data, mode="create")
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if "PreconditionFailed" in str(error) or "pre-conditions" in str(error):
+        with asking(path):
+            try:
+                self._files.pipe_file(path, data, mode="create")
+            except FileExistsError:
                 return False
-            raise
+            except OSError as error:
+                if "PreconditionFailed" in str(error) or "pre-conditions" in str(error):
+                    return False
+                raise
         return True
 
     def remove(self, path: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with asking(path), contextlib.suppress(FileNotFoundError):
             self._files.rm_file(path)
 
     def list(self, folder: str) -> list[Entry]:
-        try:
-            found = self._files.ls(folder, detail=True)
-        except FileNotFoundError:
-            return []
+        with asking(folder):
+            try:
+                found = self._files.ls(folder, detail=True)
+            except FileNotFoundError:
+                return []
         return [Entry(info["name"].rpartition("/")[2], info["size"]) for info in found if info["type"] == "file"]
 
     def walk(self, folder: str) -> Iterator[Entry]:
         root = self._files._strip_protocol(folder).rstrip("/") + "/"
-        try:
-            found = self._files.find(folder, detail=True)
-        except FileNotFoundError:
-            return
+        with asking(folder):
+            try:
+                found = self._files.find(folder, detail=True)
+            except FileNotFoundError:
+                return
         for name, info in found.items():
             if name.startswith(root) and not name.endswith("/"):
                 yield Entry(name.removeprefix(root), info["size"])
 
     def size(self, path: str) -> int | None:
-        try:
-            info = self._files.info(path)
-        except FileNotFoundError:
-            return None
+        with asking(path):
+            try:
+                info = self._files.info(path)
+            except FileNotFoundError:
+                return None
         return cast("int", info["size"]) if info["type"] == "file" else None
 
     def open(self, path: str) -> BinaryIO:
-        return cast("BinaryIO", self._files.open(path, "rb"))
+        with asking(path):
+            return cast("BinaryIO", self._files.open(path, "rb"))
 
     def output(self, path: str, tag: str) -> ObjectOutput:
         return ObjectOutput(self._files, path)
@@ -102,10 +122,8 @@ class ObjectStore:
 
     def check_writable(self, folder: str) -> None:
         bucket = self._files._strip_protocol(folder).partition("/")[0]
-        try:
+        with asking(folder):
             reachable = self._files.exists(bucket)
-        except Exception as error:
-            raise StaggerError(f"{folder} cannot be reached: {error}") from error
         if not reachable:
             raise StaggerError(
                 f"{folder} cannot be written: there is no bucket {bucket}. Create it, or correct the path."

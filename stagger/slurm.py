@@ -101,26 +101,36 @@ def parse_config(text: str) -> Limits:
     return Limits(min(largest, int(lowered[1])) if lowered else largest)
 
 
+@dataclass(frozen=True)
+class QueuedJob:
+    """An element of an array (or a single job, index 0) that Slurm still knows of."""
+
+    job_id: str
+    index: int
+    state: str
+    name: str
+
+
 def queue_command(names: Sequence[str]) -> list[str]:
     """By job name: `squeue --jobs` fails for a job that has left the queue, a name is never wrong."""
-    return ["squeue", "--noheader", "--array", "--states=all", "--name", ",".join(names), "--format=%F|%K|%T"]
+    return ["squeue", "--noheader", "--array", "--states=all", "--name", ",".join(names), "--format=%F|%K|%T|%j"]
 
 
-def parse_queue(text: str) -> dict[tuple[str, int], str]:
-    r"""(array job id, index) -> state, from `squeue_command`'s output.
+def parse_queue(text: str) -> list[QueuedJob]:
+    r"""The jobs in `queue_command`'s output.
 
-    >>> parse_queue("12|0|RUNNING\n12|1|PENDING\n")
-    {('12', 0): 'RUNNING', ('12', 1): 'PENDING'}
+    >>> parse_queue("12|3|RUNNING|a-1\n13|N/A|PENDING|b-2\n")[1]
+    QueuedJob(job_id='13', index=0, state='PENDING', name='b-2')
     """
-    rows = (line.strip().split("|") for line in text.splitlines() if line.strip())
-    return {(job, int(index) if index.isdigit() else 0): state for job, index, state in rows}
+    rows = (line.strip().split("|", 3) for line in text.splitlines() if line.strip())
+    return [QueuedJob(job, int(index) if index.isdigit() else 0, state, name) for job, index, state, name in rows]
 
 
-def queue(names: Sequence[str]) -> dict[tuple[str, int], str]:
-    """Jobs with these names that are queued or running now: (array job id, index) -> state."""
+def queue(names: Sequence[str]) -> list[QueuedJob]:
+    """The jobs with these names that are queued or running now."""
     if not names:
-        return {}
-    return {job: state for job, state in parse_queue(run(queue_command(names))).items() if state not in ENDED}
+        return []
+    return [job for job in parse_queue(run(queue_command(names))) if job.state not in ENDED]
 
 
 def accounting_command(job_ids: Sequence[str]) -> list[str]:

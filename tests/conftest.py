@@ -156,6 +156,14 @@ def hold(data, rank, world_size, ranks=None, flag=""):
                 time.sleep(0.01)
         yield document
 
+def dawdle(data, rank, world_size, ranks=(), flag=""):
+    """Takes its time on some ranks; says with the file `flag`-<rank> that it has begun."""
+    for document in data:
+        if rank in ranks:
+            open(f"{flag}-{rank}", "w").close()
+            time.sleep(0.1)
+        yield document
+
 def swallow(data, rank, world_size):
     """A step that goes on whatever happens."""
     iterator = iter(data)

@@ -222,3 +222,19 @@ def test_lock_of_a_dead_launcher_is_taken_over(
     assert counts(status(s3_cli, f"{loaded.url}/run"))[2] == 0
     s3_cli("launch", file, check=0)
     assert counts(status(s3_cli, f"{loaded.url}/run")) == (2, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "EndpointConnectionError"),
+        ({"AWS_SECRET_ACCESS_KEY": ""}, "redentials"),
+    ],
+)
+def test_a_store_that_cannot_be_reached_is_one_sentence(
+    s3_cli: Cli, bucket: Bucket, env: dict[str, str], said: str
+) -> None:
+    ran = s3_cli("status", f"{bucket.url}/run", check=1, **env)
+    assert ran.err.startswith(f"stagger: {bucket.url}/run/run.json: ")
+    assert said in ran.err
+    assert ran.err.count("\n") == 1

@@ -142,18 +142,18 @@ def test_a_rank_whose_job_somebody_cancelled_is_failed_not_forgotten(
     slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:
     flag = tmp_path / "flag"
-    steps = ({"my_steps:hold": {"ranks": [1], "flag": str(flag)}},)
+    steps = ({"my_steps:dawdle": {"ranks": [1], "flag": str(flag)}},)
     file = pipeline_file(steps=steps, executor=SLURM, randomize_start_duration=0)
     waiting = slurm_cli.start("launch", file, "--wait")
     until((tmp_path / "flag-1").exists, "rank 1 to run")
     (launch,) = launches(tmp_path / "run")
     slurm(slurm_cli, "scancel", f"{launch['arrays'][0]['job_id']}_1")
-    flag.touch()
     _, err = waiting.communicate(timeout=100)
     assert waiting.returncode == 1
     assert "1 rank of" in err
     stage = status(slurm_cli, tmp_path / "run")
-    assert (counts(stage), stage["failed_ranks"]) == ((3, 1, 0, 0), [1])
+    assert (counts(stage), stage["failed_ranks"], stage["reasons"]) == ((3, 1, 0, 0), [1], {"interrupted": 1})
+    assert "rank 1: stopped by SIGTERM" in slurm_cli("logs", tmp_path / "run", "--failed").out
     assert not (tmp_path / "run-output" / "00001.jsonl.zst").exists()
 
 

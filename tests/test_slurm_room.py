@@ -27,14 +27,13 @@ def test_limits_are_read() -> None:
 
 
 def test_a_queue_is_read() -> None:
-    text = "412|0|RUNNING\n412|1|PENDING\n412|17|COMPLETING\n413|N/A|PENDING\n"
-    assert slurm.parse_queue(text) == {
-        ("412", 0): "RUNNING",
-        ("412", 1): "PENDING",
-        ("412", 17): "COMPLETING",
-        ("413", 0): "PENDING",
-    }
-    assert slurm.parse_queue("") == {}
+    text = "412|0|RUNNING|a-1\n412|17|COMPLETING|a-1\n413|N/A|PENDING|odd|name\n"
+    assert slurm.parse_queue(text) == [
+        slurm.QueuedJob("412", 0, "RUNNING", "a-1"),
+        slurm.QueuedJob("412", 17, "COMPLETING", "a-1"),
+        slurm.QueuedJob("413", 0, "PENDING", "odd|name"),
+    ]
+    assert slurm.parse_queue("") == []
 
 
 def test_accounting_is_read() -> None:

@@ -57,6 +57,8 @@ def main() -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        fail(str(error), 1)
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own errors: a wrong option or argument.
             fail(error.format_message(), 2)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
+from stagger.errors import Interrupted
 from stagger.pipeline import Step
 from stagger.rundir import StageFolder
 from stagger.sharding import ShardBy
@@ -125,10 +126,14 @@ class PipelineExecutor(ABC):
         Raises:
             StaggerError: the request is wrong, and nothing was launched.
             RunFailed: ranks failed; `failed_ranks` names them.
+            KeyboardInterrupt: after Ctrl-C, once the workers have ended; what is done stays done.
         """
         from stagger.launch import launch
 
-        launched = launch(self.spec, self.pipeline, limit=limit, wait=wait)
+        try:
+            launched = launch(self.spec, self.pipeline, limit=limit, wait=wait)
+        except Interrupted as interrupted:  # As a script expects it: Ctrl-C is KeyboardInterrupt.
+            raise KeyboardInterrupt if str(interrupted) == "SIGINT" else SystemExit(143) from None
         launched.raise_if_failed()
         return launched
 

@@ -8,9 +8,10 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
@@ -167,24 +168,36 @@ class Crew:
         self.progress = Progress(launch.stage.name, len(launch.ranks))
 
     def run(self) -> None:
-        handlers = {number: signal.signal(number, self._note_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        wakeup, wakeup_write = os.pipe()
-        os.set_blocking(wakeup_write, False)
-        previous = signal.set_wakeup_fd(wakeup_write)
-        self.selector.register(wakeup, selectors.EVENT_READ)
+        """Run all ranks. Raises Interrupted when a signal came, after the workers have ended."""
         try:
-            with self.progress:
+            with self._heed_signals(), self.progress:
                 self._work()
         finally:
-            signal.set_wakeup_fd(previous)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
             self._stop()
-            os.close(wakeup)
-            os.close(wakeup_write)
             self.selector.close()
         if self.signal is not None:
             raise Interrupted(signal.Signals(self.signal).name)
+
+    @contextlib.contextmanager
+    def _heed_signals(self) -> Iterator[None]:
+        """Note Ctrl-C and SIGTERM, and wake the selector; only the main thread is told of signals."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        wakeup, wakeup_write = os.pipe()
+        os.set_blocking(wakeup_write, False)
+        self.selector.register(wakeup, selectors.EVENT_READ)
+        previous = signal.set_wakeup_fd(wakeup_write)
+        handlers = {number: signal.signal(number, self._note_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(previous)
+            self.selector.unregister(wakeup)
+            os.close(wakeup)
+            os.close(wakeup_write)
 
     def _note_signal(self, number: int, _frame: object) -> None:
         self.signal = number

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -141,41 +142,29 @@ class SlurmExecutor(PipelineExecutor):
             "settings": launch.settings.to_json(),
             "resources": self.settings.model_dump(mode="json"),
             "log_dir": context.log_dir,
-            "arrays": [],
-            "finalize": None,
         }
+        arrays = self.arrays(launch)
+        record["arrays"] = [array_record(array) for array in arrays]
+        record["finalize"] = {"name": unique_name(f"{launch.stage.name}-end"), "job_id": None}
+        write_launch(launch.folder, record)  # Before the first job: by its name each can be found, whatever happens.
         try:
-            for array in self.arrays(launch):
-                self._submit_array(launch, record, array, context.log_dir)
-            name = unique_name(f"{launch.stage.name}-end")
-            script = finalize_script(context, name, [array["job_id"] for array in record["arrays"]])
-            record["finalize"] = {"name": name, "job_id": slurm.submit(context.log_dir, script)}
+            for array, entry in zip(arrays, record["arrays"], strict=True):
+                path = join(launch.folder.launch(launch.number), f"{array.name}.sh")
+                launch.folder.storage.write(path, array.script.encode())
+                entry["job_id"] = slurm.submit(context.log_dir, array.script)
+            after = [entry["job_id"] for entry in record["arrays"]]
+            script = finalize_script(context, record["finalize"]["name"], after)
+            record["finalize"]["job_id"] = slurm.submit(context.log_dir, script)
         except BaseException as error:
             record["cancelled"] = f"the launch failed: {error}"
-            slurm.cancel(array["job_id"] for array in record["arrays"])
+            slurm.cancel(job["job_id"] for job in jobs_of(record) if job["job_id"])
             raise
         finally:
             write_launch(launch.folder, record)
-        count = len(record["arrays"])
-        ids = ", ".join(array["job_id"] for array in record["arrays"])
+        count = len(arrays)
         logger.info(
             f"{launch.stage.name}: submitted {len(launch.ranks)} ranks in {count} array{'s' if count > 1 else ''}"
-            f" (job {ids}); starts spread over {launch.settings.window_s} s ({self.stage.start_policy})"
-        )
-
-    def _submit_array(self, launch: StageLaunch, record: dict[str, Any], array: ArrayPlan, log_dir: str) -> None:
-        job_id = slurm.submit(log_dir, array.script)
-        record["arrays"].append(
-            {
-                "job_id": job_id,
-                "name": array.name,
-                "jobs": len(array.ranks),
-                "ranks": format_ranks(rank for job in array.ranks for rank in job),
-                "throttle": array.throttle,
-            }
-        )
-        launch.folder.storage.write(
-            join(launch.folder.launch(launch.number), f"{array.name}.sh"), array.script.encode()
+            f" (job {', '.join(after)}); starts spread over {launch.settings.window_s} s ({self.stage.start_policy})"
         )
 
     def _context(self, launch: StageLaunch) -> ScriptContext:
@@ -200,27 +189,27 @@ class SlurmExecutor(PipelineExecutor):
 
     @classmethod
     def activity(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> Activity:
-        states = slurm.queue([job["name"] for launch in launches for job in jobs_of(launch)]) if slurm.is_here() else {}
+        names = [job["name"] for launch in launches for job in jobs_of(launch)]
+        queued = defaultdict(list)
+        for job in slurm.queue(names) if slurm.is_here() else []:
+            queued[job.name].append(job)
         activity = Activity()
         for launch in launches:
-            activity.ending |= bool(launch["finalize"]) and (launch["finalize"]["job_id"], 0) in states
+            activity.ending |= launch["finalize"]["name"] in queued
             for array in launch["arrays"]:
                 jobs = elements(array, launch["ranks_per_job"])
-                active = {i: states[array["job_id"], i] for i in range(len(jobs)) if (array["job_id"], i) in states}
-                for index, state in active.items():
-                    group = activity.pending if state in slurm.QUEUED else activity.running
-                    group.update(jobs[index])
-                if active:
-                    activity.holders.append(f"Slurm job {array['job_id']} (launch {launch['launch']})")
+                for job in queued[array["name"]]:
+                    group = activity.pending if job.state in slurm.QUEUED else activity.running
+                    group.update(jobs[job.index])
+                for job_id in sorted({job.job_id for job in queued[array["name"]]}):
+                    activity.holders.append(f"Slurm job {job_id} (launch {launch['launch']})")
         return activity
 
     @classmethod
     def cancel(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> list[str]:
         stopped = []
         for launch in launches:
-            jobs = jobs_of(launch)
-            states = slurm.queue([job["name"] for job in jobs])
-            active = [job["job_id"] for job in jobs if any(number == job["job_id"] for number, _ in states)]
+            active = sorted({job.job_id for job in slurm.queue([job["name"] for job in jobs_of(launch)])})
             slurm.cancel(active)
             if active:
                 write_launch(folder, {**launch, "cancelled": "by stagger cancel"})
@@ -228,9 +217,20 @@ class SlurmExecutor(PipelineExecutor):
         return stopped
 
 
+def array_record(array: ArrayPlan) -> dict[str, Any]:
+    """What launch.json says of an array; its job id is known once it is submitted."""
+    return {
+        "job_id": None,
+        "name": array.name,
+        "jobs": len(array.ranks),
+        "ranks": format_ranks(rank for job in array.ranks for rank in job),
+        "throttle": array.throttle,
+    }
+
+
 def jobs_of(launch: dict[str, Any]) -> list[dict[str, Any]]:
     """The arrays of a launch, and the job that ends it."""
-    return [*launch["arrays"], *([launch["finalize"]] if launch["finalize"] else [])]
+    return [*launch["arrays"], launch["finalize"]]
 
 
 def elements(array: dict[str, Any], ranks_per_job: int) -> list[list[int]]:
