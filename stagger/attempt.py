@@ -76,7 +76,7 @@ class Attempt:
         plan = read_rank(
             self.storage, self.folder.plan(self.settings.fingerprint), self.settings.fingerprint, self.rank
         )
-        tag = f"{self.settings.fingerprint[:8]}-{self.name}"
+        tag = f"{self.folder.tag}-{self.name}"
         task = TaskContext(self.storage, self.rank, plan.world_size, plan.shards, tag)
         try:
             steps = self._bound_steps(plan, task)

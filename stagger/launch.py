@@ -224,7 +224,7 @@ def launch_stage(folder: RunFolder, record: RunRecord, stage: StageSpec, payload
         return False
     if not active:  # Then nobody is writing for this run: its temporary files are those of killed attempts.
         for path in record.outputs[stage.name]:
-            folder.storage.remove_leftovers(path, record.fingerprints[stage.name][:8])
+            folder.storage.remove_leftovers(path, stage_folder.tag)
     executor = executor_class(stage.executor.type).for_stage(record.spec, stage)
     number = len(launches) + 1
     settings = task_settings(record, stage, stage_folder, executor, number)

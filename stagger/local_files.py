@@ -28,15 +28,17 @@ class LocalFiles:
         finally:
             os.close(descriptor)
 
-    def read_many(self, paths: list[str]) -> list[bytes]:
-        found = []
-        for path in paths:
-            with contextlib.suppress(FileNotFoundError):
-                found.append(self.read(path))
-        return found
+    def read_many(self, paths: list[str]) -> list[bytes | None]:
+        return [self._read_or_none(path) for path in paths]
+
+    def _read_or_none(self, path: str) -> bytes | None:
+        try:
+            return self.read(path)
+        except FileNotFoundError:
+            return None
 
     def write(self, path: str, data: bytes, *, private: bool) -> None:
-        output = LocalOutput(path, str(os.getpid()), 0o600 if private else 0o666)
+        output = LocalOutput(path, writer_tag(), 0o600 if private else 0o666)
         try:
             output.write(data)
             output.finish()
@@ -48,7 +50,7 @@ class LocalFiles:
     def create(self, path: str, data: bytes) -> bool:
         make_folder(os.path.dirname(path))
         # Written aside and linked, so that nobody reads a half-written file. Linking fails when the name is taken.
-        temporary = hidden(path, str(os.getpid()))
+        temporary = hidden(path, writer_tag())
         with open(temporary, "wb") as file:
             file.write(data)
         try:
@@ -156,6 +158,11 @@ class LocalOutput:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def writer_tag() -> str:
+    """Tells this process from all others that see the same folder."""
+    return f"{os.uname().nodename}-{os.getpid()}"
 
 
 def hidden(path: str, tag: str) -> str:

@@ -52,13 +52,13 @@ class ObjectStore:
                     return b""  # There is no byte to give: the object is empty, or ends before `start`.
                 raise
 
-    def read_many(self, paths: list[str]) -> list[bytes]:
+    def read_many(self, paths: list[str]) -> list[bytes | None]:
         found = self._files.cat_ranges(paths, [0] * len(paths), [WHOLE] * len(paths), on_error="return")
         for path, data in zip(paths, found, strict=True):
             if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
                 with asking(path):
                     raise data
-        return [data for data in found if isinstance(data, bytes)]
+        return [data if isinstance(data, bytes) else None for data in found]
 
     def write(self, path: str, data: bytes, *, private: bool) -> None:
         with asking(path):

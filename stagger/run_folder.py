@@ -81,6 +81,7 @@ class RunFolder:
     def __init__(self, storage: Storage, path: str) -> None:
         self.storage = storage
         self.path = path
+        self._stages: dict[str, StageFolder] = {}
 
     @classmethod
     def open(cls, path: str, options: dict[str, dict[str, Any]] | None = None) -> tuple[RunFolder, RunRecord]:
@@ -96,8 +97,11 @@ class RunFolder:
         return cls(Storage(record.spec.storage_options), path), record
 
     def stage(self, spec: RunSpec, stage: StageSpec) -> StageFolder:
-        single = len(spec.stages) == 1
-        return StageFolder(self.storage, self.path if single else join(self.path, stage.name))
+        """The folder of a stage: the run directory itself when it is the only one."""
+        if stage.name not in self._stages:
+            path = self.path if len(spec.stages) == 1 else join(self.path, stage.name)
+            self._stages[stage.name] = StageFolder(self.storage, path)
+        return self._stages[stage.name]
 
     def create(self) -> None:
         """Make the run directory, private to its owner; an object store has no folders."""

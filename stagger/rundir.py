@@ -14,6 +14,7 @@ A run of one stage has no `<stage>` folder: its files lie directly in the run di
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import orjson
@@ -62,6 +63,12 @@ class StageFolder:
     def __init__(self, storage: Storage, path: str) -> None:
         self.storage = storage
         self.path = path
+        self._completions: dict[int, dict[str, Any]] = {}
+
+    @property
+    def tag(self) -> str:
+        """Keeps temporary files of this stage apart from those of other runs that write to the same folder."""
+        return f"{zlib.crc32(self.path.encode()):08x}"
 
     def plan(self, fingerprint: str) -> str:
         return join(self.path, "plan", fingerprint)
@@ -93,12 +100,13 @@ class StageFolder:
         return {int(name.removesuffix(".json")) for name in names if name[0] != "." and name.endswith(".json")}
 
     def completions(self, ranks: set[int]) -> list[dict[str, Any]]:
-        """The completion records of `ranks`, ascending by rank."""
-        paths = [self.completion(rank) for rank in sorted(ranks)]
-        records = self.storage.read_many(paths)
-        if len(records) < len(paths):  # One vanished since it was listed: decode what is there, each under its name.
-            return [decode(data, join(self.path, "completions")) for data in records]
-        return [decode(data, path) for data, path in zip(records, paths, strict=True)]
+        """The completion records of `ranks`, ascending by rank. They are immutable: each is read once."""
+        unread = sorted(ranks - self._completions.keys())
+        paths = [self.completion(rank) for rank in unread]
+        for rank, path, data in zip(unread, paths, self.storage.read_many(paths), strict=True):
+            if data is not None:  # Removed by hand since it was listed.
+                self._completions[rank] = decode(data, path)
+        return [self._completions[rank] for rank in sorted(ranks & self._completions.keys())]
 
     def failures(self) -> dict[int, str]:
         """The latest attempt that failed, of each rank that ever failed: one listing."""

@@ -46,7 +46,7 @@ class Backend(Protocol):
 
     def read_range(self, path: str, start: int, end: int) -> bytes: ...
 
-    def read_many(self, paths: list[str]) -> list[bytes]: ...
+    def read_many(self, paths: list[str]) -> list[bytes | None]: ...
 
     def write(self, path: str, data: bytes, *, private: bool) -> None: ...
 
@@ -124,8 +124,8 @@ class Storage:
         """Bytes `start` to `end` (exclusive) of the file, in one request; fewer where it is shorter."""
         return self.backend(path).read_range(path, start, end)
 
-    def read_many(self, paths: list[str]) -> list[bytes]:
-        """Many small files of one backend, concurrently where that helps. Files that vanished are left out."""
+    def read_many(self, paths: list[str]) -> list[bytes | None]:
+        """Many small files of one backend, concurrently where that helps; None for those that are not there."""
         return self.backend(paths[0]).read_many(paths) if paths else []
 
     def write(self, path: str, data: bytes, *, private: bool = False) -> None:

@@ -9,8 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import stagger
 from stagger.task_settings import TaskSettings
 from tests.conftest import Cli, PipelineFiles
@@ -88,16 +86,24 @@ def test_pure_modules_import_neither_slurm_nor_storage() -> None:
         assert {module.partition(".")[0] for module in modules} <= set(sys.stdlib_module_names), name
 
 
-@pytest.mark.parametrize("command", ["sbatch", "squeue", "sacct", "scancel", "scontrol"])
-def test_one_place_talks_to_slurm(command: str) -> None:
-    def mentions(path: Path) -> bool:
-        strings = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
-        return command in strings
+def importers(module: str) -> list[str]:
+    """The modules of the package that import `module`."""
 
-    assert [path.name for path in PACKAGE.rglob("*.py") if mentions(path) and path.name != "models.py"] in (
-        ["slurm.py"],
-        [],
-    )
+    def imports(path: Path) -> bool:
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+        return any(name.partition(".")[0] == module for name in names)
+
+    return sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if imports(path))
+
+
+def test_one_place_talks_to_slurm_and_one_to_each_storage() -> None:
+    assert importers("submitit") == ["slurm.py"]
+    assert importers("subprocess") == ["executor/local.py", "slurm.py"]
+    assert importers("fsspec") == ["object_store.py"]
+    assert importers("s3fs") == []
+    assert importers("pickle") == importers("cloudpickle") == ["pickled.py"]
 
 
 def test_settings_survive_the_job_script() -> None:

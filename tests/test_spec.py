@@ -115,6 +115,10 @@ def test_another_executor_takes_its_own_defaults(folder: Path) -> None:
         (("name: demo", "name: a/b"), r"p\.yaml:2: name: .*pattern"),
         (("run_dir: runs/demo", ""), r"p\.yaml: run_dir: this key is missing"),
         (("pipeline:", "pipelines:"), r"p\.yaml: there is no pipeline"),
+        (
+            ("type: slurm\n  partition: cpu\n  time: 12:00:00", "partition: cpu"),
+            r"executor\.partition: this key is for `type: slurm`",
+        ),
         (("type: slurm", "type: slrum"), r"p\.yaml:10: executor: type must be one of local, slurm"),
         (("time: 12:00:00", "time: noon"), r"p\.yaml:13: executor\.time: .*Slurm understands.*, not 'noon'"),
         (("workers: 100", "workers: 100\n  sbatch: {array: 1-3}"), r"p\.yaml:15: executor\.sbatch: 'array' is set by"),

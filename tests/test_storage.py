@@ -92,7 +92,7 @@ def test_lists_and_reads(tmp_path: Path) -> None:
     assert storage.list(str(tmp_path / "nothing")) == []
     assert sorted(storage.walk(str(tmp_path))) == [Entry("b", 5), Entry("sub/a", 1)]
     assert storage.read_range(str(tmp_path / "b"), 1, 3) == b"23"
-    assert storage.read_many([str(tmp_path / "b"), str(tmp_path / "gone")]) == [b"12345"]
+    assert storage.read_many([str(tmp_path / "b"), str(tmp_path / "gone")]) == [b"12345", None]
     assert stat.S_IMODE((tmp_path / "sub" / "a").stat().st_mode) == 0o600
     storage.remove(str(tmp_path / "b"))
     storage.remove(str(tmp_path / "b"))

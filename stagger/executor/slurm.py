@@ -189,9 +189,11 @@ class SlurmExecutor(PipelineExecutor):
 
     @classmethod
     def activity(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> Activity:
+        if not slurm.is_here():
+            return unknown_activity(launches)
         names = [job["name"] for launch in launches for job in jobs_of(launch)]
         queued = defaultdict(list)
-        for job in slurm.queue(names) if slurm.is_here() else []:
+        for job in slurm.queue(names):
             queued[job.name].append(job)
         activity = Activity()
         for launch in launches:
@@ -215,6 +217,13 @@ class SlurmExecutor(PipelineExecutor):
                 write_launch(folder, {**launch, "cancelled": "by stagger cancel"})
             stopped += [f"cancelled Slurm job {number}" for number in active]
         return stopped
+
+
+def unknown_activity(launches: list[dict[str, Any]]) -> Activity:
+    """Where no Slurm can be asked, whatever was launched may still be waiting, and is not called failed."""
+    logger.warning("There is no squeue on this machine: ranks that are not done are shown as pending.")
+    ranks = {rank for launch in launches for rank in parse_ranks(launch["ranks"])}
+    return Activity(pending=ranks, holders=["Slurm jobs, perhaps: there is no squeue here to ask"])
 
 
 def array_record(array: ArrayPlan) -> dict[str, Any]:

@@ -194,6 +194,9 @@ def sentence(model: type[BaseModel], error: Any, place: Place, path: Path) -> st
     location = tuple(part for i, part in enumerate(error["loc"]) if not (i == 1 and error["loc"][0] == "executor"))
     where = place.of((*path, *location))
     if error["type"] == "extra_forbidden":
+        for kind, other in EXECUTORS.items():
+            if error["loc"][0] == "executor" and location[-1] in other.model_fields:
+                return f"{where}: this key is for `type: {kind}`; set the type, or leave the key out."
         return f"{where}: unknown key; {nearest(str(location[-1]), valid_keys(model, error['loc'][:-1]))}"
     if error["type"] == "missing":
         return f"{where}: this key is missing; give it a value."

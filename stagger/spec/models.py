@@ -160,15 +160,12 @@ RESERVED_OPTIONS = {
 }
 
 Executor = Annotated[LocalSpec | SlurmSpec, Field(discriminator="type")]
+Pipeline = Annotated[tuple[StepSpec, ...], Field(min_length=1)]
 
 
-class StageSpec(Model):
-    """A pipeline and how it is run."""
+class StageDefaults(Model):
+    """What a file says for all of its stages, and each stage may say for itself."""
 
-    name: Name
-    """The stage's name."""
-    depends: tuple[str, ...] = ()
-    """Stages that must be done, every rank of them, before this one starts."""
     tasks: PositiveInt = 1
     """Into how many ranks the work is divided."""
     shard_by: ShardBy = "count"
@@ -177,10 +174,19 @@ class StageSpec(Model):
     """Seconds over which the jobs' starts are spread; `auto`: 0, 30, 60 or 180 by the number of tasks, 0 locally."""
     start_policy: Literal["uniform"] = "uniform"
     """How a job draws its delay: `uniform`, randint(0, window)."""
-    pipeline: Annotated[tuple[StepSpec, ...], Field(min_length=1)]
-    """The steps; the first reads, the last usually writes."""
     executor: Executor = Field(default_factory=LocalSpec)
     """Where the ranks run."""
+
+
+class StageSpec(StageDefaults):
+    """A pipeline and how it is run."""
+
+    name: Name
+    """The stage's name."""
+    depends: tuple[str, ...] = ()
+    """Stages that must be done, every rank of them, before this one starts."""
+    pipeline: Pipeline
+    """The steps; the first reads, the last usually writes."""
 
 
 #: Files of the run directory, beside which a stage's folder has to fit.
@@ -220,7 +226,7 @@ class RunSpec(Model):
         return self
 
 
-class PipelineFile(Model):
+class PipelineFile(StageDefaults):
     """A stagger pipeline file. With `stages`, the keys above it are defaults for each stage."""
 
     name: Name
@@ -229,18 +235,8 @@ class PipelineFile(Model):
     """Where the run keeps its records: a local or shared folder, or s3://..."""
     storage_options: dict[str, dict[str, Any]] = {}
     """Options for fsspec, per protocol: `{s3: {endpoint_url: ...}}`. Secrets only as ${NAME}."""
-    tasks: PositiveInt = 1
-    """Into how many ranks the work is divided."""
-    shard_by: ShardBy = "count"
-    """How shards are given to ranks: round robin (`count`), or evening out their `bytes`."""
-    randomize_start_duration: Literal["auto"] | NonNegativeInt = "auto"
-    """Seconds over which the jobs' starts are spread; `auto`: 0, 30, 60 or 180 by the number of tasks, 0 locally."""
-    start_policy: Literal["uniform"] = "uniform"
-    """How a job draws its delay: `uniform`, randint(0, window)."""
-    pipeline: Annotated[tuple[StepSpec, ...], Field(min_length=1)] | None = None
+    pipeline: Pipeline | None = None
     """The steps; the first reads, the last usually writes."""
-    executor: Executor = Field(default_factory=LocalSpec)
-    """Where the ranks run."""
     stages: Annotated[tuple[StageSpec, ...], Field(min_length=1)] | None = None
     """Several pipelines, each a stage with a name and what it depends on."""
 
