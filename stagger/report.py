@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import time
 from typing import Any
 
+import jinja2
+
 from stagger.ranks import format_ranks
+from stagger.resources import PACKAGE
 from stagger.rundir import StageFolder, encode
 from stagger.spec.models import StageSpec
 
@@ -50,21 +52,7 @@ def merge(stage: StageSpec, completions: list[dict[str, Any]], missing: list[int
 
 def render_report(stats: dict[str, Any]) -> str:
     """One self-contained page."""
-    missing = stats["missing_ranks"]
-    state = f"{stats['done']} of {stats['tasks']} ranks done" + (f"; missing: {missing}" if missing else "")
-    facts = "".join(
-        f"<tr><th>{html.escape(key.replace('_', ' '))}</th><td>{stats[key]:,}</td></tr>"
-        for key in ("shards", "bytes_in", "records_in", "records_out", "bytes_out", "cpu_s", "peak_rss_mb")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PACKAGE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    steps = "".join(
-        f"<tr><td>{html.escape(step['name'])}</td><td>{step['records']:,}</td><td>{step['seconds']:,.3f}</td></tr>"
-        for step in stats["steps"]
-    )
-    title = html.escape(stats["stage"])
-    return (
-        f"<!doctype html><meta charset=utf-8><title>{title}</title>"
-        "<style>body{font:16px system-ui;margin:2rem}td,th{padding:.2rem 1rem;text-align:right}"
-        "th:first-child,td:first-child{text-align:left}</style>"
-        f"<h1>{title}</h1><p>{html.escape(state)}</p><table>{facts}</table>"
-        f"<h2>Steps</h2><table><tr><th>step</th><th>records out</th><th>seconds</th></tr>{steps}</table>\n"
-    )
+    return environment.get_template("report.html.j2").render(stats)

@@ -64,7 +64,9 @@ def test_the_run_directory_is_as_described(cli: Cli, pipeline_file: PipelineFile
     assert completion["steps"][0]["records"] == completion["outputs"][0]["records"] == 150
     stats = json.loads((run / "stats.json").read_text())
     assert (stats["done"], stats["missing_ranks"], stats["records_out"]) == (4, "", 600)
-    assert "4 of 4 ranks done" in (run / "report.html").read_text()
+    report = (run / "report.html").read_text()
+    assert "4 of 4 ranks done" in report
+    assert "<td>read_jsonl</td><td>600</td>" in report
 
 
 def test_what_is_done_is_not_run_again(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:

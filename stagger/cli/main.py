@@ -110,6 +110,8 @@ def launch(
     from stagger.launch import launch as start
     from stagger.spec.load import Changes, load_file
 
+    if dry_run:
+        sys.dont_write_bytecode = True  # Importing the user's steps must not leave a __pycache__ beside them.
     spec = load_file(file, Changes(tuple(assignments or ()), executor, tasks, run_dir))
     if dry_run:
         document = plan_only(spec, limit=limit)

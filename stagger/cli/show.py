@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import Any
+
+from rich.filesize import decimal
 
 from stagger.launch import Launched
 from stagger.ranks import format_ranks
@@ -30,7 +33,7 @@ def plan(document: dict[str, Any]) -> None:
         if stage["shards"] is None:
             print(f"  input    planned when {', '.join(stage['depends'])} is done")
         else:
-            print(f"  input    {stage['shards']:,} shards, {human_bytes(stage['bytes'])}")
+            print(f"  input    {stage['shards']:,} shards, {decimal(stage['bytes'])}")
         print(f"  ranks    {stage['ranks']} of {stage['tasks']} to run")
         start = stage["start"]
         print(f"  start    {start['policy']}, over {start['window_s']} s")
@@ -59,9 +62,9 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
         states = [f"{getattr(stage, name):,} {name}" for name in STATES if getattr(stage, name)]
         ranks = f"{stage.tasks:,} rank{'s' if stage.tasks > 1 else ''}"
         print(f"  {stage.name:<{width}}  {ranks}: {', '.join(states)}")
-        work = f"{stage.records_in:,} records in, {stage.records_out:,} out, {human_bytes(stage.bytes_out)} written"
+        work = f"{stage.records_in:,} records in, {stage.records_out:,} out, {decimal(stage.bytes_out)} written"
         if stage.records_per_s is not None and stage.eta_s is not None:
-            work += f"; {stage.records_per_s:,.0f} records/s, {human_seconds(stage.eta_s)} to go"
+            work += f"; {stage.records_per_s:,.0f} records/s, {timedelta(seconds=round(stage.eta_s))} to go"
         print(f"  {'':<{width}}  {work}")
         if stage.failed:
             reasons = ", ".join(f"{count} {reason}" for reason, count in stage.reasons.items())
@@ -76,27 +79,3 @@ def watch_status(folder: RunFolder, record: RunRecord) -> list[StageStatus]:
             return stages
         status(folder.path, stages)
         time.sleep(WATCH_S)
-
-
-def human_bytes(count: int) -> str:
-    """A size for people.
-
-    >>> human_bytes(999), human_bytes(1536), human_bytes(3 * 2**30)
-    ('999 B', '1.5 KiB', '3.0 GiB')
-    """
-    if count < 1024:
-        return f"{count} B"
-    power = min((count.bit_length() - 1) // 10, 4)
-    return f"{count / 1024**power:.1f} {' KMGT'[power]}iB"
-
-
-def human_seconds(seconds: float) -> str:
-    """A duration for people.
-
-    >>> human_seconds(59), human_seconds(3700)
-    ('59 s', '1:01:40')
-    """
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
