@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +40,9 @@ class StagePlan:
         return sum(shard.size for shards in self.ranks for shard in shards)
 
     def encode(self) -> bytes:
-        return encode_plan(self.stage.name, self.fingerprint, steps_of(self.stage), self.ranks)
+        """The plan file."""
+        with collection_paused():
+            return encode_plan(self.stage.name, self.fingerprint, steps_of(self.stage), self.ranks)
 
 
 def steps_of(stage: StageSpec) -> list[dict[str, Any]]:
@@ -50,14 +54,29 @@ def make_plan(storage: Storage, stage: StageSpec, objects: Sequence[Step] | None
 
     Raises StaggerError when the input matches nothing.
     """
-    with busy(f"{stage.name}: listing the input"):
-        shards = _find_shards(storage, stage, objects)
+    with busy(f"{stage.name}: listing the input"), collection_paused():
+        return _plan(stage, _find_shards(storage, stage, objects))
+
+
+def _plan(stage: StageSpec, shards: list[Shard]) -> StagePlan:
     check_names(shards)
     content = {"steps": steps_of(stage), "tasks": stage.tasks, "shard_by": stage.shard_by}
     digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS))
     for shard in shards:
         digest.update(b"%s\0%d\n" % (shard.name.encode(), shard.size))
     return StagePlan(stage, digest.hexdigest()[:16], assign(shards, stage.tasks, stage.shard_by))
+
+
+@contextlib.contextmanager
+def collection_paused() -> Iterator[None]:
+    """No garbage collection: over a million shards that all stay it takes a third of the time, and finds nothing."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def check_names(shards: list[Shard]) -> None:
