@@ -48,8 +48,14 @@ def attempt_name(launch: int, restart: int) -> str:
 
 
 def attempt_order(name: str) -> tuple[int, int]:
-    """(launch, restart) of an attempt's name: later attempts are larger."""
+    """(launch, restart) of an attempt's name: later attempts are larger. A file of another origin comes before all.
+
+    >>> attempt_order("3"), attempt_order("3r1"), attempt_order("3 (copy)")
+    ((3, 0), (3, 1), (0, 0))
+    """
     launch, _, restart = name.partition("r")
+    if not launch.isdecimal() or not (restart or "0").isdecimal():
+        return 0, 0
     return int(launch), int(restart or 0)
 
 
@@ -97,7 +103,8 @@ class StageFolder:
     def done(self) -> set[int]:
         """The ranks that have a completion record: one listing."""
         names = (entry.name for entry in self.storage.list(join(self.path, "completions")))
-        return {int(name.removesuffix(".json")) for name in names if name[0] != "." and name.endswith(".json")}
+        ranks = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+        return {int(rank) for rank in ranks if rank.isdecimal()}
 
     def completions(self, ranks: set[int]) -> list[dict[str, Any]]:
         """The completion records of `ranks`, ascending by rank. They are immutable: each is read once."""
@@ -113,7 +120,7 @@ class StageFolder:
         latest: dict[int, str] = {}
         for entry in self.storage.list(join(self.path, "failures")):
             rank, _, attempt = entry.name.removesuffix(".json").partition(".")
-            if rank.isdigit() and (
+            if rank.isdecimal() and (
                 int(rank) not in latest or attempt_order(attempt) > attempt_order(latest[int(rank)])
             ):
                 latest[int(rank)] = attempt

@@ -61,7 +61,7 @@ def latest_attempts(folder: StageFolder, below: str = "") -> dict[int, str]:
     for entry in folder.storage.walk(join(folder.path, "logs", below) if below else join(folder.path, "logs")):
         rank, _, name = f"{below}/{entry.name}".lstrip("/").partition("/")
         attempt = name.removesuffix(".log")
-        if rank.isdigit() and name.endswith(".log"):
+        if rank.isdecimal() and name.endswith(".log"):
             latest[int(rank)] = max(attempt, latest.get(int(rank), attempt), key=attempt_order)
     return latest
 
