@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stagger.rundir import StageFolder, decode, encode
-from stagger.storage import is_local, join
+from stagger.storage import join
 
 
 def read_launches(folder: StageFolder) -> list[dict[str, Any]]:
@@ -27,7 +27,3 @@ def record_path(folder: StageFolder, number: int) -> str:
 
 def write_launch(folder: StageFolder, record: dict[str, Any]) -> None:
     folder.storage.write(record_path(folder, record["launch"]), encode(record))
-
-
-def launch_folder_is_local(folder: StageFolder) -> bool:
-    return is_local(folder.path)

@@ -181,13 +181,14 @@ def expand_indices(text: str) -> list[int]:
 
 
 def final_states(job_ids: Sequence[str]) -> dict[tuple[str, int], str]:
-    """What accounting knows of these arrays' elements; empty on a cluster without accounting."""
+    """How accounting says that these arrays' elements ended; empty on a cluster without accounting."""
     if not job_ids or shutil.which("sacct") is None:
         return {}
     try:
-        return parse_accounting(run(accounting_command(job_ids)))
+        states = parse_accounting(run(accounting_command(job_ids)))
     except StaggerError:
         return {}
+    return {job: state for job, state in states.items() if state in ENDED}
 
 
 def cancel(job_ids: Iterable[str]) -> None:

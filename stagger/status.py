@@ -98,6 +98,7 @@ def failed_ranks(
     for launch in launches:
         latest.update(dict.fromkeys(parse_ranks(launch["ranks"]), launch))
     failed: dict[int, str] = {}
+    lost: dict[int, set[int]] = defaultdict(set)
     for rank, launch in latest.items():
         if rank in done:
             continue
@@ -110,6 +111,10 @@ def failed_ranks(
                 failed[rank] = kind
         elif launch["executor"] == "slurm" and rank not in active and not launch.get("cancelled"):
             failed[rank] = "lost"
+            lost[launch["launch"]].add(rank)
+    for number, ranks in lost.items():
+        ends = executor_class("slurm").end_states(launches[number - 1], ranks)
+        failed |= {rank: f"lost ({state})" for rank, state in ends.items()}
     return failed
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -218,7 +217,6 @@ def test_lock_of_a_dead_launcher_is_taken_over(
     running.kill()
     running.wait(timeout=60)
     flag.touch()
-    time.sleep(0)
     assert counts(status(s3_cli, f"{loaded.url}/run"))[2] == 0
     s3_cli("launch", file, check=0)
     assert counts(status(s3_cli, f"{loaded.url}/run")) == (2, 0, 0, 0)

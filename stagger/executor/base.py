@@ -159,6 +159,11 @@ class PipelineExecutor(ABC):
         """What of these launches (their launch.json, oldest first) is running or queued now."""
 
     @classmethod
+    def end_states(cls, launch: dict[str, Any], ranks: set[int]) -> dict[int, str]:
+        """How the jobs of these ranks ended, as far as anything beside the ranks' own records tells."""
+        return {}
+
+    @classmethod
     @abstractmethod
     def cancel(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> list[str]:
         """Stop what is running or queued; one sentence for each thing that was stopped."""

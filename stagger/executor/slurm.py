@@ -208,6 +208,18 @@ class SlurmExecutor(PipelineExecutor):
         return activity
 
     @classmethod
+    def end_states(cls, launch: dict[str, Any], ranks: set[int]) -> dict[int, str]:
+        mine = [a for a in launch["arrays"] if a["job_id"] and not ranks.isdisjoint(parse_ranks(a["ranks"]))]
+        ends = slurm.final_states([array["job_id"] for array in mine])
+        return {
+            rank: ends[array["job_id"], index]
+            for array in mine
+            for index, job in enumerate(elements(array, launch["ranks_per_job"]))
+            for rank in job
+            if rank in ranks and (array["job_id"], index) in ends
+        }
+
+    @classmethod
     def cancel(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> list[str]:
         stopped = []
         for launch in launches:
