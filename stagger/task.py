@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: Signals that ask a task to stop: a cancelled or preempted job, and the warning before a job's time limit.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 
+#: Seconds that a local worker has to end its rank when its parent has died.
+ORPHAN_S = 10.0
+
 
 def main(arguments: list[str]) -> int:
     """Run the ranks. 0 when all are done, 1 when one failed, 128 + n when signal n stopped the task."""
@@ -117,6 +120,8 @@ def watched_orders(stop: StopFlag) -> queue.SimpleQueue[int | None]:
                 ranks.put(int(line))
         ranks.put(None)
         stop.signal = stop.signal or "SIGTERM"
+        time.sleep(ORPHAN_S)  # An idle worker has ended by now; one whose step never looks up has no parent to kill it.
+        os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=read, daemon=True).start()
     return ranks

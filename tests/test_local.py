@@ -197,11 +197,12 @@ def test_workers_end_when_the_launcher_is_killed(cli: Cli, pipeline_file: Pipeli
     until(lambda: (tmp_path / "flag-0").exists() and (tmp_path / "flag-1").exists(), "both workers to hold")
     running.kill()
     running.wait(timeout=60)
-    flag.touch()
+    # The steps hold on, and never look whether they should stop.
     until(
         lambda: subprocess.run(["pgrep", "-f", f"stagger.task.*{tmp_path}"], check=False).returncode,
         "the workers to end",
     )
+    flag.touch()
     assert counts(status(cli, tmp_path / "run")) == (0, 0, 0, 2)
     cli("launch", file, check=0)  # The dead launcher's lock is taken over.
     assert output_ids(tmp_path / "run-output") == EVERYTHING
