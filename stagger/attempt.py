@@ -84,6 +84,9 @@ class Attempt:
             for _ in chain(steps, self.counts, self.rank, plan.world_size, self.stop.check):
                 pass  # Pulling the last step's records runs all steps.
             self.stop.check()
+            for count in self.counts:
+                if count.error is not None:  # A later step swallowed it, and the records after it are missing.
+                    raise count.error
             task.commit()
         except BaseException:
             task.abort()
@@ -164,7 +167,7 @@ def describe(error: BaseException, counts: list[StepCount]) -> tuple[str, str]:
     """(kind, sentence) for a failure record; the step is named that raised the error first."""
     if isinstance(error, Interrupted):
         return "interrupted", f"stopped by {error}"
-    step = next((count.name for count in counts if count.raised), None)
+    step = next((count.name for count in counts if count.error is not None), None)
     where = f" in {step}" if step else ""
     if isinstance(error, (BadInput, StaggerError)):
         return type(error).__name__, f"{error}"

@@ -26,8 +26,8 @@ from stagger.storage import Storage, join
 from stagger.task_settings import TaskSettings
 from stagger.wait import wait_for_slurm
 
-#: Seconds that a stage's end waits for the lock: two stages can end at once, and a user can launch at that moment.
-LOCK_WAIT_S = 60.0
+#: Seconds that a stage's end waits for the lock: a stage that runs locally holds it for as long as it runs.
+LOCK_WAIT_S = 6 * 3600.0
 
 
 @dataclass
@@ -115,20 +115,34 @@ def enter(spec: RunSpec) -> None:
 
 
 def follow(folder: RunFolder, record: RunRecord, launched: Launched, limit: int | None) -> Launched:
-    """Wait until all Slurm jobs of the run have ended, those of stages that others launch included."""
-    while launched.submitted:
+    """Wait until all Slurm jobs of the run have ended, those of stages that others launch included.
+
+    Then run the local stages that waited for them. No stage is launched twice.
+    """
+    if all(stage.executor.type == "local" for stage in record.spec.stages):
+        return launched
+    while True:
         try:
             wait_for_slurm(folder, record)
         except KeyboardInterrupt:
             logger.warning(f"no longer waiting; the jobs go on: stagger status {folder.path}")
             raise
-        launched = Launched(folder.path, status_of(folder, record))
-        for stage in ready_stages(folder, record):
-            note_unfinished(launched, folder.stage(record.spec, stage), stage, limit)
-        if any(stage.executor.type == "local" for stage in ready_stages(folder, record)):
-            with folder.lock():
-                launched = run_stages(folder, folder.load() or record, b"", limit=None)
-    return launched
+        ready = ready_stages(folder, record)
+        fresh = {
+            s.name for s in ready if s.executor.type == "local" and not read_launches(folder.stage(record.spec, s))
+        }
+        if not fresh:
+            break
+        with folder.lock():
+            launched.lost_outputs += run_stages(
+                folder, folder.load() or record, b"", limit=limit, only=fresh
+            ).lost_outputs
+        if launched.lost_outputs:
+            break
+    ended = Launched(folder.path, status_of(folder, record), lost_outputs=launched.lost_outputs)
+    for stage in ready_stages(folder, record):
+        note_unfinished(ended, folder.stage(record.spec, stage), stage, limit)
+    return ended
 
 
 def ready_stages(folder: RunFolder, record: RunRecord) -> list[StageSpec]:
@@ -173,6 +187,10 @@ def run_stages(
             continue
         stage_folder = folder.stage(record.spec, stage)
         waiting = [n for n in stage.depends if not is_done(folder, record.spec, record.spec.stage(n))]
+        for name in stage.depends:  # Before a stage reads what another wrote: is it all there?
+            lost = [] if name in waiting else lost_outputs(folder.stage(record.spec, record.spec.stage(name)))
+            launched.lost_outputs += [path for path in lost if path not in launched.lost_outputs]
+            waiting += [name] if lost else []
         if waiting:
             how = "" if stage.executor.type == "slurm" else f"; call stagger retry {folder.path} here then"
             logger.info(f"{stage.name}: starts when {', '.join(waiting)} is done{how}")
@@ -180,7 +198,8 @@ def run_stages(
             if stage.name not in record.fingerprints:
                 plan = make_plan(folder.storage, stage, None)
                 record = save_plans(folder, record.spec, {stage.name: plan}, record.outputs)
-            launched.lost_outputs += lost_outputs(stage_folder)
+            lost = lost_outputs(stage_folder)
+            launched.lost_outputs += [path for path in lost if path not in launched.lost_outputs]
             submitted = launch_stage(folder, record, stage, payload, limit)
             launched.submitted |= submitted
             if not submitted:

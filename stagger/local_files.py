@@ -68,7 +68,7 @@ class LocalFiles:
     def list(self, folder: str) -> list[Entry]:
         try:
             with os.scandir(folder) as entries:
-                return [Entry(entry.name, entry.stat().st_size) for entry in entries if entry.is_file()]
+                return [found for entry in entries if (found := file_entry(entry, "")) is not None]
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -89,8 +89,8 @@ class LocalFiles:
                 for entry in entries:
                     if entry.is_dir():
                         pending.append(f"{below}{entry.name}/")
-                    elif entry.is_file():
-                        yield Entry(below + entry.name, entry.stat().st_size)
+                    elif (found := file_entry(entry, below)) is not None:
+                        yield found
 
     def size(self, path: str) -> int | None:
         return os.stat(path).st_size if os.path.isfile(path) else None
@@ -118,6 +118,13 @@ class LocalFiles:
             raise StaggerError(f"{folder} cannot be created: {existing} is not a folder. Choose another path.")
         if not os.access(existing, os.W_OK | os.X_OK):
             raise StaggerError(f"{folder} cannot be written: no permission in {existing}. Choose another path.")
+
+
+def file_entry(entry: os.DirEntry[str], below: str) -> Entry | None:
+    """A file of a folder, None for what is none. The size of a link to nothing is -1: it must not be overlooked."""
+    if entry.is_file():
+        return Entry(below + entry.name, entry.stat().st_size)
+    return Entry(below + entry.name, -1) if entry.is_symlink() and not entry.is_dir() else None
 
 
 class LocalOutput:

@@ -29,7 +29,7 @@ def resolve(use: str) -> Any:
         )
     try:
         target: Any = importlib.import_module(module)
-    except Exception as error:  # The module is the user's: importing it can raise anything.
+    except (Exception, SystemExit) as error:  # The module is the user's: importing it can raise anything.
         raise StaggerError(f"The step {use!r} cannot be imported: {type(error).__name__}: {error}.") from error
     for part in name.split("."):
         if not hasattr(target, part):
@@ -59,7 +59,7 @@ class StepCount:
     name: str
     records: int = 0
     seconds: float = 0.0
-    raised: bool = False
+    error: BaseException | None = None
 
 
 def chain(
@@ -71,15 +71,16 @@ def chain(
     """
     data: Iterable[Any] | None = None
     for index, (step, count) in enumerate(zip(steps, counts, strict=True)):
+        before = data
         try:
             data = step(data, rank, world_size)
-        except BaseException:
-            count.raised = True
+        except BaseException as error:
+            count.error = error
             raise
         if data is None:
             if index + 1 < len(steps):
                 raise TypeError(f"step {index + 1} ({count.name}) returned None; a step returns an iterator")
-            data = ()
+            return before or ()  # A sink has read it to its end; one that did not must not leave it unread.
         data = _counted(data, count, check if index == 0 else None)
     return data or ()
 
@@ -93,8 +94,8 @@ def _counted(data: Iterable[Any], count: StepCount, check: Callable[[], None] | 
             record = next(iterator)
         except StopIteration:
             return
-        except BaseException:
-            count.raised = True
+        except BaseException as error:
+            count.error = error
             raise
         finally:
             count.seconds += clock() - started

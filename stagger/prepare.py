@@ -9,8 +9,10 @@ from stagger.errors import StaggerError
 from stagger.pipeline import Step, add_import_path
 from stagger.progress import busy
 from stagger.run_folder import RunFolder, RunRecord
+from stagger.rundir import StageFolder
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.stage_plan import StagePlan, difference, make_plan
+from stagger.storage import join
 
 
 def plan_ready_stages(spec: RunSpec, folder: RunFolder, objects: Sequence[Step] | None) -> dict[str, StagePlan]:
@@ -31,6 +33,8 @@ def check_fingerprints(folder: RunFolder, plans: dict[str, StagePlan]) -> None:
     """Refuse a run directory that was made with other steps, tasks or inputs. The message says what changed."""
     record = folder.load()
     if record is None:
+        for plan in plans.values():
+            refuse_foreign_completions(folder, plan)
         return
     for name, plan in plans.items():
         old = record.fingerprints.get(name)
@@ -64,3 +68,17 @@ def save_plans(
     record = RunRecord(spec, fingerprints, outputs, before.created if before else time.time())
     folder.save(record)
     return record
+
+
+def refuse_foreign_completions(folder: RunFolder, plan: StagePlan) -> None:
+    """Refuse completion records that are there without a run.json and of another plan: they are not this run's."""
+    for stage_folder in (
+        StageFolder(folder.storage, folder.path),
+        StageFolder(folder.storage, join(folder.path, plan.stage.name)),
+    ):
+        for record in stage_folder.completions(stage_folder.done()):
+            if record.get("fingerprint") != plan.fingerprint:
+                raise StaggerError(
+                    f"{stage_folder.path} has completion records of another run, and no run.json; give this run a new"
+                    " run_dir, or restore the run.json."
+                )

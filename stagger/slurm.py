@@ -218,10 +218,11 @@ class _Submitter(submitit.SlurmExecutor):
         return ["env", *unset, *super()._make_submission_command(submission_file_path)]
 
 
-def submit(folder: str, script: str) -> str:
-    """Submit a job script, and keep it in `folder` under the job's id. The job id.
+def submit(folder: str, script: str, name: str) -> str:
+    """Submit a job script, and keep it in `folder` under the job's id. `name` is the job's unique name. The job id.
 
-    Raises StaggerError with Slurm's own words when it is refused.
+    Raises StaggerError with Slurm's own words when it is refused. An sbatch that timed out may have been accepted all
+    the same: the job is looked up by its name first.
     """
     if not is_here():
         raise StaggerError(
@@ -234,4 +235,7 @@ def submit(folder: str, script: str) -> str:
             return _Submitter(Path(folder), script).submit_script()
     except (FailedJobError, FailedSubmissionError) as error:
         words = " ".join(str(error).split()).removeprefix("sbatch: error: ")
+        with contextlib.suppress(StaggerError):
+            for job in queue([name]):
+                return job.job_id
         raise StaggerError(f"Slurm refused the job: {words.replace(' sbatch: error:', ';')}") from error

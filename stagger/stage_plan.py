@@ -90,21 +90,42 @@ def check_names(shards: list[Shard]) -> None:
 
 
 def _find_shards(storage: Storage, stage: StageSpec, objects: Sequence[Step] | None) -> list[Shard]:
-    first: Any = objects[0] if objects else None
-    if first is None:
-        step = stage.pipeline[0]
-        if not hasattr(resolve(step.use), "find_shards"):
-            return []
-        first = build(step.use, step.params)
-    found: list[Shard] = first.find_shards(storage) if hasattr(first, "find_shards") else []
+    steps = list(objects) if objects else [resolve(step.use) for step in stage.pipeline]
+    for number, step in enumerate(steps[1:], 2):
+        if hasattr(step, "find_shards"):
+            use = stage.pipeline[number - 1].use
+            raise StaggerError(f"Step {number} ({use}) is a reader, but only the first step's input is given to ranks.")
+    if not hasattr(steps[0], "find_shards"):
+        return []
+    first: Any = objects[0] if objects else build_at_launch(stage, 0)
+    found: list[Shard] = first.find_shards(storage)
     return found
 
 
+def build_at_launch(stage: StageSpec, index: int) -> Any:
+    """A step of the stage. Raises StaggerError with what its constructor said."""
+    step = stage.pipeline[index]
+    try:
+        return build(step.use, step.params)
+    except StaggerError as error:
+        raise StaggerError(f"Step {index + 1} ({step.use}): {error}") from error
+    except Exception as error:  # The constructor is the user's.
+        raise StaggerError(f"Step {index + 1} ({step.use}) cannot be made: {type(error).__name__}: {error}.") from error
+
+
 def output_folders(stage: StageSpec, objects: Sequence[Step] | None) -> list[str]:
-    """Where the stage writes, as far as its steps say so (`output_folder`)."""
+    """Where the stage writes, as far as its steps say so (`output_folder`).
+
+    Raises StaggerError when its ranks would write the same file.
+    """
     steps: Sequence[Any] = objects or [
-        build(step.use, step.params) for step in stage.pipeline if hasattr(resolve(step.use), "output_folder")
+        build_at_launch(stage, index)
+        for index, step in enumerate(stage.pipeline)
+        if hasattr(resolve(step.use), "output_folder")
     ]
+    for step in steps:
+        if hasattr(step, "check_tasks"):
+            step.check_tasks(stage.tasks)
     return [step.output_folder for step in steps if hasattr(step, "output_folder")]
 
 
@@ -112,13 +133,22 @@ def describe_object(step: Any) -> dict[str, Any]:
     """A Python step as the run's records name it: where it is defined, and its plain settings."""
     settings: dict[str, Any] = {}
     if isinstance(step, functools.partial):
-        settings = dict(step.keywords)
+        settings = {**dict(step.keywords), **({"args": step.args} if step.args else {})}
         step = step.func
     elif not hasattr(step, "__qualname__"):
         settings = dict(vars(step)) if hasattr(step, "__dict__") else {}
         step = type(step)
-    plain = {k: v for k, v in settings.items() if k[0] != "_" and isinstance(v, (str, int, float, bool, type(None)))}
+    params = {key: as_json(value) for key, value in settings.items() if key[0] != "_"}
+    plain = {key: value for key, value in params.items() if value is not NotImplemented}
     return {"use": f"{step.__module__}:{step.__qualname__}", "params": plain}
+
+
+def as_json(value: Any) -> Any:
+    """A plain value as JSON holds it (sets sorted); NotImplemented for anything else."""
+    try:
+        return orjson.loads(orjson.dumps(value, default=lambda v: sorted(v) if isinstance(v, (set, frozenset)) else v))
+    except (TypeError, ValueError):
+        return NotImplemented
 
 
 def difference(storage: Storage, folder: StageFolder, old_stage: StageSpec, old: str, new: StagePlan) -> list[str]:

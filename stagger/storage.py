@@ -17,7 +17,7 @@ ONE_PUT_BYTES = 64 * 2**20
 
 
 class Entry(NamedTuple):
-    """A file found below a folder: its path relative to that folder, and its size in bytes."""
+    """A file found below a folder: its path relative to that folder, and its bytes; -1 for a link to nothing."""
 
     name: str
     size: int
@@ -85,6 +85,8 @@ def join(folder: str, *names: str) -> str:
 
 def absolute(path: str) -> str:
     """`path` as tasks on other nodes can use it: `~` expanded, relative paths from the current folder."""
+    if not path.strip() or path.rstrip("/").endswith(":"):
+        raise StaggerError(f"{path!r} is not a path; write a folder, or s3://bucket/folder.")
     if is_local(path):
         return os.path.abspath(os.path.expanduser(path.removeprefix("file://")))
     return path.rstrip("/")

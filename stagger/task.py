@@ -39,7 +39,6 @@ def main(arguments: list[str]) -> int:
     install_handlers(stop)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # A log is read while it grows.
     settings = TaskSettings.from_json(arguments[0])
-    os.chdir(settings.cwd)
     add_import_path([*settings.import_path, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     storage = Storage(settings.storage_options)
     try:
@@ -63,6 +62,7 @@ def run_ranks(settings: TaskSettings, storage: Storage, job: Job, ranks: Iterabl
     failed = 0
     for rank in ranks:
         stop.check()
+        os.chdir(settings.cwd)  # Each time: a step of the rank before may have gone elsewhere.
         try:
             failed += not Attempt(settings, storage, job, rank, stop).run()
         except (OSError, StaggerError) as error:  # Its log or records cannot be written: say so in the job's own.
@@ -128,4 +128,7 @@ def watched_orders(stop: StopFlag) -> queue.SimpleQueue[int | None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # A thread that a step left behind must not keep the job alive.

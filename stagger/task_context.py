@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from stagger.errors import StaggerError
 from stagger.formats import Codec, Compressor, compressor
 from stagger.sharding import Shard
 from stagger.storage import Output, Storage
@@ -66,7 +67,12 @@ class TaskContext:
             self.first_read = time.time()
 
     def open_output(self, path: str, codec: Codec | None = None, level: int | None = None) -> OutputFile:
-        """A new output of this rank. It is committed with the rank's others when all steps have succeeded."""
+        """A new output of this rank. It is committed with the rank's others when all steps have succeeded.
+
+        Raises StaggerError for a path that the rank writes already.
+        """
+        if any(file.output.path == path for file in self.outputs):
+            raise StaggerError(f"Two steps write {path}; give each its own path or filename.")
         file = OutputFile(self.storage.output(path, self._tag), codec, level)
         self.outputs.append(file)
         return file

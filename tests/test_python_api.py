@@ -106,7 +106,7 @@ def test_a_run_from_a_file_pickles_nothing(tmp_path: Path, shards: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"tasks": 0}, r"LocalExecutor: tasks: .*greater than 0"),
+        ({"tasks": 0}, r"LocalExecutor: tasks: .*greater than or equal to 1"),
         ({"workers": 0}, r"LocalExecutor: executor\.workers: .*greater than 0"),
         ({"name": "a b"}, "LocalExecutor: name: .*pattern"),
         ({"storage_options": {"s3": {"secret": "x"}}}, "a secret in clear"),

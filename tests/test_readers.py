@@ -57,6 +57,26 @@ def test_which_files_are_read(tmp_path: Path) -> None:
     assert [document.id for document in read(ReadJsonl(str(tmp_path / "sub" / "c.jsonl")))] == ["sub/c.jsonl"]
 
 
+def test_globs_over_whole_paths(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "x/b.jsonl", "x/y/c.jsonl"):
+        write(tmp_path, name, {"text": name})
+
+    def names(glob: str) -> list[str]:
+        return [document.text for document in read(ReadJsonl(str(tmp_path), glob=glob, recursive=True))]
+
+    assert names("**/*.jsonl") == ["a.jsonl", "x/b.jsonl", "x/y/c.jsonl"]
+    assert names("x/*.jsonl") == ["x/b.jsonl"]
+
+
+def test_a_link_to_nothing_is_not_overlooked(tmp_path: Path) -> None:
+    write(tmp_path, "a.jsonl", {"text": "x"})
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "gone")
+    (tmp_path / ".#lock.jsonl").symlink_to("nothing")
+    for recursive in (False, True):
+        with pytest.raises(StaggerError, match=r"b\.jsonl is a link to a file that is gone"):
+            read(ReadJsonl(str(tmp_path), recursive=recursive))
+
+
 def test_the_same_id_wherever_a_single_file_lies(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", {"text": "x"})
     assert [document.id for document in read(ReadJsonl(str(path)))] == ["a.jsonl/0"]
@@ -78,6 +98,7 @@ def test_input_that_matches_nothing_is_an_error(tmp_path: Path) -> None:
         ([[1, 2]], r"line 1 is not a JSON object"),
         ([{"text": 5}], r"line 1: 'text' holds int, not a string"),
         ([{"text": None}], r"'text' holds NoneType"),
+        ([b'{"text": "x", "id": 12345678901234567890123}'], r"line 1: 'id' is neither a string nor an integer of 64"),
         ([{"text": "x", "metadata": 5}], r"line 1 is not a JSON object \(or its metadata is none\)"),
     ],
 )

@@ -272,6 +272,39 @@ def test_stages_launch_one_another_and_one_that_fails_holds_the_next_back(
     assert [(stage["name"], stage["done"]) for stage in document["stages"]] == [("first", 3), ("second", 2)]
 
 
+def test_an_sbatch_that_timed_out_but_was_accepted_is_no_second_job(
+    slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    real = slurm(slurm_cli, "which", "sbatch").strip()
+    front = tmp_path / "front"
+    front.mkdir()
+    (front / "sbatch").write_text(f'#!/bin/bash\n{real} "$@"\necho Socket timed out >&2\nexit 1\n')
+    (front / "sbatch").chmod(0o755)
+    file = pipeline_file(executor=SLURM, randomize_start_duration=0)
+    slurm_cli("launch", file, check=0, PATH=f"{front}:{slurm_cli.env['PATH']}")
+    (launch,) = launches(tmp_path / "run")
+    assert launch["arrays"][0]["job_id"].isdecimal()
+    slurm_cli("retry", tmp_path / "run", "--wait", check=0)  # Nothing is left to launch; it follows what is active.
+    assert len(launches(tmp_path / "run")) == 1
+    assert output_ids(tmp_path / "run-output") == EVERYTHING
+
+
+def test_failing_stages_are_not_launched_again_while_they_are_followed(
+    slurm_cli: Cli, tmp_path: Path, pipeline_file: PipelineFiles
+) -> None:
+    source = {"read_jsonl": {"path": str(pipeline_file.shards)}}
+    failing = {"my_steps:fail_on": {"ranks": [0, 1]}}
+    stages = [
+        {"name": "a", "tasks": 2, "pipeline": [source, failing]},
+        {"name": "b", "tasks": 2, "pipeline": [source, failing], "executor": {"type": "local"}},
+        {"name": "c", "tasks": 2, "pipeline": [source], "depends": ["a"], "executor": {"type": "local"}},
+    ]
+    content = {"name": "p", "run_dir": "run", "executor": SLURM, "randomize_start_duration": 0, "stages": stages}
+    (tmp_path / "p.yaml").write_text(json.dumps(content))
+    slurm_cli("launch", "p.yaml", "--wait", check=1)
+    assert [len(launches(tmp_path / "run" / name)) for name in "abc"] == [1, 1, 0]
+
+
 def test_launching_from_inside_a_job(slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
     """The surrounding job's variables must not leak: sbatch would take its options from them."""
     file = pipeline_file(executor=SLURM, randomize_start_duration=0)

@@ -54,7 +54,7 @@ def test_without_slurm_the_next_step_is_said(monkeypatch: pytest.MonkeyPatch, tm
     limits = slurm.limits()
     assert (limits.max_array_size, "no scontrol on this machine" in limits.assumed) == (1001, True)
     with pytest.raises(StaggerError, match=r"no sbatch on this machine.*--executor local.*--dry-run"):
-        slurm.submit(str(tmp_path), "#!/bin/bash\n")
+        slurm.submit(str(tmp_path), "#!/bin/bash\n", "name")
     with pytest.raises(StaggerError, match="no squeue on this machine"):
         slurm.queue(["name"])
 
@@ -81,7 +81,7 @@ def test_submission_hides_the_surrounding_job(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
-    assert slurm.submit(str(tmp_path), "#!/bin/bash\necho mine\n") == "77"
+    assert slurm.submit(str(tmp_path), "#!/bin/bash\necho mine\n", "name") == "77"
     text = seen.read_text()
     assert "SLURM_ARRAY_TASK_ID" not in text
     assert "SLURM_CONF=/etc/slurm.conf" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import Annotated, Any, NoReturn
@@ -112,12 +113,13 @@ def launch(
 
     if dry_run:
         sys.dont_write_bytecode = True  # Importing the user's steps must not leave a __pycache__ beside them.
-    spec = load_file(file, Changes(tuple(assignments or ()), executor, tasks, run_dir))
-    if dry_run:
-        document = plan_only(spec, limit=limit)
+    with contextlib.redirect_stdout(sys.stderr):  # What the user's modules print is not part of our answer.
+        spec = load_file(file, Changes(tuple(assignments or ()), executor, tasks, run_dir))
+        document = plan_only(spec, limit=limit) if dry_run else {}
+        launched = None if dry_run else start(spec, limit=limit, wait=wait)
+    if launched is None:
         print_json(document) if json else show.plan(document)
         return 0
-    launched = start(spec, limit=limit, wait=wait)
     return finish(launched, json)
 
 
@@ -127,7 +129,9 @@ def retry(run: Run, wait: Wait = False, json: Json = False, options: Options = N
     from stagger.launch import retry as start
     from stagger.run_folder import RunFolder
 
-    return finish(start(*RunFolder.open(run, storage_options(options)), wait=wait), json)
+    with contextlib.redirect_stdout(sys.stderr):
+        launched = start(*RunFolder.open(run, storage_options(options)), wait=wait)
+    return finish(launched, json)
 
 
 def finish(launched: Any, json: bool) -> int:
@@ -152,7 +156,7 @@ def status(
     from stagger.status import status_of
 
     folder, record = RunFolder.open(run, storage_options(options))
-    stages = show.watch_status(folder, record) if watch else status_of(folder, record)
+    stages = show.watch_status(folder, record, silent=json) if watch else status_of(folder, record)
     print_json(show.status_document(folder.path, stages)) if json else show.status(folder.path, stages)
     return 1 if any(stage.failed for stage in stages) else 0
 

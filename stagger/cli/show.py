@@ -71,11 +71,12 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
             print(f"  {'':<{width}}  failed: {format_ranks(stage.failed_ranks)} ({reasons})")
 
 
-def watch_status(folder: RunFolder, record: RunRecord) -> list[StageStatus]:
-    """Print the status now and then, until nothing runs or waits for a running thing."""
+def watch_status(folder: RunFolder, record: RunRecord, silent: bool) -> list[StageStatus]:
+    """Print the status now and then, until nothing runs or waits for a running thing; `silent` only waits."""
     while True:
         stages = status_of(folder, record)
         if not any(stage.running or stage.active for stage in stages):
             return stages
-        status(folder.path, stages)
+        if not silent:
+            status(folder.path, stages)
         time.sleep(WATCH_S)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
-from stagger.errors import Interrupted
+from stagger.errors import Interrupted, StaggerError
 from stagger.pipeline import Step
 from stagger.rundir import StageFolder
 from stagger.sharding import ShardBy
@@ -96,7 +96,7 @@ class PipelineExecutor(ABC):
     def __init__(
         self, pipeline: Sequence[Step], run_dir: str, options: Mapping[str, Any], run: Mapping[str, Any]
     ) -> None:
-        self.pipeline: Sequence[Step] | None = list(pipeline)
+        self.pipeline: Sequence[Step] | None = check_steps(pipeline)
         stage = {"pipeline": [describe_object(step) for step in pipeline], **run}
         self.spec = from_objects(
             {
@@ -167,6 +167,16 @@ class PipelineExecutor(ABC):
     @abstractmethod
     def cancel(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> list[str]:
         """Stop what is running or queued; one sentence for each thing that was stopped."""
+
+
+def check_steps(pipeline: Sequence[Step]) -> list[Step]:
+    """The steps as a list. Raises StaggerError for what cannot be a step."""
+    if not isinstance(pipeline, (list, tuple)):
+        raise StaggerError(f"pipeline must be a list of steps, not {pipeline!r}.")
+    for number, step in enumerate(pipeline, 1):
+        if not callable(step) or isinstance(step, type):
+            raise StaggerError(f"Step {number} is {step!r}; a step is a function or an instance: WriteJsonl(...).")
+    return list(pipeline)
 
 
 def executor_class(kind: str) -> type[PipelineExecutor]:

@@ -127,6 +127,8 @@ class Worker:
             bufsize=0,
             start_new_session=True,
         )
+        # Tells of the worker's death also when a child of it holds its standard output open.
+        self.pidfd = os.pidfd_open(self.process.pid)
         self.rank: int | None = None
         self.ready = False
 
@@ -137,7 +139,7 @@ class Worker:
             self.process.stdin.write(b"%d\n" % rank)
 
     def answers(self) -> list[bytes]:
-        """What it has said: `ready` once, then how each of its ranks ended; nothing when it is dead."""
+        """What it has said: `ready` once, then how each of its ranks ended."""
         assert self.process.stdout is not None
         return (self.process.stdout.read(256) or b"").splitlines()
 
@@ -147,8 +149,13 @@ class Worker:
         assert self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
-        status = self.process.wait()
+        try:
+            status = self.process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            status = self.process.wait()
         self.process.stdout.close()
+        os.close(self.pidfd)
         return status
 
 
@@ -163,18 +170,20 @@ class Crew:
         self.stillborn = 0
         self.selector = selectors.DefaultSelector()
         self.signal: int | None = None
+        self.signals = 0
         self.heartbeat = 0.0
         self.running = ""
         self.progress = Progress(launch.stage.name, len(launch.ranks))
 
     def run(self) -> None:
         """Run all ranks. Raises Interrupted when a signal came, after the workers have ended."""
-        try:
-            with self._heed_signals(), self.progress:
-                self._work()
-        finally:
-            self._stop()
-            self.selector.close()
+        with self._heed_signals():
+            try:
+                with self.progress:
+                    self._work()
+            finally:
+                self._stop()
+        self.selector.close()
         if self.signal is not None:
             raise Interrupted(signal.Signals(self.signal).name)
 
@@ -201,6 +210,7 @@ class Crew:
 
     def _note_signal(self, number: int, _frame: object) -> None:
         self.signal = number
+        self.signals += 1
 
     def _work(self) -> None:
         for _ in range(self.size):
@@ -208,29 +218,33 @@ class Crew:
         while self.workers and self.signal is None:
             self._beat()
             for key, _ in self.selector.select(timeout=HEARTBEAT_S):
-                if isinstance(key.data, Worker):
-                    self._hear(key.data)
+                worker = key.data
+                if isinstance(worker, Worker) and worker in self.workers:
+                    self._hear(worker, died=key.fd == worker.pidfd)
         self._beat(force=True)
 
     def _hire(self) -> None:
         worker = Worker(self.launch.settings.to_json())
         assert worker.process.stdout is not None
         self.workers.append(worker)
+        os.set_blocking(worker.process.stdout.fileno(), False)
         self.selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
+        self.selector.register(worker.pidfd, selectors.EVENT_READ, worker)
         worker.give(self.waiting.popleft())
 
-    def _hear(self, worker: Worker) -> None:
-        """Take a worker's answers, or notice its death."""
-        answers = worker.answers()
-        if not answers:
-            self._bury(worker)
-        for answer in answers:
+    def _hear(self, worker: Worker, died: bool) -> None:
+        """Take a worker's answers, or notice its death: what it said before that counts."""
+        for answer in worker.answers():
             if answer == b"ready":
                 worker.ready = True
                 self.stillborn = 0
             else:
+                worker.rank = None
                 self.progress.advance(failed=answer.endswith(b"failed"))
-                self._next(worker)
+                if not died:
+                    self._next(worker)
+        if died and worker in self.workers:
+            self._bury(worker)
 
     def _next(self, worker: Worker) -> None:
         if self.waiting:
@@ -240,17 +254,18 @@ class Crew:
 
     def _dismiss(self, worker: Worker) -> int:
         self.selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
+        self.selector.unregister(worker.pidfd)
         self.workers.remove(worker)
         return worker.close()
 
     def _bury(self, worker: Worker) -> None:
         """A worker died: its rank has failed, and the others go on with a new worker."""
         status = self._dismiss(worker)
-        assert worker.rank is not None
         reason = death_reason(status)
-        logger.error(f"rank {worker.rank}: its worker process {worker.process.pid} {reason}")
-        record_death(self.launch, worker.rank, worker.process.pid, reason)
-        self.progress.advance(failed=True)
+        if worker.rank is not None:
+            logger.error(f"rank {worker.rank}: its worker process {worker.process.pid} {reason}")
+            record_death(self.launch, worker.rank, worker.process.pid, reason)
+            self.progress.advance(failed=True)
         if not worker.ready:
             self.stillborn += 1
         if self.stillborn >= MAX_STILLBORN:
@@ -273,15 +288,16 @@ class Crew:
         self.launch.folder.storage.write(path, encode({"time": time.time(), "running": running}))
 
     def _stop(self) -> None:
-        """End the workers that are left: ask, then kill."""
+        """End the workers that are left: ask, then kill; at once after a second signal."""
         for worker in self.workers:
             worker.process.terminate()
         deadline = time.monotonic() + GRACE_S
+        while any(worker.process.poll() is None for worker in self.workers):
+            if self.signals > 1 or time.monotonic() > deadline:
+                for worker in self.workers:
+                    worker.process.kill()
+            time.sleep(0.02)
         for worker in self.workers:
-            try:
-                worker.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
             worker.close()
         self.workers.clear()
 

@@ -151,10 +151,10 @@ class SlurmExecutor(PipelineExecutor):
             for array, entry in zip(arrays, record["arrays"], strict=True):
                 path = join(launch.folder.launch(launch.number), f"{array.name}.sh")
                 launch.folder.storage.write(path, array.script.encode())
-                entry["job_id"] = slurm.submit(context.log_dir, array.script)
+                entry["job_id"] = slurm.submit(context.log_dir, array.script, array.name)
             after = [entry["job_id"] for entry in record["arrays"]]
             script = finalize_script(context, record["finalize"]["name"], after)
-            record["finalize"]["job_id"] = slurm.submit(context.log_dir, script)
+            record["finalize"]["job_id"] = slurm.submit(context.log_dir, script, record["finalize"]["name"])
         except BaseException as error:
             record["cancelled"] = f"the launch failed: {error}"
             slurm.cancel(job["job_id"] for job in jobs_of(record) if job["job_id"])

@@ -39,7 +39,7 @@ def load_file(file: str, changes: Changes = Changes()) -> RunSpec:
     path = find_file(file)
     os.environ.setdefault("STAGGER_EXAMPLES", str(shipped("examples")))
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise StaggerError(f"{path} cannot be read: {error}.") from error
     raw, lines = parse_file(text, str(path))
@@ -271,6 +271,8 @@ def assign(raw: dict[str, Any], assignment: str) -> None:
 def from_objects(values: dict[str, Any], stage: dict[str, Any], executor: Mapping[str, Any]) -> RunSpec:
     """The run that Python code describes: one stage, its arguments named as the keys of a file."""
     place = Place(f"{executor['type'].title()}Executor", {})
+    if not isinstance(values["run_dir"], (str, os.PathLike)):
+        raise StaggerError(f"{place.file}: run_dir must be a path, not {values['run_dir']!r}.")
     check_secrets(values.get("storage_options"), place)
     checked = _validated(StageSpec, {**stage, "name": values["name"], "executor": dict(executor)}, place, ())
     run = {**values, "run_dir": absolute(str(values["run_dir"])), "stages": [checked], "cwd": os.getcwd()}

@@ -166,11 +166,11 @@ Pipeline = Annotated[tuple[StepSpec, ...], Field(min_length=1)]
 class StageDefaults(Model):
     """What a file says for all of its stages, and each stage may say for itself."""
 
-    tasks: PositiveInt = 1
+    tasks: Annotated[int, Field(ge=1, le=10_000_000)] = 1
     """Into how many ranks the work is divided."""
     shard_by: ShardBy = "count"
     """How shards are given to ranks: round robin (`count`), or evening out their `bytes`."""
-    randomize_start_duration: Literal["auto"] | NonNegativeInt = "auto"
+    randomize_start_duration: Literal["auto"] | Annotated[int, Field(ge=0, le=86_400)] = "auto"
     """Seconds over which the jobs' starts are spread; `auto`: 0, 30, 60 or 180 by the number of tasks, 0 locally."""
     start_policy: Literal["uniform"] = "uniform"
     """How a job draws its delay: `uniform`, randint(0, window)."""

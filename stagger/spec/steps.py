@@ -6,6 +6,7 @@ import difflib
 import inspect
 from typing import Any, get_type_hints
 
+import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
 from stagger.errors import StaggerError
@@ -25,6 +26,7 @@ def check_step(use: str, params: dict[str, Any], where: str) -> None:
     if not callable(target):
         raise StaggerError(f"{where}: {use!r} is not callable, but {type(target).__name__}.")
     _check_names(target, params, f"{where} ({use})")
+    _check_json(params, f"{where} ({use})")
     if use in BUILTIN:
         _check_types(target, params, f"{where} ({use})")
 
@@ -44,6 +46,18 @@ def _check_names(target: Any, params: dict[str, Any], where: str) -> None:
     for name in names:
         if name not in params and parameters[name].default is inspect.Parameter.empty:
             raise StaggerError(f"{where}: the parameter {name!r} is missing; give it a value.")
+
+
+def _check_json(params: dict[str, Any], where: str) -> None:
+    """Parameters travel to tasks as JSON; what it would change or refuse is refused here."""
+    try:
+        same = orjson.loads(orjson.dumps(params)) == params
+    except (TypeError, ValueError, RecursionError):
+        same = False
+    if not same:
+        raise StaggerError(
+            f"{where}: the parameters {params!r} do not fit into JSON: string keys, finite numbers of 64 bits."
+        )
 
 
 def _check_types(target: Any, params: dict[str, Any], where: str) -> None:

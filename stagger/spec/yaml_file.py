@@ -32,7 +32,10 @@ _Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value)
 
 def parse_value(text: str) -> Any:
     """The value that `text` stands for in a YAML file."""
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - it is a SafeLoader
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - it is a SafeLoader
+    except yaml.YAMLError as error:
+        raise StaggerError(f"{text!r} is not a YAML value: {getattr(error, 'problem', None) or error}.") from error
 
 
 def parse_file(text: str, file: str) -> tuple[dict[str, Any], dict[Path, int]]:
@@ -45,6 +48,8 @@ def parse_file(text: str, file: str) -> tuple[dict[str, Any], dict[Path, int]]:
         lines: dict[Path, int] = {}
         _note_lines(node, (), lines, file)
         return loader.construct_document(node), lines
+    except RecursionError:
+        raise StaggerError(f"{file}: an alias (*name) holds itself.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{file}:{mark.line + 1}" if mark else file

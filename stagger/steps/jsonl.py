@@ -8,7 +8,7 @@ from typing import BinaryIO
 import orjson
 
 from stagger.document import Document
-from stagger.errors import BadInput
+from stagger.errors import BadInput, StaggerError
 from stagger.formats import Codec, extension_of
 from stagger.steps.reader import ShardReader, default_id
 from stagger.storage import absolute, join
@@ -54,6 +54,8 @@ class ReadJsonl(ShardReader):
                 ) from None
             if not isinstance(text, str):
                 raise BadInput(f"line {index + 1}: {text_key!r} holds {type(text).__name__}, not a string")
+            if isinstance(id_, float):  # Also an integer of more than 64 bits, whose digits are lost by then.
+                raise BadInput(f"line {index + 1}: {id_key!r} is neither a string nor an integer of 64 bits")
             yield Document(text, default_id(name, index) if id_ is None else str(id_), media, metadata)
 
 
@@ -76,6 +78,8 @@ class WriteJsonl:
     ) -> None:
         self.path = absolute(path)
         self.compression = compression
+        if "/" in filename:
+            raise StaggerError(f"filename {filename!r} has a '/'; the folder is `path`.")
         self.filename = filename + extension_of(compression)
         self.level = level
         self._task: TaskContext | None = None
@@ -84,6 +88,14 @@ class WriteJsonl:
     def output_folder(self) -> str:
         """Where it writes: a launch makes the folder, and clears what killed attempts left there."""
         return self.path
+
+    def check_tasks(self, tasks: int) -> None:
+        """Raise StaggerError at launch when several ranks would write the same file."""
+        if tasks > 1 and "{rank}" not in self.filename:
+            raise StaggerError(
+                f"filename {self.filename!r} is the same for all {tasks} ranks, and each would replace the others'"
+                " output; put {rank} into it."
+            )
 
     def bind(self, task: TaskContext) -> None:
         self._task = task

@@ -33,13 +33,15 @@ class ShardReader:
         Raises StaggerError when nothing matches.
         """
         found = storage.walk(self.path) if self.recursive else storage.list(self.path)
-        matches = re.compile(fnmatch.translate(self.glob)).match
         whole = "/" in self.glob
+        matches = re.compile(path_pattern(self.glob) if whole else fnmatch.translate(self.glob)).match
         shards = sorted(
             Shard._make(entry)
             for entry in found
             if matches(entry.name if whole else entry.name.rpartition("/")[2]) and not is_hidden(entry.name)
         )
+        if shards and (gone := min(shards, key=lambda shard: shard.size)).size < 0:
+            raise StaggerError(f"{join(self.path, gone.name)} is a link to a file that is gone; restore or remove it.")
         if not shards and (size := storage.size(self.path)) is not None:
             shards = [Shard(self.path, size)]
         if not shards:
@@ -82,6 +84,13 @@ class ShardReader:
     def read(self, name: str, stream: BinaryIO) -> Iterator[Document]:
         """The documents of one open shard."""
         raise NotImplementedError
+
+
+def path_pattern(glob: str) -> str:
+    """A regular expression for a glob over whole paths: `*` stays within a folder, `**/` is any number of folders."""
+    from fsspec.utils import glob_translate
+
+    return str(glob_translate(glob))
 
 
 def is_hidden(name: str) -> bool:
