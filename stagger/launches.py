@@ -15,7 +15,7 @@ def read_launches(folder: StageFolder) -> list[dict[str, Any]]:
     while True:
         path = record_path(folder, number)
         try:
-            records.append(decode(folder.storage.read(path), path))
+            records.append(decode(folder.storage.read(path), path, "launch", "executor", "ranks", "settings"))
         except FileNotFoundError:
             return records
         number += 1

@@ -28,14 +28,17 @@ def encode(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-def decode(data: bytes, path: str) -> dict[str, Any]:
-    """The record in `data`. Raises StaggerError naming `path` when it is damaged."""
+def decode(data: bytes, path: str, *keys: str) -> dict[str, Any]:
+    """The record in `data`. Raises StaggerError naming `path` when it is damaged, or lacks one of `keys`."""
     try:
         record = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise StaggerError(f"{path} is damaged ({error}); restore or remove it.") from error
     if not isinstance(record, dict):
         raise StaggerError(f"{path} is damaged (not a JSON object); restore or remove it.")
+    for key in keys:
+        if key not in record:
+            raise StaggerError(f"{path} is damaged (it has no {key!r}); restore or remove it.")
     return record
 
 
@@ -112,7 +115,7 @@ class StageFolder:
         paths = [self.completion(rank) for rank in unread]
         for rank, path, data in zip(unread, paths, self.storage.read_many(paths), strict=True):
             if data is not None:  # Removed by hand since it was listed.
-                self._completions[rank] = decode(data, path)
+                self._completions[rank] = decode(data, path, "fingerprint", "outputs", "records_in", "steps")
         return [self._completions[rank] for rank in sorted(ranks & self._completions.keys())]
 
     def failures(self) -> dict[int, str]:

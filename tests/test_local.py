@@ -538,6 +538,8 @@ def test_a_damaged_record_is_named(cli: Cli, pipeline_file: PipelineFiles, tmp_p
     record = tmp_path / "run" / "completions" / "00002.json"
     record.write_bytes(record.read_bytes()[:50])
     assert f"{record} is damaged" in cli("status", tmp_path / "run", check=2).err
+    record.write_text("{}")
+    assert f"{record} is damaged (it has no 'fingerprint')" in cli("status", tmp_path / "run", check=2).err
     (tmp_path / "run" / "run.json").write_text("{}")
     assert "schema None" in cli("status", tmp_path / "run", check=2).err
     assert "There is no run in" in cli("status", tmp_path, check=2).err

@@ -91,6 +91,7 @@ def test_a_killed_task_is_found_and_only_it_is_run_again(
     until(lambda: status(slurm_cli, tmp_path / "run")["reasons"] == {"lost (FAILED)": 1}, "accounting to know")
     assert json.loads((tmp_path / "run" / "stats.json").read_text())["missing_ranks"] == "1"
     assert "rank 1: " in slurm_cli("logs", tmp_path / "run", "--failed", check=0).out
+    assert "rank 1, attempt 1" in slurm_cli("logs", tmp_path / "run", "--rank", 1, "--follow", check=0).out
     flag.touch()
     before = contents(tmp_path / "run" / "completions")
     slurm_cli("retry", tmp_path / "run", "--wait", check=0)

@@ -108,6 +108,8 @@ def test_another_executor_takes_its_own_defaults(folder: Path) -> None:
         (("partition:", "partiton:"), r"p\.yaml:12: executor\.partiton: unknown key; did you mean 'partition'\?"),
         (("tasks: 8", "taks: 8"), r"p\.yaml:4: taks: unknown key; did you mean 'tasks'\?"),
         (("tasks: 8", "tasks: many"), r"p\.yaml:4: tasks: .*valid integer.*, not 'many'"),
+        (("tasks: 8", "randomize_start_duration: -1"), r"p\.yaml:4: randomize_start_duration: .*greater than or equal"),
+        (("tasks: 8", "randomize_start_duration: 4294967296"), r"randomize_start_duration: .*less than or equal"),
         (("tasks: 8", "tasks: 0"), r"p\.yaml:4: tasks: .*greater than"),
         (("tasks: 8", "tasks: ${NOT_SET}"), r"p\.yaml:4: tasks: The environment variable NOT_SET is not set"),
         (("tasks: 8", "tasks: ${NOT_CLOSED"), r"p\.yaml:4: tasks: .*without its '}'"),

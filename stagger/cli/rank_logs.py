@@ -14,7 +14,7 @@ from stagger.run_folder import RunFolder, RunRecord
 from stagger.rundir import StageFolder, attempt_order, decode, pad
 from stagger.spec.models import StageSpec
 from stagger.spec.steps import nearest
-from stagger.status import stage_status
+from stagger.status import activity_of, stage_status
 from stagger.storage import is_local, join
 
 #: Lines of a failed rank's log that are shown.
@@ -22,6 +22,9 @@ TAIL = 15
 
 #: Seconds between two looks at a log that is followed.
 FOLLOW_S = 0.5
+
+#: Seconds between two questions to what runs a rank whose log is followed.
+ASK_S = 5.0
 
 
 def show_logs(
@@ -38,7 +41,7 @@ def show_logs(
             raise StaggerError(
                 f"There is no rank {rank}: the ranks of {stages[0].name} are 0 to {stages[0].tasks - 1}."
             )
-        show_rank(folder.stage(record.spec, stages[0]), stages[0], rank, follow)
+        show_rank(folder.stage(record.spec, stages[0]), rank, follow, folder.path)
         return
     for one in stages:
         stage_folder = folder.stage(record.spec, one)
@@ -66,7 +69,7 @@ def latest_attempts(folder: StageFolder, below: str = "") -> dict[int, str]:
     return latest
 
 
-def show_rank(folder: StageFolder, stage: StageSpec, rank: int, follow: bool) -> None:
+def show_rank(folder: StageFolder, rank: int, follow: bool, run_dir: str) -> None:
     while (attempt := latest_attempts(folder, pad(rank)).get(rank)) is None:
         outside = job_output(folder, rank)
         if outside and not follow:
@@ -76,18 +79,23 @@ def show_rank(folder: StageFolder, stage: StageSpec, rank: int, follow: bool) ->
         if not follow:
             raise StaggerError(f"Rank {rank} has no log yet: it has not begun (on an object store: it has not ended).")
         time.sleep(FOLLOW_S)
-    print_growing(folder, folder.log(rank, attempt), follow)
+    print_growing(folder, folder.log(rank, attempt), follow, run_dir)
 
 
-def print_growing(folder: StageFolder, path: str, follow: bool) -> None:
+def print_growing(folder: StageFolder, path: str, follow: bool, run_dir: str) -> None:
     """Print a log; with `follow`, what is added to it until the attempt has ended."""
     data = folder.storage.read(path)
     sys.stdout.buffer.write(data)
     sys.stdout.flush()
     position = len(data)
     growing = follow and is_local(path)
+    asked = time.monotonic()
     while growing:
-        growing = not ended(folder, path)  # Asked before the read, so that the last words are not missed.
+        # Asked before the read, so that the last words are not missed.
+        growing = not ended(folder, path)
+        if growing and time.monotonic() - asked > ASK_S:  # One that was killed leaves no record.
+            asked = time.monotonic()
+            growing = int(path.split("/")[-2]) in activity_of(folder, read_launches(folder), run_dir).ranks
         if growing:
             time.sleep(FOLLOW_S)
         more = folder.storage.read_range(path, position, position + 2**24)

@@ -185,13 +185,23 @@ def _validated(model: type[Any], raw: dict[str, Any], place: Place, path: Path) 
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        raise StaggerError("\n".join(sentence(model, item, place, path) for item in error.errors())) from None
+        errors = error.errors()
+        # What is wrong within a key makes the key itself wrong too; only the inner one is worth a sentence.
+        inner = [e for e in errors if not any(o["loc"][: len(e["loc"])] == e["loc"] != o["loc"] for o in errors)]
+        sentences = {key_of(item["loc"]): sentence(model, item, place, path) for item in inner}
+        raise StaggerError("\n".join(sentences.values())) from None
+
+
+def key_of(location: tuple[str | int, ...]) -> Path:
+    """The key that an error is about. Unions put the type they tried into it: executor.slurm.partition."""
+    if location[:1] == ("executor",):
+        location = (location[0], *location[2:])
+    return tuple(part for part in location if not str(part).startswith(("literal[", "constrained-")))
 
 
 def sentence(model: type[BaseModel], error: Any, place: Place, path: Path) -> str:
     """One validation error as one sentence: where, what, and what would be right."""
-    # A discriminated union puts the chosen type into the location: executor.slurm.partition.
-    location = tuple(part for i, part in enumerate(error["loc"]) if not (i == 1 and error["loc"][0] == "executor"))
+    location = key_of(error["loc"])
     where = place.of((*path, *location))
     if error["type"] == "extra_forbidden":
         for kind, other in EXECUTORS.items():
