@@ -187,10 +187,13 @@ def run_stages(
             continue
         stage_folder = folder.stage(record.spec, stage)
         waiting = [n for n in stage.depends if not is_done(folder, record.spec, record.spec.stage(n))]
-        for name in stage.depends:  # Before a stage reads what another wrote: is it all there?
+        for name in needed_stages(
+            folder, record.spec, stage
+        ):  # Is all there that this one reads, or that is the result?
             lost = [] if name in waiting else lost_outputs(folder.stage(record.spec, record.spec.stage(name)))
             launched.lost_outputs += [path for path in lost if path not in launched.lost_outputs]
-            waiting += [name] if lost else []
+            if lost and name != stage.name:
+                waiting.append(name)
         if waiting:
             how = "" if stage.executor.type == "slurm" else f"; call stagger retry {folder.path} here then"
             logger.info(f"{stage.name}: starts when {', '.join(waiting)} is done{how}")
@@ -198,14 +201,22 @@ def run_stages(
             if stage.name not in record.fingerprints:
                 plan = make_plan(folder.storage, stage, None)
                 record = save_plans(folder, record.spec, {stage.name: plan}, record.outputs)
-            lost = lost_outputs(stage_folder)
-            launched.lost_outputs += [path for path in lost if path not in launched.lost_outputs]
             submitted = launch_stage(folder, record, stage, payload, limit)
             launched.submitted |= submitted
             if not submitted:
                 note_unfinished(launched, stage_folder, stage, limit)
         launched.stages.append(stage_status(stage_folder, stage, folder.path))
     return launched
+
+
+def needed_stages(folder: RunFolder, spec: RunSpec, stage: StageSpec) -> list[str]:
+    """Whose outputs must be there to go on: the stage's own, and, while it is not done, those that it reads.
+
+    What only stages read that are done may be removed, and often is.
+    """
+    readers = [other for other in spec.stages if stage.name in other.depends]
+    spent = readers and all(is_done(folder, spec, other) for other in readers)
+    return [*([] if is_done(folder, spec, stage) else stage.depends), *([] if spent else [stage.name])]
 
 
 def wanted_ranks(stage: StageSpec, limit: int | None) -> range:
