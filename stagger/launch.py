@@ -187,9 +187,7 @@ def run_stages(
             continue
         stage_folder = folder.stage(record.spec, stage)
         waiting = [n for n in stage.depends if not is_done(folder, record.spec, record.spec.stage(n))]
-        for name in needed_stages(
-            folder, record.spec, stage
-        ):  # Is all there that this one reads, or that is the result?
+        for name in needed_stages(folder, record.spec, stage):
             lost = [] if name in waiting else lost_outputs(folder.stage(record.spec, record.spec.stage(name)))
             launched.lost_outputs += [path for path in lost if path not in launched.lost_outputs]
             if lost and name != stage.name:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -78,6 +80,25 @@ def test_failures_raise_and_name_the_ranks(tmp_path: Path, shards: Path) -> None
     flag.touch()
     executor.run()
     assert output_ids(tmp_path / "out") == EVERYTHING
+
+
+def test_a_killed_worker_is_noticed_on_old_kernels_too(
+    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Linux 5.3 there is no pidfd_open."""
+
+    def missing(pid: int) -> int:
+        raise OSError(38, "Function not implemented")
+
+    def kill(data: Any, rank: int, world_size: int) -> Any:
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from data
+
+    monkeypatch.setattr(os, "pidfd_open", missing)
+    with pytest.raises(RunFailed) as raised:
+        LocalExecutor([ReadJsonl(str(shards)), kill], tasks=4, workers=2, run_dir=str(tmp_path / "run")).run()
+    assert raised.value.failed_ranks == {"pipeline": [1]}
 
 
 def test_a_changed_pickle_is_not_loaded(tmp_path: Path, shards: Path) -> None:

@@ -128,7 +128,8 @@ class Worker:
             start_new_session=True,
         )
         # Tells of the worker's death also when a child of it holds its standard output open.
-        self.pidfd = os.pidfd_open(self.process.pid)
+        self.pidfd = open_pidfd(self.process.pid)
+        self.silent = False
         self.rank: int | None = None
         self.ready = False
 
@@ -139,9 +140,11 @@ class Worker:
             self.process.stdin.write(b"%d\n" % rank)
 
     def answers(self) -> list[bytes]:
-        """What it has said: `ready` once, then how each of its ranks ended."""
+        """What it has said: `ready` once, then how each of its ranks ended. Notes the end of its output in `silent`."""
         assert self.process.stdout is not None
-        return (self.process.stdout.read(256) or b"").splitlines()
+        said: bytes | None = self.process.stdout.read(256)
+        self.silent = said == b""
+        return (said or b"").splitlines()
 
     def close(self) -> int:
         """Tell an idle or dead worker that there is nothing more, and wait for its end."""
@@ -155,8 +158,17 @@ class Worker:
             self.process.kill()
             status = self.process.wait()
         self.process.stdout.close()
-        os.close(self.pidfd)
+        if self.pidfd is not None:
+            os.close(self.pidfd)
         return status
+
+
+def open_pidfd(pid: int) -> int | None:
+    """A descriptor that tells of a process's death; None where the kernel has none (before Linux 5.3: RHEL 8)."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
 
 
 class Crew:
@@ -229,7 +241,8 @@ class Crew:
         self.workers.append(worker)
         os.set_blocking(worker.process.stdout.fileno(), False)
         self.selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
-        self.selector.register(worker.pidfd, selectors.EVENT_READ, worker)
+        if worker.pidfd is not None:
+            self.selector.register(worker.pidfd, selectors.EVENT_READ, worker)
         worker.give(self.waiting.popleft())
 
     def _hear(self, worker: Worker, died: bool) -> None:
@@ -243,7 +256,7 @@ class Crew:
                 self.progress.advance(failed=answer.endswith(b"failed"))
                 if not died:
                     self._next(worker)
-        if died and worker in self.workers:
+        if (died or (worker.silent and worker.pidfd is None)) and worker in self.workers:
             self._bury(worker)
 
     def _next(self, worker: Worker) -> None:
@@ -254,7 +267,8 @@ class Crew:
 
     def _dismiss(self, worker: Worker) -> int:
         self.selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
-        self.selector.unregister(worker.pidfd)
+        if worker.pidfd is not None:
+            self.selector.unregister(worker.pidfd)
         self.workers.remove(worker)
         return worker.close()
 
