@@ -8,15 +8,14 @@ from stagger.executor.base import StageLaunch, executor_class
 from stagger.launch import task_settings, wanted_ranks
 from stagger.launches import read_launches
 from stagger.prepare import check_fingerprints, plan_ready_stages
-from stagger.run_folder import RunFolder, RunRecord, run_fingerprint
+from stagger.run_folder import RunFolder, RunRecord, open_storage, run_fingerprint
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.stage_plan import StagePlan
-from stagger.storage import Storage
 
 
 def dry_run(spec: RunSpec, *, limit: int | None = None) -> dict[str, Any]:
     """The document that `stagger launch --dry-run --json` prints. Raises StaggerError as a launch would."""
-    folder = RunFolder(Storage(spec.storage_options), spec.run_dir)
+    folder = RunFolder(open_storage(spec), spec.run_dir)
     plans = plan_ready_stages(spec, folder, None)
     folder.storage.check_writable(spec.run_dir)
     check_fingerprints(folder, plans)

@@ -9,7 +9,7 @@ from typing import Any
 
 from loguru import logger
 
-from stagger.errors import RunFailed, StaggerError
+from stagger.errors import RunFailed, StaggerError, StorageError
 from stagger.executor.base import PipelineExecutor, StageLaunch, executor_class
 from stagger.launches import read_launches
 from stagger.pickled import dump_pickle, sha256
@@ -17,13 +17,14 @@ from stagger.pipeline import Step, add_import_path
 from stagger.prepare import check_fingerprints, is_done, plan_ready_stages, save_plans
 from stagger.ranks import format_ranks
 from stagger.report import write_stats
-from stagger.run_folder import RunFolder, RunRecord
+from stagger.run_folder import RunFolder, RunRecord, open_storage
 from stagger.rundir import StageFolder
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.stage_plan import make_plan, output_folders
 from stagger.status import StageStatus, activity_of, stage_status, status_of
-from stagger.storage import Storage, join
+from stagger.storage import join
 from stagger.task_settings import TaskSettings
+from stagger.uploads import abort_left_uploads
 from stagger.wait import wait_for_slurm
 
 #: Seconds that a stage's end waits for the lock: a stage that runs locally holds it for as long as it runs.
@@ -76,7 +77,7 @@ def launch(
 
     Raises StaggerError when the request is wrong: nothing was launched then.
     """
-    storage = Storage(spec.storage_options)
+    storage = open_storage(spec)
     folder = RunFolder(storage, spec.run_dir)
     plans = plan_ready_stages(spec, folder, objects)
     outputs = {stage.name: output_folders(stage, objects) for stage in spec.stages}
@@ -250,18 +251,28 @@ def launch_stage(folder: RunFolder, record: RunRecord, stage: StageSpec, payload
     if not ranks:
         write_stats(stage_folder, stage)
         return False
-    if not active:  # Then nobody is writing for this run: its temporary files are those of killed attempts.
-        for path in record.outputs[stage.name]:
-            folder.storage.remove_leftovers(path, stage_folder.tag)
+    if not active:
+        remove_leftovers(stage_folder, record, stage)
     executor = executor_class(stage.executor.type).for_stage(record.spec, stage)
     number = len(launches) + 1
     settings = task_settings(record, stage, stage_folder, executor, number)
     settings = with_pickle(settings, record.spec, stage_folder, launches, payload)
     executor.check()
     executor.execute(StageLaunch(stage, stage_folder, number, ranks, settings, folder.path))
-    if stage.executor.type == "local":
-        write_stats(stage_folder, stage)
+    if stage.executor.type == "local" and write_stats(stage_folder, stage)["missing_ranks"]:
+        remove_leftovers(stage_folder, record, stage)
     return stage.executor.type == "slurm"
+
+
+def remove_leftovers(folder: StageFolder, record: RunRecord, stage: StageSpec) -> None:
+    """Remove what killed attempts left behind, invisible as it is; only while nobody is writing for the stage."""
+    try:
+        for path in record.outputs[stage.name]:
+            folder.storage.remove_leftovers(path, folder.tag)
+        if count := abort_left_uploads(folder):
+            logger.info(f"{stage.name}: aborted {count} unfinished uploads of tasks that were killed")
+    except StorageError as error:
+        logger.warning(f"{stage.name}: what killed tasks left behind cannot be removed: {error}")
 
 
 def task_settings(
@@ -276,6 +287,8 @@ def task_settings(
         storage_options=record.spec.storage_options,
         start_policy=stage.start_policy,
         window_s=executor.window(),
+        retry_seconds=record.spec.retry_seconds,
+        read_ahead_mb=record.spec.read_ahead_mb,
     )
 
 

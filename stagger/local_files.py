@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Callable, Iterator
 
 from stagger.errors import StaggerError
 from stagger.storage import Entry
@@ -65,6 +64,11 @@ class LocalFiles:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
 
+    def named(self, folder: str, start: str) -> list[str]:
+        below, _, name = start.rpartition("/")
+        below = f"{below}/" if below else ""
+        return [below + entry.name for entry in self.list(f"{folder}/{below}") if entry.name.startswith(name)]
+
     def list(self, folder: str) -> list[Entry]:
         try:
             with os.scandir(folder) as entries:
@@ -92,23 +96,32 @@ class LocalFiles:
                     elif (found := file_entry(entry, below)) is not None:
                         yield found
 
-    def size(self, path: str) -> int | None:
-        return os.stat(path).st_size if os.path.isfile(path) else None
+    def entry(self, path: str) -> Entry | None:
+        return Entry(path, os.stat(path).st_size) if os.path.isfile(path) else None
 
-    def open(self, path: str) -> BinaryIO:
-        return open(path, "rb", buffering=READ_BYTES)
+    def stream(self, path: str, size: int, version: str) -> Iterator[bytes]:
+        descriptor = os.open(path, os.O_RDONLY)  # Not open(): that asks for the file's size.
+        try:
+            while data := os.read(descriptor, READ_BYTES):
+                yield data
+        finally:
+            os.close(descriptor)
 
-    def output(self, path: str, tag: str) -> LocalOutput:
+    def output(self, path: str, tag: str, begin: Callable[[str], None]) -> LocalOutput:
         return LocalOutput(path, tag, 0o666)
+
+    def abort_uploads(self, path: str) -> int:
+        return 0
 
     def make_folder(self, folder: str) -> None:
         self.check_writable(folder)
         make_folder(folder)
 
     def remove_leftovers(self, folder: str, tag: str) -> None:
-        for entry in self.list(folder):
-            if entry.name.startswith(".") and entry.name.endswith(".tmp") and f".{tag}-" in entry.name:
-                self.remove(f"{folder}/{entry.name}")
+        for below, _, names in os.walk(folder):
+            for name in names:
+                if name.startswith(".") and name.endswith(".tmp") and f".{tag}-" in name:
+                    self.remove(f"{below}/{name}")
 
     def check_writable(self, folder: str) -> None:
         existing = folder

@@ -1,22 +1,25 @@
-"""Object stores (S3 first of all), through fsspec."""
+"""Any other object store (Google's, Azure's, Hugging Face's, ...), through fsspec. S3 has its own: `stagger.s3`."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
-from typing import Any, BinaryIO, cast
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
 
 import fsspec
 
 from stagger.errors import StaggerError, StorageError
+from stagger.retry import Retry
 from stagger.storage import ONE_PUT_BYTES, Entry
 
-#: For a store that is asked for the newest truth each time: listings must not come from fsspec's cache.
-S3_OPTIONS = {"use_listings_cache": False}
+#: Bytes asked for at a time.
+CHUNK_BYTES = 8 * 2**20
 
 #: No small file of a run directory is larger.
 WHOLE = 2**30
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -26,43 +29,43 @@ def asking(path: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, StaggerError):
         raise
-    except Exception as error:  # botocore's errors have no common base with fsspec's.
+    except Exception as error:  # The implementations' errors have no common base.
         raise StorageError(f"{path}: {type(error).__name__}: {error}") from error
 
 
 class ObjectStore:
     """A `Backend` over one fsspec file system. An object appears whole, when its upload is complete, or never."""
 
-    def __init__(self, protocol: str, options: dict[str, Any]) -> None:
-        defaults = S3_OPTIONS if protocol in ("s3", "s3a") else {}
+    def __init__(self, protocol: str, options: dict[str, Any], retry: Retry) -> None:
         try:
-            self._files = fsspec.filesystem(protocol, **{**defaults, **options})
+            self._files = fsspec.filesystem(protocol, **options)
         except (ValueError, ImportError) as error:
             raise StaggerError(f"No storage speaks {protocol}://: {error}") from error
+        self._retry = retry
+
+    def _ask(self, path: str, ask: Callable[[], T]) -> T:
+        with asking(path):
+            return self._retry.call(path, ask)
 
     def read(self, path: str) -> bytes:
-        return self.read_range(path, 0, WHOLE)  # A ranged read is one GET, where a plain one asks HEAD first.
+        return self.read_range(path, 0, WHOLE)
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
-        with asking(path):
-            try:
-                return cast("bytes", self._files.cat_file(path, start=start, end=end))
-            except OSError as error:
-                if "range" in str(error).lower():
-                    return b""  # There is no byte to give: the object is empty, or ends before `start`.
-                raise
+        return cast("bytes", self._ask(path, lambda: self._files.cat_file(path, start=start, end=end)))
 
     def read_many(self, paths: list[str]) -> list[bytes | None]:
         found = self._files.cat_ranges(paths, [0] * len(paths), [WHOLE] * len(paths), on_error="return")
-        for path, data in zip(paths, found, strict=True):
-            if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
-                with asking(path):
-                    raise data
-        return [data if isinstance(data, bytes) else None for data in found]
+        return [data if isinstance(data, bytes) else self._again(path) for path, data in zip(paths, found, strict=True)]
+
+    def _again(self, path: str) -> bytes | None:
+        """One that was missing, or could not be had, when all were asked for at once."""
+        try:
+            return self.read(path)
+        except FileNotFoundError:
+            return None
 
     def write(self, path: str, data: bytes, *, private: bool) -> None:
-        with asking(path):
-            self._files.pipe_file(path, data)
+        self._ask(path, lambda: self._files.pipe_file(path, data))
 
     def create(self, path: str, data: bytes) -> bool:
         with asking(path):
@@ -70,49 +73,53 @@ class ObjectStore:
                 self._files.pipe_file(path, data, mode="create")
             except FileExistsError:
                 return False
-            except OSError as error:
-                if "PreconditionFailed" in str(error) or "pre-conditions" in str(error):
-                    return False
-                raise
         return True
 
     def remove(self, path: str) -> None:
-        with asking(path), contextlib.suppress(FileNotFoundError):
-            self._files.rm_file(path)
+        with contextlib.suppress(FileNotFoundError):
+            self._ask(path, lambda: self._files.rm_file(path))
+
+    def named(self, folder: str, start: str) -> list[str]:
+        below, _, name = start.rpartition("/")
+        below = f"{below}/" if below else ""
+        return [below + entry.name for entry in self.list(f"{folder}/{below}") if entry.name.startswith(name)]
 
     def list(self, folder: str) -> list[Entry]:
-        with asking(folder):
-            try:
-                found = self._files.ls(folder, detail=True)
-            except FileNotFoundError:
-                return []
+        self._files.invalidate_cache()
+        try:
+            found = self._ask(folder, lambda: self._files.ls(folder, detail=True))
+        except FileNotFoundError:
+            return []
         return [Entry(info["name"].rpartition("/")[2], info["size"]) for info in found if info["type"] == "file"]
 
     def walk(self, folder: str) -> Iterator[Entry]:
         root = self._files._strip_protocol(folder).rstrip("/") + "/"
-        with asking(folder):
-            try:
-                found = self._files.find(folder, detail=True)
-            except FileNotFoundError:
-                return
+        self._files.invalidate_cache()
+        try:
+            found = self._ask(folder, lambda: self._files.find(folder, detail=True))
+        except FileNotFoundError:
+            return
         for name, info in found.items():
             if name.startswith(root) and not name.endswith("/"):
                 yield Entry(name.removeprefix(root), info["size"])
 
-    def size(self, path: str) -> int | None:
-        with asking(path):
-            try:
-                info = self._files.info(path)
-            except FileNotFoundError:
-                return None
-        return cast("int", info["size"]) if info["type"] == "file" else None
+    def entry(self, path: str) -> Entry | None:
+        self._files.invalidate_cache()
+        try:
+            info = self._ask(path, lambda: self._files.info(path))
+        except FileNotFoundError:
+            return None
+        return Entry(path, info["size"]) if info["type"] == "file" else None
 
-    def open(self, path: str) -> BinaryIO:
-        with asking(path):
-            return cast("BinaryIO", self._files.open(path, "rb"))
+    def stream(self, path: str, size: int, version: str) -> Iterator[bytes]:
+        for start in range(0, size, CHUNK_BYTES):
+            yield self.read_range(path, start, min(start + CHUNK_BYTES, size))
 
-    def output(self, path: str, tag: str) -> ObjectOutput:
+    def output(self, path: str, tag: str, begin: Callable[[str], None]) -> ObjectOutput:
         return ObjectOutput(self._files, path)
+
+    def abort_uploads(self, path: str) -> int:
+        return 0  # fsspec has no way to ask for them.
 
     def make_folder(self, folder: str) -> None:
         self.check_writable(folder)  # Its names need no folders.
@@ -122,8 +129,7 @@ class ObjectStore:
 
     def check_writable(self, folder: str) -> None:
         bucket = self._files._strip_protocol(folder).partition("/")[0]
-        with asking(folder):
-            reachable = self._files.exists(bucket)
+        reachable = self._ask(folder, lambda: self._files.exists(bucket))
         if not reachable:
             raise StaggerError(
                 f"{folder} cannot be written: there is no bucket {bucket}. Create it, or correct the path."
@@ -131,7 +137,7 @@ class ObjectStore:
 
 
 class ObjectOutput:
-    """An object in the making: held in memory up to one PUT's size, then sent as parts of a multipart upload."""
+    """An object in the making: held in memory up to one PUT's size, then handed to fsspec, which sends it in parts."""
 
     def __init__(self, files: Any, path: str) -> None:
         self.path = path

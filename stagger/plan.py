@@ -3,7 +3,7 @@
     16 bytes  magic, version
      8 bytes  number of ranks
      8 bytes  per rank and one more: where each frame starts (little-endian)
-     ...      one zstd frame per rank (with checksum): a JSON object, `shards` being its [name, size] pairs
+     ...      one zstd frame per rank (with checksum): a JSON object, `shards` being its [name, size(, version)]
 
 A task reads 16 bytes of the table and its own frame: two range reads, whatever the number of ranks and shards.
 """
@@ -49,7 +49,7 @@ def encode_plan(stage: str, fingerprint: str, steps: list[dict[str, Any]], ranks
     frames = []
     for rank, shards in enumerate(ranks):
         head = {"stage": stage, "fingerprint": fingerprint, "rank": rank, "world_size": len(ranks), "steps": steps}
-        frames.append(compressor.compress(orjson.dumps({**head, "shards": list(map(list, shards))})))
+        frames.append(compressor.compress(orjson.dumps({**head, "shards": list(map(_as_list, shards))})))
     offset = TABLE + 8 * (len(ranks) + 1)
     offsets = [offset]
     for frame in frames:
@@ -84,6 +84,10 @@ def read_all(storage: Storage, path: str) -> list[RankPlan]:
         return [_decode(data[start:end]) for start, end in itertools.pairwise(offsets)]
     except (struct.error, zstandard.ZstdError, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
+
+
+def _as_list(shard: Shard) -> list[Any]:
+    return list(shard) if shard.version else [shard.name, shard.size]
 
 
 def _decode(frame: bytes) -> RankPlan:

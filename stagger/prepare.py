@@ -61,7 +61,7 @@ def save_plans(
     fingerprints = dict(before.fingerprints) if before else {}
     for name, plan in plans.items():
         path = folder.stage(spec, plan.stage).plan(plan.fingerprint)
-        if fingerprints.get(name) != plan.fingerprint or folder.storage.size(path) is None:
+        if fingerprints.get(name) != plan.fingerprint or folder.storage.entry(path) is None:
             with busy(f"{name}: writing the plan"):
                 folder.storage.write(path, plan.encode())
         fingerprints[name] = plan.fingerprint

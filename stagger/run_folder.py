@@ -7,20 +7,25 @@ import getpass
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from loguru import logger
 from pydantic import ValidationError
 
 from stagger import __version__
 from stagger.errors import StaggerError
 from stagger.local_files import make_folder
+from stagger.progress import LINE_S
 from stagger.rundir import StageFolder, decode, encode
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.storage import Storage, absolute, is_local, join
 
 SCHEMA = 1
+
+#: How long a command that somebody waits for tries an endpoint that cannot be reached at all, in seconds.
+UNREACHABLE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,24 @@ def process_start(pid: int) -> int:
         return 0
 
 
+def open_storage(spec: RunSpec, unreachable_s: float | None = UNREACHABLE_S) -> Storage:
+    """The storage of a run, for a command that somebody waits for."""
+    return Storage(spec.storage_options, retry_s=spec.retry_seconds, unreachable_s=unreachable_s, tell=told())
+
+
+def told() -> Callable[[str], None]:
+    """Logs what it is given, but not faster than anyone reads."""
+    said = time.monotonic()
+
+    def tell(message: str) -> None:
+        nonlocal said
+        if time.monotonic() - said > LINE_S:
+            said = time.monotonic()
+            logger.warning(message)
+
+    return tell
+
+
 class RunFolder:
     """The run directory of a run."""
 
@@ -84,17 +107,21 @@ class RunFolder:
         self._stages: dict[str, StageFolder] = {}
 
     @classmethod
-    def open(cls, path: str, options: dict[str, dict[str, Any]] | None = None) -> tuple[RunFolder, RunRecord]:
+    def open(
+        cls, path: str, options: dict[str, dict[str, Any]] | None = None, *, patient: bool = False
+    ) -> tuple[RunFolder, RunRecord]:
         """An existing run, from any folder. Raises StaggerError when there is none at `path`.
 
-        `options` are for reaching run.json itself; the run's own storage options are in it.
+        `options` are for reaching run.json itself; the run's own storage options are in it. `patient`: nobody waits at
+        a terminal, who would rather be told that the storage cannot be reached.
         """
         path = absolute(path)
-        folder = cls(Storage(options), path)
+        unreachable_s = None if patient else UNREACHABLE_S
+        folder = cls(Storage(options, unreachable_s=unreachable_s, tell=told()), path)
         record = folder.load()
         if record is None:
             raise StaggerError(f"There is no run in {path}: it has no run.json. Give the run_dir of a pipeline file.")
-        return cls(Storage(record.spec.storage_options), path), record
+        return cls(open_storage(record.spec, unreachable_s), path), record
 
     def stage(self, spec: RunSpec, stage: StageSpec) -> StageFolder:
         """The folder of a stage: the run directory itself when it is the only one."""

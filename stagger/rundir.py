@@ -7,6 +7,7 @@
     <stage>/completions/<rank>.json written last by the task: the only thing that makes a rank done
     <stage>/failures/<rank>.<attempt>.json
     <stage>/logs/<rank>/<attempt>.log
+    <stage>/uploads/                notes of multipart uploads under way (`stagger.uploads`)
     <stage>/stats.json, report.html
 
 A run of one stage has no `<stage>` folder: its files lie directly in the run directory.
@@ -21,6 +22,9 @@ import orjson
 
 from stagger.errors import StaggerError
 from stagger.storage import Storage, join
+
+#: What a completion record has at least.
+COMPLETION_KEYS = ("fingerprint", "outputs", "records_in", "steps", "bad_records", "retried")
 
 
 def encode(value: Any) -> bytes:
@@ -97,6 +101,14 @@ class StageFolder:
     def log(self, rank: int, attempt: str) -> str:
         return join(self.path, "logs", pad(rank), f"{attempt}.log")
 
+    def upload(self, rank: int, attempt: str, number: int) -> str:
+        return join(self.path, "uploads", f"{pad(rank)}.{attempt}.{number}.json")
+
+    def uploads(self) -> list[str]:
+        """The notes of multipart uploads that nobody has ended: one listing."""
+        folder = join(self.path, "uploads")
+        return [join(folder, entry.name) for entry in self.storage.list(folder) if entry.name.endswith(".json")]
+
     def stats(self) -> str:
         return join(self.path, "stats.json")
 
@@ -115,7 +127,9 @@ class StageFolder:
         paths = [self.completion(rank) for rank in unread]
         for rank, path, data in zip(unread, paths, self.storage.read_many(paths), strict=True):
             if data is not None:  # Removed by hand since it was listed.
-                self._completions[rank] = decode(data, path, "fingerprint", "outputs", "records_in", "steps")
+                self._completions[rank] = decode(
+                    data, path, "fingerprint", "outputs", "records_in", "steps", "bad_records", "retried"
+                )
         return [self._completions[rank] for rank in sorted(ranks & self._completions.keys())]
 
     def failures(self) -> dict[int, str]:

@@ -10,10 +10,15 @@ ShardBy = Literal["count", "bytes"]
 
 
 class Shard(NamedTuple):
-    """One input file: its path below the reader's `path` (or a whole path), and its bytes when the plan was made."""
+    """One input file: its path below the reader's `path` (or a whole path), and its bytes when the plan was made.
+
+    `version` is what an object store then called its content (S3's ETag): an object that was replaced since is noticed
+    even when it is as long as before. Empty on file systems.
+    """
 
     name: str
     size: int
+    version: str = ""
 
 
 def assign(shards: Sequence[Shard], tasks: int, shard_by: ShardBy) -> list[list[Shard]]:

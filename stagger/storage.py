@@ -7,20 +7,29 @@ imported at the first remote path, never for a local one.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Any, BinaryIO, NamedTuple, Protocol, cast
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from stagger.errors import StaggerError
+
+if TYPE_CHECKING:
+    from stagger.retry import Retry
 
 #: Above this an object is sent in parts while it is written; up to it, one PUT is cheaper than a multipart upload.
 ONE_PUT_BYTES = 64 * 2**20
 
+S3_PROTOCOLS = ("s3", "s3a")
+
 
 class Entry(NamedTuple):
-    """A file found below a folder: its path relative to that folder, and its bytes; -1 for a link to nothing."""
+    """A file found below a folder: its path relative to that folder, and its bytes; -1 for a link to nothing.
+
+    `version` is what an object store calls this content (S3's ETag); empty on file systems.
+    """
 
     name: str
     size: int
+    version: str = ""
 
 
 class Output(Protocol):
@@ -54,15 +63,19 @@ class Backend(Protocol):
 
     def remove(self, path: str) -> None: ...
 
+    def named(self, folder: str, start: str) -> list[str]: ...
+
     def list(self, folder: str) -> list[Entry]: ...
 
     def walk(self, folder: str) -> Iterator[Entry]: ...
 
-    def size(self, path: str) -> int | None: ...
+    def entry(self, path: str) -> Entry | None: ...
 
-    def open(self, path: str) -> BinaryIO: ...
+    def stream(self, path: str, size: int, version: str) -> Iterator[bytes]: ...
 
-    def output(self, path: str, tag: str) -> Output: ...
+    def output(self, path: str, tag: str, begin: Callable[[str], None]) -> Output: ...
+
+    def abort_uploads(self, path: str) -> int: ...
 
     def make_folder(self, folder: str) -> None: ...
 
@@ -96,11 +109,24 @@ class Storage:
     """Reads and writes any path. `options` holds keyword arguments for fsspec, per protocol: `{"s3": {...}}`.
 
     A value `${NAME}` in the options is read from the environment when the protocol is first used, so that secrets
-    need never be stored.
+    need never be stored. What a remote store refuses for the moment is asked for again, for `retry_s` seconds
+    (`unreachable_s` when it cannot be reached at all); meanwhile `check` may raise, and `tell` is told.
     """
 
-    def __init__(self, options: dict[str, dict[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        options: dict[str, dict[str, Any]] | None = None,
+        *,
+        retry_s: float = 600.0,
+        unreachable_s: float | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
         self.options = options or {}
+        self.retry_s = retry_s
+        self.check: Callable[[], None] = lambda: None
+        self._unreachable_s = unreachable_s
+        self._tell = tell
+        self._retry: Retry | None = None
         self._backends: dict[str, Backend] = {}
 
     def backend(self, path: str) -> Backend:
@@ -114,9 +140,27 @@ class Storage:
             from stagger.local_files import LocalFiles
 
             return LocalFiles()
+        options = cast("dict[str, Any]", expand_variables(self.options.get(protocol, {})))
+        if protocol in S3_PROTOCOLS:
+            from stagger.s3.store import S3
+
+            return S3(options, self.retry)
         from stagger.object_store import ObjectStore
 
-        return ObjectStore(protocol, cast("dict[str, Any]", expand_variables(self.options.get(protocol, {}))))
+        return ObjectStore(protocol, options, self.retry)
+
+    @property
+    def retry(self) -> Retry:
+        """How remote stores are asked again: made when the first is."""
+        if self._retry is None:
+            from stagger.retry import Retry
+
+            self._retry = Retry(self.retry_s, self._unreachable_s, check=lambda: self.check(), tell=self._tell)
+        return self._retry
+
+    def retried(self) -> dict[str, Any]:
+        """What was asked again, by the kind of fault, and the seconds that this took: since the last call of this."""
+        return {"requests": {}, "waited_s": 0.0} if self._retry is None else self._retry.take_account()
 
     def read(self, path: str) -> bytes:
         """The whole file. Raises FileNotFoundError."""
@@ -142,6 +186,19 @@ class Storage:
         """Remove a file; no error when there is none."""
         self.backend(path).remove(path)
 
+    def named(self, folder: str, start: str) -> list[str]:
+        """Files below a folder whose path relative to it starts with `start`, as far as its last `/` exactly."""
+        return self.backend(folder).named(folder, start)
+
+    def entries(self, paths: list[str]) -> list[Entry | None]:
+        """Size and version of many files, those on remote storage asked for several at a time."""
+        if not paths or is_local(paths[0]):
+            return [self.entry(path) for path in paths]
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(32) as threads:
+            return list(threads.map(self.entry, paths))
+
     def list(self, folder: str) -> list[Entry]:
         """The files directly in a folder, sorted; empty when there is no such folder."""
         return sorted(self.backend(folder).list(folder))
@@ -150,17 +207,28 @@ class Storage:
         """Every file below a folder, in no order."""
         return self.backend(folder).walk(folder)
 
-    def size(self, path: str) -> int | None:
-        """Bytes of a file, None when there is no such file."""
-        return self.backend(path).size(path)
+    def entry(self, path: str) -> Entry | None:
+        """A file's size and version, None when there is no such file."""
+        return self.backend(path).entry(path)
 
-    def open(self, path: str) -> BinaryIO:
-        """A file for reading from its start to its end."""
-        return self.backend(path).open(path)
+    def stream(self, path: str, size: int, version: str = "") -> Iterator[bytes]:
+        """The content of a file that is known to have `size` bytes, in pieces of about 1 MiB: one request, no other.
 
-    def output(self, path: str, tag: str) -> Output:
-        """A new file that appears under `path` when it is committed; `tag` keeps two writers of it apart."""
-        return self.backend(path).output(path, tag)
+        Raises FileNotFoundError, and `BadInput` when it is another version. What comes may still be longer or shorter.
+        """
+        return self.backend(path).stream(path, size, version)
+
+    def output(self, path: str, tag: str, begin: Callable[[str], None] = lambda path: None) -> Output:
+        """A new file that appears under `path` when it is committed; `tag` keeps two writers of it apart.
+
+        `begin` is called before anything is sent that would stay, invisible, if this process were killed then, and
+        that `remove_leftovers` does not find: `abort_uploads` does.
+        """
+        return self.backend(path).output(path, tag, begin)
+
+    def abort_uploads(self, path: str) -> int:
+        """Abort all unfinished uploads of `path`; how many there were."""
+        return self.backend(path).abort_uploads(path)
 
     def make_folder(self, folder: str) -> None:
         """Make a folder that files can be written to. Raises StaggerError when that is not possible."""

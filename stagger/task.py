@@ -40,7 +40,8 @@ def main(arguments: list[str]) -> int:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # A log is read while it grows.
     settings = TaskSettings.from_json(arguments[0])
     add_import_path([*settings.import_path, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
-    storage = Storage(settings.storage_options)
+    storage = Storage(settings.storage_options, retry_s=settings.retry_seconds)
+    storage.check = stop.check
     try:
         if arguments[1] == "-":
             return serve(settings, storage, stop)

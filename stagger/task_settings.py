@@ -24,6 +24,8 @@ class TaskSettings:
     storage_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     start_policy: str = "uniform"
     window_s: int = 0
+    retry_seconds: float = 600.0
+    read_ahead_mb: int = 64
     pickle_path: str = ""
     pickle_sha256: str = ""
 

@@ -96,7 +96,7 @@ def test_lists_and_reads(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "sub" / "a").stat().st_mode) == 0o600
     storage.remove(str(tmp_path / "b"))
     storage.remove(str(tmp_path / "b"))
-    assert storage.size(str(tmp_path / "b")) is None
+    assert storage.entry(str(tmp_path / "b")) is None
 
 
 def test_a_link_into_the_tree_is_refused_and_one_out_of_it_followed(tmp_path: Path) -> None:

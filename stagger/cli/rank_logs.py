@@ -108,8 +108,8 @@ def ended(folder: StageFolder, log: str) -> bool:
     """Whether the attempt of a log has left its completion or failure record."""
     rank, attempt = int(log.split("/")[-2]), log.split("/")[-1].removesuffix(".log")
     return (
-        folder.storage.size(folder.completion(rank)) is not None
-        or folder.storage.size(folder.failure(rank, attempt)) is not None
+        folder.storage.entry(folder.completion(rank)) is not None
+        or folder.storage.entry(folder.failure(rank, attempt)) is not None
     )
 
 

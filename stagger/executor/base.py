@@ -12,7 +12,7 @@ from stagger.pipeline import Step
 from stagger.rundir import StageFolder
 from stagger.sharding import ShardBy
 from stagger.spec.load import from_objects
-from stagger.spec.models import RunSpec, StageSpec
+from stagger.spec.models import RunSpec, StageSpec, StorageSpec
 from stagger.stage_plan import describe_object
 from stagger.task_settings import TaskSettings
 
@@ -68,6 +68,8 @@ class RunOptions(TypedDict, total=False):
     randomize_start_duration: seconds over which the jobs' starts are spread; `auto` by the number of tasks.
     start_policy: how a job draws its delay.
     storage_options: options for fsspec, per protocol; secrets only as `${NAME}`.
+    retry_seconds: for how long a request to remote storage is made again that failed by a fault that may pass.
+    read_ahead_mb: memory that a task fills with input from remote storage before it is asked for, in MB.
     """
 
     tasks: int
@@ -76,6 +78,8 @@ class RunOptions(TypedDict, total=False):
     randomize_start_duration: int | Literal["auto"]
     start_policy: Literal["uniform"]
     storage_options: Mapping[str, Mapping[str, Any]]
+    retry_seconds: float
+    read_ahead_mb: int
 
 
 class PipelineExecutor(ABC):
@@ -102,7 +106,7 @@ class PipelineExecutor(ABC):
             {
                 "name": stage.pop("name", "pipeline"),
                 "run_dir": run_dir,
-                "storage_options": stage.pop("storage_options", {}),
+                **{key: stage.pop(key) for key in StorageSpec.model_fields if key in stage},
             },
             stage,
             {"type": self.type, **{key: value for key, value in options.items() if value is not None}},

@@ -19,7 +19,7 @@ from stagger.spec.steps import check_step, nearest
 from stagger.spec.yaml_file import Path, parse_file, parse_value
 from stagger.storage import absolute, expand_variables
 
-SECRET = re.compile(r"secret|password|token", re.IGNORECASE)
+SECRET = re.compile(r"secret|password|token|customer_?key|account_?key|connection_?string|sas_", re.IGNORECASE)
 
 EXECUTORS: dict[str, type[BaseModel]] = {"local": LocalSpec, "slurm": SlurmSpec}
 

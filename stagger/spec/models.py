@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -193,12 +194,23 @@ class StageSpec(StageDefaults):
 TAKEN = ("run.json", "lock", "lock.takeover")
 
 
-class RunSpec(Model):
+class StorageSpec(Model):
+    """How a run, all of its stages, asks remote storage."""
+
+    storage_options: dict[str, dict[str, Any]] = {}
+    """Options for fsspec, per protocol: `{s3: {endpoint_url: ...}}`. Secrets only as ${NAME}. `engine` chooses what
+    speaks to S3: s3fs or obstore."""
+    retry_seconds: NonNegativeFloat = 600.0
+    """For how long a request is made again that was throttled, refused for the moment, or cut off."""
+    read_ahead_mb: PositiveInt = 64
+    """Memory that a task fills with input from remote storage before it is asked for, in MB."""
+
+
+class RunSpec(StorageSpec):
     """A whole run: its stages, in an order in which each comes after those that it depends on."""
 
     name: Name
     run_dir: str
-    storage_options: dict[str, dict[str, Any]] = {}
     stages: Annotated[tuple[StageSpec, ...], Field(min_length=1)]
     cwd: str
     """The folder that the run was launched from; relative paths in steps start there."""
@@ -226,15 +238,13 @@ class RunSpec(Model):
         return self
 
 
-class PipelineFile(StageDefaults):
+class PipelineFile(StageDefaults, StorageSpec):
     """A stagger pipeline file. With `stages`, the keys above it are defaults for each stage."""
 
     name: Name
     """The run's name; of a single stage too."""
     run_dir: str
     """Where the run keeps its records: a local or shared folder, or s3://..."""
-    storage_options: dict[str, dict[str, Any]] = {}
-    """Options for fsspec, per protocol: `{s3: {endpoint_url: ...}}`. Secrets only as ${NAME}."""
     pipeline: Pipeline | None = None
     """The steps; the first reads, the last usually writes."""
     stages: Annotated[tuple[StageSpec, ...], Field(min_length=1)] | None = None
@@ -242,4 +252,4 @@ class PipelineFile(StageDefaults):
 
 
 #: Keys of a file that say something of the whole run; all others are a stage's, or defaults for stages.
-RUN_KEYS = ("name", "run_dir", "storage_options", "stages")
+RUN_KEYS = ("name", "run_dir", "stages", *StorageSpec.model_fields)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from dataclasses import is_dataclass
 from typing import Any, get_type_hints
 
 import orjson
@@ -71,7 +72,7 @@ def _check_types(target: Any, params: dict[str, Any], where: str) -> None:
 
 def _model(step: type) -> TypeAdapter[Any]:
     """A model with a built-in step's parameters, made from its signature, so that there is one place for them."""
-    hints = get_type_hints(step.__init__)  # type: ignore[misc]
+    hints = get_type_hints(step if is_dataclass(step) else step.__init__)  # type: ignore[misc]
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(step).parameters.items():
         fields[name] = (hints[name], ... if parameter.default is parameter.empty else parameter.default)
@@ -82,7 +83,8 @@ def step_schema() -> dict[str, Any]:
     """JSON schema of a step as files write it: a name, or one name with its parameters."""
     parameters = {use: _model(resolve(use)).json_schema() for use in BUILTIN}
     for use, schema in parameters.items():
-        schema["description"] = inspect.getdoc(resolve(use))
+        documented = [cls for cls in resolve(use).__mro__ if cls.__module__.startswith("stagger.")]
+        schema["description"] = "\n\n".join(inspect.getdoc(cls) or "" for cls in documented)
     return {
         "anyOf": [
             {"type": "string", "description": "A step without parameters: a built-in one's name, or module:callable."},
