@@ -15,6 +15,7 @@ from stagger.rundir import StageFolder, attempt_name, encode
 from stagger.storage import Storage
 from stagger.task_context import TaskContext
 from stagger.task_settings import TaskSettings
+from stagger.uploads import UploadNotes
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,21 @@ class Attempt:
             self.storage, self.folder.plan(self.settings.fingerprint), self.settings.fingerprint, self.rank
         )
         tag = f"{self.folder.tag}-{self.name}"
-        task = TaskContext(self.storage, self.rank, plan.world_size, plan.shards, tag)
+        uploads = UploadNotes(self.folder, self.rank, self.name)
+        task = TaskContext(
+            self.storage,
+            self.rank,
+            plan.world_size,
+            plan.shards,
+            tag,
+            repeated=self.settings.launch > 1 or self.job.restart > 0,
+            read_ahead_bytes=self.settings.read_ahead_mb * 10**6,
+            begin_upload=uploads.begin,
+        )
         try:
             steps = self._bound_steps(plan, task)
             self.counts = [StepCount(step["use"]) for step in plan.steps]
-            for _ in chain(steps, self.counts, self.rank, plan.world_size, self.stop.check):
-                pass  # Pulling the last step's records runs all steps.
+            self._run_steps(steps, task)
             self.stop.check()
             for count in self.counts:
                 if count.error is not None:  # A later step swallowed it, and the records after it are missing.
@@ -90,10 +100,19 @@ class Attempt:
             task.commit()
         except BaseException:
             task.abort()
+            uploads.end()
             raise
         record = self._completion(plan, task)
         self.storage.write(self.folder.completion(self.rank), encode(record))
+        uploads.end()
         log(f"done: {record['records_in']} records in, {record['records_out']} out", "SUCCESS")
+
+    def _run_steps(self, steps: list[Step], task: TaskContext) -> None:
+        """Pull the last step's records: that runs all steps, for the rank as a whole or for each of its shards."""
+        rounds = task.shard_by_shard() if any(getattr(step, "shard_by_shard", False) for step in steps) else [None]
+        for _ in rounds:
+            for _ in chain(steps, self.counts, self.rank, task.world_size, self.stop.check):
+                pass
 
     def _bound_steps(self, plan: RankPlan, task: TaskContext) -> list[Step]:
         """The steps, made anew for each rank, so that none keeps anything of another; those that ask know the task."""
@@ -119,6 +138,7 @@ class Attempt:
             "records_out": sum(o.records for o in task.outputs) if outputs else counts[-1].records,
             "bytes_out": sum(o.output.size for o in task.outputs),
             "outputs": outputs,
+            "bad_records": {"skipped": task.bad_records, "examples": task.bad_examples},
             "steps": [{"name": c.name, "records": c.records, "seconds": round(c.seconds, 6)} for c in counts],
         }
 
@@ -138,6 +158,7 @@ class Attempt:
             "ended": time.time(),
             "cpu_s": round(time.process_time() - self.cpu_started, 6),
             "peak_rss_mb": peak_rss_mb(),
+            "retried": self.storage.retried(),
         }
 
     def _record_failure(self, error: BaseException) -> None:

@@ -29,5 +29,20 @@ class BadInput(Exception):
     """A shard cannot be read whole: truncated, damaged, changed since the plan was made, or not what its name says."""
 
 
+class BadRecord(BadInput):
+    """One record of a shard is not what it should be; those after it can be read. It is counted under `kind`."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
 class Interrupted(BaseException):
     """A signal asked the task to stop. Not an `Exception`: the `except Exception` of a step must not swallow it."""
+
+
+def missing_extra(extra: str, package: str, error: ImportError) -> StaggerError:
+    """What to say when an optional part is not installed."""
+    return StaggerError(
+        f"{package} is not installed here ({error}); install it with: pip install 'stagger-slurm[{extra}]'"
+    )

@@ -8,34 +8,40 @@ from __future__ import annotations
 
 import io
 import os
-from typing import Any, BinaryIO, Literal, Protocol, cast
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol, cast
 
 from stagger.errors import BadInput
 
+#: What outputs can be compressed with, and what inputs can besides.
 Codec = Literal["gzip", "zstd"]
+ReadCodec = Literal["gzip", "zstd", "bz2", "xz"]
 
-#: Compressed bytes read at a time, and decompressed bytes buffered: larger leaves the processor's cache.
-CHUNK_BYTES = 128 * 2**10
+#: Compressed bytes given to a decompressor at a time, and bytes buffered behind it: more leaves the processor's cache.
+PIECE_BYTES = 128 * 2**10
 
 #: File name endings, and the codec that each stands for.
-EXTENSIONS: dict[str, Codec] = {".gz": "gzip", ".zst": "zstd"}
+EXTENSIONS: dict[str, ReadCodec] = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 
 #: Default levels: zstd-3 compresses 13 times as fast as gzip-9, and better; isal's 2 is its default.
 LEVELS: dict[Codec, int] = {"gzip": 2, "zstd": 3}
 
+#: Levels that there are. gzip is isal's: its levels end at 3, with about the ratio of zlib's 4.
+LEVEL_RANGES: dict[Codec, tuple[int, int]] = {"gzip": (0, 3), "zstd": (-7, 22)}
 
-def codec_of(name: str) -> Codec | None:
+
+def codec_of(name: str) -> ReadCodec | None:
     """The codec that a file's name stands for, None for an uncompressed file."""
-    return EXTENSIONS.get(os.path.splitext(name)[1])
+    return EXTENSIONS.get(os.path.splitext(name)[1].lower())
 
 
-def extension_of(codec: Codec | None) -> str:
+def extension_of(codec: ReadCodec | None) -> str:
     """What a file name of this codec ends with; empty for None."""
     return {codec: extension for extension, codec in EXTENSIONS.items()}[codec] if codec else ""
 
 
 class _Decompressor(Protocol):
-    """The standard library's shape of a decompressor, which isal and zstandard share."""
+    """The standard library's shape of a decompressor, which zstandard shares."""
 
     @property
     def eof(self) -> bool: ...
@@ -43,31 +49,37 @@ class _Decompressor(Protocol):
     @property
     def unused_data(self) -> bytes: ...
 
-    def decompress(self, data: bytes, /) -> bytes: ...
+    def decompress(self, data: Any, /) -> bytes: ...
 
 
-def _decompressor(codec: Codec) -> _Decompressor:
-    if codec == "gzip":
-        from isal import igzip_lib
+def _decompressor(codec: ReadCodec) -> _Decompressor:
+    if codec == "bz2":
+        import bz2
 
-        return cast("_Decompressor", igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP))
+        return bz2.BZ2Decompressor()
+    if codec == "xz":
+        import lzma
+
+        return lzma.LZMADecompressor()
     import zstandard
 
     return zstandard.ZstdDecompressor().decompressobj()
 
 
-class _DecompressedFile(io.RawIOBase):
-    """The decompressed bytes of a file, over any number of gzip members or zstd frames."""
+class _Content(io.RawIOBase):
+    """The content of a file, from the pieces of it that storage gives. `taken` counts those pieces' bytes."""
 
-    def __init__(self, raw: BinaryIO, codec: Codec) -> None:
-        self._raw = raw
-        self._codec = codec
-        self._stream: _Decompressor | None = None
-        self._input = b""
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
         self._output = memoryview(b"")
+        self._given = 0
+        self.taken = 0
 
     def readable(self) -> bool:
         return True
+
+    def tell(self) -> int:
+        return self._given
 
     def readinto(self, buffer: Any) -> int:
         while not self._output:
@@ -76,36 +88,86 @@ class _DecompressedFile(io.RawIOBase):
         count = min(len(buffer), len(self._output))
         buffer[:count] = self._output[:count]
         self._output = self._output[count:]
+        self._given += count
         return count
 
     def _refill(self) -> bool:
-        """Decompress some more; False at the end of the file."""
+        """Make more output; False at the end of the file."""
+        piece = self._take()
+        self._output = memoryview(piece)
+        return bool(piece)
+
+    def _take(self) -> bytes:
+        piece = next(self._pieces, b"")
+        self.taken += len(piece)
+        return piece
+
+
+class _Gunzipped(_Content):
+    """The content of a gzip file, over any number of members: isal's own file is faster where they are small."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        from isal import igzip, isal_zlib
+
+        super().__init__(iter(()))
+        self._source = _Content(pieces)
+        self._file: io.BufferedIOBase = igzip.IGzipFile(fileobj=self._source, mode="rb")  # type: ignore[no-untyped-call]
+        self._damage: Any = (igzip.BadGzipFile, isal_zlib.error)
+
+    def _refill(self) -> bool:
+        try:
+            self._output = memoryview(self._file.read1(PIECE_BYTES))
+        except EOFError as error:
+            raise BadInput("the gzip stream breaks off: the file is truncated") from error
+        except self._damage as error:
+            raise BadInput(f"the gzip stream is damaged: {error}") from error
+        self.taken = self._source.taken
+        if not self.taken:
+            raise BadInput("the gzip stream breaks off: the file is truncated")
+        return bool(self._output)
+
+
+class _Decompressed(_Content):
+    """The decompressed content of a file, over any number of frames."""
+
+    def __init__(self, pieces: Iterator[bytes], codec: ReadCodec) -> None:
+        super().__init__(pieces)
+        self._codec = codec
+        self._stream: _Decompressor | None = None
+        self._streams = 0
+        self._input = memoryview(b"")
+
+    def _refill(self) -> bool:
         if not self._input:
-            self._input = self._raw.read(CHUNK_BYTES)
+            self._input = memoryview(self._take())
         if not self._input:
-            if self._stream is not None:
+            if self._stream is not None or not self._streams:
                 raise BadInput(f"the {self._codec} stream breaks off: the file is truncated")
             return False
         if self._stream is None:
-            if self._codec == "gzip":
-                self._input = self._input.lstrip(b"\0")  # Tapes and some tools pad the end of a gzip file with zeros.
-                if not self._input:
-                    return True
             self._stream = _decompressor(self._codec)
+            self._streams += 1
+        data = self._input[:PIECE_BYTES]
         try:
-            self._output = memoryview(self._stream.decompress(self._input))
-        except Exception as error:  # Each codec has its own: isal's IsalError, zstandard's ZstdError.
+            self._output = memoryview(self._stream.decompress(data))
+        except Exception as error:  # Each codec has its own: zstandard's ZstdError, LZMAError, OSError.
             raise BadInput(f"the {self._codec} stream is damaged: {error}") from error
-        self._input = b""
+        used = len(data)
         if self._stream.eof:
-            self._input, self._stream = self._stream.unused_data, None
+            used -= len(self._stream.unused_data)
+            self._stream = None
+        self._input = self._input[used:]
         return True
 
 
-def decompressed(raw: BinaryIO, codec: Codec | None) -> BinaryIO:
-    """The content of a file, buffered. Reading raises BadInput where the compressed stream is damaged or truncated."""
-    stream = raw if codec is None else cast("BinaryIO", _DecompressedFile(raw, codec))
-    return cast("BinaryIO", io.BufferedReader(cast("io.RawIOBase", stream), CHUNK_BYTES))
+def content(pieces: Iterator[bytes], codec: ReadCodec | None) -> io.BufferedReader:
+    """The decompressed content of a file, to be read once from its start to its end; `tell()` is the place in it.
+
+    Reading raises BadInput where the compressed stream is damaged or truncated. `raw.taken` counts the file's bytes.
+    """
+    if codec is None:
+        return io.BufferedReader(_Content(pieces), PIECE_BYTES)
+    return io.BufferedReader(_Gunzipped(pieces) if codec == "gzip" else _Decompressed(pieces, codec), PIECE_BYTES)
 
 
 class Compressor(Protocol):
@@ -126,3 +188,14 @@ def compressor(codec: Codec, level: int | None = None) -> Compressor:
     import zstandard
 
     return zstandard.ZstdCompressor(level=level, write_checksum=True).compressobj()
+
+
+def check_level(codec: Codec | None, level: int | None) -> None:
+    """Raise ValueError for a level that the codec does not have."""
+    if level is None:
+        return
+    if codec is None:
+        raise ValueError(f"level {level} needs a compression; choose one of {', '.join(LEVELS)}")
+    low, high = LEVEL_RANGES[codec]
+    if not low <= level <= high:
+        raise ValueError(f"{codec} has the levels {low} to {high}, not {level}")

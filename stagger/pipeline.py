@@ -24,8 +24,12 @@ def resolve(use: str) -> Any:
     """
     module, colon, name = BUILTIN.get(use, use).partition(":")
     if not colon:
+        import difflib
+
+        close = difflib.get_close_matches(use, BUILTIN, n=1)
         raise StaggerError(
-            f"There is no step {use!r}; the built-in ones are {', '.join(BUILTIN)}, others are module:name."
+            f"There is no step {use!r}{f'; did you mean {close[0]!r}?' if close else '.'} The built-in ones are"
+            f" {', '.join(BUILTIN)}; others are written module:name."
         )
     try:
         target: Any = importlib.import_module(module)
@@ -87,22 +91,24 @@ def chain(
 
 def _counted(data: Iterable[Any], count: StepCount, check: Callable[[], None] | None) -> Iterator[Any]:
     clock = time.perf_counter
-    iterator = iter(data)
-    while True:
-        started = clock()
-        try:
-            record = next(iterator)
-        except StopIteration:
-            return
-        except BaseException as error:
-            count.error = error
-            raise
-        finally:
-            count.seconds += clock() - started
-        count.records += 1
-        if check is not None:
-            check()
-        yield record
+    records, seconds, started = 0, 0.0, clock()
+    try:
+        for record in data:
+            seconds += clock() - started
+            records += 1
+            if check is not None:
+                check()
+            yield record
+            started = clock()
+        seconds += clock() - started
+    except GeneratorExit:  # A later step wants no more.
+        raise
+    except BaseException as error:
+        count.error = error
+        raise
+    finally:
+        count.records += records
+        count.seconds += seconds
 
 
 def own_seconds(counts: list[StepCount]) -> list[StepCount]:

@@ -11,6 +11,8 @@ from stagger.ranks import format_ranks
 from stagger.resources import PACKAGE
 from stagger.rundir import StageFolder, encode
 from stagger.spec.models import StageSpec
+from stagger.status import sum_by_kind
+from stagger.task_context import EXAMPLES
 
 
 def write_stats(folder: StageFolder, stage: StageSpec) -> dict[str, Any]:
@@ -42,6 +44,10 @@ def merge(stage: StageSpec, completions: list[dict[str, Any]], missing: list[int
             key: sum(record[key] for record in completions)
             for key in ("shards", "bytes_in", "records_in", "records_out", "bytes_out")
         },
+        "bad_records": sum_by_kind(record["bad_records"]["skipped"] for record in completions),
+        "bad_examples": [example for record in completions for example in record["bad_records"]["examples"]][:EXAMPLES],
+        "retried": sum_by_kind(record["retried"]["requests"] for record in completions),
+        "retry_waited_s": round(sum(record["retried"]["waited_s"] for record in completions), 3),
         "cpu_s": round(sum(record["cpu_s"] for record in completions), 6),
         "peak_rss_mb": max((record["peak_rss_mb"] for record in completions), default=0),
         "delay_s": {"max": max(delays, default=0), "sum": sum(delays)},

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from loguru import logger
 
 from stagger.errors import StaggerError
 from stagger.pipeline import Step, build, resolve
@@ -55,7 +56,10 @@ def make_plan(storage: Storage, stage: StageSpec, objects: Sequence[Step] | None
     Raises StaggerError when the input matches nothing.
     """
     with busy(f"{stage.name}: listing the input"), collection_paused():
-        return _plan(stage, _find_shards(storage, stage, objects))
+        shards = _find_shards(storage, stage, objects)
+        for step in steps_with("check_shards", stage, objects):
+            step.check_shards(shards)
+        return _plan(stage, shards)
 
 
 def _plan(stage: StageSpec, shards: list[Shard]) -> StagePlan:
@@ -63,7 +67,7 @@ def _plan(stage: StageSpec, shards: list[Shard]) -> StagePlan:
     content = {"steps": steps_of(stage), "tasks": stage.tasks, "shard_by": stage.shard_by}
     digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS))
     for shard in shards:
-        digest.update(b"%s\0%d\n" % (shard.name.encode(), shard.size))
+        digest.update(b"%s\0%d\0%s\n" % (shard.name.encode(), shard.size, shard.version.encode()))
     return StagePlan(stage, digest.hexdigest()[:16], assign(shards, stage.tasks, stage.shard_by))
 
 
@@ -99,6 +103,12 @@ def _find_shards(storage: Storage, stage: StageSpec, objects: Sequence[Step] | N
         return []
     first: Any = objects[0] if objects else build_at_launch(stage, 0)
     found: list[Shard] = first.find_shards(storage)
+    empty = [shard.name for shard in found if not shard.size]
+    if empty and not getattr(first, "allow_empty", True):
+        logger.warning(
+            f"{stage.name}: {len(empty)} of {len(found)} shards are empty ({empty[0]} first), and will fail their"
+            " ranks: remove them, or set allow_empty: true"
+        )
     return found
 
 
@@ -118,15 +128,17 @@ def output_folders(stage: StageSpec, objects: Sequence[Step] | None) -> list[str
 
     Raises StaggerError when its ranks would write the same file.
     """
-    steps: Sequence[Any] = objects or [
-        build_at_launch(stage, index)
-        for index, step in enumerate(stage.pipeline)
-        if hasattr(resolve(step.use), "output_folder")
-    ]
-    for step in steps:
-        if hasattr(step, "check_tasks"):
-            step.check_tasks(stage.tasks)
-    return [step.output_folder for step in steps if hasattr(step, "output_folder")]
+    for step in steps_with("check_tasks", stage, objects):
+        step.check_tasks(stage.tasks)
+    return [step.output_folder for step in steps_with("output_folder", stage, objects)]
+
+
+def steps_with(hook: str, stage: StageSpec, objects: Sequence[Step] | None) -> list[Any]:
+    """The steps that have something to say at launch."""
+    if objects:
+        return [step for step in objects if hasattr(step, hook)]
+    uses = [resolve(step.use) for step in stage.pipeline]
+    return [build_at_launch(stage, index) for index, use in enumerate(uses) if hasattr(use, hook)]
 
 
 def describe_object(step: Any) -> dict[str, Any]:
@@ -164,12 +176,12 @@ def difference(storage: Storage, folder: StageFolder, old_stage: StageSpec, old:
     for number, (one, other) in enumerate(zip(before_steps, after_steps, strict=False), 1):
         if one != other:
             changes.append(f"step {number}: {_step_text(one)} before, {_step_text(other)} now")
-    before_shards = {s.name: s.size for rank in read_all(storage, folder.plan(old)) for s in rank.shards}
-    after_shards = {s.name: s.size for shards in new.ranks for s in shards}
+    before_shards = {s.name: s for rank in read_all(storage, folder.plan(old)) for s in rank.shards}
+    after_shards = {s.name: s for shards in new.ranks for s in shards}
     for what, names in (
         ("new", after_shards.keys() - before_shards.keys()),
         ("gone", before_shards.keys() - after_shards.keys()),
-        ("of another size", {n for n in after_shards.keys() & before_shards if after_shards[n] != before_shards[n]}),
+        ("changed", {n for n in after_shards.keys() & before_shards if after_shards[n] != before_shards[n]}),
     ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""

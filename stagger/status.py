@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,9 @@ class StageStatus:
     records_in: int = 0
     records_out: int = 0
     bytes_out: int = 0
+    bad_records: dict[str, int] = field(default_factory=dict)
+    retried: dict[str, int] = field(default_factory=dict)
+    retry_waited_s: float = 0.0
     records_per_s: float | None = None
     eta_s: float | None = None
     reasons: dict[str, int] = field(default_factory=dict)
@@ -118,11 +122,22 @@ def failed_ranks(
     return failed
 
 
+def sum_by_kind(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """The sum of several counts."""
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(total.most_common())
+
+
 def add_totals(status: StageStatus, completions: list[dict[str, Any]], launches: list[dict[str, Any]]) -> None:
     """Sums over the completion records, and the rate of the latest launch."""
     status.records_in = sum(record["records_in"] for record in completions)
     status.records_out = sum(record["records_out"] for record in completions)
     status.bytes_out = sum(record["bytes_out"] for record in completions)
+    status.bad_records = sum_by_kind(record["bad_records"]["skipped"] for record in completions)
+    status.retried = sum_by_kind(record["retried"]["requests"] for record in completions)
+    status.retry_waited_s = round(sum(record["retried"]["waited_s"] for record in completions), 3)
     paths = {output["path"].rpartition("/")[0] for record in completions for output in record["outputs"]}
     status.output_folders = sorted(paths)
     if not (launches and status.active):

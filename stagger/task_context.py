@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from stagger.errors import StaggerError
 from stagger.formats import Codec, Compressor, compressor
 from stagger.sharding import Shard
-from stagger.storage import Output, Storage
+from stagger.storage import Output, Storage, is_local
+
+if TYPE_CHECKING:
+    from stagger.read_ahead import ReadAhead
 
 #: Compressing many small records one by one costs a call each; this many bytes are gathered first.
 GATHER_BYTES = 64 * 2**10
+
+#: So many bad records are kept in full in the completion record; all are counted.
+EXAMPLES = 10
 
 
 class OutputFile:
@@ -19,6 +27,9 @@ class OutputFile:
     def __init__(self, output: Output, codec: Codec | None, level: int | None) -> None:
         self.output = output
         self.records = 0
+        self.finished = False
+        #: Called before the file ends: what a format still has to write then.
+        self.closing: Callable[[], None] | None = None
         self._compressor: Compressor | None = compressor(codec, level) if codec else None
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
@@ -31,6 +42,11 @@ class OutputFile:
         if self._gathered_bytes >= GATHER_BYTES:
             self._spill()
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file so far. Of a compressed one those that have left the compressor: the rest follow."""
+        return self.output.size + (0 if self._compressor else self._gathered_bytes)
+
     def _spill(self) -> None:
         data = b"".join(self._gathered)
         self._gathered, self._gathered_bytes = [], 0
@@ -38,33 +54,89 @@ class OutputFile:
 
     def finish(self) -> None:
         """End the compressed stream and make the file durable, still invisible."""
+        if self.finished:
+            return
+        if self.closing is not None:
+            self.closing()
+            self.closing = None
         self._spill()
         if self._compressor:
             self.output.write(self._compressor.flush())
+        self._compressor = None  # It holds memory, and a rank may write hundreds of files.
         self.output.finish()
+        self.finished = True
 
 
 class TaskContext:
     """The rank's shards, its outputs and the storage.
 
-    A step that has a method `bind(task)` is handed it before it is called.
+    A step that has a method `bind(task)` is handed it before it is called. Steps that stay with the contract need
+    nothing of this.
 
-    Steps that stay with the contract need nothing of this.
+    `all_shards` are the rank's, `shards` what the steps are to read now: all of them, or one after another where a
+    writer names its outputs after them. `bad_records` counts what readers skipped, by kind; `bad_examples` holds the
+    first of them in full.
     """
 
-    def __init__(self, storage: Storage, rank: int, world_size: int, shards: list[Shard], tag: str) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        rank: int,
+        world_size: int,
+        shards: list[Shard],
+        tag: str,
+        *,
+        repeated: bool = False,
+        read_ahead_bytes: int = 64 * 10**6,
+        begin_upload: Callable[[str], None] = lambda path: None,
+    ) -> None:
         self.storage = storage
         self.rank = rank
         self.world_size = world_size
         self.shards = shards
         self.outputs: list[OutputFile] = []
         self.first_read: float | None = None
+        self.bad_records: dict[str, int] = {}
+        self.bad_examples: list[dict[str, Any]] = []
+        self.all_shards = shards
         self._tag = tag
+        self._repeated = repeated
+        self._read_ahead_bytes = read_ahead_bytes
+        self._begin_upload = begin_upload
+        self._ahead: ReadAhead | None = None
+        self._earlier: list[Callable[[], list[str]]] = []
 
-    def mark_read(self) -> None:
-        """Note the time at which the task first asked for input."""
+    def shard_by_shard(self) -> Iterator[Shard]:
+        """Each shard of the rank, `shards` being that one alone meanwhile."""
+        for shard in self.all_shards:
+            self.shards = [shard]
+            yield shard
+
+    def stream(self, shard: Shard, path_of: Callable[[Shard], str]) -> Iterator[bytes]:
+        """The bytes of one of the rank's shards, as they are stored. They are asked for in order, each once.
+
+        Remote ones are fetched ahead of this, with one request each. Raises FileNotFoundError, and `BadInput` for a
+        shard that is another version than planned.
+        """
         if self.first_read is None:
             self.first_read = time.time()
+        path = path_of(shard)
+        if is_local(path):
+            return self.storage.stream(path, shard.size, shard.version)
+        if self._ahead is None:
+            from stagger.read_ahead import ReadAhead
+
+            left = self.all_shards[self.all_shards.index(shard) :]
+            self._ahead = ReadAhead(self.storage, left, path_of, self._read_ahead_bytes)
+        return self._ahead.shard()
+
+    def skipped(self, shard: str, record: int, byte: int, kind: str, reason: str) -> int:
+        """Note a bad record that is left out. Returns how many there are in this rank by now."""
+        self.bad_records[kind] = self.bad_records.get(kind, 0) + 1
+        if len(self.bad_examples) < EXAMPLES:
+            example = {"shard": shard, "record": record, "byte": byte, "kind": kind, "reason": reason}
+            self.bad_examples.append(example)
+        return sum(self.bad_records.values())
 
     def open_output(self, path: str, codec: Codec | None = None, level: int | None = None) -> OutputFile:
         """A new output of this rank. It is committed with the rank's others when all steps have succeeded.
@@ -73,18 +145,37 @@ class TaskContext:
         """
         if any(file.output.path == path for file in self.outputs):
             raise StaggerError(f"Two steps write {path}; give each its own path or filename.")
-        file = OutputFile(self.storage.output(path, self._tag), codec, level)
+        file = OutputFile(self.storage.output(path, self._tag, self._begin_upload), codec, level)
         self.outputs.append(file)
         return file
 
+    def replaces(self, earlier: Callable[[], list[str]]) -> None:
+        """Have files removed, at the commit, that an earlier attempt of the rank wrote and this one did not.
+
+        `earlier` finds the paths that the rank may have written; it is called only when there was an earlier attempt.
+        """
+        self._earlier.append(earlier)
+
     def commit(self) -> None:
-        """Make all outputs durable, then visible."""
+        """Make all outputs durable, then visible, and remove what an earlier attempt wrote beside them."""
         for file in self.outputs:
             file.finish()
         for file in self.outputs:
             file.output.commit()
+        if self._repeated:
+            written = {file.output.path for file in self.outputs}
+            for path in {path for find in self._earlier for path in find()} - written:
+                self.storage.remove(path)
+        self.close()
 
     def abort(self) -> None:
         """Drop all outputs; nothing of them stays."""
+        self.close()
         for file in self.outputs:
             file.output.abort()
+
+    def close(self) -> None:
+        """Stop fetching input."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None

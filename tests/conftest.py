@@ -175,6 +175,18 @@ def swallow(data, rank, world_size):
         except Exception:
             continue
 
+def shorter(data, rank, world_size):
+    """Gives only ten documents of a shard once the file `short` is there."""
+    for document in data:
+        if not os.path.exists("short") or int(document.id.rpartition("-")[2]) % 50 < 10:
+            yield document
+
+def backwards(data, rank, world_size):
+    """Gives nothing before it has read everything, and makes its documents anew."""
+    from stagger import Document
+    for document in reversed(list(data)):
+        yield Document(document.text, document.id)
+
 class Upper:
     def __init__(self, suffix=""):
         self.suffix = suffix
@@ -183,6 +195,18 @@ class Upper:
         for document in data:
             document.text = document.text.upper() + self.suffix
             yield document
+
+def large(data, rank, world_size, flag=""):
+    """A source of 110 MB. In its first attempt it writes its process's number to the file `flag`, and waits there."""
+    from stagger import Document
+    for i in range(110):
+        yield Document("x" * 10**6, f"{i}")
+        if i == 90 and not os.path.exists(flag):
+            with open(flag + ".new", "w") as file:
+                file.write(str(os.getpid()))
+            os.rename(flag + ".new", flag)
+            while True:
+                time.sleep(0.01)
 
 def numbers(data, rank, world_size, count=10):
     """A source without shards."""

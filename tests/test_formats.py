@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
-import io
-from typing import BinaryIO, cast
+import lzma
 
 import pytest
 import zstandard
@@ -12,23 +12,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagger.errors import BadInput
-from stagger.formats import Codec, codec_of, compressor, decompressed, extension_of
+from stagger.formats import Codec, ReadCodec, codec_of, compressor, content, extension_of
 
 TEXT = b"".join(b"line %d of a text that compresses\n" % i for i in range(20_000))
 
 CODECS: list[Codec] = ["gzip", "zstd"]
 
+READ_CODECS: list[ReadCodec] = ["gzip", "zstd", "bz2", "xz"]
 
-def pack(data: bytes, codec: Codec) -> bytes:
-    return gzip.compress(data) if codec == "gzip" else zstandard.ZstdCompressor(write_checksum=True).compress(data)
+
+def pack(data: bytes, codec: ReadCodec) -> bytes:
+    if codec == "zstd":
+        return zstandard.ZstdCompressor(write_checksum=True).compress(data)
+    if codec == "xz":
+        return lzma.compress(data)
+    return gzip.compress(data) if codec == "gzip" else bz2.compress(data)
 
 
 def unpack(data: bytes, codec: Codec) -> bytes:
     return gzip.decompress(data) if codec == "gzip" else zstandard.ZstdDecompressor().decompressobj().decompress(data)
 
 
-def read(data: bytes, codec: Codec | None) -> bytes:
-    return decompressed(cast("BinaryIO", io.BytesIO(data)), codec).read()
+def read(data: bytes, codec: ReadCodec | None, piece: int = 2**20) -> bytes:
+    return content((data[start : start + piece] for start in range(0, len(data), piece)), codec).read()
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -40,22 +46,23 @@ def test_what_is_written_others_can_read(codec: Codec, chunks: list[bytes]) -> N
     assert read(packed, codec) == b"".join(chunks)
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", READ_CODECS)
 @given(parts=st.lists(st.binary(max_size=3000), min_size=1, max_size=5))
-def test_concatenated_streams_are_one_file(codec: Codec, parts: list[bytes]) -> None:
-    assert read(b"".join(pack(part, codec) for part in parts), codec) == b"".join(parts)
+def test_concatenated_streams_are_one_file(codec: ReadCodec, parts: list[bytes]) -> None:
+    packed = b"".join(pack(part, codec) for part in parts)
+    assert read(packed, codec) == read(packed, codec, piece=7) == b"".join(parts)
 
 
-@pytest.mark.parametrize("codec", CODECS)
-def test_a_file_that_was_cut_anywhere_is_never_a_short_file(codec: Codec) -> None:
+@pytest.mark.parametrize("codec", READ_CODECS)
+def test_a_file_that_was_cut_anywhere_is_never_a_short_file(codec: ReadCodec) -> None:
     packed = pack(TEXT, codec)
     for length in [1, 2, 5, 11, *range(20, len(packed), len(packed) // 50), len(packed) - 1]:
         with pytest.raises(BadInput, match=r"truncated|damaged"):
             read(packed[:length], codec)
 
 
-@pytest.mark.parametrize("codec", CODECS)
-def test_a_second_stream_that_was_cut_is_noticed(codec: Codec) -> None:
+@pytest.mark.parametrize("codec", READ_CODECS)
+def test_a_second_stream_that_was_cut_is_noticed(codec: ReadCodec) -> None:
     with pytest.raises(BadInput, match="truncated"):
         read(pack(TEXT, codec) + pack(TEXT, codec)[:-2], codec)
 
@@ -68,8 +75,8 @@ def test_a_wrong_checksum_is_noticed(codec: Codec) -> None:
         read(bytes(packed), codec)
 
 
-@pytest.mark.parametrize("codec", CODECS)
-def test_a_file_that_is_not_what_its_name_says_is_refused(codec: Codec) -> None:
+@pytest.mark.parametrize("codec", READ_CODECS)
+def test_a_file_that_is_not_what_its_name_says_is_refused(codec: ReadCodec) -> None:
     with pytest.raises(BadInput, match="damaged"):
         read(TEXT, codec)
 
@@ -79,8 +86,15 @@ def test_gzip_padded_with_zeros_is_whole() -> None:
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_an_empty_file_has_no_content(codec: Codec) -> None:
-    assert read(b"", codec) == b""
+@pytest.mark.parametrize("data", [b"", bytes(5000)])
+def test_a_file_without_any_stream_is_damaged_and_not_empty(codec: Codec, data: bytes) -> None:
+    with pytest.raises(BadInput, match=r"truncated|damaged"):
+        read(data, codec)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_stream_without_content_is_an_empty_file(codec: Codec) -> None:
+    assert read(pack(b"", codec), codec) == b""
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -93,5 +107,6 @@ def test_the_same_content_gives_the_same_bytes(codec: Codec) -> None:
 
 
 def test_names_stand_for_codecs() -> None:
-    assert [codec_of(name) for name in ("a.jsonl", "a.jsonl.gz", "b.zst", "gz")] == [None, "gzip", "zstd", None]
+    names = ("a.jsonl", "a.jsonl.gz", "b.zst", "gz", "A.GZ", "c.bz2", "d.xz")
+    assert [codec_of(name) for name in names] == [None, "gzip", "zstd", None, "gzip", "bz2", "xz"]
     assert [extension_of(codec) for codec in (None, "gzip", "zstd")] == ["", ".gz", ".zst"]

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import gzip
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stagger import BadInput, Document, ReadJsonl, ReadText, Shard, StaggerError, WriteJsonl
+from stagger.formats import Codec
 from stagger.storage import Storage
 from stagger.task_context import TaskContext
+from tests.conftest import read_jsonl
 
 
 def read(step: Any, storage: Storage | None = None) -> list[Document]:
@@ -92,14 +97,15 @@ def test_input_that_matches_nothing_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([{"text": "x"}, b'{"text": "y'], r"a\.jsonl, after 1 documents: line 2 is not JSON"),
-        ([{"text": "x"}, b'{"text": "\xff"}'], r"line 2 is not JSON"),
-        ([{"test": "x"}], r"line 1 has no 'text'; text_key says"),
-        ([[1, 2]], r"line 1 is not a JSON object"),
-        ([{"text": 5}], r"line 1: 'text' holds int, not a string"),
+        ([{"text": "x"}, b'{"text": "y'], r"a\.jsonl, record 2, byte 14: not JSON: .*"),
+        ([{"text": "x"}, b'{"text": "\xff"}'], r"record 2, byte 14: not UTF-8: byte 0xff at its position 10"),
+        ([{"test": "x"}], r"record 1, byte 0: there is no 'text'; text_key says"),
+        ([{"text": "x"}, b"", [1, 2]], r"record 3, byte 15: not a JSON object"),
+        ([{"text": 5}], r"record 1, byte 0: 'text' holds int, not a string"),
         ([{"text": None}], r"'text' holds NoneType"),
-        ([b'{"text": "x", "id": 12345678901234567890123}'], r"line 1: 'id' is neither a string nor an integer of 64"),
-        ([{"text": "x", "metadata": 5}], r"line 1 is not a JSON object \(or its metadata is none\)"),
+        ([b'{"text": "x", "id": 12345678901234567890123}'], r"'id' is neither a string nor an integer of 64"),
+        ([{"text": "x", "metadata": 5}], r"'metadata' holds int, not an object"),
+        ([{"text": "x", "metadata": [["a", 1]]}], r"'metadata' holds list, not an object"),
     ],
 )
 def test_a_bad_record_is_named(tmp_path: Path, lines: list[Any], message: str) -> None:
@@ -115,11 +121,11 @@ def test_a_shard_that_was_cut_before_the_plan_is_noticed(tmp_path: Path, suffix:
     name = f"a.jsonl{suffix}"
     data = b"".join(b'{"text": "document %d"}\n' % i for i in range(5000))
     codec = codec_of(name)
-    if codec:
+    if codec == "gzip" or codec == "zstd":
         stream = compressor(codec)
         data = stream.compress(data) + stream.flush()
     (tmp_path / name).write_bytes(data[: len(data) - 7])
-    with pytest.raises(BadInput, match=r"truncated|not JSON"):
+    with pytest.raises(BadInput, match=r"a\.jsonl.*, record \d+, byte \d+: .*truncated"):
         read(ReadJsonl(str(tmp_path)))
 
 
@@ -138,15 +144,16 @@ def test_text_by_line_and_by_file(tmp_path: Path) -> None:
     assert read(ReadText(str(tmp_path))) == [Document("one", "a.txt/0"), Document("two é", "a.txt/2")]
     assert read(ReadText(str(tmp_path), document="file")) == [Document("one\r\n\ntwo é\n", "a.txt")]
     (tmp_path / "b.txt").write_bytes(b"good\nbad \xff\n")
-    with pytest.raises(BadInput, match=r"b\.txt, after 1 documents: line 2 is not UTF-8: byte 0xff at its position 4"):
+    with pytest.raises(BadInput, match=r"b\.txt, record 2, byte 5: not UTF-8: byte 0xff at its position 4"):
         read(ReadText(str(tmp_path)))
 
 
 def test_what_is_written_can_be_read_again(tmp_path: Path) -> None:
     documents = [Document("x\n\u2028é", "1", [], {"a": [1, None]}), Document("", "2", [{"url": "u"}])]
-    for compression in ("zstd", "gzip", None):
+    compressions: list[Codec | None] = ["zstd", "gzip", None]
+    for compression in compressions:
         folder = tmp_path / str(compression)
-        step = WriteJsonl(str(folder), compression)
+        step = WriteJsonl(str(folder), compression=compression)
         task = TaskContext(Storage(), 3, 5, [], "tag")
         step.bind(task)
         assert list(step(documents, 3, 5)) == documents
@@ -163,3 +170,100 @@ def test_what_is_written_can_be_read_again(tmp_path: Path) -> None:
 def test_a_shard_is_its_name_and_size(tmp_path: Path) -> None:
     write(tmp_path, "a.jsonl", {"text": "x"})
     assert ReadJsonl(str(tmp_path)).find_shards(Storage()) == [Shard("a.jsonl", 14)]
+
+
+def texts(folder: Path, **options: Any) -> list[str]:
+    return [document.text for document in read(ReadJsonl(str(folder), **options))]
+
+
+def test_a_file_can_list_the_input(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl", "sub/c.jsonl"):
+        write(tmp_path / "in", name, {"text": name})
+    outside = write(tmp_path, "d.jsonl", {"text": "d.jsonl"})
+    paths = tmp_path / "paths.txt"
+    paths.write_text(f"sub/c.jsonl\n\na.jsonl\n{outside}\n")
+    assert texts(tmp_path / "in", paths_file=str(paths)) == ["sub/c.jsonl", "a.jsonl", "d.jsonl"]
+    for lines, message in (
+        ("a.jsonl\nnone.jsonl\n", r"in/none\.jsonl, which .*paths\.txt names, does not exist"),
+        ("a.jsonl\nb.jsonl\na.jsonl\n", r"names a\.jsonl twice"),
+        ("\n", r"paths\.txt is empty"),
+    ):
+        paths.write_text(lines)
+        with pytest.raises(StaggerError, match=message):
+            texts(tmp_path / "in", paths_file=str(paths))
+    with pytest.raises(StaggerError, match=r"none\.txt cannot be read"):
+        texts(tmp_path / "in", paths_file=str(tmp_path / "none.txt"))
+
+
+def test_a_limit_is_for_the_whole_rank(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl", "c.jsonl"):
+        write(tmp_path, name, *({"text": f"{name}{index}"} for index in range(3)))
+    assert texts(tmp_path, limit=5) == ["a.jsonl0", "a.jsonl1", "a.jsonl2", "b.jsonl0", "b.jsonl1"]
+    assert texts(tmp_path, limit=0) == []
+    assert len(texts(tmp_path, limit=100)) == 9
+    with pytest.raises(StaggerError, match="limit is -1"):
+        texts(tmp_path, limit=-1)
+
+
+def test_documents_can_say_where_they_come_from(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", {"text": "x", "metadata": {"k": 1}}, b"", {"text": "y"})
+    found = [document.metadata for document in read(ReadJsonl(str(tmp_path), add_source=True))]
+    assert found == [{"k": 1, "shard": str(path), "position": 0}, {"shard": str(path), "position": 2}]
+
+
+def test_a_codec_that_the_name_does_not_say(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(gzip.compress(b'{"text": "x"}\n'))
+    (tmp_path / "b").write_bytes(gzip.compress(b'{"text": "y"}\n'))
+    assert texts(tmp_path, compression="gzip") == ["x", "y"]
+    (tmp_path / "a").unlink()
+    (tmp_path / "b").unlink()
+    write(tmp_path, "plain.jsonl.gz", {"text": "z"})
+    (tmp_path / "plain.jsonl.gz").write_bytes(b'{"text": "z"}\n')
+    assert texts(tmp_path, compression=None) == ["z"]
+
+
+def test_other_keys_of_metadata(tmp_path: Path) -> None:
+    write(tmp_path, "a.jsonl", {"text": "x", "meta": {"a": 1}, "metadata": "kept"})
+    (document,) = read(ReadJsonl(str(tmp_path), metadata_key="meta"))
+    assert document.metadata == {"a": 1, "metadata": "kept"}
+
+
+@given(
+    st.lists(
+        st.builds(
+            Document,
+            st.text(),
+            st.text(min_size=1),
+            st.just([]),
+            st.dictionaries(
+                st.text(), st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(), max_size=4
+            ),
+        ),
+        min_size=1,
+        max_size=20,
+    ),
+    st.sampled_from(["zstd", "gzip", None]),
+)
+def test_any_documents_survive_and_others_read_the_same(documents: list[Document], codec: Codec | None) -> None:
+    documents = [document for document in documents if _encodable(document)]
+    with tempfile.TemporaryDirectory() as folder:
+        step = WriteJsonl(folder, compression=codec)
+        task = TaskContext(Storage(), 0, 1, [], "tag")
+        step.bind(task)
+        assert list(step(documents, 0, 1)) == documents
+        task.commit()
+        paths = list(Path(folder).iterdir())
+        assert len(paths) == bool(documents)
+        if documents:
+            assert read(ReadJsonl(folder)) == documents
+            assert [(r["text"], r["id"], r["metadata"]) for r in read_jsonl(paths[0])] == [
+                (document.text, document.id, document.metadata) for document in documents
+            ]
+
+
+def _encodable(document: Document) -> bool:
+    try:
+        json.dumps([document.text, document.id, document.metadata], ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # A lone surrogate is no text, and no UTF-8.
+        return False
+    return True

@@ -16,6 +16,9 @@ from stagger.status import StageStatus, status_of
 #: Seconds between two looks of `stagger status --watch`: Slurm's manual asks not to poll faster than is useful.
 WATCH_S = 5.0
 
+#: Folders that the end of a launch names at most.
+SHOWN = 5
+
 #: The states of a rank, in the order in which they are shown.
 STATES = ("done", "running", "pending", "failed")
 
@@ -49,8 +52,11 @@ def launched(launched: Launched) -> None:
     if launched.submitted:
         print(f"Follow it with: stagger status {launched.run_dir} --watch")
     elif not launched.failed_ranks:
-        for folder in dict.fromkeys(folder for stage in launched.stages for folder in stage.output_folders):
+        folders = list(dict.fromkeys(folder for stage in launched.stages for folder in stage.output_folders))
+        for folder in folders[:SHOWN]:
             print(f"The result is in {folder}")
+        if len(folders) > SHOWN:
+            print(f"... and in {len(folders) - SHOWN} more folders")
         print(f"The report is in {launched.run_dir}")
 
 
@@ -66,6 +72,13 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
         if stage.records_per_s is not None and stage.eta_s is not None:
             work += f"; {stage.records_per_s:,.0f} records/s, {timedelta(seconds=round(stage.eta_s))} to go"
         print(f"  {'':<{width}}  {work}")
+        if stage.bad_records:
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in stage.bad_records.items())
+            print(f"  {'':<{width}}  bad records skipped: {kinds}")
+        if stage.retried:
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in stage.retried.items())
+            waited = timedelta(seconds=round(stage.retry_waited_s))
+            print(f"  {'':<{width}}  requests made again: {kinds}; {waited} waited for them in all")
         if stage.failed:
             reasons = ", ".join(f"{count} {reason}" for reason, count in stage.reasons.items())
             print(f"  {'':<{width}}  failed: {format_ranks(stage.failed_ranks)} ({reasons})")

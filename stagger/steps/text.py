@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO, Literal
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
 
 from stagger.document import Document
-from stagger.errors import BadInput
-from stagger.steps.reader import ShardReader, default_id
+from stagger.steps.reader import OpenShard, ShardReader, default_id
 
 
+@dataclass
 class ReadText(ShardReader):
-    """Reads UTF-8 text: plain, .gz or .zst by file name.
+    """Reads UTF-8 text.
 
     Args:
-        path: a folder or a file, on any storage.
-        glob: which files of the folder; matched against the name, or against the path below `path` if it has a `/`.
-        recursive: whether folders below `path` are searched too.
         document: whether each line is a document (empty lines are left out), or each file.
     """
 
-    def __init__(
-        self, path: str, glob: str = "*", recursive: bool = False, document: Literal["line", "file"] = "line"
-    ) -> None:
-        super().__init__(path, glob, recursive)
-        self.document = document
+    _: KW_ONLY
+    document: Literal["line", "file"] = "line"
 
-    def read(self, name: str, stream: BinaryIO) -> Iterator[Document]:
+    def read(self, shard: OpenShard) -> Iterator[Document]:
         if self.document == "file":
-            yield Document(_decode(stream.read(), "the file"), name)
+            shard.record = 0
+            text = self._decoded(shard, shard.stream.read())
+            if text is not None:
+                yield Document(text, shard.name)
             return
-        for index, line in enumerate(stream):
-            text = _decode(line, f"line {index + 1}").rstrip("\r\n")
-            if text:
-                yield Document(text, default_id(name, index))
+        stream = shard.stream
+        for shard.record, line in enumerate(stream):
+            text = self._decoded(shard, line)
+            if text is not None and (text := text.rstrip("\r\n")):
+                yield Document(text, default_id(shard.name, shard.record))
 
-
-def _decode(data: bytes, what: str) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{what} is not UTF-8: byte {data[error.start]:#04x} at its position {error.start}") from error
+    def _decoded(self, shard: OpenShard, data: bytes) -> str | None:
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            reason = f"not UTF-8: byte {data[error.start]:#04x} at its position {error.start}"
+            shard.byte = shard.stream.tell() - len(data)
+            self.bad(shard, "utf-8", reason)
+            return None

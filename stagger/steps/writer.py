@@ -1,0 +1,224 @@
+"""What all writers share: naming their files, dividing them by size, and leaving nothing of earlier attempts."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import ClassVar
+
+from stagger.document import Document
+from stagger.errors import StaggerError
+from stagger.formats import EXTENSIONS, Codec, check_level, extension_of
+from stagger.sharding import Shard
+from stagger.storage import absolute, join
+from stagger.task_context import OutputFile, TaskContext
+
+#: Endings of file names that say what is in the file, and are no part of its stem.
+FORMATS = (".jsonl", ".ndjson", ".json", ".txt", ".csv", ".tsv", ".parquet", ".warc")
+
+FIELDS = ("rank", "stem", "part")
+
+
+@dataclass
+class ShardWriter:
+    """Writes files below `path`, and passes the documents on.
+
+    A file appears under its name when its rank is done. A rank without documents writes none, and a rank that runs
+    again replaces, or removes, all files that an earlier attempt of it wrote.
+
+    Args:
+        path: the folder for the output, on any storage.
+        filename: the files' names. `{rank}` is the zero-padded rank; `{stem}` the name of the input shard without its
+            endings: one output for each, and the steps run for each shard by itself. `{part}` counts the files of a
+            rank or shard when there is a `max_bytes`.
+        max_bytes: a file of this size is full: the next document begins another one.
+    """
+
+    path: str
+    filename: str
+    _: KW_ONLY
+    max_bytes: int | None = None
+    _task: TaskContext | None = field(default=None, init=False, repr=False)
+    _file: OutputFile | None = field(default=None, init=False, repr=False)
+    _part: int = field(default=0, init=False, repr=False)
+
+    #: What a codec that the name does not say adds to it.
+    extension: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        self.path = absolute(self.path)
+        used = re.findall(r"\{([^{}]*)\}", self.filename)
+        if unknown := [name for name in used if name not in FIELDS]:
+            raise StaggerError(
+                f"filename {self.filename!r}: there is no {{{unknown[0]}}}; it takes {{rank}}, {{stem}} and {{part}}."
+            )
+        if "/" in self.filename:
+            raise StaggerError(f"filename {self.filename!r} has a '/'; the folder is `path`.")
+        if self.max_bytes is not None and self.max_bytes < 1:
+            raise StaggerError(f"max_bytes is {self.max_bytes}; give the size of a file in bytes.")
+        if "part" in used and self.max_bytes is None:
+            raise StaggerError(
+                f"filename {self.filename!r} has {{part}}, but there is no max_bytes to divide files by."
+            )
+        if self.max_bytes is not None and "part" not in used:
+            stem, dot, ending = self.filename.partition(".")
+            self.filename = f"{stem}-{{part}}{dot}{ending}"
+
+    @property
+    def output_folder(self) -> str:
+        """Where it writes: a launch makes the folder, and clears what killed attempts left there."""
+        return self.path
+
+    @property
+    def shard_by_shard(self) -> bool:
+        """Whether the steps have to run for each shard by itself, so that it is known what came of it."""
+        return "{stem}" in self.filename
+
+    def check_tasks(self, tasks: int) -> None:
+        """Raise StaggerError at launch when several ranks would write the same file."""
+        if tasks > 1 and not self.shard_by_shard and "{rank}" not in self.filename:
+            raise StaggerError(
+                f"filename {self.filename!r} is the same for all {tasks} ranks, and each would replace the others'"
+                " output; put {rank} into it."
+            )
+
+    def check_shards(self, shards: Sequence[Shard]) -> None:
+        """Raise StaggerError at launch when two shards would have the same output."""
+        if not self.shard_by_shard:
+            return
+        if not shards:
+            raise StaggerError(f"filename {self.filename!r} has {{stem}}, but the first step reads no files.")
+        seen: dict[str, str] = {}
+        for shard in shards:
+            stem = stem_of(shard.name)
+            if stem in seen and "{rank}" not in self.filename:
+                raise StaggerError(
+                    f"The shards {seen[stem]} and {shard.name} would both be written to"
+                    f" {self._name(stem, 0, 0)}; use {{rank}} in filename, or read them into different folders."
+                )
+            seen[stem] = shard.name
+
+    def bind(self, task: TaskContext) -> None:
+        self._task = task
+        task.replaces(self._earlier_files)
+
+    def _earlier_files(self) -> list[str]:
+        """The files that the rank may have written in an earlier attempt."""
+        assert self._task is not None
+        rank = self._task.rank
+        stems = [stem_of(shard.name) for shard in self._task.all_shards] if self.shard_by_shard else [""]
+        found = []
+        for stem in stems:
+            if "{part}" not in self.filename:
+                found.append(join(self.path, self._name(stem, rank, 0)))
+                continue
+            start, _, end = (self.filename + self.extension).partition("{part}")
+            start, end = (_filled(text, stem, rank, 0) for text in (start, end))
+            matches = re.compile(rf"{re.escape(start)}\d{{5,}}{re.escape(end)}").fullmatch
+            found += [join(self.path, name) for name in self._task.storage.named(self.path, start) if matches(name)]
+        return found
+
+    def _name(self, stem: str, rank: int, part: int) -> str:
+        return _filled(self.filename + self.extension, stem, rank, part)
+
+    def open_file(self) -> OutputFile:
+        """The next file of the rank, or of the shard that is being read."""
+        assert self._task is not None
+        stem = stem_of(self._task.shards[0].name) if self.shard_by_shard else ""
+        path = join(self.path, self._name(stem, self._task.rank, self._part))
+        self._part += 1
+        return self.new_output(path)
+
+    def new_output(self, path: str) -> OutputFile:
+        assert self._task is not None
+        return self._task.open_output(path)
+
+    def file_for(self, size: int) -> OutputFile:
+        """The file for the next `size` bytes."""
+        if self._file is not None and self.max_bytes is not None and self._file.size + size > self.max_bytes:
+            self.close_file()
+        if self._file is None:
+            self._file = self.open_file()
+        return self._file
+
+    def close_file(self) -> None:
+        """No more is written to the present file."""
+        if self._file is not None:
+            self._file.finish()
+            self._file = None
+
+    def end_shard(self) -> None:
+        """All of a shard has been written: the next one goes to other files."""
+        self.close_file()
+        self._part = 0
+
+    def __call__(self, data: Iterable[Document] | None, rank: int, world_size: int) -> Iterator[Document]:
+        assert self._task is not None, "a writer is bound to its task before it is called"
+        yield from self.write(data or ())
+        if self.shard_by_shard:
+            self.end_shard()
+
+    def write(self, documents: Iterable[Document]) -> Iterator[Document]:
+        """Write the documents, and pass them on."""
+        raise NotImplementedError
+
+
+@dataclass
+class CompressedWriter(ShardWriter):
+    """Writes records that are bytes, through a codec.
+
+    Args:
+        compression: zstd, gzip, or null for none.
+        level: the codec's level; by default 3 for zstd, 2 for gzip (isal, whose levels end at 3).
+    """
+
+    _: KW_ONLY
+    compression: Codec | None = "zstd"
+    level: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            check_level(self.compression, self.level)
+        except ValueError as error:
+            raise StaggerError(f"{error}.") from error
+
+    @property
+    def extension(self) -> str:  # type: ignore[override]
+        return extension_of(self.compression)
+
+    def new_output(self, path: str) -> OutputFile:
+        assert self._task is not None
+        return self._task.open_output(path, self.compression, self.level)
+
+    def write(self, documents: Iterable[Document]) -> Iterator[Document]:
+        encode = self.encode
+        for document in documents:
+            record = encode(document)
+            self.file_for(len(record) if self.compression is None else 0).write(record)
+            yield document
+
+    def encode(self, document: Document) -> bytes:
+        """One record, with its end mark."""
+        raise NotImplementedError
+
+
+def _filled(template: str, stem: str, rank: int, part: int) -> str:
+    return template.replace("{rank}", f"{rank:05d}").replace("{part}", f"{part:05d}").replace("{stem}", stem)
+
+
+def stem_of(name: str) -> str:
+    """A shard's name without the endings for its codec and format; below the reader's folder it keeps its folders.
+
+    >>> stem_of("2024/part-1.jsonl.gz"), stem_of("s3://bucket/a.warc.gz"), stem_of("v1.2")
+    ('2024/part-1', 'a', 'v1.2')
+    """
+    if name.startswith("/") or "://" in name:
+        name = name.rpartition("/")[2]
+    root, ending = os.path.splitext(name)
+    if ending.lower() in EXTENSIONS:
+        name = root
+        root, ending = os.path.splitext(name)
+    return root if ending.lower() in FORMATS else name

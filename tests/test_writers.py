@@ -1,0 +1,172 @@
+"""Naming outputs, dividing them by size, and leaving nothing of an earlier attempt."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stagger import Document, Shard, StaggerError, WriteJsonl
+from stagger.steps.writer import stem_of
+from stagger.storage import Storage
+from stagger.task_context import TaskContext
+from tests.conftest import Cli, PipelineFiles, contents, output_ids, read_jsonl
+
+
+def write(step: Any, documents: list[Document], *, shards: list[Shard] | None = None, **options: Any) -> TaskContext:
+    """One attempt of rank 3 with a writer alone; for each of its shards when the writer asks for that."""
+    task = TaskContext(Storage(), 3, 8, shards or [], "tag", **options)
+    step.bind(task)
+    for _ in task.shard_by_shard() if step.shard_by_shard else [None]:
+        assert list(step(iter(documents), 3, 8)) == documents
+    task.commit()
+    return task
+
+
+def some(count: int, size: int = 80) -> list[Document]:
+    return [Document("x" * size, f"{index}") for index in range(count)]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_full_file_is_followed_by_another(tmp_path: Path) -> None:
+    task = write(WriteJsonl(str(tmp_path), compression=None, max_bytes=1000), some(50))
+    assert names(tmp_path) == [f"00003-{part:05d}.jsonl" for part in range(7)]
+    assert all(path.stat().st_size <= 1000 for path in tmp_path.iterdir())
+    assert [record["id"] for name in names(tmp_path) for record in read_jsonl(tmp_path / name)] == [
+        str(index) for index in range(50)
+    ]
+    assert sum(file.records for file in task.outputs) == 50
+
+
+def test_a_document_larger_than_a_file_may_be_is_alone_in_one(tmp_path: Path) -> None:
+    write(WriteJsonl(str(tmp_path), compression=None, max_bytes=100), some(3, 500))
+    assert len(names(tmp_path)) == 3
+
+
+def test_compressed_files_are_divided_by_their_compressed_size(tmp_path: Path) -> None:
+    letters = random.Random(0)
+    documents = [Document(letters.randbytes(200).hex(), f"{index}") for index in range(4000)]
+    write(WriteJsonl(str(tmp_path), max_bytes=50_000), documents)
+    sizes = [path.stat().st_size for path in sorted(tmp_path.iterdir())]
+    assert len(sizes) > 2
+    assert all(50_000 <= size < 400_000 for size in sizes[:-1])
+    assert output_ids(tmp_path) == sorted(document.id for document in documents)
+
+
+def test_a_rank_without_documents_writes_no_file(tmp_path: Path) -> None:
+    assert write(WriteJsonl(str(tmp_path / "out")), []).outputs == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_output_for_each_input(tmp_path: Path) -> None:
+    shards = [Shard("a.jsonl.gz", 1), Shard("sub/b.warc.gz", 1), Shard("c.txt", 1)]
+    write(WriteJsonl(str(tmp_path), "{stem}.jsonl", compression=None), some(2), shards=shards)
+    assert names(tmp_path) == ["a.jsonl", "c.jsonl", "sub/b.jsonl"]
+    parts = WriteJsonl(str(tmp_path / "parts"), "{stem}-{part}-of-{rank}.jsonl", compression=None, max_bytes=120)
+    write(parts, some(2), shards=shards[:2])
+    assert names(tmp_path / "parts") == [
+        "a-00000-of-00003.jsonl",
+        "a-00001-of-00003.jsonl",
+        "sub/b-00000-of-00003.jsonl",
+        "sub/b-00001-of-00003.jsonl",
+    ]
+
+
+@pytest.mark.parametrize("options", [{"max_bytes": 200}, {"filename": "{stem}.jsonl"}, {}])
+def test_an_attempt_removes_what_an_earlier_one_wrote_beside_it(tmp_path: Path, options: dict[str, Any]) -> None:
+    shards = [Shard("a.jsonl", 1), Shard("sub/b.jsonl", 1)]
+    step = {"path": str(tmp_path), "compression": None, **options}
+    others = ["00004-00000.jsonl", "00004.jsonl", "00003-12.jsonl", "x00003-00001.jsonl", "c.jsonl", "a-1.jsonl"]
+    for name in others:
+        (tmp_path / name).touch()
+    write(WriteJsonl(**step), some(10), shards=shards)
+    assert len(names(tmp_path)) > len(others)
+    write(WriteJsonl(**step), some(3), shards=shards, repeated=True)
+    again = names(tmp_path)
+    write(WriteJsonl(**{**step, "path": str(tmp_path / "fresh")}), some(3), shards=shards)
+    assert again == sorted([*others, *names(tmp_path / "fresh")])
+    write(WriteJsonl(**step), [], shards=shards, repeated=True)
+    assert names(tmp_path) == sorted([*others, *(f"fresh/{name}" for name in names(tmp_path / "fresh"))])
+
+
+def test_keys_of_the_output(tmp_path: Path) -> None:
+    document = Document("t", "i", [], {"url": "u"})
+    write(WriteJsonl(str(tmp_path), compression=None, text_key="content", id_key="key", metadata_key=None), [document])
+    assert read_jsonl(tmp_path / "00003.jsonl") == [{"content": "t", "key": "i", "url": "u"}]
+    with pytest.raises(StaggerError, match="metadata of i has the key 'url' too"):
+        write(WriteJsonl(str(tmp_path), text_key="url", metadata_key=None), [document])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"filename": "{name}.jsonl"}, r"there is no \{name\}; it takes \{rank\}, \{stem\} and \{part\}"),
+        ({"filename": "a/{rank}.jsonl"}, "has a '/'; the folder is `path`"),
+        ({"filename": "{rank}-{part}.jsonl"}, "there is no max_bytes"),
+        ({"max_bytes": 0}, "max_bytes is 0"),
+        ({"level": 9, "compression": "gzip"}, "gzip has the levels 0 to 3, not 9"),
+        ({"level": 3, "compression": None}, "level 3 needs a compression"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(StaggerError, match=message):
+        WriteJsonl(str(tmp_path), **options)
+
+
+def test_two_shards_with_one_output_are_refused(tmp_path: Path) -> None:
+    step = WriteJsonl(str(tmp_path), "{stem}.jsonl")
+    step.check_shards([Shard("a.jsonl", 1), Shard("b/a.jsonl", 1)])
+    with pytest.raises(StaggerError, match=r"a\.jsonl and a\.jsonl\.gz would both be written to a\.jsonl\.zst"):
+        step.check_shards([Shard("a.jsonl", 1), Shard("a.jsonl.gz", 1)])
+    with pytest.raises(StaggerError, match="the first step reads no files"):
+        step.check_shards([])
+
+
+def test_stems() -> None:
+    found = [
+        stem_of(name) for name in ("a.jsonl.gz", "x/y.parquet", "/data/z.warc.gz", "s3://b/q.zst", "v1.2", "a.b.c")
+    ]
+    assert found == ["a", "x/y", "z", "q", "v1.2", "a.b.c"]
+
+
+def test_a_rank_that_runs_again_replaces_all_of_its_files(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    """Also when the attempt before was killed between its commit and its completion record: that is what is played."""
+    file = pipeline_file(steps=("my_steps:shorter",), compression=None)
+    content = json.loads(file.read_text())
+    content["pipeline"][-1]["write_jsonl"]["max_bytes"] = 3000
+    file.write_text(json.dumps(content))
+    cli("launch", file, check=0)
+    before = contents(tmp_path / "run-output")
+    (tmp_path / "run" / "completions" / "00002.json").unlink()
+    (tmp_path / "short").touch()
+    cli("launch", file, check=0)
+    after = contents(tmp_path / "run-output")
+    gone = before.keys() - after.keys()
+    assert gone
+    assert all(name.startswith("00002-") for name in gone)
+    assert {name: data for name, data in after.items() if not name.startswith("00002")} == {
+        name: data for name, data in before.items() if not name.startswith("00002")
+    }
+    assert len(output_ids(tmp_path / "run-output")) == 450 + 30
+
+
+def test_outputs_named_after_their_shards(cli: Cli, pipeline_file: PipelineFiles, shards: Path, tmp_path: Path) -> None:
+    """The steps run for each shard by itself, so that buffering, or making documents anew, mixes nothing up."""
+    file = pipeline_file(steps=("my_steps:backwards",))
+    content = json.loads(file.read_text())
+    content["pipeline"][-1]["write_jsonl"]["filename"] = "{stem}.jsonl"
+    file.write_text(json.dumps(content))
+    cli("launch", file, check=0)
+    for path in shards.iterdir():
+        written = read_jsonl(tmp_path / "run-output" / f"{path.name.partition('.')[0]}.jsonl.zst")
+        assert [record["id"] for record in written] == [record["id"] for record in read_jsonl(path)][::-1]
+    record = json.loads((tmp_path / "run" / "completions" / "00001.json").read_text())
+    assert (record["records_in"], record["records_out"], len(record["outputs"])) == (150, 150, 3)
