@@ -11,8 +11,12 @@ if TYPE_CHECKING:
     from stagger.executor.local import LocalExecutor
     from stagger.executor.slurm import SlurmExecutor
     from stagger.sharding import Shard
+    from stagger.steps.csv import ReadCsv
     from stagger.steps.jsonl import ReadJsonl, WriteJsonl
+    from stagger.steps.parquet import ReadParquet
+    from stagger.steps.parquet_writer import WriteParquet
     from stagger.steps.text import ReadText
+    from stagger.steps.warc import ReadWarc
     from stagger.task_context import TaskContext
 
 __version__ = "0.1.0"
@@ -24,6 +28,10 @@ _PUBLIC = {
     "LocalExecutor": "stagger.executor.local",
     "PipelineExecutor": "stagger.executor.base",
     "ReadJsonl": "stagger.steps.jsonl",
+    "ReadCsv": "stagger.steps.csv",
+    "ReadParquet": "stagger.steps.parquet",
+    "ReadWarc": "stagger.steps.warc",
+    "WriteParquet": "stagger.steps.parquet_writer",
     "ReadText": "stagger.steps.text",
     "RunFailed": "stagger.errors",
     "Shard": "stagger.sharding",
@@ -39,6 +47,10 @@ __all__ = [
     "LocalExecutor",
     "PipelineExecutor",
     "ReadJsonl",
+    "ReadCsv",
+    "ReadParquet",
+    "ReadWarc",
+    "WriteParquet",
     "ReadText",
     "RunFailed",
     "Shard",

@@ -21,13 +21,18 @@ NOT_IN_A_TASK = {
     "asyncio",
     "botocore",
     "cloudpickle",
+    "concurrent.futures",
+    "fastwarc",
     "fsspec",
     "jinja2",
     "logging",
     "loguru",
     "multiprocessing",
     "numpy",
+    "obstore",
+    "pyarrow",
     "pydantic",
+    "random",
     "rich",
     "s3fs",
     "submitit",
@@ -101,8 +106,11 @@ def importers(module: str) -> list[str]:
 def test_one_place_talks_to_slurm_and_one_to_each_storage() -> None:
     assert importers("submitit") == ["slurm.py"]
     assert importers("subprocess") == ["executor/local.py", "slurm.py"]
-    assert importers("fsspec") == ["object_store.py", "steps/reader.py"]
-    assert importers("s3fs") == []
+    assert importers("fsspec") == ["object_store.py", "s3/s3fs_engine.py", "steps/reader.py"]
+    assert importers("s3fs") == ["s3/s3fs_engine.py"]
+    assert importers("obstore") == importers("botocore") == ["s3/obstore_engine.py"]
+    assert importers("fastwarc") == ["steps/warc.py"]
+    assert importers("pyarrow") == ["steps/parquet.py", "steps/parquet_writer.py"]
     assert importers("pickle") == importers("cloudpickle") == ["pickled.py"]
 
 

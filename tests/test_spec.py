@@ -128,7 +128,7 @@ def test_another_executor_takes_its_own_defaults(folder: Path) -> None:
             ("workers: 100", "workers: 100\n  env: {venvs: x}"),
             r"executor\.env\.venvs: unknown key; did you mean 'venv'",
         ),
-        (("- read_jsonl:", "- read_json:"), r"step 1: There is no step 'read_json'; the built-in ones are read_jsonl"),
+        (("- read_jsonl:", "- read_json:"), r"step 1: There is no step 'read_json'; did you mean 'read_jsonl'\?"),
         (("{path: input}", "{paht: input}"), r"step 1 \(read_jsonl\): unknown parameter 'paht'; did you mean 'path'\?"),
         (("{path: input}", "{}"), r"step 1 \(read_jsonl\): the parameter 'path' is missing"),
         (("{path: input}", "{path: 7}"), r"step 1 \(read_jsonl\): path: input should be a valid string, not 7"),

@@ -1,0 +1,170 @@
+"""CSV and TSV: a document per record, its columns are the text, the id and the metadata."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import KW_ONLY, dataclass, field
+
+from stagger.document import Document
+from stagger.errors import BadInput, StaggerError
+from stagger.formats import EXTENSIONS
+from stagger.steps.reader import OpenShard, ShardReader, default_id
+
+#: Characters that a field has at most: far more than a text, and less than a file whose quotes are not closed.
+FIELD_CHARS = 2**28
+
+BOM = b"\xef\xbb\xbf"
+
+
+@dataclass
+class ReadCsv(ShardReader):
+    """Reads CSV in UTF-8, quoted as spreadsheets and databases do: `"a ""quoted"" field, over two lines"`.
+
+    All values are strings; empty lines are left out. A file that was cut within a quoted field or a record is noticed;
+    one that was cut within the last field of a record cannot be, unless it was compressed.
+
+    Args:
+        text_key: the column that holds the text.
+        id_key: the column that holds the id; documents without it, or with an empty one, get `<file>/<number of the
+            record>`.
+        metadata_keys: the columns that go into the metadata; null for all others.
+        delimiter: what separates fields, one character; by default a tab for files named .tsv, otherwise a comma.
+        columns: the columns' names, if the files do not begin with them.
+    """
+
+    _: KW_ONLY
+    text_key: str = "text"
+    id_key: str = "id"
+    metadata_keys: list[str] | None = None
+    delimiter: str | None = None
+    columns: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            raise StaggerError(f"delimiter is {self.delimiter!r}; give one character, such as ',' or a tab.")
+        if self.columns is not None:
+            try:
+                Layout.of(self, self.columns)
+            except BadInput as error:
+                raise StaggerError(f"columns: {error}.") from error
+
+    def read(self, shard: OpenShard) -> Iterator[Document]:
+        csv.field_size_limit(max(csv.field_size_limit(), FIELD_CHARS))
+        lines = Lines(shard.stream)
+        rows = csv.reader(lines, delimiter=self.delimiter or delimiter_of(shard.name), strict=True)
+        layout = None if self.columns is None else Layout.of(self, self.columns)
+        while True:
+            start = lines.place
+            lines.not_utf8 = ""
+            try:
+                row = next(rows, None)
+                wrong = ("utf-8", lines.not_utf8) if lines.not_utf8 else None
+            except csv.Error as error:
+                row, wrong = [""], self._why(shard, start, lines, error)
+            if row is None:
+                break
+            if not row:
+                continue
+            if layout is None:
+                shard.record, shard.byte = 0, start
+                if wrong is not None:
+                    raise BadInput(f"the names of the columns cannot be read: {wrong[1]}")
+                layout = Layout.of(self, row)
+                shard.record = shard.byte = -1
+                continue
+            shard.record += 1
+            if wrong is None and len(row) != layout.width:
+                shard.byte = start
+                if len(row) < layout.width and lines.broken_off:
+                    raise BadInput(f"the last line breaks off after {len(row)} fields: the file is truncated")
+                wrong = ("columns", f"{len(row)} fields for {layout.width} columns")
+            if wrong is not None:
+                shard.byte = start
+                self.bad(shard, *wrong)
+                continue
+            yield layout.document(shard, row)
+        if layout is None:
+            raise BadInput("there are no names of columns: the file is empty, or columns has to name them")
+
+    def _why(self, shard: OpenShard, start: int, lines: Lines, error: csv.Error) -> tuple[str, str]:
+        """The kind of a record that is no CSV, and what is wrong. Raises BadInput if there is no going on."""
+        if lines.ended:
+            shard.record += 1
+            shard.byte = start
+            raise BadInput(
+                "a quote is opened and not closed: the file is truncated, or the quote is not one"
+            ) from error
+        if "field limit" in str(error):
+            shard.record += 1
+            shard.byte = start
+            raise BadInput(f"a field has more than {FIELD_CHARS} characters; is a quote not closed?") from error
+        return "csv", f"not CSV: {error}"
+
+
+def delimiter_of(name: str) -> str:
+    """What separates the fields of a file of this name."""
+    root, dot, ending = name.lower().rpartition(".")
+    return "\t" if (root if dot + ending in EXTENSIONS else name.lower()).endswith(".tsv") else ","
+
+
+class Lines:
+    """The lines of a file, decoded, for the csv module.
+
+    `place` is how many bytes have been given, `not_utf8` what is wrong with a line that was given, `ended` whether the
+    end was reached, `broken_off` whether the last line has no end of line.
+    """
+
+    def __init__(self, stream: Iterable[bytes]) -> None:
+        self.place = 0
+        self.not_utf8 = ""
+        self.ended = False
+        self.broken_off = False
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[str]:
+        line = b"\n"
+        for line in self._stream:
+            if not self.place and line.startswith(BOM):
+                self.place = len(BOM)
+                line = line[len(BOM) :]
+            self.place += len(line)
+            self.broken_off = line[-1:] != b"\n"
+            try:
+                text = line.decode()
+            except UnicodeDecodeError as error:
+                text = line.decode(errors="replace")
+                self.not_utf8 = f"not UTF-8: byte {line[error.start]:#04x} at position {error.start} of a line"
+            yield text
+        self.ended = True
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which column of a file is what, by its index."""
+
+    width: int
+    text: int
+    id: int | None
+    metadata: list[tuple[str, int]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, step: ReadCsv, names: list[str]) -> Layout:
+        """Raises BadInput for columns that are not there, or twice."""
+        there = f"there are {', '.join(map(repr, names))}"
+        index = {name: place for place, name in enumerate(names)}
+        if len(index) < len(names):
+            twice = next(name for place, name in enumerate(names) if index[name] != place)
+            raise BadInput(f"there are two columns {twice!r}; {there}")
+        others = [name for name in names if name not in (step.text_key, step.id_key)]
+        wanted = others if step.metadata_keys is None else step.metadata_keys
+        for name in (step.text_key, *wanted):
+            if name not in index:
+                raise BadInput(f"there is no column {name!r}; {there}")
+        return cls(len(names), index[step.text_key], index.get(step.id_key), [(name, index[name]) for name in wanted])
+
+    def document(self, shard: OpenShard, row: list[str]) -> Document:
+        id_ = "" if self.id is None else row[self.id]
+        metadata = {name: row[place] for name, place in self.metadata}
+        return Document(row[self.text], id_ or default_id(shard.name, shard.record), [], metadata)

@@ -1,0 +1,273 @@
+"""Reading Parquet: a document is a row, its text, id and metadata are columns. Needs the extra `parquet`: pyarrow."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
+from itertools import repeat
+from typing import Any
+
+import orjson
+
+from stagger.document import Document
+from stagger.errors import BadInput, BadRecord, StaggerError, missing_extra
+from stagger.steps.reader import OpenShard, ShardReader, default_id
+
+#: Uncompressed bytes that a batch of rows has at most, about; and the rows it has at most.
+BATCH_BYTES = 8 * 2**20
+BATCH_ROWS = 1000
+
+#: Bytes of a column read at a time: without that pyarrow reads a row group's whole column.
+BUFFER_BYTES = 2**20
+
+#: The columns for what is no text and no metadata of one name.
+MEDIA, METADATA = "media", "metadata"
+
+#: What marks a column of strings that hold JSON.
+JSON_MARK = {b"stagger": b"json"}
+
+
+def need_pyarrow() -> None:
+    """Raise StaggerError when pyarrow is not installed; it is imported when the first file needs it."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise missing_extra("parquet", "pyarrow", ModuleNotFoundError("No module named 'pyarrow'"))
+
+
+@dataclass
+class ReadParquet(ShardReader):
+    """Reads Parquet files. Columns that are not named here go into the metadata, a null as None.
+
+    Only the columns that are asked for are read. The memory it takes does not grow with the file or its row groups. A
+    column `metadata` of structs is merged into the metadata, a column `media` of lists becomes the documents' media.
+    Values that JSON does not have become strings: dates and times in ISO 8601 (of nanoseconds the microseconds),
+    decimals in digits, binary values by UTF-8. Durations become seconds.
+
+    Args:
+        text_key: the column that holds the text.
+        id_key: the column that holds the id; documents without it get `<file>/<number of the row>`.
+        metadata_keys: the other columns to read; null for all.
+        batch_size: rows read at a time; by default as many as have about 8 MiB, and 1000 at most.
+    """
+
+    _: KW_ONLY
+    text_key: str = "text"
+    id_key: str = "id"
+    metadata_keys: list[str] | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size is not None and self.batch_size < 1:
+            raise StaggerError(f"batch_size is {self.batch_size}; give a number of rows.")
+        need_pyarrow()
+
+    def read(self, shard: OpenShard) -> Iterator[Document]:
+        import pyarrow
+
+        with shard.as_file() as file:
+            shard.took(file.seek(0, 2))
+            file.seek(0)
+            try:
+                yield from self._rows(shard, file)
+            except (pyarrow.ArrowException, OSError, ValueError) as error:
+                shard.record += 1  # It is the next one that cannot be read.
+                raise BadInput(f"{why_not_parquet(file)} ({first_line(error)})") from error
+
+    def _rows(self, shard: OpenShard, file: Any) -> Iterator[Document]:
+        from pyarrow import parquet
+
+        source = parquet.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
+        columns = self._columns(source.schema_arrow)
+        size = self.batch_size or rows_at_a_time(source.metadata)
+        names = [column.name for column in columns]
+        for batch in source.iter_batches(batch_size=size, columns=names, use_threads=False):
+            yield from self._documents_of(shard, columns, batch)
+        if shard.record + 1 != source.metadata.num_rows:
+            raise BadInput(f"the file is damaged: {shard.record + 1} of {source.metadata.num_rows} rows are there")
+
+    def _columns(self, schema: Any) -> list[Column]:
+        """The columns to read, the text's first. Raises BadInput for one that is not there."""
+        own = (self.text_key, self.id_key)
+        others = [name for name in (self.metadata_keys or ()) if name not in own]
+        if self.metadata_keys is None:
+            others = [name for name in schema.names if name not in own]
+        for name in (self.text_key, *others):
+            if name not in schema.names:
+                raise BadInput(f"there is no column {name!r}; there are {', '.join(map(repr, schema.names))}")
+        ids = [self.id_key] if self.id_key in schema.names else []
+        columns = [Column.of(schema.field(name)) for name in dict.fromkeys((self.text_key, *ids, *others))]
+        if not is_text(columns[0].type):
+            raise BadInput(f"the column {self.text_key!r} holds {columns[0].type}, not strings; text_key names another")
+        return columns
+
+    def _documents_of(self, shard: OpenShard, columns: list[Column], batch: Any) -> Iterator[Document]:
+        """The documents of a batch. One that cannot be read is a bad record."""
+        wrong: dict[int, BadRecord] = {}
+        values = {column.name: column.values(batch.column(column.name), wrong) for column in columns}
+        whole = {column.name for column in columns if column.is_whole}
+        texts = values.pop(self.text_key)
+        ids = values.pop(self.id_key, repeat(None))
+        media = values.pop(MEDIA) if MEDIA in whole else repeat(None)
+        merged = values.pop(METADATA) if METADATA in whole else repeat(None)
+        names = list(values)
+        rows: Iterable[tuple[Any, ...]] = zip(*values.values(), strict=True) if names else repeat(())
+        start = shard.record + 1
+        # Not strict: what repeats is endless.
+        for text, id_, items, more, row in zip(texts, ids, media, merged, rows, strict=False):
+            shard.record += 1
+            try:
+                if wrong and shard.record - start in wrong:
+                    raise wrong[shard.record - start]
+                if text is None:
+                    raise BadRecord("text", f"{self.text_key!r} is null")
+                if type(id_) is not str:
+                    id_ = default_id(shard.name, shard.record) if id_ is None else id_of(id_)
+            except BadRecord as error:
+                self.bad(shard, error.kind, str(error))
+                continue
+            metadata = dict(zip(names, row, strict=True))
+            yield Document(text, id_, items or [], {**more, **metadata} if more else metadata)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that is read: how its values become those of a document.
+
+    `is_whole` says that a value is the document's whole media or metadata; `convert` is None where Arrow's own
+    conversion gives what JSON has.
+    """
+
+    name: str
+    type: Any
+    is_whole: bool
+    convert: Callable[[Any], Any] | None
+
+    @classmethod
+    def of(cls, field: Any) -> Column:
+        from pyarrow import types
+
+        if is_json(field):
+            return cls(field.name, field.type, field.name in (MEDIA, METADATA), orjson.loads)
+        is_metadata = field.name == METADATA and (types.is_struct(field.type) or types.is_map(field.type))
+        is_media = field.name == MEDIA and (types.is_list(field.type) or types.is_large_list(field.type))
+        return cls(field.name, field.type, is_metadata or is_media, None if is_plain(field.type) else jsonable)
+
+    def values(self, data: Any, wrong: dict[int, BadRecord]) -> Sequence[Any]:
+        """The values of a part of the column; what is not one is noted in `wrong`, by the number of its row."""
+        if (target := without_nanoseconds(self.type)) != self.type:
+            data = data.cast(target, safe=False)
+        convert = self.convert
+        try:
+            values: list[Any] = data.to_pylist()
+            return values if convert is None else [None if value is None else convert(value) for value in values]
+        except (ValueError, OverflowError):
+            return [self._value(data[index], index, wrong) for index in range(len(data))]
+
+    def _value(self, scalar: Any, index: int, wrong: dict[int, BadRecord]) -> Any:
+        try:
+            value = scalar.as_py()
+            return value if value is None or self.convert is None else self.convert(value)
+        except UnicodeDecodeError as error:
+            place = f"byte {error.object[error.start]:#04x} at its position {error.start}"
+            wrong[index] = BadRecord("utf-8", f"{self.name!r} is not UTF-8: {place}")
+        except (ValueError, OverflowError) as error:
+            wrong[index] = BadRecord("value", f"{self.name!r} cannot be read: {first_line(error)}")
+        return None
+
+
+def is_json(field: Any) -> bool:
+    """Whether a column's strings are JSON: as WriteParquet marks them, or by Parquet's type for it."""
+    marked = (field.metadata or {}).get(b"stagger") == JSON_MARK[b"stagger"]
+    return marked or str(getattr(field.type, "extension_name", "")) == "arrow.json"
+
+
+def is_text(type_: Any) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(type_):
+        return is_text(type_.value_type)
+    if any(check(type_) for check in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)):
+        return True
+    return str(type_) in ("string_view", "binary_view")
+
+
+def is_plain(type_: Any) -> bool:
+    """Whether Arrow's own conversion of a type gives what JSON has."""
+    from pyarrow import types
+
+    if types.is_list(type_) or types.is_large_list(type_) or types.is_dictionary(type_):
+        return is_plain(type_.value_type)
+    if types.is_struct(type_):
+        return all(is_plain(type_.field(index).type) for index in range(type_.num_fields))
+    checks = (types.is_string, types.is_large_string, types.is_integer, types.is_boolean, types.is_null)
+    return any(check(type_) for check in checks) or types.is_float32(type_) or types.is_float64(type_)
+
+
+def without_nanoseconds(type_: Any) -> Any:
+    """The type with microseconds, which are Python's limit, in place of nanoseconds."""
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_list(type_):
+        return pyarrow.list_(type_.value_field.with_type(without_nanoseconds(type_.value_type)))
+    if types.is_struct(type_):
+        fields = [type_.field(index) for index in range(type_.num_fields)]
+        return pyarrow.struct([field.with_type(without_nanoseconds(field.type)) for field in fields])
+    if getattr(type_, "unit", "") != "ns":
+        return type_
+    if types.is_timestamp(type_):
+        return pyarrow.timestamp("us", type_.tz)
+    return pyarrow.duration("us") if types.is_duration(type_) else pyarrow.time64("us")
+
+
+def jsonable(value: Any) -> Any:
+    """A value as JSON has it. Raises UnicodeDecodeError for binary values that are not UTF-8."""
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, dict):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        if value and all(isinstance(item, tuple) for item in value):  # So Arrow gives a map.
+            return {str(jsonable(key)): jsonable(item) for key, item in value}
+        return [jsonable(item) for item in value]
+    if isinstance(value, decimal.Decimal):
+        return format(value, "f")
+    return float(value) if hasattr(value, "__float__") else str(value)
+
+
+def id_of(value: Any) -> str:
+    """An id that is no string. Raises BadRecord for one that does not name a document exactly."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise BadRecord("id", f"the id {value!r} is neither a string nor an integer")
+
+
+def rows_at_a_time(metadata: Any) -> int:
+    """How many rows have about BATCH_BYTES, by the row group whose rows are largest."""
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    largest = max((group.total_byte_size / group.num_rows for group in groups if group.num_rows), default=0.0)
+    return BATCH_ROWS if largest < 1 else max(1, min(BATCH_ROWS, int(BATCH_BYTES / largest)))
+
+
+def why_not_parquet(file: Any) -> str:
+    """What is wrong with a file that is not read, by its first and last bytes."""
+    magic = b"PAR1"
+    file.seek(0)
+    if file.read(len(magic)) != magic:
+        return "not a Parquet file"
+    size = file.seek(0, 2)
+    file.seek(max(size - len(magic), len(magic)))
+    return "the file is damaged" if file.read() == magic else "the file is truncated: it has no footer"
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0].rstrip(".")

@@ -1,0 +1,406 @@
+"""Writing Parquet: a document is a row, its text, id and metadata are columns."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Iterator
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal
+
+import orjson
+
+from stagger.document import Document
+from stagger.errors import StaggerError
+from stagger.formats import LEVELS
+from stagger.steps.parquet import (
+    JSON_MARK,
+    MEDIA,
+    METADATA,
+    first_line,
+    need_pyarrow,
+)
+from stagger.steps.writer import ShardWriter
+from stagger.task_context import OutputFile
+
+
+class Json(str):
+    """A value that is written as JSON."""
+
+    __slots__ = ()
+
+
+@dataclass
+class WriteParquet(ShardWriter):
+    """Writes Parquet, and passes the documents on.
+
+    The first row group of a file decides which columns the file has, and their types. A document that does not fit is
+    an error, and nothing of it is dropped. Objects, lists that are not of one simple type, and media are written as
+    JSON; ReadParquet reads them as they were. What a document lacks is null.
+
+    Args:
+        compression: zstd, snappy, gzip, or null for none.
+        level: the codec's level; by default 3 for zstd, 6 for gzip.
+        text_key: the column for the text.
+        id_key: the column for the id.
+        metadata: whether each key of the metadata is a column, or all of them are one column `metadata` of JSON.
+        columns: types of metadata columns, which are then there in any case: Arrow's names such as string, int64,
+            float64, bool, date32 or timestamp[us]; timestamp (of microseconds in UTC); json.
+        row_group_bytes: how much a row group holds, uncompressed. That much is kept in memory.
+    """
+
+    filename: str = "{rank}.parquet"
+    _: KW_ONLY
+    compression: Literal["zstd", "snappy", "gzip"] | None = "zstd"
+    level: int | None = None
+    text_key: str = "text"
+    id_key: str = "id"
+    metadata: Literal["columns", "json"] = "columns"
+    columns: dict[str, str] | None = None
+    row_group_bytes: int = 16 * 2**20
+    _rows: Rows | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        need_pyarrow()
+        if self.row_group_bytes < 1:
+            raise StaggerError(f"row_group_bytes is {self.row_group_bytes}; give a number of bytes.")
+        if self.level is not None and self.compression not in ("zstd", "gzip"):
+            raise StaggerError(f"level {self.level} needs a compression that has levels: zstd or gzip.")
+        if self.columns and self.metadata == "json":
+            raise StaggerError("columns gives types to the columns of metadata; with metadata: json there are none.")
+        if self.text_key == self.id_key or {self.text_key, self.id_key} & {METADATA, MEDIA}:
+            raise StaggerError(
+                f"text_key {self.text_key!r} and id_key {self.id_key!r} have to differ from each other, and from"
+                f" {METADATA!r} and {MEDIA!r}; give another name."
+            )
+        for key in self.columns or ():
+            if key in (self.text_key, self.id_key):
+                raise StaggerError(f"columns names {key!r}, which is the column of the text or the id; leave it out.")
+        self.types()
+
+    def types(self) -> dict[str, Any]:
+        """The Arrow types of `columns`; None stands for JSON. Raises StaggerError for a type that there is not."""
+        if not self.columns:
+            return {}
+        import pyarrow
+
+        types: dict[str, Any] = {}
+        for key, name in self.columns.items():
+            try:
+                types[key] = None if name == "json" else named_type(name)
+            except ValueError as error:
+                raise StaggerError(
+                    f"columns: there is no type {name!r} for {key!r}; there are string, int64, float64, bool, date32,"
+                    f" timestamp, json, and Arrow's others (pyarrow {pyarrow.__version__})."
+                ) from error
+        return types
+
+    def new_output(self, path: str) -> OutputFile:
+        file = super().new_output(path)
+        self._rows = Rows(self, file)
+        file.closing = self._rows.close
+        return file
+
+    def write(self, documents: Iterable[Document]) -> Iterator[Document]:
+        for document in documents:
+            file = self.file_for(1)
+            assert self._rows is not None
+            self._rows.add(document)
+            file.records += 1
+            yield document
+
+
+class Rows:
+    """The rows of one file: gathered, and written as a row group when they are enough."""
+
+    def __init__(self, step: WriteParquet, file: OutputFile) -> None:
+        self._step = step
+        self._sink = Sink(file)
+        self._enough = min(step.row_group_bytes, step.max_bytes or step.row_group_bytes)
+        self._texts: list[str] = []
+        self._ids: list[str] = []
+        self._metadata: list[dict[str, Any]] = []
+        self._size = 0
+        self._schema: Any = None
+        self._writer: Any = None
+
+    def add(self, document: Document) -> None:
+        """Add a row. The document may be changed afterwards."""
+        row = self._row(document)
+        self._texts.append(document.text)
+        self._ids.append(document.id)
+        self._metadata.append(row)
+        self._size += size_of(document.text) + sum(map(size_of, row.values()))
+        if self._size >= self._enough:
+            self._flush()
+
+    def _row(self, document: Document) -> dict[str, Any]:
+        step = self._step
+        row: dict[str, Any]
+        if step.metadata == "json":
+            row = {METADATA: json_of(document.metadata), MEDIA: None}
+        else:
+            row = {key: kept(value) for key, value in document.metadata.items()}
+        own = {step.text_key, step.id_key, *((MEDIA,) if document.media else ())}
+        if step.metadata == "columns" and (taken := row.keys() & own):
+            raise StaggerError(
+                f"The metadata of {document.id} has the key {min(taken)!r}, which is a column of its own; give text_key"
+                " or id_key another name, or use metadata: json."
+            )
+        if document.media:
+            row[MEDIA] = json_of(document.media)
+        return row
+
+    def close(self) -> None:
+        """Write the rest, and the footer."""
+        self._flush()
+        if self._writer is not None:
+            with self._sink:
+                self._writer.close()
+
+    def _flush(self) -> None:
+        if not self._texts:
+            return
+        import pyarrow
+
+        if self._schema is None:
+            self._schema = self._first_schema()
+        self._refuse_new_keys()
+        names = self._schema.names[2:]
+        columns: list[list[Any]] = [
+            self._texts,
+            self._ids,
+            *([row.get(name) for row in self._metadata] for name in names),
+        ]
+        arrays = [self._array(field, values) for field, values in zip(self._schema, columns, strict=True)]
+        with self._sink:
+            if self._writer is None:
+                self._writer = self._open()
+            self._writer.write_table(pyarrow.Table.from_arrays(arrays, schema=self._schema))
+        self._texts, self._ids, self._metadata, self._size = [], [], [], 0
+
+    def _open(self) -> Any:
+        from pyarrow import parquet
+
+        step = self._step
+        level = LEVELS["zstd"] if step.level is None and step.compression == "zstd" else step.level
+        return parquet.ParquetWriter(
+            self._sink,
+            self._schema,
+            compression=step.compression or "none",
+            compression_level=level,
+            use_dictionary=self._schema.names[2:],
+            write_page_checksum=True,
+        )
+
+    def _first_schema(self) -> Any:
+        import pyarrow
+
+        step = self._step
+        given = step.types() if step.metadata == "columns" else {METADATA: None, MEDIA: None}
+        keys = dict.fromkeys([*(key for row in self._metadata for key in row), *given])
+        fields = [pyarrow.field(name, pyarrow.string(), nullable=False) for name in (step.text_key, step.id_key)]
+        for key in keys:
+            type_ = given[key] if key in given else self._guessed_type(key)
+            mark = None if type_ is not None else JSON_MARK
+            fields.append(pyarrow.field(key, pyarrow.string() if type_ is None else type_, metadata=mark))
+        return pyarrow.schema(fields)
+
+    def _guessed_type(self, key: str) -> Any:
+        """The type of a column by the first rows' values; None for JSON. Raises StaggerError where they differ."""
+        import pyarrow
+
+        values = [row[key] for row in self._metadata if row.get(key) is not None]
+        kinds = set(map(type, values))
+        if kinds <= {Json, list} and kinds:
+            items = {type(item) for value in values if type(value) is list for item in value}
+            simple = Json not in kinds and items <= GUESSED.keys() and one_type(items) is not None
+            return pyarrow.list_(pyarrow.type_for_alias(one_type(items))) if simple else None
+        if not kinds:
+            return pyarrow.string()
+        if (name := one_type(kinds)) is not None:
+            return named_type(name)
+        first = type(values[0])
+        other = next((value for value in values if type(value) is not first), None)
+        if other is None:
+            raise self._misfit(key, "what JSON has", values[0])
+        raise self._misfit(key, type_name(values[0]), other)
+
+    def _array(self, field: Any, values: list[Any]) -> Any:
+        """A column of the row group. Raises StaggerError for a value that does not fit."""
+        import pyarrow
+
+        if field.metadata:
+            return pyarrow.array([None if value is None else json_of(value) for value in values], field.type)
+        allowed = python_types(field.type) if field.nullable else {str}
+        if allowed is not None and (strange := set(map(type, values)) - allowed):
+            value = next(value for value in values if type(value) in strange)
+            raise self._misfit(field.name, str(field.type), value)
+        try:
+            return converted(values, field.type)
+        except (pyarrow.ArrowException, ValueError, TypeError, OverflowError):
+            for value in values:
+                try:
+                    converted([value], field.type)
+                except (pyarrow.ArrowException, ValueError, TypeError, OverflowError) as error:
+                    raise self._misfit(field.name, str(field.type), value, f" ({first_line(error)})") from error
+            raise
+
+    def _misfit(self, key: str, type_: str, value: Any, why: str = "") -> StaggerError:
+        step = self._step
+        if key in (step.text_key, step.id_key):
+            values = self._texts if key == step.text_key else self._ids
+            document = self._ids[next(index for index, one in enumerate(values) if one is value)]
+            return StaggerError(f"The column {key!r} cannot hold what {document} has{why}: it takes valid strings.")
+        document = self._ids[next(index for index, row in enumerate(self._metadata) if row.get(key) is value)]
+        return StaggerError(
+            f"The column {key!r} holds {type_}, and the metadata of {document} has {type_name(value)} there{why}; give"
+            f" columns a type for it that takes both, such as {key}: json, or use metadata: json."
+        )
+
+    def _refuse_new_keys(self) -> None:
+        known = set(self._schema.names)
+        for id_, row in zip(self._ids, self._metadata, strict=True):
+            if new := [key for key in row if key not in known]:
+                raise StaggerError(
+                    f"{id_} has {new[0]!r} with {type_name(row[new[0]])}, which is no column of this file: no document"
+                    f" of its first row group has it; give columns its type, as {new[0]}: {suggested(row[new[0]])}, or"
+                    " use metadata: json."
+                )
+
+
+class Sink:
+    """What pyarrow writes to. It takes nothing while it is not entered: a writer that is dropped writes its footer."""
+
+    def __init__(self, file: OutputFile) -> None:
+        self._output = file.output
+        self._open = False
+        self._place = 0
+        self.closed = False
+
+    def __enter__(self) -> None:
+        self._open = True
+
+    def __exit__(self, *_: object) -> None:
+        self._open = False
+
+    def write(self, data: Any) -> int:
+        data = bytes(data)
+        if self._open:
+            self._output.write(data)
+        self._place += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._place
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+#: The types that a column may get by its values.
+GUESSED: dict[type, str] = {
+    str: "string",
+    bool: "bool",
+    int: "int64",
+    float: "float64",
+    datetime.datetime: "timestamp",
+    datetime.date: "date32",
+}
+
+
+def one_type(kinds: set[type]) -> str | None:
+    """The name of the type that values of all these kinds fit into."""
+    if kinds == {int, float}:
+        return "float64"
+    return GUESSED.get(next(iter(kinds))) if len(kinds) == 1 else None
+
+
+def named_type(name: str) -> Any:
+    """Arrow's type of this name. Raises ValueError."""
+    import pyarrow
+
+    return pyarrow.timestamp("us", "UTC") if name == "timestamp" else pyarrow.type_for_alias(name)
+
+
+def python_types(type_: Any) -> set[type] | None:
+    """What a column takes without a loss, beside None; None where Arrow decides. Its own rules turn 1.5 into 1."""
+    from pyarrow import types
+
+    if types.is_integer(type_):
+        return {int, type(None)}
+    if types.is_floating(type_):
+        return {int, float, type(None)}
+    if types.is_boolean(type_):
+        return {bool, type(None)}
+    if types.is_string(type_) or types.is_large_string(type_):
+        return {str, type(None)}
+    if types.is_timestamp(type_):
+        return {datetime.datetime, str, type(None)}
+    if types.is_date(type_):
+        return {datetime.date, str, type(None)}
+    return None
+
+
+def converted(values: list[Any], type_: Any) -> Any:
+    """The values as an Arrow array; strings of dates and times are parsed."""
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_timestamp(type_):
+        values = [timestamp_of(value, type_.tz is not None) for value in values]
+    elif types.is_date(type_):
+        values = [datetime.date.fromisoformat(value) if isinstance(value, str) else value for value in values]
+    elif types.is_list(type_):
+        refuse_items(values, python_types(type_.value_type))
+    return pyarrow.array(values, type_)
+
+
+def timestamp_of(value: Any, zoned: bool) -> Any:
+    """A time, in UTC where the column has a zone: one that says none is taken for UTC."""
+    if isinstance(value, str):
+        value = datetime.datetime.fromisoformat(value.removesuffix("Z") + "+00:00" * value.endswith("Z"))
+    if value is None or zoned == (value.tzinfo is not None):
+        return value
+    if zoned:
+        return value.replace(tzinfo=datetime.timezone.utc)
+    return value.astimezone(datetime.timezone.utc).replace(tzinfo=None)
+
+
+def refuse_items(values: list[Any], allowed: set[type] | None) -> None:
+    """Raise ValueError for an item that a column of lists does not take."""
+    for value in values:
+        if allowed is not None and value is not None and (strange := set(map(type, value)) - allowed):
+            raise ValueError(f"an item is {min(kind.__name__ for kind in strange)}")
+
+
+def kept(value: Any) -> Any:
+    """A value of the metadata as it is now: what may change later is copied, and a subclass is its base."""
+    if value is None or type(value) in GUESSED:
+        return value
+    if isinstance(value, list) and value and not any(isinstance(item, (dict, list, tuple)) for item in value):
+        return list(value)
+    if isinstance(value, (dict, list, tuple)):
+        return json_of(value)
+    base = next((base for base in (str, float, int) if isinstance(value, base)), None)
+    return value if base is None else base(value)
+
+
+def json_of(value: Any) -> Json:
+    return value if type(value) is Json else Json(orjson.dumps(value).decode())
+
+
+def size_of(value: Any) -> int:
+    """About how many bytes a value is; always the same, as the division into row groups follows from it."""
+    if isinstance(value, str):
+        return len(value) if value.isascii() else 2 * len(value)
+    return 8 + sum(map(size_of, value)) if isinstance(value, list) else 8
+
+
+def suggested(value: Any) -> str:
+    return GUESSED.get(type(value), "json")
+
+
+def type_name(value: Any) -> str:
+    return "an object or a list" if type(value) is Json else type(value).__name__
