@@ -66,10 +66,16 @@ def run(
         return output.read().decode(), Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
-def fresh(function: Callable[..., Any], **arguments: Any) -> tuple[Any, Cost]:
+def fresh(
+    function: Callable[..., Any],
+    *,
+    python: str = sys.executable,
+    environment: Mapping[str, str] | None = None,
+    **arguments: Any,
+) -> tuple[Any, Cost]:
     """Call a function of a benchmark in a fresh interpreter: its result, and what the whole process cost."""
     module = Path(function.__code__.co_filename).stem
-    output, cost = run([sys.executable, "-c", CALL, module, function.__name__, json.dumps(arguments)])
+    output, cost = run([python, "-c", CALL, module, function.__name__, json.dumps(arguments)], environment)
     return json.loads(output.splitlines()[-1]), cost
 
 
@@ -91,6 +97,16 @@ def costs(measured: Sequence[Cost]) -> dict[str, Any]:
 def requirement(what: str, measured: float, limit: float) -> dict[str, Any]:
     """A figure beside what is allowed."""
     return {"what": what, "measured": measured, "limit": limit, "met": measured <= limit}
+
+
+def at_least(what: str, measured: float, least: float) -> dict[str, Any]:
+    """A figure beside what is asked for."""
+    return {"what": what, "measured": measured, "at_least": least, "met": measured >= least}
+
+
+def not_measured(what: str, why: str) -> dict[str, Any]:
+    """A requirement of which nothing is known, hence not met."""
+    return {"what": what, "measured": None, "why": why, "met": False}
 
 
 def version(package: str) -> str | None:
