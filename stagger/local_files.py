@@ -154,6 +154,10 @@ class LocalOutput:
             make_folder(os.path.dirname(path))
             self._descriptor = os.open(self._temporary, flags, mode)
 
+    @property
+    def held(self) -> int:
+        return 0
+
     def write(self, data: bytes) -> int:
         view = memoryview(data)
         while view:  # A disk that fills up takes part of the data first, and refuses the next call.

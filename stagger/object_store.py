@@ -146,6 +146,10 @@ class ObjectOutput:
         self._buffer: io.BytesIO | None = io.BytesIO()
         self._upload: Any = None
 
+    @property
+    def held(self) -> int:
+        return self._buffer.tell() if self._buffer is not None else 0
+
     def write(self, data: bytes) -> int:
         self.size += len(data)
         if self._buffer is not None:

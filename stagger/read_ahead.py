@@ -18,13 +18,15 @@ class Closed(Exception):
 
 
 class ReadAhead:
-    """Streams the shards, one request each, by one thread into a queue of at most `limit` bytes.
+    """Streams the shards, one request each, by one thread into a queue of at most `limit()` bytes.
 
     The thread runs on into the next shard while the one before is decoded: a task never waits for the first byte of a
     shard but the first. `path_of` says where a shard lies.
     """
 
-    def __init__(self, storage: Storage, shards: list[Shard], path_of: Callable[[Shard], str], limit: int) -> None:
+    def __init__(
+        self, storage: Storage, shards: list[Shard], path_of: Callable[[Shard], str], limit: Callable[[], int]
+    ) -> None:
         self._storage = storage
         self._shards = shards
         self._path_of = path_of
@@ -53,7 +55,7 @@ class ReadAhead:
         size = len(item) if item else 0
         with self._change:
             # One piece always fits: a limit below a piece's size must not stop everything.
-            self._change.wait_for(lambda: self._closed or not self._held or self._held + size <= self._limit)
+            self._change.wait_for(lambda: self._closed or not self._held or self._held + size <= self._limit())
             if self._closed:
                 raise Closed
             self._queue.append(item)

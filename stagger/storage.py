@@ -38,6 +38,10 @@ class Output(Protocol):
     path: str
     size: int
 
+    @property
+    def held(self) -> int:
+        """Bytes that wait in memory."""
+
     def write(self, data: bytes) -> int: ...
 
     def finish(self) -> None:

@@ -127,8 +127,13 @@ class TaskContext:
             from stagger.read_ahead import ReadAhead
 
             left = self.all_shards[self.all_shards.index(shard) :]
-            self._ahead = ReadAhead(self.storage, left, path_of, self._read_ahead_bytes)
+            self._ahead = ReadAhead(self.storage, left, path_of, self._read_ahead_limit)
         return self._ahead.shard()
+
+    def _read_ahead_limit(self) -> int:
+        """Input that may wait in memory: outputs that wait there too leave less of it."""
+        held = sum(file.output.held for file in self.outputs)
+        return max(self._read_ahead_bytes - held, self._read_ahead_bytes // 8)
 
     def skipped(self, shard: str, record: int, byte: int, kind: str, reason: str) -> int:
         """Note a bad record that is left out. Returns how many there are in this rank by now."""

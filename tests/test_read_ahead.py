@@ -36,7 +36,9 @@ class Pieces(Storage):
 
 
 def ahead(storage: Storage, sizes: dict[str, int], limit: int) -> ReadAhead:
-    return ReadAhead(storage, [Shard(name, size) for name, size in sizes.items()], lambda s: f"mem://{s.name}", limit)
+    return ReadAhead(
+        storage, [Shard(name, size) for name, size in sizes.items()], lambda s: f"mem://{s.name}", lambda: limit
+    )
 
 
 def test_shards_come_whole_and_in_order() -> None:

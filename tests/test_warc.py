@@ -19,6 +19,7 @@ from warcio.warcwriter import WARCWriter
 from stagger import BadInput, Document, ReadWarc, StaggerError
 from stagger.storage import Storage
 from stagger.task_context import TaskContext
+from tests.conftest import Cli, read_jsonl
 
 HTML = "<html><body>ein Text, größer als nichts</body></html>"
 
@@ -396,3 +397,16 @@ def test_a_header_that_goes_on_in_the_next_line_is_a_bad_record(tmp_path: Path) 
 def test_a_record_without_id_gets_one(tmp_path: Path) -> None:
     data = record(0) + record(1).replace(b"WARC-Record-ID: <urn:uuid:1>\r\n", b"")
     assert [document.id for document in read(tmp_path, data)] == ["<urn:uuid:0>", "a.warc/1"]
+
+
+def test_the_ready_pipeline_writes_one_output_for_each_file(cli: Cli, tmp_path: Path) -> None:
+    for day in ("mon", "tue"):
+        (tmp_path / "crawl" / day).mkdir(parents=True)
+        packed = b"".join(gzip.compress(record(index)) for index in range(20))
+        (tmp_path / "crawl" / day / "a.warc.gz").write_bytes(packed)
+    folders = {name: str(tmp_path / name.lower()) for name in ("OUTPUT", "RUN_DIR")}
+    cli.env.update(folders, INPUT=str(tmp_path / "crawl"))
+    cli("launch", "warc_to_jsonl", "--executor", "local", "--tasks", 2, check=0)
+    for day in ("mon", "tue"):
+        written = read_jsonl(tmp_path / "output" / day / "a.jsonl.zst")
+        assert [document["text"] for document in written] == [HTML] * 20

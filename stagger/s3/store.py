@@ -15,8 +15,8 @@ from stagger.retry import BrokenOff, Retry, Trial, fault_of
 from stagger.s3.engine import CONNECTIONS, Changed, Engine
 from stagger.storage import ONE_PUT_BYTES, Entry
 
-#: Bytes of a part of a multipart upload. S3 takes 10 000 parts of 5 MiB at least: outputs of up to 167 GB.
-PART_BYTES = 16 * 2**20
+#: Bytes of a part of a multipart upload. S3 takes 10 000 parts of 5 MiB at least: outputs of up to 83 GB.
+PART_BYTES = 8 * 2**20
 
 ENGINES = ("s3fs", "obstore")
 
@@ -231,6 +231,11 @@ class S3Output:
         self._parts: list[str] = []
         self._digests: list[bytes] = []
         self._held = 0
+        self._sending = 0
+
+    @property
+    def held(self) -> int:
+        return self._buffer.tell() + self._sending
 
     def write(self, data: bytes) -> int:
         self._buffer.write(data)
@@ -253,12 +258,13 @@ class S3Output:
                 self._begin(self.path)
                 self._upload = self._retry.call(self.path, lambda: self._engine.begin_upload(self._bucket, self._key))
             data = self._buffer.getvalue()
-            self._buffer = io.BytesIO()
+            self._buffer, self._sending = io.BytesIO(), len(data)
             sent = 0
             while len(data) - sent >= least:
                 self._send_part(data[sent : sent + PART_BYTES])
                 sent += PART_BYTES
             self._buffer.write(data[sent:])
+            self._sending = 0
 
     def _send_part(self, data: bytes) -> None:
         number = len(self._parts) + 1
