@@ -113,6 +113,9 @@ class Attempt:
         for _ in rounds:
             for _ in chain(steps, self.counts, self.rank, task.world_size, self.stop.check):
                 pass
+            for step in steps:
+                if hasattr(step, "end_shard"):
+                    step.end_shard()
 
     def _bound_steps(self, plan: RankPlan, task: TaskContext) -> list[Step]:
         """The steps, made anew for each rank, so that none keeps anything of another; those that ask know the task."""

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gc
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,10 +57,9 @@ def make_plan(storage: Storage, stage: StageSpec, objects: Sequence[Step] | None
     Raises StaggerError when the input matches nothing.
     """
     with busy(f"{stage.name}: listing the input"), collection_paused():
-        shards = _find_shards(storage, stage, objects)
-        for step in steps_with("check_shards", stage, objects):
-            step.check_shards(shards)
-        return _plan(stage, shards)
+        plan = _plan(stage, _find_shards(storage, stage, objects))
+        check_outputs(plan, steps_with("path_of", stage, objects), steps_with("planned_outputs", stage, objects))
+        return plan
 
 
 def _plan(stage: StageSpec, shards: list[Shard]) -> StagePlan:
@@ -121,6 +121,26 @@ def build_at_launch(stage: StageSpec, index: int) -> Any:
         raise StaggerError(f"Step {index + 1} ({step.use}): {error}") from error
     except Exception as error:  # The constructor is the user's.
         raise StaggerError(f"Step {index + 1} ({step.use}) cannot be made: {type(error).__name__}: {error}.") from error
+
+
+def check_outputs(plan: StagePlan, readers: list[Any], writers: list[Any]) -> None:
+    """Raise StaggerError when two outputs of the stage would have the same name, or one that of an input."""
+    of: dict[str, str] = {}
+    for writer in writers:
+        for path, what in writer.planned_outputs(plan.ranks):
+            if path in of:
+                raise StaggerError(
+                    f"{of[path][0].upper()}{of[path][1:]} and {what} would both be written to {path}: give each"
+                    " writer a folder of its own, or a filename that tells them apart ({rank}, {stem})."
+                )
+            of[path] = what
+    for reader in readers:
+        for shard in itertools.chain.from_iterable(plan.ranks) if of else ():
+            if (path := reader.path_of(shard)) in of:
+                raise StaggerError(
+                    f"The output of {of[path]} would replace the input {path}: write into another folder, or under"
+                    " another filename."
+                )
 
 
 def output_folders(stage: StageSpec, objects: Sequence[Step] | None) -> list[str]:

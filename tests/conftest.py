@@ -181,6 +181,13 @@ def shorter(data, rank, world_size):
         if not os.path.exists("short") or int(document.id.rpartition("-")[2]) % 50 < 10:
             yield document
 
+def first(data, rank, world_size, count=1):
+    """Gives the first documents, and asks for no more."""
+    for number, document in enumerate(data, 1):
+        yield document
+        if number == count:
+            return
+
 def backwards(data, rank, world_size):
     """Gives nothing before it has read everything, and makes its documents anew."""
     from stagger import Document

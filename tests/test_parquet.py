@@ -469,6 +469,8 @@ def test_a_file_of_the_rank_stays_open_while_shards_end(tmp_path: Path) -> None:
     documents = {shard.name: [Document(shard.name, f"{shard.name}/{i}") for i in range(3)] for shard in shards}
     for shard in task.shard_by_shard():
         list(each(whole(documents[shard.name], 4, 9), 4, 9))
+        for step in (whole, each):
+            step.end_shard()
     assert not list((tmp_path / "whole").glob("[!.]*"))
     task.commit()
     assert [path.name for path in (tmp_path / "whole").iterdir()] == ["00004.parquet"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import subprocess
@@ -75,7 +76,7 @@ def test_one_get_and_nothing_else_for_each_shard(storage: Storage, s3: S3Server)
 def test_a_body_that_breaks_off_goes_on_from_there(storage: Storage, s3: S3Server) -> None:
     data = some_bytes(20 * 10**6)
     entry = put(storage, "s3://data/resume/a", data)
-    s3.set_faults(p_truncate=0.4, p_reset=0.2, only=["GET"], seed=1)
+    s3.set_faults(p_truncate=0.6, only=["GET"], seed=1)
     s3.reset()
     assert b"".join(storage.stream("s3://data/resume/a", entry.size, entry.version)) == data
     ranges = [asked for kind, _, asked, _ in s3.log() if kind == "GetObject"]
@@ -83,8 +84,8 @@ def test_a_body_that_breaks_off_goes_on_from_there(storage: Storage, s3: S3Serve
     starts = [int(asked.removeprefix("bytes=").partition("-")[0]) for asked in ranges if asked]
     assert starts == sorted(starts)
     assert starts[-1] > 0
-    # What had arrived is not sent again, but for what was under way when it broke.
-    assert s3.stats()["bytes_out"] < 1.3 * len(data)
+    # What had arrived is not asked for again, but for a piece that was not full yet.
+    assert s3.stats()["bytes_out"] <= len(data) + len(ranges) * 2**20
     assert sum(storage.retried()["requests"].values()) == len(ranges) - 1
 
 
@@ -240,7 +241,7 @@ def load(shards: Path) -> None:
 
 #: Runs a pipeline over and over, with other faults each time (their draws go by the keys), and compares the outputs.
 MANY_RUNS = """
-import json, sys
+import hashlib, json, sys
 from stagger import LocalExecutor, ReadJsonl, WriteJsonl
 from stagger.storage import Storage
 engine, numbers = sys.argv[1], json.loads(sys.argv[2])
@@ -258,7 +259,7 @@ for number in numbers:
 assert len(outcomes) == 1, [(len(data), *rest) for data, *rest in outcomes]
 ((data, records_in, records_out),) = outcomes
 assert (records_in, records_out) == (600, 600)
-sys.stdout.buffer.write(data)
+print(hashlib.sha256(data).hexdigest())
 """
 
 
@@ -267,7 +268,7 @@ def test_a_hundred_runs_with_three_requests_in_ten_failing_give_the_same_bytes(
 ) -> None:
     load(shards)
     s3_cli("launch", pipeline_file("undisturbed", tasks=1), check=0)
-    wanted = contents(tmp_path / "undisturbed-output")["00000.jsonl.zst"]
+    wanted = hashlib.sha256(contents(tmp_path / "undisturbed-output")["00000.jsonl.zst"]).hexdigest()
     s3.set_faults(**THREE_IN_TEN, seed=6)
     s3.reset()
     root = Path(__file__).parent.parent
@@ -285,7 +286,7 @@ def test_a_hundred_runs_with_three_requests_in_ten_failing_give_the_same_bytes(
     ended = [job.communicate(timeout=280) for job in jobs]
     for job, (out, err) in zip(jobs, ended, strict=True):
         assert job.returncode == 0, err.decode()[-3000:]
-        assert out.endswith(wanted)
+        assert out.split()[-1].decode() == wanted
     retried = [json.loads(line) for out, _ in ended for line in out.splitlines()[:25]]
     assert sum(sum(entry["requests"].values()) for entry in retried) > 500
     stats = s3.stats()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ def write(step: Any, documents: list[Document], *, shards: list[Shard] | None = 
     step.bind(task)
     for _ in task.shard_by_shard() if step.shard_by_shard else [None]:
         assert list(step(iter(documents), 3, 8)) == documents
+        step.end_shard()
     task.commit()
     return task
 
@@ -110,6 +112,11 @@ def test_keys_of_the_output(tmp_path: Path) -> None:
         ({"filename": "a/{rank}.jsonl"}, "has a '/'; the folder is `path`"),
         ({"filename": "{rank}-{part}.jsonl"}, "there is no max_bytes"),
         ({"max_bytes": 0}, "max_bytes is 0"),
+        ({"filename": "{stem}{part}.jsonl", "max_bytes": 5}, "put a letter or a sign between"),
+        ({"filename": "{rank}-1{part}.jsonl", "max_bytes": 5}, "put a letter or a sign between"),
+        ({"text_key": "id"}, "have to differ"),
+        ({"metadata_key": "text"}, "have to differ"),
+        ({"id_key": "media"}, "have to differ from one another and from 'media'"),
         ({"level": 9, "compression": "gzip"}, "gzip has the levels 0 to 3, not 9"),
         ({"level": 3, "compression": None}, "level 3 needs a compression"),
     ],
@@ -119,13 +126,61 @@ def test_settings_that_make_no_sense_are_refused(tmp_path: Path, options: dict[s
         WriteJsonl(str(tmp_path), **options)
 
 
-def test_two_shards_with_one_output_are_refused(tmp_path: Path) -> None:
-    step = WriteJsonl(str(tmp_path), "{stem}.jsonl")
-    step.check_shards([Shard("a.jsonl", 1), Shard("b/a.jsonl", 1)])
-    with pytest.raises(StaggerError, match=r"a\.jsonl and a\.jsonl\.gz would both be written to a\.jsonl\.zst"):
-        step.check_shards([Shard("a.jsonl", 1), Shard("a.jsonl.gz", 1)])
-    with pytest.raises(StaggerError, match="the first step reads no files"):
-        step.check_shards([])
+@pytest.mark.parametrize(
+    ("names", "writers", "message"),
+    [
+        (["a.jsonl", "b/a.jsonl"], [{"filename": "{stem}.jsonl"}], ""),
+        (
+            ["a.jsonl", "a.jsonl.gz"],
+            [{"filename": "{stem}.jsonl"}],
+            r"Shard a\.jsonl and shard a\.jsonl\.gz would both be written to .*/out/a\.jsonl\.zst",
+        ),
+        (["a.jsonl", "a.jsonl.gz"], [{"filename": "{stem}-{rank}.jsonl"}], ""),
+        (
+            ["00000.jsonl", "00001.jsonl"],
+            [{"filename": "{stem}.jsonl"}, {}],
+            r"Shard 00000\.jsonl and rank 0 would both be written to .*/out/00000\.jsonl\.zst",
+        ),
+        (["a.jsonl", "b.jsonl"], [{}, {"filename": "x-{rank}.jsonl"}], ""),
+        (["a.jsonl", "b.jsonl"], [{}, {}], r"Rank 0 and rank 0 would both be written to"),
+        (
+            ["a.jsonl"],
+            [{"path": "in", "filename": "{stem}.jsonl", "compression": None}],
+            r"The output of shard a\.jsonl would replace the input .*/in/a\.jsonl",
+        ),
+        (["a.jsonl"], [{"path": "in", "filename": "new-{stem}.jsonl"}], ""),
+        ([], [{"filename": "{stem}.jsonl"}], "the first step reads no files"),
+    ],
+)
+def test_outputs_that_would_replace_one_another_or_an_input_are_refused(
+    cli: Cli, tmp_path: Path, names: list[str], writers: list[dict[str, Any]], message: str
+) -> None:
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text('{"text": "x"}\n')
+    source: dict[str, Any] = {"read_jsonl": {"path": "in", "recursive": True, "compression": None}}
+    if not names:
+        (tmp_path / "my_steps.py").write_text("def nothing(data, rank, world_size):\n    yield from ()\n")
+        source = {"my_steps:nothing": {}}
+    steps = [source, *({"write_jsonl": {"path": "out", **writer}} for writer in writers)]
+    file = tmp_path / "p.yaml"
+    file.write_text(json.dumps({"name": "x", "run_dir": "run", "tasks": 2, "pipeline": steps}))
+    ran = cli("launch", file, "--dry-run", check=2 if message else 0)
+    assert re.search(message, ran.err)
+    assert "Traceback" not in ran.err
+
+
+def test_a_later_step_that_stops_early_mixes_no_outputs(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
+    file = pipeline_file(tasks=1)
+    content = json.loads(file.read_text())
+    content["pipeline"][-1]["write_jsonl"] |= {"filename": "{stem}.jsonl", "compression": None}
+    content["pipeline"].append({"my_steps:first": {"count": 3}})
+    file.write_text(json.dumps(content))
+    cli("launch", file, check=0)
+    for index in range(12):
+        written = read_jsonl(tmp_path / "run-output" / f"shard-{index:02d}.jsonl")
+        assert [record["id"] for record in written[:3]] == [f"doc-{index * 50 + number}" for number in range(3)]
+        assert len(written) <= 4
 
 
 def test_stems() -> None:

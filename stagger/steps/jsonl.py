@@ -103,10 +103,19 @@ class WriteJsonl(CompressedWriter):
     id_key: str = "id"
     metadata_key: str | None = "metadata"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        keys = [self.text_key, self.id_key, *([] if self.metadata_key is None else [self.metadata_key]), "media"]
+        if len(set(keys)) < len(keys):
+            raise StaggerError(
+                f"text_key {self.text_key!r}, id_key {self.id_key!r} and metadata_key {self.metadata_key!r} have to"
+                " differ from one another and from 'media': one value would replace another."
+            )
+
     def encode(self, document: Document) -> bytes:
         record: dict[str, Any] = {self.text_key: document.text, self.id_key: document.id}
         if self.metadata_key is None:
-            if taken := record.keys() & document.metadata.keys():
+            if taken := {*record, "media"} & document.metadata.keys():
                 raise StaggerError(f"The metadata of {document.id} has the key {min(taken)!r} too; give metadata_key.")
             record |= document.metadata
         else:

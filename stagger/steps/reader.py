@@ -186,12 +186,13 @@ class ShardReader:
                 documents.close()
                 return
 
-    def _path_of(self, shard: Shard) -> str:
+    def path_of(self, shard: Shard) -> str:
+        """Where a shard lies."""
         return join(self.path, shard.name)
 
     def _documents(self, task: TaskContext, shard: Shard) -> Generator[Document, None, None]:
         """The documents of one shard. Raises BadInput naming the shard and the place where it is not whole."""
-        path = self._path_of(shard)
+        path = self.path_of(shard)
         name = shard.name.rpartition("/")[2] if path == shard.name else shard.name
         codec = codec_of(shard.name) if self.compression == "auto" else self.compression
         if not shard.size:
@@ -200,7 +201,7 @@ class ShardReader:
                     f"{path}, record 1, byte 0: the file is empty, which no whole file is unless allow_empty says so"
                 )
             return
-        source = OpenShard(name, path, codec, task.stream(shard, self._path_of))
+        source = OpenShard(name, path, codec, task.stream(shard, self.path_of))
         try:
             documents = self.read(source)
             if self.add_source:

@@ -65,6 +65,10 @@ class ShardWriter:
         if self.max_bytes is not None and "part" not in used:
             stem, dot, ending = self.filename.partition(".")
             self.filename = f"{stem}-{{part}}{dot}{ending}"
+        if re.search(r"[}\d]\{part\}|\{part\}[{\d]", self.filename):
+            raise StaggerError(
+                f"filename {self.filename!r}: put a letter or a sign between {{part}} and what is next to it."
+            )
 
     @property
     def output_folder(self) -> str:
@@ -84,21 +88,19 @@ class ShardWriter:
                 " output; put {rank} into it."
             )
 
-    def check_shards(self, shards: Sequence[Shard]) -> None:
-        """Raise StaggerError at launch when two shards would have the same output."""
-        if not self.shard_by_shard:
-            return
-        if not shards:
+    def planned_outputs(self, ranks: Sequence[Sequence[Shard]]) -> Iterator[tuple[str, str]]:
+        """(path, what it is the output of) of all files of a stage; of divided ones, of the first. For a launch to check.
+
+        Raises StaggerError when they are named after shards, and there are none.
+        """
+        if self.shard_by_shard and not any(ranks):
             raise StaggerError(f"filename {self.filename!r} has {{stem}}, but the first step reads no files.")
-        seen: dict[str, str] = {}
-        for shard in shards:
-            stem = stem_of(shard.name)
-            if stem in seen and "{rank}" not in self.filename:
-                raise StaggerError(
-                    f"The shards {seen[stem]} and {shard.name} would both be written to"
-                    f" {self._name(stem, 0, 0)}; use {{rank}} in filename, or read them into different folders."
-                )
-            seen[stem] = shard.name
+        for rank, shards in enumerate(ranks):
+            if not self.shard_by_shard:
+                yield join(self.path, self._name("", rank, 0)), f"rank {rank}"
+                continue
+            for shard in shards:
+                yield join(self.path, self._name(stem_of(shard.name), rank, 0)), f"shard {shard.name}"
 
     def bind(self, task: TaskContext) -> None:
         self._task = task
@@ -150,15 +152,17 @@ class ShardWriter:
             self._file = None
 
     def end_shard(self) -> None:
-        """All of a shard has been written: the next one goes to other files."""
-        self.close_file()
-        self._part = 0
+        """The steps have run for a shard, or for all: outputs that are named after shards end here.
+
+        Called by the attempt, since a later step may have stopped early, and left this one waiting.
+        """
+        if self.shard_by_shard:
+            self.close_file()
+            self._part = 0
 
     def __call__(self, data: Iterable[Document] | None, rank: int, world_size: int) -> Iterator[Document]:
         assert self._task is not None, "a writer is bound to its task before it is called"
-        yield from self.write(data or ())
-        if self.shard_by_shard:
-            self.end_shard()
+        return self.write(data or ())
 
     def write(self, documents: Iterable[Document]) -> Iterator[Document]:
         """Write the documents, and pass them on."""
