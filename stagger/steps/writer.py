@@ -89,7 +89,7 @@ class ShardWriter:
             )
 
     def planned_outputs(self, ranks: Sequence[Sequence[Shard]]) -> Iterator[tuple[str, str]]:
-        """(path, what it is the output of) of all files of a stage; of divided ones, of the first. For a launch to check.
+        """(path, what it is the output of) of all files of a stage; of divided ones, the first. For a launch to check.
 
         Raises StaggerError when they are named after shards, and there are none.
         """
