@@ -67,13 +67,18 @@ def _decompressor(codec: ReadCodec) -> _Decompressor:
 
 
 class _Content(io.RawIOBase):
-    """The content of a file, from the pieces of it that storage gives. `taken` counts those pieces' bytes."""
+    """The content of a file, from the pieces of it that storage gives.
+
+    `taken` counts those pieces' bytes; `line_start` is where the last line that was given begins, whole or not.
+    """
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
-        self._output = memoryview(b"")
+        self._output = b""
+        self._at = 0
         self._given = 0
         self.taken = 0
+        self.line_start = 0
 
     def readable(self) -> bool:
         return True
@@ -82,20 +87,24 @@ class _Content(io.RawIOBase):
         return self._given
 
     def readinto(self, buffer: Any) -> int:
-        while not self._output:
+        while self._at == len(self._output):
             if not self._refill():
                 return 0
-        count = min(len(buffer), len(self._output))
-        buffer[:count] = self._output[:count]
-        self._output = self._output[count:]
-        self._given += count
-        return count
+        start, end = self._at, min(self._at + len(buffer), len(self._output))
+        buffer[: end - start] = memoryview(self._output)[start:end]
+        if (newline := self._output.rfind(b"\n", start, end)) >= 0:
+            self.line_start = self._given + newline + 1 - start
+        self._at = end
+        self._given += end - start
+        return end - start
 
     def _refill(self) -> bool:
         """Make more output; False at the end of the file."""
-        piece = self._take()
-        self._output = memoryview(piece)
-        return bool(piece)
+        self._set(self._take())
+        return bool(self._output)
+
+    def _set(self, output: bytes) -> None:
+        self._output, self._at = output, 0
 
     def _take(self) -> bytes:
         piece = next(self._pieces, b"")
@@ -116,7 +125,7 @@ class _Gunzipped(_Content):
 
     def _refill(self) -> bool:
         try:
-            self._output = memoryview(self._file.read1(PIECE_BYTES))
+            self._set(self._file.read1(PIECE_BYTES))
         except EOFError as error:
             raise BadInput("the gzip stream breaks off: the file is truncated") from error
         except self._damage as error:
@@ -149,7 +158,7 @@ class _Decompressed(_Content):
             self._streams += 1
         data = self._input[:PIECE_BYTES]
         try:
-            self._output = memoryview(self._stream.decompress(data))
+            self._set(self._stream.decompress(data))
         except Exception as error:  # Each codec has its own: zstandard's ZstdError, LZMAError, OSError.
             raise BadInput(f"the {self._codec} stream is damaged: {error}") from error
         used = len(data)

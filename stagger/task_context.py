@@ -104,6 +104,7 @@ class TaskContext:
         self._read_ahead_bytes = read_ahead_bytes
         self._begin_upload = begin_upload
         self._ahead: ReadAhead | None = None
+        self._place = 0
         self._earlier: list[Callable[[], list[str]]] = []
 
     def shard_by_shard(self) -> Iterator[Shard]:
@@ -126,9 +127,9 @@ class TaskContext:
         if self._ahead is None:
             from stagger.read_ahead import ReadAhead
 
-            left = self.all_shards[self.all_shards.index(shard) :]
-            self._ahead = ReadAhead(self.storage, left, path_of, self._read_ahead_limit)
-        return self._ahead.shard()
+            self._ahead = ReadAhead(self.storage, self.all_shards, path_of, self._read_ahead_limit)
+        self._place = self.all_shards.index(shard, self._place)
+        return self._ahead.shard(self._place)
 
     def _read_ahead_limit(self) -> int:
         """Input that may wait in memory: outputs that wait there too leave less of it."""

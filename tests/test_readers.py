@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -183,9 +185,13 @@ def test_a_file_can_list_the_input(tmp_path: Path) -> None:
     paths = tmp_path / "paths.txt"
     paths.write_text(f"sub/c.jsonl\n\na.jsonl\n{outside}\n")
     assert texts(tmp_path / "in", paths_file=str(paths)) == ["sub/c.jsonl", "a.jsonl", "d.jsonl"]
+    paths.write_bytes(b"\xef\xbb\xbf./sub/../a.jsonl\r\n")
+    assert texts(tmp_path / "in", paths_file=str(paths)) == ["a.jsonl"]
     for lines, message in (
+        (f"a.jsonl\n{tmp_path}/in/a.jsonl\n", r"names .*a\.jsonl twice"),
+        ("sub/c.jsonl\n./sub/c.jsonl\n", r"names .*c\.jsonl twice"),
         ("a.jsonl\nnone.jsonl\n", r"in/none\.jsonl, which .*paths\.txt names, does not exist"),
-        ("a.jsonl\nb.jsonl\na.jsonl\n", r"names a\.jsonl twice"),
+        ("a.jsonl\nb.jsonl\na.jsonl\n", r"names .*a\.jsonl twice"),
         ("\n", r"paths\.txt is empty"),
     ):
         paths.write_text(lines)
@@ -220,6 +226,50 @@ def test_a_codec_that_the_name_does_not_say(tmp_path: Path) -> None:
     write(tmp_path, "plain.jsonl.gz", {"text": "z"})
     (tmp_path / "plain.jsonl.gz").write_bytes(b'{"text": "z"}\n')
     assert texts(tmp_path, compression=None) == ["z"]
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + b'{"text": "x"}\n')
+    assert texts(tmp_path) == ["x"]
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbfone\ntwo\n")
+    assert [document.text for document in read(ReadText(str(tmp_path)))] == ["one", "two"]
+    assert [document.text for document in read(ReadText(str(tmp_path), document="file"))] == ["one\ntwo\n"]
+
+
+@pytest.mark.parametrize("step", [ReadJsonl, ReadText])
+def test_compressed_content_under_a_plain_name_is_said(tmp_path: Path, step: Any) -> None:
+    (tmp_path / "a.txt").write_bytes(gzip.compress(b'{"text": "x"}\n'))
+    with pytest.raises(BadInput, match="the content is gzip, which the file's name does not say: set compression"):
+        read(step(str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_where_a_file_breaks_off_is_where_its_last_record_begins(tmp_path: Path, name: str) -> None:
+    letters = random.Random(0)
+    lines = [json.dumps({"text": letters.randbytes(size).hex()}).encode() + b"\n" for size in (50, 7, 900_000, 3)]
+    for whole in range(4):
+        data = b"".join(lines[:whole]) + lines[whole][: len(lines[whole]) // 2]
+        packed = gzip.compress(data + b"x" * 10)[:-12] if name.endswith("gz") else data
+        (tmp_path / name).write_bytes(packed)
+        with pytest.raises(BadInput, match="truncated") as caught:
+            read(ReadJsonl(str(tmp_path)))
+        number, byte = map(int, re.findall(r"record (\d+), byte (\d+): ", str(caught.value))[0])
+        assert byte == sum(map(len, lines[: number - 1]))
+        assert number == whole + 1 or name.endswith("gz")  # What gzip has not decoded yet is not there.
+
+
+def test_what_is_not_media_is_metadata_and_two_values_are_none(tmp_path: Path) -> None:
+    write(tmp_path, "a.jsonl", {"text": "x", "media": "BBC"}, {"text": "y", "metadata": {"a": 1}, "a": 1})
+    assert [document.metadata for document in read(ReadJsonl(str(tmp_path)))] == [{"media": "BBC"}, {"a": 1}]
+    for line, message in (
+        ({"text": "x", "metadata": {"url": 1}, "url": 2}, "'url' has one value in the record and another in its"),
+        ({"text": "x", "metadata": ""}, "'metadata' holds str, not an object"),
+        ({"text": "x", "metadata": [], "a": 1}, "'metadata' holds list, not an object"),
+        ({"text": "x", "id": True}, "'id' is neither a string nor an integer"),
+    ):
+        write(tmp_path, "a.jsonl", line)
+        with pytest.raises(BadInput, match=message):
+            read(ReadJsonl(str(tmp_path)))
 
 
 def test_other_keys_of_metadata(tmp_path: Path) -> None:

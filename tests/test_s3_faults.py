@@ -15,7 +15,7 @@ import pytest
 
 from stagger.errors import BadInput, StorageError
 from stagger.storage import Entry, Storage
-from tests.conftest import Cli, PipelineFiles, contents, until
+from tests.conftest import Cli, PipelineFiles, contents, read_jsonl, until
 from tests.s3_server import S3Server, running
 from tests.test_local import counts, status
 
@@ -395,6 +395,46 @@ def test_an_object_replaced_after_the_plan_fails_its_rank_alone(
     assert counts(status(s3_cli, "s3://out/replaced/run")) == (3, 1, 0, 0)
     logs = s3_cli("logs", "s3://out/replaced/run", "--failed", check=0).out
     assert "s3://data/input/shard-03.jsonl, record 1, byte 0: the object has been replaced since the plan" in logs
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_shards_that_are_left_early_or_empty_mix_nothing_up(
+    s3_cli: Cli, s3: S3Server, pipeline_file: PipelineFiles, tmp_path: Path, engine: str
+) -> None:
+    storage = Storage()
+    for name, count in (("a", 200_000), ("b", 0), ("c", 5), ("d", 3)):
+        storage.write(
+            f"s3://data/mixed/{name}.jsonl", b"".join(b'{"text": "%s%d"}\n' % (name.encode(), i) for i in range(count))
+        )
+    file = pipeline_file(
+        steps=("my_steps:first",), tasks=1, source="s3://data/mixed", storage_options={"s3": {"engine": engine}}
+    )
+    content = json.loads(file.read_text())
+    content["pipeline"][0]["read_jsonl"]["allow_empty"] = True
+    content["pipeline"][-1]["write_jsonl"] |= {"filename": "{stem}.jsonl", "compression": None}
+    file.write_text(json.dumps(content))
+    s3_cli("launch", file, check=0)
+    written = {
+        path.name: [record["text"] for record in read_jsonl(path)] for path in (tmp_path / "run-output").iterdir()
+    }
+    assert written == {"a.jsonl": ["a0"], "c.jsonl": ["c0"], "d.jsonl": ["d0"]}
+
+
+def test_a_key_that_looks_like_a_path_is_a_key(
+    s3_cli: Cli, s3: S3Server, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    names = ["x//lead.jsonl", "x/s3://data/other.jsonl", "x/sp ace+%23#?é.jsonl"]
+    for number, name in enumerate(names):
+        Storage().write(f"s3://data/odd/{name}", b'{"text": "%d"}\n' % number)
+    file = pipeline_file(source="s3://data/odd/x", compression=None)
+    s3_cli("launch", file, "--set", "pipeline.0.read_jsonl.recursive=true", check=0)
+    found = [record["text"] for path in (tmp_path / "run-output").iterdir() for record in read_jsonl(path)]
+    assert sorted(found) == ["0", "1", "2"]
+    options = '{"s3": {"engine": "obstore"}}'
+    file = pipeline_file("obstore", source="s3://data/odd/x", storage_options=json.loads(options))
+    ran = s3_cli("launch", file, "--set", "pipeline.0.read_jsonl.recursive=true", check=2)
+    assert "holds a key that the engine obstore cannot name" in ran.err
+    assert "use the engine s3fs" in ran.err
 
 
 @pytest.mark.parametrize("engine", ENGINES)

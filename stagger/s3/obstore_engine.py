@@ -128,7 +128,13 @@ class ObstoreEngine:
         if not recursive or (prefix and not prefix.endswith("/")):
             return self._s3fs.page(bucket, prefix, recursive=recursive, more=more)
         listing = obstore.list(self._store(bucket), prefix, offset=more or None, chunk_size=PAGE_KEYS)
-        found: Sequence[obstore.ObjectMeta] = next(iter(listing), [])
+        try:
+            found: Sequence[obstore.ObjectMeta] = next(iter(listing), [])
+        except exceptions.InvalidPathError as error:
+            raise StaggerError(
+                f"s3://{bucket}/{prefix} holds a key that the engine obstore cannot name ({first_line(error)});"
+                " use the engine s3fs, or another folder."
+            ) from error
         entries = [Entry(item["path"], item["size"], str(item["e_tag"] or "")) for item in found]
         return Page(entries, entries[-1].name if len(entries) == PAGE_KEYS else "")
 
@@ -149,6 +155,10 @@ class ObstoreEngine:
 
     def uploads(self, bucket: str, prefix: str) -> list[tuple[str, str]]:
         return self._s3fs.uploads(bucket, prefix)
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def translate(options: dict[str, Any]) -> tuple[dict[str, Any], str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 
 from stagger.document import Document
 from stagger.errors import BadInput, StaggerError
@@ -17,7 +17,7 @@ FIELD_CHARS = 2**28
 BOM = b"\xef\xbb\xbf"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ReadCsv(ShardReader):
     """Reads CSV in UTF-8, quoted as spreadsheets and databases do: `"a ""quoted"" field, over two lines"`.
 
@@ -33,7 +33,6 @@ class ReadCsv(ShardReader):
         columns: the columns' names, if the files do not begin with them.
     """
 
-    _: KW_ONLY
     text_key: str = "text"
     id_key: str = "id"
     metadata_keys: list[str] | None = None
@@ -69,6 +68,8 @@ class ReadCsv(ShardReader):
                 continue
             if layout is None:
                 shard.record, shard.byte = 0, start
+                if lines.broken_off:
+                    raise BadInput("the names of the columns break off: the file is truncated")
                 if wrong is not None:
                     raise BadInput(f"the names of the columns cannot be read: {wrong[1]}")
                 layout = Layout.of(self, row)

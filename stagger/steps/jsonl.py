@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -14,7 +14,7 @@ from stagger.steps.reader import OpenShard, ShardReader, default_id
 from stagger.steps.writer import CompressedWriter
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ReadJsonl(ShardReader):
     """Reads JSON Lines. Keys that are not named here go into the metadata too.
 
@@ -24,14 +24,13 @@ class ReadJsonl(ShardReader):
         metadata_key: the key that holds an object of metadata.
     """
 
-    _: KW_ONLY
     text_key: str = "text"
     id_key: str = "id"
     metadata_key: str = "metadata"
 
     def read(self, shard: OpenShard) -> Iterator[Document]:
         loads, text_key, id_key, metadata_key = orjson.loads, self.text_key, self.id_key, self.metadata_key
-        stream = shard.stream
+        stream = shard.text_stream
         for shard.record, line in enumerate(stream):
             try:
                 record = loads(line)
@@ -39,8 +38,10 @@ class ReadJsonl(ShardReader):
                 id_ = record.pop(id_key, None)
                 media = record.pop("media", None)
                 metadata = record.pop(metadata_key, None)
+                if media is not None and type(media) is not list:
+                    record["media"], media = media, None
                 if record:
-                    metadata = {**metadata, **record} if metadata else record
+                    metadata = record if metadata is None else merged(metadata, record)
                 if type(text) is str and (metadata is None or type(metadata) is dict):
                     if type(id_) is not str:
                         id_ = default_id(shard.name, shard.record) if id_ is None else whole_number(id_)
@@ -64,9 +65,21 @@ class ReadJsonl(ShardReader):
             return "text", f"there is no {self.text_key!r}; text_key says which key holds the text"
         if not isinstance(text := record[self.text_key], str):
             return "text", f"{self.text_key!r} holds {type(text).__name__}, not a string"
-        if not isinstance(metadata := record.get(self.metadata_key) or {}, dict):
+        metadata = record.get(self.metadata_key)
+        if metadata is not None and not isinstance(metadata, dict):
             return "json", f"{self.metadata_key!r} holds {type(metadata).__name__}, not an object"
+        known = {self.text_key, self.id_key, self.metadata_key}
+        metadata = metadata or {}
+        if twice := [key for key in metadata.keys() & record.keys() - known if metadata[key] != record[key]]:
+            return "json", f"{twice[0]!r} has one value in the record and another in its {self.metadata_key!r}"
         return "id", f"{self.id_key!r} is neither a string nor an integer of 64 bits"
+
+
+def merged(metadata: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """Both. Raises BadRecord where they disagree."""
+    if any(metadata[key] != record[key] for key in metadata.keys() & record.keys()):
+        raise BadRecord("json", "two values")
+    return {**metadata, **record}
 
 
 def why_not_json(line: bytes, error: ValueError) -> tuple[str, str]:
@@ -82,12 +95,12 @@ def why_not_json(line: bytes, error: ValueError) -> tuple[str, str]:
 
 def whole_number(value: Any) -> str:
     """An id that is no string. Raises BadRecord for a float: an integer of more than 64 bits is one by now."""
-    if isinstance(value, int):
+    if type(value) is int:
         return str(value)
     raise BadRecord("id", "not an id")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class WriteJsonl(CompressedWriter):
     """Writes JSON Lines, and passes the documents on.
 
@@ -97,8 +110,7 @@ class WriteJsonl(CompressedWriter):
         metadata_key: the key for the object of metadata; null puts each of its keys beside the text.
     """
 
-    filename: str = "{rank}.jsonl"
-    _: KW_ONLY
+    filename: str = field(default="{rank}.jsonl", kw_only=False)
     text_key: str = "text"
     id_key: str = "id"
     metadata_key: str | None = "metadata"

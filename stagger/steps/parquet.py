@@ -6,7 +6,7 @@ import datetime
 import decimal
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
@@ -36,7 +36,7 @@ def need_pyarrow() -> None:
         raise missing_extra("parquet", "pyarrow", ModuleNotFoundError("No module named 'pyarrow'"))
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ReadParquet(ShardReader):
     """Reads Parquet files. Columns that are not named here go into the metadata, a null as None.
 
@@ -52,7 +52,6 @@ class ReadParquet(ShardReader):
         batch_size: rows read at a time; by default as many as have about 8 MiB, and 1000 at most.
     """
 
-    _: KW_ONLY
     text_key: str = "text"
     id_key: str = "id"
     metadata_keys: list[str] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Iterator
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import orjson
@@ -29,7 +29,7 @@ class Json(str):
     __slots__ = ()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class WriteParquet(ShardWriter):
     """Writes Parquet, and passes the documents on.
 
@@ -48,8 +48,7 @@ class WriteParquet(ShardWriter):
         row_group_bytes: how much a row group holds, uncompressed. That much is kept in memory.
     """
 
-    filename: str = "{rank}.parquet"
-    _: KW_ONLY
+    filename: str = field(default="{rank}.parquet", kw_only=False)
     compression: Literal["zstd", "snappy", "gzip"] | None = "zstd"
     level: int | None = None
     text_key: str = "text"

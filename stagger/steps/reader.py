@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import fnmatch
 import io
+import os
 import re
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 from typing import BinaryIO, ClassVar, Literal, cast
 
 from stagger.document import Document
@@ -15,6 +18,9 @@ from stagger.formats import ReadCodec, codec_of, content
 from stagger.sharding import Shard
 from stagger.storage import Entry, Storage, absolute, is_local, join
 from stagger.task_context import TaskContext
+
+#: What compressed files begin with, and no text.
+MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zX": "xz"}
 
 
 class OpenShard:
@@ -39,6 +45,17 @@ class OpenShard:
         if self._stream is None:
             self._stream = content(self._pieces, self.codec)
         return self._stream
+
+    @property
+    def text_stream(self) -> io.BufferedReader:
+        """The content of a text file, behind its byte order mark. Raises BadInput for one that is compressed."""
+        start = self.stream.peek(4)[:4]
+        if start.startswith(codecs.BOM_UTF8):
+            self.stream.read(len(codecs.BOM_UTF8))
+        for magic, codec in MAGIC.items():
+            if start.startswith(magic):
+                raise BadInput(f"the content is {codec}, which the file's name does not say: set compression")
+        return self.stream
 
     def as_file(self) -> BinaryIO:
         """The file as it is stored, to be read at any place: a remote one is fetched whole, to this machine's disk."""
@@ -67,16 +84,16 @@ class OpenShard:
         return self._taken if self._stream is None else cast("int", self._stream.raw.taken)  # type: ignore[attr-defined]
 
     def place(self) -> str:
-        """Which record is bad, counted from 1, and where it begins in the content, if that is known."""
+        """Which record is bad, counted from 1, and where it begins in the content, as far as that is known."""
         if self.byte >= 0:
             return f"record {self.record + 1}, byte {self.byte}"
         if self._stream is None:
             return f"record {max(self.record, 0) + 1}"
-        # It broke off while the next one was being read.
-        return f"record {self.record + 2}, byte {self._stream.tell()}"
+        # It broke off while the next record was being read.
+        return f"record {self.record + 2}, byte {self._stream.raw.line_start}"  # type: ignore[attr-defined]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ShardReader:
     """Reads the files below `path` that match `glob`; a rank reads those that the plan gives it.
 
@@ -97,8 +114,7 @@ class ShardReader:
         allow_empty: whether a file of no bytes is taken for one without documents, and not for a damaged one.
     """
 
-    path: str
-    _: KW_ONLY
+    path: str = field(kw_only=False)
     glob: str = "*"
     recursive: bool = False
     paths_file: str | None = None
@@ -152,20 +168,27 @@ class ShardReader:
     def _listed_shards(self, storage: Storage, paths_file: str) -> list[Shard]:
         """The shards that a file names, in its order."""
         try:
-            names = storage.read(paths_file).decode().splitlines()
+            lines = storage.read(paths_file).decode("utf-8-sig").split("\n")
         except (FileNotFoundError, UnicodeDecodeError) as error:
             raise StaggerError(f"paths_file {paths_file} cannot be read: {error}.") from error
-        names = [name.strip().removeprefix("file://") for name in names if name.strip()]
+        names = [self._named(line.strip()) for line in lines if line.strip()]
         if not names:
             raise StaggerError(f"paths_file {paths_file} is empty; list a path on each line.")
-        if len(set(names)) < len(names):
-            twice = next(name for index, name in enumerate(names) if name in names[:index])
-            raise StaggerError(f"paths_file {paths_file} names {twice} twice; its documents would be read twice.")
-        found = storage.entries([join(self.path, name) for name in names])
+        paths = [join(self.path, name) for name in names]
+        if twice := [path for path, count in Counter(paths).items() if count > 1]:
+            raise StaggerError(f"paths_file {paths_file} names {twice[0]} twice; its documents would be read twice.")
+        found = storage.entries(paths)
         for name, entry in zip(names, found, strict=True):
             if entry is None:
                 raise StaggerError(f"{join(self.path, name)}, which {paths_file} names, does not exist.")
         return [Shard(name, e.size, e.version) for name, e in zip(names, cast("list[Entry]", found), strict=True)]
+
+    def _named(self, line: str) -> str:
+        """One name for each file: relative where it is below `path`."""
+        if not is_local(self.path) or not is_local(line):
+            return line.removeprefix(f"{self.path}/")
+        path = os.path.normpath(join(self.path, line.removeprefix("file://")))
+        return path.removeprefix(f"{self.path}/")
 
     def bind(self, task: TaskContext) -> None:
         self._task = task
@@ -187,8 +210,10 @@ class ShardReader:
                 return
 
     def path_of(self, shard: Shard) -> str:
-        """Where a shard lies."""
-        return join(self.path, shard.name)
+        """Where a shard lies. A listed name is always below `path`: a key of an object store may look like anything."""
+        if self.paths_file is not None or shard.name == self.path:
+            return join(self.path, shard.name)
+        return f"{self.path.rstrip('/')}/{shard.name}"
 
     def _documents(self, task: TaskContext, shard: Shard) -> Generator[Document, None, None]:
         """The documents of one shard. Raises BadInput naming the shard and the place where it is not whole."""

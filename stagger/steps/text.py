@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from stagger.document import Document
 from stagger.steps.reader import OpenShard, ShardReader, default_id
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ReadText(ShardReader):
     """Reads UTF-8 text.
 
@@ -18,17 +18,16 @@ class ReadText(ShardReader):
         document: whether each line is a document (empty lines are left out), or each file.
     """
 
-    _: KW_ONLY
     document: Literal["line", "file"] = "line"
 
     def read(self, shard: OpenShard) -> Iterator[Document]:
         if self.document == "file":
             shard.record = 0
-            text = self._decoded(shard, shard.stream.read())
+            text = self._decoded(shard, shard.text_stream.read())
             if text is not None:
                 yield Document(text, shard.name)
             return
-        stream = shard.stream
+        stream = shard.text_stream
         for shard.record, line in enumerate(stream):
             text = self._decoded(shard, line)
             if text is not None and (text := text.rstrip("\r\n")):

@@ -12,7 +12,7 @@ import io
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import islice
 
@@ -71,7 +71,7 @@ _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([^\s\"';,]+)", re.I)
 _META = re.compile(rb"(?:<meta\s[^>]*?charset|<\?xml\s[^>]*?encoding)\s*=\s*[\"']?\s*([\w.:+-]+)", re.I)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ReadWarc(ShardReader):
     """Reads the pages of WARC files: `response` records, and the texts of WET files (`conversion` records).
 
@@ -92,7 +92,6 @@ class ReadWarc(ShardReader):
         max_body_bytes: larger responses and bodies are left out; by default there is no limit but the memory.
     """
 
-    _: KW_ONLY
     content_types: list[str] | None = None
     max_body_bytes: int | None = None
     _wanted: Callable[[bytes], str | None] = field(init=False, repr=False)

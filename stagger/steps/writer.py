@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from stagger.document import Document
@@ -21,7 +21,7 @@ FORMATS = (".jsonl", ".ndjson", ".json", ".txt", ".csv", ".tsv", ".parquet", ".w
 FIELDS = ("rank", "stem", "part")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ShardWriter:
     """Writes files below `path`, and passes the documents on.
 
@@ -36,9 +36,8 @@ class ShardWriter:
         max_bytes: a file of this size is full: the next document begins another one.
     """
 
-    path: str
-    filename: str
-    _: KW_ONLY
+    path: str = field(kw_only=False)
+    filename: str = field(kw_only=False)
     max_bytes: int | None = None
     _task: TaskContext | None = field(default=None, init=False, repr=False)
     _file: OutputFile | None = field(default=None, init=False, repr=False)
@@ -100,7 +99,12 @@ class ShardWriter:
                 yield join(self.path, self._name("", rank, 0)), f"rank {rank}"
                 continue
             for shard in shards:
-                yield join(self.path, self._name(stem_of(shard.name), rank, 0)), f"shard {shard.name}"
+                stem = stem_of(shard.name)
+                if not {"", ".", ".."}.isdisjoint(stem.split("/")):
+                    raise StaggerError(
+                        f"No output can be named after the shard {shard.name}: use {{rank}} in filename."
+                    )
+                yield join(self.path, self._name(stem, rank, 0)), f"shard {shard.name}"
 
     def bind(self, task: TaskContext) -> None:
         self._task = task
@@ -169,7 +173,7 @@ class ShardWriter:
         raise NotImplementedError
 
 
-@dataclass
+@dataclass(kw_only=True)
 class CompressedWriter(ShardWriter):
     """Writes records that are bytes, through a codec.
 
@@ -178,7 +182,6 @@ class CompressedWriter(ShardWriter):
         level: the codec's level; by default 3 for zstd, 2 for gzip (isal, whose levels end at 3).
     """
 
-    _: KW_ONLY
     compression: Codec | None = "zstd"
     level: int | None = None
 
