@@ -20,6 +20,12 @@ ReadCodec = Literal["gzip", "zstd", "bz2", "xz"]
 #: Compressed bytes given to a decompressor at a time, and bytes buffered behind it: more leaves the processor's cache.
 PIECE_BYTES = 128 * 2**10
 
+#: Decompressed bytes taken at a time, about: input that expands by thousands is given in smaller pieces.
+OUTPUT_BYTES = 2**20
+
+#: What `zstd --long=31` needs to be read again.
+MAX_WINDOW = 2**31
+
 #: File name endings, and the codec that each stands for.
 EXTENSIONS: dict[str, ReadCodec] = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 
@@ -63,7 +69,7 @@ def _decompressor(codec: ReadCodec) -> _Decompressor:
         return lzma.LZMADecompressor()
     import zstandard
 
-    return zstandard.ZstdDecompressor().decompressobj()
+    return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).decompressobj()
 
 
 class _Content(io.RawIOBase):
@@ -145,28 +151,41 @@ class _Decompressed(_Content):
         self._stream: _Decompressor | None = None
         self._streams = 0
         self._input = memoryview(b"")
+        self._feed = 4096
 
     def _refill(self) -> bool:
-        if not self._input:
+        if not self._input and not self._has_more():
             self._input = memoryview(self._take())
-        if not self._input:
-            if self._stream is not None or not self._streams:
-                raise BadInput(f"the {self._codec} stream breaks off: the file is truncated")
-            return False
+            if not self._input:
+                if self._stream is not None or not self._streams:
+                    raise BadInput(f"the {self._codec} stream breaks off: the file is truncated")
+                return False
         if self._stream is None:
             self._stream = _decompressor(self._codec)
             self._streams += 1
-        data = self._input[:PIECE_BYTES]
+        data = b"" if self._has_more() else self._input[: self._feed]
         try:
-            self._set(self._stream.decompress(data))
+            output = self._decompress(self._stream, data)
         except Exception as error:  # Each codec has its own: zstandard's ZstdError, LZMAError, OSError.
             raise BadInput(f"the {self._codec} stream is damaged: {error}") from error
-        used = len(data)
+        self._feed = max(self._feed // 8, 64) if len(output) > OUTPUT_BYTES else min(self._feed * 2, PIECE_BYTES)
+        self._set(output)
+        left = self._input[len(data) :]
         if self._stream.eof:
-            used -= len(self._stream.unused_data)
-            self._stream = None
-        self._input = self._input[used:]
+            rest, self._stream = self._stream.unused_data, None
+            # What is left is mostly still in the input; not where the decompressor has held it back.
+            left = self._input[len(data) - len(rest) :] if len(rest) <= len(data) else memoryview(rest + left.tobytes())
+        self._input = left
         return True
+
+    def _has_more(self) -> bool:
+        """Whether bz2 or xz holds output back; zstandard never does."""
+        return self._stream is not None and not getattr(self._stream, "needs_input", True)
+
+    def _decompress(self, stream: Any, data: bytes | memoryview) -> bytes:
+        return cast(
+            "bytes", stream.decompress(data) if self._codec == "zstd" else stream.decompress(data, OUTPUT_BYTES)
+        )
 
 
 def content(pieces: Iterator[bytes], codec: ReadCodec | None) -> io.BufferedReader:

@@ -20,7 +20,7 @@ from stagger.report import write_stats
 from stagger.run_folder import RunFolder, RunRecord, open_storage
 from stagger.rundir import StageFolder
 from stagger.spec.models import RunSpec, StageSpec
-from stagger.stage_plan import make_plan, output_folders
+from stagger.stage_plan import StagePlan, make_plan, output_folders
 from stagger.status import StageStatus, activity_of, stage_status, status_of
 from stagger.storage import join
 from stagger.task_settings import TaskSettings
@@ -91,11 +91,24 @@ def launch(
         storage.make_folder(path)
     with folder.lock():
         check_fingerprints(folder, plans)  # Once more: another launch may have made the run since.
-        for name in plans:
+        for name, plan in plans.items():
             refuse_if_active(folder, spec, spec.stage(name))
+            warn_of_foreign_outputs(folder.stage(spec, plan.stage), plan, outputs[name])
         record = save_plans(folder, spec, plans, outputs)
         launched = run_stages(folder, record, payload, limit=limit)
     return follow(folder, record, launched, limit) if wait else launched
+
+
+def warn_of_foreign_outputs(folder: StageFolder, plan: StagePlan, folders: list[str]) -> None:
+    """Say what outputs are there already that no rank of this run has written: they will be replaced."""
+    mine = {output["path"] for record in folder.completions(folder.done()) for output in record["outputs"]}
+    there = [join(path, entry.name) for path in folders for entry in folder.storage.list(path)]
+    foreign = [path for path in there if path in plan.outputs and path not in mine]
+    if foreign:
+        logger.warning(
+            f"{plan.stage.name}: {len(foreign)} of its outputs are there already, written by something else, and will"
+            f" be replaced: {foreign[0]}{', ...' if len(foreign) > 1 else ''}. Stop this if another run writes there."
+        )
 
 
 def retry(folder: RunFolder, record: RunRecord, *, wait: bool = False) -> Launched:

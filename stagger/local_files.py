@@ -100,7 +100,8 @@ class LocalFiles:
         return Entry(path, os.stat(path).st_size) if os.path.isfile(path) else None
 
     def stream(self, path: str, size: int, version: str) -> Iterator[bytes]:
-        descriptor = os.open(path, os.O_RDONLY)  # Not open(): that asks for the file's size.
+        # Not open(): that asks for the file's size. A pipe in its place must not stop the task: it has no content.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             while data := os.read(descriptor, READ_BYTES):
                 yield data

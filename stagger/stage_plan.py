@@ -7,8 +7,8 @@ import functools
 import gc
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -26,11 +26,15 @@ from stagger.storage import Storage
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What a stage would do: `ranks[r]` holds the shards of rank r. `fingerprint` names steps, tasks and inputs."""
+    """What a stage would do: `ranks[r]` holds the shards of rank r. `fingerprint` names steps, tasks and inputs.
+
+    `outputs` are the files that it would write, as far as their names are known.
+    """
 
     stage: StageSpec
     fingerprint: str
     ranks: list[list[Shard]]
+    outputs: Collection[str] = ()
 
     @property
     def shards(self) -> int:
@@ -58,8 +62,8 @@ def make_plan(storage: Storage, stage: StageSpec, objects: Sequence[Step] | None
     """
     with busy(f"{stage.name}: listing the input"), collection_paused():
         plan = _plan(stage, _find_shards(storage, stage, objects))
-        check_outputs(plan, steps_with("path_of", stage, objects), steps_with("planned_outputs", stage, objects))
-        return plan
+        readers, writers = (steps_with(hook, stage, objects) for hook in ("path_of", "planned_outputs"))
+        return replace(plan, outputs=check_outputs(plan, readers, writers))
 
 
 def _plan(stage: StageSpec, shards: list[Shard]) -> StagePlan:
@@ -102,7 +106,10 @@ def _find_shards(storage: Storage, stage: StageSpec, objects: Sequence[Step] | N
     if not hasattr(steps[0], "find_shards"):
         return []
     first: Any = objects[0] if objects else build_at_launch(stage, 0)
-    found: list[Shard] = first.find_shards(storage)
+    try:
+        found: list[Shard] = first.find_shards(storage)
+    except OSError as error:
+        raise StaggerError(f"The input of {stage.name} cannot be listed: {error}.") from error
     empty = [shard.name for shard in found if not shard.size]
     if empty and not getattr(first, "allow_empty", True):
         logger.warning(
@@ -123,8 +130,8 @@ def build_at_launch(stage: StageSpec, index: int) -> Any:
         raise StaggerError(f"Step {index + 1} ({step.use}) cannot be made: {type(error).__name__}: {error}.") from error
 
 
-def check_outputs(plan: StagePlan, readers: list[Any], writers: list[Any]) -> None:
-    """Raise StaggerError when two outputs of the stage would have the same name, or one that of an input."""
+def check_outputs(plan: StagePlan, readers: list[Any], writers: list[Any]) -> Collection[str]:
+    """The outputs. Raises StaggerError when two would have the same name, or one that of an input."""
     of: dict[str, str] = {}
     for writer in writers:
         for path, what in writer.planned_outputs(plan.ranks):
@@ -134,6 +141,10 @@ def check_outputs(plan: StagePlan, readers: list[Any], writers: list[Any]) -> No
                     " writer a folder of its own, or a filename that tells them apart ({rank}, {stem})."
                 )
             of[path] = what
+    for path, what in of.items():
+        folder = path.rpartition("/")[0]
+        if folder in of:
+            raise StaggerError(f"{folder} would be the output of {of[folder]}, and a folder for that of {what}.")
     for reader in readers:
         for shard in itertools.chain.from_iterable(plan.ranks) if of else ():
             if (path := reader.path_of(shard)) in of:
@@ -141,6 +152,7 @@ def check_outputs(plan: StagePlan, readers: list[Any], writers: list[Any]) -> No
                     f"The output of {of[path]} would replace the input {path}: write into another folder, or under"
                     " another filename."
                 )
+    return of.keys()
 
 
 def output_folders(stage: StageSpec, objects: Sequence[Step] | None) -> list[str]:

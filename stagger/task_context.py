@@ -166,8 +166,15 @@ class TaskContext:
         """Make all outputs durable, then visible, and remove what an earlier attempt wrote beside them."""
         for file in self.outputs:
             file.finish()
-        for file in self.outputs:
-            file.output.commit()
+        committed: list[str] = []
+        try:
+            for file in self.outputs:
+                file.output.commit()
+                committed.append(file.output.path)
+        except BaseException:
+            for path in committed:  # The rank has failed: nothing of it is to be taken for data.
+                self.storage.remove(path)
+            raise
         if self._repeated:
             written = {file.output.path for file in self.outputs}
             for path in {path for find in self._earlier for path in find()} - written:

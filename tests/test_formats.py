@@ -5,6 +5,8 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import subprocess
+import sys
 
 import pytest
 import zstandard
@@ -79,6 +81,34 @@ def test_a_wrong_checksum_is_noticed(codec: Codec) -> None:
 def test_a_file_that_is_not_what_its_name_says_is_refused(codec: ReadCodec) -> None:
     with pytest.raises(BadInput, match="damaged"):
         read(TEXT, codec)
+
+
+@pytest.mark.parametrize("codec", READ_CODECS)
+@pytest.mark.parametrize("piece", [11, 4096, 2**20])
+def test_many_streams_and_much_expansion(codec: ReadCodec, piece: int) -> None:
+    parts = [bytes(3_000_000), b"", b"x" * 5000, TEXT, bytes(70_000), b"end"]
+    assert read(b"".join(pack(part, codec) for part in parts), codec, piece) == b"".join(parts)
+
+
+@pytest.mark.parametrize("codec", ["zstd", "bz2", "xz"])
+def test_what_expands_by_thousands_does_not_fill_the_memory(codec: ReadCodec) -> None:
+    """400 MB of zeros in a few KB, read by a process of its own."""
+    code = (
+        "import sys; from tests.test_formats import pack; from stagger.formats import content\n"
+        "from stagger.attempt import peak_rss_mb\n"
+        "codec = sys.argv[1]; packed = b''.join([pack(bytes(20_000_000), codec)] * 20)\n"
+        "before, size, stream = peak_rss_mb(), 0, content(iter([packed]), codec)\n"
+        "while data := stream.read1(2**20): size += len(data)\n"
+        "assert size == 400_000_000, size; print(peak_rss_mb() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, codec], capture_output=True, text=True, check=True, timeout=120)
+    assert int(done.stdout) < 150
+
+
+def test_frames_with_a_long_window_are_read() -> None:
+    parameters = zstandard.ZstdCompressionParameters(window_log=28, enable_ldm=True)
+    packed = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    assert read(packed.compress(TEXT) + packed.flush(), "zstd") == TEXT
 
 
 def test_gzip_padded_with_zeros_is_whole() -> None:

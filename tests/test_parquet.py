@@ -75,7 +75,7 @@ def test_columns_by_their_names(tmp_path: Path) -> None:
     columns = {
         "content": ["x", "y"],
         "key": [7, None],
-        "metadata": [{"url": "u", "n": 1}, None],
+        "metadata": [{"url": "u", "n": 2}, None],
         "n": [2, 3],
         "media": [[{"url": "m"}], None],
     }
@@ -86,6 +86,9 @@ def test_columns_by_their_names(tmp_path: Path) -> None:
     ]
     (first, _) = read(tmp_path, text_key="content", add_source=True, metadata_keys=["n"])
     assert first.metadata == {"n": 2, "shard": str(tmp_path / "a.parquet"), "position": 0}
+    table(tmp_path / "a.parquet", {**columns, "n": [1, 3]})
+    with pytest.raises(BadInput, match="a column and 'metadata' hold different values of one name"):
+        read(tmp_path, text_key="content")
 
 
 def test_only_the_columns_that_are_asked_for_are_read(tmp_path: Path) -> None:
@@ -418,7 +421,7 @@ def test_columns_with_given_types(tmp_path: Path) -> None:
         ({"columns": {"text": "string"}}, "columns names 'text', which is the column of the text or the id"),
         ({"columns": {"a": "string"}, "metadata": "json"}, "with metadata: json there are none"),
         ({"row_group_bytes": 0}, "row_group_bytes is 0"),
-        ({"level": 3, "compression": "snappy"}, "level 3 needs a compression that has levels"),
+        ({"level": 3, "compression": "snappy"}, "compression snappy has no level 3 in Parquet; zstd 1 to 22"),
     ],
 )
 def test_options_that_do_not_fit(tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -124,6 +124,9 @@ def test_a_run_from_a_file_pickles_nothing(tmp_path: Path, shards: Path) -> None
     assert not list(tmp_path.rglob("*.pkl"))
 
 
+TWICE = WriteJsonl("out")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -131,6 +134,9 @@ def test_a_run_from_a_file_pickles_nothing(tmp_path: Path, shards: Path) -> None
         ({"workers": 0}, r"LocalExecutor: executor\.workers: .*greater than 0"),
         ({"name": "a b"}, "LocalExecutor: name: .*pattern"),
         ({"storage_options": {"s3": {"secret": "x"}}}, "a secret in clear"),
+        ({"storage_options": {"s3": {"endpoint_url": "http://me:pass@host"}}}, "a secret in clear"),
+        ({"pipeline": [ReadJsonl("in", on_bad_record="raise")]}, r"Step 1 \(ReadJsonl\): on_bad_record: .*'skip'"),  # type: ignore[arg-type]
+        ({"pipeline": [ReadJsonl("in"), TWICE, TWICE]}, "Step 3 is the very object of a step before it"),
     ],
 )
 def test_wrong_arguments_are_said(tmp_path: Path, arguments: dict[str, Any], said: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 import re
 import tempfile
@@ -317,3 +318,25 @@ def _encodable(document: Document) -> bool:
     except UnicodeEncodeError:  # A lone surrogate is no text, and no UTF-8.
         return False
     return True
+
+
+def test_what_takes_the_place_of_a_shard_does_not_stop_the_task(tmp_path: Path) -> None:
+    for kind, message in (
+        ("folder", r"a\.jsonl, record 1, byte 0: IsADirectoryError: Is a directory"),
+        ("pipe", r"a\.jsonl has changed: 0 bytes now, 14 when the plan was made"),
+        ("nothing", r"a\.jsonl is gone: it was there when the plan was made"),
+    ):
+        path = write(tmp_path, "a.jsonl", {"text": "x"})
+        step = ReadJsonl(path.parent)  # type: ignore[arg-type] # A Path does as well.
+        step.bind(TaskContext(Storage(), 0, 1, step.find_shards(Storage()), "tag"))
+        path.unlink()
+        if kind == "folder":
+            path.mkdir()
+        elif kind == "pipe":
+            os.mkfifo(path)
+        with pytest.raises(BadInput, match=message):
+            list(step(None, 0, 1))
+        if kind == "folder":
+            path.rmdir()
+        else:
+            path.unlink(missing_ok=True)

@@ -97,6 +97,48 @@ def test_an_attempt_removes_what_an_earlier_one_wrote_beside_it(tmp_path: Path, 
     assert names(tmp_path) == sorted([*others, *(f"fresh/{name}" for name in names(tmp_path / "fresh"))])
 
 
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (Document("t", "i", [], {"a": b"bytes"}), "The document 'i' cannot be written as JSON: Type is not JSON"),
+        (Document("t", "i", [], {1: 2}), "The document 'i' cannot be written as JSON: Dict key must be str"),  # type: ignore[dict-item]
+        (Document(None, "i"), "The text or the id of the document 'i' is no string"),  # type: ignore[arg-type]
+        (Document("t", 7), "The text or the id of the document 7 is no string"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_json_cannot_hold_is_named(tmp_path: Path, document: Document, message: str) -> None:
+    with pytest.raises(StaggerError, match=message):
+        write(WriteJsonl(str(tmp_path)), [document])
+
+
+def test_a_commit_that_fails_in_the_middle_takes_back_what_it_showed(tmp_path: Path) -> None:
+    (tmp_path / "00003-00002.jsonl").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write(WriteJsonl(str(tmp_path), compression=None, max_bytes=1000), some(50))
+    assert names(tmp_path) == [f".00003-{part:05d}.jsonl.tag.tmp" for part in range(2, 7)]
+
+
+def test_media_do_not_replace_metadata(tmp_path: Path) -> None:
+    step = WriteJsonl(str(tmp_path), compression=None, metadata_key=None)
+    write(step, [Document("t", "i", [], {"media": "BBC"})])
+    assert read_jsonl(tmp_path / "00003.jsonl") == [{"text": "t", "id": "i", "media": "BBC"}]
+    with pytest.raises(StaggerError, match="has the key 'media' too"):
+        write(WriteJsonl(str(tmp_path), metadata_key=None), [Document("t", "i", [1], {"media": "BBC"})])
+
+
+def test_outputs_of_something_else_are_said_before_they_are_replaced(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    ran = cli("launch", pipeline_file("one"), check=0)
+    assert "are there already" not in ran.err
+    file = pipeline_file("two", output=str(tmp_path / "one-output"))
+    ran = cli("launch", file, check=0)
+    assert "two: 4 of its outputs are there already, written by something else, and will be replaced" in ran.err
+    assert (
+        "are there already" not in cli("launch", pipeline_file("two", output=str(tmp_path / "one-output")), check=0).err
+    )
+
+
 def test_keys_of_the_output(tmp_path: Path) -> None:
     document = Document("t", "i", [], {"url": "u"})
     write(WriteJsonl(str(tmp_path), compression=None, text_key="content", id_key="key", metadata_key=None), [document])
@@ -109,6 +151,10 @@ def test_keys_of_the_output(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"filename": "{name}.jsonl"}, r"there is no \{name\}; it takes \{rank\}, \{stem\} and \{part\}"),
+        ({"filename": ""}, "is no name for a file"),
+        ({"filename": ".{rank}.jsonl"}, "no '.' first"),
+        ({"filename": "{rank.jsonl"}, "no braces but those"),
+        ({"filename": "{rank}" + "x" * 200}, "1 to 150 characters"),
         ({"filename": "a/{rank}.jsonl"}, "has a '/'; the folder is `path`"),
         ({"filename": "{rank}-{part}.jsonl"}, "there is no max_bytes"),
         ({"max_bytes": 0}, "max_bytes is 0"),
@@ -142,6 +188,11 @@ def test_settings_that_make_no_sense_are_refused(tmp_path: Path, options: dict[s
             r"Shard 00000\.jsonl and rank 0 would both be written to .*/out/00000\.jsonl\.zst",
         ),
         (["a.jsonl", "b.jsonl"], [{}, {"filename": "x-{rank}.jsonl"}], ""),
+        (
+            ["a/b.jsonl", "a.jsonl"],
+            [{"filename": "{stem}", "compression": None}],
+            r"out/a would be the output of shard a\.jsonl, and a folder for that of shard a/b\.jsonl",
+        ),
         (["a.jsonl", "b.jsonl"], [{}, {}], r"Rank 0 and rank 0 would both be written to"),
         (
             ["a.jsonl"],

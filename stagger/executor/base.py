@@ -13,6 +13,7 @@ from stagger.rundir import StageFolder
 from stagger.sharding import ShardBy
 from stagger.spec.load import from_objects
 from stagger.spec.models import RunSpec, StageSpec, StorageSpec
+from stagger.spec.steps import check_built_in
 from stagger.stage_plan import describe_object
 from stagger.task_settings import TaskSettings
 
@@ -180,6 +181,9 @@ def check_steps(pipeline: Sequence[Step]) -> list[Step]:
     for number, step in enumerate(pipeline, 1):
         if not callable(step) or isinstance(step, type):
             raise StaggerError(f"Step {number} is {step!r}; a step is a function or an instance: WriteJsonl(...).")
+        if hasattr(step, "bind") and any(step is other for other in pipeline[: number - 1]):
+            raise StaggerError(f"Step {number} is the very object of a step before it; make a new one for each.")
+        check_built_in(step, f"Step {number}")
     return list(pipeline)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any, cast
 
 import s3fs
+from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
 from fsspec.asyn import sync
 
 from stagger.errors import StaggerError
@@ -22,14 +24,16 @@ class S3fsEngine:
     """An `Engine` over s3fs's `call_s3`, so that credentials, endpoints and settings are found as s3fs finds them."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        config = {**CONFIG, **options.get("config_kwargs", {}), "retries": RETRIES}
         try:
+            config = {**CONFIG, **options.get("config_kwargs", {}), "retries": RETRIES}
             self._files = s3fs.S3FileSystem(
                 **{**options, "config_kwargs": config}, use_listings_cache=False, skip_instance_cache=True
             )
             self._files.retries = 1
-        except (TypeError, KeyError, ValueError) as error:
-            raise StaggerError(f"storage_options of s3: {error}") from error
+            with contextlib.suppress(NoCredentialsError, PartialCredentialsError):  # The first request says so.
+                self._files.connect()  # No request, but what is wrong with the options shows.
+        except (TypeError, KeyError, ValueError, BotoCoreError) as error:
+            raise StaggerError(f"storage_options of s3: {type(error).__name__}: {error}") from error
 
     def _call(self, method: str, **request: Any) -> dict[str, Any]:
         return cast("dict[str, Any]", self._files.call_s3(method, **request))

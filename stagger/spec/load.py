@@ -21,6 +21,9 @@ from stagger.storage import absolute, expand_variables
 
 SECRET = re.compile(r"secret|password|token|customer_?key|account_?key|connection_?string|sas_", re.IGNORECASE)
 
+#: A password in a URL.
+IN_URL = re.compile(r"://[^/@\s]*:[^/@\s$]+@")
+
 EXECUTORS: dict[str, type[BaseModel]] = {"local": LocalSpec, "slurm": SlurmSpec}
 
 
@@ -235,7 +238,8 @@ def check_secrets(value: Any, place: Place, path: Path = ("storage_options",)) -
     if not isinstance(value, dict):
         return
     for key, item in value.items():
-        if isinstance(item, str) and SECRET.search(str(key)) and item and not item.startswith("${"):
+        named = isinstance(item, str) and SECRET.search(str(key)) and item and not item.startswith("${")
+        if named or (isinstance(item, str) and IN_URL.search(item)):
             raise StaggerError(
                 f"{place.of((*path, key))}: a secret in clear would be stored with the run; write ${{NAME}} and"
                 " export NAME, or leave it to the usual AWS variables and files."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
 import orjson
@@ -59,6 +59,14 @@ def _check_json(params: dict[str, Any], where: str) -> None:
         raise StaggerError(
             f"{where}: the parameters {params!r} do not fit into JSON: string keys, finite numbers of 64 bits."
         )
+
+
+def check_built_in(step: Any, where: str) -> None:
+    """Raise StaggerError for a built-in step, made by Python code, with a parameter of a wrong type or value."""
+    kind = type(step)
+    if f"{kind.__module__}:{kind.__qualname__}" in BUILTIN.values():
+        params = {field.name: getattr(step, field.name) for field in fields(step) if field.init}
+        _check_types(kind, params, f"{where} ({kind.__name__})")
 
 
 def _check_types(target: Any, params: dict[str, Any], where: str) -> None:

@@ -127,11 +127,17 @@ class WriteJsonl(CompressedWriter):
     def encode(self, document: Document) -> bytes:
         record: dict[str, Any] = {self.text_key: document.text, self.id_key: document.id}
         if self.metadata_key is None:
-            if taken := {*record, "media"} & document.metadata.keys():
+            own = {*record, "media"} if document.media else record.keys()
+            if taken := own & document.metadata.keys():
                 raise StaggerError(f"The metadata of {document.id} has the key {min(taken)!r} too; give metadata_key.")
             record |= document.metadata
         else:
             record[self.metadata_key] = document.metadata
         if document.media:
             record["media"] = document.media
-        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        if type(document.text) is not str or type(document.id) is not str:
+            raise StaggerError(f"The text or the id of the document {document.id!r} is no string: a step made it so.")
+        try:
+            return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        except TypeError as error:
+            raise StaggerError(f"The document {document.id!r} cannot be written as JSON: {error}.") from error

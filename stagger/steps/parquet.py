@@ -93,6 +93,8 @@ class ReadParquet(ShardReader):
         others = [name for name in (self.metadata_keys or ()) if name not in own]
         if self.metadata_keys is None:
             others = [name for name in schema.names if name not in own]
+        if len(set(schema.names)) < len(schema.names):
+            raise BadInput(f"two columns have the same name; there are {', '.join(map(repr, schema.names))}")
         for name in (self.text_key, *others):
             if name not in schema.names:
                 raise BadInput(f"there is no column {name!r}; there are {', '.join(map(repr, schema.names))}")
@@ -124,10 +126,12 @@ class ReadParquet(ShardReader):
                     raise BadRecord("text", f"{self.text_key!r} is null")
                 if type(id_) is not str:
                     id_ = default_id(shard.name, shard.record) if id_ is None else id_of(id_)
+                metadata = dict(zip(names, row, strict=True))
+                if more and any(metadata[name] != more[name] for name in more.keys() & metadata.keys()):
+                    raise BadRecord("metadata", f"a column and {METADATA!r} hold different values of one name")
             except BadRecord as error:
                 self.bad(shard, error.kind, str(error))
                 continue
-            metadata = dict(zip(names, row, strict=True))
             yield Document(text, id_, items or [], {**more, **metadata} if more else metadata)
 
 

@@ -29,6 +29,10 @@ class Json(str):
     __slots__ = ()
 
 
+#: Levels that Arrow's codecs have.
+LEVEL_RANGES = {"zstd": (1, 22), "gzip": (1, 9)}
+
+
 @dataclass(kw_only=True)
 class WriteParquet(ShardWriter):
     """Writes Parquet, and passes the documents on.
@@ -63,8 +67,11 @@ class WriteParquet(ShardWriter):
         need_pyarrow()
         if self.row_group_bytes < 1:
             raise StaggerError(f"row_group_bytes is {self.row_group_bytes}; give a number of bytes.")
-        if self.level is not None and self.compression not in ("zstd", "gzip"):
-            raise StaggerError(f"level {self.level} needs a compression that has levels: zstd or gzip.")
+        if self.level is not None:
+            low, high = LEVEL_RANGES.get(self.compression or "", (1, 0))
+            if not low <= self.level <= high:
+                ranges = ", ".join(f"{codec} {low} to {high}" for codec, (low, high) in LEVEL_RANGES.items())
+                raise StaggerError(f"compression {self.compression} has no level {self.level} in Parquet; {ranges}.")
         if self.columns and self.metadata == "json":
             raise StaggerError("columns gives types to the columns of metadata; with metadata: json there are none.")
         if self.text_key == self.id_key or {self.text_key, self.id_key} & {METADATA, MEDIA}:

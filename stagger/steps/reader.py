@@ -131,9 +131,9 @@ class ShardReader:
     compressed_whole: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        self.path = absolute(self.path)
+        self.path = absolute(os.fspath(self.path))
         if self.paths_file is not None:
-            self.paths_file = absolute(self.paths_file)
+            self.paths_file = absolute(os.fspath(self.paths_file))
         for name in ("limit", "max_bad_records"):
             if (getattr(self, name) or 0) < 0:
                 raise StaggerError(f"{name} is {getattr(self, name)}; it counts, and cannot be negative.")
@@ -169,7 +169,7 @@ class ShardReader:
         """The shards that a file names, in its order."""
         try:
             lines = storage.read(paths_file).decode("utf-8-sig").split("\n")
-        except (FileNotFoundError, UnicodeDecodeError) as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise StaggerError(f"paths_file {paths_file} cannot be read: {error}.") from error
         names = [self._named(line.strip()) for line in lines if line.strip()]
         if not names:
@@ -236,12 +236,14 @@ class ShardReader:
             raise BadInput(f"{path} is gone: it was there when the plan was made") from None
         except BadInput as error:
             raise BadInput(f"{path}, {source.place()}: {error}") from error
+        except OSError as error:
+            raise BadInput(f"{path}, {source.place()}: {type(error).__name__}: {error.strerror or error}") from error
         if source.taken != shard.size:
             raise BadInput(f"{path} has changed: {source.taken} bytes now, {shard.size} when the plan was made")
 
     def bad(self, shard: OpenShard, kind: str, reason: str) -> None:
         """The record at `shard.byte` cannot be read: note it when bad records are skipped, else raise BadRecord."""
-        if self.on_bad_record == "fail":
+        if self.on_bad_record != "skip":
             raise BadRecord(kind, reason)
         assert self._task is not None
         count = self._task.skipped(shard.path, shard.record + 1, shard.byte, kind, reason)

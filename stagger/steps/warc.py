@@ -100,6 +100,8 @@ class ReadWarc(ShardReader):
         super().__post_init__()
         if self.max_body_bytes is not None and self.max_body_bytes < 1:
             raise StaggerError(f"max_body_bytes is {self.max_body_bytes}; give the size of a body in bytes.")
+        if self.content_types is not None and not self.content_types:
+            raise StaggerError("content_types is empty: nothing would be read; leave it out, or name types.")
         types = PAGES if self.content_types is None else self.content_types
         self._wanted = partial(wanted_type, tuple(name.lower() for name in types))
 

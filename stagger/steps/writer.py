@@ -47,11 +47,17 @@ class ShardWriter:
     extension: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        self.path = absolute(self.path)
+        self.path = absolute(os.fspath(self.path))
         used = re.findall(r"\{([^{}]*)\}", self.filename)
         if unknown := [name for name in used if name not in FIELDS]:
             raise StaggerError(
                 f"filename {self.filename!r}: there is no {{{unknown[0]}}}; it takes {{rank}}, {{stem}} and {{part}}."
+            )
+        plain = re.sub(r"\{(rank|stem|part)\}", "x", self.filename)
+        if not plain or plain.startswith(".") or len(plain) > 150 or re.search(r"[{}\0]", plain):
+            raise StaggerError(
+                f"filename {self.filename!r} is no name for a file: 1 to 150 characters, no '.' first, and no braces"
+                " but those of {rank}, {stem} and {part}."
             )
         if "/" in self.filename:
             raise StaggerError(f"filename {self.filename!r} has a '/'; the folder is `path`.")
