@@ -1202,6 +1202,8 @@ class Connection(asyncio.Protocol):
 
     def reset(self) -> None:
         self.busy = True
+        if self.transport.is_closing():
+            return
         # A zero linger time makes the kernel send RST, not FIN.
         self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()

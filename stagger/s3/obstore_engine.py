@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from stagger.errors import StaggerError
 from stagger.retry import BrokenOff
-from stagger.s3.engine import CHUNK_BYTES, PAGE_KEYS, Body, Changed, Engine, Page
+from stagger.s3.engine import PAGE_KEYS, Body, Changed, Engine, Page
 from stagger.storage import Entry
 
 try:
@@ -43,6 +43,9 @@ CLIENT_OPTIONS = {
     "aws_secret_access_key": "secret_access_key",
     "aws_session_token": "session_token",
 }
+
+#: Bytes of a body handed on at a time: what is gathered when it breaks off is lost.
+PIECE_BYTES = 64 * 2**10
 
 #: A body may take long, an answer may not.
 TIMEOUTS = {"connect_timeout": timedelta(seconds=10), "read_timeout": timedelta(seconds=60)}
@@ -97,7 +100,7 @@ class ObstoreEngine:
         return Body(str(answer.meta["e_tag"] or ""), self._chunks(answer, last - first))
 
     def _chunks(self, answer: obstore.GetResult, length: int) -> Iterator[bytes]:
-        for chunk in answer.stream(min_chunk_size=CHUNK_BYTES):
+        for chunk in answer.stream(min_chunk_size=PIECE_BYTES):
             length -= len(chunk)
             yield bytes(chunk)
         if length > 0:
