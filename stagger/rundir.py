@@ -127,9 +127,7 @@ class StageFolder:
         paths = [self.completion(rank) for rank in unread]
         for rank, path, data in zip(unread, paths, self.storage.read_many(paths), strict=True):
             if data is not None:  # Removed by hand since it was listed.
-                self._completions[rank] = decode(
-                    data, path, "fingerprint", "outputs", "records_in", "steps", "bad_records", "retried"
-                )
+                self._completions[rank] = decode(data, path, *COMPLETION_KEYS)
         return [self._completions[rank] for rank in sorted(ranks & self._completions.keys())]
 
     def failures(self) -> dict[int, str]:

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO, ClassVar, Literal, cast
+from typing import BinaryIO, Literal, cast
 
 from stagger.document import Document
 from stagger.errors import BadInput, BadRecord, StaggerError
@@ -126,9 +126,6 @@ class ShardReader:
     allow_empty: bool = False
     _task: TaskContext | None = field(default=None, init=False, repr=False)
     _given: int = field(default=0, init=False, repr=False)
-
-    #: Whether a file is compressed as a whole, so that its name may say with what.
-    compressed_whole: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self.path = absolute(os.fspath(self.path))
