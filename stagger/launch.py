@@ -79,8 +79,8 @@ def launch(
     """
     storage = open_storage(spec)
     folder = RunFolder(storage, spec.run_dir)
-    plans = plan_ready_stages(spec, folder, objects)
     outputs = {stage.name: output_folders(stage, objects) for stage in spec.stages}
+    plans = plan_ready_stages(spec, folder, objects)
     for stage in spec.stages:
         executor_class(stage.executor.type).for_stage(spec, stage).check()
     storage.check_writable(spec.run_dir)

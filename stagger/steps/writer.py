@@ -53,14 +53,14 @@ class ShardWriter:
             raise StaggerError(
                 f"filename {self.filename!r}: there is no {{{unknown[0]}}}; it takes {{rank}}, {{stem}} and {{part}}."
             )
+        if "/" in self.filename:
+            raise StaggerError(f"filename {self.filename!r} has a '/'; the folder is `path`.")
         plain = re.sub(r"\{(rank|stem|part)\}", "x", self.filename)
         if not plain or plain.startswith(".") or len(plain) > 150 or re.search(r"[{}\0]", plain):
             raise StaggerError(
                 f"filename {self.filename!r} is no name for a file: 1 to 150 characters, no '.' first, and no braces"
                 " but those of {rank}, {stem} and {part}."
             )
-        if "/" in self.filename:
-            raise StaggerError(f"filename {self.filename!r} has a '/'; the folder is `path`.")
         if self.max_bytes is not None and self.max_bytes < 1:
             raise StaggerError(f"max_bytes is {self.max_bytes}; give the size of a file in bytes.")
         if "part" in used and self.max_bytes is None:
