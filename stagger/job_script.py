@@ -16,6 +16,7 @@ from stagger.errors import StaggerError
 from stagger.ranks import format_ranks
 from stagger.resources import shipped
 from stagger.spec.models import EnvSpec, SlurmSpec
+from stagger.start import GOLDEN, RESTART_SALT, Slots
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,9 @@ def array_script(
     throttle: int | None,
     window_s: int,
     settings: str,
+    slots: Slots | None = None,
 ) -> str:
-    """The script of one job array, element i of which runs `ranks[i]`."""
+    """The script of one job array, element i of which runs `ranks[i]`. Without `slots` each job draws its delay."""
     spec = context.spec
     every = [rank for job in ranks for rank in job]
     dense = every == list(range(every[0], every[-1] + 1))
@@ -51,6 +53,9 @@ def array_script(
         options=sbatch_options({**options, "chdir": context.cwd, "open-mode": "append", **spec.sbatch}),
         title=f"Stage {one_line(context.stage)} of {one_line(context.run_dir)}, launch {context.number}.",
         window_s=window_s,
+        slots=slots,
+        golden=GOLDEN,
+        restart_salt=RESTART_SALT,
         env=quoted_env(spec.env),
         dense=dense,
         first_rank=every[0],

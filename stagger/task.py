@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+import zlib
 from collections.abc import Iterable
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from stagger.attempt_log import log
 from stagger.errors import Interrupted, StaggerError
 from stagger.pipeline import add_import_path
 from stagger.ranks import parse_ranks
-from stagger.start import uniform_delay
+from stagger.start import spread_delay_ms, uniform_delay
 from stagger.storage import Storage
 from stagger.task_settings import TaskSettings
 
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> int:
     storage.check = stop.check
     try:
         if arguments[1] == "-":
-            return serve(settings, storage, stop)
+            return serve(settings, storage, stop, int(arguments[2]))
         return run_ranks(settings, storage, slurm_job(), parse_ranks(arguments[1]), stop)
     except Interrupted as error:
         return 128 + signal.Signals[str(error)]
@@ -85,7 +86,7 @@ def slurm_job() -> Job:
     )
 
 
-def serve(settings: TaskSettings, storage: Storage, stop: StopFlag) -> int:
+def serve(settings: TaskSettings, storage: Storage, stop: StopFlag, number: int) -> int:
     """A worker of the local executor: run the ranks that its parent writes to standard input, until that ends.
 
     Says `ready`, then `<rank> ok` or `<rank> failed` for each, on the descriptor that was its standard output.
@@ -95,7 +96,7 @@ def serve(settings: TaskSettings, storage: Storage, stop: StopFlag) -> int:
     answers.write(b"ready\n")
     ranks = watched_orders(stop)
     started = time.time()
-    delay = uniform_delay(settings.window_s)
+    delay = uniform_delay(settings.window_s) if settings.start_policy == "uniform" else spread_delay_s(settings, number)
     job = Job(id=f"local-{os.getpid()}", restart=0, delay_s=delay, script_started=started)
     while (left := started + delay - time.time()) > 0:
         stop.check()
@@ -103,6 +104,11 @@ def serve(settings: TaskSettings, storage: Storage, stop: StopFlag) -> int:
     while (rank := ranks.get()) is not None:
         answers.write(b"%d %s\n" % (rank, b"failed" if run_ranks(settings, storage, job, [rank], stop) else b"ok"))
     return 0
+
+
+def spread_delay_s(settings: TaskSettings, number: int) -> float:
+    """The slot of worker `number`, in seconds."""
+    return spread_delay_ms(number, settings.window_s, zlib.crc32(settings.fingerprint.encode())) / 1000
 
 
 def watched_orders(stop: StopFlag) -> queue.SimpleQueue[int | None]:

@@ -7,11 +7,13 @@ import os
 import re
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stagger.start import Slots, slot_ms
 from tests.conftest import Cli, PipelineFiles, contents, output_ids, until
 from tests.test_local import EVERYTHING, counts, status
 
@@ -52,6 +54,21 @@ def test_the_same_outputs_as_a_local_run(slurm_cli: Cli, pipeline_file: Pipeline
     # Another launch of a finished run submits nothing.
     slurm_cli("launch", file, check=0)
     assert len(launches(tmp_path / "there")) == 1
+
+
+def test_each_job_takes_its_slot_and_later_ones_of_a_throttled_run_a_short_one(
+    slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    executor = {**SLURM, "workers": 2}
+    file = pipeline_file(executor=executor, tasks=6, start_policy="spread", randomize_start_duration=2)
+    slurm_cli("launch", file, "--wait", check=0)
+    (launch,) = launches(tmp_path / "run")
+    fingerprint = json.loads(launch["settings"])["fingerprint"]
+    slots = Slots(2, 0, 2, 2, zlib.crc32(f"{fingerprint} 1".encode()))
+    for rank, record in enumerate(completions(tmp_path / "run")):
+        assert record["delay_s"] == slot_ms(slots, rank) / 1000
+        assert record["start_policy"] == "spread"
+        assert record["started"] - record["script_started"] >= record["delay_s"]
 
 
 def test_status_is_true_at_each_moment_and_a_second_launch_refuses(

@@ -15,6 +15,7 @@ from stagger.spec.load import from_objects
 from stagger.spec.models import RunSpec, StageSpec, StorageSpec
 from stagger.spec.steps import check_built_in
 from stagger.stage_plan import describe_object
+from stagger.start import StartPolicy
 from stagger.task_settings import TaskSettings
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class RunOptions(TypedDict, total=False):
     name: the run's name.
     shard_by: how shards are given to ranks: `count` (round robin) or `bytes` (evening them out).
     randomize_start_duration: seconds over which the jobs' starts are spread; `auto` by the number of tasks.
-    start_policy: how a job draws its delay.
+    start_policy: how a job finds its delay: `uniform` or `spread`.
+    backend_limit: requests per second that the remote storage can take: the window is made accordingly.
     storage_options: options for fsspec, per protocol; secrets only as `${NAME}`.
     retry_seconds: for how long a request to remote storage is made again that failed by a fault that may pass.
     read_ahead_mb: memory that a task fills with input from remote storage before it is asked for, in MB.
@@ -77,7 +79,8 @@ class RunOptions(TypedDict, total=False):
     name: str
     shard_by: ShardBy
     randomize_start_duration: int | Literal["auto"]
-    start_policy: Literal["uniform"]
+    start_policy: StartPolicy
+    backend_limit: float
     storage_options: Mapping[str, Mapping[str, Any]]
     retry_seconds: float
     read_ahead_mb: int

@@ -118,10 +118,10 @@ def running_path(folder: StageFolder, launch: int) -> str:
 class Worker:
     """One worker process, and the rank that it runs now."""
 
-    def __init__(self, settings: str) -> None:
+    def __init__(self, settings: str, number: int) -> None:
         # A session of its own: Ctrl-C in the terminal reaches the parent alone, which then stops the workers.
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "stagger.task", settings, "-"],
+            [sys.executable, "-I", "-m", "stagger.task", settings, "-", str(number)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -179,6 +179,7 @@ class Crew:
         self.waiting = deque(launch.ranks)
         self.workers: list[Worker] = []
         self.size = size
+        self.hired = 0
         self.stillborn = 0
         self.selector = selectors.DefaultSelector()
         self.signal: int | None = None
@@ -236,7 +237,8 @@ class Crew:
         self._beat(force=True)
 
     def _hire(self) -> None:
-        worker = Worker(self.launch.settings.to_json())
+        worker = Worker(self.launch.settings.to_json(), self.hired)
+        self.hired += 1
         assert worker.process.stdout is not None
         self.workers.append(worker)
         os.set_blocking(worker.process.stdout.fileno(), False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import uuid
+import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,8 +22,8 @@ from stagger.local_files import make_folder
 from stagger.pipeline import Step
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir import StageFolder
-from stagger.spec.models import SlurmSpec
-from stagger.start import auto_window
+from stagger.spec.models import RunSpec, SlurmSpec, StageSpec
+from stagger.start import LONG_WINDOW_S, SCHEDULER_CYCLE_S, Slots, auto_window, window_for_limit
 from stagger.storage import is_local, join
 
 if TYPE_CHECKING:
@@ -99,7 +101,17 @@ class SlurmExecutor(PipelineExecutor):
 
     def window(self) -> int:
         wanted = self.stage.randomize_start_duration
-        return auto_window(self.stage.tasks) if wanted == "auto" else wanted
+        if wanted != "auto":
+            return wanted
+        return self.needed_window() or auto_window(self.stage.tasks)
+
+    def needed_window(self) -> int:
+        """Seconds over which the first wave has to start for `backend_limit`; 0 when there is none."""
+        if self.stage.backend_limit is None:
+            return 0
+        jobs = -(-self.stage.tasks // self.settings.ranks_per_job)
+        wave = min(jobs, self.settings.workers or jobs)
+        return math.ceil(window_for_limit(wave, requests_per_start(self.spec, self.stage), self.stage.backend_limit))
 
     def check(self) -> None:
         if not slurm.is_here():
@@ -116,16 +128,42 @@ class SlurmExecutor(PipelineExecutor):
             logger.warning(
                 f"{limits.assumed.rstrip('.')}. Assuming Slurm's default MaxArraySize, {limits.max_array_size}."
             )
+        self.advise()
         context = self._context(launch)
         per_job = self.settings.ranks_per_job
         jobs = [launch.ranks[i : i + per_job] for i in range(0, len(launch.ranks), per_job)]
         parts = [jobs[i : i + limits.max_array_size] for i in range(0, len(jobs), limits.max_array_size)]
         arrays = []
+        started = 0
         for part, throttle in zip(parts, throttles(self.settings.workers, [len(p) for p in parts]), strict=True):
             name = unique_name(launch.stage.name)
-            script = array_script(context, name, part, throttle, launch.settings.window_s, launch.settings.to_json())
+            slots = self._slots(launch, started, min(len(part), throttle or len(part)))
+            started += slots.wave
+            spread = slots if self.stage.start_policy == "spread" else None
+            script = array_script(
+                context, name, part, throttle, launch.settings.window_s, launch.settings.to_json(), spread
+            )
             arrays.append(ArrayPlan(name, part, throttle, script))
         return arrays
+
+    def _slots(self, launch: StageLaunch, first: int, wave: int) -> Slots:
+        window = launch.settings.window_s
+        salt = zlib.crc32(f"{launch.settings.fingerprint} {launch.number}".encode())
+        return Slots(window, first, wave, min(window, SCHEDULER_CYCLE_S), salt)
+
+    def advise(self) -> None:
+        """Say what a long window costs, and when a short one breaks the limit."""
+        window, needed = self.window(), self.needed_window()
+        if window < needed:
+            logger.warning(
+                f"{self.stage.name}: starts over {window} s ask for more than 0.8 of backend_limit; it needs {needed}"
+                " s: leave randomize_start_duration out, or set a smaller throttle (executor.workers)"
+            )
+        if window > LONG_WINDOW_S:
+            logger.warning(
+                f"{self.stage.name}: each job of the first wave sleeps {window / 2:.0f} s on average on its processors;"
+                " a throttle (executor.workers) or several launches with --begin (executor.sbatch) cost less"
+            )
 
     def execute(self, launch: StageLaunch) -> None:
         """Submit the arrays, and the job that runs when they have ended. All of them or none."""
@@ -263,6 +301,22 @@ def elements(array: dict[str, Any], ranks_per_job: int) -> list[list[int]]:
 def unique_name(name: str) -> str:
     """A job name that no other job has, so that a job can be found by it."""
     return f"{name}-{uuid.uuid4().hex[:12]}"
+
+
+#: Requests with which a task begins: two range reads of the plan, if the run directory is remote, and its first shard.
+PLAN_REQUESTS, SHARD_REQUESTS = 2, 1
+
+
+def requests_per_start(spec: RunSpec, stage: StageSpec) -> int:
+    """What a task asks of remote storage as it starts. Raises StaggerError when that is nothing."""
+    source = stage.pipeline[0].params.get("path", "")
+    requests = PLAN_REQUESTS * (not is_local(spec.run_dir)) + SHARD_REQUESTS * (not is_local(str(source)))
+    if not requests:
+        raise StaggerError(
+            f"backend_limit counts requests to remote storage, and {stage.name} makes none when it starts: its run_dir"
+            " and input are local paths. Set randomize_start_duration instead."
+        )
+    return requests
 
 
 def throttles(workers: int | None, sizes: Sequence[int]) -> list[int | None]:

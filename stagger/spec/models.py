@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from stagger.sharding import ShardBy
+from stagger.start import StartPolicy
 from stagger.storage import absolute
 
 #: What Slurm takes as a time limit: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
@@ -173,14 +174,24 @@ class StageDefaults(Model):
     """How shards are given to ranks: round robin (`count`), or evening out their `bytes`."""
     randomize_start_duration: Literal["auto"] | Annotated[int, Field(ge=0, le=86_400)] = "auto"
     """Seconds over which the jobs' starts are spread; `auto`: 0, 30, 60 or 180 by the number of tasks, 0 locally."""
-    start_policy: Literal["uniform"] = "uniform"
-    """How a job draws its delay: `uniform`, randint(0, window)."""
+    start_policy: StartPolicy = "uniform"
+    """How a job finds its delay: `uniform`, randint(0, window), drawn; `spread`, a slot of its own in the window."""
+    backend_limit: PositiveFloat | None = None
+    """Requests per second that the remote storage can take: the window is made so long that starts stay below 0.8 of
+    it, and the policy is `spread` if none is named."""
     executor: Executor = Field(default_factory=LocalSpec)
     """Where the ranks run."""
 
 
 class StageSpec(StageDefaults):
     """A pipeline and how it is run."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spread_below_a_limit(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("backend_limit") is not None:
+            return {"start_policy": "spread", **value}
+        return value
 
     name: Name
     """The stage's name."""
