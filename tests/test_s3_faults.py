@@ -194,6 +194,8 @@ def test_what_will_not_pass_is_asked_once_and_said_in_one_sentence(s3: S3Server,
     with pytest.raises(StorageError, match=r"reduce your request rate.*\(throttled; tried again until") as caught:
         storage.read("s3://data/denied/a")
     assert "\n" not in str(caught.value)
+    # Of all layers one asks again: every request is one of its attempts.
+    assert s3.stats()["requests"]["GetObject"] == 2 + storage.retried()["requests"]["throttled"]
 
 
 def test_options_that_an_engine_does_not_have_are_named(s3: S3Server) -> None:
