@@ -11,6 +11,7 @@ from stagger.ranks import format_ranks
 from stagger.resources import PACKAGE
 from stagger.rundir import StageFolder, encode
 from stagger.spec.models import StageSpec
+from stagger.starts import start_account
 from stagger.status import sum_by_kind
 from stagger.task_context import EXAMPLES
 
@@ -51,6 +52,7 @@ def merge(stage: StageSpec, completions: list[dict[str, Any]], missing: list[int
         "cpu_s": round(sum(record["cpu_s"] for record in completions), 6),
         "peak_rss_mb": max((record["peak_rss_mb"] for record in completions), default=0),
         "delay_s": {"max": max(delays, default=0), "sum": sum(delays)},
+        "starts": start_account(completions),
         "steps": steps,
         "merged": time.time(),
     }

@@ -15,6 +15,7 @@ from stagger.ranks import parse_ranks
 from stagger.run_folder import RunFolder, RunRecord
 from stagger.rundir import StageFolder, attempt_order, decode
 from stagger.spec.models import StageSpec
+from stagger.starts import start_account
 
 
 @dataclass
@@ -34,6 +35,7 @@ class StageStatus:
     bad_records: dict[str, int] = field(default_factory=dict)
     retried: dict[str, int] = field(default_factory=dict)
     retry_waited_s: float = 0.0
+    starts: dict[str, Any] = field(default_factory=dict)
     records_per_s: float | None = None
     eta_s: float | None = None
     reasons: dict[str, int] = field(default_factory=dict)
@@ -135,6 +137,7 @@ def add_totals(status: StageStatus, completions: list[dict[str, Any]], launches:
     status.records_in = sum(record["records_in"] for record in completions)
     status.records_out = sum(record["records_out"] for record in completions)
     status.bytes_out = sum(record["bytes_out"] for record in completions)
+    status.starts = start_account(completions)
     status.bad_records = sum_by_kind(record["bad_records"]["skipped"] for record in completions)
     status.retried = sum_by_kind(record["retried"]["requests"] for record in completions)
     status.retry_waited_s = round(sum(record["retried"]["waited_s"] for record in completions), 3)

@@ -72,6 +72,10 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
         if stage.records_per_s is not None and stage.eta_s is not None:
             work += f"; {stage.records_per_s:,.0f} records/s, {timedelta(seconds=round(stage.eta_s))} to go"
         print(f"  {'':<{width}}  {work}")
+        if stage.starts["planned"]["span_s"]:
+            peaks = [(stage.starts[key]["peak_1s"], stage.starts[key]["peak_100ms"]) for key in ("measured", "planned")]
+            measured, planned = (f"{second:,} in a second, {tenth:,} in 100 ms" for second, tenth in peaks)
+            print(f"  {'':<{width}}  jobs started: at most {measured}; by their delays alone {planned}")
         if stage.bad_records:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in stage.bad_records.items())
             print(f"  {'':<{width}}  bad records skipped: {kinds}")
