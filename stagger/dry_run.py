@@ -27,14 +27,14 @@ def dry_run(spec: RunSpec, *, limit: int | None = None) -> dict[str, Any]:
 def dry_stage(
     folder: RunFolder, spec: RunSpec, stage: StageSpec, plan: StagePlan | None, limit: int | None
 ) -> dict[str, Any]:
-    executor = executor_class(stage.executor.type).for_stage(spec, stage)
+    executor = executor_class(stage.executor.type).for_stage(spec, stage, plan.input if plan else None)
     stage_folder = folder.stage(spec, stage)
     done = stage_folder.done()
     number = len(read_launches(stage_folder)) + 1
     ranks = [rank for rank in wanted_ranks(stage, limit) if rank not in done]
     fingerprint = plan.fingerprint if plan else ""
-    record = RunRecord(spec, {stage.name: fingerprint}, {}, 0)
-    settings = task_settings(record, stage, stage_folder, executor, number)
+    record = RunRecord(spec, {stage.name: fingerprint}, {}, {}, 0)
+    settings = task_settings(record, stage, stage_folder, executor, number, len(ranks))
     arrays = executor.arrays(StageLaunch(stage, stage_folder, number, ranks, settings, folder.path)) if ranks else []
     return {
         "name": stage.name,
@@ -46,5 +46,9 @@ def dry_stage(
         "bytes": plan.size if plan else None,
         "jobs": sum(len(array.ranks) for array in arrays),
         "arrays": [{"jobs": len(a.ranks), "throttle": a.throttle, "script": a.script} for a in arrays],
-        "start": {"policy": stage.start_policy, "window_s": executor.window()},
+        "start": {
+            "policy": stage.start_policy,
+            "window_s": settings.window_s,
+            "summary": executor.start_summary(len(ranks)) if ranks else "",
+        },
     }

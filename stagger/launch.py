@@ -82,7 +82,10 @@ def launch(
     outputs = {stage.name: output_folders(stage, objects) for stage in spec.stages}
     plans = plan_ready_stages(spec, folder, objects)
     for stage in spec.stages:
-        executor_class(stage.executor.type).for_stage(spec, stage).check()
+        planned = plans[stage.name].input if stage.name in plans else None
+        executor = executor_class(stage.executor.type).for_stage(spec, stage, planned)
+        executor.check()
+        executor.window(stage.tasks)  # Refuses a limit that says nothing.
     storage.check_writable(spec.run_dir)
     check_fingerprints(folder, plans)
     payload = dump_pickle(objects) if objects else b""
@@ -266,9 +269,9 @@ def launch_stage(folder: RunFolder, record: RunRecord, stage: StageSpec, payload
         return False
     if not active:
         remove_leftovers(stage_folder, record, stage)
-    executor = executor_class(stage.executor.type).for_stage(record.spec, stage)
+    executor = executor_class(stage.executor.type).for_stage(record.spec, stage, record.inputs[stage.name])
     number = len(launches) + 1
-    settings = task_settings(record, stage, stage_folder, executor, number)
+    settings = task_settings(record, stage, stage_folder, executor, number, len(ranks))
     settings = with_pickle(settings, record.spec, stage_folder, launches, payload)
     executor.check()
     executor.execute(StageLaunch(stage, stage_folder, number, ranks, settings, folder.path))
@@ -289,8 +292,9 @@ def remove_leftovers(folder: StageFolder, record: RunRecord, stage: StageSpec) -
 
 
 def task_settings(
-    record: RunRecord, stage: StageSpec, folder: StageFolder, executor: PipelineExecutor, number: int
+    record: RunRecord, stage: StageSpec, folder: StageFolder, executor: PipelineExecutor, number: int, ranks: int
 ) -> TaskSettings:
+    """What launch `number` of a stage, of so many ranks, tells its tasks."""
     return TaskSettings(
         stage_dir=folder.path,
         fingerprint=record.fingerprints[stage.name],
@@ -299,7 +303,8 @@ def task_settings(
         import_path=list(record.spec.import_path),
         storage_options=record.spec.storage_options,
         start_policy=stage.start_policy,
-        window_s=executor.window(),
+        window_s=executor.window(ranks),
+        hold_s=executor.hold(ranks),
         retry_seconds=record.spec.retry_seconds,
         read_ahead_mb=record.spec.read_ahead_mb,
     )

@@ -59,13 +59,14 @@ def save_plans(
     """Write the plans that are not there yet, and run.json with the settings of this launch."""
     before = folder.load()
     fingerprints = dict(before.fingerprints) if before else {}
+    inputs = dict(before.inputs) if before else {}
     for name, plan in plans.items():
         path = folder.stage(spec, plan.stage).plan(plan.fingerprint)
         if fingerprints.get(name) != plan.fingerprint or folder.storage.entry(path) is None:
             with busy(f"{name}: writing the plan"):
                 folder.storage.write(path, plan.encode())
-        fingerprints[name] = plan.fingerprint
-    record = RunRecord(spec, fingerprints, outputs, before.created if before else time.time())
+        fingerprints[name], inputs[name] = plan.fingerprint, plan.input
+    record = RunRecord(spec, fingerprints, inputs, outputs, before.created if before else time.time())
     folder.save(record)
     return record
 

@@ -7,17 +7,20 @@ bounded by time, not by attempts: thousands of tasks that share a limit need min
 
 from __future__ import annotations
 
-import random
 import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from random import Random
 from typing import Any, TypeVar
 
 #: Upper end of the first wait, and of any wait, in seconds.
 BASE_S = 0.2
 CAP_S = 30.0
+
+#: Upper ends of the first wait, the second, ...; all further ones are like the last.
+WAITS_S = [min(CAP_S, BASE_S * 2.0**failures) for failures in range(9)]
 
 #: A wait is this often interrupted to look whether the task has been told to stop.
 NAP_S = 0.2
@@ -124,6 +127,11 @@ def _fault_in_text(text: str) -> str | None:
     return next((kind for pattern, kind in FAULT_TEXTS if pattern.search(text)), None)
 
 
+def full_jitter(failures: int, random: Random) -> float:
+    """A draw of the wait after the n-th failure in a row, in seconds; the first is number 0."""
+    return random.random() * WAITS_S[min(failures, len(WAITS_S) - 1)]
+
+
 class Retry:
     """Calls again what failed by a fault that may pass, for up to `seconds` after the first failure.
 
@@ -147,7 +155,7 @@ class Retry:
         self._retried: Counter[str] = Counter()
         self._waited_s = 0.0
         self._account = threading.Lock()
-        self._random = random.Random()  # noqa: S311 # Seeded by the system, anew in each process.
+        self.random = Random()  # noqa: S311 # Seeded by the system, anew in each process.
 
     def call(self, path: str, ask: Callable[[], T]) -> T:
         """What `ask` returns. Raises its last error when that is none that may pass, or the time is over."""
@@ -157,10 +165,6 @@ class Retry:
                 return ask()
             except Exception as error:
                 trial.failed(error)
-
-    def delay(self, failures: int) -> float:
-        """A draw of the wait after the n-th failure in a row, in seconds."""
-        return self._random.uniform(0, min(CAP_S, BASE_S * 2.0 ** min(failures, 30)))
 
     def pause(self, path: str, kind: str, seconds: float) -> None:
         """Note the fault, and sleep, unless the task is told to stop."""
@@ -198,7 +202,7 @@ class Trial:
             raise error
         now = time.monotonic()
         self._since = self._since or now
-        delay = self._retry.delay(self._failures)
+        delay = full_jitter(self._failures, self._retry.random)
         limit = self._retry.unreachable_s if kind == "unreachable" else self._retry.seconds
         if now + delay - self._since > limit:
             raise error

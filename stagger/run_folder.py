@@ -20,6 +20,7 @@ from stagger.local_files import make_folder
 from stagger.progress import LINE_S
 from stagger.rundir import StageFolder, decode, encode
 from stagger.spec.models import RunSpec, StageSpec
+from stagger.start_requests import StageInput
 from stagger.storage import Storage, absolute, is_local, join
 
 SCHEMA = 1
@@ -30,10 +31,13 @@ UNREACHABLE_S = 10.0
 
 @dataclass(frozen=True)
 class RunRecord:
-    """run.json: the spec of the latest launch, and of each stage its fingerprint, once planned, and where it writes."""
+    """run.json: the spec of the latest launch, and of each stage where it writes; its fingerprint and its input, once
+    it is planned.
+    """
 
     spec: RunSpec
     fingerprints: dict[str, str]
+    inputs: dict[str, StageInput]
     outputs: dict[str, list[str]]
     created: float
 
@@ -153,10 +157,11 @@ class RunFolder:
             return RunRecord(
                 spec.model_copy(update={"run_dir": self.path}),
                 record["fingerprints"],
+                {name: StageInput(**numbers) for name, numbers in record["inputs"].items()},
                 record["outputs"],
                 record["created"],
             )
-        except (KeyError, ValidationError) as error:
+        except (KeyError, TypeError, ValidationError) as error:
             raise StaggerError(f"{path} is damaged ({error}); restore or remove it.") from error
 
     def save(self, record: RunRecord) -> None:
@@ -166,6 +171,7 @@ class RunFolder:
             "created": record.created,
             "fingerprint": run_fingerprint(record.fingerprints),
             "fingerprints": record.fingerprints,
+            "inputs": {name: vars(numbers) for name, numbers in record.inputs.items()},
             "outputs": record.outputs,
             "spec": record.spec.model_dump(mode="json"),
         }

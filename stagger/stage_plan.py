@@ -21,20 +21,23 @@ from stagger.progress import busy
 from stagger.rundir import StageFolder
 from stagger.sharding import Shard, assign
 from stagger.spec.models import StageSpec
-from stagger.storage import Storage
+from stagger.start_requests import StageInput
+from stagger.storage import Storage, is_local
 
 
 @dataclass(frozen=True)
 class StagePlan:
     """What a stage would do: `ranks[r]` holds the shards of rank r. `fingerprint` names steps, tasks and inputs.
 
-    `outputs` are the files that it would write, as far as their names are known.
+    `outputs` are the files that it would write, as far as their names are known; `remote_shards` says how many of its
+    shards lie on remote storage.
     """
 
     stage: StageSpec
     fingerprint: str
     ranks: list[list[Shard]]
     outputs: Collection[str] = ()
+    remote_shards: int = 0
 
     @property
     def shards(self) -> int:
@@ -44,6 +47,11 @@ class StagePlan:
     def size(self) -> int:
         """Bytes of all shards."""
         return sum(shard.size for shards in self.ranks for shard in shards)
+
+    @property
+    def input(self) -> StageInput:
+        """What it asks of remote storage, in numbers."""
+        return StageInput(self.size, self.remote_shards, sum(not is_local(path) for path in self.outputs))
 
     def encode(self) -> bytes:
         """The plan file."""
@@ -63,7 +71,9 @@ def make_plan(storage: Storage, stage: StageSpec, objects: Sequence[Step] | None
     with busy(f"{stage.name}: listing the input"), collection_paused():
         plan = _plan(stage, _find_shards(storage, stage, objects))
         readers, writers = (steps_with(hook, stage, objects) for hook in ("path_of", "planned_outputs"))
-        return replace(plan, outputs=check_outputs(plan, readers, writers))
+        first = next(itertools.chain.from_iterable(plan.ranks), None)
+        remote = first is not None and any(not is_local(reader.path_of(first)) for reader in readers)
+        return replace(plan, outputs=check_outputs(plan, readers, writers), remote_shards=plan.shards if remote else 0)
 
 
 def _plan(stage: StageSpec, shards: list[Shard]) -> StagePlan:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 StartPolicy = Literal["uniform", "spread"]
@@ -60,17 +61,21 @@ def auto_window(tasks: int) -> int:
     return LARGEST_AUTO_WINDOW
 
 
-def uniform_delay(window: int) -> int:
-    """A draw of randint(0, window): whole seconds, both ends included, unbiased, from the kernel's random source.
+def kernel_bits() -> int:
+    """32 random bits from the kernel."""
+    return int.from_bytes(os.urandom(4), "little")
 
-    32 random bits, rejected above the largest multiple of `window + 1`: a plain modulo would favour small delays.
+
+def uniform_delay(window: int, bits: Callable[[], int] = kernel_bits) -> int:
+    """A draw of randint(0, window): whole seconds, both ends included, unbiased, from a source of 32 random bits.
+
+    Rejected above the largest multiple of `window + 1`: a plain modulo would favour small delays.
     """
     outcomes = window + 1
     limit = 2**32 - 2**32 % outcomes
-    while True:
-        draw = int.from_bytes(os.urandom(4), "little")
-        if draw < limit:
-            return draw % outcomes
+    while (draw := bits()) >= limit:
+        pass
+    return draw % outcomes
 
 
 def spread_delay_ms(index: int, window_s: int, salt: int = 0) -> int:

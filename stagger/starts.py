@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -41,5 +40,10 @@ def described(times: Sequence[float]) -> dict[str, Any]:
 
 
 def most_within(times: Sequence[float], span: float) -> int:
-    """The most of some ascending times that lie within any span."""
-    return max((bisect_left(times, time + span) - index for index, time in enumerate(times)), default=0)
+    """The most of some ascending times that lie within any span, its end excluded."""
+    most = first = 0
+    for index, time in enumerate(times):
+        while times[first] <= time - span:
+            first += 1
+        most = max(most, index - first + 1)
+    return most

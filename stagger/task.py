@@ -46,7 +46,10 @@ def main(arguments: list[str]) -> int:
     try:
         if arguments[1] == "-":
             return serve(settings, storage, stop, int(arguments[2]))
-        return run_ranks(settings, storage, slurm_job(), parse_ranks(arguments[1]), stop)
+        job = slurm_job()
+        status = run_ranks(settings, storage, job, parse_ranks(arguments[1]), stop)
+        keep_place(job.script_started + job.delay_s + settings.hold_s, stop)
+        return status
     except Interrupted as error:
         return 128 + signal.Signals[str(error)]
 
@@ -71,6 +74,14 @@ def run_ranks(settings: TaskSettings, storage: Storage, job: Job, ranks: Iterabl
             log(f"rank {rank}: the run directory {settings.stage_dir} cannot be used: {error}", "ERROR")
             failed += 1
     return 1 if failed else 0
+
+
+def keep_place(until: float, stop: StopFlag) -> None:
+    """Let the next job of a throttled array not begin before that: it would ask too much of the storage too soon."""
+    if (left := until - time.time()) > 0:
+        log(f"keeps its place for {left:.1f} s: the next job would exceed backend_limit")
+    while not stop.signal and (left := until - time.time()) > 0:
+        time.sleep(min(left, 0.1))
 
 
 def slurm_job() -> Job:

@@ -12,7 +12,7 @@ from obstore.exceptions import GenericError, PermissionDeniedError
 from s3fs.errors import translate_boto_error
 
 from stagger.errors import Interrupted, StaggerError
-from stagger.retry import BASE_S, CAP_S, BrokenOff, Retry, Trial, fault_of
+from stagger.retry import BASE_S, CAP_S, BrokenOff, Retry, Trial, fault_of, full_jitter
 
 
 def answer(status: int, code: str) -> ClientError:
@@ -144,7 +144,7 @@ def test_an_endpoint_that_cannot_be_reached_is_given_up_sooner(clock: Clock) -> 
 def test_the_wait_is_drawn_evenly_from_a_growing_range() -> None:
     retry = Retry()
     for failures, top in ((0, BASE_S), (3, BASE_S * 8), (50, CAP_S), (10**6, CAP_S)):
-        draws = sorted(retry.delay(failures) for _ in range(2000))
+        draws = sorted(full_jitter(failures, retry.random) for _ in range(2000))
         assert 0 <= draws[0] < top / 20
         assert top * 0.95 < draws[-1] <= top
         assert draws[1000] == pytest.approx(top / 2, rel=0.15)

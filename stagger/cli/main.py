@@ -195,6 +195,48 @@ def cancel(run: Run, json: Json = False, options: Options = None) -> int:
 
 
 @app.command()
+def plan(
+    file: Annotated[str | None, typer.Argument(help="A pipeline file, or the name of a ready one.")] = None,
+    tasks: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="How many tasks there are.")] = None,
+    throttle: Annotated[int | None, typer.Option(min=1, help="At most so many jobs at once (workers).")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="The cluster has room for so many jobs at once.")] = None,
+    requests: Annotated[
+        int | None, typer.Option(min=0, max=1000, help="Requests with which a job starts; a file's are counted.")
+    ] = None,
+    limit: Annotated[float | None, typer.Option(min=0.1, help="Requests per second that the storage takes.")] = None,
+    cores: Annotated[float | None, typer.Option(min=0.01, help="Cores of a job.")] = None,
+    dispatch_rate: Annotated[
+        float | None, typer.Option(min=0.01, help="Jobs per second that Slurm begins; by default all at once.")
+    ] = None,
+    task_time: Annotated[
+        float | None, typer.Option(min=0, help="Seconds that a job runs after its start; by default 600.")
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(min=0, max=86_400, help="Another window, in seconds, to compare.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Set any key of the file; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the simulation.")] = 0,
+    plot: Annotated[str | None, typer.Option(metavar="FILE.png|.svg", help="Draw the requests over time.")] = None,
+    json: Json = False,
+) -> int:
+    """Compare the start policies before a launch: peaks, refusals, idle core-hours. Submits nothing."""
+    from stagger.cli import start_plan
+    from stagger.planner.chart import check_plot
+
+    if plot is not None:
+        check_plot(plot)
+    wanted = start_plan.Wanted(tasks, throttle, slots, requests, limit, cores, dispatch_rate, task_time, window)
+    with contextlib.redirect_stdout(sys.stderr):
+        found = start_plan.plans(file, wanted, tuple(assignments or ()), seed)
+        if plot is not None:
+            start_plan.plot(found, plot)
+    print_json(start_plan.document(found)) if json else start_plan.show(found)
+    return 0
+
+
+@app.command()
 def schema() -> int:
     """Print the JSON schema of pipeline files, for editors to complete and check them."""
     from stagger.spec.models import PipelineFile

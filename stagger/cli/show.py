@@ -39,7 +39,7 @@ def plan(document: dict[str, Any]) -> None:
             print(f"  input    {stage['shards']:,} shards, {decimal(stage['bytes'])}")
         print(f"  ranks    {stage['ranks']} of {stage['tasks']} to run")
         start = stage["start"]
-        print(f"  start    {start['policy']}, over {start['window_s']} s")
+        print(f"  start    {start['summary'] or 'at once'}")
         for number, array in enumerate(stage["arrays"]):
             throttle = f", at most {array['throttle']} at once" if array["throttle"] else ""
             print(f"  array {number}  {array['jobs']} jobs{throttle}\n")

@@ -16,6 +16,7 @@ from stagger.spec.models import RunSpec, StageSpec, StorageSpec
 from stagger.spec.steps import check_built_in
 from stagger.stage_plan import describe_object
 from stagger.start import StartPolicy
+from stagger.start_requests import StageInput, not_yet_planned
 from stagger.task_settings import TaskSettings
 
 if TYPE_CHECKING:
@@ -116,12 +117,14 @@ class PipelineExecutor(ABC):
             {"type": self.type, **{key: value for key, value in options.items() if value is not None}},
         )
         self.stage = self.spec.stages[0]
+        self.input = not_yet_planned(self.stage)
 
     @classmethod
-    def for_stage(cls, spec: RunSpec, stage: StageSpec) -> PipelineExecutor:
-        """The executor of one stage of a run whose steps are known by name."""
+    def for_stage(cls, spec: RunSpec, stage: StageSpec, planned: StageInput | None = None) -> PipelineExecutor:
+        """The executor of one stage of a run whose steps are known by name; `planned` when its input is."""
         executor = cls.__new__(cls)
         executor.pipeline, executor.spec, executor.stage = None, spec, stage
+        executor.input = planned or not_yet_planned(stage)
         return executor
 
     def run(self, *, limit: int | None = None, wait: bool = True) -> Launched:
@@ -146,8 +149,16 @@ class PipelineExecutor(ABC):
         return launched
 
     @abstractmethod
-    def window(self) -> int:
-        """Seconds over which the starts are spread."""
+    def window(self, ranks: int) -> int:
+        """Seconds over which the starts of so many ranks are spread. Raises StaggerError for a limit without sense."""
+
+    def hold(self, ranks: int) -> int:
+        """Seconds that a job keeps its place after its start, so that jobs that take turns stay below a limit."""
+        return 0
+
+    def start_summary(self, ranks: int) -> str:
+        """How so many ranks will start, in one line; empty where there is nothing to say."""
+        return ""
 
     @abstractmethod
     def arrays(self, launch: StageLaunch) -> list[ArrayPlan]:

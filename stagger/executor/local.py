@@ -59,7 +59,7 @@ class LocalExecutor(PipelineExecutor):
     ) -> None:
         super().__init__(pipeline, run_dir, {"workers": workers}, run)
 
-    def window(self) -> int:
+    def window(self, ranks: int) -> int:
         wanted = self.stage.randomize_start_duration
         return 0 if wanted == "auto" else wanted
 

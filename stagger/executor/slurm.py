@@ -22,12 +22,15 @@ from stagger.local_files import make_folder
 from stagger.pipeline import Step
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir import StageFolder
-from stagger.spec.models import RunSpec, SlurmSpec, StageSpec
+from stagger.spec.models import SlurmSpec
 from stagger.start import LONG_WINDOW_S, SCHEDULER_CYCLE_S, Slots, auto_window, window_for_limit
+from stagger.start_requests import requests_per_start
 from stagger.storage import is_local, join
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from stagger.planner.simulation import Herd
 
 
 class SlurmExecutor(PipelineExecutor):
@@ -99,19 +102,53 @@ class SlurmExecutor(PipelineExecutor):
         assert isinstance(self.stage.executor, SlurmSpec)
         return self.stage.executor
 
-    def window(self) -> int:
+    def window(self, ranks: int) -> int:
         wanted = self.stage.randomize_start_duration
-        if wanted != "auto":
-            return wanted
-        return self.needed_window() or auto_window(self.stage.tasks)
+        needed = self.needed_window(ranks)
+        return (needed or auto_window(ranks)) if wanted == "auto" else wanted
 
-    def needed_window(self) -> int:
+    def needed_window(self, ranks: int) -> int:
         """Seconds over which the first wave has to start for `backend_limit`; 0 when there is none."""
         if self.stage.backend_limit is None:
             return 0
-        jobs = -(-self.stage.tasks // self.settings.ranks_per_job)
-        wave = min(jobs, self.settings.workers or jobs)
-        return math.ceil(window_for_limit(wave, requests_per_start(self.spec, self.stage), self.stage.backend_limit))
+        wave = min(self.jobs(ranks), self.settings.workers or ranks)
+        return math.ceil(window_for_limit(wave, self.requests(), self.stage.backend_limit))
+
+    def jobs(self, ranks: int) -> int:
+        """How many jobs so many ranks are."""
+        return math.ceil(ranks / self.settings.ranks_per_job)
+
+    def requests(self) -> int:
+        """Requests that a job's start stands for. Raises StaggerError when they are limited, and there are none."""
+        requests = requests_per_start(self.spec, self.stage, self.input)
+        if not requests and self.stage.backend_limit is not None:
+            raise StaggerError(
+                f"backend_limit counts requests to remote storage, and {self.stage.name} makes none when it starts: its"
+                " run_dir, input and output are local paths. Set randomize_start_duration instead."
+            )
+        return requests
+
+    def hold(self, ranks: int) -> int:
+        """Without it, jobs shorter than the window would ask for more in a second as they take turns than they did in
+        the first wave.
+        """
+        throttled = self.settings.workers is not None and self.settings.workers < self.jobs(ranks)
+        return self.needed_window(ranks) if throttled else 0
+
+    def herd(self, ranks: int) -> Herd:
+        """What so many ranks are to the storage as they start."""
+        from stagger.planner.simulation import Herd
+
+        return Herd(
+            jobs=self.jobs(ranks),
+            policy=self.stage.start_policy,
+            window_s=self.window(ranks),
+            requests=self.requests(),
+            limit=self.stage.backend_limit,
+            throttle=self.settings.workers,
+            hold_s=self.hold(ranks),
+            retry_s=self.spec.retry_seconds,
+        )
 
     def check(self) -> None:
         if not slurm.is_here():
@@ -128,7 +165,7 @@ class SlurmExecutor(PipelineExecutor):
             logger.warning(
                 f"{limits.assumed.rstrip('.')}. Assuming Slurm's default MaxArraySize, {limits.max_array_size}."
             )
-        self.advise()
+        self.advise(len(launch.ranks))
         context = self._context(launch)
         per_job = self.settings.ranks_per_job
         jobs = [launch.ranks[i : i + per_job] for i in range(0, len(launch.ranks), per_job)]
@@ -151,9 +188,9 @@ class SlurmExecutor(PipelineExecutor):
         salt = zlib.crc32(f"{launch.settings.fingerprint} {launch.number}".encode())
         return Slots(window, first, wave, min(window, SCHEDULER_CYCLE_S), salt)
 
-    def advise(self) -> None:
+    def advise(self, ranks: int) -> None:
         """Say what a long window costs, and when a short one breaks the limit."""
-        window, needed = self.window(), self.needed_window()
+        window, needed = self.window(ranks), self.needed_window(ranks)
         if window < needed:
             logger.warning(
                 f"{self.stage.name}: starts over {window} s ask for more than 0.8 of backend_limit; it needs {needed}"
@@ -164,6 +201,11 @@ class SlurmExecutor(PipelineExecutor):
                 f"{self.stage.name}: each job of the first wave sleeps {window / 2:.0f} s on average on its processors;"
                 " a throttle (executor.workers) or several launches with --begin (executor.sbatch) cost less"
             )
+
+    def start_summary(self, ranks: int) -> str:
+        from stagger.planner.plan import summary
+
+        return summary(self.herd(ranks), self.settings.cpus_per_task)
 
     def execute(self, launch: StageLaunch) -> None:
         """Submit the arrays, and the job that runs when they have ended. All of them or none."""
@@ -202,8 +244,9 @@ class SlurmExecutor(PipelineExecutor):
         count = len(arrays)
         logger.info(
             f"{launch.stage.name}: submitted {len(launch.ranks)} ranks in {count} array{'s' if count > 1 else ''}"
-            f" (job {', '.join(after)}); starts spread over {launch.settings.window_s} s ({self.stage.start_policy})"
+            f" (job {', '.join(after)})"
         )
+        logger.info(f"{launch.stage.name}: {self.start_summary(len(launch.ranks))}")
 
     def _context(self, launch: StageLaunch) -> ScriptContext:
         log_dir = self.settings.log_dir
@@ -301,22 +344,6 @@ def elements(array: dict[str, Any], ranks_per_job: int) -> list[list[int]]:
 def unique_name(name: str) -> str:
     """A job name that no other job has, so that a job can be found by it."""
     return f"{name}-{uuid.uuid4().hex[:12]}"
-
-
-#: Requests with which a task begins: two range reads of the plan, if the run directory is remote, and its first shard.
-PLAN_REQUESTS, SHARD_REQUESTS = 2, 1
-
-
-def requests_per_start(spec: RunSpec, stage: StageSpec) -> int:
-    """What a task asks of remote storage as it starts. Raises StaggerError when that is nothing."""
-    source = stage.pipeline[0].params.get("path", "")
-    requests = PLAN_REQUESTS * (not is_local(spec.run_dir)) + SHARD_REQUESTS * (not is_local(str(source)))
-    if not requests:
-        raise StaggerError(
-            f"backend_limit counts requests to remote storage, and {stage.name} makes none when it starts: its run_dir"
-            " and input are local paths. Set randomize_start_duration instead."
-        )
-    return requests
 
 
 def throttles(workers: int | None, sizes: Sequence[int]) -> list[int | None]:

@@ -2,9 +2,11 @@
 # shellcheck disable=SC2154  # common.sh sets the variables
 # The configuration of the test cluster. Sourced by up.sh, after common.sh.
 
+# With STAGGER_CLUSTER_CROWD the nodes have room for 10,000 jobs, and nothing looks through all of /proc for each of them.
 slurm_conf() {
-    local host node i=0
+    local host node i=0 cpus=1000 track=linuxproc gather=linux
     host=$(hostname -s)
+    [[ -z ${STAGGER_CLUSTER_CROWD:-} ]] || cpus=2500 track=pgid gather=none
     cat <<END
 ClusterName=stagger
 SlurmctldHost=$host(127.0.0.1)
@@ -38,9 +40,9 @@ SlurmctldTimeout=300
 SlurmdTimeout=300
 ReturnToService=2
 
-ProctrackType=proctrack/linuxproc
+ProctrackType=proctrack/$track
 TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherType=jobacct_gather/$gather
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort=$((port + 1))
@@ -57,7 +59,7 @@ END
     for node in "${nodes[@]}"; do
         i=$((i + 1))
         echo "NodeName=$node NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 10 + i))" \
-            "CPUs=1000 RealMemory=1000000 Gres=gpu:8 State=UNKNOWN"
+            "CPUs=$cpus RealMemory=1000000 Gres=gpu:8 State=UNKNOWN"
     done
     echo "PartitionName=cpu Nodes=n[1-4] Default=YES MaxTime=INFINITE State=UP"
     echo "PartitionName=gpu Nodes=n[3-4] MaxTime=INFINITE State=UP"

@@ -1,0 +1,1 @@
+"""The start-up planner: what each start policy would do to the storage, before anything is launched."""
