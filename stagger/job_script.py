@@ -50,12 +50,13 @@ def array_script(
     options |= {"nodes": "1", "ntasks": "1", **resources(spec)}
     return render(
         spec.template or "array.sbatch.j2",
-        options=sbatch_options({**options, "chdir": context.cwd, "open-mode": "append", **spec.sbatch}),
+        options=sbatch_options({**options, "chdir": "/", "open-mode": "append", **spec.sbatch}),
         title=f"Stage {one_line(context.stage)} of {one_line(context.run_dir)}, launch {context.number}.",
         window_s=window_s,
         slots=slots,
         golden=GOLDEN,
         restart_salt=RESTART_SALT,
+        cwd=context.cwd,
         env=quoted_env(spec.env),
         dense=dense,
         first_rank=every[0],
@@ -71,7 +72,7 @@ def finalize_script(context: ScriptContext, name: str, after: Sequence[str]) -> 
     """The script of the small job that runs when the arrays `after` have ended."""
     spec = context.spec
     options = {"job-name": name, "output": f"{percent(context.log_dir)}/finalize-%j.out", "nodes": "1", "ntasks": "1"}
-    options |= {"dependency": f"afterany:{':'.join(after)}", "cpus-per-task": "1", "chdir": context.cwd}
+    options |= {"dependency": f"afterany:{':'.join(after)}", "cpus-per-task": "1", "chdir": "/"}
     for option, value in (("partition", spec.partition), ("qos", spec.qos), ("account", spec.account)):
         if value:
             options[option] = value
@@ -79,6 +80,7 @@ def finalize_script(context: ScriptContext, name: str, after: Sequence[str]) -> 
         "finalize.sbatch.j2",
         options=sbatch_options(options),
         title=f"The end of stage {one_line(context.stage)} of {one_line(context.run_dir)}, launch {context.number}.",
+        cwd=context.cwd,
         env=quoted_env(spec.env),
         python=interpreter(spec.env),
         run_dir=context.run_dir,

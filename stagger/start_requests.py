@@ -47,4 +47,6 @@ def requests_per_start(spec: RunSpec, stage: StageSpec, planned: StageInput) -> 
         short = min(ranks, math.floor(read_ahead / rank_bytes)) if rank_bytes else 1
         return short * requests_of_rank(spec, stage, planned)
     control = 0 if is_local(spec.run_dir) else PLAN_REQUESTS + spec.pickled
-    return control + math.ceil(planned.remote_shards / stage.tasks * read_ahead / rank_bytes)
+    shards = planned.remote_shards / stage.tasks
+    # The next shard is asked for as soon as the one before it fits.
+    return control + math.ceil(min(shards, math.floor(shards * read_ahead / rank_bytes) + 1))

@@ -51,7 +51,7 @@ def test_the_whole_script_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run_ranks(text: str, index: int) -> str:
     """What the script's own lines make of an array index."""
-    lines = text[text.index("set -e") : text.index("exec ")]
+    lines = text.partition("cd /home/user\n")[2].partition("exec ")[0]
     code = f"SLURM_ARRAY_TASK_ID={index}\n{lines}\necho $ranks"
     return subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import pytest
 
@@ -133,78 +128,6 @@ def test_a_bucket_that_is_not_there_is_said_at_once(s3_cli: Cli, loaded: Bucket,
 def test_input_that_matches_nothing_is_said_at_once(s3_cli: Cli, loaded: Bucket, pipeline_file: PipelineFiles) -> None:
     err = s3_cli("launch", on_s3(pipeline_file, loaded, source=f"{loaded.url}/nothing"), check=2).err
     assert f"Nothing in {loaded.url}/nothing matches" in err
-
-
-class _Counting(BaseHTTPRequestHandler):
-    """Passes requests on to the real server, and writes them down."""
-
-    target: str
-    seen: list[tuple[str, str]]
-    protocol_version = "HTTP/1.1"
-
-    def _pass(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.seen.append((self.command, self.path))
-        request = Request(self.target + self.path, body or None, dict(self.headers), method=self.command)
-        try:
-            answer = urlopen(request)
-        except HTTPError as error:
-            answer = error
-        data = answer.read()
-        self.send_response(answer.status)
-        for name, value in answer.headers.items():
-            if name.lower() not in ("connection", "transfer-encoding", "content-length"):
-                self.send_header(name, value)
-        length = answer.headers.get("Content-Length") if self.command == "HEAD" else str(len(data))
-        self.send_header("Content-Length", length or "0")
-        self.end_headers()
-        self.wfile.write(data)
-
-    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _pass  # noqa: N815
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-def test_a_task_makes_four_control_requests_and_reads_the_plan_in_two(
-    s3_cli: Cli, loaded: Bucket, pipeline_file: PipelineFiles, tmp_path: Path
-) -> None:
-    s3_cli("launch", on_s3(pipeline_file, loaded), "--limit", 1, check=0)
-    key = f"{loaded.name}/run/launches/1/launch.json"
-    settings = json.loads(json.loads(bucket_read(loaded, key))["settings"])
-    seen: list[tuple[str, str]] = []
-    handler = type("Handler", (_Counting,), {"target": loaded.endpoint, "seen": seen})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    import sys
-
-    done = subprocess.run(
-        [sys.executable, "-I", "-m", "stagger.task", json.dumps(settings), "1"],
-        env={**s3_cli.env, "AWS_ENDPOINT_URL": endpoint},
-        cwd=tmp_path,
-        check=True,
-        timeout=60,
-    )
-    server.shutdown()
-    server.server_close()
-    assert done.returncode == 0
-    control = [(method, path.split("?")[0].split("/", 2)[2]) for method, path in seen if "/run/" in path]
-    fingerprint = settings["fingerprint"]
-    assert control == [
-        ("GET", f"run/plan/{fingerprint}"),
-        ("GET", f"run/plan/{fingerprint}"),
-        ("PUT", "run/completions/00001.json"),
-        ("PUT", "run/logs/00001/1.log"),
-    ]
-    outputs = [entry for entry in seen if "/output/" in entry[1]]
-    assert [method for method, _ in outputs] == ["PUT"]
-    assert not any("list-type" in path for _, path in seen)
-
-
-def bucket_read(bucket: Bucket, key: str) -> bytes:
-    data: bytes = bucket.files.cat(key)
-    return data
 
 
 def test_lock_of_a_dead_launcher_is_taken_over(

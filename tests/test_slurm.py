@@ -179,6 +179,19 @@ def test_a_rank_whose_job_somebody_cancelled_is_failed_not_forgotten(
     assert not (tmp_path / "run-output" / "00001.jsonl.zst").exists()
 
 
+def test_a_job_that_is_cancelled_in_its_delay_ends_at_once(
+    slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    executor = {**SLURM, "time": "2-00:00:00"}
+    file = pipeline_file(tasks=2, executor=executor, randomize_start_duration=86_400)
+    slurm_cli("launch", file, check=0)
+    until(lambda: status(slurm_cli, tmp_path / "run")["running"] == 2, "the jobs to sleep")
+    (launch,) = launches(tmp_path / "run")
+    slurm(slurm_cli, "scancel", f"{launch['arrays'][0]['job_id']}_1")
+    stage = until(lambda: (s := status(slurm_cli, tmp_path / "run"))["failed"] and s, "the job to end")
+    assert (counts(stage), stage["failed_ranks"]) == ((0, 1, 1, 0), [1])
+
+
 def test_a_job_that_never_reaches_python_is_failed_not_done(
     slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:
@@ -358,7 +371,7 @@ def test_a_requeued_job_sleeps_again_and_is_another_attempt(
 ) -> None:
     flag = tmp_path / "flag"
     steps = ({"my_steps:hold": {"ranks": [1], "flag": str(flag)}},)
-    file = pipeline_file(steps=steps, executor=SLURM, randomize_start_duration=1)
+    file = pipeline_file(steps=steps, executor=SLURM, start_policy="spread", randomize_start_duration=2)
     slurm_cli("launch", file, check=0)
     until((tmp_path / "flag-1").exists, "rank 1 to run")
     (launch,) = launches(tmp_path / "run")
@@ -369,5 +382,7 @@ def test_a_requeued_job_sleeps_again_and_is_another_attempt(
     until(lambda: counts(status(slurm_cli, tmp_path / "run")) == (4, 0, 0, 0), "all ranks to be done")
     record = completions(tmp_path / "run")[1]
     assert (record["attempt"], record["restart"]) == ("1r1", 1)
+    slots = Slots(2, 0, 4, 2, zlib.crc32(f"{record['fingerprint']} 1".encode()))
+    assert record["delay_s"] == slot_ms(slots, 1, restart=1) / 1000 != slot_ms(slots, 1) / 1000
     assert sorted(path.name for path in (tmp_path / "run" / "logs" / "00001").iterdir()) == ["1.log", "1r1.log"]
     assert output_ids(tmp_path / "run-output") == EVERYTHING

@@ -6,6 +6,8 @@ import json
 import math
 import re
 import subprocess
+import sys
+import time
 import zlib
 from bisect import bisect_left
 from collections import Counter
@@ -18,7 +20,7 @@ from stagger.job_script import ScriptContext, array_script
 from stagger.spec.models import SlurmSpec
 from stagger.start import Slots, slot_ms, spread_delay_ms, throttle_for_limit, uniform_delay, window_for_limit
 from stagger.starts import start_account
-from tests.conftest import Bucket, Cli, PipelineFiles
+from tests.conftest import Bucket, Cli, PipelineFiles, until
 
 
 def chi_square(draws: list[int], window: int) -> float:
@@ -149,8 +151,7 @@ def test_without_a_random_variable_of_bash_the_kernel_is_asked(tmp_path: Path) -
 
 
 def test_a_signal_during_the_delay_ends_the_job_at_once(tmp_path: Path) -> None:
-    text = script(tmp_path, 0).replace('sleep "$STAGGER_DELAY_S"', "sleep 100")
-    text = text.replace("sleep 100 & wait", "sleep 100 & echo asleep; wait")
+    text = script(tmp_path, 0).replace('sleep "$STAGGER_DELAY_S" & wait', "sleep 100 & echo asleep; wait")
     for name, status in (("TERM", 143), ("USR2", 140)):
         job = subprocess.Popen(["bash", "-c", text], stdout=subprocess.PIPE, text=True)
         assert job.stdout is not None
@@ -162,28 +163,51 @@ def test_a_signal_during_the_delay_ends_the_job_at_once(tmp_path: Path) -> None:
 
 def test_the_delay_is_the_first_thing_that_the_script_does(tmp_path: Path) -> None:
     lines = [line for line in script(tmp_path, 180).splitlines() if line and not line.startswith("#")]
-    before = lines[: next(i for i, line in enumerate(lines) if line.startswith("sleep "))]
+    before = lines[: next(i for i, line in enumerate(lines) if " sleep " in line)]
     assert [line.split("=")[0].split()[0] for line in before] == [
         "STAGGER_SCRIPT_STARTED",
         "while",
+        "draw",
+        "done",
         "STAGGER_DELAY_S",
         "trap",
         "trap",
     ]
 
 
+def test_before_the_sleep_nothing_is_looked_up_but_the_systems_own(tmp_path: Path) -> None:
+    """Not in the user's paths either: they may name folders on shared storage."""
+    job, trace = tmp_path / "job.sh", tmp_path / "trace"
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    job.write_text(script(tmp_path, 0).partition("export STAGGER_DELAY_S")[0])
+    job.chmod(0o700)
+    env = {"PATH": f"{shared}:/usr/bin:/bin", "PYTHONPATH": str(shared), "HOME": str(shared), "USER": "me"}
+    subprocess.run(["strace", "-f", "-o", trace, "-e", "trace=file,network", job], env=env, cwd="/", check=True)
+    calls = [line for line in trace.read_text().splitlines() if '"' in line]
+    paths = [match[1] for line in calls if (match := re.search(r'"([^"]*)"', line))]
+    (asleep,) = [index for index, line in enumerate(calls) if "execve" in line and "/sleep" in line and "= 0" in line]
+    system = ("/usr/", "/lib", "/bin/", "/etc/", "/dev/", "/proc/", "/sys/")
+    assert paths[0] == str(job)
+    foreign = {path for path in paths[1 : asleep + 1] if not path.startswith(system)}
+    assert foreign <= {str(job), "/", ".", ""}  # slurmd runs its own copy of the script, in `/`; "" is an open file.
+
+
 SLURM = {"type": "slurm"}
 
 
-def dry_run(cli: Cli, file: Path) -> tuple[dict[str, Any], str]:
-    ran = cli("launch", file, "--dry-run", "--json", check=0)
-    return ran.json["stages"][0]["start"], ran.err
+def dry_run(cli: Cli, file: Path, *more: str | int) -> tuple[str, int, int, str]:
+    """Policy, window and hold of a launch, and what is said about them."""
+    ran = cli("launch", file, "--dry-run", "--json", *more, check=0)
+    (stage,) = ran.json["stages"]
+    (hold,) = set(re.findall(r'"hold_s":(\d+)', stage["arrays"][0]["script"]))
+    return stage["start"]["policy"], stage["start"]["window_s"], int(hold), ran.err
 
 
 def test_the_window_for_a_limit_and_what_is_said_about_it(
     cli: Cli, bucket: Bucket, shards: Path, pipeline_file: PipelineFiles
 ) -> None:
-    """With its run directory and input on S3 a task starts by three requests: two of the plan, one of its shard."""
+    """With its run directory and input on S3 a short task makes five requests: plan, plan, shard, completion, log."""
     cli.env.update(bucket.env)
     bucket.files.put([str(path) for path in sorted(shards.iterdir())], f"{bucket.name}/input/")
 
@@ -191,21 +215,43 @@ def test_the_window_for_a_limit_and_what_is_said_about_it(
         options = {"executor": SLURM, "tasks": 12, **more}
         return pipeline_file(source=f"{bucket.url}/input", run_dir=f"{bucket.url}/run", **options)
 
-    assert dry_run(cli, file(backend_limit=1.5))[0] == {"policy": "spread", "window_s": 30}  # 12 * 3 / (0.8 * 1.5)
-    assert dry_run(cli, file(backend_limit=1.5, start_policy="uniform"))[0] == {"policy": "uniform", "window_s": 30}
-    throttled = {**SLURM, "workers": 4}
-    assert dry_run(cli, file(backend_limit=1.5, executor=throttled))[0] == {"policy": "spread", "window_s": 10}
-    start, said = dry_run(cli, file(backend_limit=1.5, randomize_start_duration=20))
-    assert start == {"policy": "spread", "window_s": 20}
+    assert dry_run(cli, file(backend_limit=2.5))[:3] == ("spread", 30, 0)  # 12 * 5 / (0.8 * 2.5)
+    assert dry_run(cli, file(backend_limit=2.5, start_policy="uniform"))[:3] == ("uniform", 30, 0)
+    # A throttled launch takes a shorter window, and each job keeps its place for as long.
+    assert dry_run(cli, file(backend_limit=2.5, executor={**SLURM, "workers": 4}))[:3] == ("spread", 10, 10)
+    # Only some of the ranks: they need less.
+    assert dry_run(cli, file(backend_limit=2.5), "--limit", 4)[:3] == ("spread", 10, 0)
+    *start, said = dry_run(cli, file(backend_limit=2.5, randomize_start_duration=20))
+    assert start == ["spread", 20, 0]
     assert "starts over 20 s ask for more than 0.8 of backend_limit; it needs 30 s" in said
-    start, said = dry_run(cli, file(backend_limit=0.1))
-    assert start["window_s"] == 450
-    assert "sleeps 225 s on average on its processors" in said
+    *start, said = dry_run(cli, file(backend_limit=0.1))
+    assert start[1] == 750
+    assert "sleeps 375 s on average on its processors" in said
 
 
 def test_a_limit_without_remote_storage_is_refused(cli: Cli, pipeline_file: PipelineFiles) -> None:
     ran = cli("launch", pipeline_file(executor=SLURM, backend_limit=50), "--dry-run", check=2)
-    assert "its run_dir and input are local paths. Set randomize_start_duration instead." in ran.err
+    assert "its run_dir, input and output are local paths. Set randomize_start_duration instead." in ran.err
+
+
+def test_a_job_keeps_its_place_after_its_work_unless_it_is_told_to_stop(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    """What is done is done; only the next job of the array comes later."""
+    cli("launch", pipeline_file(tasks=2), check=0)
+    record = json.loads((tmp_path / "run" / "launches" / "1" / "launch.json").read_text())
+    settings = {**json.loads(record["settings"]), "hold_s": 2}
+    done = tmp_path / "run" / "completions" / "00001.json"
+    command = [sys.executable, "-I", "-m", "stagger.task"]
+    began = time.time()
+    subprocess.run([*command, json.dumps(settings), "1"], env=cli.env, check=True, timeout=60, capture_output=True)
+    assert time.time() - began >= 2
+    assert json.loads(done.read_text())["ended"] < time.time() - 1
+    done.unlink()
+    held = subprocess.Popen([*command, json.dumps({**settings, "hold_s": 600}), "1"], env=cli.env)
+    until(done.exists, "the rank to be done")
+    held.terminate()
+    assert held.wait(timeout=60) == 0
 
 
 def test_local_workers_take_their_slots(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
@@ -237,5 +283,7 @@ def test_starts_are_counted_per_job_and_shown_beside_what_was_planned(
     cli("launch", pipeline_file(start_policy="spread", randomize_start_duration=6), check=0)
     shown = cli("status", tmp_path / "run", check=0).out
     assert re.search(r"jobs started: at most \d in a second, \d in 100 ms; by their delays alone 1 in a second", shown)
+    (planned,) = [line.strip() for line in shown.splitlines() if line.strip().startswith("planned")]
+    assert planned.count("█") + planned.count("▄") == 2  # Beside the measured ones, to one scale.
     assert json.loads((tmp_path / "run" / "stats.json").read_text())["starts"]["jobs"] == 2
     assert "<svg" in (tmp_path / "run" / "report.html").read_text()

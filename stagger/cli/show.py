@@ -9,6 +9,7 @@ from typing import Any
 from rich.filesize import decimal
 
 from stagger.launch import Launched
+from stagger.planner.chart import bars
 from stagger.ranks import format_ranks
 from stagger.run_folder import RunFolder, RunRecord
 from stagger.status import StageStatus, status_of
@@ -18,6 +19,9 @@ WATCH_S = 5.0
 
 #: Folders that the end of a launch names at most.
 SHOWN = 5
+
+#: Columns of a chart of starts at most.
+CHART_COLUMNS = 60
 
 #: The states of a rank, in the order in which they are shown.
 STATES = ("done", "running", "pending", "failed")
@@ -76,6 +80,8 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
             peaks = [(stage.starts[key]["peak_1s"], stage.starts[key]["peak_100ms"]) for key in ("measured", "planned")]
             measured, planned = (f"{second:,} in a second, {tenth:,} in 100 ms" for second, tenth in peaks)
             print(f"  {'':<{width}}  jobs started: at most {measured}; by their delays alone {planned}")
+            for line in start_chart(stage.starts):
+                print(f"  {'':<{width}}  {line}")
         if stage.bad_records:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in stage.bad_records.items())
             print(f"  {'':<{width}}  bad records skipped: {kinds}")
@@ -86,6 +92,19 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
         if stage.failed:
             reasons = ", ".join(f"{count} {reason}" for reason, count in stage.reasons.items())
             print(f"  {'':<{width}}  failed: {format_ranks(stage.failed_ranks)} ({reasons})")
+
+
+def start_chart(starts: dict[str, Any]) -> list[str]:
+    """The jobs' starts over time, as they were and by their delays alone, to one scale."""
+    seconds = {name: starts[name]["per_second"] for name in ("measured", "planned")}
+    width = max(1, -(-max(map(len, seconds.values())) // CHART_COLUMNS))
+    sums = {
+        name: [sum(counts[i : i + width]) for i in range(0, len(counts), width)] for name, counts in seconds.items()
+    }
+    top = max(map(max, sums.values()))
+    return [f"{name:<8} {bars(counts, 1, top)[0]}" for name, counts in sums.items()] + [
+        f"{'':<8} {width} s a column, at most {top:,}"
+    ]
 
 
 def watch_status(folder: RunFolder, record: RunRecord, silent: bool) -> list[StageStatus]:

@@ -28,13 +28,13 @@ def binned(times: Sequence[float], end: float, bins: int) -> list[float]:
     return [count / width for count in counts]
 
 
-def bars(values: Sequence[float], lines: int) -> list[str]:
-    """A column for each value, as lines of text from top to bottom; the largest is as high as there are lines.
+def bars(values: Sequence[float], lines: int, top: float | None = None) -> list[str]:
+    """A column for each value, as lines of text from top to bottom; `top`, or the largest, is as high as all of them.
 
     >>> bars([0, 1, 2, 4], 1), bars([1, 4], 2)
     ([' ▂▄█'], [' █', '▄█'])
     """
-    top = max(values, default=0) or 1
+    top = top or max(values, default=0) or 1
     heights = [math.ceil(8 * lines * value / top) for value in values]
     return ["".join(BLOCKS[min(max(height - 8 * below, 0), 8)] for height in heights) for below in range(lines)][::-1]
 

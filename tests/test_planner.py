@@ -1,0 +1,217 @@
+"""The start-up planner: its simulation obeys what it is about, and the command says what to do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import yaml
+
+from stagger.errors import StaggerError
+from stagger.planner.chart import check_plot
+from stagger.planner.plan import limit_window, start_plan, summary
+from stagger.planner.simulation import Herd, delays, simulate
+from stagger.start import SCHEDULER_CYCLE_S, Slots, slot_ms
+from stagger.starts import described, most_within
+from tests.conftest import Bucket, Cli, PipelineFiles
+
+UNIFORM = Herd(jobs=8000, policy="uniform", window_s=180)
+
+
+def plan(cli: Cli, *arguments: str | int | Path) -> dict[str, Any]:
+    (found,) = cli("plan", *arguments, "--json", check=0).json["plans"]
+    assert isinstance(found, dict)
+    return found
+
+
+def rows(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in document["policies"]}
+
+
+def test_the_default_for_8000_tasks(cli: Cli) -> None:
+    row = rows(plan(cli, "--tasks", 8000))["uniform"]
+    assert (row["window_s"], row["mean_per_s"], row["idle_core_h"]) == (180, 44.2, 200.0)
+    (line,) = [line for line in cli("plan", "--tasks", 8000, check=0).out.splitlines() if line.startswith("uniform *")]
+    assert line.split()[2:5] == ["180", "s", "44.2"]
+    assert "200" in line.split()
+
+
+def test_the_window_for_a_limit_is_found_and_recommended(cli: Cli) -> None:
+    found = plan(cli, "--tasks", 8000, "--limit", 3500, "--requests", 4)
+    row = rows(found)["limit"]
+    assert (row["policy"], row["window_s"], row["refused"]) == ("spread", 12, 0)
+    assert row["idle_core_h"] == pytest.approx(13.3, abs=0.1)
+    assert rows(found)["none"]["refused"] > 10_000
+    assert found["recommended"] == {"start_policy": "spread", "randomize_start_duration": 12}
+    assert found["steady_state_throttle"] == 420_000  # 0.8 * 3500 * 600 / 4
+
+
+def test_what_is_recommended_can_be_pasted(cli: Cli, pipeline_file: PipelineFiles) -> None:
+    """A limit that would ask for 800 s of sleep: a throttle instead, as keys of a pipeline file."""
+    shown = cli("plan", "--tasks", 8000, "--limit", 50, check=0).out
+    pasted = yaml.safe_load(shown.partition("Recommended: ")[2].partition("\n")[2])
+    assert pasted == {"start_policy": "spread", "randomize_start_duration": 300, "executor": {"workers": 3000}}
+    pasted["executor"]["type"] = "slurm"
+    ran = cli("launch", pipeline_file(tasks=8000, **pasted), "--dry-run", "--json", check=0)
+    assert ran.json["stages"][0]["start"]["summary"].startswith(
+        "the first 3,000 of 8,000 jobs start over 300 s (spread)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("herd", "recommended"),
+    [
+        (Herd(1, "uniform", 0, limit=5), {"randomize_start_duration": 0}),
+        (Herd(8000, "uniform", 180), {"start_policy": "spread"}),
+        (Herd(8000, "uniform", 180, limit=3500, dispatch_rate=500), {"randomize_start_duration": 0}),
+    ],
+)
+def test_a_sleep_is_recommended_only_where_it_helps(herd: Herd, recommended: dict[str, Any]) -> None:
+    assert start_plan(herd, herd.jobs).recommended == recommended
+
+
+def test_the_delays_are_those_of_the_job_scripts() -> None:
+    spread = Herd(jobs=1000, policy="spread", window_s=180, throttle=300)
+    salt = Random(7).getrandbits(32)
+    slots = Slots(180, 0, 300, SCHEDULER_CYCLE_S, salt)
+    assert delays(spread, Random(7)) == [slot_ms(slots, index) / 1000 for index in range(1000)]
+    drawn = delays(UNIFORM, Random(7))
+    assert set(drawn) <= {float(second) for second in range(181)}
+    assert {0.0, 180.0} <= set(drawn)
+
+
+@pytest.mark.parametrize("window", [0, 30, 180])
+@pytest.mark.parametrize("policy", ["uniform", "spread"])
+def test_every_request_is_made_and_refused_ones_again(policy: Any, window: int) -> None:
+    """Nothing is lost or invented, and no more is admitted than the storage takes."""
+    herd = Herd(jobs=2000, policy=policy, window_s=window, requests=3, limit=100)
+    outcome = simulate(herd, seed=3)
+    assert outcome.complete
+    assert outcome.failed == 0
+    assert len(outcome.requests) - outcome.refused == 6000
+    # A full bucket of a second's worth, then 100 a second.
+    assert outcome.last_start_s >= (6000 - 100) / 100
+    assert outcome == simulate(herd, seed=3)
+    assert outcome != simulate(herd, seed=4)
+
+
+@pytest.mark.parametrize(("jobs", "limit"), [(100, 50), (1000, 50), (8000, 50), (8000, 3500), (100_000, 3500)])
+@pytest.mark.parametrize("requests", [1, 4])
+def test_the_window_for_a_limit_lets_nothing_be_refused(jobs: int, limit: float, requests: int) -> None:
+    herd = Herd(jobs, "spread", 0, requests, limit)
+    outcome = simulate(Herd(jobs, "spread", limit_window(herd), requests, limit))
+    assert outcome.refused == 0
+    assert most_within(outcome.requests, 1.0) <= limit
+
+
+def test_a_request_that_is_refused_for_too_long_is_given_up() -> None:
+    outcome = simulate(Herd(jobs=2000, policy="uniform", window_s=0, requests=1, limit=10, retry_s=20))
+    assert 1500 < outcome.failed < 2000
+    assert outcome.last_start_s < 60
+
+
+def test_a_hopeless_herd_is_not_simulated_to_its_end() -> None:
+    outcome = simulate(Herd(jobs=100_000, policy="uniform", window_s=0, limit=50))
+    assert not outcome.complete
+
+
+def test_a_throttle_lets_later_jobs_begin_when_earlier_ones_end() -> None:
+    herd = Herd(jobs=900, policy="spread", window_s=60, throttle=300, task_s=100, cycle_s=1)
+    starts = simulate(herd).starts
+    assert starts[299] < 60
+    assert 100 <= starts[300] <= 160 + SCHEDULER_CYCLE_S
+    assert len(starts) == 900
+    crowded = Herd(jobs=900, policy="spread", window_s=60, slots=300, task_s=0, cycle_s=1)
+    # Every job has its slot in the window of all 900, however many there is room for.
+    assert most_within(simulate(crowded).starts, 1.0) <= 900 / 60 * 2
+
+
+def test_short_tasks_that_take_turns_stay_below_a_limit_only_by_keeping_their_place() -> None:
+    herd = Herd(jobs=3000, policy="spread", window_s=0, requests=6, limit=100, throttle=300, task_s=0, cycle_s=1)
+    window = limit_window(herd)
+    assert window == 23
+    base = {**vars(herd), "window_s": window}
+    assert simulate(Herd(**base)).refused > 100
+    assert simulate(Herd(**{**base, "hold_s": window})).refused == 0
+
+
+def test_slurm_that_begins_jobs_slowly_is_a_stagger_of_its_own() -> None:
+    starts = simulate(Herd(jobs=1000, policy="uniform", window_s=0, dispatch_rate=50)).starts
+    assert described(starts)["peak_1s"] in (50, 51)
+    assert starts[-1] == pytest.approx(20, abs=0.1)
+
+
+def test_a_launch_is_summed_up_in_a_line() -> None:
+    assert summary(Herd(5, "uniform", 0), 1) == "5 jobs start at once"
+    line = summary(Herd(8000, "spread", 180, throttle=500), 2)
+    assert line.startswith("the first 500 of 8,000 jobs start over 180 s (spread), at most ")
+    assert line.endswith(f"; {2 * (500 * 90 + 7500 * 15) / 3600:,.1f} core-hours asleep")
+
+
+def test_a_files_requests_are_counted_and_its_own_settings_are_a_row(
+    cli: Cli, bucket: Bucket, shards: Path, pipeline_file: PipelineFiles
+) -> None:
+    cli.env.update(bucket.env)
+    bucket.files.put([str(path) for path in sorted(shards.iterdir())], f"{bucket.name}/input/")
+    executor = {"type": "slurm", "cpus_per_task": 2, "workers": 6}
+    places: dict[str, Any] = {
+        "source": f"{bucket.url}/input",
+        "output": f"{bucket.url}/output",
+        "run_dir": f"{bucket.url}/run",
+    }
+    file = pipeline_file(tasks=12, executor=executor, backend_limit=10, **places)
+    found = plan(cli, file)
+    assert (found["stage"], found["jobs"], found["throttle"]) == ("run", 12, 6)
+    assert found["requests"] == 6  # Plan, plan, shard, output, completion, log.
+    assert found["launch"] == {"policy": "spread", "window_s": 5}  # 6 * 6 / (0.8 * 10)
+    assert found["recommended"] == {"start_policy": "spread", "backend_limit": 10.0}
+    assert found["cores_per_job"] == 2
+    own = plan(cli, file, "--set", "randomize_start_duration=77", "--requests", 9)
+    assert (own["requests"], rows(own)["as set"]["window_s"]) == (9, 77)
+
+
+def test_a_local_file_is_planned_as_it_would_start_on_slurm(cli: Cli, pipeline_file: PipelineFiles) -> None:
+    shown = cli("plan", pipeline_file(tasks=8), check=0).out
+    assert "8 jobs, 0 requests to remote storage" in shown
+    assert "starts per second" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "Give a pipeline file, or a number of tasks: stagger plan --tasks 8000"),
+        (("--tasks", "0"), "'--tasks'"),
+        (("--tasks", "8", "--limit", "-1"), "'--limit'"),
+        (("--tasks", "8", "--set", "tasks=9"), "--set changes a pipeline file; give one."),
+        (("--tasks", "8", "--plot", "plot.gif"), "a plot is a .png or .svg file"),
+        (("--tasks", "8", "--plot", "nowhere/plot.png"), "No such file or directory"),
+        (("nothing.yaml",), "There is no file nothing.yaml"),
+    ],
+)
+def test_mistakes_are_one_sentence(cli: Cli, arguments: tuple[str, ...], said: str) -> None:
+    ran = cli("plan", *arguments, check=2)
+    assert said in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(("name", "magic"), [("plot.png", b"\x89PNG"), ("plot.svg", b"<?xml")])
+def test_a_plot_is_drawn(cli: Cli, tmp_path: Path, name: str, magic: bytes) -> None:
+    cli("plan", "--tasks", 100, "--limit", 20, "--plot", name, check=0)
+    assert (tmp_path / name).read_bytes().startswith(magic)
+
+
+def test_a_plot_without_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(StaggerError, match=r"pip install 'stagger-slurm\[plot\]'"):
+        check_plot("plot.png")
+
+
+def test_the_document_holds_the_arrivals(cli: Cli) -> None:
+    row = rows(plan(cli, "--tasks", 100, "--limit", 20))["spread"]
+    assert sum(row["starts_per_second"]) == 100
+    assert sum(row["requests_per_second"]) == 400 + row["refused"]
+    json.dumps(row)
