@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
             return serve(settings, storage, stop, int(arguments[2]))
         job = slurm_job()
         status = run_ranks(settings, storage, job, parse_ranks(arguments[1]), stop)
-        keep_place(job.script_started + job.delay_s + settings.hold_s, stop)
+        keep_place(job.script_started + job.delay_s + settings.hold_s - time.time(), status, stop)
         return status
     except Interrupted as error:
         return 128 + signal.Signals[str(error)]
@@ -76,12 +76,18 @@ def run_ranks(settings: TaskSettings, storage: Storage, job: Job, ranks: Iterabl
     return 1 if failed else 0
 
 
-def keep_place(until: float, stop: StopFlag) -> None:
-    """Let the next job of a throttled array not begin before that: it would ask too much of the storage too soon."""
-    if (left := until - time.time()) > 0:
-        log(f"keeps its place for {left:.1f} s: the next job would exceed backend_limit")
-    while not stop.signal and (left := until - time.time()) > 0:
-        time.sleep(min(left, 0.1))
+def keep_place(seconds: float, status: int, stop: StopFlag) -> None:
+    """Let the next job of a throttled array not begin before that: it would ask too much of the storage too soon.
+
+    A signal ends it, and the process: all ranks have ended by then, with `status`.
+    """
+    if seconds <= 0:
+        return
+    log(f"keeps its place for {seconds:.1f} s: with the next job the requests would exceed backend_limit")
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: os._exit(status))
+    if not stop.signal:
+        time.sleep(seconds)
 
 
 def slurm_job() -> Job:

@@ -170,6 +170,8 @@ def test_a_files_requests_are_counted_and_its_own_settings_are_a_row(
     assert found["launch"] == {"policy": "spread", "window_s": 5}  # 6 * 6 / (0.8 * 10)
     assert found["recommended"] == {"start_policy": "spread", "backend_limit": 10.0}
     assert found["cores_per_job"] == 2
+    throttled = plan(cli, file, "--throttle", 3)
+    assert (throttled["launch"]["window_s"], throttled["hold_s"]) == (3, 3)  # 3 * 6 / (0.8 * 10)
     own = plan(cli, file, "--set", "randomize_start_duration=77", "--requests", 9)
     assert (own["requests"], rows(own)["as set"]["window_s"]) == (9, 77)
 

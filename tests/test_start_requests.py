@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from stagger.run_folder import RunFolder
+from stagger.start_requests import requests_per_start
 from tests.conftest import Cli, PipelineFiles, documents, jsonl, until
 from tests.s3_server import S3Server, running
 
@@ -83,6 +85,32 @@ def test_a_task_makes_four_control_requests_one_for_each_shard_and_one_for_its_o
     assert len(server.log()) == len(log)
     (counted,) = cli("plan", file, "--json", check=0).json["plans"]
     assert counted["requests"] == len(log)
+
+
+SCRIPT = """
+from stagger import LocalExecutor, ReadJsonl, WriteJsonl
+if __name__ == "__main__":
+    steps = [ReadJsonl("s3://input"), lambda data, rank, world_size: data, WriteJsonl("{place}/output")]
+    LocalExecutor(steps, run_dir="{place}/run", tasks=4, workers=1).run(limit=1)
+"""
+
+
+def test_steps_that_are_python_objects_are_one_request_more(
+    cli: Cli, storage: tuple[S3Server, Path], on_s3: Any, tmp_path: Path
+) -> None:
+    server, _ = storage
+    on_s3("s3fs")
+    (tmp_path / "script.py").write_text(SCRIPT.format(place=f"s3://runs/{tmp_path.name}"))
+    subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=cli.env, check=True, timeout=120)
+    settings = settings_of(server, tmp_path)
+    server.reset()
+    assert task(cli, settings, 1).wait(timeout=120) == 0
+    log = [(kind, key) for kind, key, _, _ in server.log()]
+    assert ("GetObject", f"{tmp_path.name}/run/launches/1/pipeline.pkl") in log
+    options = {"s3": {"endpoint_url": server.endpoint, "key": "key", "secret": "secret"}}
+    _, record = RunFolder.open(f"s3://runs/{tmp_path.name}/run", options)
+    (stage,) = record.spec.stages
+    assert requests_per_start(record.spec, stage, record.inputs[stage.name]) == len(log) == 9
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -82,6 +82,9 @@ def plans_of_file(file: str, wanted: Wanted, assignments: tuple[str, ...], seed:
     found = {}
     for stage in spec.stages:
         made = planned.get(stage.name)
+        if wanted.throttle is not None:  # The file's own window depends on it.
+            settings = stage.executor.model_copy(update={"workers": wanted.throttle})
+            stage = stage.model_copy(update={"executor": settings})
         executor = SlurmExecutor.for_stage(spec, stage, made.input if made else None)
         assert isinstance(executor, SlurmExecutor)
         herd = wanted.over(executor.herd(stage.tasks))

@@ -173,12 +173,12 @@ class StageDefaults(Model):
     shard_by: ShardBy = "count"
     """How shards are given to ranks: round robin (`count`), or evening out their `bytes`."""
     randomize_start_duration: Literal["auto"] | Annotated[int, Field(ge=0, le=86_400)] = "auto"
-    """Seconds over which the jobs' starts are spread; `auto`: 0, 30, 60 or 180 by the number of tasks, 0 locally."""
+    """Seconds over which the jobs' starts are spread; `auto`: 0, 30, 60 or 180 by the number of ranks, 0 locally."""
     start_policy: StartPolicy = "uniform"
     """How a job finds its delay: `uniform`, randint(0, window), drawn; `spread`, a slot of its own in the window."""
     backend_limit: PositiveFloat | None = None
     """Requests per second that the remote storage can take: the window is made so long that starts stay below 0.8 of
-    it, and the policy is `spread` if none is named."""
+    it, the policy is `spread` if none is named, and jobs of a throttled launch keep their place for that long."""
     executor: Executor = Field(default_factory=LocalSpec)
     """Where the ranks run."""
 
