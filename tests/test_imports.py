@@ -35,6 +35,7 @@ NOT_IN_A_TASK = {
     "random",
     "rich",
     "s3fs",
+    "scipy",
     "submitit",
     "typer",
     "yaml",
@@ -51,6 +52,10 @@ def imported_by(code: str, *arguments: str, folder: Path) -> set[str]:
 
 def test_importing_the_package_imports_nothing_else(tmp_path: Path) -> None:
     assert not imported_by("import stagger", folder=tmp_path) & NOT_IN_A_TASK
+
+
+def test_the_command_line_imports_no_numerics(tmp_path: Path) -> None:
+    assert not imported_by("import stagger.cli.main", folder=tmp_path) & {"numpy", "scipy"}
 
 
 def test_a_task_on_local_paths_imports_only_what_it_uses(
@@ -104,14 +109,16 @@ def importers(module: str) -> list[str]:
 
 
 def test_one_place_talks_to_slurm_and_one_to_each_storage() -> None:
-    assert importers("submitit") == ["slurm.py"]
-    assert importers("subprocess") == ["executor/local.py", "slurm.py"]
+    assert importers("submitit") == ["slurm/job.py", "slurm/submission.py"]
+    assert importers("subprocess") == ["executor/local.py", "slurm/job.py", "slurm/runner.py"]
     assert importers("fsspec") == ["object_store.py", "s3/s3fs_engine.py", "steps/reader.py"]
     assert importers("s3fs") == ["s3/s3fs_engine.py"]
     assert importers("obstore") == ["s3/obstore_engine.py"]
     assert importers("botocore") == ["s3/obstore_engine.py", "s3/s3fs_engine.py"]
     assert importers("fastwarc") == ["steps/warc.py"]
     assert importers("pyarrow") == ["steps/parquet.py", "steps/parquet_writer.py"]
+    assert importers("numpy") == ["blocks/bound.py", "blocks/placement.py"]
+    assert importers("scipy") == ["blocks/bound.py"]
     assert importers("pickle") == importers("cloudpickle") == ["pickled.py"]
 
 

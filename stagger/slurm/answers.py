@@ -1,0 +1,214 @@
+"""What Slurm's commands print, parsed. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+#: Slurm's own defaults (slurm.conf(5)).
+DEFAULT_MAX_ARRAY_SIZE = 1001
+DEFAULT_MAX_JOB_COUNT = 10_000
+
+#: States of a job that has not started, or will start again; every other state in squeue has processes, or just had.
+QUEUED = frozenset(
+    {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD", "CONFIGURING"}
+)
+#: States in which squeue still lists a job that has ended.
+ENDED = frozenset(
+    {
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "LAUNCH_FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "RECONFIG_FAIL",
+        "REVOKED",
+        "TIMEOUT",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the cluster allows and gives; or, where none can be asked, Slurm's defaults, and in `assumed` why.
+
+    `def_mem_per_cpu` is in MiB, None when jobs get a whole node's memory, or the partition decides.
+    """
+
+    max_array_size: int = DEFAULT_MAX_ARRAY_SIZE
+    max_job_count: int = DEFAULT_MAX_JOB_COUNT
+    def_mem_per_cpu: int | None = None
+    version: str = ""
+    accounting: bool = False
+    assumed: str = ""
+
+
+def parse_config(text: str) -> Limits:
+    r"""From `scontrol show config`; `max_array_tasks` among the scheduler's parameters can lower the array size.
+
+    >>> parse_config("MaxArraySize            = 1001\nSchedulerParameters     = bf_continue,max_array_tasks=500")
+    Limits(max_array_size=500, max_job_count=10000, def_mem_per_cpu=None, version='', accounting=False, assumed='')
+    """
+    values: dict[str, str] = {}
+    for line in text.splitlines():
+        key, equals, value = line.partition("=")
+        if equals:
+            values.setdefault(key.strip(), value.strip())
+    lowered = re.search(r"\bmax_array_tasks=(\d+)", values.get("SchedulerParameters", ""))
+    largest = _number(values.get("MaxArraySize"), DEFAULT_MAX_ARRAY_SIZE)
+    memory = values.get("DefMemPerCPU", "")
+    return Limits(
+        max_array_size=min(largest, int(lowered[1])) if lowered else largest,
+        max_job_count=_number(values.get("MaxJobCount"), DEFAULT_MAX_JOB_COUNT),
+        def_mem_per_cpu=int(memory) if memory.isdigit() else None,
+        version=values.get("SLURM_VERSION", ""),
+        accounting=values.get("AccountingStorageType", "").removeprefix("accounting_storage/")
+        not in ("", "none", "(null)"),
+    )
+
+
+def _number(text: str | None, default: int) -> int:
+    return int(text) if text is not None and text.isdigit() else default
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """An element of an array (or a single job, index 0) that Slurm still knows of; `seconds` since it began."""
+
+    job_id: str
+    index: int
+    state: str
+    name: str
+    seconds: int | None = None
+    reason: str = ""
+
+
+#: The fields of `parse_queue`; the name, which alone may hold a bar, is the last.
+QUEUE_FORMAT = "%F|%K|%T|%M|%r|%j"
+
+
+def parse_queue(text: str) -> list[QueuedJob]:
+    r"""The jobs in squeue's output.
+
+    >>> parse_queue("12|3|RUNNING|1:02|None|a-1\n13|N/A|PENDING|0:00|Priority|b-2\n")[0]
+    QueuedJob(job_id='12', index=3, state='RUNNING', name='a-1', seconds=62, reason='None')
+    """
+    jobs = []
+    for line in text.splitlines():
+        job, bar, rest = line.strip().partition("|")
+        if not bar:
+            continue
+        index, state, used, reason, name = rest.split("|", 4)
+        jobs.append(QueuedJob(job, int(index) if index.isdigit() else 0, state, name, parse_time(used), reason))
+    return jobs
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition: whether jobs can start in it, its time limit as Slurm writes it, its nodes."""
+
+    name: str
+    available: bool
+    time_limit: str
+    nodes: int
+
+
+def parse_partitions(text: str) -> list[Partition]:
+    r"""From `sinfo --format=%R|%a|%l|%D`: a line for each partition and limit.
+
+    >>> parse_partitions("cpu|up|infinite|4\ngpu|inact|1-00:00:00|2\n")[1]
+    Partition(name='gpu', available=False, time_limit='1-00:00:00', nodes=2)
+    """
+    rows = (line.strip().split("|") for line in text.splitlines() if line.count("|") == 3)
+    return [Partition(name, state == "up", limit, int(nodes)) for name, state, limit, nodes in rows]
+
+
+def parse_accounting(text: str) -> dict[tuple[str, int], str]:
+    r"""(array job id, index) -> state, as `sacct` tells it; of several records, as after a requeue, the last counts.
+
+    >>> parse_accounting("12_3|FAILED|1:0|n1\n12_4|CANCELLED by 0|0:15|n2\n12_[5-6%2]|PENDING|0:0|None assigned\n")
+    {('12', 3): 'FAILED', ('12', 4): 'CANCELLED', ('12', 5): 'PENDING', ('12', 6): 'PENDING'}
+    """
+    states: dict[tuple[str, int], str] = {}
+    for line in text.splitlines():
+        number, bar, rest = line.partition("|")
+        if not bar or "." in number:  # A step of a job.
+            continue
+        array, _, index = number.partition("_")
+        state = rest.partition("|")[0].partition(" ")[0].rstrip("+")
+        state = next((known for known in ENDED if state and known.startswith(state)), state)
+        if index.isdigit():
+            states[array, int(index)] = state
+        else:
+            states |= {(array, one): state for one in expand_indices(index)}
+    return states
+
+
+def expand_indices(text: str) -> list[int]:
+    """The indices in the part of a job id behind its underscore.
+
+    >>> expand_indices("[3,5-9:2%4]"), expand_indices("7"), expand_indices("")
+    ([3, 5, 7, 9], [7], [0])
+    """
+    indices: list[int] = []
+    for part in text.strip("[]").partition("%")[0].split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part)
+        if match:
+            first, last, step = match.groups()
+            indices.extend(range(int(first), int(last or first) + 1, int(step or 1)))
+    return indices or [0]
+
+
+def parse_submitted(text: str) -> str | None:
+    r"""The job id in what sbatch printed, with or without --parsable, also of a federation; None when there is none.
+
+    >>> parse_submitted("12;east\n"), parse_submitted("Submitted batch job 13 on cluster east"), parse_submitted("no")
+    ('12', '13', None)
+    """
+    found = re.search(r"Submitted batch job (\d+)", text) or re.search(r"^(\d+)(?:;\S+)?\s*$", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def parse_time(text: str) -> int | None:
+    """Seconds of a time as Slurm writes it, and takes it: minutes, M:S, H:M:S, D-H[:M[:S]]; None for UNLIMITED etc.
+
+    >>> [parse_time(text) for text in ("90", "1:30", "1:30:00", "2-12", "1-00:00:01", "UNLIMITED")]
+    [5400, 90, 5400, 216000, 86401, None]
+    """
+    days, dash, rest = text.strip().rpartition("-")
+    parts = rest.split(":")
+    if not all(part.isdigit() for part in [*parts, *([days] if dash else [])]) or len(parts) > 3:
+        return None
+    numbers = [int(part) for part in parts]
+    if dash:  # Days, hours, and what follows of minutes and seconds.
+        numbers = [*numbers, 0, 0][:3]
+    elif len(numbers) == 1:  # Minutes.
+        numbers = [0, numbers[0], 0]
+    hours, minutes, seconds = [0, *numbers][-3:]
+    return int(days or 0) * 86_400 + hours * 3600 + minutes * 60 + seconds
+
+
+def format_time(seconds: int) -> str:
+    """Seconds as `D-HH:MM:SS`, which every version of Slurm takes.
+
+    >>> format_time(90_061)
+    '1-01:01:01'
+    """
+    days, rest = divmod(seconds, 86_400)
+    return f"{days}-{rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}"
+
+
+def parse_memory(text: str) -> int:
+    """MiB of an amount of memory as Slurm takes it: a number of MiB, or one with K, M, G or T.
+
+    >>> parse_memory("4G"), parse_memory("500"), parse_memory("2048K")
+    (4096, 500, 2)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?[cn]?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"{text!r} is no amount of memory")
+    return round(float(match[1]) * {"K": 1 / 1024, "": 1, "M": 1, "G": 1024, "T": 1024**2}[match[2].upper()])

@@ -1,0 +1,146 @@
+"""What is asked of Slurm, and told it: about a whole run in one question."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+
+from stagger.errors import StaggerError
+from stagger.slurm.answers import (
+    ENDED,
+    QUEUE_FORMAT,
+    Limits,
+    Partition,
+    QueuedJob,
+    parse_accounting,
+    parse_config,
+    parse_partitions,
+    parse_queue,
+    parse_time,
+)
+from stagger.slurm.runner import run
+
+#: Job ids, or names, in one command: a command line holds 128 KiB a word, and more is slow to answer.
+IDS_AT_ONCE = 500
+
+
+def is_here() -> bool:
+    """Whether this machine can submit jobs."""
+    return shutil.which("sbatch") is not None
+
+
+def limits() -> Limits:
+    """The cluster's limits, or Slurm's defaults where there is no Slurm."""
+    try:
+        return parse_config(run(["scontrol", "show", "config"]))
+    except StaggerError as error:  # A dry run works anywhere; sbatch says the same again when it comes to that.
+        return Limits(assumed=str(error))
+
+
+def submit_limit() -> int | None:
+    """How many jobs this user may have at once, by association; None for any number, or without accounting."""
+    user = getpass.getuser()
+    command = ["sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"where user={user}", "format=MaxSubmitJobs"]
+    try:
+        found = run([word for part in command for word in part.split(" ")], patience_s=0)
+    except StaggerError:
+        return None
+    numbers = [int(line.strip()) for line in found.splitlines() if line.strip().isdigit()]
+    return max(numbers) if numbers else None
+
+
+def queue_command(names: Sequence[str]) -> list[str]:
+    """By job name: `squeue --jobs` fails for a job that has left the queue, a name is never wrong."""
+    return [
+        "squeue",
+        "--noheader",
+        "--array",
+        "--states=all",
+        "--name",
+        ",".join(names),
+        f"--format={QUEUE_FORMAT}",
+    ]
+
+
+def known_jobs(names: Sequence[str]) -> list[QueuedJob]:
+    """All elements of the jobs with these names that the controller knows: those that ended, for MinJobAge (300 s)."""
+    return parse_queue(run(queue_command(names))) if names else []
+
+
+def queue(names: Sequence[str]) -> list[QueuedJob]:
+    """The jobs with these names that are queued or running now."""
+    return [job for job in known_jobs(names) if job.state not in ENDED]
+
+
+def ended_states(names: Sequence[str]) -> dict[tuple[str, int], str]:
+    """(array job id, index) -> how it ended, as far as the controller still knows."""
+    return {(job.job_id, job.index): job.state for job in known_jobs(names) if job.state in ENDED}
+
+
+def accounting_command(job_ids: Sequence[str]) -> list[str]:
+    """One question for all arrays. Without -S sacct searches from the epoch; without the variable it cuts lists."""
+    return [
+        "env",
+        "SLURM_BITSTR_LEN=0",
+        "sacct",
+        "--allocations",
+        "--noheader",
+        "--parsable2",
+        "--duplicates",
+        "--starttime=now-60days",
+        "--format=JobID,State,ExitCode,NodeList",
+        "--jobs",
+        ",".join(job_ids),
+    ]
+
+
+def final_states(job_ids: Sequence[str]) -> dict[tuple[str, int], str]:
+    """How accounting says that these arrays' elements ended; empty on a cluster without accounting."""
+    if not job_ids or shutil.which("sacct") is None:
+        return {}
+    try:
+        states = parse_accounting(run(accounting_command(job_ids), patience_s=0))
+    except StaggerError:
+        return {}
+    return {job: state for job, state in states.items() if state in ENDED}
+
+
+def end_states(names: Sequence[str], job_ids: Sequence[str]) -> dict[tuple[str, int], str]:
+    """How elements ended: from accounting, and from the controller, which knows it sooner."""
+    return final_states(job_ids) | ended_states(names)
+
+
+def accounting_answers() -> bool:
+    """Whether sacct works here."""
+    if shutil.which("sacct") is None:
+        return False
+    try:
+        run(["sacct", "--noheader", "--allocations", "--starttime=now", "--format=JobID"], patience_s=0)
+    except StaggerError:
+        return False
+    return True
+
+
+def partitions() -> list[Partition]:
+    """The cluster's partitions."""
+    return parse_partitions(run(["sinfo", "--noheader", "--format=%R|%a|%l|%D"]))
+
+
+def time_limit(job_id: str) -> int | None:
+    """The time limit of a job in seconds, None when it has none."""
+    return parse_time(run(["squeue", "--noheader", "--jobs", job_id, "--format=%l"]).strip())
+
+
+def own_time_limit() -> int | None:
+    """The time limit of the job that this process runs in; None without one."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return time_limit(job) if job else None
+
+
+def cancel(jobs: Iterable[str]) -> None:
+    """Cancel whole arrays (`12`) or elements (`12_3`), whatever of them is left."""
+    wanted = list(jobs)
+    for start in range(0, len(wanted), IDS_AT_ONCE):
+        run(["scancel", *wanted[start : start + IDS_AT_ONCE]])
