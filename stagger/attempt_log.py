@@ -27,13 +27,15 @@ class AttemptLog:
     """Redirects standard output and error into the attempt's log while it is open.
 
     On a file system the log is live. An object store cannot append: there the log is spooled on this machine and
-    uploaded when the attempt ends.
+    uploaded when the attempt ends; with `announce`, an empty one is there from the beginning.
     """
 
-    def __init__(self, storage: Storage, path: str) -> None:
+    def __init__(self, storage: Storage, path: str, *, announce: bool = False) -> None:
         self._storage = storage
         self._path = path
         self._spool = not is_local(path)
+        if self._spool and announce:
+            storage.write(path, b"")
 
     def __enter__(self) -> AttemptLog:
         if self._spool:

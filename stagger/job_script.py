@@ -15,8 +15,12 @@ import orjson
 from stagger.errors import StaggerError
 from stagger.ranks import format_ranks
 from stagger.resources import shipped
+from stagger.slurm.answers import parse_time
 from stagger.spec.models import EnvSpec, SlurmSpec
 from stagger.start import GOLDEN, RESTART_SALT, Slots
+
+#: Seconds before its time limit at which Slurm tells a job to end, so that it can commit and queue itself again.
+WARNING_S = 120
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,14 @@ def array_script(
     every = [rank for job in ranks for rank in job]
     dense = every == list(range(every[0], every[-1] + 1))
     array = f"0-{len(ranks) - 1}" + (f"%{throttle}" if throttle is not None else "")
-    options = {"job-name": name, "array": array, "output": f"{percent(context.log_dir)}/%A_%a.out"}
-    options |= {"nodes": "1", "ntasks": "1", **resources(spec)}
+    options: dict[str, Any] = {"job-name": name, "array": array, "output": f"{percent(context.log_dir)}/%A_%a.out"}
+    options |= {"nodes": str(spec.nodes_per_task), "ntasks": str(spec.nodes_per_task), **resources(spec)}
+    options |= {"chdir": "/", "open-mode": "append", "signal": f"B:USR2@{warning_s(spec.time)}"}
+    if "no-requeue" not in spec.sbatch:
+        options["requeue"] = True
     return render(
         spec.template or "array.sbatch.j2",
-        options=sbatch_options({**options, "chdir": "/", "open-mode": "append", **spec.sbatch}),
+        options=sbatch_options({**options, **spec.sbatch}),
         title=f"Stage {one_line(context.stage)} of {one_line(context.run_dir)}, launch {context.number}.",
         window_s=window_s,
         slots=slots,
@@ -63,7 +70,7 @@ def array_script(
         last_rank=every[-1],
         ranks_per_job=len(ranks[0]),
         job_ranks=[format_ranks(job) for job in ranks],
-        python=interpreter(spec.env),
+        python=command(spec, context.cwd),
         settings=settings,
     )
 
@@ -71,8 +78,9 @@ def array_script(
 def finalize_script(context: ScriptContext, name: str, after: Sequence[str]) -> str:
     """The script of the small job that runs when the arrays `after` have ended."""
     spec = context.spec
-    options = {"job-name": name, "output": f"{percent(context.log_dir)}/finalize-%j.out", "nodes": "1", "ntasks": "1"}
-    options |= {"dependency": f"afterany:{':'.join(after)}", "cpus-per-task": "1", "chdir": "/"}
+    output = f"{percent(context.log_dir)}/finalize-%j.out"
+    options: dict[str, Any] = {"job-name": name, "output": output, "nodes": "1", "ntasks": "1"}
+    options |= {"dependency": f"afterany:{':'.join(after)}", "cpus-per-task": "1", "chdir": "/", "requeue": True}
     for option, value in (("partition", spec.partition), ("qos", spec.qos), ("account", spec.account)):
         if value:
             options[option] = value
@@ -145,7 +153,26 @@ def interpreter(env: EnvSpec) -> str:
         return shlex.quote(os.path.join(os.path.dirname(activate_script(env.venv)), "python"))
     if env.conda:
         return '"$CONDA_PREFIX"/bin/python'
+    if env.container:
+        return "python"
     return shlex.quote(sys.executable)
+
+
+def warning_s(limit: str | None) -> int:
+    """Seconds before its time limit at which a job is told to end: two minutes; of a short limit, a tenth."""
+    limit_s = parse_time(limit) if limit else None
+    return WARNING_S if limit_s is None else max(1, min(WARNING_S, limit_s // 10))
+
+
+def command(spec: SlurmSpec, cwd: str) -> str:
+    """The words of shell that start Python for a rank: on each of a task's nodes, in the container."""
+    words = interpreter(spec.env)
+    if spec.env.container:
+        arguments = [f"--pwd={cwd}", *spec.env.container_args, spec.env.container]
+        words = f"apptainer exec {shlex.join(arguments)} {words}"
+    if spec.nodes_per_task > 1:
+        words = f"srun --nodes={spec.nodes_per_task} --ntasks-per-node=1 --kill-on-bad-exit=1 {words}"
+    return words
 
 
 def render(template: str, **values: Any) -> str:

@@ -13,6 +13,10 @@ from stagger.storage import Entry
 READ_BYTES = 2**20
 
 
+#: What a record of the run directory fits in, mostly.
+SMALL_BYTES = 2**14
+
+
 class LocalFiles:
     """A `Backend` over POSIX calls. Files come into place by fsync and rename within one folder."""
 
@@ -28,13 +32,7 @@ class LocalFiles:
             os.close(descriptor)
 
     def read_many(self, paths: list[str]) -> list[bytes | None]:
-        return [self._read_or_none(path) for path in paths]
-
-    def _read_or_none(self, path: str) -> bytes | None:
-        try:
-            return self.read(path)
-        except FileNotFoundError:
-            return None
+        return [read_small(path) for path in paths]
 
     def write(self, path: str, data: bytes, *, private: bool) -> None:
         output = LocalOutput(path, writer_tag(), 0o600 if private else 0o666)
@@ -67,7 +65,12 @@ class LocalFiles:
     def named(self, folder: str, start: str) -> list[str]:
         below, _, name = start.rpartition("/")
         below = f"{below}/" if below else ""
-        return [below + entry.name for entry in self.list(f"{folder}/{below}") if entry.name.startswith(name)]
+        try:
+            # Not list(): that asks for the size of each, and on Lustre every one of those is a request.
+            with os.scandir(f"{folder}/{below}") as entries:
+                return [below + entry.name for entry in entries if entry.name.startswith(name) and is_there(entry)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
     def list(self, folder: str) -> list[Entry]:
         try:
@@ -139,6 +142,26 @@ def file_entry(entry: os.DirEntry[str], below: str) -> Entry | None:
     if entry.is_file():
         return Entry(below + entry.name, entry.stat().st_size)
     return Entry(below + entry.name, -1) if entry.is_symlink() and not entry.is_dir() else None
+
+
+def is_there(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder is a file, or a link to nothing, as `file_entry` has it."""
+    return entry.is_file() or (entry.is_symlink() and not entry.is_dir())
+
+
+def read_small(path: str) -> bytes | None:
+    """The content of a file, None when there is none: for files by the thousand, of which open() asks too much."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        data = os.read(descriptor, SMALL_BYTES)
+        while more := os.read(descriptor, SMALL_BYTES):
+            data += more
+        return data
+    finally:
+        os.close(descriptor)
 
 
 class LocalOutput:

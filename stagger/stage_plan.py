@@ -168,11 +168,17 @@ def check_outputs(plan: StagePlan, readers: list[Any], writers: list[Any]) -> Co
 def output_folders(stage: StageSpec, objects: Sequence[Step] | None) -> list[str]:
     """Where the stage writes, as far as its steps say so (`output_folder`).
 
-    Raises StaggerError when its ranks would write the same file.
+    Raises StaggerError when its ranks would write the same file, or with `commit: shard` its shards.
     """
     for step in steps_with("check_tasks", stage, objects):
         step.check_tasks(stage.tasks)
-    return [step.output_folder for step in steps_with("output_folder", stage, objects)]
+    writers = steps_with("output_folder", stage, objects)
+    if stage.commit == "shard" and not (writers and all(getattr(step, "shard_by_shard", False) for step in writers)):
+        raise StaggerError(
+            f"{stage.name}: commit: shard needs an output for each shard: put {{stem}} into the filename of every"
+            " writer, or leave commit out."
+        )
+    return [step.output_folder for step in writers]
 
 
 def steps_with(hook: str, stage: StageSpec, objects: Sequence[Step] | None) -> list[Any]:

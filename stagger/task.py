@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 #: Signals that ask a task to stop: a cancelled or preempted job, and the warning before a job's time limit.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 
+#: A job with less time left than this, in seconds, was stopped because its time is up: Slurm's warning comes 120 s
+#: before the end, or up to 60 s sooner (sbatch(1), --signal).
+TIME_IS_UP_S = 200
+
 #: Seconds that a local worker has to end its rank when its parent has died.
 ORPHAN_S = 10.0
 
@@ -46,12 +50,41 @@ def main(arguments: list[str]) -> int:
     try:
         if arguments[1] == "-":
             return serve(settings, storage, stop, int(arguments[2]))
-        job = slurm_job()
-        status = run_ranks(settings, storage, job, parse_ranks(arguments[1]), stop)
-        keep_place(job.script_started + job.delay_s + settings.hold_s - time.time(), status, stop)
-        return status
+        return run_job(settings, storage, slurm_job(), parse_ranks(arguments[1]), stop)
     except Interrupted as error:
         return 128 + signal.Signals[str(error)]
+
+
+def run_job(settings: TaskSettings, storage: Storage, job: Job, ranks: list[int], stop: StopFlag) -> int:
+    """What `main` returns for a Slurm job; one that has to stop before its end asks Slurm to start it again."""
+    try:
+        status = run_ranks(settings, storage, job, ranks, stop)
+    except Interrupted as error:
+        # On several nodes SIGTERM may mean that another process of the rank has failed; Slurm preempts by itself.
+        if job.process == 0 and (job.processes == 1 or str(error) == "SIGUSR2"):
+            come_back(settings, job, str(error))
+        raise
+    keep_place(job.script_started + job.delay_s + settings.hold_s - time.time(), status, stop)
+    return status
+
+
+def come_back(settings: TaskSettings, job: Job, reason: str) -> None:
+    """Have this job queued again, if it is preempted or at the end of its time, and not cancelled."""
+    from stagger.slurm.job import job_state, requeue
+
+    try:
+        state, left_s = job_state(job.id)
+        if state != "RUNNING":
+            log(f"stopped by {reason}; Slurm calls the job {state}")
+        elif job.restart >= settings.max_requeues:
+            log(f"stopped by {reason}; not queued again after {job.restart} times (executor.max_requeues)", "WARNING")
+        elif left_s is not None and left_s < TIME_IS_UP_S and not job.advanced:
+            log(f"stopped by {reason}, with nothing done in the job's time: it would come no further again", "WARNING")
+        else:
+            requeue(job.id)
+            log(f"stopped by {reason}; queued again, for the {job.restart + 1}. time")
+    except StaggerError as error:
+        log(f"stopped by {reason}; it cannot be queued again: {error}", "WARNING")
 
 
 def install_handlers(stop: StopFlag) -> None:
@@ -95,11 +128,18 @@ def slurm_job() -> Job:
     environment = os.environ
     array = environment.get("SLURM_ARRAY_JOB_ID")
     number = f"{array}_{environment['SLURM_ARRAY_TASK_ID']}" if array else environment.get("SLURM_JOB_ID", "none")
+    process, processes = 0, 1
+    if environment.get("SLURM_STEP_NUM_TASKS", "1") != "1":
+        from stagger.slurm.job import node_process
+
+        process, processes = node_process()
     return Job(
         id=number,
         restart=int(environment.get("SLURM_RESTART_COUNT") or 0),
         delay_s=float(environment.get("STAGGER_DELAY_S") or 0),
         script_started=float(environment.get("STAGGER_SCRIPT_STARTED") or time.time()),
+        process=process,
+        processes=processes,
     )
 
 

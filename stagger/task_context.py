@@ -105,7 +105,8 @@ class TaskContext:
         self._begin_upload = begin_upload
         self._ahead: ReadAhead | None = None
         self._place = 0
-        self._earlier: list[Callable[[], list[str]]] = []
+        self._committed = 0
+        self._earlier: list[Callable[[list[Shard]], list[str]]] = []
 
     def shard_by_shard(self) -> Iterator[Shard]:
         """Each shard of the rank, `shards` being that one alone meanwhile."""
@@ -155,37 +156,42 @@ class TaskContext:
         self.outputs.append(file)
         return file
 
-    def replaces(self, earlier: Callable[[], list[str]]) -> None:
+    def replaces(self, earlier: Callable[[list[Shard]], list[str]]) -> None:
         """Have files removed, at the commit, that an earlier attempt of the rank wrote and this one did not.
 
-        `earlier` finds the paths that the rank may have written; it is called only when there was an earlier attempt.
+        `earlier` finds the paths that the rank may have written for the shards it is given; it is called only when
+        there was an earlier attempt.
         """
         self._earlier.append(earlier)
 
-    def commit(self) -> None:
-        """Make all outputs durable, then visible, and remove what an earlier attempt wrote beside them."""
-        for file in self.outputs:
+    def commit(self, shards: list[Shard]) -> None:
+        """Make the outputs since the last commit durable, then visible; remove what earlier attempts wrote beside them.
+
+        `shards` are those that the outputs are of.
+        """
+        files = self.outputs[self._committed :]
+        for file in files:
             file.finish()
         committed: list[str] = []
         try:
-            for file in self.outputs:
+            for file in files:
                 file.output.commit()
                 committed.append(file.output.path)
         except BaseException:
             for path in committed:  # The rank has failed: nothing of it is to be taken for data.
                 self.storage.remove(path)
             raise
+        self._committed = len(self.outputs)
         if self._repeated:
-            written = {file.output.path for file in self.outputs}
-            for path in {path for find in self._earlier for path in find()} - written:
+            written = {file.output.path for file in files}
+            for path in {path for find in self._earlier for path in find(shards)} - written:
                 self.storage.remove(path)
-        self.close()
 
     def abort(self) -> None:
-        """Drop all outputs; nothing of them stays."""
-        self.close()
-        for file in self.outputs:
+        """Drop all outputs that are not committed; nothing of them stays."""
+        for file in self.outputs[self._committed :]:
             file.output.abort()
+        self._committed = len(self.outputs)
 
     def close(self) -> None:
         """Stop fetching input."""

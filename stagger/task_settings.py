@@ -13,8 +13,8 @@ class TaskSettings:
     """Everything a task needs beside its rank; it finds the rest in the plan.
 
     `storage_options` holds secrets only as `${NAME}`; `cwd` is the folder that the run was launched from;
-    `hold_s` is how long a job keeps its place after its start; `pickle_path` is set only for pipelines of Python
-    objects.
+    `commit` says whether outputs are committed by `rank` or by `shard`; `hold_s` is how long a job keeps its place
+    after its start; `pickle_path` is set only for pipelines of Python objects.
     """
 
     stage_dir: str
@@ -26,6 +26,8 @@ class TaskSettings:
     start_policy: str = "uniform"
     window_s: int = 0
     hold_s: int = 0
+    commit: str = "rank"
+    max_requeues: int = 0
     retry_seconds: float = 600.0
     read_ahead_mb: int = 64
     pickle_path: str = ""

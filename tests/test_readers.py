@@ -161,7 +161,7 @@ def test_what_is_written_can_be_read_again(tmp_path: Path) -> None:
         step.bind(task)
         assert list(step(documents, 3, 5)) == documents
         assert not list(folder.glob("[!.]*"))
-        task.commit()
+        task.commit(task.all_shards)
         assert [path.name for path in folder.iterdir()] == [
             "00003.jsonl" + {"zstd": ".zst", "gzip": ".gz"}.get(compression or "", "")
         ]
@@ -302,7 +302,7 @@ def test_any_documents_survive_and_others_read_the_same(documents: list[Document
         task = TaskContext(Storage(), 0, 1, [], "tag")
         step.bind(task)
         assert list(step(documents, 0, 1)) == documents
-        task.commit()
+        task.commit(task.all_shards)
         paths = list(Path(folder).iterdir())
         assert len(paths) == bool(documents)
         if documents:

@@ -24,7 +24,7 @@ def write(step: Any, documents: list[Document], *, shards: list[Shard] | None = 
     for _ in task.shard_by_shard() if step.shard_by_shard else [None]:
         assert list(step(iter(documents), 3, 8)) == documents
         step.end_shard()
-    task.commit()
+    task.commit(task.all_shards)
     return task
 
 

@@ -116,11 +116,11 @@ class ShardWriter:
         self._task = task
         task.replaces(self._earlier_files)
 
-    def _earlier_files(self) -> list[str]:
-        """The files that the rank may have written in an earlier attempt."""
+    def _earlier_files(self, shards: list[Shard]) -> list[str]:
+        """The files that the rank may have written in an earlier attempt for these shards."""
         assert self._task is not None
         rank = self._task.rank
-        stems = [stem_of(shard.name) for shard in self._task.all_shards] if self.shard_by_shard else [""]
+        stems = [stem_of(shard.name) for shard in shards] if self.shard_by_shard else [""]
         found = []
         for stem in stems:
             if "{part}" not in self.filename:
