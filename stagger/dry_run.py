@@ -8,6 +8,7 @@ from stagger.executor.base import StageLaunch, executor_class
 from stagger.launch import task_settings, wanted_ranks
 from stagger.launches import read_launches
 from stagger.prepare import check_fingerprints, plan_ready_stages
+from stagger.retries import Group
 from stagger.run_folder import RunFolder, RunRecord, open_storage, run_fingerprint
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.stage_plan import StagePlan
@@ -35,7 +36,8 @@ def dry_stage(
     fingerprint = plan.fingerprint if plan else ""
     record = RunRecord(spec, {stage.name: fingerprint}, {}, {}, 0)
     settings = task_settings(record, stage, stage_folder, executor, number, len(ranks))
-    arrays = executor.arrays(StageLaunch(stage, stage_folder, number, ranks, settings, folder.path)) if ranks else []
+    launch = StageLaunch(stage, stage_folder, number, [Group(ranks)], settings, folder.path)
+    arrays = executor.arrays(launch) if ranks else []
     return {
         "name": stage.name,
         "executor": stage.executor.type,

@@ -1,23 +1,30 @@
-"""The job that runs when all arrays of a stage have ended: `python -I -m stagger.finalize RUN_DIR STAGE OPTIONS`."""
+"""The job that runs when all arrays of a launch have ended: `python -I -m stagger.finalize RUN_DIR STAGE OPTIONS`."""
 
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 
 import orjson
 from loguru import logger
 
+from stagger.efficiency import sentences
 from stagger.errors import StaggerError
-from stagger.launch import launch_dependents, remove_leftovers
+from stagger.executor.slurm import Asked
+from stagger.failed_ranks import find_failed
+from stagger.launch import launch_dependents, remove_leftovers, start_again
 from stagger.launches import read_launches
 from stagger.ranks import format_ranks
 from stagger.report import write_stats
-from stagger.run_folder import RunFolder
+from stagger.retries import decide
+from stagger.run_folder import RunFolder, RunRecord
+from stagger.rundir import StageFolder
+from stagger.spec.models import RetrySpec, StageSpec
 from stagger.status import activity_of, stage_status
 
 
 def main(arguments: list[str]) -> int:
-    """Merge the statistics; launch the stages that were waiting, if every rank of this one is done."""
+    """Merge the statistics; run failed ranks again, as `retries` says; launch what waited, if every rank is done."""
     run_dir, name, options = arguments
     folder, record = RunFolder.open(run_dir, orjson.loads(options), patient=True)
     stage = record.spec.stage(name)
@@ -25,13 +32,41 @@ def main(arguments: list[str]) -> int:
     stats = write_stats(stage_folder, stage)
     if not activity_of(stage_folder, read_launches(stage_folder), folder.path).ranks:
         remove_leftovers(stage_folder, record, stage)
-    if stats["missing_ranks"]:
-        failed = stage_status(stage_folder, stage, folder.path).failed_ranks
-        logger.error(f"{name}: ranks {stats['missing_ranks']} are not done ({format_ranks(failed)} failed)")
-        return 1
-    logger.success(f"{name}: all {stage.tasks} ranks are done")
-    launch_dependents(folder, record, name)
-    return 0
+    for line in sentences(stats.get("efficiency", {})):
+        logger.info(f"{name}: {line}")
+    if not stats["missing_ranks"]:
+        logger.success(f"{name}: all {stage.tasks} ranks are done")
+        launch_dependents(folder, record, name)
+        return 0
+    logger.warning(f"{name}: ranks {stats['missing_ranks']} are not done")
+    if stage.retries is not None and retry(folder, record, stage, stage_folder, stage.retries):
+        return 0
+    failed = stage_status(stage_folder, stage, folder.path).failed_ranks
+    logger.error(f"{name}: ranks {stats['missing_ranks']} are not done ({format_ranks(failed)} failed)")
+    return 1
+
+
+def retry(
+    folder: RunFolder, record: RunRecord, stage: StageSpec, stage_folder: StageFolder, retries: RetrySpec
+) -> bool:
+    """Launch failed ranks again, as the policy says. True when some were."""
+    launches = read_launches(stage_folder)
+    asked = Asked(launches)
+    active = activity_of(stage_folder, launches, folder.path, asked).ranks
+    decision = decide(retries, find_failed(stage_folder, launches, stage_folder.done(), active, asked))
+    given_up = defaultdict(list)
+    for rank, reason in decision.given_up.items():
+        given_up[reason].append(rank)
+    for reason, ranks in given_up.items():
+        logger.warning(f"{stage.name}: given up: ranks {format_ranks(ranks)}: {reason}")
+    for group in decision.again:
+        logger.info(
+            f"{stage.name}: retry {group.tries} of {retries.max} for ranks {format_ranks(group.ranks)}, with"
+            f" {group.memory_scale:g} times the memory and {group.time_scale:g} times the time"
+        )
+    if decision.again:
+        start_again(folder, record, stage, decision.again)
+    return bool(decision.again)
 
 
 if __name__ == "__main__":

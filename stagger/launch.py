@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from loguru import logger
 
+from stagger.cancel import check_ranks
 from stagger.errors import RunFailed, StaggerError, StorageError
 from stagger.executor.base import PipelineExecutor, StageLaunch, executor_class
 from stagger.launches import read_launches
@@ -17,8 +19,10 @@ from stagger.pipeline import Step, add_import_path
 from stagger.prepare import check_fingerprints, is_done, plan_ready_stages, save_plans
 from stagger.ranks import format_ranks
 from stagger.report import write_stats
+from stagger.retries import Group
 from stagger.run_folder import RunFolder, RunRecord, open_storage
 from stagger.rundir import StageFolder
+from stagger.spec.load import changed_spec
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.stage_plan import StagePlan, make_plan, output_folders
 from stagger.status import StageStatus, activity_of, stage_status, status_of
@@ -114,12 +118,52 @@ def warn_of_foreign_outputs(folder: StageFolder, plan: StagePlan, folders: list[
         )
 
 
-def retry(folder: RunFolder, record: RunRecord, *, wait: bool = False) -> Launched:
-    """Launch again whatever of a run is neither done nor active."""
+def retry(
+    folder: RunFolder,
+    record: RunRecord,
+    *,
+    stage: str | None = None,
+    ranks: set[int] | None = None,
+    failed_only: bool = False,
+    changes: Sequence[str] = (),
+    wait: bool = False,
+) -> Launched:
+    """Launch again whatever of a run is neither done nor active.
+
+    Or of it only a `stage`, only `ranks`, only those that failed; with `changes` (`a.b=c`) of the settings, which stay.
+    """
     enter(record.spec)
     with folder.lock():
-        launched = run_stages(folder, record, b"", limit=None)
-    return follow(folder, record, launched, None) if wait else launched
+        record = folder.load() or record
+        if changes:
+            record = replace(record, spec=changed_spec(record.spec, changes, stage))
+        chosen = {one.name: chosen_ranks(folder, record, one, ranks, failed_only) for one in record.spec.chosen(stage)}
+        if changes:
+            folder.save(record)
+        launched = run_stages(folder, record, b"", limit=None, only=set(chosen), ranks=chosen)
+    return follow(folder, record, launched, None, chosen) if wait else launched
+
+
+def chosen_ranks(
+    folder: RunFolder, record: RunRecord, stage: StageSpec, ranks: set[int] | None, failed_only: bool
+) -> set[int] | None:
+    """The ranks of a stage that a retry is about, None for all. Raises StaggerError for what cannot be run again."""
+    stage_folder = folder.stage(record.spec, stage)
+    if ranks is not None:
+        check_ranks(stage, ranks)
+        if done := ranks & stage_folder.done():
+            raise StaggerError(
+                f"Ranks {format_ranks(done)} of {stage.name} are done; a completed rank is never run again."
+            )
+        if active := ranks & activity_of(stage_folder, read_launches(stage_folder), folder.path).ranks:
+            raise StaggerError(
+                f"Ranks {format_ranks(active)} of {stage.name} are queued or running; stop them first, with: stagger"
+                f" cancel {folder.path} --rank {format_ranks(active)}"
+            )
+    if failed_only:
+        failed = set(stage_status(stage_folder, stage, folder.path).failed_ranks)
+        ranks = failed if ranks is None else ranks & failed
+    return ranks
 
 
 def enter(spec: RunSpec) -> None:
@@ -131,7 +175,13 @@ def enter(spec: RunSpec) -> None:
     add_import_path(spec.import_path)
 
 
-def follow(folder: RunFolder, record: RunRecord, launched: Launched, limit: int | None) -> Launched:
+def follow(
+    folder: RunFolder,
+    record: RunRecord,
+    launched: Launched,
+    limit: int | None,
+    ranks: Mapping[str, set[int] | None] = MappingProxyType({}),
+) -> Launched:
     """Wait until all Slurm jobs of the run have ended, those of stages that others launch included.
 
     Then run the local stages that waited for them. No stage is launched twice.
@@ -158,7 +208,8 @@ def follow(folder: RunFolder, record: RunRecord, launched: Launched, limit: int 
             break
     ended = Launched(folder.path, status_of(folder, record), lost_outputs=launched.lost_outputs)
     for stage in ready_stages(folder, record):
-        note_unfinished(ended, folder.stage(record.spec, stage), stage, limit)
+        if ranks.get(stage.name) is None:
+            note_unfinished(ended, folder.stage(record.spec, stage), stage, limit)
     return ended
 
 
@@ -196,6 +247,7 @@ def run_stages(
     *,
     limit: int | None,
     only: set[str] | None = None,
+    ranks: Mapping[str, set[int] | None] = MappingProxyType({}),
 ) -> Launched:
     """Launch each stage as far as it can go now. What waits for Slurm jobs is launched by their finalize job."""
     launched = Launched(folder.path)
@@ -216,9 +268,9 @@ def run_stages(
             if stage.name not in record.fingerprints:
                 plan = make_plan(folder.storage, stage, None)
                 record = save_plans(folder, record.spec, {stage.name: plan}, record.outputs)
-            submitted = launch_stage(folder, record, stage, payload, limit)
+            submitted = launch_stage(folder, record, stage, payload, limit, ranks.get(stage.name))
             launched.submitted |= submitted
-            if not submitted:
+            if not submitted and ranks.get(stage.name) is None:
                 note_unfinished(launched, stage_folder, stage, limit)
         launched.stages.append(stage_status(stage_folder, stage, folder.path))
     return launched
@@ -255,13 +307,21 @@ def lost_outputs(folder: StageFolder) -> list[str]:
     return [output["path"] for output in recorded if sizes.get(output["path"]) != output["bytes"]]
 
 
-def launch_stage(folder: RunFolder, record: RunRecord, stage: StageSpec, payload: bytes, limit: int | None) -> bool:
+def launch_stage(
+    folder: RunFolder,
+    record: RunRecord,
+    stage: StageSpec,
+    payload: bytes,
+    limit: int | None,
+    only: set[int] | None = None,
+) -> bool:
     """Hand a stage's ranks that are neither done nor active to its executor. True when Slurm jobs were submitted."""
     stage_folder = folder.stage(record.spec, stage)
     launches = read_launches(stage_folder)
     active = activity_of(stage_folder, launches, folder.path).ranks
     done = stage_folder.done()
-    ranks = [rank for rank in wanted_ranks(stage, limit) if rank not in done and rank not in active]
+    wanted = wanted_ranks(stage, limit) if only is None else sorted(only)
+    ranks = [rank for rank in wanted if rank not in done and rank not in active]
     if done:
         logger.info(f"{stage.name}: {len(done)} of {stage.tasks} ranks are done already")
     if not ranks:
@@ -269,15 +329,34 @@ def launch_stage(folder: RunFolder, record: RunRecord, stage: StageSpec, payload
         return False
     if not active:
         remove_leftovers(stage_folder, record, stage)
-    executor = executor_class(stage.executor.type).for_stage(record.spec, stage, record.inputs[stage.name])
-    number = len(launches) + 1
-    settings = task_settings(record, stage, stage_folder, executor, number, len(ranks))
-    settings = with_pickle(settings, record.spec, stage_folder, launches, payload)
-    executor.check()
-    executor.execute(StageLaunch(stage, stage_folder, number, ranks, settings, folder.path))
+    start(folder, record, stage, [Group(ranks)], payload)
     if stage.executor.type == "local" and write_stats(stage_folder, stage)["missing_ranks"]:
         remove_leftovers(stage_folder, record, stage)
     return stage.executor.type == "slurm"
+
+
+def start(folder: RunFolder, record: RunRecord, stage: StageSpec, groups: list[Group], payload: bytes = b"") -> None:
+    """Hand ranks to the stage's executor, as the next launch of it."""
+    stage_folder = folder.stage(record.spec, stage)
+    launches = read_launches(stage_folder)
+    executor = executor_class(stage.executor.type).for_stage(record.spec, stage, record.inputs[stage.name])
+    number = len(launches) + 1
+    settings = task_settings(record, stage, stage_folder, executor, number, sum(len(group.ranks) for group in groups))
+    settings = with_pickle(settings, record.spec, stage_folder, launches, payload)
+    executor.check()
+    executor.execute(StageLaunch(stage, stage_folder, number, groups, settings, folder.path))
+
+
+def start_again(folder: RunFolder, record: RunRecord, stage: StageSpec, groups: list[Group]) -> None:
+    """Launch ranks of a stage once more, each group with its own resources, for the job that ends the stage."""
+    enter(record.spec)
+    with folder.lock(wait_s=LOCK_WAIT_S):
+        record = folder.load() or record
+        stage_folder = folder.stage(record.spec, stage)
+        settled = stage_folder.done() | activity_of(stage_folder, read_launches(stage_folder), folder.path).ranks
+        left = [replace(group, ranks=[rank for rank in group.ranks if rank not in settled]) for group in groups]
+        if left := [group for group in left if group.ranks]:
+            start(folder, record, record.spec.stage(stage.name), left)
 
 
 def remove_leftovers(folder: StageFolder, record: RunRecord, stage: StageSpec) -> None:
@@ -305,6 +384,8 @@ def task_settings(
         start_policy=stage.start_policy,
         window_s=executor.window(ranks),
         hold_s=executor.hold(ranks),
+        commit=stage.commit,
+        max_requeues=getattr(stage.executor, "max_requeues", 0),
         retry_seconds=record.spec.retry_seconds,
         read_ahead_mb=record.spec.read_ahead_mb,
     )

@@ -164,6 +164,36 @@ def dawdle(data, rank, world_size, ranks=(), flag=""):
             time.sleep(0.1)
         yield document
 
+def fail_from(data, rank, world_size, first, flag=""):
+    """Raises at the first document whose number is `first` or more, until the file `flag` is there."""
+    for document in data:
+        if int(document.id.rpartition("-")[2]) >= first and not os.path.exists(flag):
+            raise ValueError("no further")
+        yield document
+
+def linger(data, rank, world_size, first, flag=""):
+    """Takes a second for each document from number `first` on, and says so, until the file `flag` is there."""
+    for document in data:
+        if int(document.id.rpartition("-")[2]) >= first and not os.path.exists(flag):
+            open(f"{flag}-{rank}", "w").close()
+            time.sleep(1)
+        yield document
+
+def note_node(data, rank, world_size, flag=""):
+    """Says which process of how many is at work on the rank, each on a node of its own."""
+    name = f"{flag}-{rank}-{os.environ['RANK']}-of-{os.environ['WORLD_SIZE']}"
+    open(name, "w").close()
+    return data
+
+def need_memory(data, rank, world_size, ranks=(), mb=0, flag=""):
+    """Needs so many MB on some ranks, until it has had them for a while."""
+    held = bytearray(0)
+    for count, document in enumerate(data):
+        if rank in ranks and count == 20:
+            held = bytearray(b"x") * (mb * 10**6)
+            time.sleep(5)
+        yield document
+
 def swallow(data, rank, world_size):
     """A step that goes on whatever happens."""
     iterator = iter(data)
@@ -241,6 +271,7 @@ class PipelineFiles:
         source: str | None = None,
         output: str | None = None,
         compression: str | None = "zstd",
+        writer: dict[str, Any] | None = None,
         **more: Any,
     ) -> Path:
         content = {
@@ -250,7 +281,13 @@ class PipelineFiles:
             "pipeline": [
                 {"read_jsonl": {"path": source or str(self.shards)}},
                 *steps,
-                {"write_jsonl": {"path": output or str(self.folder / f"{name}-output"), "compression": compression}},
+                {
+                    "write_jsonl": {
+                        "path": output or str(self.folder / f"{name}-output"),
+                        "compression": compression,
+                        **(writer or {}),
+                    }
+                },
             ],
             "executor": executor or {"type": "local", "workers": 2},
             **more,

@@ -136,6 +136,8 @@ TWICE = WriteJsonl("out")
         ({"storage_options": {"s3": {"secret": "x"}}}, "a secret in clear"),
         ({"storage_options": {"s3": {"endpoint_url": "http://me:pass@host"}}}, "a secret in clear"),
         ({"pipeline": [ReadJsonl("in", on_bad_record="raise")]}, r"Step 1 \(ReadJsonl\): on_bad_record: .*'skip'"),  # type: ignore[arg-type]
+        ({"backend_limit": float("inf")}, "backend_limit: input should be a finite number, not inf"),
+        ({"retry_seconds": float("nan")}, "retry_seconds: .*, not nan"),
         ({"pipeline": [ReadJsonl("in"), TWICE, TWICE]}, "Step 3 is the very object of a step before it"),
     ],
 )

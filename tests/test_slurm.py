@@ -71,6 +71,44 @@ def test_each_job_takes_its_slot_and_later_ones_of_a_throttled_run_a_short_one(
         assert record["started"] - record["script_started"] >= record["delay_s"]
 
 
+OWN_TEMPLATE = """\
+#!/bin/bash
+{% for option in options %}
+#SBATCH {{ option }}
+{% endfor %}
+echo "before: ${LD_LIBRARY_PATH-} ${BASH_ENV-} ${init-}"
+{% include "start.sh.j2" %}
+echo "after: ${LD_LIBRARY_PATH-} ${BASH_ENV-} ${init-}"
+{% include "environment.sh.j2" %}
+env
+exec {{ python }} -I -m stagger.task {{ settings | quote }} $SLURM_ARRAY_TASK_ID
+"""
+
+
+def test_the_loader_and_bash_look_into_the_users_folders_only_after_the_delay(
+    slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    """With a module loaded at launch LD_LIBRARY_PATH names shared folders, and so does Lmod's BASH_ENV."""
+    own, init, libraries = tmp_path / "own.j2", tmp_path / "init file.sh", f"{tmp_path}/a,b:{tmp_path}/c d"
+    own.write_text(OWN_TEMPLATE)
+    init.write_text("init=read\n")
+    slurm_cli.env |= {"LD_LIBRARY_PATH": libraries, "BASH_ENV": str(init)}
+
+    def printed(name: str, **sbatch: str) -> list[str]:
+        executor = {**SLURM, "template": str(own), "sbatch": sbatch}
+        file = pipeline_file(name, tasks=1, executor=executor, randomize_start_duration=0)
+        slurm_cli("launch", file, "--wait", check=0)
+        (path,) = (tmp_path / name / "launches" / "1" / "slurm").glob("*_0.out")
+        return path.read_text().splitlines()
+
+    lines = printed("run")
+    found = [line for line in lines if line.startswith(("before: ", "after: ", "STAGGER_LATER", "SLURM_EXPORT_ENV"))]
+    assert found == ["before:   ", f"after: {libraries} {init} read"]
+    assert {f"LD_LIBRARY_PATH={libraries}", f"BASH_ENV={init}"} <= set(lines)
+    # Who chooses what is exported gets just that.
+    assert f"before: {libraries} {init} read" in printed("all", export="ALL")
+
+
 def test_status_is_true_at_each_moment_and_a_second_launch_refuses(
     slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:
@@ -174,7 +212,7 @@ def test_a_rank_whose_job_somebody_cancelled_is_failed_not_forgotten(
     assert waiting.returncode == 1
     assert "1 rank of" in err
     stage = status(slurm_cli, tmp_path / "run")
-    assert (counts(stage), stage["failed_ranks"], stage["reasons"]) == ((3, 1, 0, 0), [1], {"interrupted": 1})
+    assert (counts(stage), stage["failed_ranks"], stage["reasons"]) == ((3, 1, 0, 0), [1], {"CANCELLED": 1})
     assert "rank 1: stopped by SIGTERM" in slurm_cli("logs", tmp_path / "run", "--failed").out
     assert not (tmp_path / "run-output" / "00001.jsonl.zst").exists()
 
@@ -185,11 +223,11 @@ def test_a_job_that_is_cancelled_in_its_delay_ends_at_once(
     executor = {**SLURM, "time": "2-00:00:00"}
     file = pipeline_file(tasks=2, executor=executor, randomize_start_duration=86_400)
     slurm_cli("launch", file, check=0)
-    until(lambda: status(slurm_cli, tmp_path / "run")["running"] == 2, "the jobs to sleep")
+    until(lambda: status(slurm_cli, tmp_path / "run")["sleeping"] == 2, "the jobs to sleep")
     (launch,) = launches(tmp_path / "run")
     slurm(slurm_cli, "scancel", f"{launch['arrays'][0]['job_id']}_1")
     stage = until(lambda: (s := status(slurm_cli, tmp_path / "run"))["failed"] and s, "the job to end")
-    assert (counts(stage), stage["failed_ranks"]) == ((0, 1, 1, 0), [1])
+    assert (counts(stage), stage["sleeping"], stage["failed_ranks"]) == ((0, 1, 1, 0), 1, [1])
 
 
 def test_a_job_that_never_reaches_python_is_failed_not_done(
@@ -243,7 +281,7 @@ def test_what_slurm_refuses_is_said_in_its_words_and_nothing_stays_queued(
 ) -> None:
     ran = slurm_cli("launch", pipeline_file(executor={**SLURM, **wrong}), check=2)
     assert ran.err.count("\n") == 1
-    assert "Slurm refused the job: " in ran.err
+    assert "Slurm refused the job (" in ran.err
     assert said in ran.err
     (launch,) = launches(tmp_path / "run")
     assert "Slurm refused" in launch["cancelled"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 from stagger.errors import Interrupted, StaggerError
 from stagger.pipeline import Step
+from stagger.retries import Group
 from stagger.rundir import StageFolder
 from stagger.sharding import ShardBy
 from stagger.spec.load import from_objects
@@ -20,26 +21,32 @@ from stagger.start_requests import StageInput, not_yet_planned
 from stagger.task_settings import TaskSettings
 
 if TYPE_CHECKING:
+    from stagger.executor.slurm import Asked
     from stagger.launch import Launched
 
 
 @dataclass(frozen=True)
 class StageLaunch:
-    """One launch of a stage: `ranks` are to run, as launch `number` of it."""
+    """One launch of a stage: the ranks of `groups` are to run, as launch `number` of it."""
 
     stage: StageSpec
     folder: StageFolder
     number: int
-    ranks: list[int]
+    groups: list[Group]
     settings: TaskSettings
     run_dir: str
+
+    @property
+    def ranks(self) -> list[int]:
+        return sorted(rank for group in self.groups for rank in group.ranks)
 
 
 @dataclass(frozen=True)
 class ArrayPlan:
-    """One job array as it would be submitted. `ranks[i]` holds the ranks of element i."""
+    """One job array as it would be submitted. `ranks[i]` holds the ranks of element i, which are all of `group`."""
 
     name: str
+    group: Group
     ranks: list[list[int]]
     throttle: int | None
     script: str
@@ -49,17 +56,21 @@ class ArrayPlan:
 class Activity:
     """What of a stage is under way right now, and who to name when it is in the way.
 
-    `ending` while the job that runs after a stage's arrays is still to end: it may launch further stages.
+    `starting`: running, but for no longer than the window, so perhaps still in the delay: rank -> its launch, and the
+    first rank of its job. `requeued`: pending once more. `ending` while the job that runs after a stage's arrays is
+    still to end: it may launch further ones.
     """
 
     running: set[int] = field(default_factory=set)
+    starting: dict[int, tuple[int, int]] = field(default_factory=dict)
     pending: set[int] = field(default_factory=set)
+    requeued: set[int] = field(default_factory=set)
     holders: list[str] = field(default_factory=list)
     ending: bool = False
 
     @property
     def ranks(self) -> set[int]:
-        return self.running | self.pending
+        return self.running | self.starting.keys() | self.pending | self.requeued
 
 
 class RunOptions(TypedDict, total=False):
@@ -74,6 +85,9 @@ class RunOptions(TypedDict, total=False):
     storage_options: options for fsspec, per protocol; secrets only as `${NAME}`.
     retry_seconds: for how long a request to remote storage is made again that failed by a fault that may pass.
     read_ahead_mb: memory that a task fills with input from remote storage before it is asked for, in MB.
+    commit: whether outputs are committed by `rank`, or by `shard`, so that a rank that is stopped goes on from there.
+    retries: on Slurm, run failed ranks again, with more of what they ran out of: `max`, `memory_factor`,
+        `time_factor`, `on`.
     """
 
     tasks: int
@@ -85,6 +99,8 @@ class RunOptions(TypedDict, total=False):
     storage_options: Mapping[str, Mapping[str, Any]]
     retry_seconds: float
     read_ahead_mb: int
+    commit: Literal["rank", "shard"]
+    retries: Mapping[str, Any]
 
 
 class PipelineExecutor(ABC):
@@ -174,18 +190,20 @@ class PipelineExecutor(ABC):
 
     @classmethod
     @abstractmethod
-    def activity(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> Activity:
-        """What of these launches (their launch.json, oldest first) is running or queued now."""
+    def activity(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, asked: Asked) -> Activity:
+        """What of these launches (their launch.json, oldest first) is running or queued now, as `asked` of Slurm."""
 
     @classmethod
-    def end_states(cls, launch: dict[str, Any], ranks: set[int]) -> dict[int, str]:
+    def end_states(cls, launch: dict[str, Any], ranks: set[int], asked: Asked) -> dict[int, str]:
         """How the jobs of these ranks ended, as far as anything beside the ranks' own records tells."""
         return {}
 
     @classmethod
     @abstractmethod
-    def cancel(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> list[str]:
-        """Stop what is running or queued; one sentence for each thing that was stopped."""
+    def cancel(
+        cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, ranks: set[int] | None = None
+    ) -> list[str]:
+        """Stop what is running or queued, or of it `ranks`; one sentence for each thing that was stopped."""
 
 
 def check_steps(pipeline: Sequence[Step]) -> list[Step]:

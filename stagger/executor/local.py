@@ -29,6 +29,8 @@ from stagger.storage import join
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from stagger.executor.slurm import Asked
+
 #: Seconds that an interrupted worker has to end its rank before it is killed.
 GRACE_S = 10.0
 
@@ -86,7 +88,7 @@ class LocalExecutor(PipelineExecutor):
         Crew(launch, min(self.stage.executor.workers, len(launch.ranks))).run()
 
     @classmethod
-    def activity(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> Activity:
+    def activity(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, asked: Asked) -> Activity:
         holder = RunFolder(folder.storage, run_dir).holder()
         if not launches or holder is None or holder.is_dead() or launches[-1]["pid"] != holder.pid:
             return Activity()
@@ -98,13 +100,17 @@ class LocalExecutor(PipelineExecutor):
         except FileNotFoundError:
             running = set()
         ranks = set(parse_ranks(launches[-1]["ranks"]))
-        return Activity(running, ranks - running, [str(holder)])
+        return Activity(running, pending=ranks - running, holders=[str(holder)])
 
     @classmethod
-    def cancel(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> list[str]:
+    def cancel(
+        cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, ranks: set[int] | None = None
+    ) -> list[str]:
         holder = RunFolder(folder.storage, run_dir).holder()
         if holder is None or holder.is_dead():
             return []
+        if ranks is not None:
+            raise StaggerError("A local run is cancelled as a whole; leave --rank out.")
         if holder.host != os.uname().nodename:
             raise StaggerError(f"The run is held by {holder}; cancel it there.")
         os.kill(holder.pid, signal.SIGTERM)

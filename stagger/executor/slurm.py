@@ -9,22 +9,27 @@ import uuid
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from stagger import slurm
 from stagger.errors import StaggerError
 from stagger.executor.base import Activity, ArrayPlan, PipelineExecutor, RunOptions, StageLaunch
+from stagger.executor.scaled import Defaults, scaled
 from stagger.job_script import ScriptContext, activate_script, array_script, finalize_script
 from stagger.launches import write_launch
 from stagger.local_files import make_folder
 from stagger.pipeline import Step
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir import StageFolder
+from stagger.slurm import cluster
+from stagger.slurm.answers import ENDED, QUEUED, Limits, QueuedJob, parse_time
 from stagger.spec.models import SlurmSpec
-from stagger.start import LONG_WINDOW_S, SCHEDULER_CYCLE_S, Slots, auto_window, window_for_limit
+from stagger.start import LONG_WINDOW_S, LONGEST_WINDOW_S, SCHEDULER_CYCLE_S, Slots, auto_window, window_for_limit
 from stagger.start_requests import requests_per_start
+from stagger.starts import most_within
 from stagger.storage import is_local, join
 
 if TYPE_CHECKING:
@@ -46,9 +51,12 @@ class SlurmExecutor(PipelineExecutor):
         gpus_per_task: GPUs of a job.
         workers: the throttle: at most so many jobs at once, over the whole run.
         ranks_per_job: ranks that one job runs, one after another.
+        nodes_per_task: nodes of a job; on several, srun starts each rank once on every node.
+        max_requeues: how often a job that is preempted, or reaches its time limit after it got something done, is
+            queued again.
         qos: the quality of service.
         account: the account to charge.
-        env: what a job sets up before Python starts: `modules`, `venv`, `conda`, `setup`.
+        env: what a job sets up before Python starts: `modules`, `venv`, `conda`, `container`, `setup`.
         sbatch: any further option of sbatch, by its long name.
         template: a job script template of your own.
         log_dir: a folder that all nodes share, for what jobs print outside their ranks.
@@ -72,6 +80,8 @@ class SlurmExecutor(PipelineExecutor):
         gpus_per_task: int = 0,
         workers: int | None = None,
         ranks_per_job: int = 1,
+        nodes_per_task: int = 1,
+        max_requeues: int = 5,
         qos: str | None = None,
         account: str | None = None,
         env: Mapping[str, Any] | None = None,
@@ -88,6 +98,8 @@ class SlurmExecutor(PipelineExecutor):
             "gpus_per_task": gpus_per_task,
             "workers": workers,
             "ranks_per_job": ranks_per_job,
+            "nodes_per_task": nodes_per_task,
+            "max_requeues": max_requeues,
             "qos": qos,
             "account": account,
             "env": env,
@@ -105,14 +117,29 @@ class SlurmExecutor(PipelineExecutor):
     def window(self, ranks: int) -> int:
         wanted = self.stage.randomize_start_duration
         needed = self.needed_window(ranks)
-        return (needed or auto_window(ranks)) if wanted == "auto" else wanted
+        window = (needed or auto_window(ranks)) if wanted == "auto" else wanted
+        limit = self.settings.sbatch.get("time", self.settings.time)
+        limit_s = parse_time(str(limit)) if limit is not None else None
+        if limit_s is not None and 0 < limit_s <= window:
+            raise StaggerError(
+                f"executor.time lets a job of {self.stage.name} run for {limit_s} s, and up to {window} s of that it"
+                " sleeps before it starts: allow more time, or set a smaller randomize_start_duration or throttle"
+                " (executor.workers)."
+            )
+        return window
 
     def needed_window(self, ranks: int) -> int:
         """Seconds over which the first wave has to start for `backend_limit`; 0 when there is none."""
         if self.stage.backend_limit is None:
             return 0
         wave = min(self.jobs(ranks), self.settings.workers or ranks)
-        return math.ceil(window_for_limit(wave, self.requests(), self.stage.backend_limit))
+        window = math.ceil(min(window_for_limit(wave, self.requests(), self.stage.backend_limit), 1e12))
+        if window > LONGEST_WINDOW_S:
+            raise StaggerError(
+                f"backend_limit {self.stage.backend_limit:g} would spread {wave:,} starts of {self.stage.name} over"
+                f" {window:,} s, more than a day: set a smaller throttle (executor.workers), or a larger limit."
+            )
+        return window
 
     def jobs(self, ranks: int) -> int:
         """How many jobs so many ranks are."""
@@ -151,36 +178,50 @@ class SlurmExecutor(PipelineExecutor):
         )
 
     def check(self) -> None:
-        if not slurm.is_here():
+        if not cluster.is_here():
             raise StaggerError(
                 "There is no sbatch on this machine: launch from a login node, run here with --executor local,"
                 " or look at the plan with --dry-run."
             )
         if self.settings.env.venv and not os.path.isfile(script := activate_script(self.settings.env.venv)):
             raise StaggerError(f"executor.env.venv: there is no {script}; give a virtual environment's folder.")
+        image = self.settings.env.container
+        if image and "://" not in image and not os.path.exists(image):
+            raise StaggerError(f"executor.env.container: there is no {image}; give a path, or docker://...")
 
     def arrays(self, launch: StageLaunch) -> list[ArrayPlan]:
-        limits = slurm.limits()
+        limits = cluster.limits()
         if limits.assumed:
             logger.warning(
                 f"{limits.assumed.rstrip('.')}. Assuming Slurm's default MaxArraySize, {limits.max_array_size}."
             )
         self.advise(len(launch.ranks))
+        refuse_too_many(self.jobs(len(launch.ranks)), limits.max_job_count, "the cluster's MaxJobCount")
         context = self._context(launch)
-        per_job = self.settings.ranks_per_job
-        jobs = [launch.ranks[i : i + per_job] for i in range(0, len(launch.ranks), per_job)]
-        parts = [jobs[i : i + limits.max_array_size] for i in range(0, len(jobs), limits.max_array_size)]
+        parts = [
+            (group, jobs)
+            for group in launch.groups
+            for jobs in split(group.ranks, self.settings.ranks_per_job, limits.max_array_size)
+        ]
         arrays = []
         started = 0
-        for part, throttle in zip(parts, throttles(self.settings.workers, [len(p) for p in parts]), strict=True):
+        for (group, part), throttle in zip(
+            parts, throttles(self.settings.workers, [len(jobs) for _, jobs in parts]), strict=True
+        ):
             name = unique_name(launch.stage.name)
             slots = self._slots(launch, started, min(len(part), throttle or len(part)))
             started += slots.wave
             spread = slots if self.stage.start_policy == "spread" else None
             script = array_script(
-                context, name, part, throttle, launch.settings.window_s, launch.settings.to_json(), spread
+                replace(context, spec=scaled(self.settings, group, defaults(limits))),
+                name,
+                part,
+                throttle,
+                launch.settings.window_s,
+                launch.settings.to_json(),
+                spread,
             )
-            arrays.append(ArrayPlan(name, part, throttle, script))
+            arrays.append(ArrayPlan(name, group, part, throttle, script))
         return arrays
 
     def _slots(self, launch: StageLaunch, first: int, wave: int) -> Slots:
@@ -190,7 +231,17 @@ class SlurmExecutor(PipelineExecutor):
 
     def advise(self, ranks: int) -> None:
         """Say what a long window costs, and when a short one breaks the limit."""
-        window, needed = self.window(ranks), self.needed_window(ranks)
+        from stagger.planner.plan import first_wave
+
+        window, needed, limit = self.window(ranks), self.needed_window(ranks), self.stage.backend_limit
+        if limit is not None and window >= needed:
+            most = most_within(first_wave(self.herd(ranks)), 1.0)
+            if most * self.requests() > limit:
+                other = ": leave start_policy out" if self.stage.start_policy == "uniform" else ""
+                logger.warning(
+                    f"{self.stage.name}: up to {most} jobs start within a second, and ask for {most * self.requests()}"
+                    f" requests; what is more than backend_limit is refused, and made again{other}"
+                )
         if window < needed:
             logger.warning(
                 f"{self.stage.name}: starts over {window} s ask for more than 0.8 of backend_limit; it needs {needed}"
@@ -209,6 +260,8 @@ class SlurmExecutor(PipelineExecutor):
 
     def execute(self, launch: StageLaunch) -> None:
         """Submit the arrays, and the job that runs when they have ended. All of them or none."""
+        from stagger.slurm import submission  # submitit takes its time.
+
         context = self._context(launch)
         make_folder(context.log_dir, 0o700)
         record: dict[str, Any] = {
@@ -224,6 +277,8 @@ class SlurmExecutor(PipelineExecutor):
             "log_dir": context.log_dir,
         }
         arrays = self.arrays(launch)
+        limit = cluster.submit_limit()
+        refuse_too_many(self.jobs(len(launch.ranks)), limit, "your MaxSubmitJobs")
         record["arrays"] = [array_record(array) for array in arrays]
         record["finalize"] = {"name": unique_name(f"{launch.stage.name}-end"), "job_id": None}
         write_launch(launch.folder, record)  # Before the first job: by its name each can be found, whatever happens.
@@ -231,13 +286,15 @@ class SlurmExecutor(PipelineExecutor):
             for array, entry in zip(arrays, record["arrays"], strict=True):
                 path = join(launch.folder.launch(launch.number), f"{array.name}.sh")
                 launch.folder.storage.write(path, array.script.encode())
-                entry["job_id"] = slurm.submit(context.log_dir, array.script, array.name)
+                entry["job_id"] = submission.submit(context.log_dir, array.script, array.name)
             after = [entry["job_id"] for entry in record["arrays"]]
             script = finalize_script(context, record["finalize"]["name"], after)
-            record["finalize"]["job_id"] = slurm.submit(context.log_dir, script, record["finalize"]["name"])
+            path = join(launch.folder.launch(launch.number), f"{record['finalize']['name']}.sh")
+            launch.folder.storage.write(path, script.encode())
+            record["finalize"]["job_id"] = submission.submit(context.log_dir, script, record["finalize"]["name"])
         except BaseException as error:
             record["cancelled"] = f"the launch failed: {error}"
-            slurm.cancel(job["job_id"] for job in jobs_of(record) if job["job_id"])
+            cluster.cancel(job["job_id"] for job in jobs_of(record) if job["job_id"])
             raise
         finally:
             write_launch(launch.folder, record)
@@ -269,47 +326,113 @@ class SlurmExecutor(PipelineExecutor):
         )
 
     @classmethod
-    def activity(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> Activity:
-        if not slurm.is_here():
+    def activity(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, asked: Asked) -> Activity:
+        if not cluster.is_here():
             return unknown_activity(launches)
-        names = [job["name"] for launch in launches for job in jobs_of(launch)]
-        queued = defaultdict(list)
-        for job in slurm.queue(names):
-            queued[job.name].append(job)
         activity = Activity()
         for launch in launches:
-            activity.ending |= launch["finalize"]["name"] in queued
+            activity.ending |= any(job.state not in ENDED for job in asked.jobs[launch["finalize"]["name"]])
             for array in launch["arrays"]:
-                jobs = elements(array, launch["ranks_per_job"])
-                for job in queued[array["name"]]:
-                    group = activity.pending if job.state in slurm.QUEUED else activity.running
-                    group.update(jobs[job.index])
-                for job_id in sorted({job.job_id for job in queued[array["name"]]}):
+                queued = [job for job in asked.jobs[array["name"]] if job.state not in ENDED]
+                ranks = elements(array, launch["ranks_per_job"]) if queued else []
+                for job in queued:
+                    mine = ranks[job.index]
+                    if job.state in QUEUED:
+                        (activity.requeued if began_before(job) else activity.pending).update(mine)
+                    elif job.seconds is not None and job.seconds <= launch["window_s"]:
+                        activity.starting.update(dict.fromkeys(mine, (launch["launch"], mine[0])))
+                    else:
+                        activity.running.update(mine)
+                for job_id in sorted({job.job_id for job in queued}):
                     activity.holders.append(f"Slurm job {job_id} (launch {launch['launch']})")
         return activity
 
     @classmethod
-    def end_states(cls, launch: dict[str, Any], ranks: set[int]) -> dict[int, str]:
+    def end_states(cls, launch: dict[str, Any], ranks: set[int], asked: Asked) -> dict[int, str]:
         mine = [a for a in launch["arrays"] if a["job_id"] and not ranks.isdisjoint(parse_ranks(a["ranks"]))]
-        ends = slurm.final_states([array["job_id"] for array in mine])
         return {
-            rank: ends[array["job_id"], index]
+            rank: state
             for array in mine
             for index, job in enumerate(elements(array, launch["ranks_per_job"]))
             for rank in job
-            if rank in ranks and (array["job_id"], index) in ends
+            if rank in ranks and (state := asked.end(array["name"], array["job_id"], index)) is not None
         }
 
     @classmethod
-    def cancel(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> list[str]:
-        stopped = []
-        for launch in launches:
-            active = sorted({job.job_id for job in slurm.queue([job["name"] for job in jobs_of(launch)])})
-            slurm.cancel(active)
-            if active:
-                write_launch(folder, {**launch, "cancelled": "by stagger cancel"})
-            stopped += [f"cancelled Slurm job {number}" for number in active]
-        return stopped
+    def cancel(
+        cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, ranks: set[int] | None = None
+    ) -> list[str]:
+        asked = Asked(launches)
+        return [
+            line
+            for launch in launches
+            for line in (
+                cancel_launch(folder, launch, asked) if ranks is None else cancel_ranks(folder, launch, asked, ranks)
+            )
+        ]
+
+
+class Asked:
+    """What Slurm says of the jobs of some launches: asked once, when it is first wanted, whatever their number."""
+
+    def __init__(self, launches: list[dict[str, Any]]) -> None:
+        self._launches = [launch for launch in launches if launch["executor"] == "slurm"]
+
+    @cached_property
+    def jobs(self) -> dict[str, list[QueuedJob]]:
+        """The elements of each array, by its name, that the controller knows; those that ended, for a few minutes."""
+        found: dict[str, list[QueuedJob]] = defaultdict(list)
+        for job in cluster.known_jobs([job["name"] for launch in self._launches for job in jobs_of(launch)]):
+            found[job.name].append(job)
+        return found
+
+    @cached_property
+    def _ended(self) -> dict[tuple[str, int], str]:
+        return {(job.name, job.index): job.state for jobs in self.jobs.values() for job in jobs if job.state in ENDED}
+
+    @cached_property
+    def _accounting(self) -> dict[tuple[str, int], str]:
+        arrays = [array["job_id"] for launch in self._launches for array in launch["arrays"] if array["job_id"]]
+        return cluster.final_states(arrays)
+
+    def end(self, name: str, job_id: str, index: int) -> str | None:
+        """How an element ended, None when nobody knows. The controller knows it first, accounting for longer."""
+        return self._ended.get((name, index)) or self._accounting.get((job_id, index))
+
+
+def began_before(job: QueuedJob) -> bool:
+    """Whether a queued job has run before: it waits a while, as Slurm has it."""
+    return job.state != "PENDING" or job.reason == "BeginTime"
+
+
+def cancel_launch(folder: StageFolder, launch: dict[str, Any], asked: Asked) -> list[str]:
+    """Cancel what is left of a launch, the job that ends it included."""
+    names = [job["name"] for job in jobs_of(launch)]
+    active = sorted({job.job_id for name in names for job in asked.jobs[name] if job.state not in ENDED})
+    if active:  # Written first: whoever looks at it meanwhile is to know that it is on purpose.
+        write_launch(folder, {**launch, "cancelled": "by stagger cancel"})
+    cluster.cancel(active)
+    return [f"cancelled Slurm job {number}" for number in active]
+
+
+def cancel_ranks(folder: StageFolder, launch: dict[str, Any], asked: Asked, ranks: set[int]) -> list[str]:
+    """Cancel the jobs of a launch that run, or would run, any of these ranks."""
+    found: dict[str, list[int]] = {}
+    for array in launch["arrays"]:
+        by_index = elements(array, launch["ranks_per_job"])
+        for job in asked.jobs[array["name"]]:
+            if job.state not in ENDED and not ranks.isdisjoint(by_index[job.index]):
+                found[f"{job.job_id}_{job.index}"] = by_index[job.index]
+    if not found:
+        return []
+    stopped = {rank for job in found.values() for rank in job}
+    before = parse_ranks(launch.get("cancelled_ranks", ""))
+    write_launch(folder, {**launch, "cancelled_ranks": format_ranks([*before, *stopped])})
+    cluster.cancel(found)
+    others = f"; ranks {format_ranks(stopped - ranks)} were in the same jobs" if stopped - ranks else ""
+    return [
+        f"cancelled ranks {format_ranks(stopped & ranks)} ({len(found)} job{'s' if len(found) > 1 else ''}){others}"
+    ]
 
 
 def unknown_activity(launches: list[dict[str, Any]]) -> Activity:
@@ -327,7 +450,35 @@ def array_record(array: ArrayPlan) -> dict[str, Any]:
         "jobs": len(array.ranks),
         "ranks": format_ranks(rank for job in array.ranks for rank in job),
         "throttle": array.throttle,
+        "tries": array.group.tries,
+        "memory_scale": array.group.memory_scale,
+        "time_scale": array.group.time_scale,
     }
+
+
+def refuse_too_many(jobs: int, most: int | None, what: str) -> None:
+    """Raise StaggerError when a launch needs more jobs than there may be, one for its end included."""
+    if most is not None and jobs + 1 > most:
+        raise StaggerError(
+            f"The launch needs {jobs + 1:,} jobs, but {what} is {most:,}: raise executor.ranks_per_job to"
+            f" {math.ceil((jobs + 1) / max(1, most - 1)):,} times what it is, or launch fewer ranks with --limit."
+        )
+
+
+def split(ranks: list[int], per_job: int, most: int) -> list[list[list[int]]]:
+    """Ranks as arrays of at most `most` jobs of `per_job` ranks.
+
+    >>> split([0, 1, 2, 3, 4], 2, 2)
+    [[[0, 1], [2, 3]], [[4]]]
+    """
+    jobs = [ranks[i : i + per_job] for i in range(0, len(ranks), per_job)]
+    return [jobs[i : i + most] for i in range(0, len(jobs), most)]
+
+
+def defaults(limits: Limits) -> Defaults:
+    """What jobs get that do not ask. The job that ends a stage got the same, and Slurm says it what."""
+    memory = os.environ.get("SLURM_MEM_PER_CPU") or limits.def_mem_per_cpu
+    return Defaults(int(memory) if memory else None, cluster.own_time_limit())
 
 
 def jobs_of(launch: dict[str, Any]) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
@@ -280,6 +280,36 @@ def assign(raw: dict[str, Any], assignment: str) -> None:
         place[last] = parse_value(text)
     else:
         raise StaggerError(f"--set {assignment}: there is nothing at {last!r} to set.")
+
+
+#: What a retry may change of a stage, and of the run: nothing that decides what a rank reads, does or writes.
+CHANGEABLE = ("executor", "randomize_start_duration", "start_policy", "backend_limit", "retries")
+CHANGEABLE_OF_RUN = ("retry_seconds", "read_ahead_mb")
+
+
+def changed_spec(spec: RunSpec, assignments: Sequence[str], stage: str | None) -> RunSpec:
+    """A run's spec with settings changed in all of its stages, or in one. Raises StaggerError for a key that it has to
+    keep.
+    """
+    names = [one.name for one in spec.chosen(stage)]
+    raw = spec.model_dump(mode="json")
+    for assignment in assignments:
+        key = assignment.partition("=")[0].partition(".")[0]
+        if key in CHANGEABLE_OF_RUN:
+            assign(raw, assignment)
+        elif key in CHANGEABLE:
+            for one in raw["stages"]:
+                if one["name"] in names:
+                    assign(one, assignment)
+        else:
+            allowed = ", ".join([*CHANGEABLE, *CHANGEABLE_OF_RUN])
+            raise StaggerError(
+                f"--set {assignment}: a run keeps its {key or 'keys'}; a retry can change {allowed}. For anything else"
+                " launch with a new run_dir."
+            )
+    stages = [_validated(StageSpec, one, Place(f"--set ({one['name']})", {}), ()) for one in raw["stages"]]
+    run: RunSpec = _validated(RunSpec, {**raw, "stages": stages}, Place("--set", {}), ())
+    return run
 
 
 def from_objects(values: dict[str, Any], stage: dict[str, Any], executor: Mapping[str, Any]) -> RunSpec:

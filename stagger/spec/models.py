@@ -11,17 +11,16 @@ from pydantic import (
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
-    NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     field_validator,
     model_validator,
 )
 from pydantic_core import CoreSchema
 
+from stagger.errors import StaggerError
 from stagger.sharding import ShardBy
-from stagger.start import StartPolicy
+from stagger.start import LONGEST_WINDOW_S, StartPolicy
 from stagger.storage import absolute
 
 #: What Slurm takes as a time limit: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
@@ -31,6 +30,7 @@ SLURM_TIME = re.compile(r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}")
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 Name = Annotated[str, Field(pattern=NAME, max_length=100)]
+Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def absolute_path(path: str | None) -> str | None:
@@ -90,8 +90,26 @@ class EnvSpec(Model):
     """A conda environment's name or folder."""
     setup: tuple[str, ...] = ()
     """Shell commands, run as they are."""
+    container: str | None = None
+    """An apptainer image: the task runs in it, with its own `python`, in which stagger is installed."""
+    container_args: tuple[str, ...] = ()
+    """Further arguments of `apptainer exec`, such as `--nv` or `--bind=/data`."""
 
     _from_here = field_validator("venv")(absolute_path)
+
+    @field_validator("container")
+    @classmethod
+    def _image(cls, value: str | None) -> str | None:
+        return value if value is None or "://" in value else absolute(value)
+
+    @model_validator(mode="after")
+    def _one_python(self) -> EnvSpec:
+        named = [name for name in ("venv", "conda", "container") if getattr(self, name)]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)} each bring a Python of their own; keep one of them")
+        if self.container_args and not self.container:
+            raise ValueError("container_args are for a container, and there is none")
+        return self
 
 
 class SlurmSpec(Model):
@@ -104,7 +122,7 @@ class SlurmSpec(Model):
     """Time limit of a job, as Slurm writes it: minutes, H:MM:SS or D-HH:MM:SS."""
     cpus_per_task: PositiveInt = 1
     """Processors of a job."""
-    mem_per_cpu_gb: PositiveFloat | None = None
+    mem_per_cpu_gb: Amount | None = None
     """Memory per processor, in GiB; by default the partition's."""
     gpus_per_task: NonNegativeInt = 0
     """GPUs of a job."""
@@ -112,6 +130,10 @@ class SlurmSpec(Model):
     """The throttle: at most so many jobs at once, over the whole run."""
     ranks_per_job: PositiveInt = 1
     """Ranks that one job runs, one after another."""
+    nodes_per_task: PositiveInt = 1
+    """Nodes of a job. On several, srun starts each rank once on every node; the first one's outputs count."""
+    max_requeues: NonNegativeInt = 5
+    """How often a job that is preempted, or reaches its time limit after it got something done, is queued again."""
     qos: str | None = None
     """The quality of service."""
     account: str | None = None
@@ -161,6 +183,23 @@ RESERVED_OPTIONS = {
     "open-mode": "",
 }
 
+#: How a job can end that `retries` may run again: as Slurm calls it, or FAILED for whatever its own code raised.
+EndState = Literal["OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "FAILED"]
+
+
+class RetrySpec(Model):
+    """Running failed ranks again, with more of what they ran out of: decided by the job that ends the stage."""
+
+    max: PositiveInt = 2
+    """How often a rank is run again."""
+    memory_factor: Annotated[float, Field(ge=1)] = 2.0
+    """Each time after OUT_OF_MEMORY, so many times the memory."""
+    time_factor: Annotated[float, Field(ge=1)] = 1.5
+    """Each time after TIMEOUT, so many times the time limit."""
+    on: tuple[EndState, ...] = ("OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "FAILED")
+    """Which ends are tried again. A rank whose own code fails with the same error twice is not, in any case."""
+
+
 Executor = Annotated[LocalSpec | SlurmSpec, Field(discriminator="type")]
 Pipeline = Annotated[tuple[StepSpec, ...], Field(min_length=1)]
 
@@ -172,13 +211,18 @@ class StageDefaults(Model):
     """Into how many ranks the work is divided."""
     shard_by: ShardBy = "count"
     """How shards are given to ranks: round robin (`count`), or evening out their `bytes`."""
-    randomize_start_duration: Literal["auto"] | Annotated[int, Field(ge=0, le=86_400)] = "auto"
+    randomize_start_duration: Literal["auto"] | Annotated[int, Field(ge=0, le=LONGEST_WINDOW_S)] = "auto"
     """Seconds over which the jobs' starts are spread; `auto`: 0, 30, 60 or 180 by the number of ranks, 0 locally."""
     start_policy: StartPolicy = "uniform"
     """How a job finds its delay: `uniform`, randint(0, window), drawn; `spread`, a slot of its own in the window."""
-    backend_limit: PositiveFloat | None = None
+    backend_limit: Amount | None = None
     """Requests per second that the remote storage can take: the window is made so long that starts stay below 0.8 of
     it, the policy is `spread` if none is named, and jobs of a throttled launch keep their place for that long."""
+    commit: Literal["rank", "shard"] = "rank"
+    """When outputs are committed: all of a rank's when it is done, or each shard's (`{stem}` in every writer's
+    filename) as it is done, so that a rank that is stopped goes on with the next shard."""
+    retries: RetrySpec | None = None
+    """Running failed ranks again on Slurm, without anybody's help; by default not."""
     executor: Executor = Field(default_factory=LocalSpec)
     """Where the ranks run."""
 
@@ -211,7 +255,7 @@ class StorageSpec(Model):
     storage_options: dict[str, dict[str, Any]] = {}
     """Options for fsspec, per protocol: `{s3: {endpoint_url: ...}}`. Secrets only as ${NAME}. `engine` chooses what
     speaks to S3: s3fs or obstore."""
-    retry_seconds: NonNegativeFloat = 600.0
+    retry_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 600.0
     """For how long a request is made again that was throttled, refused for the moment, or cut off."""
     read_ahead_mb: PositiveInt = 64
     """Memory that a task fills with input from remote storage before it is asked for, in MB."""
@@ -233,6 +277,24 @@ class RunSpec(StorageSpec):
     def stage(self, name: str) -> StageSpec:
         """The stage of this name. Raises KeyError when there is none."""
         return {stage.name: stage for stage in self.stages}[name]
+
+    def chosen(self, name: str | None) -> list[StageSpec]:
+        """All stages, or the one that a user names. Raises StaggerError when there is none of this name."""
+        from stagger.spec.steps import nearest
+
+        names = [stage.name for stage in self.stages]
+        if name is not None and name not in names:
+            raise StaggerError(f"There is no stage {name!r}; {nearest(name, names)}")
+        return list(self.stages) if name is None else [self.stage(name)]
+
+    def only(self, name: str | None) -> StageSpec:
+        """The stage that ranks are numbered in. Raises StaggerError when there are several, and none is named."""
+        stages = self.chosen(name)
+        if len(stages) > 1:
+            raise StaggerError(
+                f"The run has several stages; say which with --stage: {', '.join(stage.name for stage in stages)}."
+            )
+        return stages[0]
 
     @model_validator(mode="after")
     def _depends_on_earlier(self) -> RunSpec:

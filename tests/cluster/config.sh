@@ -43,6 +43,8 @@ ReturnToService=2
 ProctrackType=proctrack/$track
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/$gather
+# A job that is looked at (--acctg-freq=task=1) and has more memory than it asked for is ended: OUT_OF_MEMORY.
+JobAcctGatherParams=OverMemoryKill
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort=$((port + 1))
