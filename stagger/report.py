@@ -7,6 +7,8 @@ from typing import Any
 
 import jinja2
 
+from stagger.efficiency import efficiency, sentences
+from stagger.launches import read_launches
 from stagger.ranks import format_ranks
 from stagger.resources import PACKAGE
 from stagger.rundir import StageFolder, encode
@@ -19,7 +21,11 @@ from stagger.task_context import EXAMPLES
 def write_stats(folder: StageFolder, stage: StageSpec) -> dict[str, Any]:
     """Merge the completion records into stats.json and report.html, also when ranks are missing: they are named."""
     done = {rank for rank in folder.done() if rank < stage.tasks}
-    stats = merge(stage, folder.completions(done), [rank for rank in range(stage.tasks) if rank not in done])
+    completions = folder.completions(done)
+    stats = merge(stage, completions, [rank for rank in range(stage.tasks) if rank not in done])
+    launches = read_launches(folder)
+    if launches and launches[-1]["executor"] == "slurm":
+        stats["efficiency"] = efficiency(completions, launches[-1]["resources"])
     folder.storage.write(folder.stats(), encode(stats))
     folder.storage.write(folder.report(), render_report(stats).encode())
     return stats
@@ -63,4 +69,6 @@ def render_report(stats: dict[str, Any]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PACKAGE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
-    return environment.get_template("report.html.j2").render(stats)
+    return environment.get_template("report.html.j2").render(
+        {**stats, "efficiency": sentences(stats.get("efficiency", {}))}
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from stagger.executor.slurm import Asked
 from stagger.launches import read_launches
 from stagger.progress import Progress
 from stagger.run_folder import RunFolder, RunRecord
@@ -19,7 +20,11 @@ def wait_for_slurm(folder: RunFolder, record: RunRecord) -> None:
     interval = FIRST_S
     with Progress(record.spec.name, sum(stage.tasks for stage in record.spec.stages)) as progress:
         while True:
-            activities = [activity_of(stage, read_launches(stage), folder.path) for stage in stages]
+            launches = [read_launches(stage) for stage in stages]
+            asked = Asked([launch for mine in launches for launch in mine])
+            activities = [
+                activity_of(stage, mine, folder.path, asked) for stage, mine in zip(stages, launches, strict=True)
+            ]
             progress.set(sum(len(stage.done()) for stage in stages), 0)
             if not any(activity.ranks or activity.ending for activity in activities):
                 return

@@ -23,8 +23,9 @@ def status(cli: Cli, run: Path | str) -> dict[str, Any]:
 
 
 def counts(stage: dict[str, Any]) -> tuple[int, int, int, int]:
-    assert stage["done"] + stage["failed"] + stage["running"] + stage["pending"] == stage["tasks"]
-    return stage["done"], stage["failed"], stage["running"], stage["pending"]
+    running, pending = stage["running"] + stage["sleeping"], stage["pending"] + stage["requeued"]
+    assert stage["done"] + stage["failed"] + running + pending == stage["tasks"]
+    return stage["done"], stage["failed"], running, pending
 
 
 @pytest.mark.parametrize("shard_by", ["count", "bytes"])
@@ -94,7 +95,7 @@ def test_a_failing_rank_stops_no_other_and_is_found(cli: Cli, pipeline_file: Pip
     stage = status(cli, tmp_path / "run")
     assert counts(stage) == (4, 2, 0, 0)
     assert stage["failed_ranks"] == [1, 3]
-    assert stage["reasons"] == {"ValueError": 2}
+    assert stage["reasons"] == {"ValueError in my_steps:fail_on": 2}
     assert json.loads((tmp_path / "run" / "stats.json").read_text())["missing_ranks"] == "1,3"
     failure = json.loads((tmp_path / "run" / "failures" / "00003.1.json").read_text())
     assert failure["error"] == "ValueError in my_steps:fail_on: rank 3 cannot go on"

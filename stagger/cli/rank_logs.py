@@ -7,14 +7,14 @@ import sys
 import time
 from typing import Any
 
+from stagger.cancel import check_ranks
 from stagger.errors import StaggerError
+from stagger.executor.slurm import Asked
+from stagger.failed_ranks import find_failed, job_output_path
 from stagger.launches import read_launches
-from stagger.ranks import parse_ranks
 from stagger.run_folder import RunFolder, RunRecord
-from stagger.rundir import StageFolder, attempt_order, decode, pad
-from stagger.spec.models import StageSpec
-from stagger.spec.steps import nearest
-from stagger.status import activity_of, stage_status
+from stagger.rundir import StageFolder, attempt_order, pad
+from stagger.status import activity_of
 from stagger.storage import is_local, join
 
 #: Lines of a failed rank's log that are shown.
@@ -28,34 +28,29 @@ ASK_S = 5.0
 
 
 def show_logs(
-    folder: RunFolder, record: RunRecord, *, stage: str | None, rank: int | None, failed: bool, follow: bool
+    folder: RunFolder,
+    record: RunRecord,
+    *,
+    stage: str | None,
+    rank: int | None,
+    attempt: str | None,
+    failed: bool,
+    follow: bool,
 ) -> None:
-    """Print a rank's log, the failed ranks' errors, or where each log is."""
-    stages = chosen_stages(record, stage)
+    """Print a rank's log, of its latest attempt or of `attempt`; the failed ranks' errors; or where each log is."""
+    if attempt is not None and rank is None:
+        raise StaggerError("--attempt is of one rank; say which with --rank.")
     if rank is not None:
-        if len(stages) > 1:
-            raise StaggerError(
-                f"The run has several stages; say which with --stage: {', '.join(s.name for s in stages)}."
-            )
-        if rank >= stages[0].tasks:
-            raise StaggerError(
-                f"There is no rank {rank}: the ranks of {stages[0].name} are 0 to {stages[0].tasks - 1}."
-            )
-        show_rank(folder.stage(record.spec, stages[0]), rank, follow, folder.path)
+        only = record.spec.only(stage)
+        check_ranks(only, {rank})
+        show_rank(folder.stage(record.spec, only), rank, attempt, follow, folder.path)
         return
-    for one in stages:
+    for one in record.spec.chosen(stage):
         stage_folder = folder.stage(record.spec, one)
         if failed:
-            show_failed(stage_folder, one, folder.path)
+            show_failed(stage_folder, folder.path)
         else:
             list_logs(stage_folder)
-
-
-def chosen_stages(record: RunRecord, name: str | None) -> list[StageSpec]:
-    names = [stage.name for stage in record.spec.stages]
-    if name is not None and name not in names:
-        raise StaggerError(f"There is no stage {name!r}; {nearest(name, names)}")
-    return list(record.spec.stages) if name is None else [record.spec.stage(name)]
 
 
 def latest_attempts(folder: StageFolder, below: str = "") -> dict[int, str]:
@@ -69,9 +64,16 @@ def latest_attempts(folder: StageFolder, below: str = "") -> dict[int, str]:
     return latest
 
 
-def show_rank(folder: StageFolder, rank: int, follow: bool, run_dir: str) -> None:
+def show_rank(folder: StageFolder, rank: int, wanted: str | None, follow: bool, run_dir: str) -> None:
+    if wanted is not None:
+        entries = folder.storage.list(join(folder.path, "logs", pad(rank)))
+        names = sorted((entry.name.removesuffix(".log") for entry in entries), key=attempt_order)
+        if wanted not in names:
+            raise StaggerError(f"Rank {rank} has no attempt {wanted}; it has {', '.join(names) or 'none yet'}.")
+        print_growing(folder, folder.log(rank, wanted), follow, run_dir)
+        return
     while (attempt := latest_attempts(folder, pad(rank)).get(rank)) is None:
-        outside = job_output(folder, rank)
+        outside = job_output(read_launches(folder), rank)
         if outside and not follow:
             print(f"rank {rank} has no log; its job printed, before the rank began:")
             print(tail(outside))
@@ -113,17 +115,19 @@ def ended(folder: StageFolder, log: str) -> bool:
     )
 
 
-def show_failed(folder: StageFolder, stage: StageSpec, run_dir: str) -> None:
+def show_failed(folder: StageFolder, run_dir: str) -> None:
     """Of each failed rank: the error in a sentence, then the end of its log."""
-    failures, attempts = folder.failures(), latest_attempts(folder)
-    for rank in stage_status(folder, stage, run_dir).failed_ranks:
-        error = "its job ended without a word: killed, or it never started Python"
-        if rank in failures:
-            path = folder.failure(rank, failures[rank])
-            error = decode(folder.storage.read(path), path)["error"]
-        print(f"rank {rank}: {error}")
-        data = folder.storage.read(folder.log(rank, attempts[rank])) if rank in attempts else job_output(folder, rank)
-        print("".join(f"    {line}\n" for line in tail(data).splitlines()))
+    launches = read_launches(folder)
+    asked = Asked(launches)
+    active = activity_of(folder, launches, run_dir, asked).ranks  # Before the records are listed, as in stage_status.
+    done = folder.done()
+    attempts = latest_attempts(folder)
+    for one in find_failed(folder, launches, done, active - done, asked):
+        said = one.failure["error"] if one.failure else f"its job ended without a word ({one.reason})"
+        print(f"rank {one.rank}: {said}")
+        data = folder.storage.read(folder.log(one.rank, attempts[one.rank])) if one.rank in attempts else b""
+        ends = [tail(data), "" if one.failure else tail(job_output(launches, one.rank))]
+        print("".join(f"    {line}\n" for end in ends for line in end.splitlines()))
 
 
 def list_logs(folder: StageFolder) -> None:
@@ -131,23 +135,14 @@ def list_logs(folder: StageFolder) -> None:
         print(f"rank {rank}: {folder.log(rank, attempt)}")
 
 
-def job_output(folder: StageFolder, rank: int) -> bytes:
+def job_output(launches: list[dict[str, Any]], rank: int) -> bytes:
     """What the rank's latest Slurm job printed outside its ranks; empty when there is none."""
-    for launch in reversed(read_launches(folder)):
+    for launch in reversed(launches):
         path = job_output_path(launch, rank) if launch["executor"] == "slurm" else None
         if path is not None and os.path.isfile(path):
             with open(path, "rb") as file:
                 return file.read()
     return b""
-
-
-def job_output_path(launch: dict[str, Any], rank: int) -> str | None:
-    for array in launch["arrays"]:
-        ranks = parse_ranks(array["ranks"])
-        if rank in ranks:
-            index = ranks.index(rank) // launch["ranks_per_job"]
-            return os.path.join(launch["log_dir"], f"{array['job_id']}_{index}.out")
-    return None
 
 
 def tail(data: bytes) -> str:

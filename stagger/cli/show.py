@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from datetime import timedelta
 from typing import Any
 
 from rich.filesize import decimal
 
+from stagger.efficiency import sentences
 from stagger.launch import Launched
 from stagger.planner.chart import bars
 from stagger.ranks import format_ranks
@@ -17,6 +19,12 @@ from stagger.status import StageStatus, status_of
 #: Seconds between two looks of `stagger status --watch`: Slurm's manual asks not to poll faster than is useful.
 WATCH_S = 5.0
 
+#: A look at a large run takes a while, of Slurm too: of the time at most so much is spent with looking.
+WATCH_SHARE = 0.1
+
+#: What clears a terminal.
+CLEAR = "\x1b[H\x1b[2J"
+
 #: Folders that the end of a launch names at most.
 SHOWN = 5
 
@@ -24,7 +32,7 @@ SHOWN = 5
 CHART_COLUMNS = 60
 
 #: The states of a rank, in the order in which they are shown.
-STATES = ("done", "running", "pending", "failed")
+STATES = ("done", "running", "sleeping", "requeued", "pending", "failed")
 
 
 def status_document(run_dir: str, stages: list[StageStatus]) -> dict[str, Any]:
@@ -43,7 +51,8 @@ def plan(document: dict[str, Any]) -> None:
             print(f"  input    {stage['shards']:,} shards, {decimal(stage['bytes'])}")
         print(f"  ranks    {stage['ranks']} of {stage['tasks']} to run")
         start = stage["start"]
-        print(f"  start    {start['summary'] or 'at once'}")
+        spread = f"over {start['window_s']} s ({start['policy']})" if start["window_s"] else "at once"
+        print(f"  start    {start['summary'] or spread}")
         for number, array in enumerate(stage["arrays"]):
             throttle = f", at most {array['throttle']} at once" if array["throttle"] else ""
             print(f"  array {number}  {array['jobs']} jobs{throttle}\n")
@@ -69,12 +78,15 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
     print(run_dir)
     width = max(len(stage.name) for stage in stages)
     for stage in stages:
-        states = [f"{getattr(stage, name):,} {name}" for name in STATES if getattr(stage, name)]
+        states = [f"{getattr(stage, name):,} {name}{aside(stage, name)}" for name in STATES if getattr(stage, name)]
         ranks = f"{stage.tasks:,} rank{'s' if stage.tasks > 1 else ''}"
         print(f"  {stage.name:<{width}}  {ranks}: {', '.join(states)}")
         work = f"{stage.records_in:,} records in, {stage.records_out:,} out, {decimal(stage.bytes_out)} written"
         if stage.records_per_s is not None and stage.eta_s is not None:
-            work += f"; {stage.records_per_s:,.0f} records/s, {timedelta(seconds=round(stage.eta_s))} to go"
+            rate = f"{stage.records_per_s:,.0f} records/s"
+            if stage.bytes_per_s:
+                rate += f", {decimal(round(stage.bytes_per_s))}/s read"
+            work += f"; {rate}, {timedelta(seconds=round(stage.eta_s))} to go"
         print(f"  {'':<{width}}  {work}")
         if stage.starts["planned"]["span_s"]:
             peaks = [(stage.starts[key]["peak_1s"], stage.starts[key]["peak_100ms"]) for key in ("measured", "planned")]
@@ -89,9 +101,19 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in stage.retried.items())
             waited = timedelta(seconds=round(stage.retry_waited_s))
             print(f"  {'':<{width}}  requests made again: {kinds}; {waited} waited for them in all")
+        if stage.slowest:
+            ranks = ", ".join(f"{rank} ({seconds:,.0f} s)" for rank, seconds in stage.slowest)
+            print(f"  {'':<{width}}  slowest: {ranks}")
+        for line in sentences(stage.efficiency):
+            print(f"  {'':<{width}}  {line}")
         if stage.failed:
             reasons = ", ".join(f"{count} {reason}" for reason, count in stage.reasons.items())
             print(f"  {'':<{width}}  failed: {format_ranks(stage.failed_ranks)} ({reasons})")
+
+
+def aside(stage: StageStatus, state: str) -> str:
+    """What is added to the number of ranks in a state."""
+    return f" ({stage.cancelled:,} cancelled)" if state == "pending" and stage.cancelled else ""
 
 
 def start_chart(starts: dict[str, Any]) -> list[str]:
@@ -108,11 +130,18 @@ def start_chart(starts: dict[str, Any]) -> list[str]:
 
 
 def watch_status(folder: RunFolder, record: RunRecord, silent: bool) -> list[StageStatus]:
-    """Print the status now and then, until nothing runs or waits for a running thing; `silent` only waits."""
+    """Show the status now and then, until nothing runs or waits for a running thing; `silent` only waits.
+
+    On a terminal each takes the place of the one before.
+    """
+    clear = CLEAR if sys.stdout.isatty() and not silent else ""
     while True:
+        asked = time.monotonic()
         stages = status_of(folder, record)
-        if not any(stage.running or stage.active for stage in stages):
+        print(clear, end="", flush=True)
+        if not any(stage.running or stage.sleeping or stage.active for stage in stages):
             return stages
         if not silent:
             status(folder.path, stages)
-        time.sleep(WATCH_S)
+            sys.stdout.flush()
+        time.sleep(max(WATCH_S, (time.monotonic() - asked) / WATCH_SHARE))
