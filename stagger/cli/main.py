@@ -28,6 +28,7 @@ Run = Annotated[str, typer.Argument(help="The run directory: a path or s3://..."
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Return when all Slurm jobs have ended, not when they are queued.")]
 Stage = Annotated[str | None, typer.Option("--stage", help="Only this stage of a run with several.")]
+Ranks = Annotated[str | None, typer.Option("--rank", metavar="RANKS", help="Only these ranks: 3 or 3,17,40-52.")]
 Options = Annotated[
     str | None,
     typer.Option(
@@ -124,14 +125,51 @@ def launch(
 
 
 @app.command()
-def retry(run: Run, wait: Wait = False, json: Json = False, options: Options = None) -> int:
+def retry(
+    run: Run,
+    ranks: Ranks = None,
+    stage: Stage = None,
+    failed_only: Annotated[
+        bool, typer.Option("--failed-only", help="Not those that were cancelled, or never launched.")
+    ] = False,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=C", help="Change a setting from now on, e.g. executor.mem_per_cpu_gb=8."),
+    ] = None,
+    wait: Wait = False,
+    json: Json = False,
+    options: Options = None,
+) -> int:
     """Launch again whatever of a run is neither done nor active."""
     from stagger.launch import retry as start
     from stagger.run_folder import RunFolder
 
     with contextlib.redirect_stdout(sys.stderr):
-        launched = start(*RunFolder.open(run, storage_options(options)), wait=wait)
+        folder, record = RunFolder.open(run, storage_options(options))
+        chosen = some_ranks(ranks)
+        launched = start(
+            folder,
+            record,
+            stage=stage if chosen is None else record.spec.only(stage).name,
+            ranks=chosen,
+            failed_only=failed_only,
+            changes=assignments or [],
+            wait=wait,
+        )
     return finish(launched, json)
+
+
+def some_ranks(text: str | None) -> set[int] | None:
+    """The ranks that a user names. Raises StaggerError for a text that names none."""
+    from stagger.ranks import parse_ranks
+
+    try:
+        found = None if text is None else set(parse_ranks(text.replace(" ", "")))
+    except ValueError:
+        found = set()
+    if found is not None and not found:
+        raise StaggerError(f"--rank {text}: write ranks like 3 or 3,17,40-52.")
+    return found
 
 
 def finish(launched: Any, json: bool) -> int:
@@ -165,6 +203,9 @@ def status(
 def logs(
     run: Run,
     rank: Annotated[int | None, typer.Option(min=0, help="The log of this rank's latest attempt.")] = None,
+    attempt: Annotated[
+        str | None, typer.Option("--attempt", help="Of --rank, an earlier attempt: 1, or 1r2 after 2 requeues.")
+    ] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Of each failed rank, the error and its log's end.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing as the log grows.")] = False,
     stage: Stage = None,
@@ -175,17 +216,22 @@ def logs(
     from stagger.run_folder import RunFolder
 
     folder, record = RunFolder.open(run, storage_options(options))
-    rank_logs.show_logs(folder, record, stage=stage, rank=rank, failed=failed, follow=follow)
+    rank_logs.show_logs(folder, record, stage=stage, rank=rank, attempt=attempt, failed=failed, follow=follow)
     return 0
 
 
 @app.command()
-def cancel(run: Run, json: Json = False, options: Options = None) -> int:
-    """Cancel what of a run is queued or running. What is done stays done."""
-    from stagger.cancel import cancel_run
+def cancel(run: Run, ranks: Ranks = None, stage: Stage = None, json: Json = False, options: Options = None) -> int:
+    """Cancel what of a run, of a stage, or of single ranks, is queued or running. What is done stays done."""
+    from stagger.cancel import cancel_run, held_back
     from stagger.run_folder import RunFolder
 
-    stopped = cancel_run(*RunFolder.open(run, storage_options(options)))
+    folder, record = RunFolder.open(run, storage_options(options))
+    chosen = some_ranks(ranks)
+    stages = record.spec.chosen(stage) if chosen is None else [record.spec.only(stage)]
+    stopped = cancel_run(folder, record, stages, chosen)
+    if stopped:
+        stopped += held_back(folder, record, stages)
     if json:
         print_json({"run_dir": run, "stopped": stopped})
     else:
@@ -203,20 +249,23 @@ def plan(
     requests: Annotated[
         int | None, typer.Option(min=0, max=1000, help="Requests with which a job starts; a file's are counted.")
     ] = None,
-    limit: Annotated[float | None, typer.Option(min=0.1, help="Requests per second that the storage takes.")] = None,
-    cores: Annotated[float | None, typer.Option(min=0.01, help="Cores of a job.")] = None,
+    limit: Annotated[
+        float | None, typer.Option(min=0.1, max=1e9, help="Requests per second that the storage takes.")
+    ] = None,
+    cores: Annotated[float | None, typer.Option(min=0.01, max=1e6, help="Cores of a job.")] = None,
     dispatch_rate: Annotated[
-        float | None, typer.Option(min=0.01, help="Jobs per second that Slurm begins; by default all at once.")
+        float | None, typer.Option(min=0.01, max=1e9, help="Jobs per second that Slurm begins; by default all at once.")
     ] = None,
     task_time: Annotated[
-        float | None, typer.Option(min=0, help="Seconds that a job runs after its start; by default 600.")
+        float | None, typer.Option(min=0, max=1e9, help="Seconds that a job runs after its start; by default 600.")
     ] = None,
     window: Annotated[
-        int | None, typer.Option(min=0, max=86_400, help="Another window, in seconds, to compare.")
+        int | None, typer.Option(min=0, max=86_400, help="One more window to compare, in seconds.")
     ] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="Set any key of the file; may be repeated.")
     ] = None,
+    stage: Stage = None,
     seed: Annotated[int, typer.Option(help="Of the simulation.")] = 0,
     plot: Annotated[str | None, typer.Option(metavar="FILE.png|.svg", help="Draw the requests over time.")] = None,
     json: Json = False,
@@ -229,11 +278,29 @@ def plan(
         check_plot(plot)
     wanted = start_plan.Wanted(tasks, throttle, slots, requests, limit, cores, dispatch_rate, task_time, window)
     with contextlib.redirect_stdout(sys.stderr):
-        found = start_plan.plans(file, wanted, tuple(assignments or ()), seed)
+        found = start_plan.plans(file, stage, wanted, tuple(assignments or ()), seed)
         if plot is not None:
             start_plan.plot(found, plot)
     print_json(start_plan.document(found)) if json else start_plan.show(found)
     return 0
+
+
+@app.command()
+def doctor(
+    run_dir: Annotated[str | None, typer.Option(help="Where runs are to keep their records.")] = None,
+    partition: Annotated[str | None, typer.Option(help="The partition to try.")] = None,
+    json: Json = False,
+    options: Options = None,
+) -> int:
+    """Check whether runs can work from here; one tiny job looks at a compute node. Exit status 1 for a problem."""
+    from stagger.cli.doctor import show as show_checks
+    from stagger.doctor import checks
+
+    found = checks(run_dir, storage_options(options), partition)
+    made = list(found) if json else show_checks(found)
+    if json:
+        print_json({"checks": [vars(check) for check in made]})
+    return 1 if any(check.state == "problem" for check in made) else 0
 
 
 @app.command()

@@ -1,0 +1,18 @@
+"""How the checks of `stagger doctor` look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from stagger.doctor import Check
+
+SIGNS = {"ok": "ok", "warning": "WARNING", "problem": "PROBLEM"}
+
+
+def show(found: Iterable[Check]) -> list[Check]:
+    """Print each check as it is made; all of them."""
+    checks = []
+    for check in found:
+        print(f"{SIGNS[check.state]:<8} {check.name:<11} {check.text}", flush=True)
+        checks.append(check)
+    return checks

@@ -1,0 +1,224 @@
+"""Whether runs can work from here: Slurm, its compute nodes, the folder that they share, the storage."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+from stagger import __version__
+from stagger.errors import StaggerError
+from stagger.job_script import interpreter, percent, render, sbatch_options
+from stagger.progress import busy
+from stagger.slurm import cluster
+from stagger.spec.models import EnvSpec
+from stagger.storage import Storage, absolute, is_local, join
+
+#: How long the one test job is waited for, and a storage that cannot be reached is tried, in seconds.
+JOB_S, UNREACHABLE_S = 60.0, 10.0
+
+#: Clocks further apart than this, in seconds, make times in records misleading.
+CLOCKS_S = 5.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at; `text` says what was found, and, when it is not `ok`, what to do."""
+
+    name: str
+    state: Literal["ok", "warning", "problem"]
+    text: str
+
+
+def checks(run_dir: str | None, options: dict[str, dict[str, Any]], partition: str | None) -> Iterator[Check]:
+    """Look at everything, one thing after another."""
+    yield Check(
+        "versions", "ok", f"stagger {__version__}, Python {platform.python_version()}, submitit {version('submitit')}"
+    )
+    folder = absolute(run_dir) if run_dir else None
+    if folder is not None:
+        yield from storage_checks(folder, Storage(options, retry_s=UNREACHABLE_S, unreachable_s=UNREACHABLE_S))
+    if not cluster.is_here():
+        yield Check(
+            "slurm", "problem", "There is no sbatch on this machine: runs work here with --executor local only."
+        )
+        return
+    limits = cluster.limits()
+    if limits.assumed:
+        yield Check("slurm", "problem", limits.assumed)
+        return
+    most = cluster.submit_limit()
+    yield Check(
+        "slurm",
+        "ok",
+        f"Slurm {limits.version}: MaxArraySize {limits.max_array_size:,}, MaxJobCount {limits.max_job_count:,},"
+        f" {'no limit of jobs for you' if most is None else f'at most {most:,} jobs for you'}",
+    )
+    if cluster.accounting_answers():
+        yield Check("accounting", "ok", "sacct answers")
+    else:
+        yield Check(
+            "accounting",
+            "warning",
+            "sacct does not answer: how a job ended is known for some minutes, then from its own records only.",
+        )
+    yield from partition_checks(partition)
+    shared = folder if folder is not None and is_local(folder) else os.getcwd()
+    yield from node_checks(shared, partition)
+
+
+def partition_checks(wanted: str | None) -> Iterator[Check]:
+    found = cluster.partitions()
+    up = [one for one in found if one.available]
+    if wanted is not None and wanted not in {one.name for one in found}:
+        yield Check(
+            "partition", "problem", f"There is no partition {wanted}; there are {', '.join(p.name for p in found)}."
+        )
+    elif not up:
+        yield Check("partition", "problem", "No partition is up; ask the cluster's administrators.")
+    else:
+        texts = [f"{p.name} ({p.nodes} node{'s' if p.nodes > 1 else ''}, {p.time_limit})" for p in up]
+        yield Check("partition", "ok", ", ".join(texts))
+
+
+def storage_checks(folder: str, storage: Storage) -> Iterator[Check]:
+    """Write, read, create once, remove: what a run asks of its run directory."""
+    path = join(folder, f"stagger-doctor-{uuid.uuid4().hex[:12]}")
+    started = time.monotonic()
+    try:
+        with busy(f"asking {folder}"):
+            storage.check_writable(folder)
+            if not is_local(folder):
+                created = storage.create(path, b"stagger") and not storage.create(path, b"twice")
+                same = storage.read(path) == b"stagger"
+                storage.remove(path)
+                if not (created and same):
+                    text = f"{folder} does not keep what is created with If-None-Match; runs need a store that does."
+                    yield Check("storage", "problem", text)
+                    return
+    except (StaggerError, OSError) as error:
+        yield Check("storage", "problem", f"{error}")
+        return
+    took = "" if is_local(folder) else f"; four requests took {time.monotonic() - started:.2f} s"
+    yield Check("storage", "ok", f"{folder} can be written{took}")
+
+
+def node_checks(folder: str, partition: str | None) -> Iterator[Check]:
+    """What a tiny job says of a compute node. It is waited for a minute, and leaves nothing."""
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    try:
+        place = tempfile.mkdtemp(prefix=".stagger-doctor-", dir=folder)
+    except OSError as error:
+        yield Check("node", "problem", f"{folder} cannot be written from here: {error}.")
+        return
+    job = None
+    try:
+        token, name = uuid.uuid4().hex, f"stagger-doctor-{uuid.uuid4().hex[:12]}"
+        with open(os.path.join(place, "login"), "w") as file:
+            file.write(token)
+        before = time.time()
+        job = submit(place, name, token, partition)
+        with busy("waiting for a compute node"):
+            answer = wait_for(os.path.join(place, "answer"), name)
+        if answer is None:
+            yield not_answered(place, name, job)
+            return
+        job = None
+        yield from judged(answer, place, before, time.time())
+    except StaggerError as error:
+        yield Check("node", "problem", str(error))
+    finally:
+        if job is not None:
+            cluster.cancel([job])
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def submit(place: str, name: str, token: str, partition: str | None) -> str:
+    from stagger.slurm import submission
+
+    options = {"job-name": name, "output": f"{percent(place)}/out", "time": "5", "ntasks": "1", "chdir": "/"}
+    if partition:
+        options["partition"] = partition
+    script = render(
+        "doctor.sbatch.j2",
+        options=sbatch_options(options),
+        folder=place,
+        token=token,
+        python=interpreter(EnvSpec()),
+    )
+    return submission.submit(place, script, name)
+
+
+def wait_for(path: str, name: str) -> dict[str, str] | None:
+    """The answer of the job, None when there is none in time, or the job has ended without one."""
+    deadline = time.monotonic() + JOB_S
+    ended = False
+    while True:
+        os.listdir(os.path.dirname(path))  # NFS looks again.
+        if os.path.exists(path):
+            with open(path) as file:
+                return dict(line.rstrip("\n").split(" ", 1) for line in file if " " in line)
+        if ended or time.monotonic() > deadline:
+            return None
+        time.sleep(1)
+        ended = not cluster.queue([name])
+
+
+def not_answered(place: str, name: str, job: str) -> Check:
+    waiting = cluster.queue([name])
+    if waiting:
+        state = f"{waiting[0].state}, {waiting[0].reason}"
+        return Check(
+            "node", "warning", f"The test job {job} did not start within {JOB_S:.0f} s ({state}); try again later."
+        )
+    return Check(
+        "node",
+        "problem",
+        f"A job ran, but {os.path.dirname(place)} has nothing of it: compute nodes do not see this folder; give a"
+        " shared one with --run-dir.",
+    )
+
+
+def judged(answer: dict[str, str], place: str, before: float, after: float) -> Iterator[Check]:
+    """What the job's answer means."""
+    host = answer.get("host", "the node")
+    shared = os.path.dirname(place)
+    if answer.get("folder") == "yes":
+        yield Check("folder", "ok", f"{host} reads and writes {shared}")
+    else:
+        yield Check(
+            "folder", "problem", f"{host} does not see what this machine writes into {shared}; use a shared folder."
+        )
+    if answer.get("python") == "yes":
+        yield Check("python", "ok", f"{host} imports stagger with this interpreter")
+    else:
+        yield Check(
+            "python",
+            "problem",
+            f"{host} cannot import stagger with this interpreter: install it in a folder that nodes share, or name an"
+            " environment there (executor.env).",
+        )
+    missing = [command for command in ("scontrol", "sbatch") if answer.get(command) != "yes"]
+    if missing:
+        yield Check(
+            "commands",
+            "warning",
+            f"{' and '.join(missing)} do not work on {host}: jobs cannot queue themselves again, or launch what comes"
+            " after them; use stagger retry from here.",
+        )
+    else:
+        yield Check("commands", "ok", f"scontrol and sbatch work on {host}")
+    there = float(answer.get("time", before))
+    off = max(before - there, there - after, 0.0)
+    if off > CLOCKS_S:
+        yield Check("clock", "warning", f"The clock of {host} is {off:.0f} s off; times in records will mislead.")
+    else:
+        yield Check("clock", "ok", f"the clock of {host} agrees with this one's")

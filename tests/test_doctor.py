@@ -1,0 +1,78 @@
+"""`stagger doctor`: what it finds, and what it says to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Bucket, Cli
+
+
+def without_slurm(cli: Cli, folder: Path) -> dict[str, str]:
+    """A PATH that has no Slurm."""
+    place = folder / "plain"
+    place.mkdir()
+    for name in ("bash", "env"):
+        (place / name).symlink_to(shutil.which(name) or name)
+    return {**cli.env, "PATH": str(place)}
+
+
+def found(text: str) -> dict[str, tuple[str, str]]:
+    return {check["name"]: (check["state"], check["text"]) for check in json.loads(text)["checks"]}
+
+
+def test_without_slurm_it_says_so_and_looks_at_the_rest(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("doctor", "--run-dir", tmp_path / "run", "--json", check=1, **without_slurm(cli, tmp_path))
+    checks = found(ran.out)
+    assert checks["slurm"] == (
+        "problem",
+        "There is no sbatch on this machine: runs work here with --executor local only.",
+    )
+    assert checks["storage"][0] == checks["versions"][0] == "ok"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_storage_that_cannot_be_reached_is_said_soon(cli: Cli, tmp_path: Path) -> None:
+    options = "{s3: {endpoint_url: 'http://127.0.0.1:9', key: k, secret: s}}"
+    started = time.monotonic()
+    ran = cli(
+        "doctor", "--run-dir", "s3://bucket/run", "--storage-options", options, check=1, **without_slurm(cli, tmp_path)
+    )
+    (line,) = [line for line in ran.out.splitlines() if "storage" in line]
+    assert line.startswith("PROBLEM")
+    assert "127.0.0.1:9" in line or "s3://bucket/run" in line
+    assert time.monotonic() - started < 100
+
+
+def test_a_bucket_is_asked_for_all_that_a_run_needs(cli: Cli, bucket: Bucket, tmp_path: Path) -> None:
+    environment = {**without_slurm(cli, tmp_path), **bucket.env}
+    ran = cli("doctor", "--run-dir", f"{bucket.url}/run", "--json", check=1, **environment)
+    state, text = found(ran.out)["storage"]
+    assert (state, "four requests took" in text) == ("ok", True)
+    assert bucket.files.find(bucket.name) == []
+
+
+@pytest.mark.slurm
+def test_a_healthy_cluster(slurm_cli: Cli, tmp_path: Path) -> None:
+    ran = slurm_cli("doctor", "--run-dir", tmp_path, "--partition", "cpu", "--json", check=0)
+    checks = found(ran.out)
+    assert {state for state, _ in checks.values()} == {"ok"}
+    expected = {"versions", "storage", "slurm", "accounting", "partition", "folder", "python", "commands", "clock"}
+    assert checks.keys() == expected
+    assert "MaxArraySize 10,001" in checks["slurm"][1]
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slurm
+def test_a_partition_that_is_not_there(slurm_cli: Cli, tmp_path: Path) -> None:
+    checks: dict[str, Any] = found(
+        slurm_cli("doctor", "--run-dir", tmp_path, "--partition", "nothing", "--json", check=1).out
+    )
+    assert checks["partition"] == ("problem", "There is no partition nothing; there are cpu, gpu.")
+    assert "executor.partition" in checks["node"][1]
