@@ -1,7 +1,7 @@
 """When a job starts: how long it sleeps before it touches anything remote.
 
 Pure: the standard library only, and little of that, since every task imports it. The job script draws the same delays
-in bash (`slurm_templates/array.sbatch.j2`); tests compare the two.
+in bash (`slurm_templates/start.sh.j2`); tests compare the two.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ SCHEDULER_CYCLE_S = 30
 
 #: Beyond this many seconds, sleeping on allocated processors costs more than other ways of starting slowly.
 LONG_WINDOW_S = 300
+
+#: No window is longer: a day. The job script's 64 bits of milliseconds would carry 24 of them.
+LONGEST_WINDOW_S = 86_400
 
 
 class Slots(NamedTuple):

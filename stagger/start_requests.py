@@ -25,14 +25,19 @@ class StageInput:
 
 
 def not_yet_planned(stage: StageSpec) -> StageInput:
-    """What is assumed of a stage whose input is still to be made: a shard for each rank."""
-    source = str(stage.pipeline[0].params.get("path", ""))
-    return StageInput(remote_shards=0 if is_local(source) else stage.tasks)
+    """What is assumed of a stage whose input is to be made yet: for each rank a shard, and an output of each writer."""
+    source, *others = (str(step.params.get("path", "")) for step in stage.pipeline)
+    return StageInput(
+        remote_shards=0 if is_local(source) else stage.tasks,
+        remote_outputs=sum(not is_local(path) for path in others) * stage.tasks,
+    )
 
 
 def requests_of_rank(spec: RunSpec, stage: StageSpec, planned: StageInput) -> int:
     """What one rank asks for from its start to its end, on average: the plan, its shards, its outputs, its records."""
     control = 0 if is_local(spec.run_dir) else PLAN_REQUESTS + spec.pickled + END_REQUESTS
+    if control and stage.commit == "shard":  # Of the last shard the completion record tells.
+        control += max(0, math.ceil(planned.remote_shards / stage.tasks) - 1)
     return control + math.ceil((planned.remote_shards + planned.remote_outputs) / stage.tasks)
 
 

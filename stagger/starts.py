@@ -41,9 +41,8 @@ def described(times: Sequence[float]) -> dict[str, Any]:
 
 def most_within(times: Sequence[float], span: float) -> int:
     """The most of some ascending times that lie within any span, its end excluded."""
-    most = first = 0
+    most = 0
     for index, time in enumerate(times):
-        while times[first] <= time - span:
-            first += 1
-        most = max(most, index - first + 1)
+        if times[index - most] > time - span:  # One more than ever before fits into the span that ends here.
+            most += 1
     return most

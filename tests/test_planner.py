@@ -167,13 +167,15 @@ def test_a_files_requests_are_counted_and_its_own_settings_are_a_row(
     found = plan(cli, file)
     assert (found["stage"], found["jobs"], found["throttle"]) == ("run", 12, 6)
     assert found["requests"] == 6  # Plan, plan, shard, output, completion, log.
-    assert found["launch"] == {"policy": "spread", "window_s": 5}  # 6 * 6 / (0.8 * 10)
+    assert found["launch"] == {"name": "limit", "policy": "spread", "window_s": 5}  # 6 * 6 / (0.8 * 10)
     assert found["recommended"] == {"start_policy": "spread", "backend_limit": 10.0}
     assert found["cores_per_job"] == 2
     throttled = plan(cli, file, "--throttle", 3)
     assert (throttled["launch"]["window_s"], throttled["hold_s"]) == (3, 3)  # 3 * 6 / (0.8 * 10)
     own = plan(cli, file, "--set", "randomize_start_duration=77", "--requests", 9)
-    assert (own["requests"], rows(own)["as set"]["window_s"]) == (9, 77)
+    assert (own["requests"], rows(own)["as set"]["window_s"], own["launch"]["name"]) == (9, 77, "as set")
+    other = plan(cli, file, "--window", 99)
+    assert (rows(other)["window"]["window_s"], other["launch"]) == (99, found["launch"])
 
 
 def test_a_local_file_is_planned_as_it_would_start_on_slurm(cli: Cli, pipeline_file: PipelineFiles) -> None:
@@ -182,13 +184,84 @@ def test_a_local_file_is_planned_as_it_would_start_on_slurm(cli: Cli, pipeline_f
     assert "starts per second" in shown
 
 
+def test_stages_are_planned_apart_and_one_can_be_chosen(
+    cli: Cli, bucket: Bucket, shards: Path, pipeline_file: PipelineFiles
+) -> None:
+    cli.env.update(bucket.env)
+    file = pipeline_file(tasks=4, executor={"type": "slurm"})
+    text = json.loads(file.read_text())
+    first, last = text.pop("pipeline"), f"{bucket.url}/last"
+    between = f"{bucket.url}/between"
+    text["stages"] = [
+        {"name": "one", "pipeline": [first[0], {"write_jsonl": {"path": between}}]},
+        {
+            "name": "two",
+            "depends": ["one"],
+            "pipeline": [{"read_jsonl": {"path": between}}, {"write_jsonl": {"path": last}}],
+        },
+    ]
+    file.write_text(json.dumps(text))
+    both = cli("plan", file, "--json", check=0).json["plans"]
+    # What is still to be written counts as a shard for each rank, and so does each writer's output.
+    assert [(one["stage"], one["requests"]) for one in both] == [("one", 1), ("two", 2)]
+    assert plan(cli, file, "--stage", "two") == both[1]
+    assert "name one with --stage" in cli("plan", file, "--plot", "plot.png", check=2).err
+    assert "There is no stage 'tow'" in cli("plan", file, "--stage", "tow", check=2).err
+    cli("plan", file, "--stage", "one", "--plot", "plot.png", check=0)
+
+
+def test_the_row_of_the_launch_is_marked_and_only_that(cli: Cli) -> None:
+    """Also where several are the same, and beside a window that is only compared."""
+    for arguments, name in ((("--tasks", 1), "none"), (("--tasks", 8, "--window", 77), "uniform")):
+        shown = cli("plan", *arguments, check=0).out
+        assert [line.split()[0] for line in shown.splitlines() if " * " in line[:10]] == [name]
+
+
+def test_places_that_are_kept_are_idle(cli: Cli) -> None:
+    """1000 jobs of 5 s: as few take turns as the limit allows, or each keeps its place."""
+    options = ("--tasks", 1000, "--throttle", 500, "--limit", 50, "--task-time", 5)
+    found = plan(cli, *options)
+    row = rows(found)["limit"]
+    assert (row["window_s"], row["refused"]) == (50, 0)
+    assert row["idle_core_h"] == pytest.approx((500 * 25 + 500 * 15 + 1000 * 45) / 3600, abs=0.01)
+    recommended = found["recommended"]
+    assert recommended == {"start_policy": "spread", "randomize_start_duration": 5, "executor": {"workers": 50}}
+    herd = Herd(1000, "spread", 5, 4, 50, throttle=50, task_s=5)
+    assert simulate(herd).refused == 0
+    assert simulate(Herd(**{**vars(herd), "window_s": 50, "throttle": 500})).refused > 1000
+
+
+def test_a_limit_below_what_two_jobs_ask_for_cannot_be_kept_and_that_is_said() -> None:
+    assert start_plan(Herd(100, "uniform", 30, 4, 8), 100).reason.endswith("are 0.8 of the limit")
+    found = start_plan(Herd(100, "uniform", 30, 4, 2), 100)
+    assert found.row("limit").refused > 0
+    assert found.reason.endswith("still two that start close together exceed it, and ask again")
+
+
+def test_a_simulation_of_too_many_requests_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stagger.planner.simulation.MOST_REQUESTS", 1000)
+    outcome = simulate(Herd(jobs=1000, policy="spread", window_s=60, requests=50))
+    assert not outcome.complete
+    assert 1000 < len(outcome.requests) < 2000
+
+
+@pytest.mark.parametrize("options", [("--task-time", 0), ("--limit", 1e9), ("--requests", 0, "--limit", 5)])
+def test_the_ends_of_the_scales_have_plans_too(cli: Cli, options: tuple[str | float, ...]) -> None:
+    for tasks in (1, 2, 50):
+        assert "nan" not in cli("plan", "--tasks", tasks, *map(str, options), check=0).out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ((), "Give a pipeline file, or a number of tasks: stagger plan --tasks 8000"),
         (("--tasks", "0"), "'--tasks'"),
         (("--tasks", "8", "--limit", "-1"), "'--limit'"),
-        (("--tasks", "8", "--set", "tasks=9"), "--set changes a pipeline file; give one."),
+        (("--tasks", "8", "--limit", "inf"), "'--limit'"),
+        (("--tasks", "8", "--limit", "nan"), "'--limit'"),
+        (("--tasks", "8", "--task-time", "inf"), "'--task-time'"),
+        (("--tasks", "8", "--stage", "one"), "--stage is about a pipeline file; give one."),
+        (("--tasks", "8", "--set", "tasks=9"), "--set is about a pipeline file; give one."),
         (("--tasks", "8", "--plot", "plot.gif"), "a plot is a .png or .svg file"),
         (("--tasks", "8", "--plot", "nowhere/plot.png"), "No such file or directory"),
         (("nothing.yaml",), "There is no file nothing.yaml"),

@@ -20,7 +20,7 @@ from stagger.job_script import ScriptContext, array_script
 from stagger.spec.models import SlurmSpec
 from stagger.start import Slots, slot_ms, spread_delay_ms, throttle_for_limit, uniform_delay, window_for_limit
 from stagger.starts import start_account
-from tests.conftest import Bucket, Cli, PipelineFiles, until
+from tests.conftest import Bucket, Cli, PipelineFiles
 
 
 def chi_square(draws: list[int], window: int) -> float:
@@ -183,6 +183,9 @@ def test_before_the_sleep_nothing_is_looked_up_but_the_systems_own(tmp_path: Pat
     job.write_text(script(tmp_path, 0).partition("export STAGGER_DELAY_S")[0])
     job.chmod(0o700)
     env = {"PATH": f"{shared}:/usr/bin:/bin", "PYTHONPATH": str(shared), "HOME": str(shared), "USER": "me"}
+    # As a job gets them; a test on the cluster holds that it does.
+    env |= {"LD_LIBRARY_PATH": "", "BASH_ENV": ""}
+    env |= {f"STAGGER_LATER_{name}": str(shared) for name in ("LD_LIBRARY_PATH", "BASH_ENV")}
     subprocess.run(["strace", "-f", "-o", trace, "-e", "trace=file,network", job], env=env, cwd="/", check=True)
     calls = [line for line in trace.read_text().splitlines() if '"' in line]
     paths = [match[1] for line in calls if (match := re.search(r'"([^"]*)"', line))]
@@ -227,6 +230,13 @@ def test_the_window_for_a_limit_and_what_is_said_about_it(
     *start, said = dry_run(cli, file(backend_limit=0.1))
     assert start[1] == 750
     assert "sleeps 375 s on average on its processors" in said
+    *start, said = dry_run(cli, file(backend_limit=2.5, start_policy="uniform"))
+    assert re.search(r"up to \d jobs start within a second, and ask for \d+ requests; .*: leave start_policy out", said)
+    ran = cli("launch", file(backend_limit=0.0001), "--dry-run", check=2)
+    assert "would spread 12 starts of run over 750,000 s, more than a day: set a smaller throttle" in ran.err
+    ran = cli("launch", file(backend_limit=0.1, executor={**SLURM, "time": 12}), "--dry-run", check=2)
+    assert "lets a job of run run for 720 s, and up to 750 s of that it sleeps before it starts" in ran.err
+    assert dry_run(cli, file(backend_limit=0.1, executor={**SLURM, "time": 13}))[1] == 750
 
 
 def test_a_limit_without_remote_storage_is_refused(cli: Cli, pipeline_file: PipelineFiles) -> None:
@@ -240,21 +250,33 @@ def test_a_job_keeps_its_place_after_its_work_unless_it_is_told_to_stop(
     """What is done is done; only the next job of the array comes later."""
     cli("launch", pipeline_file(tasks=2), check=0)
     record = json.loads((tmp_path / "run" / "launches" / "1" / "launch.json").read_text())
-    settings = {**json.loads(record["settings"]), "hold_s": 2}
     done = tmp_path / "run" / "completions" / "00001.json"
-    command = [sys.executable, "-I", "-m", "stagger.task"]
+
+    def task(hold_s: int, started: float) -> subprocess.Popen[str]:
+        settings = {**json.loads(record["settings"]), "hold_s": hold_s}
+        command = [sys.executable, "-I", "-m", "stagger.task", json.dumps(settings), "1"]
+        env = {**cli.env, "STAGGER_SCRIPT_STARTED": f"{started}", "STAGGER_DELAY_S": "1.5"}
+        done.unlink(missing_ok=True)
+        return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+
     began = time.time()
-    subprocess.run([*command, json.dumps(settings), "1"], env=cli.env, check=True, timeout=60, capture_output=True)
-    assert time.time() - began >= 2
-    assert json.loads(done.read_text())["ended"] < time.time() - 1
-    done.unlink()
-    held = subprocess.Popen([*command, json.dumps({**settings, "hold_s": 600}), "1"], env=cli.env)
-    until(done.exists, "the rank to be done")
+    assert task(2, began + 0.5).wait(timeout=60) == 0
+    assert time.time() >= began + 4  # From the end of its delay on.
+    assert json.loads(done.read_text())["rank"] == 1
+    held = task(600, time.time())
+    assert held.stderr is not None
+    while "keeps its place" not in (line := held.stderr.readline()):
+        assert line
+    assert done.exists()
     held.terminate()
-    assert held.wait(timeout=60) == 0
+    held.communicate(timeout=60)
+    assert held.returncode == 0
 
 
 def test_local_workers_take_their_slots(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
+    shown = cli("launch", pipeline_file(start_policy="spread", randomize_start_duration=1), "--dry-run", check=0).out
+    assert "  start    over 1 s (spread)\n" in shown
+    assert "  start    at once\n" in cli("launch", pipeline_file(), "--dry-run", check=0).out
     cli("launch", pipeline_file(start_policy="spread", randomize_start_duration=1), check=0)
     records = [json.loads(path.read_text()) for path in (tmp_path / "run" / "completions").iterdir()]
     salt = zlib.crc32(records[0]["fingerprint"].encode())

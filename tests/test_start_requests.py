@@ -87,6 +87,24 @@ def test_a_task_makes_four_control_requests_one_for_each_shard_and_one_for_its_o
     assert counted["requests"] == len(log)
 
 
+def test_a_rank_that_commits_shard_by_shard_writes_its_progress_too(
+    cli: Cli, storage: tuple[S3Server, Path], on_s3: Any, tmp_path: Path
+) -> None:
+    server, _ = storage
+    file = on_s3("obstore", commit="shard")
+    text = json.loads(file.read_text())
+    text["pipeline"][-1]["write_jsonl"]["filename"] = "{stem}"
+    file.write_text(json.dumps(text))
+    cli("launch", file, "--limit", 1, check=0)
+    settings = settings_of(server, tmp_path)
+    server.reset()
+    assert task(cli, settings, 1).wait(timeout=120) == 0
+    keys = [key for _, key, _, _ in server.log()]
+    assert keys.count(f"{tmp_path.name}/run/progress/00001.json") == 2
+    (counted,) = cli("plan", file, "--json", check=0).json["plans"]
+    assert counted["requests"] == len(keys) == 12
+
+
 SCRIPT = """
 from stagger import LocalExecutor, ReadJsonl, WriteJsonl
 if __name__ == "__main__":

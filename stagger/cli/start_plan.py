@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from stagger.errors import StaggerError
-from stagger.planner.chart import bars, binned, check_plot, save_plot
+from stagger.planner.chart import bars, binned, save_plot
 from stagger.planner.plan import Expected, StartPlan, start_plan
 from stagger.planner.simulation import Herd
 from stagger.progress import busy
@@ -51,25 +51,29 @@ class Wanted:
             "limit": self.limit,
             "dispatch_rate": self.dispatch_rate,
             "task_s": self.task_time,
-            "window_s": self.window,
         }
         return replace(herd, **{key: value for key, value in given.items() if value is not None})
 
 
-def plans(file: str | None, wanted: Wanted, assignments: tuple[str, ...], seed: int) -> dict[str, StartPlan]:
-    """The start of each stage of a file, or of tasks that only their number is known of."""
+def plans(
+    file: str | None, stage: str | None, wanted: Wanted, assignments: tuple[str, ...], seed: int
+) -> dict[str, StartPlan]:
+    """The start of each stage of a file, or of the one wanted, or of tasks that only their number is known of."""
     if file is not None:
-        return plans_of_file(file, wanted, assignments, seed)
+        return plans_of_file(file, stage, wanted, assignments, seed)
     if wanted.tasks is None:
         raise StaggerError("Give a pipeline file, or a number of tasks: stagger plan --tasks 8000")
-    if assignments:
-        raise StaggerError("--set changes a pipeline file; give one.")
+    for option, value in (("--set", assignments), ("--stage", stage)):
+        if value:
+            raise StaggerError(f"{option} is about a pipeline file; give one.")
     herd = wanted.over(Herd(wanted.tasks, "uniform", auto_window(wanted.tasks), REQUESTS))
     with busy("simulating the start"):
-        return {"": start_plan(herd, wanted.tasks, cores=wanted.cores or 1, seed=seed)}
+        return {"": start_plan(herd, wanted.tasks, cores=wanted.cores or 1, other=wanted.window, seed=seed)}
 
 
-def plans_of_file(file: str, wanted: Wanted, assignments: tuple[str, ...], seed: int) -> dict[str, StartPlan]:
+def plans_of_file(
+    file: str, name: str | None, wanted: Wanted, assignments: tuple[str, ...], seed: int
+) -> dict[str, StartPlan]:
     from stagger.executor.slurm import SlurmExecutor
     from stagger.prepare import plan_ready_stages
     from stagger.run_folder import RunFolder, open_storage
@@ -80,7 +84,7 @@ def plans_of_file(file: str, wanted: Wanted, assignments: tuple[str, ...], seed:
     counted = wanted.requests is None
     planned = plan_ready_stages(spec, RunFolder(open_storage(spec), spec.run_dir), None) if counted else {}
     found = {}
-    for stage in spec.stages:
+    for stage in spec.chosen(name):
         made = planned.get(stage.name)
         if wanted.throttle is not None:  # The file's own window depends on it.
             settings = stage.executor.model_copy(update={"workers": wanted.throttle})
@@ -90,7 +94,9 @@ def plans_of_file(file: str, wanted: Wanted, assignments: tuple[str, ...], seed:
         herd = wanted.over(executor.herd(stage.tasks))
         cores = wanted.cores or executor.settings.cpus_per_task
         with busy(f"{stage.name}: simulating the start"):
-            found[stage.name] = start_plan(herd, stage.tasks, cores=cores, counted=counted, seed=seed)
+            found[stage.name] = start_plan(
+                herd, stage.tasks, cores=cores, counted=counted, other=wanted.window, seed=seed
+            )
     return found
 
 
@@ -125,7 +131,7 @@ def heading(herd: Herd) -> str:
     """What starts, and against what."""
     parts = [f"{herd.jobs:,} job{'s' if herd.jobs > 1 else ''}"]
     parts += [f"at most {most:,} at once" for most in (herd.throttle, herd.slots) if most and most < herd.jobs]
-    parts += [f"{herd.requests:,} requests to remote storage each as they start"]
+    parts += [f"{herd.requests:,} request{'s' if herd.requests != 1 else ''} to remote storage each as they start"]
     if herd.limit:
         parts.append(f"of which it takes {herd.limit:,g} a second")
     if herd.dispatch_rate:
@@ -136,14 +142,9 @@ def heading(herd: Herd) -> str:
 def show_table(plan: StartPlan) -> None:
     """A line for each policy."""
     head = ("", "window", "starts/s", "most in 1 s", "in 100 ms", "refused", "gave up", "last start", "idle core-h", "")
-    for name, *cells in [head, *(table_row(row, same_start(plan.herd, row)) for row in plan.rows)]:
+    for name, *cells in [head, *(table_row(row, row.name == plan.now) for row in plan.rows)]:
         print(f"{name:<10}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True)))
-    if any(same_start(plan.herd, row) for row in plan.rows):
-        print("* what a launch does now")
-
-
-def same_start(herd: Herd, row: Expected) -> bool:
-    return (herd.policy, herd.window_s) == (row.policy, row.window_s)
+    print("* what a launch does now")
 
 
 def table_row(row: Expected, now: bool) -> tuple[str, ...]:
@@ -184,9 +185,8 @@ def show_chart(plan: StartPlan) -> None:
 
 def plot(found: dict[str, StartPlan], path: str) -> None:
     """Draw the requests over time into a file. Raises StaggerError when that is not possible."""
-    check_plot(path)
     if len(found) > 1:
-        raise StaggerError(f"--plot draws one stage, and the file has {', '.join(found)}; leave the others out.")
+        raise StaggerError(f"--plot draws one stage, and the file has {', '.join(found)}; name one with --stage.")
     (plan,) = found.values()
     series = {f"{row.name}, {row.window_s} s": row.requests for row in plan.rows}
     save_plot(path, series, horizon(plan.rows), heading(plan.herd), plan.herd.limit)

@@ -19,7 +19,10 @@ from stagger.start import SCHEDULER_CYCLE_S, Slots, StartPolicy, slot_ms, unifor
 BIN_S = 0.01
 
 #: A simulation ends once so many requests have been refused: the storage is hopelessly overloaded, and it only grows.
-MOST_REFUSED = 500_000
+MOST_REFUSED = 250_000
+
+#: And once so many have been made: what a gigabyte holds of five policies.
+MOST_REQUESTS = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,11 @@ class Herd:
     def asleep_s(self) -> float:
         """Seconds that all jobs sleep together, of all that could be drawn."""
         return (self.wave * self.window_s + (self.jobs - self.wave) * self.later_s) / 2
+
+    @property
+    def kept_s(self) -> float:
+        """Seconds that all jobs together keep their places when their work is done."""
+        return self.jobs * max(0.0, self.hold_s - self.task_s)
 
     @property
     def at_once(self) -> int:
@@ -138,13 +146,14 @@ def simulate(herd: Herd, seed: int = 0) -> Outcome:
     at = [0.0] * herd.jobs
     left = [herd.requests] * herd.jobs
     refusals = [0] * herd.jobs
-    since = [0.0] * herd.jobs
+    since: list[float | None] = [None] * herd.jobs
     gap = 1 / herd.dispatch_rate if herd.dispatch_rate else 0.0
     rate = herd.limit or math.inf
     most = max(1.0, rate)
     tokens, filled = most, 0.0
     begun, last_begin = 0, -gap
-    put = calendar.put
+    put, asked = calendar.put, outcome.requests.append  # The loop below runs millions of times.
+    latency_s, jobs = herd.latency_s, herd.jobs
 
     def begin(now: float) -> None:
         """Slurm begins the next job, not faster than it can."""
@@ -161,21 +170,25 @@ def simulate(herd: Herd, seed: int = 0) -> Outcome:
         for job in calendar.take():
             now = at[job]
             if left[job] == RUNNING:
-                if begun < herd.jobs:
+                if begun < jobs:
                     begin(math.ceil(now / herd.cycle_s) * herd.cycle_s)
                 continue
             if left[job]:
-                outcome.requests.append(now)
+                asked(now)
                 if now > filled:
-                    tokens, filled = min(most, tokens + (now - filled) * rate), now
+                    tokens += (now - filled) * rate
+                    filled = now
+                    if tokens > most:
+                        tokens = most
                 if tokens < 1:
                     outcome.refused += 1
-                    since[job] = since[job] or now
+                    first = since[job]
+                    since[job] = first = now if first is None else first
                     wait = full_jitter(refusals[job], random)
                     refusals[job] += 1
-                    if now + wait - since[job] <= herd.retry_s:
+                    if now + wait - first <= herd.retry_s:
                         outcome.waited_s += wait
-                        at[job] = now + herd.latency_s + wait
+                        at[job] = now + latency_s + wait
                         put(at[job], job)
                         continue
                     outcome.failed += 1
@@ -183,18 +196,19 @@ def simulate(herd: Herd, seed: int = 0) -> Outcome:
                 else:
                     tokens -= 1
                     left[job] -= 1
-                    refusals[job], since[job] = 0, 0.0
-                    now += herd.latency_s
+                    if refusals[job]:
+                        refusals[job], since[job] = 0, None
+                    now += latency_s
             if left[job]:
                 at[job] = now
                 put(now, job)
                 continue
             outcome.last_start_s = max(outcome.last_start_s, now)
-            if begun < herd.jobs:  # Somebody waits for its end.
+            if begun < jobs:  # Somebody waits for its end.
                 left[job] = RUNNING
                 at[job] = now + max(herd.task_s, herd.hold_s)
                 put(at[job], job)
-        if outcome.refused > MOST_REFUSED:
+        if outcome.refused > MOST_REFUSED or len(outcome.requests) > MOST_REQUESTS:
             outcome.complete = False
             break
     outcome.starts.sort()
