@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,9 +27,9 @@ import measure
 from peer import Peer, default_folder
 
 sys.path.append(str(measure.HERE.parent))
-from stagger.planner.simulation import Herd, Outcome, simulate
+from stagger.planner.simulation import Herd, simulate
 from stagger.start import auto_window
-from stagger.starts import described, most_within
+from stagger.starts import most_within
 from tests.s3_server import S3Server, running
 
 STAGGER = [sys.executable, "-m", "stagger"]
@@ -185,8 +186,8 @@ def policy_settings(name: str, options: argparse.Namespace) -> dict[str, Any]:
     return workers | policies[name]
 
 
-def predict(herd: Herd) -> tuple[dict[str, Any], Outcome]:
-    """What `stagger plan` expects of a herd, and one of the herds."""
+def predict(herd: Herd) -> dict[str, Any]:
+    """What `stagger plan` expects of a herd, and when one of the herds asks."""
     outcomes = [simulate(herd, seed) for seed in range(SEEDS)]
     figures: dict[str, list[float]] = {
         "requests_peak_1s": [most_within(outcome.requests, 1.0) for outcome in outcomes],
@@ -198,7 +199,8 @@ def predict(herd: Herd) -> tuple[dict[str, Any], Outcome]:
         "waiting_core_h": [round(outcome.waited_s / 3600, 2) for outcome in outcomes],
     }
     found: dict[str, Any] = {key: median(values) for key, values in figures.items()}
-    return {**found, "requests_per_second": described(outcomes[0].requests)["per_second"]}, outcomes[0]
+    seconds = Counter(map(int, outcomes[0].requests))
+    return {**found, "requests_per_second": [seconds[second] for second in range(max(seconds) + 1)]}
 
 
 def calibrate(cluster: Cluster, options: argparse.Namespace) -> dict[str, float]:
@@ -206,7 +208,8 @@ def calibrate(cluster: Cluster, options: argparse.Namespace) -> dict[str, float]
     alone = min(20, options.tasks)
     measure.say(f"calibrating with {alone} tasks one after another, then with {options.calibrate} at once")
     settings = {"start_policy": "spread", "randomize_start_duration": alone}
-    busy_s = median(r["ended"] - r["started"] for r in cluster.run("alone", alone, None, settings).records)
+    records = cluster.run("alone", alone, None, settings).records
+    request_s = median((record["ended"] - record["first_read"]) / 2 for record in records)  # Its shard, its output.
     tasks = min(options.calibrate, options.tasks)
     settings = {"randomize_start_duration": 0, **({"executor.workers": options.throttle} if options.throttle else {})}
     run = cluster.run("calibration", tasks, None, settings)
@@ -216,7 +219,7 @@ def calibrate(cluster: Cluster, options: argparse.Namespace) -> dict[str, float]
     return {
         "tasks": tasks,
         "jobs_per_s": round((last - first) / (ends[last] - ends[first]), 2),
-        "request_every_s": round(busy_s / REQUESTS, 4),
+        "request_every_s": round(request_s, 4),
     }
 
 
@@ -282,8 +285,8 @@ def main() -> int:
                 latency_s=machine["request_every_s"],
                 cycle_s=CYCLE_S,
             )
-            predicted, _ = predict(herd)
-            alone, _ = predict(replace(herd, dispatch_rate=None, throttle=None, hold_s=0))
+            predicted = predict(herd)
+            alone = predict(replace(herd, dispatch_rate=None, throttle=None, hold_s=0))
             keys = ("requests_peak_1s", "requests_peak_100ms")
             results[name] = {
                 "measured": measured,
