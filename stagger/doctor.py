@@ -54,7 +54,7 @@ def checks(run_dir: str | None, options: dict[str, dict[str, Any]], partition: s
     if limits.assumed:
         yield Check("slurm", "problem", limits.assumed)
         return
-    most = cluster.submit_limit()
+    most = cluster.submit_limit() if limits.enforced else None
     yield Check(
         "slurm",
         "ok",

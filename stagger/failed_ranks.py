@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stagger.executor.base import executor_class
-from stagger.executor.slurm import Asked
+from stagger.executor.slurm_jobs import Asked
 from stagger.ranks import parse_ranks
 from stagger.retries import Failed, Group, looks_out_of_memory
 from stagger.rundir import StageFolder, attempt_order

@@ -10,7 +10,7 @@ from loguru import logger
 
 from stagger.efficiency import sentences
 from stagger.errors import StaggerError
-from stagger.executor.slurm import Asked
+from stagger.executor.slurm_jobs import Asked
 from stagger.failed_ranks import find_failed
 from stagger.launch import launch_dependents, remove_leftovers, start_again
 from stagger.launches import read_launches

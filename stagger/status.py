@@ -11,7 +11,7 @@ from typing import Any
 
 from stagger.efficiency import efficiency
 from stagger.executor.base import Activity, executor_class
-from stagger.executor.slurm import Asked
+from stagger.executor.slurm_jobs import Asked
 from stagger.failed_ranks import cancelled_ranks, find_failed
 from stagger.launches import read_launches
 from stagger.progress import busy

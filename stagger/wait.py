@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from stagger.executor.slurm import Asked
+from stagger.executor.slurm_jobs import Asked
 from stagger.launches import read_launches
 from stagger.progress import Progress
 from stagger.run_folder import RunFolder, RunRecord

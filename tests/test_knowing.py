@@ -13,7 +13,8 @@ from stagger.cancel import stages_behind
 from stagger.cli import show
 from stagger.efficiency import efficiency, sentences
 from stagger.errors import StaggerError
-from stagger.executor.slurm import Asked, SlurmExecutor
+from stagger.executor.slurm import SlurmExecutor
+from stagger.executor.slurm_jobs import Asked
 from stagger.failed_ranks import cancelled_ranks
 from stagger.rundir import StageFolder
 from stagger.slurm import cluster

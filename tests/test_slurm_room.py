@@ -30,10 +30,10 @@ def versions(name: str) -> list[str]:
 
 LIMITS = {
     "20.11": Limits(version="20.11.6"),  # An excerpt without them: Slurm's defaults.
-    "21.08": Limits(500, 10_000, def_mem_per_cpu=4000, version="21.08.5", accounting=True),
+    "21.08": Limits(500, 10_000, def_mem_per_cpu=4000, version="21.08.5", accounting=True, enforced=True),
     "22.05": Limits(10_001, 50_000, def_mem_per_cpu=100, version="22.05.8", accounting=True),
     "23.02": Limits(1001, 10_000, version="23.02.7", accounting=True),
-    "24.05": Limits(40_001, 200_000, version="24.05.2"),
+    "24.05": Limits(40_001, 200_000, version="24.05.2", enforced=True),
     "25.05": Limits(11_000, 65_000, version="25.05.5", accounting=True),
     "25.11": Limits(1001, 10_000, version="25.11.4", accounting=True),
 }
@@ -281,3 +281,25 @@ def test_submission_hides_the_surrounding_job(monkeypatch: pytest.MonkeyPatch, t
     assert "SLURM_ARRAY_TASK_ID" not in text
     assert "SLURM_CONF=/etc/slurm.conf" in text
     assert "echo mine" in text
+
+
+def test_limits_of_users_count_where_they_are_enforced() -> None:
+    for value, enforced in (
+        ("associations,limits,qos", True),
+        ("safe", True),
+        ("associations", False),
+        ("none", False),
+    ):
+        assert answers.parse_config(f"AccountingStorageEnforce = {value}").enforced is enforced
+
+
+def test_what_has_ended_is_no_error_to_cancel(stand_ins: Path) -> None:
+    stand_in(
+        stand_ins,
+        "scancel",
+        "echo 'scancel: error: Kill job error on job id 7_3: Invalid job id specified' >&2; exit 1",
+    )
+    cluster.cancel(["7_3", "8"])
+    stand_in(stand_ins, "scancel", "echo 'scancel: error: Access/permission denied' >&2; exit 1")
+    with pytest.raises(StaggerError, match="permission denied"):
+        cluster.cancel(["8"])

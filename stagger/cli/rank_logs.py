@@ -9,7 +9,7 @@ from typing import Any
 
 from stagger.cancel import check_ranks
 from stagger.errors import StaggerError
-from stagger.executor.slurm import Asked
+from stagger.executor.slurm_jobs import Asked
 from stagger.failed_ranks import find_failed, job_output_path
 from stagger.launches import read_launches
 from stagger.run_folder import RunFolder, RunRecord

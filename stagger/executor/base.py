@@ -21,7 +21,7 @@ from stagger.start_requests import StageInput, not_yet_planned
 from stagger.task_settings import TaskSettings
 
 if TYPE_CHECKING:
-    from stagger.executor.slurm import Asked
+    from stagger.executor.slurm_jobs import Asked
     from stagger.launch import Launched
 
 

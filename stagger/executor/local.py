@@ -29,7 +29,7 @@ from stagger.storage import join
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from stagger.executor.slurm import Asked
+    from stagger.executor.slurm_jobs import Asked
 
 #: Seconds that an interrupted worker has to end its rank before it is killed.
 GRACE_S = 10.0

@@ -36,7 +36,8 @@ ENDED = frozenset(
 class Limits:
     """What the cluster allows and gives; or, where none can be asked, Slurm's defaults, and in `assumed` why.
 
-    `def_mem_per_cpu` is in MiB, None when jobs get a whole node's memory, or the partition decides.
+    `def_mem_per_cpu` is in MiB, None when jobs get a whole node's memory, or the partition decides; `enforced` whether
+    limits of associations are.
     """
 
     max_array_size: int = DEFAULT_MAX_ARRAY_SIZE
@@ -44,14 +45,15 @@ class Limits:
     def_mem_per_cpu: int | None = None
     version: str = ""
     accounting: bool = False
+    enforced: bool = False
     assumed: str = ""
 
 
 def parse_config(text: str) -> Limits:
     r"""From `scontrol show config`; `max_array_tasks` among the scheduler's parameters can lower the array size.
 
-    >>> parse_config("MaxArraySize            = 1001\nSchedulerParameters     = bf_continue,max_array_tasks=500")
-    Limits(max_array_size=500, max_job_count=10000, def_mem_per_cpu=None, version='', accounting=False, assumed='')
+    >>> parse_config("MaxArraySize = 1001\nSchedulerParameters = bf_continue,max_array_tasks=500").max_array_size
+    500
     """
     values: dict[str, str] = {}
     for line in text.splitlines():
@@ -61,11 +63,13 @@ def parse_config(text: str) -> Limits:
     lowered = re.search(r"\bmax_array_tasks=(\d+)", values.get("SchedulerParameters", ""))
     largest = _number(values.get("MaxArraySize"), DEFAULT_MAX_ARRAY_SIZE)
     memory = values.get("DefMemPerCPU", "")
+    enforced = set(values.get("AccountingStorageEnforce", "").split(","))
     return Limits(
         max_array_size=min(largest, int(lowered[1])) if lowered else largest,
         max_job_count=_number(values.get("MaxJobCount"), DEFAULT_MAX_JOB_COUNT),
         def_mem_per_cpu=int(memory) if memory.isdigit() else None,
         version=values.get("SLURM_VERSION", ""),
+        enforced=not enforced.isdisjoint(("limits", "safe", "all")),
         accounting=values.get("AccountingStorageType", "").removeprefix("accounting_storage/")
         not in ("", "none", "(null)"),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 
@@ -22,7 +23,7 @@ from stagger.slurm.answers import (
 )
 from stagger.slurm.runner import run
 
-#: Job ids, or names, in one command: a command line holds 128 KiB a word, and more is slow to answer.
+#: Job ids in one scancel: the controller takes its time for each.
 IDS_AT_ONCE = 500
 
 
@@ -41,10 +42,9 @@ def limits() -> Limits:
 
 def submit_limit() -> int | None:
     """How many jobs this user may have at once, by association; None for any number, or without accounting."""
-    user = getpass.getuser()
-    command = ["sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"where user={user}", "format=MaxSubmitJobs"]
+    command = ["sacctmgr", "--noheader", "--parsable2", "show", "assoc", "where", f"user={getpass.getuser()}"]
     try:
-        found = run([word for part in command for word in part.split(" ")], patience_s=0)
+        found = run([*command, "format=MaxSubmitJobs"], patience_s=0)
     except StaggerError:
         return None
     numbers = [int(line.strip()) for line in found.splitlines() if line.strip().isdigit()]
@@ -72,11 +72,6 @@ def known_jobs(names: Sequence[str]) -> list[QueuedJob]:
 def queue(names: Sequence[str]) -> list[QueuedJob]:
     """The jobs with these names that are queued or running now."""
     return [job for job in known_jobs(names) if job.state not in ENDED]
-
-
-def ended_states(names: Sequence[str]) -> dict[tuple[str, int], str]:
-    """(array job id, index) -> how it ended, as far as the controller still knows."""
-    return {(job.job_id, job.index): job.state for job in known_jobs(names) if job.state in ENDED}
 
 
 def accounting_command(job_ids: Sequence[str]) -> list[str]:
@@ -107,11 +102,6 @@ def final_states(job_ids: Sequence[str]) -> dict[tuple[str, int], str]:
     return {job: state for job, state in states.items() if state in ENDED}
 
 
-def end_states(names: Sequence[str], job_ids: Sequence[str]) -> dict[tuple[str, int], str]:
-    """How elements ended: from accounting, and from the controller, which knows it sooner."""
-    return final_states(job_ids) | ended_states(names)
-
-
 def accounting_answers() -> bool:
     """Whether sacct works here."""
     if shutil.which("sacct") is None:
@@ -128,19 +118,18 @@ def partitions() -> list[Partition]:
     return parse_partitions(run(["sinfo", "--noheader", "--format=%R|%a|%l|%D"]))
 
 
-def time_limit(job_id: str) -> int | None:
-    """The time limit of a job in seconds, None when it has none."""
-    return parse_time(run(["squeue", "--noheader", "--jobs", job_id, "--format=%l"]).strip())
-
-
 def own_time_limit() -> int | None:
-    """The time limit of the job that this process runs in; None without one."""
+    """The time limit, in seconds, of the job that this process runs in; None without one."""
     job = os.environ.get("SLURM_JOB_ID")
-    return time_limit(job) if job else None
+    return parse_time(run(["squeue", "--noheader", "--jobs", job, "--format=%l"]).strip()) if job else None
 
 
 def cancel(jobs: Iterable[str]) -> None:
-    """Cancel whole arrays (`12`) or elements (`12_3`), whatever of them is left."""
+    """Cancel whole arrays (`12`) or elements (`12_3`), whatever of them is left; those that have ended are no error."""
     wanted = list(jobs)
     for start in range(0, len(wanted), IDS_AT_ONCE):
-        run(["scancel", *wanted[start : start + IDS_AT_ONCE]])
+        try:
+            run(["scancel", *wanted[start : start + IDS_AT_ONCE]])
+        except StaggerError as error:  # It has gone through all of them.
+            if not re.search(r"invalid job id|already complet", str(error), re.IGNORECASE):
+                raise
