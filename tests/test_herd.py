@@ -15,7 +15,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 @pytest.mark.slurm
 def test_a_herd_at_once_is_refused_and_one_with_a_limit_never(slurm_conf: str, tmp_path: Path) -> None:
-    options = ["--tasks=30", "--limit=15", "--calibrate=20", "--policies=none,limit", f"--folder={tmp_path}"]
+    options = ["--tasks=16", "--limit=12", "--calibrate=10", "--policies=none,limit", f"--folder={tmp_path}"]
     command = [sys.executable, "herd.py", *options, f"--plot={tmp_path}/herd.png"]
     env = {**os.environ, "SLURM_CONF": slurm_conf}
     ran = subprocess.run(command, cwd=BENCHMARKS, env=env, capture_output=True, text=True, timeout=280)
@@ -24,11 +24,11 @@ def test_a_herd_at_once_is_refused_and_one_with_a_limit_never(slurm_conf: str, t
     none, limit = results["none"], results["limit"]
     assert none["measured"]["refused"] > 0
     assert none["predicted"]["refused"] > 0
-    assert limit["measured"]["window_s"] == 15  # 30 * 6 / (0.8 * 15)
+    assert limit["measured"]["window_s"] == 10  # 16 * 6 / (0.8 * 12)
     assert limit["measured"]["refused"] == limit["predicted"]["refused"] == 0
     for run in (none, limit):
         assert run["measured"]["tasks_failed"] == 0
         made = run["measured"]["requests_by_kind"]
-        assert sum(made.values()) - run["measured"]["refused"] == 30 * 6
+        assert sum(made.values()) - run["measured"]["refused"] == 16 * 6
         assert set(made) == {"GetObject", "PutObject"}
     assert (tmp_path / "herd.png").stat().st_size > 10_000
