@@ -115,6 +115,14 @@ def hosting(spans: Iterable[Span], total_blocks: int, min_state: ServerState = S
     return hosts
 
 
+def position(local_id: str, hosts: Sequence[Span]) -> int:
+    """Where a server is among the hosts. Raises LookupError when it is not, as when its announcement has expired."""
+    for index, span in enumerate(hosts):
+        if span.server_id == local_id:
+            return index
+    raise LookupError(f"server {local_id} is not among the {len(hosts)} that are joining or online: announce it again")
+
+
 def compute_throughputs(spans: Iterable[Span], total_blocks: int) -> NDArray[np.float64]:
     """The throughput of each block: the sum over those of its hosts that are joining or online.
 
@@ -158,11 +166,7 @@ def should_choose_other_blocks(
     if balance_quality > 1:
         return True
     hosts = hosting(spans, total_blocks)
-    local = next((index for index, span in enumerate(hosts) if span.server_id == local_id), None)
-    if local is None:
-        raise LookupError(
-            f"server {local_id} is not among the {len(hosts)} that are joining or online: announce it again"
-        )
+    local = position(local_id, hosts)
     throughputs: list[float] = compute_throughputs(hosts, total_blocks).tolist()
     initial = min(throughputs)
     span = hosts[local]
