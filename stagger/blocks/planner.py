@@ -158,17 +158,18 @@ class _Swarm:
         loading = self.load * lacking
         return (slowest - self.slowest_now) * (1 - loading) - (self.slowest_served - slowest_kept) * loading
 
-    def allowed(self, starts: Ints, hosted: Bools) -> Bools:
-        """Servers x starts: whether each may go there, when the others are as `starts` says."""
+    def allowed(self, index: int, starts: Ints, hosted: Bools) -> Bools:
+        """Where a server may start, when the others are as `starts` says."""
         kept = self.kept(starts, hosted)
-        hosts, throughputs = kept.sum(axis=0), self.throughputs @ kept
-        others = throughputs - self.throughputs[:, None] * kept
-        needed = self.served & ((hosts - kept == 0) | (others < self.floor - 10**-DIGITS))
-        missing = needed.sum(axis=1)[:, None] - (self.windows(needed.astype(np.float64)) if self.delta else 0)
-        columns = np.arange(self.blocks)
-        fits: Bools = columns <= (self.blocks - self.lengths)[:, None]
-        stays: Bools = columns == self.starts[:, None]
-        found: Bools = self.movable[:, None] & fits & ((missing < 0.5) | stays)
+        throughput, mine = self.throughputs[index], kept[index]
+        hosts, throughputs = kept.sum(axis=0) - mine, self.throughputs @ kept - throughput * mine
+        needed = self.served[index] & ((hosts == 0) | (throughputs < self.floor - 10**-DIGITS))
+        missing: int | Ints = int(needed.sum())
+        if self.delta and missing:
+            until = np.concatenate(([0], np.cumsum(needed)))
+            missing -= until[self._ends[index]] - until[:-1]
+        found: Bools = self.fits[index] & (missing == 0)
+        found[self.starts[index]] = self.movable[index]
         return found
 
     def windows(self, values: Floats) -> Floats:
@@ -177,6 +178,12 @@ class _Swarm:
         np.cumsum(values, axis=1, out=until[:, 1:])
         found: Floats = until[self._rows, self._ends] - until[:, :-1]
         return found
+
+    @cached_property
+    def fits(self) -> Bools:
+        """Servers x starts: whether a server that may move has room behind the start."""
+        fits: Bools = np.arange(self.blocks) <= (self.blocks - self.lengths)[:, None]
+        return fits & self.movable[:, None]
 
     @cached_property
     def _rows(self) -> Ints:
@@ -199,22 +206,30 @@ def _descended(swarm: _Swarm, starts: Ints) -> Ints:
         without = np.exp(-STEEPNESS * np.maximum(throughputs - swarm.throughputs[:, None] * hosted, 0.0))
         costs = without.sum(axis=1)[:, None] - falls * swarm.windows(without)
         costs /= np.exp(-STEEPNESS * throughputs).sum()
-        costs[~swarm.allowed(starts, hosted)] = np.inf
-        relative = np.round(costs, DIGITS)
-        index, start = divmod(int(relative.argmin()), swarm.blocks)
-        if relative[index, start] >= 1:
+        best = _best_step(swarm, starts, hosted, np.where(swarm.fits, np.round(costs, DIGITS), 1.0))
+        if best is None:
             break
-        starts[index] = start
+        starts[best[0]] = best[1]
     return starts
+
+
+def _best_step(swarm: _Swarm, starts: Ints, hosted: Bools, costs: Floats) -> tuple[int, int] | None:
+    """The server and the start that cost least, of those that are allowed and cost less than 1. Changes `costs`."""
+    while True:
+        index, start = divmod(int(costs.argmin()), swarm.blocks)
+        if costs[index, start] >= 1:
+            return None
+        allowed = swarm.allowed(index, starts, hosted)
+        if allowed[start]:
+            return index, start
+        costs[index, ~allowed] = 1.0
 
 
 def _kicked(swarm: _Swarm, starts: Ints, rng: np.random.Generator) -> Ints:
     """A few servers moved at random, wherever they may go."""
     starts = starts.copy()
-    for _ in range(KICKED):
-        allowed = swarm.allowed(starts, swarm.hosted(starts))
-        index = int(rng.choice(np.flatnonzero(swarm.movable)))
-        starts[index] = rng.choice(np.flatnonzero(allowed[index]))
+    for index in rng.choice(np.flatnonzero(swarm.movable), KICKED).tolist():
+        starts[index] = rng.choice(np.flatnonzero(swarm.allowed(index, starts, swarm.hosted(starts))))
     return starts
 
 
