@@ -25,17 +25,23 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
+#: Seconds between two plans of a swarm, on average: with 60 it answers losses late, with 15 it loads more for no more.
+MEAN_PLAN_PERIOD_S = 30.0
+
 #: Seconds within which a plan must have regained what it cost.
-HORIZON_S = 900.0
+HORIZON_S = 300.0
 
 #: By what share of the mean block's throughput a plan must raise the slowest block's.
 PLAN_GAIN = 0.02
+
+#: What a plan must gain, as a share of the mean block's throughput, for loading as many blocks as the model has.
+PRICE = 0.15
 
 #: Of the slowest block's throughput, what every block keeps while the moved servers load.
 KEPT_WHILE_LOADING = 0.5
 
 #: Kicks: how often the search starts again from the best plan with a few servers moved at random, and how many.
-KICKS, KICKED = 12, 2
+KICKS, KICKED = 2, 2
 
 #: The steepness of the search's objective, the sum over blocks of exp(-STEEPNESS * throughput / mean throughput).
 #: A block with 10 % less counts as much as twenty others: almost the slowest block alone, but with slopes everywhere.
@@ -55,6 +61,7 @@ def planned_moves(
     rng: np.random.Generator,
     delta: bool = True,
     min_gain: float = PLAN_GAIN,
+    price: float = PRICE,
     kicks: int = KICKS,
 ) -> dict[str, range]:
     """The servers that should move now, and the blocks of each; none when it does not pay.
@@ -68,7 +75,9 @@ def planned_moves(
     less than half of what the slowest block has now.
     """
     hosts = relative(hosting(spans, total_blocks), total_blocks)
-    swarm = _Swarm.of(hosts, online, total_blocks, delta, seconds_per_block / horizon_s)
+    swarm = _Swarm.of(
+        hosts, online, total_blocks, delta=delta, load=seconds_per_block / horizon_s, price=price / total_blocks
+    )
     if not swarm.movable.any() or swarm.slowest_now > 1 - min_gain:
         return {}
     best, value = _pruned(swarm, _descended(swarm, swarm.starts))
@@ -81,6 +90,14 @@ def planned_moves(
         return {}
     moved = np.flatnonzero(best != swarm.starts)
     return {hosts[index].server_id: range(best[index], best[index] + hosts[index].length) for index in moved.tolist()}
+
+
+def plan_delay(servers: int, rng: np.random.Generator) -> float:
+    """Seconds until a server of so many plans next: U(0, 2 mean), so that together they plan once a period.
+
+    So nobody has to lead, and a swarm of any size looks for moves equally often.
+    """
+    return float(rng.uniform(0, 2 * MEAN_PLAN_PERIOD_S * max(1, servers)))
 
 
 @dataclass(frozen=True)
@@ -96,9 +113,13 @@ class _Swarm:
     delta: bool
     load: float
     """How long a block loads, as a share of the horizon."""
+    price: float
+    """What a loaded block must gain."""
 
     @classmethod
-    def of(cls, hosts: Sequence[Span], online: Sequence[Span], total_blocks: int, delta: bool, load: float) -> _Swarm:
+    def of(
+        cls, hosts: Sequence[Span], online: Sequence[Span], total_blocks: int, *, delta: bool, load: float, price: float
+    ) -> _Swarm:
         row = {span.server_id: index for index, span in enumerate(hosts)}
         served = np.zeros((len(hosts), total_blocks), dtype=np.bool_)
         for span in hosting(online, total_blocks, ServerState.ONLINE):
@@ -112,6 +133,7 @@ class _Swarm:
             movable=np.array([span.state == ServerState.ONLINE for span in hosts], dtype=np.bool_),
             delta=delta,
             load=load,
+            price=price,
         )
 
     @property
@@ -150,13 +172,15 @@ class _Swarm:
         lacking[starts == self.starts] = 0
         return lacking
 
-    def value(self, slowest: Floats, slowest_kept: Floats, lacking: Ints) -> Floats:
-        """What plans gain, less what is lost while their servers load, as a mean over the horizon.
+    def value(self, slowest: Floats, slowest_kept: Floats, most: Ints, loaded: Ints) -> Floats:
+        """What plans gain, as a mean over the horizon, less what is lost while their servers load, and their price.
 
-        Given the slowest block's throughput after each and during each, and the most blocks that a server loads.
+        Given the slowest block's throughput after and during each, the most blocks that a server loads, and the sum.
         """
-        loading = self.load * lacking
-        return (slowest - self.slowest_now) * (1 - loading) - (self.slowest_served - slowest_kept) * loading
+        loading = self.load * most
+        lost = (self.slowest_served - slowest_kept) * loading
+        value: Floats = (slowest - self.slowest_now) * (1 - loading) - lost - self.price * loaded
+        return value
 
     def allowed(self, index: int, starts: Ints, hosted: Bools) -> Bools:
         """Where a server may start, when the others are as `starts` says."""
@@ -244,7 +268,7 @@ def _pruned(swarm: _Swarm, starts: Ints) -> tuple[Ints, float]:
         hosted = swarm.hosted(starts)
         kept, lacking = swarm.kept(starts, hosted), swarm.lacking(starts, hosted)
         after, during = swarm.throughputs @ hosted, swarm.throughputs @ kept
-        value = float(swarm.value(after.min(), during.min(), lacking.max(initial=0)))
+        value = float(swarm.value(after.min(), during.min(), lacking.max(initial=0), lacking.sum()))
         moved = np.flatnonzero(starts != swarm.starts)
         if not moved.size:
             return starts, value
@@ -252,7 +276,8 @@ def _pruned(swarm: _Swarm, starts: Ints) -> tuple[Ints, float]:
         back = after + part * (before[moved].astype(np.float64) - hosted[moved])
         back_kept = during + part * (swarm.served[moved] & ~kept[moved])
         most = np.where(np.eye(len(starts), dtype=np.bool_)[moved], 0, lacking).max(axis=1)
-        values = np.round(swarm.value(back.min(axis=1), back_kept.min(axis=1), most), DIGITS)
+        loaded = lacking.sum() - lacking[moved]
+        values = np.round(swarm.value(back.min(axis=1), back_kept.min(axis=1), most, loaded), DIGITS)
         best = int(values.argmax())
         if values[best] < round(value, DIGITS):
             return starts, value

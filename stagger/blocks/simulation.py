@@ -17,7 +17,15 @@ import numpy as np
 
 from stagger.blocks.bound import throughput_bound
 from stagger.blocks.placement import ServerState, Span, choose_best_blocks
-from stagger.blocks.simulation_policies import Checks, Conditions, Policy, Setting, View, next_check
+from stagger.blocks.simulation_policies import (
+    MEAN_CHECK_PERIOD_S,
+    Checks,
+    Conditions,
+    Policy,
+    Setting,
+    View,
+    next_check,
+)
 from stagger.blocks.simulation_traces import Server
 
 #: Steps of a quantity over time: from each time on, its value.
@@ -122,7 +130,7 @@ class _Swarm:
         for server in trace:
             self.at(server.joins_s, lambda server=server: self.join(server))  # type: ignore[misc]
         if policy.checks is Checks.LEADER:
-            self.at(conditions.check_period_s, self.lead)
+            self.at(MEAN_CHECK_PERIOD_S, self.lead)
 
     def at(self, time: float, event: Callable[[], None]) -> None:
         heapq.heappush(self.events, (time, next(self.numbers), event))
@@ -169,7 +177,7 @@ class _Swarm:
             self.unseen[host.server.server_id] = self.now + self.visibility_s
 
     def load(self, host: _Host, window: range) -> None:
-        first = host.target is None and host.generation == 0
+        first = not host.generation
         kept = overlap(host.served, window) if self.policy.delta else range(0)
         self.serve(host, kept)
         host.target = window
@@ -190,7 +198,7 @@ class _Swarm:
     # Checks and moves.
 
     def check_later(self, host: _Host, since: float, *, first: bool = False) -> None:
-        when = next_check(self.policy, since, self.conditions.check_period_s, self.rng, first=first)
+        when = next_check(self.policy.checks, since, len(self.listed), self.rng, first=first)
         if when < math.inf:
             self.at(when, lambda: self.check(host))
 
@@ -203,7 +211,7 @@ class _Swarm:
 
     def lead(self) -> None:
         self.decide("")
-        self.at(self.now + self.conditions.check_period_s, self.lead)
+        self.at(self.now + MEAN_CHECK_PERIOD_S, self.lead)
 
     def decide(self, local_id: str) -> None:
         assert self.policy.rule is not None

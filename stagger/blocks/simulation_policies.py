@@ -11,8 +11,14 @@ from typing import NamedTuple
 import numpy as np
 
 from stagger.blocks.balancing import own_move, uncovered_by
-from stagger.blocks.placement import Span, choose_best_blocks, should_choose_other_blocks
-from stagger.blocks.planner import planned_moves
+from stagger.blocks.placement import (
+    MEAN_BLOCK_SELECTION_DELAY,
+    Span,
+    balance_check_delay,
+    choose_best_blocks,
+    should_choose_other_blocks,
+)
+from stagger.blocks.planner import plan_delay, planned_moves
 
 #: Seconds between two checks of a server, on average. The paper's servers check every minute.
 MEAN_CHECK_PERIOD_S = 60.0
@@ -25,10 +31,11 @@ class Checks(Enum):
     """When servers check whether to move."""
 
     NEVER = "never"
-    RANDOM = "U(0, 2 periods) after the last check"
-    FIXED = "a period after the last check, each server at a time of its own"
-    IN_STEP = "all servers at once, every period"
-    LEADER = "one for all, every period"
+    RANDOM = "each server at random, once a minute"
+    FIXED = "each server a minute after its last check"
+    IN_STEP = "all servers at once, every minute"
+    LEADER = "one server for all, every minute"
+    SHARED = "servers take turns at random, one of them every 30 s"
 
 
 @dataclass(frozen=True)
@@ -40,9 +47,8 @@ class Conditions:
     seconds_per_block: float = 3.0
     lease_s: float | None = None
     """Until a crashed server is no longer listed; None for what each policy has."""
-    selection_delay_s: float = 5.0
-    """Before a server chooses blocks, on average, where nothing else keeps two from choosing at once."""
-    check_period_s: float = MEAN_CHECK_PERIOD_S
+    selection_delay_s: float = MEAN_BLOCK_SELECTION_DELAY
+    """Before a server chooses blocks, on average, where no lock keeps two from choosing at once."""
 
 
 REALISTIC = Conditions()
@@ -127,47 +133,42 @@ def plan(local_id: str, view: View, setting: Setting) -> dict[str, range]:
     )
 
 
-_NEW_ONLY = Policy("new only", "a new server takes the blocks that are worst off (rule 1), and stays there")
-_FULL_75 = replace(
-    _NEW_ONLY, name="full 0.75", about="rules 1 and 2, as Petals' code", rule=full(0.75), checks=Checks.RANDOM
+_RANDOM = Policy("none", "random blocks, and no move", random_place=True)
+_NEW_ONLY = Policy("new only", "new servers take the blocks that are worst off (rule 1), and stay there")
+_75 = replace(_NEW_ONLY, name="0.75", about="rules 1 and 2, as Petals' code", rule=full(0.75), checks=Checks.RANDOM)
+_99 = replace(_75, name="0.99", about="rules 1 and 2, with the paper's p = 1 %", rule=full(0.99))
+_FIXED = replace(_99, name="0.99 fixed", about="0.99, each checks every minute, to the second", checks=Checks.FIXED)
+_IN_STEP = replace(_99, name="0.99 in step", about="0.99, all check in the same second", checks=Checks.IN_STEP)
+_LOCK = replace(_99, name="0.99 lock", about="0.99, each decision sees all earlier ones", lock=True)
+_DELTA = replace(_LOCK, name="0.99 lock delta", about="0.99 lock, only missing blocks are loaded", delta=True)
+_GUARD = replace(
+    _DELTA, name="0.99 guard", about="0.99 lock delta, no block is left unserved", rule=full(0.99, guard=True)
 )
-_FULL_99 = replace(_FULL_75, name="full 0.99", about="rules 1 and 2 with the paper's p = 1 %", rule=full(0.99))
-_LOCKED = replace(_FULL_99, name="0.99 lock", about="full 0.99, one decision after the other", lock=True)
-_DELTA = replace(_LOCKED, name="0.99 lock delta", about="and only missing blocks are loaded", delta=True)
-_PLANNER = Policy(
-    "planner", "moves of several servers, where they pay; one server plans", plan, Checks.LEADER, lock=True
-)
+_OWN = replace(_DELTA, name="own gain", about="lock, delta; moves that gain 5 % by themselves", rule=own)
+_LEADER = Policy("planner", "lock; moves of several, planned by one", plan, Checks.LEADER, lock=True)
+_LEADER_DELTA = replace(_LEADER, name="planner delta", about="planner, only missing blocks are loaded", delta=True)
+_EACH = replace(_LEADER_DELTA, name="planner each", about="planner delta, by each at its checks", checks=Checks.RANDOM)
+_SHARED = replace(_EACH, name="recommended", about="planner delta, by servers in turn", checks=Checks.SHARED)
 
+#: All, by name. `planner each` takes minutes, and is compared only when it is asked for.
 POLICIES = {
     policy.name: policy
     for policy in (
-        Policy("none", "each server takes random blocks, and stays there", random_place=True),
-        _NEW_ONLY,
-        _FULL_75,
-        _FULL_99,
-        replace(_FULL_99, name="0.99 fixed", about="full 0.99, checks a minute apart", checks=Checks.FIXED),
-        replace(_FULL_99, name="0.99 in step", about="full 0.99, all check at once", checks=Checks.IN_STEP),
-        _LOCKED,
-        _DELTA,
-        replace(
-            _DELTA, name="0.99 lock delta guard", about="and no block is left unserved", rule=full(0.99, guard=True)
-        ),
-        replace(_DELTA, name="own", about="lock, delta; a server moves if that alone gains 5 %", rule=own),
-        _PLANNER,
-        replace(_PLANNER, name="planner delta", about="and only missing blocks are loaded", delta=True),
-        replace(
-            _PLANNER, name="planner delta all", about="as before; every server plans", delta=True, checks=Checks.RANDOM
-        ),
+        *(_RANDOM, _NEW_ONLY, _75, _99, _FIXED, _IN_STEP, _LOCK, _DELTA, _GUARD),
+        *(_OWN, _LEADER, _LEADER_DELTA, _EACH, _SHARED),
     )
 }
+COMPARED = tuple(name for name in POLICIES if name != _EACH.name)
 
 
-def next_check(policy: Policy, now: float, period_s: float, rng: np.random.Generator, *, first: bool) -> float:
-    """When a server checks next. Infinite when it never does."""
-    if policy.checks is Checks.RANDOM:
-        return now + float(rng.uniform(0, 2 * period_s))
-    if policy.checks is Checks.FIXED:
-        return now + (float(rng.uniform(0, period_s)) if first else period_s)
-    if policy.checks is Checks.IN_STEP:
-        return period_s * (math.floor(now / period_s) + 1)
+def next_check(checks: Checks, now: float, servers: int, rng: np.random.Generator, *, first: bool) -> float:
+    """When a server that knows of so many servers checks next. Infinite when it never does."""
+    if checks is Checks.RANDOM:
+        return now + balance_check_delay(rng, MEAN_CHECK_PERIOD_S)
+    if checks is Checks.SHARED:
+        return now + plan_delay(servers, rng)
+    if checks is Checks.FIXED:
+        return now + (float(rng.uniform(0, MEAN_CHECK_PERIOD_S)) if first else MEAN_CHECK_PERIOD_S)
+    if checks is Checks.IN_STEP:
+        return MEAN_CHECK_PERIOD_S * (math.floor(now / MEAN_CHECK_PERIOD_S) + 1)
     return math.inf
