@@ -12,6 +12,7 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -352,7 +353,19 @@ def mean(steps: Steps, end_s: float) -> float:
     >>> mean([(1.0, 4.0), (3.0, 2.0)], end_s=5.0)
     2.4
     """
-    return sum(value * (until - since) for since, until, value in _pieces(steps, end_s)) / end_s
+    return means(steps, end_s, 1)[0]
+
+
+def means(steps: Steps, end_s: float, parts: int) -> list[float]:
+    """The means in equal parts of 0..end seconds.
+
+    >>> means([(1.0, 4.0), (3.0, 2.0)], end_s=4.0, parts=2)
+    [2.0, 3.0]
+    """
+    times = np.array([0.0, *(time for time, _ in steps), end_s])
+    until = np.concatenate(([0.0], np.cumsum(np.diff(times) * [0.0, *(value for _, value in steps)])))
+    sums: list[float] = np.diff(np.interp(np.linspace(0, end_s, parts + 1), times, until)).tolist()
+    return [total * parts / end_s for total in sums]
 
 
 def unserved_s(steps: Steps, bound: Steps, end_s: float) -> float:
@@ -361,18 +374,11 @@ def unserved_s(steps: Steps, bound: Steps, end_s: float) -> float:
     >>> unserved_s([(2.0, 1.0), (4.0, 0.0)], [(1.0, 3.0)], end_s=5.0)
     2.0
     """
-    possible = [(since, until) for since, until, value in _pieces(bound, end_s) if value > 0]
-    served = [(since, until) for since, until, value in _pieces(steps, end_s) if value > 0]
-    return _length(possible) - sum(
-        max(0.0, min(until, end) - max(since, begin)) for since, until in possible for begin, end in served
-    )
-
-
-def _length(pieces: Sequence[tuple[float, float]]) -> float:
-    return sum(until - since for since, until in pieces)
-
-
-def _pieces(steps: Steps, end_s: float) -> list[tuple[float, float, float]]:
-    """From when until when, and the value."""
-    times = [time for time, _ in steps] + [end_s]
-    return [(since, until, value) for (since, value), until in zip(steps, times[1:], strict=True)]
+    times = sorted({time for time, _ in [*steps, *bound]} | {end_s})
+    now: dict[str, float] = {"served": 0.0, "possible": 0.0}
+    changes = {"served": dict(steps), "possible": dict(bound)}
+    unserved = 0.0
+    for time, until in pairwise(times):
+        now = {name: changes[name].get(time, value) for name, value in now.items()}
+        unserved += (until - time) * (now["possible"] > 0 >= now["served"])
+    return unserved
