@@ -1,6 +1,6 @@
 """Balancing blocks in simulation: every policy's throughput as a share of the bound, its moves, and what it loads.
 
-The figures of docs/block-placement.md. Servers and decisions depend on the seeds alone, and so do all results but times.
+The figures of docs/block-placement.md. Servers and decisions depend on the seeds alone: so do all results but times.
 """
 
 from __future__ import annotations
