@@ -44,9 +44,11 @@ def scaled(spans: list[Span], factor: float) -> list[Span]:
     return [replace(span, throughput=span.throughput * factor) for span in spans]
 
 
-def plan(spans: list[Span], online: list[Span], total: int, *, delta: bool = True, seed: int = 0) -> dict[str, range]:
+def plan(
+    spans: list[Span], online: list[Span], total: int, *, delta: bool = True, seed: int = 0, block_s: float = 3
+) -> dict[str, range]:
     rng = np.random.default_rng(seed)
-    return planned_moves(spans, online, total, seconds_per_block=3, rng=rng, delta=delta, kicks=4)
+    return planned_moves(spans, online, total, seconds_per_block=block_s, horizon_s=300, rng=rng, delta=delta, kicks=4)
 
 
 def hosts(spans: list[Span], total: int) -> list[set[str]]:
@@ -95,16 +97,17 @@ def test_own_move_gains_what_it_promises_and_uncovers_nothing(
         assert not [block for block in range(total) if before[block] and not after[block]]
 
 
-@given(swarm=swarms(), delta=st.booleans(), seed=st.integers(0, 9))
+@given(swarm=swarms(), delta=st.booleans(), seed=st.integers(0, 9), block_s=st.sampled_from([0, 3, 30]))
 @settings(max_examples=200, deadline=None)
 def test_plan_gains_and_uncovers_nothing_and_leaves_those_that_load(
-    swarm: tuple[list[Span], list[Span], int], delta: bool, seed: int
+    swarm: tuple[list[Span], list[Span], int], delta: bool, seed: int, block_s: float
 ) -> None:
     spans, online, total = swarm
-    moves = plan(spans, online, total, delta=delta, seed=seed)
+    moves = plan(spans, online, total, delta=delta, seed=seed, block_s=block_s)
     if not moves:
         return
-    assert compute_throughputs(targets(spans, moves), total).min() > compute_throughputs(spans, total).min()
+    gain = compute_throughputs(targets(spans, moves), total).min() - compute_throughputs(spans, total).min()
+    assert gain > 0
     lengths = {span.server_id: span.length for span in spans if span.state == ServerState.ONLINE}
     assert all(0 <= window.start < window.stop <= total for window in moves.values())
     assert all(len(window) == lengths[name] for name, window in moves.items())
@@ -113,6 +116,9 @@ def test_plan_gains_and_uncovers_nothing_and_leaves_those_that_load(
     assert not [block for block in range(total) if before[block] and not after[block]]
     served, kept = compute_throughputs(online, total), compute_throughputs(during, total)
     assert kept.min() >= served.min() * (0.5 - 1e-6)
+    has = {span.server_id: range(span.start, span.end) if delta else range(0) for span in online}
+    loading_s = block_s * max(len(set(window) - set(has[name])) for name, window in moves.items())
+    assert gain * (300 - loading_s) > (served.min() - kept.min()) * loading_s
 
 
 @given(swarm=swarms(), order=st.randoms(use_true_random=False))
@@ -181,6 +187,23 @@ def test_plan_that_loads_longer_than_its_gain_lasts_is_not_made() -> None:
     fast, slow = (planned_moves(crowd, crowd, 4, seconds_per_block=s, rng=rng) for s in (3, 1000))
     assert fast
     assert not slow
+
+
+def test_plan_counts_what_is_lost_while_it_loads() -> None:
+    """Server a gains 0.3 by going one block further, and takes 0.4 from block 1 while it loads two: up to 128 s pay."""
+    spans = [Span("a", 0, 2, 0.7), Span("b", 0, 1, 2.3), Span("c", 1, 2, 0.6), Span("d", 2, 3, 1.0)]
+    for block_s, expected in ((60, {"a": range(1, 3)}), (70, {})):
+        rng = np.random.default_rng(0)
+        moves = planned_moves(spans, spans, 3, seconds_per_block=block_s, horizon_s=300, rng=rng, delta=False, price=0)
+        assert moves == expected
+
+
+def test_loaded_blocks_have_their_price() -> None:
+    """A gain of 0.3, of a mean of 5.3 / 3, for one block of three."""
+    spans = [Span("a", 0, 2, 0.7), Span("b", 0, 1, 2.3), Span("c", 1, 2, 0.6), Span("d", 2, 3, 1.0)]
+    for price, expected in ((0.45, {"a": range(1, 3)}), (0.55, {})):
+        rng = np.random.default_rng(0)
+        assert planned_moves(spans, spans, 3, seconds_per_block=0, rng=rng, price=price) == expected
 
 
 def test_plan_of_no_servers_is_empty() -> None:
