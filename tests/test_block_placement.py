@@ -123,6 +123,8 @@ def test_deciding_fast_is_deciding_plainly(swarm: tuple[list[Span], int], qualit
         for rule in (placement.should_choose_other_blocks, blocks_oracle.should_choose_other_blocks)
     )
     assert fast is plain
+    rng = np.random.default_rng(seed)
+    assert placement.should_choose_other_blocks("server-0", spans, total, quality, rng=rng, stop_early=True) is plain
 
 
 @pytest.mark.parametrize("seed", range(6))

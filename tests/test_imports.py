@@ -117,7 +117,7 @@ def test_one_place_talks_to_slurm_and_one_to_each_storage() -> None:
     assert importers("botocore") == ["s3/obstore_engine.py", "s3/s3fs_engine.py"]
     assert importers("fastwarc") == ["steps/warc.py"]
     assert importers("pyarrow") == ["steps/parquet.py", "steps/parquet_writer.py"]
-    assert importers("numpy") == ["blocks/bound.py", "blocks/placement.py"]
+    assert {name.partition("/")[0] for name in importers("numpy")} == {"blocks"}
     assert importers("scipy") == ["blocks/bound.py"]
     assert importers("pickle") == importers("cloudpickle") == ["pickled.py"]
 

@@ -12,6 +12,7 @@ rules; tests/blocks_oracle.py holds them in plain words, and answers of the orig
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
@@ -115,6 +116,14 @@ def hosting(spans: Iterable[Span], total_blocks: int, min_state: ServerState = S
     return hosts
 
 
+def position(local_id: str, hosts: Sequence[Span]) -> int:
+    """Where a server is among the hosts. Raises LookupError when it is not, as when its announcement has expired."""
+    for index, span in enumerate(hosts):
+        if span.server_id == local_id:
+            return index
+    raise LookupError(f"server {local_id} is not among the {len(hosts)} that are joining or online: announce it again")
+
+
 def compute_throughputs(spans: Iterable[Span], total_blocks: int) -> NDArray[np.float64]:
     """The throughput of each block: the sum over those of its hosts that are joining or online.
 
@@ -145,24 +154,22 @@ def should_choose_other_blocks(
     balance_quality: float = BALANCE_QUALITY,
     *,
     rng: np.random.Generator,
+    stop_early: bool = False,
 ) -> bool:
     """Rule 2: whether server `local_id` should give up its blocks and choose again.
 
     True when it would move, and, after all had followed until nobody gains by moving, the slowest block now has less
     than `balance_quality` of the throughput of the slowest then; always when `balance_quality` is above 1. False when a
     block would be left without a host. They move in random order, from `rng`. A server's own part is taken out a little
-    larger than it is (EPS), so that nobody moves for what may be rounding.
+    larger than it is (EPS), so that nobody moves for what may be rounding. With `stop_early` the same answer is
+    given as soon as it is known: no move makes the slowest block slower, and it never gets more than the mean block.
 
     Raises LookupError when the local server is not among the spans, as when its announcement has expired.
     """
     if balance_quality > 1:
         return True
     hosts = hosting(spans, total_blocks)
-    local = next((index for index, span in enumerate(hosts) if span.server_id == local_id), None)
-    if local is None:
-        raise LookupError(
-            f"server {local_id} is not among the {len(hosts)} that are joining or online: announce it again"
-        )
+    local = position(local_id, hosts)
     throughputs: list[float] = compute_throughputs(hosts, total_blocks).tolist()
     initial = min(throughputs)
     span = hosts[local]
@@ -172,10 +179,13 @@ def should_choose_other_blocks(
     start = _best_exchanges(without[: -span.length], without[span.length :])
     if start == span.start:
         return False
+    if stop_early and initial >= (balance_quality - EPS) * (sum(throughputs) / total_blocks) * (1 + EPS):
+        return False
     starts = [host.start for host in hosts]
     _move(throughputs, span, span.start, start)
     starts[local] = start
-    _balance(throughputs, hosts, starts, rng)
+    enough = max(EPS, initial / (balance_quality - EPS)) * (1 + EPS) if stop_early else math.inf
+    _balance(throughputs, hosts, starts, rng, enough)
     converged = min(throughputs)
     return converged >= EPS and initial / converged < balance_quality - EPS
 
@@ -233,8 +243,13 @@ def _count_exchanges(left: list[float], right: list[float]) -> int:
     return worse.index(max(worse))
 
 
-def _balance(throughputs: list[float], hosts: Sequence[Span], starts: list[int], rng: np.random.Generator) -> None:
-    """Move each server to its best window, in random order, until nobody moves. Changes `throughputs` and `starts`."""
+def _balance(
+    throughputs: list[float], hosts: Sequence[Span], starts: list[int], rng: np.random.Generator, enough: float
+) -> None:
+    """Move each server to its best window, in random order, until nobody moves, or the slowest block has `enough`.
+
+    Changes `throughputs` and `starts`.
+    """
     settled: set[tuple[int, int, float]] = set()  # what stays as long as nothing moves
     for _ in range(SWEEPS_AT_MOST):
         moved = False
@@ -252,6 +267,8 @@ def _balance(throughputs: list[float], hosts: Sequence[Span], starts: list[int],
             starts[index] = best
             settled.clear()
             moved = True
+            if min(throughputs) > enough:
+                return
         if not moved:
             return
 

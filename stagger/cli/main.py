@@ -12,7 +12,7 @@ import typer
 from loguru import logger
 
 from stagger import __version__
-from stagger.cli import show
+from stagger.cli import blocks, show
 from stagger.errors import Interrupted, StaggerError
 from stagger.spec.yaml_file import parse_value
 
@@ -23,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(blocks.app, name="blocks")
 
 Run = Annotated[str, typer.Argument(help="The run directory: a path or s3://...", metavar="RUN")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else.")]

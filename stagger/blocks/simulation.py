@@ -1,0 +1,384 @@
+"""A swarm over hours, event by event: who serves which blocks when, under one policy. Seeded.
+
+Throughput here is that of the slowest block, of what is loaded and served (not of what is announced): the measure that
+the rules of `stagger.blocks.placement` are about. It says nothing about the routing of requests.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from stagger.blocks.bound import throughput_bound
+from stagger.blocks.placement import ServerState, Span, choose_best_blocks
+from stagger.blocks.simulation_policies import (
+    MEAN_CHECK_PERIOD_S,
+    Checks,
+    Conditions,
+    Policy,
+    Setting,
+    View,
+    next_check,
+)
+from stagger.blocks.simulation_traces import Server
+
+#: Steps of a quantity over time: from each time on, its value.
+Steps = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one policy on one trace."""
+
+    policy: str
+    throughput: float
+    """The mean over time of the slowest block's throughput; `bound` that of what no placement exceeds."""
+    bound: float
+    moves: int
+    blocks_loaded: int
+    uncovered_s: float
+    """How long some block was not served, while the servers that were there could have served all."""
+    server_hours: float
+    collisions: int
+    """Pairs of moves of which the later began when its server could not see the earlier one yet."""
+    steps: Steps
+
+    @property
+    def share(self) -> float:
+        """Of the bound."""
+        return self.throughput / self.bound if self.bound else 0.0
+
+    @property
+    def moves_per_server_hour(self) -> float:
+        return self.moves / self.server_hours if self.server_hours else 0.0
+
+
+@dataclass
+class _Host:
+    """A server that is there."""
+
+    server: Server
+    target: range | None = None
+    """The blocks that it hosts, or is about to; None until it has chosen."""
+    served: range = range(0)
+    generation: int = 0
+    """Counts what it set out to do; what it set out to do before is void."""
+
+    @property
+    def loaded(self) -> bool:
+        return self.target is not None and self.served == self.target
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """What the registry tells of a server."""
+
+    span: Span
+    online: Span | None
+
+
+@dataclass
+class _Coverage:
+    """What is served now, and its history."""
+
+    total_blocks: int
+    steps: Steps = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.hosts = np.zeros(self.total_blocks, dtype=np.int64)
+        self.throughputs = np.zeros(self.total_blocks)
+
+    def change(self, now: float, blocks: range, throughput: float, by: int) -> None:
+        """One server more (by = 1) or less (-1) on some blocks."""
+        if not blocks:
+            return
+        self.hosts[blocks.start : blocks.stop] += by
+        self.throughputs[blocks.start : blocks.stop] += by * throughput
+        slowest = float(self.throughputs.min()) if self.hosts.all() else 0.0
+        if self.steps and self.steps[-1][0] == now:
+            self.steps.pop()
+        if not self.steps or self.steps[-1][1] != slowest:
+            self.steps.append((now, slowest))
+
+
+class _Swarm:
+    """The simulation of one policy: events in order of time, those of one time in the order they were made."""
+
+    def __init__(
+        self, trace: Sequence[Server], policy: Policy, conditions: Conditions, total_blocks: int, seed: int
+    ) -> None:
+        self.policy, self.conditions, self.total_blocks = policy, conditions, total_blocks
+        self.rng = np.random.default_rng([seed, zlib.crc32(policy.name.encode())])
+        self.setting = Setting(total_blocks, conditions.seconds_per_block, policy.delta, self.rng)
+        self.lease_s = policy.lease_s if conditions.lease_s is None else conditions.lease_s
+        self.visibility_s = 0.0 if policy.lock else conditions.visibility_s
+        self.coverage = _Coverage(total_blocks)
+        self.hosts: dict[str, _Host] = {}
+        self.listed: dict[str, _Listed] = {}
+        self.unseen: dict[str, float] = {}
+        """Servers on the move, and until when the others cannot know where to."""
+        self.moves = self.blocks_loaded = self.collisions = 0
+        self.now = 0.0
+        self.numbers = itertools.count()
+        self.events: list[tuple[float, int, Callable[[], None]]] = []
+        for server in trace:
+            self.at(server.joins_s, lambda server=server: self.join(server))  # type: ignore[misc]
+        if policy.checks is Checks.LEADER:
+            self.at(MEAN_CHECK_PERIOD_S, self.lead)
+
+    def at(self, time: float, event: Callable[[], None]) -> None:
+        heapq.heappush(self.events, (time, next(self.numbers), event))
+
+    def run(self, end_s: float) -> None:
+        while self.events and self.events[0][0] < end_s:
+            self.now, _, event = heapq.heappop(self.events)
+            event()
+
+    # A server's life.
+
+    def join(self, server: Server) -> None:
+        host = self.hosts[server.server_id] = _Host(server)
+        if server.leaves_s < math.inf:
+            self.at(server.leaves_s, lambda: self.leave(host))
+        self.choose_soon(host)
+
+    def leave(self, host: _Host) -> None:
+        self.serve(host, range(0))
+        del self.hosts[host.server.server_id]
+        host.generation += 1
+        self.unseen.pop(host.server.server_id, None)
+        if host.server.crashes:
+            self.list_later(host.server.server_id, None, max(self.lease_s, self.visibility_s))
+        else:
+            self.list_later(host.server.server_id, None, self.visibility_s)
+
+    def choose_soon(self, host: _Host) -> None:
+        """Under a lock at once; otherwise after a random time, so that those that come together do not choose alike."""
+        mean_s = 0.0 if self.policy.lock else self.conditions.selection_delay_s
+        self.at(self.now + float(self.rng.uniform(0, 2 * mean_s)), self.unless_changed(host, self.choose))
+
+    def choose(self, host: _Host) -> None:
+        length = host.server.length
+        if self.policy.random_place:
+            start = int(self.rng.integers(self.total_blocks - length + 1))
+            window = range(start, start + length)
+        else:
+            name = host.server.server_id
+            others = [listed.span for key, listed in self.listed.items() if key != name]
+            window = choose_best_blocks(length, others, self.total_blocks)
+        self.load(host, window)
+        if host.server.server_id in self.unseen:
+            self.unseen[host.server.server_id] = self.now + self.visibility_s
+
+    def load(self, host: _Host, window: range) -> None:
+        first = not host.generation
+        kept = overlap(host.served, window) if self.policy.delta else range(0)
+        self.serve(host, kept)
+        host.target = window
+        host.generation += 1
+        self.announce(host)
+        missing = len(window) - len(kept)
+        self.blocks_loaded += missing
+        ready = self.now + missing * self.conditions.seconds_per_block
+        self.at(ready, self.unless_changed(host, self.loaded))
+        if first:
+            self.check_later(host, max(ready, self.now), first=True)
+
+    def loaded(self, host: _Host) -> None:
+        assert host.target is not None
+        self.serve(host, host.target)
+        self.announce(host)
+
+    # Checks and moves.
+
+    def check_later(self, host: _Host, since: float, *, first: bool = False) -> None:
+        when = next_check(self.policy.checks, since, len(self.listed), self.rng, first=first)
+        if when < math.inf:
+            self.at(when, lambda: self.check(host))
+
+    def check(self, host: _Host) -> None:
+        if self.hosts.get(host.server.server_id) is not host:
+            return
+        if host.loaded:
+            self.decide(host.server.server_id)
+        self.check_later(host, self.now)
+
+    def lead(self) -> None:
+        self.decide("")
+        self.at(self.now + MEAN_CHECK_PERIOD_S, self.lead)
+
+    def decide(self, local_id: str) -> None:
+        assert self.policy.rule is not None
+        for name, window in self.policy.rule(local_id, self.view(local_id), self.setting).items():
+            host = self.hosts.get(name)
+            if host is None or window == host.target:
+                continue  # crashed, and still listed
+            self.note_move(name)
+            if not self.policy.lock:
+                self.restart(host)
+            elif name == local_id:
+                self.load(host, window)
+            else:
+                self.claim(host, window)
+
+    def note_move(self, name: str) -> None:
+        self.moves += 1
+        self.unseen = {other: until for other, until in self.unseen.items() if until > self.now}
+        self.collisions += len(self.unseen.keys() - {name})
+        if self.visibility_s:
+            self.unseen[name] = math.inf
+
+    def restart(self, host: _Host) -> None:
+        """As Petals: stop everything, and choose anew in a moment."""
+        self.serve(host, range(0))
+        host.target = None
+        host.generation += 1
+        self.list_later(host.server.server_id, None, self.visibility_s)
+        self.choose_soon(host)
+
+    def claim(self, host: _Host, window: range) -> None:
+        """Announce a move for another server, which begins it when it sees that."""
+        kept = overlap(host.served, window) if self.policy.delta else range(0)
+        host.generation += 1
+        self.listed[host.server.server_id] = _listed(host.server, window, kept)
+        self.at(
+            self.now + self.conditions.visibility_s, self.unless_changed(host, lambda host: self.load(host, window))
+        )
+
+    def unless_changed(self, host: _Host, event: Callable[[_Host], None]) -> Callable[[], None]:
+        """The event, if until then the server does not set out to do something else."""
+        generation = host.generation
+        return lambda: event(host) if host.generation == generation else None
+
+    # What is served, and what is seen.
+
+    def serve(self, host: _Host, blocks: range) -> None:
+        self.coverage.change(self.now, host.served, host.server.throughput, -1)
+        self.coverage.change(self.now, blocks, host.server.throughput, 1)
+        host.served = blocks
+
+    def announce(self, host: _Host) -> None:
+        assert host.target is not None
+        self.list_later(host.server.server_id, _listed(host.server, host.target, host.served), self.visibility_s)
+
+    def list_later(self, name: str, listed: _Listed | None, delay_s: float) -> None:
+        def happen() -> None:
+            if listed is None:
+                self.listed.pop(name, None)
+            else:
+                self.listed[name] = listed
+
+        if delay_s:
+            self.at(self.now + delay_s, happen)
+        else:
+            happen()
+
+    def view(self, local_id: str) -> View:
+        """The registry as it is seen now, and of itself a server knows the latest."""
+        listed = self.listed
+        host = self.hosts.get(local_id)
+        if host is not None and host.target is not None:
+            listed = {**listed, local_id: _listed(host.server, host.target, host.served)}
+        return View(
+            [entry.span for entry in listed.values()],
+            [entry.online for entry in listed.values() if entry.online is not None],
+        )
+
+
+def overlap(one: range, other: range) -> range:
+    """The blocks that two windows have in common."""
+    return range(max(one.start, other.start), max(max(one.start, other.start), min(one.stop, other.stop)))
+
+
+def _listed(server: Server, target: range, served: range) -> _Listed:
+    state = ServerState.ONLINE if served == target else ServerState.JOINING
+    span = Span(server.server_id, target.start, target.stop, server.throughput, state)
+    online = Span(server.server_id, served.start, served.stop, server.throughput) if served else None
+    return _Listed(span, online)
+
+
+def simulate(
+    trace: Sequence[Server],
+    bound: Steps,
+    policy: Policy,
+    conditions: Conditions,
+    *,
+    hours: float,
+    total_blocks: int,
+    seed: int,
+) -> Outcome:
+    """One policy on one trace, whose bound is known (`bound_steps`)."""
+    end_s = hours * 3600
+    swarm = _Swarm(trace, policy, conditions, total_blocks, seed)
+    swarm.run(end_s)
+    steps = swarm.coverage.steps
+    return Outcome(
+        policy=policy.name,
+        throughput=mean(steps, end_s),
+        bound=mean(bound, end_s),
+        moves=swarm.moves,
+        blocks_loaded=swarm.blocks_loaded,
+        uncovered_s=unserved_s(steps, bound, end_s),
+        server_hours=sum(min(server.leaves_s, end_s) - server.joins_s for server in trace) / 3600,
+        collisions=swarm.collisions,
+        steps=steps,
+    )
+
+
+def bound_steps(trace: Sequence[Server], end_s: float, total_blocks: int) -> Steps:
+    """What no placement of the servers that are there exceeds, from each arrival and departure on."""
+    changes = sorted({time for server in trace for time in (server.joins_s, server.leaves_s) if time < end_s})
+    known: dict[tuple[tuple[int, float], ...], float] = {}
+    steps = []
+    for time in changes:
+        there = [server for server in trace if server.joins_s <= time < server.leaves_s]
+        key = tuple(sorted((server.length, server.throughput) for server in there))
+        if key not in known:
+            spans = [Span(server.server_id, 0, server.length, server.throughput) for server in there]
+            known[key] = throughput_bound(spans, total_blocks)
+        steps.append((time, known[key]))
+    return steps
+
+
+def mean(steps: Steps, end_s: float) -> float:
+    """The mean over 0..end seconds of a quantity that is 0 before its first step.
+
+    >>> mean([(1.0, 4.0), (3.0, 2.0)], end_s=5.0)
+    2.4
+    """
+    return means(steps, end_s, 1)[0]
+
+
+def means(steps: Steps, end_s: float, parts: int) -> list[float]:
+    """The means in equal parts of 0..end seconds.
+
+    >>> means([(1.0, 4.0), (3.0, 2.0)], end_s=4.0, parts=2)
+    [2.0, 3.0]
+    """
+    times = np.array([0.0, *(time for time, _ in steps), end_s])
+    until = np.concatenate(([0.0], np.cumsum(np.diff(times) * [0.0, *(value for _, value in steps)])))
+    sums: list[float] = np.diff(np.interp(np.linspace(0, end_s, parts + 1), times, until)).tolist()
+    return [total * parts / end_s for total in sums]
+
+
+def unserved_s(steps: Steps, bound: Steps, end_s: float) -> float:
+    """Seconds with a throughput of 0 while the bound is above 0.
+
+    >>> unserved_s([(2.0, 1.0), (4.0, 0.0)], [(1.0, 3.0)], end_s=5.0)
+    2.0
+    """
+    times = sorted({time for time, _ in [*steps, *bound]} | {end_s})
+    now: dict[str, float] = {"served": 0.0, "possible": 0.0}
+    changes = {"served": dict(steps), "possible": dict(bound)}
+    unserved = 0.0
+    for time, until in pairwise(times):
+        now = {name: changes[name].get(time, value) for name, value in now.items()}
+        unserved += (until - time) * (now["possible"] > 0 >= now["served"])
+    return unserved

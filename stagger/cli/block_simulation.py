@@ -1,0 +1,147 @@
+"""`stagger blocks simulate`: what is simulated, and the table and the picture of what came of it."""
+
+from __future__ import annotations
+
+import difflib
+import textwrap
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stagger.errors import StaggerError, missing_extra
+from stagger.progress import busy
+
+try:
+    from stagger.blocks.simulation import Steps, means
+    from stagger.blocks.simulation_policies import COMPARED, IDEAL, POLICIES, REALISTIC, Conditions
+    from stagger.blocks.simulation_report import Comparison, Experiment, Row, compare, rows
+    from stagger.blocks.simulation_report import document as document_of
+    from stagger.blocks.simulation_traces import SCENARIOS
+except ImportError as error:
+    if error.name is None or error.name.partition(".")[0] not in ("numpy", "scipy"):
+        raise
+    raise missing_extra("blocks", error.name, error) from None
+
+#: The table's head, and the widths of the columns behind the first.
+HEAD = ("", "of bound", "range", "lease", "moves", "/server h", "blocks loaded", "collisions", "uncovered")
+WIDTHS = (9, 8, 7, 8, 11, 15, 12, 11)
+
+#: The styles of lines when the colours are used up, which are so many.
+LINES, COLORS = ("-", "--", ":"), 10
+
+#: Minutes of the picture that are one point.
+PLOTTED_MIN = 2
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The options of the command that say what a swarm meets; None where they are not given."""
+
+    visibility_s: float | None
+    seconds_per_block: float | None
+    lease_s: float | None
+    ideal: bool
+
+    def conditions(self) -> Conditions:
+        given = {key: value for key, value in vars(self).items() if key != "ideal" and value is not None}
+        if self.ideal and given:
+            raise StaggerError("--ideal means --visibility 0 --seconds-per-block 0 --lease 0; leave those out.")
+        return IDEAL if self.ideal else replace(REALISTIC, **given)
+
+
+def experiments(
+    scenarios: Sequence[str], policies: Sequence[str], wanted: Wanted, *, servers: int, hours: float, seeds: range
+) -> list[Experiment]:
+    """What the options ask for. Raises StaggerError for a scenario or a policy that there is not."""
+    names = list(SCENARIOS) if "all" in scenarios else [known("scenario", name, SCENARIOS) for name in scenarios]
+    chosen = tuple(known("policy", name, POLICIES) for name in policies) or COMPARED
+    return [
+        Experiment(name, servers, hours, tuple(seeds), tuple(dict.fromkeys(chosen)), wanted.conditions())
+        for name in dict.fromkeys(names)
+    ]
+
+
+def known(what: str, name: str, names: Collection[str]) -> str:
+    if name in names:
+        return name
+    close = difflib.get_close_matches(name, names, n=1)
+    nearest = f"did you mean {close[0]!r}?" if close else ""
+    raise StaggerError(f"There is no {what} {name!r}; {nearest or 'there are ' + ', '.join(names) + '.'}")
+
+
+def compared(wanted: Sequence[Experiment]) -> list[Comparison]:
+    found = []
+    for experiment in wanted:
+        with busy(f"simulating {experiment.scenario} with {len(experiment.seeds)} x {experiment.servers} servers"):
+            found.append(compare(experiment))
+    return found
+
+
+def document(found: Sequence[Comparison]) -> dict[str, Any]:
+    return {"simulations": [document_of(comparison) for comparison in found]}
+
+
+def show(found: Sequence[Comparison]) -> None:
+    for number, comparison in enumerate(found):
+        print(("\n" if number else "") + textwrap.fill(heading(comparison.experiment), 100))
+        for name, *cells in [HEAD, *map(table_row, rows(comparison))]:
+            print(f"{name:<17}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True)))
+    print(
+        "of bound: mean and range of the share of what no placement exceeds. lease: how long the crashed are listed.\n"
+        "collisions: moves that another did not see. uncovered: some block was not served that could have been.\n"
+    )
+    for name in found[0].experiment.policies:
+        print(f"{name:<17} {POLICIES[name].about}")
+
+
+def table_row(row: Row) -> tuple[str, ...]:
+    return (
+        row.policy,
+        f"{row.percent_of_bound:.1f} %",
+        f"{row.lowest:.0f}-{row.highest:.0f}",
+        f"{row.lease_s:g} s",
+        f"{row.moves:,.0f}",
+        f"{row.moves_per_server_hour:.2f}",
+        f"{row.blocks_loaded:,.0f}",
+        f"{row.collisions:,.0f}",
+        f"{row.uncovered_s:,.0f} s",
+    )
+
+
+def heading(experiment: Experiment) -> str:
+    """What was simulated."""
+    conditions = experiment.conditions
+    seeds = experiment.seeds
+    times = f"{len(seeds)} times" if len(seeds) > 1 else "once"
+    return (
+        f"{experiment.scenario}: {SCENARIOS[experiment.scenario].about}; {experiment.servers} servers,"
+        f" {experiment.total_blocks} blocks, {experiment.hours:g} h, {times}; seen after {conditions.visibility_s:g} s,"
+        f" {conditions.seconds_per_block:g} s a block"
+    )
+
+
+def plot(found: Sequence[Comparison], path: str) -> None:
+    """Draw the throughput over time of the first seed, a panel for each scenario. Raises StaggerError."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.5 * len(found)), layout="constrained")
+    for panel, comparison in zip(figure.subplots(len(found), squeeze=False)[:, 0], found, strict=True):
+        end_h = comparison.experiment.hours
+        series: dict[str, Steps] = {name: outcomes[0].steps for name, outcomes in comparison.outcomes.items()}
+        for number, (name, steps) in enumerate(series.items()):
+            style = LINES[number // COLORS % len(LINES)]
+            panel.plot(*points(steps, end_h), label=name, linewidth=1, linestyle=style)
+        panel.plot(*points(comparison.bound, end_h), label="bound", color="black", linewidth=1.5)
+        panel.set_title(textwrap.fill(heading(comparison.experiment), 110), fontsize=9)
+        panel.set(xlabel="hours", ylabel="throughput of the slowest block", xlim=(0, end_h), ylim=(0, None))
+        panel.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise StaggerError(f"--plot {path}: {error.strerror or error}.") from error
+
+
+def points(steps: Steps, hours: float) -> tuple[list[float], list[float]]:
+    """The middles of equal parts of the time, in hours, and the mean throughput in each."""
+    parts = max(1, round(hours * 60 / PLOTTED_MIN))
+    return [(number + 0.5) * hours / parts for number in range(parts)], means(steps, hours * 3600, parts)
