@@ -11,7 +11,6 @@ to load (docs/block-placement.md). Throughputs count relative to the swarm's, so
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,13 +46,16 @@ def own_move(
     >>> own_move("a", crowd, crowd, total_blocks=4), own_move("c", crowd, crowd, total_blocks=4)
     (range(2, 4), None)
     """
-    hosts = relative(hosting(spans, total_blocks), total_blocks)
+    hosts = hosting(spans, total_blocks)
     index = position(local_id, hosts)
     local, others = hosts[index], hosts[:index] + hosts[index + 1 :]
-    without = np.round(compute_throughputs(others, total_blocks), DIGITS)
+    mean = mean_throughput(hosts, total_blocks)
+    if not mean:
+        return None
+    without = np.round(compute_throughputs(others, total_blocks) / mean, DIGITS)
     start = best_start(without, local.length)
     window = range(start, start + local.length)
-    now, then = (_with(without, blocks, local.throughput) for blocks in (range(local.start, local.end), window))
+    now, then = (_with(without, blocks, local.throughput / mean) for blocks in (range(local.start, local.end), window))
     if start == local.start or then <= 0 or then < now * (1 + min_gain) - 10**-DIGITS:
         return None
     served = next((span for span in online if span.server_id == local_id), None)
@@ -76,14 +78,13 @@ def uncovered_by(served: Span, kept: range, online: Sequence[Span], total_blocks
     return any(not hosts[block] for block in range(served.start, served.end) if block not in kept)
 
 
-def relative(hosts: Sequence[Span], total_blocks: int) -> list[Span]:
-    """The spans with throughputs relative to the mean block's, which is 1 then: the same in any unit, to rounding.
+def mean_throughput(hosts: Sequence[Span], total_blocks: int) -> float:
+    """That of a block on average: what the slowest has at the very best. Relative to it, no unit matters.
 
-    >>> [span.throughput for span in relative([Span("a", 0, 4, 30.0), Span("b", 0, 1, 40.0)], total_blocks=4)]
-    [0.75, 1.0]
+    >>> mean_throughput([Span("a", 0, 4, 30.0), Span("b", 0, 1, 40.0)], total_blocks=4)
+    40.0
     """
-    mean = sum(span.throughput * span.length for span in hosts) / total_blocks
-    return [replace(span, throughput=span.throughput / mean if mean else 0.0) for span in hosts]
+    return sum(span.throughput * span.length for span in hosts) / total_blocks
 
 
 def _with(throughputs: NDArray[np.float64], blocks: range, throughput: float) -> float:

@@ -129,8 +129,12 @@ def compute_throughputs(spans: Iterable[Span], total_blocks: int) -> NDArray[np.
 
     Added in order of server id, so that all servers that see the same spans get the same bits.
     """
+    return _sums(hosting(spans, total_blocks), total_blocks)
+
+
+def _sums(hosts: Sequence[Span], total_blocks: int) -> NDArray[np.float64]:
     throughputs = np.zeros(total_blocks)
-    for span in hosting(spans, total_blocks):
+    for span in hosts:
         hosted = throughputs[span.start : span.end]
         hosted += span.throughput
     return throughputs
@@ -170,7 +174,7 @@ def should_choose_other_blocks(
         return True
     hosts = hosting(spans, total_blocks)
     local = position(local_id, hosts)
-    throughputs: list[float] = compute_throughputs(hosts, total_blocks).tolist()
+    throughputs: list[float] = _sums(hosts, total_blocks).tolist()
     initial = min(throughputs)
     span = hosts[local]
     without = _without(throughputs, span, span.start)

@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from stagger.blocks.balancing import DIGITS, relative
+from stagger.blocks.balancing import DIGITS, mean_throughput
 from stagger.blocks.placement import ServerState, Span, hosting
 
 Floats = NDArray[np.float64]
@@ -74,7 +74,7 @@ def planned_moves(
     by `min_gain` of the mean block's. No block that is served now is left without a server that serves it, nor with
     less than half of what the slowest block has now.
     """
-    hosts = relative(hosting(spans, total_blocks), total_blocks)
+    hosts = hosting(spans, total_blocks)
     swarm = _Swarm.of(
         hosts, online, total_blocks, delta=delta, load=seconds_per_block / horizon_s, price=price / total_blocks
     )
@@ -120,6 +120,7 @@ class _Swarm:
     def of(
         cls, hosts: Sequence[Span], online: Sequence[Span], total_blocks: int, *, delta: bool, load: float, price: float
     ) -> _Swarm:
+        mean = mean_throughput(hosts, total_blocks) or 1.0
         row = {span.server_id: index for index, span in enumerate(hosts)}
         served = np.zeros((len(hosts), total_blocks), dtype=np.bool_)
         for span in hosting(online, total_blocks, ServerState.ONLINE):
@@ -128,7 +129,7 @@ class _Swarm:
         return cls(
             starts=np.array([span.start for span in hosts], dtype=np.int64),
             lengths=np.array([span.length for span in hosts], dtype=np.int64),
-            throughputs=np.array([span.throughput for span in hosts], dtype=np.float64),
+            throughputs=np.array([span.throughput / mean for span in hosts], dtype=np.float64),
             served=served,
             movable=np.array([span.state == ServerState.ONLINE for span in hosts], dtype=np.bool_),
             delta=delta,
