@@ -14,7 +14,7 @@ from stagger.plan import RankPlan, read_rank
 from stagger.rundir import COMPLETION_KEYS, StageFolder, attempt_name, attempt_order, decode, encode
 from stagger.sharding import Shard
 from stagger.storage import Storage, is_local
-from stagger.task_context import EXAMPLES, TaskContext
+from stagger.task_context import EXAMPLES, Circumstances, StopFlag, TaskContext
 from stagger.task_settings import TaskSettings
 from stagger.uploads import UploadNotes
 
@@ -40,18 +40,6 @@ class Job:
     process: int = 0
     processes: int = 1
     advanced: bool = False
-
-
-class StopFlag:
-    """Set by a signal handler, looked at between records: a handler that raised could be swallowed by a step."""
-
-    def __init__(self) -> None:
-        self.signal = ""
-
-    def check(self) -> None:
-        """Raise Interrupted when a signal has asked the task to stop."""
-        if self.signal:
-            raise Interrupted(self.signal)
 
 
 class Superseded(StaggerError):
@@ -115,6 +103,7 @@ class Attempt:
             repeated=self.repeated,
             read_ahead_bytes=self.settings.read_ahead_mb * 10**6,
             begin_upload=uploads.begin,
+            circumstances=Circumstances(self.settings.stage_dir, self.name, self.job.id, self.stop),
         )
         try:
             steps = self._bound_steps(plan, task)
@@ -226,6 +215,7 @@ class Attempt:
             "outputs": outputs,
             "bad_records": {"skipped": task.bad_records, "examples": task.bad_examples},
             "steps": [{"name": c.name, "records": c.records, "seconds": round(c.seconds, 6)} for c in counts],
+            **({"notes": task.notes} if task.notes else {}),
         }
         return added(self.before, record) if self.before else record
 

@@ -25,7 +25,11 @@ WARNING_S = 120
 
 @dataclass(frozen=True)
 class ScriptContext:
-    """What the scripts of one launch have in common. `log_dir` is where Slurm writes what jobs print."""
+    """What the scripts of one launch have in common. `log_dir` is where Slurm writes what jobs print.
+
+    `template` is what an array's script is made from, unless the user has one; `warning_s` how many seconds before its
+    time limit a job is told to end.
+    """
 
     spec: SlurmSpec
     run_dir: str
@@ -34,6 +38,8 @@ class ScriptContext:
     cwd: str
     log_dir: str
     storage_options: dict[str, dict[str, Any]]
+    template: str = "array.sbatch.j2"
+    warning_s: int = WARNING_S
 
 
 def array_script(
@@ -52,11 +58,11 @@ def array_script(
     array = f"0-{len(ranks) - 1}" + (f"%{throttle}" if throttle is not None else "")
     options: dict[str, Any] = {"job-name": name, "array": array, "output": f"{percent(context.log_dir)}/%A_%a.out"}
     options |= {"nodes": str(spec.nodes_per_task), "ntasks": str(spec.nodes_per_task), **resources(spec)}
-    options |= {"chdir": "/", "open-mode": "append", "signal": f"B:USR2@{warning_s(spec.time)}"}
+    options |= {"chdir": "/", "open-mode": "append", "signal": f"B:USR2@{warning_s(spec.time, context.warning_s)}"}
     if "no-requeue" not in spec.sbatch:
         options["requeue"] = True
     return render(
-        spec.template or "array.sbatch.j2",
+        spec.template or context.template,
         options=sbatch_options({**options, **spec.sbatch}),
         title=f"Stage {one_line(context.stage)} of {one_line(context.run_dir)}, launch {context.number}.",
         window_s=window_s,
@@ -158,10 +164,10 @@ def interpreter(env: EnvSpec) -> str:
     return shlex.quote(sys.executable)
 
 
-def warning_s(limit: str | None) -> int:
+def warning_s(limit: str | None, wanted: int = WARNING_S) -> int:
     """Seconds before its time limit at which a job is told to end: two minutes; of a short limit, a tenth."""
     limit_s = parse_time(limit) if limit else None
-    return WARNING_S if limit_s is None else max(1, min(WARNING_S, limit_s // 10))
+    return wanted if limit_s is None else max(1, min(wanted, limit_s // 10))
 
 
 def command(spec: SlurmSpec, cwd: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from loguru import logger
 
+from stagger.blocks.step import clear_registry
 from stagger.cancel import check_ranks
 from stagger.errors import RunFailed, StaggerError, StorageError
 from stagger.executor.base import PipelineExecutor, StageLaunch, executor_class
@@ -330,7 +331,7 @@ def launch_stage(
     if not active:
         remove_leftovers(stage_folder, record, stage)
     start(folder, record, stage, [Group(ranks)], payload)
-    if stage.executor.type == "local" and write_stats(stage_folder, stage)["missing_ranks"]:
+    if stage.executor.type == "local" and (write_stats(stage_folder, stage)["missing_ranks"] or stage.blocks):
         remove_leftovers(stage_folder, record, stage)
     return stage.executor.type == "slurm"
 
@@ -366,6 +367,8 @@ def remove_leftovers(folder: StageFolder, record: RunRecord, stage: StageSpec) -
             folder.storage.remove_leftovers(path, folder.tag)
         if count := abort_left_uploads(folder):
             logger.info(f"{stage.name}: aborted {count} unfinished uploads of tasks that were killed")
+        if stage.blocks is not None:
+            clear_registry(folder.storage, folder.path)
     except StorageError as error:
         logger.warning(f"{stage.name}: what killed tasks left behind cannot be removed: {error}")
 

@@ -15,13 +15,14 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from stagger.attempt import Attempt, Job, StopFlag
+from stagger.attempt import Attempt, Job
 from stagger.attempt_log import log
 from stagger.errors import Interrupted, StaggerError
 from stagger.pipeline import add_import_path
 from stagger.ranks import parse_ranks
 from stagger.start import spread_delay_ms, uniform_delay
 from stagger.storage import Storage
+from stagger.task_context import StopFlag
 from stagger.task_settings import TaskSettings
 
 if TYPE_CHECKING:

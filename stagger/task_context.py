@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from stagger.errors import StaggerError
+from stagger.errors import Interrupted, StaggerError
 from stagger.formats import Codec, Compressor, compressor
 from stagger.sharding import Shard
 from stagger.storage import Output, Storage, is_local
@@ -67,6 +68,33 @@ class OutputFile:
         self.finished = True
 
 
+class StopFlag:
+    """Set by a signal handler, looked at between records: a handler that raised could be swallowed by a step."""
+
+    def __init__(self) -> None:
+        self.signal = ""
+
+    def check(self) -> None:
+        """Raise Interrupted when a signal has asked the task to stop."""
+        if self.signal:
+            raise Interrupted(self.signal)
+
+    def take(self) -> str:
+        """The signal, if there was one; it counts as heeded then."""
+        signal, self.signal = self.signal, ""
+        return signal
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """Where a rank runs: its stage's folder, its attempt's name, its Slurm job or local process, what may stop it."""
+
+    stage_dir: str = ""
+    attempt: str = "1"
+    job: str = ""
+    stop: StopFlag = field(default_factory=StopFlag)
+
+
 class TaskContext:
     """The rank's shards, its outputs and the storage.
 
@@ -75,7 +103,7 @@ class TaskContext:
 
     `all_shards` are the rank's, `shards` what the steps are to read now: all of them, or one after another where a
     writer names its outputs after them. `bad_records` counts what readers skipped, by kind; `bad_examples` holds the
-    first of them in full.
+    first of them in full. What a step puts into `notes` is kept in the completion record.
     """
 
     def __init__(
@@ -89,6 +117,7 @@ class TaskContext:
         repeated: bool = False,
         read_ahead_bytes: int = 64 * 10**6,
         begin_upload: Callable[[str], None] = lambda path: None,
+        circumstances: Circumstances = Circumstances(),
     ) -> None:
         self.storage = storage
         self.rank = rank
@@ -99,6 +128,8 @@ class TaskContext:
         self.bad_records: dict[str, int] = {}
         self.bad_examples: list[dict[str, Any]] = []
         self.all_shards = shards
+        self.circumstances = circumstances
+        self.notes: dict[str, Any] = {}
         self._tag = tag
         self._repeated = repeated
         self._read_ahead_bytes = read_ahead_bytes

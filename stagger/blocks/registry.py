@@ -220,6 +220,10 @@ class Registry:
         self._gone_since: dict[str, float] = {}
         self._damaged: set[str] = set()
 
+    def pause_with(self, pause: Callable[[float], None]) -> None:
+        """Wait by `pause` from now on."""
+        self._pause = pause
+
     # ---- Reading ----
 
     def refresh(self) -> View:
@@ -342,13 +346,6 @@ class Registry:
         for name, since in self._gone_since.items():
             if name not in named and now - since > self.lease_s:
                 self.storage.remove(self._server_path(name))
-
-    def clear(self) -> int:
-        """Remove everything: only when no server runs any more. How many servers had left something."""
-        names = [entry.name for entry in self.storage.list(self.folder)]
-        for name in names:
-            self.storage.remove(join(self.folder, name))
-        return sum(_kind(name) == "server" for name in names)
 
     def _server_path(self, server_id: str) -> str:
         return join(self.folder, f"server.{server_id}.json")

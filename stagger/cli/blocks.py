@@ -8,6 +8,20 @@ from typing import Annotated
 
 import typer
 
+from stagger.cli.answers import launch_file, print_json
+from stagger.cli.options import (
+    Assignments,
+    DryRun,
+    ExecutorName,
+    Json,
+    Options,
+    Run,
+    RunDir,
+    Stage,
+    Wait,
+    storage_options,
+)
+
 app = typer.Typer(
     help="Host a model's transformer blocks on many servers.",
     no_args_is_help=True,
@@ -18,6 +32,45 @@ app = typer.Typer(
 @app.callback()
 def blocks() -> None:
     """Host a model's transformer blocks on many servers."""
+
+
+@app.command()
+def launch(
+    file: Annotated[str, typer.Argument(help="A pipeline file with a stage of `blocks`.", metavar="FILE")],
+    dry_run: DryRun = False,
+    executor: ExecutorName = None,
+    run_dir: RunDir = None,
+    assignments: Assignments = None,
+    wait: Wait = False,
+    json: Json = False,
+) -> int:
+    """Launch block servers: as `stagger launch`, for a file that has some."""
+    from stagger.spec.load import Changes
+
+    changes = Changes(tuple(assignments or ()), executor, None, run_dir)
+    return launch_file(file, changes, dry_run=dry_run, wait=wait, json=json, blocks=True)
+
+
+@app.command()
+def status(
+    run: Run,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again until no server is queued or runs.")] = False,
+    stage: Stage = None,
+    json: Json = False,
+    options: Options = None,
+) -> int:
+    """Which server hosts which blocks, and how fast each block is. Exit status 1 when a block has no server."""
+    from stagger.cli import block_status
+    from stagger.run_folder import RunFolder
+
+    folder, record = RunFolder.open(run, storage_options(options))
+    chosen = block_status.stage_of_blocks(record, stage)
+    if watch:
+        found = block_status.watch(folder, record, chosen, silent=json)
+    else:
+        found, _ = next(block_status.looks(folder, record, chosen))
+    print_json(block_status.document(folder.path, chosen, found)) if json else block_status.show(found)
+    return 1 if min(found.online) == 0 else 0
 
 
 @app.command()
@@ -46,11 +99,10 @@ def simulate(
         bool, typer.Option("--ideal", help="Blocks load at once, and all see everything at once.")
     ] = False,
     plot: Annotated[str | None, typer.Option(metavar="FILE.png|.svg", help="Draw the throughput over time.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")] = False,
+    json: Json = False,
 ) -> int:
     """Compare the policies by which servers balance their blocks, as they come, go and crash."""
     from stagger.cli import block_simulation
-    from stagger.cli.main import print_json
     from stagger.planner.chart import check_plot
 
     if plot is not None:

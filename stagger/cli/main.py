@@ -5,16 +5,28 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
-import orjson
 import typer
 from loguru import logger
 
 from stagger import __version__
 from stagger.cli import blocks, show
+from stagger.cli.answers import finish, launch_file, print_json
+from stagger.cli.options import (
+    Assignments,
+    DryRun,
+    ExecutorName,
+    Json,
+    Options,
+    Ranks,
+    Run,
+    RunDir,
+    Stage,
+    Wait,
+    storage_options,
+)
 from stagger.errors import Interrupted, StaggerError
-from stagger.spec.yaml_file import parse_value
 
 app = typer.Typer(
     help="Run pipelines as thousands of Slurm tasks, or on this machine, without a stampede on the storage.",
@@ -25,20 +37,6 @@ app = typer.Typer(
 )
 
 app.add_typer(blocks.app, name="blocks")
-
-Run = Annotated[str, typer.Argument(help="The run directory: a path or s3://...", metavar="RUN")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else.")]
-Wait = Annotated[bool, typer.Option("--wait", help="Return when all Slurm jobs have ended, not when they are queued.")]
-Stage = Annotated[str | None, typer.Option("--stage", help="Only this stage of a run with several.")]
-Ranks = Annotated[str | None, typer.Option("--rank", metavar="RANKS", help="Only these ranks: 3 or 3,17,40-52.")]
-Options = Annotated[
-    str | None,
-    typer.Option(
-        "--storage-options",
-        metavar="YAML",
-        help="How to reach the run directory, e.g. '{s3: {endpoint_url: http://...}}'; by default the AWS variables.",
-    ),
-]
 
 
 def main() -> NoReturn:
@@ -82,48 +80,23 @@ def set_up_logging() -> None:
     logger.add(sys.stderr, format="<level>{message}</level>", level=os.environ.get("STAGGER_LOG_LEVEL", "INFO"))
 
 
-def print_json(document: Any) -> None:
-    sys.stdout.buffer.write(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-
-
-def storage_options(text: str | None) -> dict[str, dict[str, Any]]:
-    value = parse_value(text) if text else {}
-    if not isinstance(value, dict) or not all(isinstance(item, dict) for item in value.values()):
-        raise StaggerError("--storage-options must be a mapping per protocol, e.g. '{s3: {endpoint_url: http://...}}'.")
-    return value
-
-
 @app.command()
 def launch(
     file: Annotated[str, typer.Argument(help="A pipeline file, or the name of a ready one.", metavar="FILE")],
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and the exact job scripts; touch nothing.")
-    ] = False,
-    executor: Annotated[str | None, typer.Option(help="Run with this executor: local or slurm.")] = None,
+    dry_run: DryRun = False,
+    executor: ExecutorName = None,
     tasks: Annotated[int | None, typer.Option(min=1, help="Into how many ranks the work is divided.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many ranks.")] = None,
-    run_dir: Annotated[str | None, typer.Option(help="Where the run keeps its records.")] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Set any key of the file; may be repeated.")
-    ] = None,
+    run_dir: RunDir = None,
+    assignments: Assignments = None,
     wait: Wait = False,
     json: Json = False,
 ) -> int:
     """Plan, check, render, then submit, or run here. A completed rank is never run again."""
-    from stagger.dry_run import dry_run as plan_only
-    from stagger.launch import launch as start
-    from stagger.spec.load import Changes, load_file
+    from stagger.spec.load import Changes
 
-    if dry_run:
-        sys.dont_write_bytecode = True  # Importing the user's steps must not leave a __pycache__ beside them.
-    with contextlib.redirect_stdout(sys.stderr):  # What the user's modules print is not part of our answer.
-        spec = load_file(file, Changes(tuple(assignments or ()), executor, tasks, run_dir))
-        document = plan_only(spec, limit=limit) if dry_run else {}
-        launched = None if dry_run else start(spec, limit=limit, wait=wait)
-    if launched is None:
-        print_json(document) if json else show.plan(document)
-        return 0
-    return finish(launched, json)
+    changes = Changes(tuple(assignments or ()), executor, tasks, run_dir)
+    return launch_file(file, changes, limit=limit, dry_run=dry_run, wait=wait, json=json)
 
 
 @app.command()
@@ -172,16 +145,6 @@ def some_ranks(text: str | None) -> set[int] | None:
     if found is not None and not found:
         raise StaggerError(f"--rank {text}: write ranks like 3 or 3,17,40-52.")
     return found
-
-
-def finish(launched: Any, json: bool) -> int:
-    """Say how a launch left the run; the exit status."""
-    if json:
-        print_json(show.status_document(launched.run_dir, launched.stages))
-    else:
-        show.launched(launched)
-    launched.raise_if_failed()
-    return 0
 
 
 @app.command()

@@ -25,7 +25,7 @@ from stagger.executor.slurm_jobs import (
     jobs_of,
     unknown_activity,
 )
-from stagger.job_script import ScriptContext, activate_script, array_script, finalize_script
+from stagger.job_script import WARNING_S, ScriptContext, activate_script, array_script, finalize_script
 from stagger.launches import write_launch
 from stagger.local_files import make_folder
 from stagger.pipeline import Step
@@ -33,7 +33,7 @@ from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir import StageFolder
 from stagger.slurm import cluster
 from stagger.slurm.answers import ENDED, QUEUED, Limits, parse_time
-from stagger.spec.models import SlurmSpec
+from stagger.spec.models import SlurmSpec, StageSpec
 from stagger.start import LONG_WINDOW_S, LONGEST_WINDOW_S, SCHEDULER_CYCLE_S, Slots, auto_window, window_for_limit
 from stagger.start_requests import requests_per_start
 from stagger.starts import most_within
@@ -332,6 +332,7 @@ class SlurmExecutor(PipelineExecutor):
             cwd=self.spec.cwd,
             log_dir=log_dir,
             storage_options=self.spec.storage_options,
+            **block_scripts(launch.stage),
         )
 
     @classmethod
@@ -379,6 +380,13 @@ class SlurmExecutor(PipelineExecutor):
                 cancel_launch(folder, launch, asked) if ranks is None else cancel_ranks(folder, launch, asked, ranks)
             )
         ]
+
+
+def block_scripts(stage: StageSpec) -> dict[str, Any]:
+    """What is different about the scripts of block servers: they need time to hand over, beside the drain."""
+    if stage.blocks is None:
+        return {}
+    return {"template": "blocks.sbatch.j2", "warning_s": max(WARNING_S, math.ceil(stage.blocks.drain) + 60)}
 
 
 def array_record(array: ArrayPlan) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from pydantic import BaseModel, ValidationError
 from stagger.errors import StaggerError
 from stagger.pipeline import add_import_path
 from stagger.resources import shipped
+from stagger.spec.blocks import HOST_STEP, BlocksSpec, with_total
 from stagger.spec.models import RUN_KEYS, LocalSpec, PipelineFile, RunSpec, SlurmSpec, StageSpec
 from stagger.spec.steps import check_step, nearest
 from stagger.spec.yaml_file import Path, parse_file, parse_value
-from stagger.storage import absolute, expand_variables
+from stagger.storage import Storage, absolute, expand_variables
 
 SECRET = re.compile(r"secret|password|token|customer_?key|account_?key|connection_?string|sas_", re.IGNORECASE)
 
@@ -95,7 +96,7 @@ def resolve_run(raw: dict[str, Any], place: Place, executor: str | None, folder:
     options = raw.get("storage_options", {})
     expand_variables(options)  # They are stored as they are written; a missing variable is an error now.
     raw = {key: options if key == "storage_options" else _expanded(value, (key,), place) for key, value in raw.items()}
-    if "pipeline" not in raw and "stages" not in raw:
+    if not {"pipeline", "stages", "blocks"} & raw.keys():
         raise StaggerError(f"{place.file}: there is no pipeline; list its steps under `pipeline:`.")
     whole = {key: value for key, value in raw.items() if key in RUN_KEYS and key != "stages"}
     unknown_or_wrong(PipelineFile, raw, place)
@@ -103,6 +104,9 @@ def resolve_run(raw: dict[str, Any], place: Place, executor: str | None, folder:
     for index, (stage, path) in enumerate(_stages(raw)):
         stage["executor"] = _executor(stage.get("executor"), executor)
         merged = Place(place.file, {**{("stages", index, *p): n for p, n in place.lines.items()}, **place.lines})
+        if "blocks" in stage:
+            own = raw["stages"][index] if "stages" in raw else raw
+            stage = of_blocks(stage, own, Storage(options), merged, path)
         stages.append(_validated(StageSpec, stage, merged, path))
     spec: RunSpec = _validated(
         RunSpec,
@@ -124,9 +128,30 @@ def resolve_run(raw: dict[str, Any], place: Place, executor: str | None, folder:
     return spec
 
 
+def of_blocks(
+    stage: dict[str, Any], own: Mapping[str, Any], storage: Storage, place: Place, path: Path
+) -> dict[str, Any]:
+    """A stage with `blocks` as any other: one rank a server, whose only step hosts blocks. `own`: as it is written."""
+    for key, instead in (("pipeline", ""), ("tasks", ": the number of servers is blocks.servers")):
+        if key in own:
+            raise StaggerError(f"{place.of((*path, key))}: not for a stage with `blocks`{instead}; leave it out.")
+    checked: BlocksSpec = _validated(BlocksSpec, stage["blocks"], place, (*path, "blocks"))
+    try:
+        blocks = with_total(checked, storage).model_dump(mode="json")
+    except StaggerError as error:
+        raise StaggerError(f"{place.of((*path, 'blocks'))}: {error}") from None
+    executor = stage["executor"]
+    if isinstance(executor, dict) and executor.get("type") == "local":
+        executor = {"workers": checked.servers, **executor}
+    step = {"use": HOST_STEP, "params": {"settings": blocks}}
+    return {**stage, "executor": executor, "blocks": blocks, "pipeline": [step], "tasks": checked.servers}
+
+
 def unknown_or_wrong(model: type[BaseModel], raw: dict[str, Any], place: Place) -> None:
     """Check the file as a whole, for the keys that no stage has."""
-    without_stage_keys = {key: value for key, value in raw.items() if key not in ("stages", "executor", "pipeline")}
+    without_stage_keys = {
+        key: value for key, value in raw.items() if key not in ("stages", "executor", "pipeline", "blocks")
+    }
     _validated(model, without_stage_keys, place, ())
 
 

@@ -7,8 +7,6 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     GetJsonSchemaHandler,
     NonNegativeInt,
@@ -20,6 +18,8 @@ from pydantic_core import CoreSchema
 
 from stagger.errors import StaggerError
 from stagger.sharding import ShardBy
+from stagger.spec.base import Amount, Model
+from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.start import LONGEST_WINDOW_S, StartPolicy
 from stagger.storage import absolute
 
@@ -30,18 +30,11 @@ SLURM_TIME = re.compile(r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}")
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 Name = Annotated[str, Field(pattern=NAME, max_length=100)]
-Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def absolute_path(path: str | None) -> str | None:
     """A path as it is meant where the run is launched, for a retry from anywhere."""
     return None if path is None else absolute(path)
-
-
-class Model(BaseModel):
-    """Immutable, and without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class StepSpec(Model):
@@ -243,6 +236,24 @@ class StageSpec(StageDefaults):
     """Stages that must be done, every rank of them, before this one starts."""
     pipeline: Pipeline
     """The steps; the first reads, the last usually writes."""
+    blocks: BlocksSpec | None = None
+    """Servers that host a model's transformer blocks, in place of a pipeline."""
+
+    @model_validator(mode="after")
+    def _blocks_alone(self) -> StageSpec:
+        if self.blocks is None:
+            return self
+        if [step.use for step in self.pipeline] != [HOST_STEP]:
+            raise ValueError("a stage has `blocks` or a `pipeline`, not both")
+        for key in ("ranks_per_job", "nodes_per_task"):
+            if getattr(self.executor, key, 1) != 1:
+                raise ValueError(f"each server is a job of its own on one node: leave executor.{key} out")
+        if self.executor.type == "local" and self.executor.workers < self.blocks.servers:
+            raise ValueError(
+                f"executor.workers is {self.executor.workers}, but all {self.blocks.servers} servers run at once here:"
+                " leave it out"
+            )
+        return self
 
 
 #: Files of the run directory, beside which a stage's folder has to fit.
@@ -320,6 +331,8 @@ class PipelineFile(StageDefaults, StorageSpec):
     """Where the run keeps its records: a local or shared folder, or s3://..."""
     pipeline: Pipeline | None = None
     """The steps; the first reads, the last usually writes."""
+    blocks: BlocksSpec | None = None
+    """Servers that host a model's transformer blocks, in place of a pipeline."""
     stages: Annotated[tuple[StageSpec, ...], Field(min_length=1)] | None = None
     """Several pipelines, each a stage with a name and what it depends on."""
 

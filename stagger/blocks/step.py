@@ -1,0 +1,81 @@
+"""The step that a stage of blocks consists of: each rank is a server, from its start to its end."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from stagger.blocks.host import HostContext, host_class
+from stagger.errors import StaggerError, missing_extra
+from stagger.spec.blocks import BlocksSpec
+from stagger.storage import Storage, join
+from stagger.task_context import TaskContext
+
+
+def registry_folder(stage_dir: str) -> str:
+    """Where the servers of a stage find one another."""
+    return join(stage_dir, "registry")
+
+
+def clear_registry(storage: Storage, stage_dir: str) -> None:
+    """Remove what servers left behind that were killed: only when none runs any more."""
+    folder = registry_folder(stage_dir)
+    for entry in storage.list(folder):
+        storage.remove(join(folder, entry.name))
+
+
+class HostBlocks:
+    """Hosts blocks until the job's time is up. Made from the key `blocks` of a stage, never written by hand.
+
+    Args:
+        settings: that key, checked, with the number of blocks.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.spec = BlocksSpec.model_validate(settings)
+
+    def check_tasks(self, tasks: int) -> None:
+        """At launch: the host can be had, takes its options, and what deciding needs is installed."""
+        try:
+            import numpy  # noqa: F401
+        except ImportError as error:
+            raise missing_extra("blocks", "numpy", error) from error
+        target = host_class(self.spec.host)
+        try:
+            inspect.signature(target).bind(None, **self.spec.host_options)
+        except TypeError as error:
+            raise StaggerError(f"blocks.host_options: {self.spec.host} does not take them: {error}.") from None
+
+    def bind(self, task: TaskContext) -> None:
+        self._task = task
+
+    def __call__(self, data: Iterator[Any], rank: int, world_size: int) -> Iterator[Any]:
+        from stagger.blocks.registry import Registry
+        from stagger.blocks.server import BlockServer, Identity
+
+        place = self._task.circumstances
+        identity = Identity(f"{rank:05d}.{place.attempt}", rank, place.job, job_ends())
+        registry = Registry(
+            self._task.storage, registry_folder(place.stage_dir), identity.server_id, lease_s=self.spec.lease
+        )
+        assert self.spec.total is not None
+        context = HostContext(self.spec.total, self.spec.model, rank, lambda: bool(place.stop.signal))
+        server = BlockServer(
+            self.spec, host_class(self.spec.host)(context, **self.spec.host_options), registry, identity, place.stop
+        )
+        try:
+            server.run()
+        finally:
+            self._task.notes.update(server.notes())
+        yield from ()
+
+
+def job_ends() -> float | None:
+    """When this job's time is up, in seconds since the epoch; None where there is no limit, or no Slurm job.
+
+    Slurm tells it since 22.05 (sbatch(1), SLURM_JOB_END_TIME).
+    """
+    text = os.environ.get("SLURM_JOB_END_TIME", "")
+    return float(text) if text.isdecimal() else None

@@ -1,0 +1,133 @@
+"""How a swarm of block servers looks to people."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from stagger.blocks.step import registry_folder
+from stagger.cli.show import CLEAR
+from stagger.errors import StaggerError, missing_extra
+from stagger.launches import read_launches
+from stagger.planner.chart import bars
+from stagger.run_folder import RunFolder, RunRecord
+from stagger.spec.models import StageSpec
+from stagger.status import activity_of
+
+try:
+    from stagger.blocks.registry import Registry
+    from stagger.blocks.swarm_status import ServerLine, SwarmStatus, swarm_status
+except ImportError as error:
+    raise missing_extra("blocks", "numpy or scipy", error) from error
+
+#: Seconds between two looks of `stagger blocks status --watch`.
+WATCH_S = 5.0
+
+#: Columns in which a model's blocks are drawn, at most.
+COLUMNS = 60
+
+#: How a block of a server is drawn: served; being loaded; served still, and to be dropped.
+SERVED, LOADING, DROPPING = "#", "+", "-"
+
+
+def stage_of_blocks(record: RunRecord, name: str | None) -> StageSpec:
+    """The stage that a user means. Raises StaggerError when it hosts no blocks, or when several do."""
+    stages = [stage for stage in record.spec.chosen(name) if stage.blocks is not None]
+    if not stages:
+        what = f"Stage {name} of {record.spec.run_dir}" if name else record.spec.run_dir
+        raise StaggerError(f"{what} hosts no blocks; see where it stands with: stagger status {record.spec.run_dir}")
+    if len(stages) > 1:
+        names = ", ".join(stage.name for stage in stages)
+        raise StaggerError(f"Several stages host blocks; say which with --stage: {names}.")
+    return stages[0]
+
+
+def looks(folder: RunFolder, record: RunRecord, stage: StageSpec) -> Iterator[tuple[SwarmStatus, bool]]:
+    """The swarm at one look after another, and whether any of its jobs is still queued or running."""
+    assert stage.blocks is not None
+    assert stage.blocks.total is not None
+    stage_folder = folder.stage(record.spec, stage)
+    registry = Registry(folder.storage, registry_folder(stage_folder.path), lease_s=stage.blocks.lease)
+    while True:
+        activity = activity_of(stage_folder, read_launches(stage_folder), folder.path)
+        running = activity.running | activity.starting.keys()
+        yield swarm_status(registry, stage.blocks.total, stage.blocks.servers, running), bool(activity.ranks)
+
+
+def watch(folder: RunFolder, record: RunRecord, stage: StageSpec, silent: bool) -> SwarmStatus:
+    """Show the swarm now and then, until none of its jobs is queued or running; the last look."""
+    clear = CLEAR if sys.stdout.isatty() and not silent else ""
+    for status, active in looks(folder, record, stage):
+        if not active:
+            break
+        if not silent:
+            print(clear, end="")
+            show(status)
+            sys.stdout.flush()
+        time.sleep(WATCH_S)
+    return status
+
+
+def document(run_dir: str, stage: StageSpec, status: SwarmStatus) -> dict[str, Any]:
+    return {"run_dir": run_dir, "stage": stage.name, **status.document()}
+
+
+def show(status: SwarmStatus) -> None:
+    """The swarm in a few lines, what each block has, and a line for each server."""
+    states = [(status.count(state), word) for state, word in STATES]
+    print(f"{status.wanted} servers: {', '.join(f'{n} {word}' for n, word in states if n) or 'none there'}")
+    slowest = status.online[status.weakest]
+    share = f", {100 * slowest / status.bound:.0f} % of what these servers could do at best" if status.bound else ""
+    print(f"{status.total_blocks} blocks, the slowest (block {status.weakest}): {slowest:.4g} requests/s{share}")
+    if slowest == 0:
+        print(f"blocks without a server: {spans([rate == 0 for rate in status.online])}")
+    width = min(COLUMNS, status.total_blocks)
+    columns = [
+        min(status.online[i * status.total_blocks // width : max(1, (i + 1) * status.total_blocks // width)])
+        for i in range(width)
+    ]
+    print()
+    print(f"{'requests/s':<24} {bars(columns, 1)[0]}")
+    for server in status.servers:
+        print(line(server, status.total_blocks, width))
+    print(f"\n{SERVED} served  {LOADING} loading  {DROPPING} being dropped")
+
+
+#: State -> how it is counted.
+STATES = (("ONLINE", "online"), ("JOINING", "loading"), ("LEAVING", "leaving"), ("GONE", "gone"))
+
+
+def line(server: ServerLine, total_blocks: int, width: int) -> str:
+    place = f"{server.host}{f':{server.port}' if server.port else ''}"
+    name = f"{server.server:<9} {place:<14.14}"
+    if server.reason:
+        return f"{name} {server.state.lower()}: {server.reason}"
+    moves = f", {server.moves} move{'s' if server.moves > 1 else ''}" if server.moves else ""
+    what = f"{server.start}-{server.end - 1}, {server.throughput:.4g}/s{moves}"
+    return f"{name} {drawn(server, total_blocks, width)} {what}"
+
+
+def drawn(server: ServerLine, total_blocks: int, width: int) -> str:
+    """The model's blocks, `width` columns of them, as far as the server has to do with them."""
+    served, target = range(*(server.serving or (0, 0))), range(server.start, server.end)
+    cells = []
+    for column in range(width):
+        blocks = range(column * total_blocks // width, max(1, (column + 1) * total_blocks // width))
+        if any(block in target for block in blocks):
+            cells.append(SERVED if all(block in served for block in blocks if block in target) else LOADING)
+        else:
+            cells.append(DROPPING if any(block in served for block in blocks) else " ")
+    return "".join(cells)
+
+
+def spans(flags: list[bool]) -> str:
+    """Which are set, as spans.
+
+    >>> spans([True, True, False, True])
+    '0-1, 3'
+    """
+    from stagger.ranks import format_ranks
+
+    return format_ranks(index for index, flag in enumerate(flags) if flag).replace(",", ", ")
