@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev lint
 	tests/cluster/install.sh
 	tests/cluster/up.sh >/dev/null
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	tests/run.sh $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

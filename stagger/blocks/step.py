@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
+from stagger.attempt_log import log
 from stagger.blocks.host import HostContext, host_class
 from stagger.errors import StaggerError, missing_extra
+from stagger.slurm.job import job_state
 from stagger.spec.blocks import BlocksSpec
 from stagger.storage import Storage, join
 from stagger.task_context import TaskContext
@@ -56,7 +59,7 @@ class HostBlocks:
         from stagger.blocks.server import BlockServer, Identity
 
         place = self._task.circumstances
-        identity = Identity(f"{rank:05d}.{place.attempt}", rank, place.job, job_ends())
+        identity = Identity(f"{rank:05d}.{place.attempt}", rank, place.job, job_ends(place.job))
         registry = Registry(
             self._task.storage, registry_folder(place.stage_dir), identity.server_id, lease_s=self.spec.lease
         )
@@ -72,10 +75,17 @@ class HostBlocks:
         yield from ()
 
 
-def job_ends() -> float | None:
+def job_ends(job: str) -> float | None:
     """When this job's time is up, in seconds since the epoch; None where there is no limit, or no Slurm job.
 
-    Slurm tells it since 22.05 (sbatch(1), SLURM_JOB_END_TIME).
+    Slurm tells it since 23.02 (SLURM_JOB_END_TIME); before that it has to be asked.
     """
-    text = os.environ.get("SLURM_JOB_END_TIME", "")
-    return float(text) if text.isdecimal() else None
+    told = os.environ.get("SLURM_JOB_END_TIME", "")
+    if told.isdecimal() or "SLURM_JOB_ID" not in os.environ:
+        return float(told) if told.isdecimal() else None
+    try:
+        _, left_s = job_state(job)
+    except StaggerError as error:
+        log(f"when this job's time is up is not known: {error}", "WARNING")
+        return None
+    return None if left_s is None else time.time() + left_s

@@ -61,14 +61,14 @@ END
     for node in "${nodes[@]}"; do
         i=$((i + 1))
         echo "NodeName=$node NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 10 + i))" \
-            "CPUs=$cpus RealMemory=1000000 Gres=gpu:8 State=UNKNOWN"
+            "CPUs=$cpus RealMemory=1000000 Gres=gpu:12 State=UNKNOWN"
     done
     echo "PartitionName=cpu Nodes=n[1-4] Default=YES MaxTime=INFINITE State=UP"
     echo "PartitionName=gpu Nodes=n[3-4] MaxTime=INFINITE State=UP"
 }
 
 gres_conf() {
-    echo "NodeName=n[1-4] Name=gpu File=$state/dev/gpu[0-7]"
+    echo "NodeName=n[1-4] Name=gpu File=$state/dev/gpu[0-11]"
 }
 
 # Slurm's MySQL plug-in knows no socket option: up.sh gives it MYSQL_UNIX_PORT.

@@ -63,7 +63,7 @@ make_folders() {
 # Character devices, as real GPUs are: Slurm sets CUDA_VISIBLE_DEVICES only for those. Links, unlike mknod, need no root.
 make_gpus() {
     local gpu
-    for gpu in "$state"/dev/gpu{0..7}; do
+    for gpu in "$state"/dev/gpu{0..11}; do
         ln -sfn /dev/null "$gpu"
     done
 }
