@@ -12,10 +12,10 @@ from stagger.errors import StaggerError, missing_extra
 from stagger.progress import busy
 
 try:
-    from stagger.blocks.simulation import Steps, means
     from stagger.blocks.simulation_policies import COMPARED, IDEAL, POLICIES, REALISTIC, Conditions
     from stagger.blocks.simulation_report import Comparison, Experiment, Row, compare, rows
     from stagger.blocks.simulation_report import document as document_of
+    from stagger.blocks.simulation_steps import Steps, means
     from stagger.blocks.simulation_traces import SCENARIOS
 except ImportError as error:
     if error.name is None or error.name.partition(".")[0] not in ("numpy", "scipy"):
