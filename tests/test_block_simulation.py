@@ -203,8 +203,9 @@ def test_each_mistake_is_one_line_and_status_2(cli: Cli, arguments: list[str], s
 def test_scenarios_are_named_one_by_one_or_all() -> None:
     def names(*scenarios: str, visibility_s: float | None = None, ideal: bool = False) -> list[str]:
         wanted = Wanted(visibility_s, None, None, ideal)
-        found = experiments(scenarios, [], wanted, servers=12, hours=1, seeds=range(2))
-        return [experiment.scenario for experiment in found]
+        found = experiments(scenarios, [], wanted, servers=[12, 24, 12], hours=1, seeds=range(2))
+        assert [experiment.servers for experiment in found] == [12, 24] * (len(found) // 2)
+        return [experiment.scenario for experiment in found[::2]]
 
     assert names("wave", "join", "wave") == ["wave", "join"]
     assert names("join", "all") == list(SCENARIOS)

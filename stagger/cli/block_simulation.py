@@ -50,14 +50,21 @@ class Wanted:
 
 
 def experiments(
-    scenarios: Sequence[str], policies: Sequence[str], wanted: Wanted, *, servers: int, hours: float, seeds: range
+    scenarios: Sequence[str],
+    policies: Sequence[str],
+    wanted: Wanted,
+    *,
+    servers: Sequence[int],
+    hours: float,
+    seeds: range,
 ) -> list[Experiment]:
     """What the options ask for. Raises StaggerError for a scenario or a policy that there is not."""
     names = list(SCENARIOS) if "all" in scenarios else [known("scenario", name, SCENARIOS) for name in scenarios]
     chosen = tuple(known("policy", name, POLICIES) for name in policies) or COMPARED
     return [
-        Experiment(name, servers, hours, tuple(seeds), tuple(dict.fromkeys(chosen)), wanted.conditions())
+        Experiment(name, number, hours, tuple(seeds), tuple(dict.fromkeys(chosen)), wanted.conditions())
         for name in dict.fromkeys(names)
+        for number in dict.fromkeys(servers)
     ]
 
 
