@@ -10,7 +10,7 @@ import heapq
 import itertools
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,7 +27,7 @@ from stagger.blocks.simulation_policies import (
     View,
     next_check,
 )
-from stagger.blocks.simulation_steps import Coverage, Steps, mean, unserved_s
+from stagger.blocks.simulation_steps import Coverage, Steps, mean, uncovered_s
 from stagger.blocks.simulation_traces import Server
 
 
@@ -42,7 +42,7 @@ class Outcome:
     moves: int
     blocks_loaded: int
     uncovered_s: float
-    """How long some block was not served, while the servers that were there could have served all."""
+    """How long some block was not served, while there were servers with room for all."""
     server_hours: float
     collisions: int
     """Pairs of moves of which the later began when its server could not see the earlier one yet."""
@@ -298,7 +298,7 @@ def simulate(
         bound=mean(bound, end_s),
         moves=swarm.moves,
         blocks_loaded=swarm.blocks_loaded,
-        uncovered_s=unserved_s(steps, bound, end_s),
+        uncovered_s=uncovered_s(steps, _room(trace, total_blocks), end_s),
         server_hours=sum(min(server.leaves_s, end_s) - server.joins_s for server in trace) / 3600,
         collisions=swarm.collisions,
         steps=steps,
@@ -307,14 +307,25 @@ def simulate(
 
 def bound_steps(trace: Sequence[Server], end_s: float, total_blocks: int) -> Steps:
     """What no placement of the servers that are there exceeds, from each arrival and departure on."""
-    changes = sorted({time for server in trace for time in (server.joins_s, server.leaves_s) if time < end_s})
     known: dict[tuple[tuple[int, float], ...], float] = {}
     steps = []
-    for time in changes:
-        there = [server for server in trace if server.joins_s <= time < server.leaves_s]
+    for time, there in _presences(trace):
+        if time >= end_s:
+            break
         key = tuple(sorted((server.length, server.throughput) for server in there))
         if key not in known:
             spans = [Span(server.server_id, 0, server.length, server.throughput) for server in there]
             known[key] = throughput_bound(spans, total_blocks)
         steps.append((time, known[key]))
     return steps
+
+
+def _room(trace: Sequence[Server], total_blocks: int) -> Steps:
+    """Whether the servers that are there have room for all blocks, as 1 or 0."""
+    return [(time, float(sum(server.length for server in there) >= total_blocks)) for time, there in _presences(trace)]
+
+
+def _presences(trace: Sequence[Server]) -> Iterator[tuple[float, list[Server]]]:
+    """Who is there, from each arrival and departure on."""
+    for time in sorted({time for server in trace for time in (server.joins_s, server.leaves_s)} - {math.inf}):
+        yield time, [server for server in trace if server.joins_s <= time < server.leaves_s]

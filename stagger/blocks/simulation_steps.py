@@ -56,17 +56,16 @@ def means(steps: Steps, end_s: float, parts: int) -> list[float]:
     return [total * parts / end_s for total in sums]
 
 
-def unserved_s(steps: Steps, bound: Steps, end_s: float) -> float:
-    """Seconds with a throughput of 0 while the bound is above 0.
+def uncovered_s(served: Steps, room: Steps, end_s: float) -> float:
+    """Seconds in which nothing is served while there is room.
 
-    >>> unserved_s([(2.0, 1.0), (4.0, 0.0)], [(1.0, 3.0)], end_s=5.0)
+    >>> uncovered_s([(2.0, 1.0), (4.0, 0.0)], [(1.0, 1.0)], end_s=5.0)
     2.0
     """
-    times = sorted({time for time, _ in [*steps, *bound]} | {end_s})
-    now: dict[str, float] = {"served": 0.0, "possible": 0.0}
-    changes = {"served": dict(steps), "possible": dict(bound)}
-    unserved = 0.0
+    changes, possible = dict(served), dict(room)
+    times = sorted({time for time in [*changes, *possible] if time < end_s} | {end_s})
+    now = can = total = 0.0
     for time, until in pairwise(times):
-        now = {name: changes[name].get(time, value) for name, value in now.items()}
-        unserved += (until - time) * (now["possible"] > 0 >= now["served"])
-    return unserved
+        now, can = changes.get(time, now), possible.get(time, can)
+        total += until - time if can and not now else 0.0
+    return total

@@ -95,7 +95,7 @@ def show(found: Sequence[Comparison]) -> None:
             print(f"{name:<17}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True)))
     print(
         "of bound: mean and range of the share of what no placement exceeds. lease: how long the crashed are listed.\n"
-        "collisions: moves that another did not see. uncovered: some block was not served that could have been.\n"
+        "collisions: moves that another did not see. uncovered: a block was not served, though there was room.\n"
     )
     for name in found[0].experiment.policies:
         print(f"{name:<17} {POLICIES[name].about}")
