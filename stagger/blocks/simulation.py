@@ -96,6 +96,8 @@ class _Swarm:
         self.coverage = Coverage(total_blocks)
         self.hosts: dict[str, _Host] = {}
         self.listed: dict[str, _Listed] = {}
+        self.changed_s = 0.0
+        """When a server was last seen to come or go."""
         self.unseen: dict[str, float] = {}
         """Servers on the move, and until when the others cannot know where to."""
         self.moves = self.blocks_loaded = self.collisions = 0
@@ -242,6 +244,8 @@ class _Swarm:
 
     def list_later(self, name: str, listed: _Listed | None, delay_s: float) -> None:
         def happen() -> None:
+            if (listed is None) == (name in self.listed):
+                self.changed_s = self.now
             if listed is None:
                 self.listed.pop(name, None)
             else:
@@ -261,6 +265,7 @@ class _Swarm:
         return View(
             [entry.span for entry in listed.values()],
             [entry.online for entry in listed.values() if entry.online is not None],
+            self.now - self.changed_s,
         )
 
 
