@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stagger.blocks.balancing import own_move, uncovered_by
 from stagger.blocks.placement import ServerState, Span, compute_throughputs
-from stagger.blocks.planner import planned_moves
+from stagger.blocks.planner import horizon, planned_moves
 
 #: A server's throughput: a few that tie, and any.
 THROUGHPUTS = st.sampled_from([1.0, 2.0, 3.0, 0.1, 0.2, 0.3]) | st.floats(0.01, 100)
@@ -192,18 +192,26 @@ def test_plan_that_loads_longer_than_its_gain_lasts_is_not_made() -> None:
 def test_plan_counts_what_is_lost_while_it_loads() -> None:
     """Server a gains 0.3 by going one block further, and takes 0.4 from block 1 while it loads two: up to 128 s pay."""
     spans = [Span("a", 0, 2, 0.7), Span("b", 0, 1, 2.3), Span("c", 1, 2, 0.6), Span("d", 2, 3, 1.0)]
-    for block_s, expected in ((60, {"a": range(1, 3)}), (70, {})):
+    for block_s, expected in ((60.0, {"a": range(1, 3)}), (70.0, {})):
         rng = np.random.default_rng(0)
-        moves = planned_moves(spans, spans, 3, seconds_per_block=block_s, horizon_s=300, rng=rng, delta=False, price=0)
+        moves = planned_moves(
+            spans, spans, 3, seconds_per_block=block_s, horizon_s=300, rng=rng, delta=False, price_s=0
+        )
         assert moves == expected
 
 
 def test_loaded_blocks_have_their_price() -> None:
     """A gain of 0.3, of a mean of 5.3 / 3, for one block of three."""
     spans = [Span("a", 0, 2, 0.7), Span("b", 0, 1, 2.3), Span("c", 1, 2, 0.6), Span("d", 2, 3, 1.0)]
-    for price, expected in ((0.45, {"a": range(1, 3)}), (0.55, {})):
+    for price_s, expected in ((45, {"a": range(1, 3)}), (55, {})):
         rng = np.random.default_rng(0)
-        assert planned_moves(spans, spans, 3, seconds_per_block=0, rng=rng, price=price) == expected
+        moves = planned_moves(spans, spans, 3, seconds_per_block=0, horizon_s=100, rng=rng, price_s=price_s)
+        assert moves == expected
+
+
+def test_a_swarm_at_rest_plans_further_ahead() -> None:
+    assert horizon(0) == horizon(60) == 300
+    assert horizon(3600) == 7200
 
 
 def test_plan_of_no_servers_is_empty() -> None:

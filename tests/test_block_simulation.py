@@ -107,6 +107,14 @@ def test_nothing_is_seen_before_its_time() -> None:
     assert [len(view.spans) for view in seen] == [0, 1, 1]
 
 
+def test_calm_is_since_a_server_was_last_seen_to_come_or_go() -> None:
+    """One comes at 100 s, and crashes at 200 s, which is seen 45 s later. That it has loaded is no news."""
+    seen: list[View] = []
+    servers = [Server("a", 4, 1.0, 0), Server("b", 4, 1.0, 100, leaves_s=200, crashes=True)]
+    run(servers, ordered({}, seen, delta=True, lock=True), REALISTIC, seconds=330, blocks=4)
+    assert [view.calm_s for view in seen] == [60, 20, 80, 140, 55]
+
+
 def test_same_seed_same_answer_whatever_is_compared_beside_it(churn: Comparison) -> None:
     policies = ("recommended", "0.99")
     alone = compare(Experiment("churn", 24, hours=1, seeds=(0, 1), policies=policies), processes=2)
@@ -203,8 +211,9 @@ def test_each_mistake_is_one_line_and_status_2(cli: Cli, arguments: list[str], s
 def test_scenarios_are_named_one_by_one_or_all() -> None:
     def names(*scenarios: str, visibility_s: float | None = None, ideal: bool = False) -> list[str]:
         wanted = Wanted(visibility_s, None, None, ideal)
-        found = experiments(scenarios, [], wanted, servers=12, hours=1, seeds=range(2))
-        return [experiment.scenario for experiment in found]
+        found = experiments(scenarios, [], wanted, servers=[12, 24, 12], hours=1, seeds=range(2))
+        assert [experiment.servers for experiment in found] == [12, 24] * (len(found) // 2)
+        return [experiment.scenario for experiment in found[::2]]
 
     assert names("wave", "join", "wave") == ["wave", "join"]
     assert names("join", "all") == list(SCENARIOS)

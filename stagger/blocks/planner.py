@@ -28,14 +28,18 @@ Ints = NDArray[np.int64]
 #: Seconds between two plans of a swarm, on average: with 60 it answers losses late, with 15 it loads more for no more.
 MEAN_PLAN_PERIOD_S = 30.0
 
-#: Seconds within which a plan must have regained what it cost.
+#: Seconds within which a plan must have regained what it cost, when servers come and go (see `horizon`).
 HORIZON_S = 300.0
 
-#: By what share of the mean block's throughput a plan must raise the slowest block's.
-PLAN_GAIN = 0.02
+#: For how long a gain counts in a swarm at rest, as a multiple of how long it has been at rest.
+CALM_COUNTS = 2.0
 
-#: What a plan must gain, as a share of the mean block's throughput, for loading as many blocks as the model has.
-PRICE = 0.15
+#: By what share of the mean block's throughput a plan must raise the slowest block's.
+PLAN_GAIN = 0.01
+
+#: What loading as many blocks as the model has must gain within the horizon: so many seconds of the mean block's
+#: throughput. Storage, networks and the next loss of a server make moves dearer than the throughput they cost.
+PRICE_S = 45.0
 
 #: Of the slowest block's throughput, what every block keeps while the moved servers load.
 KEPT_WHILE_LOADING = 0.5
@@ -61,7 +65,7 @@ def planned_moves(
     rng: np.random.Generator,
     delta: bool = True,
     min_gain: float = PLAN_GAIN,
-    price: float = PRICE,
+    price_s: float = PRICE_S,
     kicks: int = KICKS,
 ) -> dict[str, range]:
     """The servers that should move now, and the blocks of each; none when it does not pay.
@@ -70,14 +74,13 @@ def planned_moves(
     Servers that are joining stay where they are: their moves would be paid twice. With `delta` a moved server loads
     only the blocks that it lacks, and serves those that it keeps meanwhile.
 
-    The moves raise the slowest block's throughput, over `horizon_s` seconds, by more than is lost while they load, and
-    by `min_gain` of the mean block's. No block that is served now is left without a server that serves it, nor with
-    less than half of what the slowest block has now.
+    The moves raise the slowest block's throughput, over `horizon_s` seconds (see `horizon`), by more than is lost while
+    they load and the price of what they load, and by `min_gain` of the mean block's. No block that is served now is
+    left without a server that serves it, nor with less than half of what the slowest block has now.
     """
     hosts = hosting(spans, total_blocks)
-    swarm = _Swarm.of(
-        hosts, online, total_blocks, delta=delta, load=seconds_per_block / horizon_s, price=price / total_blocks
-    )
+    load, price = seconds_per_block / horizon_s, price_s / horizon_s / total_blocks
+    swarm = _Swarm.of(hosts, online, total_blocks, delta=delta, load=load, price=price)
     if not swarm.movable.any() or swarm.slowest_now > 1 - min_gain:
         return {}
     best, value = _pruned(swarm, _descended(swarm, swarm.starts))
@@ -90,6 +93,14 @@ def planned_moves(
         return {}
     moved = np.flatnonzero(best != swarm.starts)
     return {hosts[index].server_id: range(best[index], best[index] + hosts[index].length) for index in moved.tolist()}
+
+
+def horizon(calm_s: float) -> float:
+    """For how many seconds a gain counts, when it is so long ago that a server came or went.
+
+    The longer all has stayed as it is, the longer it will: a swarm at rest has time for small improvements.
+    """
+    return max(HORIZON_S, CALM_COUNTS * calm_s)
 
 
 def plan_delay(servers: int, rng: np.random.Generator) -> float:
@@ -114,7 +125,7 @@ class _Swarm:
     load: float
     """How long a block loads, as a share of the horizon."""
     price: float
-    """What a loaded block must gain."""
+    """What a loaded block must gain, as a mean over the horizon."""
 
     @classmethod
     def of(

@@ -10,9 +10,9 @@ import heapq
 import itertools
 import math
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -27,10 +27,8 @@ from stagger.blocks.simulation_policies import (
     View,
     next_check,
 )
+from stagger.blocks.simulation_steps import Coverage, Steps, mean, uncovered_s
 from stagger.blocks.simulation_traces import Server
-
-#: Steps of a quantity over time: from each time on, its value.
-Steps = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Outcome:
     moves: int
     blocks_loaded: int
     uncovered_s: float
-    """How long some block was not served, while the servers that were there could have served all."""
+    """How long some block was not served, while there were servers with room for all."""
     server_hours: float
     collisions: int
     """Pairs of moves of which the later began when its server could not see the earlier one yet."""
@@ -84,30 +82,6 @@ class _Listed:
     online: Span | None
 
 
-@dataclass
-class _Coverage:
-    """What is served now, and its history."""
-
-    total_blocks: int
-    steps: Steps = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.hosts = np.zeros(self.total_blocks, dtype=np.int64)
-        self.throughputs = np.zeros(self.total_blocks)
-
-    def change(self, now: float, blocks: range, throughput: float, by: int) -> None:
-        """One server more (by = 1) or less (-1) on some blocks."""
-        if not blocks:
-            return
-        self.hosts[blocks.start : blocks.stop] += by
-        self.throughputs[blocks.start : blocks.stop] += by * throughput
-        slowest = float(self.throughputs.min()) if self.hosts.all() else 0.0
-        if self.steps and self.steps[-1][0] == now:
-            self.steps.pop()
-        if not self.steps or self.steps[-1][1] != slowest:
-            self.steps.append((now, slowest))
-
-
 class _Swarm:
     """The simulation of one policy: events in order of time, those of one time in the order they were made."""
 
@@ -119,9 +93,11 @@ class _Swarm:
         self.setting = Setting(total_blocks, conditions.seconds_per_block, policy.delta, self.rng)
         self.lease_s = policy.lease_s if conditions.lease_s is None else conditions.lease_s
         self.visibility_s = 0.0 if policy.lock else conditions.visibility_s
-        self.coverage = _Coverage(total_blocks)
+        self.coverage = Coverage(total_blocks)
         self.hosts: dict[str, _Host] = {}
         self.listed: dict[str, _Listed] = {}
+        self.changed_s = 0.0
+        """When a server was last seen to come or go."""
         self.unseen: dict[str, float] = {}
         """Servers on the move, and until when the others cannot know where to."""
         self.moves = self.blocks_loaded = self.collisions = 0
@@ -129,7 +105,7 @@ class _Swarm:
         self.numbers = itertools.count()
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         for server in trace:
-            self.at(server.joins_s, lambda server=server: self.join(server))  # type: ignore[misc]
+            self.at(server.joins_s, partial(self.join, server))
         if policy.checks is Checks.LEADER:
             self.at(MEAN_CHECK_PERIOD_S, self.lead)
 
@@ -154,10 +130,8 @@ class _Swarm:
         del self.hosts[host.server.server_id]
         host.generation += 1
         self.unseen.pop(host.server.server_id, None)
-        if host.server.crashes:
-            self.list_later(host.server.server_id, None, max(self.lease_s, self.visibility_s))
-        else:
-            self.list_later(host.server.server_id, None, self.visibility_s)
+        listed_s = self.lease_s if host.server.crashes else 0.0
+        self.list_later(host.server.server_id, None, max(listed_s, self.visibility_s))
 
     def choose_soon(self, host: _Host) -> None:
         """Under a lock at once; otherwise after a random time, so that those that come together do not choose alike."""
@@ -270,6 +244,8 @@ class _Swarm:
 
     def list_later(self, name: str, listed: _Listed | None, delay_s: float) -> None:
         def happen() -> None:
+            if (listed is None) == (name in self.listed):
+                self.changed_s = self.now
             if listed is None:
                 self.listed.pop(name, None)
             else:
@@ -281,20 +257,22 @@ class _Swarm:
             happen()
 
     def view(self, local_id: str) -> View:
-        """The registry as it is seen now, and of itself a server knows the latest."""
+        """The registry as it is seen now. Where that is late, a server knows the latest of itself."""
         listed = self.listed
         host = self.hosts.get(local_id)
-        if host is not None and host.target is not None:
+        if self.visibility_s and host is not None and host.target is not None:
             listed = {**listed, local_id: _listed(host.server, host.target, host.served)}
         return View(
             [entry.span for entry in listed.values()],
             [entry.online for entry in listed.values() if entry.online is not None],
+            self.now - self.changed_s,
         )
 
 
 def overlap(one: range, other: range) -> range:
     """The blocks that two windows have in common."""
-    return range(max(one.start, other.start), max(max(one.start, other.start), min(one.stop, other.stop)))
+    start = max(one.start, other.start)
+    return range(start, max(start, min(one.stop, other.stop)))
 
 
 def _listed(server: Server, target: range, served: range) -> _Listed:
@@ -325,7 +303,7 @@ def simulate(
         bound=mean(bound, end_s),
         moves=swarm.moves,
         blocks_loaded=swarm.blocks_loaded,
-        uncovered_s=unserved_s(steps, bound, end_s),
+        uncovered_s=uncovered_s(steps, _room(trace, total_blocks), end_s),
         server_hours=sum(min(server.leaves_s, end_s) - server.joins_s for server in trace) / 3600,
         collisions=swarm.collisions,
         steps=steps,
@@ -334,11 +312,11 @@ def simulate(
 
 def bound_steps(trace: Sequence[Server], end_s: float, total_blocks: int) -> Steps:
     """What no placement of the servers that are there exceeds, from each arrival and departure on."""
-    changes = sorted({time for server in trace for time in (server.joins_s, server.leaves_s) if time < end_s})
     known: dict[tuple[tuple[int, float], ...], float] = {}
     steps = []
-    for time in changes:
-        there = [server for server in trace if server.joins_s <= time < server.leaves_s]
+    for time, there in _presences(trace):
+        if time >= end_s:
+            break
         key = tuple(sorted((server.length, server.throughput) for server in there))
         if key not in known:
             spans = [Span(server.server_id, 0, server.length, server.throughput) for server in there]
@@ -347,38 +325,12 @@ def bound_steps(trace: Sequence[Server], end_s: float, total_blocks: int) -> Ste
     return steps
 
 
-def mean(steps: Steps, end_s: float) -> float:
-    """The mean over 0..end seconds of a quantity that is 0 before its first step.
-
-    >>> mean([(1.0, 4.0), (3.0, 2.0)], end_s=5.0)
-    2.4
-    """
-    return means(steps, end_s, 1)[0]
+def _room(trace: Sequence[Server], total_blocks: int) -> Steps:
+    """Whether the servers that are there have room for all blocks, as 1 or 0."""
+    return [(time, float(sum(server.length for server in there) >= total_blocks)) for time, there in _presences(trace)]
 
 
-def means(steps: Steps, end_s: float, parts: int) -> list[float]:
-    """The means in equal parts of 0..end seconds.
-
-    >>> means([(1.0, 4.0), (3.0, 2.0)], end_s=4.0, parts=2)
-    [2.0, 3.0]
-    """
-    times = np.array([0.0, *(time for time, _ in steps), end_s])
-    until = np.concatenate(([0.0], np.cumsum(np.diff(times) * [0.0, *(value for _, value in steps)])))
-    sums: list[float] = np.diff(np.interp(np.linspace(0, end_s, parts + 1), times, until)).tolist()
-    return [total * parts / end_s for total in sums]
-
-
-def unserved_s(steps: Steps, bound: Steps, end_s: float) -> float:
-    """Seconds with a throughput of 0 while the bound is above 0.
-
-    >>> unserved_s([(2.0, 1.0), (4.0, 0.0)], [(1.0, 3.0)], end_s=5.0)
-    2.0
-    """
-    times = sorted({time for time, _ in [*steps, *bound]} | {end_s})
-    now: dict[str, float] = {"served": 0.0, "possible": 0.0}
-    changes = {"served": dict(steps), "possible": dict(bound)}
-    unserved = 0.0
-    for time, until in pairwise(times):
-        now = {name: changes[name].get(time, value) for name, value in now.items()}
-        unserved += (until - time) * (now["possible"] > 0 >= now["served"])
-    return unserved
+def _presences(trace: Sequence[Server]) -> Iterator[tuple[float, list[Server]]]:
+    """Who is there, from each arrival and departure on."""
+    for time in sorted({time for server in trace for time in (server.joins_s, server.leaves_s)} - {math.inf}):
+        yield time, [server for server in trace if server.joins_s <= time < server.leaves_s]

@@ -18,7 +18,7 @@ from stagger.blocks.placement import (
     choose_best_blocks,
     should_choose_other_blocks,
 )
-from stagger.blocks.planner import plan_delay, planned_moves
+from stagger.blocks.planner import horizon, plan_delay, planned_moves
 
 #: Seconds between two checks of a server, on average. The paper's servers check every minute.
 MEAN_CHECK_PERIOD_S = 60.0
@@ -62,6 +62,8 @@ class View(NamedTuple):
 
     spans: Sequence[Span]
     online: Sequence[Span]
+    calm_s: float
+    """How long ago a server was last seen to come or go."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def plan(local_id: str, view: View, setting: Setting) -> dict[str, range]:
         view.online,
         setting.total_blocks,
         seconds_per_block=setting.seconds_per_block,
+        horizon_s=horizon(view.calm_s),
         rng=setting.rng,
         delta=setting.delta,
     )

@@ -12,10 +12,10 @@ from stagger.errors import StaggerError, missing_extra
 from stagger.progress import busy
 
 try:
-    from stagger.blocks.simulation import Steps, means
     from stagger.blocks.simulation_policies import COMPARED, IDEAL, POLICIES, REALISTIC, Conditions
     from stagger.blocks.simulation_report import Comparison, Experiment, Row, compare, rows
     from stagger.blocks.simulation_report import document as document_of
+    from stagger.blocks.simulation_steps import Steps, means
     from stagger.blocks.simulation_traces import SCENARIOS
 except ImportError as error:
     if error.name is None or error.name.partition(".")[0] not in ("numpy", "scipy"):
@@ -50,14 +50,21 @@ class Wanted:
 
 
 def experiments(
-    scenarios: Sequence[str], policies: Sequence[str], wanted: Wanted, *, servers: int, hours: float, seeds: range
+    scenarios: Sequence[str],
+    policies: Sequence[str],
+    wanted: Wanted,
+    *,
+    servers: Sequence[int],
+    hours: float,
+    seeds: range,
 ) -> list[Experiment]:
     """What the options ask for. Raises StaggerError for a scenario or a policy that there is not."""
     names = list(SCENARIOS) if "all" in scenarios else [known("scenario", name, SCENARIOS) for name in scenarios]
     chosen = tuple(known("policy", name, POLICIES) for name in policies) or COMPARED
     return [
-        Experiment(name, servers, hours, tuple(seeds), tuple(dict.fromkeys(chosen)), wanted.conditions())
+        Experiment(name, number, hours, tuple(seeds), tuple(dict.fromkeys(chosen)), wanted.conditions())
         for name in dict.fromkeys(names)
+        for number in dict.fromkeys(servers)
     ]
 
 
@@ -88,7 +95,7 @@ def show(found: Sequence[Comparison]) -> None:
             print(f"{name:<17}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True)))
     print(
         "of bound: mean and range of the share of what no placement exceeds. lease: how long the crashed are listed.\n"
-        "collisions: moves that another did not see. uncovered: some block was not served that could have been.\n"
+        "collisions: moves that another did not see. uncovered: a block was not served, though there was room.\n"
     )
     for name in found[0].experiment.policies:
         print(f"{name:<17} {POLICIES[name].about}")

@@ -78,7 +78,10 @@ def simulate(
     scenarios: Annotated[
         list[str] | None, typer.Option("--scenario", help="join, churn, wave, slurm, or all; may be repeated.")
     ] = None,
-    servers: Annotated[int, typer.Option(min=1, max=1000, help="About how many servers there are at a time.")] = 32,
+    servers: Annotated[
+        list[int] | None,
+        typer.Option(min=1, max=1000, help="About how many servers there are at a time; else 32; may be repeated."),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="How often, each time with other servers.")] = 5,
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="The first seed.")] = 0,
     policies: Annotated[
@@ -113,7 +116,7 @@ def simulate(
             scenarios or ["churn"],
             policies or [],
             wanted,
-            servers=servers,
+            servers=servers or [32],
             hours=hours,
             seeds=range(seed, seed + seeds),
         )
