@@ -2,7 +2,7 @@
 # Run all tests: those that need the Slurm cluster mostly wait, so the others run beside them. Arguments go to both.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-python=${PYTHON:-.venv/bin/python}
+python=.venv/bin/python
 others=$(mktemp)
 trap 'rm -f "$others"; kill $(jobs -p) 2>/dev/null' EXIT
 "$python" -m pytest -m "not slurm" "$@" >"$others" 2>&1 &
