@@ -31,7 +31,7 @@ from stagger.blocks.placement import (
     server_throughput,
     should_choose_other_blocks,
 )
-from stagger.blocks.planner import MEAN_PLAN_PERIOD_S, planned_moves
+from stagger.blocks.planner import horizon, plan_delay, planned_moves
 from stagger.blocks.registry import Placed, Registry, ServerRecord, View, as_moves, jittered
 from stagger.errors import Interrupted, StaggerError
 from stagger.spec.blocks import BlocksSpec
@@ -85,6 +85,7 @@ class BlockServer:
         self.record: ServerRecord | None = None
         self.loaded: set[int] = set()
         self.view = View(0, {})
+        self.calm_since = time.monotonic()
         self.heartbeat_at = 0.0
         self.load_seconds = 0.0
         self.began = time.monotonic()
@@ -201,10 +202,9 @@ class BlockServer:
     def check_delay(self) -> float:
         """Seconds until the next check: random, so that servers do not check in step."""
         mean = self.spec.mean_balance_check_period
-        if mean == "auto":
-            planner = self.spec.rebalance == "planner"
-            mean = MEAN_PLAN_PERIOD_S * max(1, len(self.view.members)) if planner else MEAN_BALANCE_CHECK_PERIOD
-        return balance_check_delay(self.rng, mean)
+        if mean == "auto" and self.spec.rebalance == "planner":
+            return plan_delay(len(self.view.members), self.rng)
+        return balance_check_delay(self.rng, MEAN_BALANCE_CHECK_PERIOD if mean == "auto" else mean)
 
     def check(self) -> None:
         """Decide who should move, this server or others, and claim it for them; clear away what nobody needs."""
@@ -212,20 +212,27 @@ class BlockServer:
             claim = self.registry.claim(lambda view: as_moves(self.wanted_moves(view), view))
             if claim is not None:
                 log(f"claim {claim.number}: to move: {', '.join(claim.moves)}")
-            self.view = self.registry.refresh()
+            self.see(self.registry.refresh())
             self.registry.sweep()
         except (OSError, StaggerError) as error:  # The next check comes; what is served meanwhile, is.
             log(f"the balance cannot be checked: {error}", "WARNING")
 
     def wanted_moves(self, view: View) -> Mapping[str, range]:
         """Who should move where, by the rule that the swarm goes by. Nobody while this server's record is not there."""
+        self.see(view)
         if self.id not in view.members:
             self.announce(self.mine)  # Others took it for gone, while it was cut off.
             return {}
         spans, online = view.spans(), view.online()
         if self.spec.rebalance == "planner":
+            calm_s = time.monotonic() - self.calm_since
             return planned_moves(
-                spans, online, self.total, seconds_per_block=self.seconds_per_block(), rng=self.rng, delta=True
+                spans,
+                online,
+                self.total,
+                seconds_per_block=self.seconds_per_block(),
+                horizon_s=horizon(calm_s),
+                rng=self.rng,
             )
         if self.spec.rebalance == "own_gain":
             window = own_move(self.id, spans, online, self.total)
@@ -323,9 +330,15 @@ class BlockServer:
     def look(self) -> None:
         """See what the others have said."""
         try:
-            self.view = self.registry.refresh()
+            self.see(self.registry.refresh())
         except (OSError, StaggerError) as error:
             log(f"the registry cannot be read: {error}", "WARNING")
+
+    def see(self, view: View) -> None:
+        """Keep a view, and since when nobody has come or gone."""
+        if view.members.keys() != self.view.members.keys():
+            self.calm_since = time.monotonic()
+        self.view = view
 
     # ---- The host ----
 
