@@ -9,6 +9,7 @@
     <stage>/failures/<rank>.<attempt>.json
     <stage>/logs/<rank>/<attempt>.log
     <stage>/uploads/                notes of multipart uploads under way (`stagger.uploads`)
+    <stage>/registry/               where block servers find one another (`stagger.blocks.registry`)
     <stage>/stats.json, report.html
 
 A run of one stage has no `<stage>` folder: its files lie directly in the run directory.
