@@ -21,7 +21,7 @@ from tests.test_local import counts, status
 
 pytestmark = pytest.mark.slurm
 
-TOTAL, SERVERS, ROOM, PERIOD_S = 24, 24, 6, 5.0
+TOTAL, SERVERS, ROOM, PERIOD_S, WINDOW_S = 24, 24, 6, 5.0, 8
 
 #: Of one server: 1000 / ((6 + 1) / 2) requests per second.
 SPEED = 2000 / 7
@@ -69,7 +69,7 @@ class Watch:
 def test_24_block_jobs_start_lose_ten_recover_and_leave_in_time(slurm_cli: Cli, tmp_path: Path) -> None:
     run = tmp_path / "swarm"
     executor = {"type": "slurm", "partition": "gpu", "gpus_per_task": 1, "time": 3}
-    content = {"name": "swarm", "run_dir": str(run), "randomize_start_duration": 8, "blocks": BLOCKS}
+    content = {"name": "swarm", "run_dir": str(run), "randomize_start_duration": WINDOW_S, "blocks": BLOCKS}
     file = tmp_path / "swarm.yaml"
     file.write_text(json.dumps({**content, "executor": executor}))
     slurm_cli("blocks", "launch", file, check=0)
@@ -111,6 +111,9 @@ def test_24_block_jobs_start_lose_ten_recover_and_leave_in_time(slurm_cli: Cli, 
     until(lambda: watch.served().sum() == 0, "all to leave", 240)
     until(lambda: counts(status(slurm_cli, run))[0] == 14, "them to be done", 240)
     until(lambda: not any((run / "registry").iterdir()), "the end of the stage to leave nothing in the registry", 120)
+    records = [json.loads(path.read_text()) for path in (run / "completions").glob("*.json")]
+    assert {record["window_s"] for record in records} == {WINDOW_S}
+    assert all(0 <= record["delay_s"] <= WINDOW_S for record in records)
     log = (run / "logs" / left[0][:5] / "1.log").read_text()
     assert "leaves: its job's time is up" in log
 
