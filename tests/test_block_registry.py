@@ -125,6 +125,19 @@ def test_who_decides_on_an_old_view_decides_again(registry: Callable[[str], Regi
     assert one.refresh().claim == 2
 
 
+def test_a_claim_that_a_listing_does_not_show_yet_is_seen_all_the_same(
+    registry: Callable[[str], Registry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS may list a new file up to a minute late; that its name is taken is known at once."""
+    one, two = registry("one"), registry("two")
+    before = two.storage.list(two.folder)
+    one.claim(join_as("one", 40, 1.0))
+    monkeypatch.setattr(two.storage, "list", lambda folder: before)
+    claim = two.claim(join_as("two", 40, 1.0))
+    assert claim is not None
+    assert (claim.number, claim.placements["two"].placed) == (2, Placed(40, 80, 1.0))
+
+
 def test_a_claim_that_came_too_late_is_withdrawn(registry: Callable[[str], Registry], clock: Clock) -> None:
     """Its number had been taken, and the claim of that number followed and removed since."""
     one, two = registry("one"), registry("two")

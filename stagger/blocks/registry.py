@@ -212,6 +212,7 @@ class Registry:
         self._versions: dict[str, str] = {}
         self._records: dict[str, ServerRecord] = {}
         self._claim: Claim | None = None  # The latest that can be read.
+        self._taken = 0  # A number that another's claim was found to have: NFS may list it late.
         self._seen: dict[int, float] = {}  # When a claim was first seen, by its number.
         self._waiting: dict[
             str, tuple[int, float]
@@ -230,17 +231,17 @@ class Registry:
         """The swarm as it is now: one listing, and a read of the latest claim and each record that is new."""
         entries = {entry.name: entry.version for entry in self.storage.list(self.folder)}
         now = self._clock()
-        numbers = {int(_key(name)) for name in entries if _kind(name) == "claim"}
+        numbers = {int(_key(name)) for name in entries if _kind(name) == "claim"} | {self._taken}
         self._seen = {number: self._seen.get(number, now) for number in numbers}
-        latest = _claim_name(max(numbers, default=0))
+        latest = _claim_name(max(numbers))
         # File systems tell no version: there each record is read, at each look. Claims never change.
         changed = [n for n, v in entries.items() if _kind(n) == "server" and (not v or self._versions.get(n) != v)]
-        unread = [*changed, *([latest] if latest in entries and latest not in self._versions else [])]
+        unread = [*changed, *([latest] if latest not in self._versions and max(numbers) else [])]
         contents = self.storage.read_many([join(self.folder, name) for name in unread])
-        self._versions = {name: version for name, version in self._versions.items() if name in entries}
+        self._versions = {name: v for name, v in self._versions.items() if name in entries or name == latest}
         for name, data in zip(unread, contents, strict=True):
             if data is not None:  # Removed since it was listed.
-                self._versions[name] = entries[name]
+                self._versions[name] = entries.get(name, "")
                 self._take(name, data, now)
         servers = {_key(name) for name in self._versions if _kind(name) == "server"}
         self._records = {name: record for name, record in self._records.items() if name in servers}
@@ -290,7 +291,7 @@ class Registry:
             if now - since <= self.lease_s:
                 members[name] = Member(decided[name].placed, claim, None)
         self._gone_since = {name: self._gone_since.get(name, now) for name in gone}
-        return View(max(self._seen, default=0), members, gone)
+        return View(max(self._seen), members, gone)
 
     # ---- Writing ----
 
@@ -316,6 +317,8 @@ class Registry:
                     return claim
                 # Old claims are removed after a lease: this one came so late that its number had been another's.
                 self.storage.remove(path)
+            else:
+                self._taken = max(self._taken, number)
             failures += 1
             longest = min(LONGEST_WAIT_S, (self._clock() - looked) * 2.0**failures)
             self._pause(self._random.random() * longest)
@@ -340,7 +343,7 @@ class Registry:
         """
         now, latest = self._clock(), max(self._seen, default=0)
         for number, since in self._seen.items():
-            if number != latest and now - since > self.lease_s:
+            if number not in (0, latest) and now - since > self.lease_s:
                 self.storage.remove(join(self.folder, _claim_name(number)))
         named = self._claim.placements if self._claim is not None else {}
         for name, since in self._gone_since.items():
