@@ -160,6 +160,7 @@ def test_both_executors_take_the_files_keys() -> None:
         assert own == set(spec.model_fields) - {"type"}
     assert set(get_type_hints(RunOptions)) == set(PipelineFile.model_fields) - {
         "pipeline",
+        "blocks",
         "run_dir",
         "executor",
         "stages",
