@@ -171,12 +171,12 @@ def fail_from(data, rank, world_size, first, flag=""):
             raise ValueError("no further")
         yield document
 
-def linger(data, rank, world_size, first, flag=""):
-    """Takes a second for each document from number `first` on, and says so, until the file `flag` is there."""
+def linger(data, rank, world_size, first, seconds=1, flag=""):
+    """Takes so long for each document from number `first` on, and says so, until the file `flag` is there."""
     for document in data:
         if int(document.id.rpartition("-")[2]) >= first and not os.path.exists(flag):
             open(f"{flag}-{rank}", "w").close()
-            time.sleep(1)
+            time.sleep(seconds)
         yield document
 
 def note_node(data, rank, world_size, flag=""):

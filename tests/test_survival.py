@@ -179,7 +179,7 @@ def test_at_its_time_limit_a_job_goes_on_with_the_first_shard_that_is_not_commit
 
 
 def test_a_rank_that_gets_nothing_done_in_its_time_is_tried_again_with_more(life: Life) -> None:
-    life.launch({"my_steps:linger": {"first": 550}}, executor={"time": 1}, retries={"time_factor": 3})
+    life.launch({"my_steps:linger": {"first": 550, "seconds": 2}}, executor={"time": 1}, retries={"time_factor": 3})
     life.begun(3)
     until(lambda: len(launches(life.run)) == 2, "the stage to end, and the rank to be launched again", 240)
     life.flag.touch()
