@@ -176,14 +176,14 @@ def should_choose_other_blocks(
     local = position(local_id, hosts)
     throughputs: list[float] = _sums(hosts, total_blocks).tolist()
     initial = min(throughputs)
+    if stop_early and initial >= (balance_quality - EPS) * (sum(throughputs) / total_blocks) * (1 + EPS):
+        return False
     span = hosts[local]
     without = _without(throughputs, span, span.start)
     if initial > EPS and min(without) <= 0:
         return False  # the swarm is connected, and would not be without this server
     start = _best_exchanges(without[: -span.length], without[span.length :])
     if start == span.start:
-        return False
-    if stop_early and initial >= (balance_quality - EPS) * (sum(throughputs) / total_blocks) * (1 + EPS):
         return False
     starts = [host.start for host in hosts]
     _move(throughputs, span, span.start, start)
