@@ -19,21 +19,11 @@ from typing import Any
 import measure
 
 sys.path.append(str(measure.HERE.parent))
-from stagger.blocks.placement import Span, choose_best_blocks, compute_throughputs
-from stagger.blocks.registry import Claim, Registry
+from stagger.blocks.placement import compute_throughputs
+from stagger.blocks.registry import Registry
 from stagger.storage import Storage
-from tests.claimants import KINDS, TOTAL, name_of
+from tests.claimants import TOTAL, kinds, one_at_a_time, who_claimed
 from tests.s3_server import S3Server, running
-
-
-def one_at_a_time(order: list[int]) -> float:
-    """Requests per second of the slowest block when each server sees all before it."""
-    spans: list[Span] = []
-    for number in order:
-        blocks, throughput = KINDS[number % len(KINDS)]
-        window = choose_best_blocks(blocks, spans, TOTAL)
-        spans.append(Span(name_of(number), window.start, window.stop, throughput))
-    return float(compute_throughputs(spans, TOTAL).min())
 
 
 def start_at_once(folder: str, options: dict[str, Any], servers: int, how: str) -> dict[str, float]:
@@ -45,13 +35,12 @@ def start_at_once(folder: str, options: dict[str, Any], servers: int, how: str) 
     if set(json.loads(ran.stdout)) != {0}:
         raise RuntimeError(f"servers failed: {ran.stdout}")
     storage = Storage(options)
-    view = Registry(storage, folder).refresh()
+    view = Registry(storage, folder, TOTAL).refresh()
     if len(view.members) != servers:
         raise RuntimeError(f"{len(view.members)} of {servers} servers are there")
-    paths = [f"{folder}/claim.{number:09d}.json" for number in range(1, view.claim + 1)]
-    order = [int(Claim.decode(data or b"").by) for data in storage.read_many(paths)] or list(range(servers))
+    order = who_claimed(storage, folder, view.claim) or list(range(servers))
     coverage = float(compute_throughputs(view.spans(), TOTAL).min())
-    return {"ratio": coverage / one_at_a_time(order), "seconds": seconds}
+    return {"ratio": coverage / one_at_a_time(kinds(order)), "seconds": seconds}
 
 
 @contextmanager

@@ -16,9 +16,9 @@ import numpy as np
 
 from stagger.blocks.placement import Span, choose_best_blocks
 from stagger.blocks.planner import planned_moves
-from stagger.blocks.simulation_policies import COMPARED, IDEAL, PETALS_LEASE_S, REALISTIC
-from stagger.blocks.simulation_report import TOTAL_BLOCKS, Experiment, compare, document
-from stagger.blocks.simulation_traces import trace
+from stagger.blocks.simulation.policies import COMPARED, IDEAL, PETALS_LEASE_S, REALISTIC
+from stagger.blocks.simulation.report import TOTAL_BLOCKS, Experiment, compare, document
+from stagger.blocks.simulation.traces import trace
 
 #: With nothing to load and nothing to wait for, what the lock, delta and the guard are against does not happen.
 IN_IDEAL = ("none", "new only", "0.75", "0.99", "own gain", "planner delta", "recommended")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from _thread import get_ident
 from collections.abc import Callable, Iterator
 
 from stagger.errors import StaggerError
@@ -209,8 +210,8 @@ class LocalOutput:
 
 
 def writer_tag() -> str:
-    """Tells this process from all others that see the same folder."""
-    return f"{os.uname().nodename}-{os.getpid()}"
+    """Tells this thread from all others that see the same folder."""
+    return f"{os.uname().nodename}-{os.getpid()}-{get_ident()}"
 
 
 def hidden(path: str, tag: str) -> str:

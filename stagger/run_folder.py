@@ -21,12 +21,9 @@ from stagger.progress import LINE_S
 from stagger.rundir import StageFolder, decode, encode
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.start_requests import StageInput
-from stagger.storage import Storage, absolute, is_local, join
+from stagger.storage import UNREACHABLE_S, Storage, absolute, is_local, join
 
 SCHEMA = 1
-
-#: How long a command that somebody waits for tries an endpoint that cannot be reached at all, in seconds.
-UNREACHABLE_S = 10.0
 
 
 @dataclass(frozen=True)

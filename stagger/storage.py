@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 #: Above this an object is sent in parts while it is written; up to it, one PUT is cheaper than a multipart upload.
 ONE_PUT_BYTES = 64 * 2**20
 
+#: How long a command that somebody waits for tries an endpoint that cannot be reached at all, in seconds.
+UNREACHABLE_S = 10.0
+
 S3_PROTOCOLS = ("s3", "s3a")
 
 

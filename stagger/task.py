@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 #: Signals that ask a task to stop: a cancelled or preempted job, and the warning before a job's time limit.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 
-#: A job with less time left than this, in seconds, was stopped because its time is up: Slurm's warning comes 120 s
-#: before the end, or up to 60 s sooner (sbatch(1), --signal).
-TIME_IS_UP_S = 200
-
 #: Seconds that a local worker has to end its rank when its parent has died.
 ORPHAN_S = 10.0
 
@@ -71,7 +67,7 @@ def run_job(settings: TaskSettings, storage: Storage, job: Job, ranks: list[int]
 
 def come_back(settings: TaskSettings, job: Job, reason: str) -> None:
     """Have this job queued again, if it is preempted or at the end of its time, and not cancelled."""
-    from stagger.slurm.job import job_state, requeue
+    from stagger.slurm.job import TIME_IS_UP_S, job_state, requeue
 
     try:
         state, left_s = job_state(job.id)

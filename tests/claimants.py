@@ -12,11 +12,11 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from stagger.blocks.placement import ServerState, choose_best_blocks
-from stagger.blocks.registry import Placed, Registry, ServerRecord, View
+from stagger.blocks.placement import ServerState, Span, choose_best_blocks, compute_throughputs
+from stagger.blocks.registry import Claim, Placed, Registry, ServerRecord, View
 from stagger.storage import Storage
 
 TOTAL = 80
@@ -39,6 +39,29 @@ def join_as(name: str, blocks: int, throughput: float) -> Callable[[View], dict[
     return decide
 
 
+def one_at_a_time(servers: Mapping[str, tuple[int, float]], total_blocks: int = TOTAL) -> float:
+    """Requests per second of the slowest block when servers (blocks, throughput) join in order, each seeing all before.
+
+    Their names matter: sums are added in order of them, and round.
+    """
+    spans: list[Span] = []
+    for name, (blocks, throughput) in servers.items():
+        window = choose_best_blocks(blocks, spans, total_blocks)
+        spans.append(Span(name, window.start, window.stop, throughput))
+    return float(compute_throughputs(spans, total_blocks).min())
+
+
+def who_claimed(storage: Storage, folder: str, count: int) -> list[int]:
+    """The numbers of the servers that made the first so many claims, in order."""
+    paths = [f"{folder}/claim.{number:09d}.json" for number in range(1, count + 1)]
+    return [int(Claim.decode(data or b"", TOTAL).by) for data in storage.read_many(paths)]
+
+
+def kinds(order: Iterable[int]) -> dict[str, tuple[int, float]]:
+    """How many blocks servers of these numbers hold, and how fast they are."""
+    return {name_of(number): KINDS[number % len(KINDS)] for number in order}
+
+
 def record(name: str, start: int = 0, end: int = 10, claim: int = 0, **more: Any) -> ServerRecord:
     fields: dict[str, Any] = {"state": ServerState.ONLINE, "serving": (start, end), "throughput": 1.0, **more}
     return ServerRecord(name, "node", 1234, start=start, end=end, claim=claim, **fields)
@@ -46,13 +69,13 @@ def record(name: str, start: int = 0, end: int = 10, claim: int = 0, **more: Any
 
 def work(folder: str, options: dict[str, Any], number: int, how: str) -> None:
     name = name_of(number)
-    member = Registry(Storage(options), folder, name)
+    member = Registry(Storage(options), folder, TOTAL, name)
     victim = number % 8 == 0
 
     def decide(view: View) -> dict[str, Placed]:
         if victim and how == "deciding":
             os.kill(os.getpid(), signal.SIGKILL)
-        return join_as(name, *KINDS[number % len(KINDS)])(view)
+        return join_as(name, *kinds([number])[name])(view)
 
     if how == "unclaimed":
         (placed,) = decide(member.refresh()).values()

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stagger.blocks.placement import Span, choose_best_blocks, compute_throughputs
 from stagger.blocks.registry import Registry
 from stagger.storage import Storage
+from tests.claimants import one_at_a_time
 from tests.conftest import Cli, until
 from tests.test_local import counts, status
 
@@ -38,20 +38,11 @@ BLOCKS: dict[str, Any] = {
 }
 
 
-def one_at_a_time(servers: int) -> float:
-    """Requests per second of the slowest block when each server that joins sees all before it."""
-    spans: list[Span] = []
-    for number in range(servers):
-        window = choose_best_blocks(ROOM, spans, TOTAL)
-        spans.append(Span(f"{number:05d}", window.start, window.stop, SPEED))
-    return float(compute_throughputs(spans, TOTAL).min())
-
-
 class Watch:
     """Looks at a swarm again and again, as a client would, and remembers when a block had no server."""
 
     def __init__(self, run: Path) -> None:
-        self.registry = Registry(Storage(), str(run / "registry"), lease_s=4)
+        self.registry = Registry(Storage(), str(run / "registry"), TOTAL, lease_s=4)
         self.uncovered: list[float] = []
         self.covered = False
 
@@ -77,7 +68,9 @@ def test_24_block_jobs_start_lose_ten_recover_and_leave_in_time(slurm_cli: Cli, 
 
     # All start within their window, and cover as those do that join one at a time.
     until(lambda: watch.served().sum() == SERVERS * ROOM, "all to serve")
-    assert watch.served().min() * SPEED == pytest.approx(one_at_a_time(SERVERS))
+    assert watch.served().min() * SPEED == pytest.approx(
+        one_at_a_time({str(n): (ROOM, SPEED) for n in range(SERVERS)}, TOTAL)
+    )
     found = slurm_cli("blocks", "status", run, "--json", check=0).json
     assert {server["state"] for server in found["servers"]} == {"ONLINE"}
     assert all(server["job_ends"] > time.time() for server in found["servers"])

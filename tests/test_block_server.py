@@ -17,11 +17,15 @@ import pytest
 
 from stagger.blocks.host import HostContext, Speed
 from stagger.blocks.measuring import cache_folder, measured
-from stagger.blocks.placement import ServerState
+from stagger.blocks.placement import MEAN_BLOCK_SELECTION_DELAY, ServerState
 from stagger.blocks.registry import Registry, ServerRecord, as_moves
-from stagger.blocks.server import BlockServer, Identity
+from stagger.blocks.server import RULES, BlockServer, Identity
+from stagger.blocks.settings import BlockSettings
+from stagger.blocks.simulation.policies import POLICIES
 from stagger.errors import Interrupted, StaggerError
-from stagger.spec.blocks import BlocksSpec
+from stagger.executor.slurm import block_scripts
+from stagger.spec.blocks import HOST_STEP, BlocksSpec
+from stagger.spec.models import StageSpec
 from stagger.storage import Storage
 from stagger.task_context import StopFlag
 from tests.block_hosts import Recorder
@@ -42,15 +46,17 @@ QUICK: dict[str, Any] = {
 class Life:
     """A server in a thread of its own, and another's look at the registry."""
 
-    def __init__(self, folder: Path, name: str = "00000.1", host: dict[str, Any] | None = None, **spec: Any) -> None:
-        self.spec = BlocksSpec(**{**QUICK, **spec})
+    def __init__(
+        self, folder: Path, name: str = "00000.1", host: dict[str, Any] | None = None, **settings: Any
+    ) -> None:
+        self.settings = BlockSettings(**{**QUICK, **settings})
         self.stop = StopFlag()
         context = HostContext(8, None, int(name[:5]), lambda: bool(self.stop.signal))
         self.host = Recorder(context, **(host or {}))
         self.folder = str(folder / "registry")
-        registry = Registry(Storage(), self.folder, name, lease_s=self.spec.lease)
-        self.server = BlockServer(self.spec, self.host, registry, Identity(name, int(name[:5])), self.stop, seed=1)
-        self.reader = Registry(Storage(), self.folder, lease_s=self.spec.lease)
+        registry = Registry(Storage(), self.folder, 8, name, lease_s=self.settings.lease)
+        self.server = BlockServer(self.settings, self.host, registry, Identity(name), self.stop, seed=1)
+        self.reader = Registry(Storage(), self.folder, 8, lease_s=self.settings.lease)
         self.name = name
         self.ended: object = None
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -128,9 +134,49 @@ def test_a_server_whose_time_is_up_ends_well(live: Callable[..., Life]) -> None:
     assert two.ended == "it has served as long as it was to"
 
 
+def test_signals_that_come_while_it_drains_change_nothing(live: Callable[..., Life], tmp_path: Path) -> None:
+    one = live(host={"script": {"drain": "wait"}, "flag": str(tmp_path / "flag")}, drain=20)
+    until(lambda: one.serves(0, 4), "it to serve")
+    one.stop.signal = "SIGUSR2"
+    until(lambda: (record := one.record()) and record.reason, "it to leave")
+    one.stop.signal = "SIGUSR2"
+    (tmp_path / "flag").touch()
+    one.thread.join(20)
+    assert one.ended == "its job's time is up"
+    one.stop.check()  # What commits the rank looks at this.
+
+
+@pytest.mark.parametrize("drain", [0, 30, 90, 110, 300])
+def test_slurms_warning_however_early_is_the_end_of_a_servers_time(tmp_path: Path, drain: float) -> None:
+    """And not a preemption, after which the job would be queued again."""
+    stage = StageSpec.model_validate(
+        {
+            "name": "swarm",
+            "blocks": {"total": 8, "servers": 1, "drain": drain},
+            "pipeline": [HOST_STEP],
+            "executor": {"type": "slurm", "time": "1-00:00:00"},
+        }
+    )
+    one = Life(tmp_path, drain=drain)
+    warned_s = block_scripts(stage)["warning_s"] + 60
+    one.server.identity = Identity("00000.1", "12_0", time.time() + warned_s)
+    assert one.server.near_its_end()
+    one.server.identity = Identity("00000.1", "12_0", time.time() + warned_s + 600)
+    assert not one.server.near_its_end()
+
+
+def test_settings_are_the_keys_of_a_file_and_its_defaults_are_what_was_simulated() -> None:
+    spec = BlocksSpec(total=8, servers=2)
+    assert vars(BlockSettings(total=8, servers=2)) == spec.model_dump()
+    simulated = POLICIES["recommended"]
+    assert RULES[spec.rebalance](spec.balance_quality) is simulated.rule
+    assert (spec.lease, simulated.lock, simulated.delta) == (simulated.lease_s, True, True)
+    assert spec.mean_block_selection_delay == MEAN_BLOCK_SELECTION_DELAY
+
+
 def test_a_server_leaves_before_its_job_ends_without_being_told(tmp_path: Path) -> None:
     one = Life(tmp_path)
-    one.server.identity = Identity("00000.1", 0, "12_0", time.time() + 7)
+    one.server.identity = Identity("00000.1", "12_0", time.time() + 7)
     one.start()
     one.thread.join(20)
     assert one.ended == "its job's time is up"
@@ -142,7 +188,7 @@ def test_a_server_leaves_before_its_job_ends_without_being_told(tmp_path: Path) 
 def test_it_moves_where_another_one_decides_and_loads_only_what_it_lacks(live: Callable[..., Life]) -> None:
     one = live(rebalance="none")
     until(lambda: one.serves(0, 4), "it to serve")
-    leader = Registry(Storage(), one.folder, "leader")
+    leader = Registry(Storage(), one.folder, 8, "leader")
     assert leader.claim(lambda view: as_moves({"00000.1": range(2, 6)}, view)) is not None
     until(lambda: one.serves(2, 6), "it to move")
     assert one.host.calls[-3:] == [("unload", range(2)), ("load", range(4, 5)), ("load", range(5, 6))]
@@ -159,7 +205,7 @@ def test_while_it_loads_it_serves_what_it_has_and_its_heart_beats(live: Callable
     until(lambda: one.serves(0, 4), "it to serve")
     one.host.flag = str(tmp_path / "flag")
     one.host.script["load"] = "wait"
-    Registry(Storage(), one.folder, "leader").claim(lambda view: as_moves({"00000.1": range(2, 6)}, view))
+    Registry(Storage(), one.folder, 8, "leader").claim(lambda view: as_moves({"00000.1": range(2, 6)}, view))
 
     def moving() -> ServerRecord | None:
         record = one.record()
@@ -183,7 +229,7 @@ def test_the_rules_move_servers_to_where_they_are_needed(live: Callable[..., Lif
         return sorted((span.start, span.end) for span in one.reader.refresh().online())
 
     until(lambda: served() == [(0, 4), (4, 8)], "both to serve")
-    leader = Registry(Storage(), one.folder, "leader")
+    leader = Registry(Storage(), one.folder, 8, "leader")
     claim = leader.claim(lambda view: as_moves({"00000.1": range(4), "00001.1": range(4)}, view))
     assert claim is not None
     until(lambda: leader.refresh().claim > claim.number and served() == [(0, 4), (4, 8)], "one of them to move")

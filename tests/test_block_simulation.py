@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stagger.blocks.simulation import Outcome, bound_steps, simulate
-from stagger.blocks.simulation_policies import (
+from stagger.blocks.rules import Setting, Swarm
+from stagger.blocks.simulation.policies import (
     COMPARED,
     IDEAL,
     PETALS_LEASE_S,
@@ -20,11 +20,10 @@ from stagger.blocks.simulation_policies import (
     Checks,
     Conditions,
     Policy,
-    Setting,
-    View,
 )
-from stagger.blocks.simulation_report import Comparison, Experiment, compare, rows
-from stagger.blocks.simulation_traces import SCENARIOS, Server, trace
+from stagger.blocks.simulation.report import Comparison, Experiment, compare, rows
+from stagger.blocks.simulation.swarm import Outcome, bound_steps, simulate
+from stagger.blocks.simulation.traces import SCENARIOS, Server, trace
 from stagger.cli.block_simulation import Wanted, experiments
 from stagger.errors import StaggerError
 from tests.conftest import Cli
@@ -38,11 +37,13 @@ def run(servers: list[Server], policy: Policy, conditions: Conditions, *, second
     return simulate(servers, bound, policy, conditions, hours=seconds / 3600, total_blocks=blocks, seed=0)
 
 
-def ordered(moves: dict[float, dict[str, range]], seen: list[View] | None = None, *, delta: bool, lock: bool) -> Policy:
+def ordered(
+    moves: dict[float, dict[str, range]], seen: list[Swarm] | None = None, *, delta: bool, lock: bool
+) -> Policy:
     """A leader that orders moves at its checks, every minute, and writes down what it sees."""
     checks = iter(range(60, 100_000, 60))
 
-    def rule(local_id: str, view: View, setting: Setting) -> dict[str, range]:
+    def rule(local_id: str, view: Swarm, setting: Setting) -> dict[str, range]:
         if seen is not None:
             seen.append(view)
         return moves.get(next(checks), {})
@@ -76,7 +77,7 @@ def test_joining_servers_wait_a_moment_without_a_lock() -> None:
 def test_a_move_loads_what_is_missing_and_serves_the_rest(delta: bool, loaded: int, unserved_s: float) -> None:
     """Server b alone serves block 2, and loads block 0 when it moves there; the others serve the rest."""
     servers = [Server("a", 1, 1.0, 0), Server("b", 3, 1.0, 1), Server("c", 1, 1.0, 2), Server("d", 1, 1.0, 3)]
-    seen: list[View] = []
+    seen: list[Swarm] = []
     conditions = Conditions(seconds_per_block=2)
     quiet = run(servers, ordered({}, seen, delta=delta, lock=True), conditions, seconds=400, blocks=4)
     spans = {span.server_id: range(span.start, span.end) for span in seen[-1].spans}
@@ -93,7 +94,7 @@ def test_a_move_loads_what_is_missing_and_serves_the_rest(delta: bool, loaded: i
 def test_crashed_servers_stay_listed_for_the_lease(crashes: bool, lock: bool, listed_s: float) -> None:
     assert (REGISTRY_LEASE_S, PETALS_LEASE_S) == (45, 240)
     servers = [Server("a", 4, 1.0, 0), Server("b", 4, 1.0, 0, leaves_s=100, crashes=crashes)]
-    seen: list[View] = []
+    seen: list[Swarm] = []
     run(servers, ordered({}, seen, delta=True, lock=lock), REALISTIC, seconds=600, blocks=4)
     both = [60 * number for number, view in enumerate(seen, 1) if len(view.spans) == 2]
     assert both == list(range(60, int(100 + listed_s) + 1, 60))
@@ -101,7 +102,7 @@ def test_crashed_servers_stay_listed_for_the_lease(crashes: bool, lock: bool, li
 
 def test_nothing_is_seen_before_its_time() -> None:
     """At 60 s the server has chosen (within 10 s), but what it says is seen after 100."""
-    seen: list[View] = []
+    seen: list[Swarm] = []
     policy = ordered({}, seen, delta=False, lock=False)
     run([Server("a", 4, 1.0, 0)], policy, Conditions(visibility_s=100), seconds=200, blocks=4)
     assert [len(view.spans) for view in seen] == [0, 1, 1]
@@ -109,7 +110,7 @@ def test_nothing_is_seen_before_its_time() -> None:
 
 def test_calm_is_since_a_server_was_last_seen_to_come_or_go() -> None:
     """One comes at 100 s, and crashes at 200 s, which is seen 45 s later. That it has loaded is no news."""
-    seen: list[View] = []
+    seen: list[Swarm] = []
     servers = [Server("a", 4, 1.0, 0), Server("b", 4, 1.0, 100, leaves_s=200, crashes=True)]
     run(servers, ordered({}, seen, delta=True, lock=True), REALISTIC, seconds=330, blocks=4)
     assert [view.calm_s for view in seen] == [60, 20, 80, 140, 55]
@@ -219,7 +220,7 @@ def test_scenarios_are_named_one_by_one_or_all() -> None:
     assert names("join", "all") == list(SCENARIOS)
     with pytest.raises(StaggerError, match="no scenario 'chrun'; did you mean 'churn'"):
         names("chrun")
-    with pytest.raises(StaggerError, match="no scenario 'x'; there are join, churn, wave, slurm"):
+    with pytest.raises(StaggerError, match="no scenario 'x'; valid are join, churn, wave, slurm"):
         names("x")
     with pytest.raises(StaggerError, match="--ideal means --visibility 0"):
         names("join", visibility_s=3, ideal=True)

@@ -58,6 +58,11 @@ def test_the_command_line_imports_no_numerics(tmp_path: Path) -> None:
     assert not imported_by("import stagger.cli.main", folder=tmp_path) & {"numpy", "scipy"}
 
 
+def test_a_block_server_imports_numpy_and_no_more(tmp_path: Path) -> None:
+    found = imported_by("import stagger.blocks.step, stagger.blocks.server, stagger.blocks.simulated", folder=tmp_path)
+    assert not found & {"pydantic", "loguru", "typer", "jinja2", "rich", "scipy", "submitit", "fsspec"}
+
+
 def test_a_task_on_local_paths_imports_only_what_it_uses(
     cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:

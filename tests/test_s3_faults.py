@@ -256,6 +256,8 @@ def test_a_hundred_ranks_with_three_requests_in_ten_failing_write_the_same_bytes
         stem, dot, endings = path.name.partition(".")
         for copy in range(copies):  # Round robin gives each rank one copy of each shard.
             storage.write(f"s3://data/copies/{stem}-{copy:02d}{dot}{endings}", path.read_bytes())
+    s3.set_faults(**THREE_IN_TEN, seed=6)
+    s3.reset()
     jobs = []
     for engine in ENGINES:
         options = {"s3": {"engine": engine}}
@@ -263,8 +265,6 @@ def test_a_hundred_ranks_with_three_requests_in_ten_failing_write_the_same_bytes
         s3_cli("launch", file, "--limit", 1, check=0)
         settings = json.loads(storage.read(f"s3://out/{engine}/run/launches/1/launch.json"))["settings"]
         jobs.append([sys.executable, "-c", MANY_RANKS, settings, f"0-{copies - 1}"])
-    s3.set_faults(**THREE_IN_TEN, seed=6)
-    s3.reset()
     environment = {**s3_cli.env, "PYTHONPATH": str(Path(__file__).parent.parent)}
     running = [subprocess.Popen(job, env=environment, stderr=subprocess.PIPE) for job in jobs]
     for process in running:

@@ -16,7 +16,7 @@ METHODS = ("room", "measure", "load", "unload", "serve")
 
 @dataclass(frozen=True)
 class HostContext:
-    """What a host is told of its place: the model's number of blocks and its path, the server's rank, its folder.
+    """What a host is told of its place: the model's number of blocks and its path, and the server's rank.
 
     `stopping` says whether the process has been told to stop: what takes long looks at it.
     """

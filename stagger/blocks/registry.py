@@ -19,19 +19,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
-from loguru import logger
 
 from stagger.blocks.placement import ServerState, Span
+from stagger.blocks.settings import LEASE_S
+from stagger.rundir import pad
 from stagger.storage import Storage, join
-
-#: Seconds between two heartbeats, on average; each is U(0.5, 1.5) times that, so that they do not come in step.
-HEARTBEAT_S = 15.0
-
-#: Seconds without a heartbeat after which a server counts as gone: three of them.
-LEASE_S = 45.0
 
 #: Before a claim is tried again: U(0, 2^n) times as long as the try took (full jitter), and never longer than this.
 LONGEST_WAIT_S = 5.0
@@ -43,6 +38,11 @@ class Placed(NamedTuple):
     start: int
     end: int
     throughput: float
+
+    def fits(self, total_blocks: int) -> bool:
+        """Whether there can be such a thing in a model of so many blocks."""
+        whole = type(self.start) is int and type(self.end) is int and 0 <= self.start < self.end <= total_blocks
+        return whole and isinstance(self.throughput, (int, float)) and 0 <= self.throughput < float("inf")
 
 
 class Decided(NamedTuple):
@@ -81,19 +81,18 @@ class ServerRecord:
         return orjson.dumps({**vars(self), "state": self.state.name}, option=orjson.OPT_INDENT_2)
 
     @classmethod
-    def decode(cls, data: bytes) -> ServerRecord:
-        """Raises ValueError for a record that is damaged or none."""
+    def decode(cls, data: bytes, total_blocks: int) -> ServerRecord:
+        """Raises ValueError for a record that is damaged, or none of a model of so many blocks."""
         content = orjson.loads(data)
         try:
             content["state"] = ServerState[content["state"]]
             serving = content["serving"]
             content["serving"] = None if serving is None else (int(serving[0]), int(serving[1]))
             record = cls(**content)
-            numbers = (record.start, record.end, record.claim, record.sequence)
-            sound = all(type(number) is int for number in numbers) and 0 <= record.start < record.end
-            sound &= isinstance(record.throughput, (int, float)) and 0 <= record.throughput < float("inf")
+            sound = all(type(number) is int for number in (record.claim, record.sequence))
+            sound &= Placed(record.start, record.end, record.throughput).fits(total_blocks)
             if record.serving is not None:
-                sound &= 0 <= record.serving[0] < record.serving[1]
+                sound &= Placed(*record.serving, record.throughput).fits(total_blocks)
         except (KeyError, TypeError, IndexError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
         if not sound:
@@ -122,8 +121,8 @@ class Claim:
         return orjson.dumps(content, option=orjson.OPT_INDENT_2)
 
     @classmethod
-    def decode(cls, data: bytes) -> Claim:
-        """Raises ValueError for a claim that is damaged or none."""
+    def decode(cls, data: bytes, total_blocks: int) -> Claim:
+        """Raises ValueError for a claim that is damaged, or none of a model of so many blocks."""
         content = orjson.loads(data)
         try:
             placements = {
@@ -134,7 +133,7 @@ class Claim:
             claim = cls(int(content["number"]), str(content["by"]), float(content["time"]), moves, placements)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
-        if not all(0 <= decided.placed.start < decided.placed.end for decided in placements.values()):
+        if not all(decided.placed.fits(total_blocks) for decided in placements.values()):
             raise ValueError("blocks that cannot be")
         return claim
 
@@ -189,41 +188,39 @@ class View:
 class Registry:
     """A reader of a swarm's folder, and, as server `server_id`, a writer. For one thread.
 
-    `clock` gives seconds that only go forward; `pause` waits, and may raise when the process is to stop.
+    Files that are damaged, or tell of blocks beyond the model's, do not count: one must not stop all servers. `clock`
+    gives seconds that only go forward; `tell` is told of each such file once.
     """
 
     def __init__(
         self,
         storage: Storage,
         folder: str,
+        total_blocks: int,
         server_id: str = "",
         *,
         lease_s: float = LEASE_S,
         clock: Callable[[], float] = time.monotonic,
-        pause: Callable[[float], None] = time.sleep,
+        tell: Callable[[str], None] = print,
     ) -> None:
         self.storage = storage
         self.folder = folder
+        self.total_blocks = total_blocks
         self.server_id = server_id
         self.lease_s = lease_s
         self._clock = clock
-        self._pause = pause
+        self._tell = tell
         self._random = Random()  # noqa: S311 - jitter, seeded by the system in each process.
         self._versions: dict[str, str] = {}
         self._records: dict[str, ServerRecord] = {}
         self._claim: Claim | None = None  # The latest that can be read.
         self._taken = 0  # A number that another's claim was found to have: NFS may list it late.
         self._seen: dict[int, float] = {}  # When a claim was first seen, by its number.
-        self._waiting: dict[
-            str, tuple[int, float]
-        ] = {}  # Who claimed (when it was seen), and has not announced itself.
+        #: Who has claimed (the claim's number, and when it was seen), and has not announced itself yet.
+        self._waiting: dict[str, tuple[int, float]] = {}
         self._heard: dict[str, float] = {}  # When a server's sequence number was last seen to change.
         self._gone_since: dict[str, float] = {}
         self._damaged: set[str] = set()
-
-    def pause_with(self, pause: Callable[[float], None]) -> None:
-        """Wait by `pause` from now on."""
-        self._pause = pause
 
     # ---- Reading ----
 
@@ -252,15 +249,15 @@ class Registry:
         key = _key(name)
         try:
             if _kind(name) == "claim":
-                self._claim = Claim.decode(data)
+                self._claim = Claim.decode(data, self.total_blocks)
                 return
-            record = ServerRecord.decode(data)
+            record = ServerRecord.decode(data, self.total_blocks)
             if record.server_id != key:
                 raise ValueError(f"it is of {record.server_id}")
         except ValueError as error:  # orjson's too.
             if name not in self._damaged:
                 self._damaged.add(name)
-                logger.warning(f"{join(self.folder, name)} is damaged ({error}), and does not count")
+                self._tell(f"{join(self.folder, name)} is damaged ({error}), and does not count")
             self._records.pop(key, None)
             return
         before = self._records.get(key)
@@ -295,10 +292,12 @@ class Registry:
 
     # ---- Writing ----
 
-    def claim(self, decide: Callable[[View], Mapping[str, Placed]]) -> Claim | None:
+    def claim(
+        self, decide: Callable[[View], Mapping[str, Placed]], pause: Callable[[float], None] = time.sleep
+    ) -> Claim | None:
         """Announce what `decide` makes of the swarm, if by then nobody has decided anything else: then it looks again.
 
-        None when `decide` finds nothing to do. Raises what it raises.
+        None when `decide` finds nothing to do. `pause` waits before that. Raises what these raise.
         """
         failures = 0
         while True:
@@ -321,7 +320,7 @@ class Registry:
                 self._taken = max(self._taken, number)
             failures += 1
             longest = min(LONGEST_WAIT_S, (self._clock() - looked) * 2.0**failures)
-            self._pause(self._random.random() * longest)
+            pause(self._random.random() * longest)
 
     def announce(self, record: ServerRecord) -> ServerRecord:
         """Replace the own record; a new sequence number says that it is alive. Returns it with that one."""
@@ -354,6 +353,17 @@ class Registry:
         return join(self.folder, f"server.{server_id}.json")
 
 
+def server_id(rank: int, attempt: str) -> str:
+    """The id of one attempt of a rank: what a job that begins again was before is another server."""
+    return f"{pad(rank)}.{attempt}"
+
+
+def rank_of(server_id: str) -> int:
+    """A server's rank, by its id; -1 for an id of another make."""
+    rank = server_id.partition(".")[0]
+    return int(rank) if rank.isdecimal() else -1
+
+
 def _claim_name(number: int) -> str:
     return f"claim.{number:09d}.json"
 
@@ -381,8 +391,3 @@ def as_moves(windows: Mapping[str, range], view: View) -> dict[str, Placed]:
         name: Placed(window.start, window.stop, view.members[name].target.throughput)
         for name, window in windows.items()
     }
-
-
-def document(record: ServerRecord) -> dict[str, Any]:
-    """A record as JSON."""
-    return {**vars(record), "state": record.state.name}

@@ -18,23 +18,23 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from stagger.attempt_log import log
-from stagger.blocks.balancing import own_move, uncovered_by
+from stagger.blocks.background import Background
 from stagger.blocks.host import Host, Speed
 from stagger.blocks.measuring import devices, measured
 from stagger.blocks.placement import (
     MEAN_BALANCE_CHECK_PERIOD,
     ServerState,
-    Span,
     balance_check_delay,
     block_selection_delay,
     choose_best_blocks,
     server_throughput,
-    should_choose_other_blocks,
 )
-from stagger.blocks.planner import horizon, plan_delay, planned_moves
-from stagger.blocks.registry import Placed, Registry, ServerRecord, View, as_moves, jittered
+from stagger.blocks.planner import plan_delay
+from stagger.blocks.registry import Placed, Registry, ServerRecord, View, as_moves, jittered, rank_of
+from stagger.blocks.rules import Rule, Setting, Swarm, full, own_gain, planner
+from stagger.blocks.settings import BlockSettings
 from stagger.errors import Interrupted, StaggerError
-from stagger.spec.blocks import BlocksSpec
+from stagger.slurm.job import TIME_IS_UP_S
 from stagger.task_context import StopFlag
 
 #: A wait is this often interrupted to look whether a signal has come, or the host is done.
@@ -42,6 +42,18 @@ NAP_S = 0.1
 
 #: What a server says when it leaves, by the signal that made it.
 REASONS = {"SIGTERM": "told to stop", "SIGUSR2": "its job's time is up"}
+
+#: Slurm's warning comes up to so many seconds before a server needs the time that it drains in: jobs are warned 60 s
+#: sooner than that (`stagger.executor.slurm.block_scripts`), and Slurm may do it another 60 s sooner (sbatch(1)).
+WARNED_EARLY_S = 150
+
+#: The rules that `rebalance` names, given `balance_quality`; what they are worth is in docs/block-placement.md.
+RULES: dict[str, Callable[[float], Rule | None]] = {
+    "planner": lambda _: planner,
+    "own_gain": lambda _: own_gain,
+    "full": lambda quality: full(quality, guard=True),
+    "none": lambda _: None,
+}
 
 #: How long a block loads, in seconds, as long as this server has loaded none.
 SECONDS_PER_BLOCK = 3.0
@@ -51,35 +63,31 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Identity:
-    """Who a server is: `server_id` of this attempt alone, `rank` of all attempts, its job, and when that ends, in
-    seconds since the epoch.
-    """
+    """Who a server is, its job, and when that ends, in seconds since the epoch."""
 
     server_id: str
-    rank: int
     job: str = ""
     job_ends: float | None = None
 
 
 class BlockServer:
-    """One server of a swarm. `spec.total` must be known."""
+    """One server of a swarm."""
 
     def __init__(
         self,
-        spec: BlocksSpec,
+        settings: BlockSettings,
         host: Host,
         registry: Registry,
         identity: Identity,
         stop: StopFlag,
         seed: int | None = None,
     ) -> None:
-        assert spec.total is not None
-        self.spec = spec
+        self.settings = settings
+        self.rule = RULES[settings.rebalance](settings.balance_quality)
         self.host = host
         self.registry = registry
         self.identity = identity
         self.stop = stop
-        self.total: int = spec.total
         self.rng = np.random.default_rng(seed)
         self.random = Random(seed)  # noqa: S311 - jitter.
         self.record: ServerRecord | None = None
@@ -91,7 +99,6 @@ class BlockServer:
         self.began = time.monotonic()
         self.serving = Background("serving", self._serve)
         self.told_to_end = threading.Event()
-        registry.pause_with(self.pause)
 
     @property
     def id(self) -> str:
@@ -103,7 +110,7 @@ class BlockServer:
         """
         try:
             num_blocks, throughput = self.measure()
-            self.pause(block_selection_delay(self.rng, self.spec.mean_block_selection_delay))
+            self.pause(block_selection_delay(self.rng, self.settings.mean_block_selection_delay))
             self.join(num_blocks, throughput)
             self.load()
             self.hold()
@@ -114,6 +121,7 @@ class BlockServer:
             self.leave(reason)
             if str(signal) != "SIGUSR2" or not self.near_its_end():
                 raise
+            self.stop.take()  # One that came meanwhile asks for what is done.
         except BaseException as error:
             self.leave(f"failed: {error}")
             raise
@@ -124,14 +132,16 @@ class BlockServer:
     def measure(self) -> tuple[int, float]:
         """How many blocks this server hosts, and how many requests per second it then serves."""
         room = self.in_background("counting what fits", self.host.room)
-        wanted = room if self.spec.num_blocks == "auto" else self.spec.num_blocks
+        wanted = room if self.settings.num_blocks == "auto" else self.settings.num_blocks
         if not 1 <= wanted <= room:
             raise StaggerError(f"{room} blocks fit on this host, not {wanted} (blocks.num_blocks).")
-        workload = getattr(self.host, "workload", f"{self.spec.host} {self.spec.host_options} {self.spec.model}")
-        speed: Speed = self.in_background(
-            "measuring", lambda: self._measured(f"{devices()} {workload}"), self.spec.measure_timeout
+        workload = getattr(
+            self.host, "workload", f"{self.settings.host} {self.settings.host_options} {self.settings.model}"
         )
-        num_blocks = min(wanted, self.total)
+        speed: Speed = self.in_background(
+            "measuring", lambda: self._measured(f"{devices()} {workload}"), self.settings.measure_timeout
+        )
+        num_blocks = min(wanted, self.settings.total)
         throughput = server_throughput(
             speed.forward_rps, speed.network_rps, num_blocks, behind_relay=speed.behind_relay
         )
@@ -139,19 +149,20 @@ class BlockServer:
         return num_blocks, throughput
 
     def _measured(self, workload: str) -> Speed:
-        return measured(workload, self.host.measure, self.spec.measure_timeout)
+        return measured(workload, self.host.measure, self.settings.measure_timeout)
 
     def join(self, num_blocks: int, throughput: float) -> None:
         """Claim the blocks that are worst off, and say so."""
         for name, member in self.registry.refresh().members.items():
-            if member.record is not None and name != self.id and name.startswith(f"{self.identity.rank:05d}."):
+            if member.record is not None and name != self.id and rank_of(name) == rank_of(self.id):
                 self.registry.retire(member.record, f"its job began again, as {self.id}")
 
         def choose(view: View) -> dict[str, Placed]:
-            window = choose_best_blocks(num_blocks, view.spans(), self.total)
+            self.see(view)
+            window = choose_best_blocks(num_blocks, view.spans(), self.settings.total)
             return {self.id: Placed(window.start, window.stop, throughput)}
 
-        claim = self.registry.claim(choose)
+        claim = self.registry.claim(choose, self.pause)
         assert claim is not None
         placed = claim.placements[self.id].placed
         log(f"claims blocks {placed.start} to {placed.end - 1} (claim {claim.number})")
@@ -201,15 +212,15 @@ class BlockServer:
 
     def check_delay(self) -> float:
         """Seconds until the next check: random, so that servers do not check in step."""
-        mean = self.spec.mean_balance_check_period
-        if mean == "auto" and self.spec.rebalance == "planner":
+        mean = self.settings.mean_balance_check_period
+        if mean == "auto" and self.settings.rebalance == "planner":
             return plan_delay(len(self.view.members), self.rng)
         return balance_check_delay(self.rng, MEAN_BALANCE_CHECK_PERIOD if mean == "auto" else mean)
 
     def check(self) -> None:
         """Decide who should move, this server or others, and claim it for them; clear away what nobody needs."""
         try:
-            claim = self.registry.claim(lambda view: as_moves(self.wanted_moves(view), view))
+            claim = self.registry.claim(lambda view: as_moves(self.wanted_moves(view), view), self.pause)
             if claim is not None:
                 log(f"claim {claim.number}: to move: {', '.join(claim.moves)}")
             self.see(self.registry.refresh())
@@ -223,34 +234,11 @@ class BlockServer:
         if self.id not in view.members:
             self.announce(self.mine)  # Others took it for gone, while it was cut off.
             return {}
-        spans, online = view.spans(), view.online()
-        if self.spec.rebalance == "planner":
-            calm_s = time.monotonic() - self.calm_since
-            return planned_moves(
-                spans,
-                online,
-                self.total,
-                seconds_per_block=self.seconds_per_block(),
-                horizon_s=horizon(calm_s),
-                rng=self.rng,
-            )
-        if self.spec.rebalance == "own_gain":
-            window = own_move(self.id, spans, online, self.total)
-            return {} if window is None else {self.id: window}
-        if self.spec.rebalance == "full":
-            return self.full_rule(spans, online)
-        return {}
-
-    def full_rule(self, spans: list[Span], online: list[Span]) -> Mapping[str, range]:
-        """Petals' rule 2, then rule 1; but no block is left that nobody else serves now."""
-        if not should_choose_other_blocks(self.id, spans, self.total, self.spec.balance_quality, rng=self.rng):
+        if self.rule is None:
             return {}
-        others = [span for span in spans if span.server_id != self.id]
-        window = choose_best_blocks(self.mine.end - self.mine.start, others, self.total)
-        served = next((span for span in online if span.server_id == self.id), None)
-        if window.start == self.mine.start or (served and uncovered_by(served, window, online, self.total)):
-            return {}
-        return {self.id: window}
+        swarm = Swarm(view.spans(), view.online(), time.monotonic() - self.calm_since)
+        setting = Setting(self.settings.total, self.seconds_per_block(), delta=True, rng=self.rng)
+        return self.rule(self.id, swarm, setting)
 
     def seconds_per_block(self) -> float:
         loaded = self.mine.blocks_loaded
@@ -284,23 +272,23 @@ class BlockServer:
         self.told_to_end.set()
         if self.record is not None:
             self.announce(replace(self.mine, state=ServerState.OFFLINE, serving=None, reason=reason[:500]))
-        if self.serving.started and not self.serving.join(self.spec.drain):
-            log(f"what was being served did not end within {self.spec.drain:g} s (blocks.drain)", "WARNING")
+        if self.serving.started and not self.serving.join(self.settings.drain):
+            log(f"what was being served did not end within {self.settings.drain:g} s (blocks.drain)", "WARNING")
 
     # ---- Time ----
 
     def is_over(self) -> bool:
         """Whether it has served as long as it was to. Raises Interrupted when its job's time is nearly up."""
-        if self.spec.serve_for is not None and time.monotonic() - self.began > self.spec.serve_for:
+        if self.settings.serve_for is not None and time.monotonic() - self.began > self.settings.serve_for:
             return True
-        if self.identity.job_ends is not None and time.time() > self.identity.job_ends - self.spec.drain - 5:
+        if self.identity.job_ends is not None and time.time() > self.identity.job_ends - self.settings.drain - 5:
             raise Interrupted("SIGUSR2")
         return False
 
     def near_its_end(self) -> bool:
         """Whether the job's time is up, or will be before anything else can be done; so it is when nobody knows."""
         ends = self.identity.job_ends
-        return ends is None or time.time() > ends - max(200.0, 2 * self.spec.drain)
+        return ends is None or time.time() > ends - max(TIME_IS_UP_S, self.settings.drain + WARNED_EARLY_S)
 
     def pause(self, seconds: float) -> None:
         """Wait, with heartbeats. Raises Interrupted for a signal, and what made serving fail."""
@@ -321,7 +309,7 @@ class BlockServer:
         not given up for that.
         """
         self.record = record
-        self.heartbeat_at = time.monotonic() + jittered(self.spec.heartbeat, self.random)
+        self.heartbeat_at = time.monotonic() + jittered(self.settings.heartbeat, self.random)
         try:
             self.record = self.registry.announce(record)
         except (OSError, StaggerError) as error:
@@ -347,10 +335,10 @@ class BlockServer:
         task = Background(what, work)
         task.start()
         began = time.monotonic()
-        while not task.join(0):
+        while not task.join(NAP_S):
             if timeout_s is not None and time.monotonic() - began > timeout_s:
                 raise StaggerError(f"{what} has taken more than {timeout_s:g} s.")
-            self.pause(NAP_S / 2)
+            self.pause(0)
         task.raise_if_failed()
         return cast("T", task.result)
 
@@ -374,37 +362,6 @@ class BlockServer:
         if self.record is None:
             return {}
         return {"server": self.id, "moves": self.mine.moves, "blocks_loaded": self.mine.blocks_loaded}
-
-
-class Background:
-    """Something done by a thread that does not keep the process alive; a host may hang."""
-
-    def __init__(self, what: str, work: Callable[[], Any]) -> None:
-        self.what = what
-        self.started = False
-        self._work = work
-        self._thread = threading.Thread(target=self._run, name=what, daemon=True)
-        self.result: Any = None
-        self._error: BaseException | None = None
-
-    def start(self) -> None:
-        self.started = True
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.result = self._work()
-        except BaseException as error:
-            self._error = error
-
-    def join(self, seconds: float) -> bool:
-        """Whether it has ended, within so many seconds."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
-
-    def raise_if_failed(self) -> None:
-        if self._error is not None:
-            raise StaggerError(f"{self.what} failed: {type(self._error).__name__}: {self._error}") from self._error
 
 
 def runs(blocks: list[int]) -> list[range]:

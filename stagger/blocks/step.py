@@ -6,13 +6,14 @@ import inspect
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from stagger.attempt_log import log
 from stagger.blocks.host import HostContext, host_class
+from stagger.blocks.settings import BlockSettings
 from stagger.errors import StaggerError, missing_extra
 from stagger.slurm.job import job_state
-from stagger.spec.blocks import BlocksSpec
 from stagger.storage import Storage, join
 from stagger.task_context import TaskContext
 
@@ -37,7 +38,7 @@ class HostBlocks:
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self.spec = BlocksSpec.model_validate(settings)
+        self.settings = BlockSettings(**settings)
 
     def check_tasks(self, tasks: int) -> None:
         """At launch: the host can be had, takes its options, and what deciding needs is installed."""
@@ -45,29 +46,33 @@ class HostBlocks:
             import numpy  # noqa: F401
         except ImportError as error:
             raise missing_extra("blocks", "numpy", error) from error
-        target = host_class(self.spec.host)
+        target = host_class(self.settings.host)
         try:
-            inspect.signature(target).bind(None, **self.spec.host_options)
+            inspect.signature(target).bind(None, **self.settings.host_options)
         except TypeError as error:
-            raise StaggerError(f"blocks.host_options: {self.spec.host} does not take them: {error}.") from None
+            raise StaggerError(f"blocks.host_options: {self.settings.host} does not take them: {error}.") from None
 
     def bind(self, task: TaskContext) -> None:
         self._task = task
 
     def __call__(self, data: Iterator[Any], rank: int, world_size: int) -> Iterator[Any]:
-        from stagger.blocks.registry import Registry
+        from stagger.blocks.registry import Registry, server_id
         from stagger.blocks.server import BlockServer, Identity
 
-        place = self._task.circumstances
-        identity = Identity(f"{rank:05d}.{place.attempt}", rank, place.job, job_ends(place.job))
+        place, settings = self._task.circumstances, self.settings
+        identity = Identity(server_id(rank, place.attempt), place.job, job_ends(place.job))
+        folder = registry_folder(place.stage_dir)
         registry = Registry(
-            self._task.storage, registry_folder(place.stage_dir), identity.server_id, lease_s=self.spec.lease
+            self._task.storage,
+            folder,
+            settings.total,
+            identity.server_id,
+            lease_s=settings.lease,
+            tell=partial(log, level="WARNING"),
         )
-        assert self.spec.total is not None
-        context = HostContext(self.spec.total, self.spec.model, rank, lambda: bool(place.stop.signal))
-        server = BlockServer(
-            self.spec, host_class(self.spec.host)(context, **self.spec.host_options), registry, identity, place.stop
-        )
+        context = HostContext(settings.total, settings.model, rank, lambda: bool(place.stop.signal))
+        host = host_class(settings.host)(context, **settings.host_options)
+        server = BlockServer(settings, host, registry, identity, place.stop)
         try:
             server.run()
         finally:

@@ -7,7 +7,7 @@ from typing import Any
 
 from stagger.blocks.bound import throughput_bound
 from stagger.blocks.placement import ServerState, compute_throughputs
-from stagger.blocks.registry import Member, Registry, ServerRecord, View
+from stagger.blocks.registry import Placed, Registry, ServerRecord, View, rank_of
 
 
 @dataclass(frozen=True)
@@ -63,19 +63,24 @@ class SwarmStatus:
         }
 
 
-def swarm_status(registry: Registry, total_blocks: int, wanted: int, running: set[int]) -> SwarmStatus:
+def swarm_status(registry: Registry, wanted: int, running: set[int]) -> SwarmStatus:
     """The swarm now, `running` being the ranks whose jobs run: who is not among them is gone, whatever it said last.
 
     Who looks once cannot judge a lease; who keeps the registry and looks again, does.
     """
-    view = registry.refresh()
+    view, total_blocks = registry.refresh(), registry.total_blocks
     dead = {name for name in view.members if rank_of(name) not in running}
     alive = View(view.claim, {name: member for name, member in view.members.items() if name not in dead})
     spans, online = alive.spans(), alive.online()
-    lines = [_line(name, member) for name, member in alive.members.items()]
+    lines = [
+        _line(member.record or _unannounced(name, member.target), member.state.name, target=member.target)
+        for name, member in alive.members.items()
+    ]
     records = [view.members[name].record for name in dead]
-    lines += [_gone(record, "its job is not running") for record in records if record is not None]
-    lines += [_gone(record, record.reason, leaving=rank_of(name) in running) for name, record in view.gone.items()]
+    lines += [_line(record, "GONE", "its job is not running") for record in records if record is not None]
+    for name, record in view.gone.items():
+        leaving = record.state == ServerState.OFFLINE and rank_of(name) in running
+        lines.append(_line(record, "LEAVING" if leaving else "GONE", record.reason))
     return SwarmStatus(
         total_blocks=total_blocks,
         wanted=wanted,
@@ -87,38 +92,16 @@ def swarm_status(registry: Registry, total_blocks: int, wanted: int, running: se
     )
 
 
-def rank_of(server_id: str) -> int:
-    """A server's rank, by its id; -1 for an id of another make."""
-    rank = server_id.partition(".")[0]
-    return int(rank) if rank.isdecimal() else -1
+def _line(record: ServerRecord, state: str, reason: str = "", target: Placed | None = None) -> ServerLine:
+    shown = {key: value for key, value in vars(record).items() if key in ServerLine.__annotations__}
+    if target is not None:
+        shown |= target._asdict()
+    else:
+        shown["serving"] = None
+    return ServerLine(**{**shown, "server": record.server_id, "state": state, "reason": reason})
 
 
-def _line(name: str, member: Member) -> ServerLine:
-    target = member.target
-    known = _told(member.record) if member.record is not None else _SILENT
-    place = {"start": target.start, "end": target.end, "throughput": target.throughput}
-    return ServerLine(**{**known, **place, "server": name, "state": member.state.name, "reason": ""})
-
-
-def _gone(record: ServerRecord, reason: str, leaving: bool = False) -> ServerLine:
-    state = "LEAVING" if leaving and record.state == ServerState.OFFLINE else "GONE"
-    return ServerLine(
-        **{**_told(record), "server": record.server_id, "state": state, "serving": None, "reason": reason}
-    )
-
-
-def _told(record: ServerRecord) -> dict[str, Any]:
-    """What a record says that is shown."""
-    return {key: value for key, value in vars(record).items() if key in ServerLine.__annotations__}
-
-
-#: Of a server that has claimed blocks, and not announced itself yet.
-_SILENT: dict[str, Any] = {
-    "host": "",
-    "port": None,
-    "serving": None,
-    "moves": 0,
-    "blocks_loaded": 0,
-    "job": "",
-    "job_ends": None,
-}
+def _unannounced(name: str, target: Placed) -> ServerRecord:
+    """What stands for the record of a server that has claimed blocks, and has not said a word yet."""
+    start, end, throughput = target
+    return ServerRecord(name, "", None, ServerState.JOINING, start, end, None, throughput, claim=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import textwrap
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -10,13 +9,14 @@ from typing import Any
 
 from stagger.errors import StaggerError, missing_extra
 from stagger.progress import busy
+from stagger.spec.steps import nearest
 
 try:
-    from stagger.blocks.simulation_policies import COMPARED, IDEAL, POLICIES, REALISTIC, Conditions
-    from stagger.blocks.simulation_report import Comparison, Experiment, Row, compare, rows
-    from stagger.blocks.simulation_report import document as document_of
-    from stagger.blocks.simulation_steps import Steps, means
-    from stagger.blocks.simulation_traces import SCENARIOS
+    from stagger.blocks.simulation.policies import COMPARED, IDEAL, POLICIES, REALISTIC, Conditions
+    from stagger.blocks.simulation.report import Comparison, Experiment, Row, compare, rows
+    from stagger.blocks.simulation.report import document as document_of
+    from stagger.blocks.simulation.steps import Steps, means
+    from stagger.blocks.simulation.traces import SCENARIOS
 except ImportError as error:
     if error.name is None or error.name.partition(".")[0] not in ("numpy", "scipy"):
         raise
@@ -71,9 +71,7 @@ def experiments(
 def known(what: str, name: str, names: Collection[str]) -> str:
     if name in names:
         return name
-    close = difflib.get_close_matches(name, names, n=1)
-    nearest = f"did you mean {close[0]!r}?" if close else ""
-    raise StaggerError(f"There is no {what} {name!r}; {nearest or 'there are ' + ', '.join(names) + '.'}")
+    raise StaggerError(f"There is no {what} {name!r}; {nearest(name, list(names))}")
 
 
 def compared(wanted: Sequence[Experiment]) -> list[Comparison]:

@@ -7,11 +7,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from loguru import logger
+
 from stagger.blocks.step import registry_folder
 from stagger.cli.show import CLEAR
 from stagger.errors import StaggerError, missing_extra
 from stagger.launches import read_launches
 from stagger.planner.chart import bars
+from stagger.ranks import format_ranks
 from stagger.run_folder import RunFolder, RunRecord
 from stagger.spec.models import StageSpec
 from stagger.status import activity_of
@@ -20,7 +23,7 @@ try:
     from stagger.blocks.registry import Registry
     from stagger.blocks.swarm_status import ServerLine, SwarmStatus, swarm_status
 except ImportError as error:
-    raise missing_extra("blocks", "numpy or scipy", error) from error
+    raise missing_extra("blocks", str(error.name), error) from error
 
 #: Seconds between two looks of `stagger blocks status --watch`.
 WATCH_S = 5.0
@@ -49,11 +52,12 @@ def looks(folder: RunFolder, record: RunRecord, stage: StageSpec) -> Iterator[tu
     assert stage.blocks is not None
     assert stage.blocks.total is not None
     stage_folder = folder.stage(record.spec, stage)
-    registry = Registry(folder.storage, registry_folder(stage_folder.path), lease_s=stage.blocks.lease)
+    place, total = registry_folder(stage_folder.path), stage.blocks.total
+    registry = Registry(folder.storage, place, total, lease_s=stage.blocks.lease, tell=logger.warning)
     while True:
         activity = activity_of(stage_folder, read_launches(stage_folder), folder.path)
         running = activity.running | activity.starting.keys()
-        yield swarm_status(registry, stage.blocks.total, stage.blocks.servers, running), bool(activity.ranks)
+        yield swarm_status(registry, stage.blocks.servers, running), bool(activity.ranks)
 
 
 def watch(folder: RunFolder, record: RunRecord, stage: StageSpec, silent: bool) -> SwarmStatus:
@@ -82,7 +86,7 @@ def show(status: SwarmStatus) -> None:
     share = f", {100 * slowest / status.bound:.0f} % of what these servers could do at best" if status.bound else ""
     print(f"{status.total_blocks} blocks, the slowest (block {status.weakest}): {slowest:.4g} requests/s{share}")
     if slowest == 0:
-        print(f"blocks without a server: {spans([rate == 0 for rate in status.online])}")
+        print(f"blocks without a server: {format_ranks(b for b, rate in enumerate(status.online) if not rate)}")
     width = min(COLUMNS, status.total_blocks)
     columns = [
         min(status.online[i * status.total_blocks // width : max(1, (i + 1) * status.total_blocks // width)])
@@ -120,14 +124,3 @@ def drawn(server: ServerLine, total_blocks: int, width: int) -> str:
         else:
             cells.append(DROPPING if any(block in served for block in blocks) else " ")
     return "".join(cells)
-
-
-def spans(flags: list[bool]) -> str:
-    """Which are set, as spans.
-
-    >>> spans([True, True, False, True])
-    '0-1, 3'
-    """
-    from stagger.ranks import format_ranks
-
-    return format_ranks(index for index, flag in enumerate(flags) if flag).replace(",", ", ")

@@ -11,6 +11,10 @@ from stagger.slurm.answers import parse_time
 #: A task that has to stop has no more time than this for a question, in seconds.
 TIMEOUT_S = 60
 
+#: A job with less time left than this, in seconds, was stopped because its time is up: Slurm's warning comes 120 s
+#: before the end, or up to 60 s sooner (sbatch(1), --signal).
+TIME_IS_UP_S = 200
+
 
 def job_state(element: str) -> tuple[str, int | None]:
     """The job's state, and the seconds that it has left, None without a limit. `element`: `12_3`, or `12`."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
+from stagger.blocks.settings import HEARTBEAT_S, LEASE_S, Rebalance
 from stagger.errors import StaggerError
 from stagger.spec.base import Amount, Model
 from stagger.storage import Storage, absolute, join
@@ -16,9 +17,6 @@ HOST_STEP = "stagger.blocks.step:HostBlocks"
 
 #: Where a model's config.json says how many blocks it has: the names in use on the Hugging Face Hub.
 DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-
-#: How servers decide who moves: see docs/block-placement.md.
-Rebalance = Literal["planner", "own_gain", "full", "none"]
 
 
 class BlocksSpec(Model):
@@ -46,9 +44,9 @@ class BlocksSpec(Model):
     `planner` 30 times the number of servers, since each plans for all."""
     mean_block_selection_delay: NonNegativeFloat = 5.0
     """Seconds before a new server chooses its blocks, on average: U(0, twice that)."""
-    heartbeat: Amount = 15.0
+    heartbeat: Amount = HEARTBEAT_S
     """Seconds between a server's heartbeats, on average."""
-    lease: Amount = 45.0
+    lease: Amount = LEASE_S
     """Seconds without a heartbeat after which a server counts as gone."""
     measure_timeout: Amount = 300.0
     """Seconds that measuring a host's throughput may take."""
@@ -82,16 +80,14 @@ def with_total(blocks: BlocksSpec, storage: Storage) -> BlocksSpec:
     try:
         config = orjson.loads(storage.read(path))
     except OSError as error:
-        raise StaggerError(
-            f"blocks.model: {path} cannot be read ({error}); give a model's folder, or `total`."
-        ) from None
+        raise StaggerError(f"{path} cannot be read ({error}); give a model's folder, or `total`.") from None
     except orjson.JSONDecodeError as error:
-        raise StaggerError(f"blocks.model: {path} is damaged ({error}).") from None
+        raise StaggerError(f"{path} is damaged ({error}).") from None
     total = depth(config)
     if total is None:
-        raise StaggerError(f"blocks.model: {path} has none of {', '.join(DEPTH_KEYS)}; say `total` instead.")
+        raise StaggerError(f"{path} has none of {', '.join(DEPTH_KEYS)}; say `total` instead.")
     if blocks.total not in (None, total):
-        raise StaggerError(f"blocks: total is {blocks.total}, but {path} says {total}; leave `total` out.")
+        raise StaggerError(f"{path} says {total}, but total is {blocks.total}; leave `total` out.")
     return BlocksSpec.model_validate({**blocks.model_dump(), "total": total, "model": model})
 
 

@@ -18,7 +18,7 @@ from stagger.spec.blocks import HOST_STEP, BlocksSpec, with_total
 from stagger.spec.models import RUN_KEYS, LocalSpec, PipelineFile, RunSpec, SlurmSpec, StageSpec
 from stagger.spec.steps import check_step, nearest
 from stagger.spec.yaml_file import Path, parse_file, parse_value
-from stagger.storage import Storage, absolute, expand_variables
+from stagger.storage import UNREACHABLE_S, Storage, absolute, expand_variables
 
 SECRET = re.compile(r"secret|password|token|customer_?key|account_?key|connection_?string|sas_", re.IGNORECASE)
 
@@ -106,7 +106,7 @@ def resolve_run(raw: dict[str, Any], place: Place, executor: str | None, folder:
         merged = Place(place.file, {**{("stages", index, *p): n for p, n in place.lines.items()}, **place.lines})
         if "blocks" in stage:
             own = raw["stages"][index] if "stages" in raw else raw
-            stage = of_blocks(stage, own, Storage(options), merged, path)
+            stage = of_blocks(stage, own, Storage(options, unreachable_s=UNREACHABLE_S), merged, path)
         stages.append(_validated(StageSpec, stage, merged, path))
     spec: RunSpec = _validated(
         RunSpec,
@@ -139,7 +139,7 @@ def of_blocks(
     try:
         blocks = with_total(checked, storage).model_dump(mode="json")
     except StaggerError as error:
-        raise StaggerError(f"{place.of((*path, 'blocks'))}: {error}") from None
+        raise StaggerError(f"{place.of((*path, 'blocks', 'model'))}: {error}") from None
     executor = stage["executor"]
     if isinstance(executor, dict) and executor.get("type") == "local":
         executor = {"workers": checked.servers, **executor}

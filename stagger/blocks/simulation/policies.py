@@ -1,30 +1,23 @@
-"""What servers may do to balance their blocks: the policies that are compared, and what each decides. Pure."""
+"""What servers may do to balance their blocks: the policies that are compared. Pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import NamedTuple
 
 import numpy as np
 
-from stagger.blocks.balancing import own_move, uncovered_by
-from stagger.blocks.placement import (
-    MEAN_BLOCK_SELECTION_DELAY,
-    Span,
-    balance_check_delay,
-    choose_best_blocks,
-    should_choose_other_blocks,
-)
-from stagger.blocks.planner import horizon, plan_delay, planned_moves
+from stagger.blocks.placement import MEAN_BLOCK_SELECTION_DELAY, balance_check_delay
+from stagger.blocks.planner import plan_delay
+from stagger.blocks.rules import Rule, full, own_gain, planner
+from stagger.blocks.settings import LEASE_S
 
 #: Seconds between two checks of a server, on average. The paper's servers check every minute.
 MEAN_CHECK_PERIOD_S = 60.0
 
 #: Seconds until a crashed server is no longer listed: of Petals' command line, and of leases that a registry keeps.
-PETALS_LEASE_S, REGISTRY_LEASE_S = 240.0, 45.0
+PETALS_LEASE_S, REGISTRY_LEASE_S = 240.0, LEASE_S
 
 
 class Checks(Enum):
@@ -57,28 +50,6 @@ REALISTIC = Conditions()
 IDEAL = Conditions(visibility_s=0, seconds_per_block=0, lease_s=0, selection_delay_s=0)
 
 
-class View(NamedTuple):
-    """What a server sees: the blocks that each server hosts or is about to, and those that each serves now."""
-
-    spans: Sequence[Span]
-    online: Sequence[Span]
-    calm_s: float
-    """How long ago a server was last seen to come or go."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a decision depends on besides the view."""
-
-    total_blocks: int
-    seconds_per_block: float
-    delta: bool
-    rng: np.random.Generator
-
-
-Rule = Callable[[str, View, Setting], dict[str, range]]
-
-
 @dataclass(frozen=True)
 class Policy:
     """How servers place themselves, and when and why they move."""
@@ -98,44 +69,6 @@ class Policy:
         return REGISTRY_LEASE_S if self.lock else PETALS_LEASE_S
 
 
-def full(quality: float, *, guard: bool = False) -> Rule:
-    """Petals' rule 2, then rule 1. With `guard`, no server leaves a block that no other serves yet."""
-
-    def decide(local_id: str, view: View, setting: Setting) -> dict[str, range]:
-        total = setting.total_blocks
-        if not should_choose_other_blocks(local_id, view.spans, total, quality, rng=setting.rng, stop_early=True):
-            return {}
-        (local,) = [span for span in view.spans if span.server_id == local_id]
-        others = [span for span in view.spans if span.server_id != local_id]
-        window = choose_best_blocks(local.length, others, total)
-        served = next((span for span in view.online if span.server_id == local_id), None)
-        kept = window if setting.delta else range(0)
-        if guard and served and uncovered_by(served, kept, view.online, total):
-            return {}
-        return {local_id: window}
-
-    return decide
-
-
-def own(local_id: str, view: View, setting: Setting) -> dict[str, range]:
-    """A server moves if that alone helps enough."""
-    window = own_move(local_id, view.spans, view.online, setting.total_blocks, delta=setting.delta)
-    return {local_id: window} if window else {}
-
-
-def plan(local_id: str, view: View, setting: Setting) -> dict[str, range]:
-    """Any server plans for all."""
-    return planned_moves(
-        view.spans,
-        view.online,
-        setting.total_blocks,
-        seconds_per_block=setting.seconds_per_block,
-        horizon_s=horizon(view.calm_s),
-        rng=setting.rng,
-        delta=setting.delta,
-    )
-
-
 _RANDOM = Policy("none", "random blocks, and no move", random_place=True)
 _NEW_ONLY = Policy("new only", "new servers take the blocks that are worst off (rule 1), and stay there")
 _75 = replace(_NEW_ONLY, name="0.75", about="rules 1 and 2, as Petals' code", rule=full(0.75), checks=Checks.RANDOM)
@@ -147,8 +80,8 @@ _DELTA = replace(_LOCK, name="0.99 lock delta", about="0.99 lock, only missing b
 _GUARD = replace(
     _DELTA, name="0.99 guard", about="0.99 lock delta, no block is left unserved", rule=full(0.99, guard=True)
 )
-_OWN = replace(_DELTA, name="own gain", about="lock, delta; moves that gain 5 % by themselves", rule=own)
-_LEADER = Policy("planner", "lock; moves of several, planned by one", plan, Checks.LEADER, lock=True)
+_OWN = replace(_DELTA, name="own gain", about="lock, delta; moves that gain 5 % by themselves", rule=own_gain)
+_LEADER = Policy("planner", "lock; moves of several, planned by one", planner, Checks.LEADER, lock=True)
 _LEADER_DELTA = replace(_LEADER, name="planner delta", about="planner, only missing blocks are loaded", delta=True)
 _EACH = replace(_LEADER_DELTA, name="planner each", about="planner delta, by each at its checks", checks=Checks.RANDOM)
 _SHARED = replace(_EACH, name="recommended", about="planner delta, by servers in turn", checks=Checks.SHARED)

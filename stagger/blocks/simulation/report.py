@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from stagger.blocks.simulation import Outcome, bound_steps, simulate
-from stagger.blocks.simulation_policies import COMPARED, POLICIES, REALISTIC, Conditions
-from stagger.blocks.simulation_steps import Steps
-from stagger.blocks.simulation_traces import trace
+from stagger.blocks.simulation.policies import COMPARED, POLICIES, REALISTIC, Conditions
+from stagger.blocks.simulation.steps import Steps
+from stagger.blocks.simulation.swarm import Outcome, bound_steps, simulate
+from stagger.blocks.simulation.traces import trace
 
 #: The number of blocks of the models that are simulated: that of Llama 2 and 3 with 70 billion parameters.
 TOTAL_BLOCKS = 80

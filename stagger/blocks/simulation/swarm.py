@@ -18,17 +18,16 @@ import numpy as np
 
 from stagger.blocks.bound import throughput_bound
 from stagger.blocks.placement import ServerState, Span, choose_best_blocks
-from stagger.blocks.simulation_policies import (
+from stagger.blocks.rules import Setting, Swarm
+from stagger.blocks.simulation.policies import (
     MEAN_CHECK_PERIOD_S,
     Checks,
     Conditions,
     Policy,
-    Setting,
-    View,
     next_check,
 )
-from stagger.blocks.simulation_steps import Coverage, Steps, mean, uncovered_s
-from stagger.blocks.simulation_traces import Server
+from stagger.blocks.simulation.steps import Coverage, Steps, mean, uncovered_s
+from stagger.blocks.simulation.traces import Server
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,7 @@ class _Swarm:
 
     def decide(self, local_id: str) -> None:
         assert self.policy.rule is not None
-        for name, window in self.policy.rule(local_id, self.view(local_id), self.setting).items():
+        for name, window in self.policy.rule(local_id, self.seen_by(local_id), self.setting).items():
             host = self.hosts.get(name)
             if host is None or window == host.target:
                 continue  # crashed, and still listed
@@ -256,13 +255,13 @@ class _Swarm:
         else:
             happen()
 
-    def view(self, local_id: str) -> View:
+    def seen_by(self, local_id: str) -> Swarm:
         """The registry as it is seen now. Where that is late, a server knows the latest of itself."""
         listed = self.listed
         host = self.hosts.get(local_id)
         if self.visibility_s and host is not None and host.target is not None:
             listed = {**listed, local_id: _listed(host.server, host.target, host.served)}
-        return View(
+        return Swarm(
             [entry.span for entry in listed.values()],
             [entry.online for entry in listed.values() if entry.online is not None],
             self.now - self.changed_s,
