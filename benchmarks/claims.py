@@ -22,14 +22,14 @@ sys.path.append(str(measure.HERE.parent))
 from stagger.blocks.placement import compute_throughputs
 from stagger.blocks.registry import Registry
 from stagger.storage import Storage
-from tests.claimants import TOTAL, kinds, one_at_a_time, who_claimed
-from tests.s3_server import S3Server, running
+from tests.kit.claimants import TOTAL, kinds, one_at_a_time, who_claimed
+from tests.kit.s3_server import S3Server, running
 
 
 def start_at_once(folder: str, options: dict[str, Any], servers: int, how: str) -> dict[str, float]:
     """Coverage by that of one at a time, and the seconds until all had their blocks."""
     started = time.monotonic()
-    command = [sys.executable, "-m", "tests.claimants", folder, json.dumps(options), str(servers), how]
+    command = [sys.executable, "-m", "tests.kit.claimants", folder, json.dumps(options), str(servers), how]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=measure.HERE.parent)
     seconds = time.monotonic() - started
     if set(json.loads(ran.stdout)) != {0}:

@@ -30,7 +30,7 @@ sys.path.append(str(measure.HERE.parent))
 from stagger.planner.simulation import Herd, simulate
 from stagger.start import auto_window
 from stagger.starts import most_within
-from tests.s3_server import S3Server, running
+from tests.kit.s3_server import S3Server, running
 
 STAGGER = [sys.executable, "-m", "stagger"]
 POLICIES = ("none", "uniform", "spread", "limit")

@@ -1,6 +1,6 @@
 """Block placement: CPU of choosing blocks and of deciding to move, beside a plain reading of the same rules.
 
-The plain reading is the tests' oracle (tests/blocks_oracle.py); `at_once` sorts all windows in one call of numpy.
+The plain reading is the tests' oracle (tests/kit/blocks_oracle.py); `at_once` sorts all windows in one call of numpy.
 Answers must be equal. Programs take turns in one process, so that ratios hold on a busy machine too.
 """
 
@@ -23,7 +23,7 @@ from stagger.blocks import placement
 from stagger.blocks.placement import Span
 
 sys.path.append(str(measure.HERE.parent))
-from tests import blocks_oracle
+from tests.kit import blocks_oracle
 
 #: How much of a model fits on a server, and how fast it is: six kinds, about as GPUs differ.
 KINDS = ((0.09, 1.0), (0.12, 1.5), (0.16, 3.0), (0.25, 2.2), (0.33, 6.0), (0.5, 9.0))

@@ -258,7 +258,7 @@ def s3(bench: Bench) -> None:
 def s3_server(*options: str | float) -> Any:
     """The S3 server of the tests, which is not installed with stagger."""
     sys.path.append(str(measure.HERE.parent))
-    from tests.s3_server import running
+    from tests.kit.s3_server import running
 
     return running(*options)
 

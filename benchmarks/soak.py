@@ -22,7 +22,7 @@ from typing import Any
 import measure
 
 sys.path.append(str(measure.HERE.parent))
-from tests.s3_server import S3Server, running
+from tests.kit.s3_server import S3Server, running
 
 STAGGER = [sys.executable, "-m", "stagger"]
 RECORDS = 40  # Of each shard.

@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 import zstandard
 
-CLUSTER = Path(__file__).parent / "cluster"
+ROOT = Path(__file__).parent.parent
+CLUSTER = ROOT / "tests" / "cluster"
+DATA = ROOT / "tests" / "data"
 
 #: How long a test waits for an event that must come; never how long it takes.
 PATIENCE_S = 120.0

@@ -1,0 +1,1 @@
+"""Block placement, the registry, a server's life, and the simulation of swarms."""

@@ -1,0 +1,1 @@
+"""How ranks become jobs, without a cluster: job scripts, resources, and the words of Slurm."""

@@ -1,0 +1,112 @@
+"""Job scripts: the whole text, and values that try to be more than values."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stagger.errors import StaggerError
+from stagger.job_script import ScriptContext, array_script, finalize_script
+from stagger.spec.models import EnvSpec, SlurmSpec
+from tests.conftest import DATA
+
+GOLDEN = DATA / "array.sbatch"
+
+
+def context(**spec: Any) -> ScriptContext:
+    return ScriptContext(
+        spec=SlurmSpec(type="slurm", **spec),
+        run_dir="/lustre/my runs/100%",
+        stage="stage",
+        number=2,
+        cwd="/home/user",
+        log_dir="/lustre/my runs/100%/launches/2/slurm",
+        storage_options={},
+    )
+
+
+def render(ranks: list[list[int]], **spec: Any) -> str:
+    return array_script(context(**spec), "stage-0123", ranks, 100, 180, '{"stage_dir": "it\'s here"}')
+
+
+def test_the_whole_script_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A golden file: a change of the template is seen in review, line by line."""
+    monkeypatch.setattr("sys.executable", "/opt/python/bin/python")
+    text = render(
+        [[0, 1], [2, 3], [4]],
+        partition="cpu",
+        time="1-12:00:00",
+        cpus_per_task=2,
+        mem_per_cpu_gb=1.5,
+        gpus_per_task=1,
+        qos="high",
+        account="me",
+        env=EnvSpec(modules=("gcc/12",), conda="my env", setup=("ulimit -n 4096",)),
+        sbatch={"constraint": "a100&nvme", "exclusive": True, "requeue": False},
+    )
+    assert text == GOLDEN.read_text()
+
+
+def run_ranks(text: str, index: int) -> str:
+    """What the script's own lines make of an array index."""
+    lines = text.partition("cd /home/user\n")[2].partition("exec ")[0]
+    code = f"SLURM_ARRAY_TASK_ID={index}\n{lines}\necho $ranks"
+    return subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_each_index_knows_its_ranks() -> None:
+    assert [run_ranks(render([[5], [6], [7]]), i) for i in range(3)] == ["5", "6", "7"]
+    assert [run_ranks(render([[5, 6], [7, 8], [9]]), i) for i in range(3)] == ["5-6", "7-8", "9-9"]
+    assert [run_ranks(render([[0, 3], [4, 9], [20]]), i) for i in range(3)] == ["0,3", "4,9", "20"]
+    assert run_ranks(render([[7]]), 0) == "7"
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\n#SBATCH --wrap=evil", "a\rb", "a\tb"])
+def test_line_breaks_in_options_are_refused(value: str) -> None:
+    with pytest.raises(StaggerError, match="line break or control character"):
+        render([[0]], account=value)
+    with pytest.raises(StaggerError, match="line break or control character"):
+        render([[0]], sbatch={"comment": value})
+
+
+def test_values_are_quoted() -> None:
+    evil = '\'; touch /tmp/evil; $(reboot) `x` "y" #'
+    text = render([[0]], account=evil, env=EnvSpec(modules=(evil,), conda=evil))
+    bare = [line for line in text.splitlines() if "touch /tmp" in line]
+    assert len(bare) == 3
+    code = "\n".join(f"printf '%s\\n' {line.partition('module load ')[2]}" for line in bare if "module load" in line)
+    assert subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True).stdout == evil + "\n"
+    assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
+
+
+def test_an_own_template_can_use_everything(tmp_path: Path) -> None:
+    own = tmp_path / "own.j2"
+    own.write_text(
+        "#!/bin/bash\n{% for option in options %}\n#SBATCH {{ option }}\n{% endfor %}\n{{ settings | quote }}\n"
+    )
+    text = render([[0]], template=str(own))
+    assert text.startswith("#!/bin/bash\n#SBATCH --job-name=stage-0123\n")
+    own.write_text("{% include 'array.sbatch.j2' %}\n# mine\n")
+    assert "stagger.task" in render([[0]], template=str(own))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{{ nonsense }}", "'nonsense' is undefined"), ("{% for %}", "cannot be rendered")]
+)
+def test_a_wrong_template_is_said(tmp_path: Path, text: str, message: str) -> None:
+    own = tmp_path / "own.j2"
+    own.write_text(text)
+    with pytest.raises(StaggerError, match=message):
+        render([[0]], template=str(own))
+    with pytest.raises(StaggerError, match="no job script template"):
+        render([[0]], template=str(tmp_path / "nothing.j2"))
+
+
+def test_the_end_of_a_stage_waits_for_all_its_arrays() -> None:
+    text = finalize_script(context(partition="cpu", gpus_per_task=4), "stage-end", ["11", "12"])
+    assert "#SBATCH --dependency=afterany:11:12" in text
+    assert "gres" not in text
+    assert "stagger.finalize '/lustre/my runs/100%' stage '{}'" in text

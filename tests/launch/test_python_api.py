@@ -1,0 +1,172 @@
+"""Executors from Python: steps as functions, lambdas and instances, datatrove's among them."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+from datatrove.pipeline.filters import LambdaFilter, RegexFilter
+
+from stagger import LocalExecutor, ReadJsonl, RunFailed, SlurmExecutor, StaggerError, WriteJsonl
+from stagger.executor.base import RunOptions
+from stagger.spec.models import LocalSpec, PipelineFile, SlurmSpec
+from tests.conftest import output_ids
+from tests.promises.test_every_document_once import EVERYTHING
+
+
+def test_lambdas_closures_and_instances(tmp_path: Path, shards: Path) -> None:
+    keep = {f"doc-{i}" for i in range(0, 600, 7)}
+    executor = LocalExecutor(
+        pipeline=[
+            ReadJsonl(str(shards)),
+            lambda data, rank, world_size: (document for document in data if document.id in keep),
+            WriteJsonl(str(tmp_path / "out")),
+        ],
+        tasks=5,
+        workers=2,
+        run_dir=str(tmp_path / "run"),
+    )
+    launched = executor.run()
+    assert launched.stages[0].done == 5
+    assert output_ids(tmp_path / "out") == sorted(keep)
+    (pickle,) = tmp_path.glob("run/launches/1/pipeline.pkl")
+    assert stat.S_IMODE(pickle.stat().st_mode) == 0o600
+    executor.run()
+    assert not (tmp_path / "run" / "launches" / "2").exists()
+
+
+def test_datatroves_filters_run_unchanged(tmp_path: Path, shards: Path) -> None:
+    LocalExecutor(
+        [
+            ReadJsonl(str(shards)),
+            LambdaFilter(lambda document: document.id.endswith("7")),
+            RegexFilter(r"document 1\d\d "),
+            WriteJsonl(str(tmp_path / "out")),
+        ],
+        tasks=3,
+        run_dir=str(tmp_path / "run"),
+    ).run()
+    assert output_ids(tmp_path / "out") == sorted(
+        i for i in EVERYTHING if re.search("7$", i) and not re.search(r"-1\d\d$", i)
+    )
+
+
+def test_failures_raise_and_name_the_ranks(tmp_path: Path, shards: Path) -> None:
+    flag = tmp_path / "flag"
+
+    def fail(data: Any, rank: int, world_size: int) -> Any:
+        if rank in (1, 2) and not flag.exists():
+            raise RuntimeError("no")
+        yield from data
+
+    executor = LocalExecutor(
+        [ReadJsonl(str(shards)), fail, WriteJsonl(str(tmp_path / "out"))],
+        tasks=4,
+        run_dir=str(tmp_path / "run"),
+        name="job",
+    )
+    with pytest.raises(RunFailed) as raised:
+        executor.run()
+    assert raised.value.failed_ranks == {"job": [1, 2]}
+    flag.touch()
+    executor.run()
+    assert output_ids(tmp_path / "out") == EVERYTHING
+
+
+def test_a_killed_worker_is_noticed_on_old_kernels_too(
+    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Linux 5.3 there is no pidfd_open."""
+
+    def missing(pid: int) -> int:
+        raise OSError(38, "Function not implemented")
+
+    def kill(data: Any, rank: int, world_size: int) -> Any:
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from data
+
+    monkeypatch.setattr(os, "pidfd_open", missing)
+    with pytest.raises(RunFailed) as raised:
+        LocalExecutor([ReadJsonl(str(shards)), kill], tasks=4, workers=2, run_dir=str(tmp_path / "run")).run()
+    assert raised.value.failed_ranks == {"pipeline": [1]}
+
+
+def test_a_changed_pickle_is_not_loaded(tmp_path: Path, shards: Path) -> None:
+    def fail(data: Any, rank: int, world_size: int) -> Any:
+        raise RuntimeError("no")
+
+    executor = LocalExecutor([ReadJsonl(str(shards)), fail], tasks=1, run_dir=str(tmp_path / "run"))
+    with pytest.raises(RunFailed):
+        executor.run()
+    (pickle,) = tmp_path.glob("run/launches/1/pipeline.pkl")
+    pickle.write_bytes(b"cos\nsystem\n(S'touch evil'\ntR.")
+    subprocess.run(
+        [sys.executable, "-m", "stagger", "retry", tmp_path / "run"], cwd=tmp_path, check=False, capture_output=True
+    )
+    assert not (tmp_path / "evil").exists()
+    assert "is not the pipeline that was launched" in (tmp_path / "run" / "logs" / "00000" / "2.log").read_text()
+
+
+def test_a_run_from_a_file_pickles_nothing(tmp_path: Path, shards: Path) -> None:
+    from tests.conftest import Cli, PipelineFiles
+
+    Cli(tmp_path)("launch", PipelineFiles(tmp_path, shards)(), check=0)
+    assert not list(tmp_path.rglob("*.pkl"))
+
+
+TWICE = WriteJsonl("out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"tasks": 0}, r"LocalExecutor: tasks: .*greater than or equal to 1"),
+        ({"workers": 0}, r"LocalExecutor: executor\.workers: .*greater than 0"),
+        ({"name": "a b"}, "LocalExecutor: name: .*pattern"),
+        ({"storage_options": {"s3": {"secret": "x"}}}, "a secret in clear"),
+        ({"storage_options": {"s3": {"endpoint_url": "http://me:pass@host"}}}, "a secret in clear"),
+        ({"pipeline": [ReadJsonl("in", on_bad_record="raise")]}, r"Step 1 \(ReadJsonl\): on_bad_record: .*'skip'"),  # type: ignore[arg-type]
+        ({"backend_limit": float("inf")}, "backend_limit: input should be a finite number, not inf"),
+        ({"retry_seconds": float("nan")}, "retry_seconds: .*, not nan"),
+        ({"pipeline": [ReadJsonl("in"), TWICE, TWICE]}, "Step 3 is the very object of a step before it"),
+    ],
+)
+def test_wrong_arguments_are_said(tmp_path: Path, arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(StaggerError, match=said):
+        LocalExecutor(**{"pipeline": [print], "run_dir": str(tmp_path / "run"), **arguments})
+
+
+def test_a_step_that_cannot_be_sent_is_said(tmp_path: Path, shards: Path) -> None:
+    lock = threading.Lock()
+    steps: list[Any] = [ReadJsonl(str(shards)), lambda data, rank, world_size: lock]
+    with pytest.raises(StaggerError, match=r"cannot be sent to its tasks.*Open files, locks"):
+        LocalExecutor(steps, tasks=1, run_dir=str(tmp_path / "run")).run()
+    assert not (tmp_path / "run").exists()
+
+
+def test_both_executors_take_the_files_keys() -> None:
+    for executor, spec in ((LocalExecutor, LocalSpec), (SlurmExecutor, SlurmSpec)):
+        own = set(inspect.signature(executor).parameters) - {"pipeline", "run_dir", "run"}
+        assert own == set(spec.model_fields) - {"type"}
+    assert set(get_type_hints(RunOptions)) == set(PipelineFile.model_fields) - {
+        "pipeline",
+        "blocks",
+        "run_dir",
+        "executor",
+        "stages",
+    }
+
+
+def test_an_unknown_argument_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StaggerError, match=r"LocalExecutor: taks: unknown key; did you mean 'tasks'"):
+        LocalExecutor([print], run_dir=str(tmp_path), taks=3)  # type: ignore[call-arg]

@@ -1,0 +1,1 @@
+"""What steps build upon: compression, reading ahead."""

@@ -1,0 +1,171 @@
+"""What a task asks of remote storage: each request by its name, and the number that `backend_limit` counts on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stagger.run_folder import RunFolder
+from stagger.start_requests import requests_per_start
+from tests.conftest import Cli, PipelineFiles, documents, jsonl, until
+from tests.kit.s3_server import S3Server, running
+
+ENGINES = ["s3fs", "obstore"]
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[S3Server, Path]]:
+    """A server, and the folder whose files it has as objects of the bucket `input`."""
+    folder = tmp_path_factory.mktemp("objects")
+    for index in range(12):
+        (folder / f"{index:02d}.jsonl").write_bytes(jsonl(documents(index * 50, 50)))
+    with running("--serve", f"input={folder}", "--bucket", "runs") as server:
+        yield server, folder
+
+
+@pytest.fixture
+def on_s3(cli: Cli, storage: tuple[S3Server, Path], pipeline_file: PipelineFiles, tmp_path: Path) -> Any:
+    """Writes a pipeline file with run directory, input and output on S3, and a place of its own there."""
+    server, _ = storage
+    cli.env |= {"AWS_ENDPOINT_URL": server.endpoint, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    place = f"s3://runs/{tmp_path.name}"
+
+    def make(engine: str, **more: Any) -> Path:
+        places = {"run_dir": f"{place}/run", "source": "s3://input", "output": f"{place}/output"}
+        return pipeline_file(storage_options={"s3": {"engine": engine}}, **{**places, **more})
+
+    return make
+
+
+def settings_of(server: S3Server, tmp_path: Path) -> dict[str, Any]:
+    import s3fs
+
+    files = s3fs.S3FileSystem(endpoint_url=server.endpoint, key="key", secret="secret", skip_instance_cache=True)
+    record = json.loads(files.cat(f"runs/{tmp_path.name}/run/launches/1/launch.json"))
+    found: dict[str, Any] = json.loads(record["settings"])
+    return found
+
+
+def task(cli: Cli, settings: dict[str, Any], rank: int) -> subprocess.Popen[bytes]:
+    """A task as a job script starts it."""
+    command = [sys.executable, "-I", "-m", "stagger.task", json.dumps(settings), str(rank)]
+    return subprocess.Popen(command, env=cli.env, cwd=cli.folder)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_task_makes_four_control_requests_one_for_each_shard_and_one_for_its_output(
+    cli: Cli, storage: tuple[S3Server, Path], on_s3: Any, tmp_path: Path, engine: str
+) -> None:
+    """No LIST, no HEAD, no HeadBucket; and the launch counts on just these."""
+    server, _ = storage
+    file = on_s3(engine)
+    cli("launch", file, "--limit", 1, check=0)
+    settings = settings_of(server, tmp_path)
+    server.reset()
+    assert task(cli, settings, 1).wait(timeout=120) == 0
+    place, plan = f"{tmp_path.name}/run", settings["fingerprint"]
+    log = [(kind, key) for kind, key, _, status in server.log() if status in (200, 206)]
+    assert log == [
+        ("GetObject", f"{place}/plan/{plan}"),
+        ("GetObject", f"{place}/plan/{plan}"),
+        ("GetObject", "01.jsonl"),
+        ("GetObject", "05.jsonl"),
+        ("GetObject", "09.jsonl"),
+        ("PutObject", f"{tmp_path.name}/output/00001.jsonl.zst"),
+        ("PutObject", f"{place}/completions/00001.json"),
+        ("PutObject", f"{place}/logs/00001/1.log"),
+    ]
+    assert len(server.log()) == len(log)
+    (counted,) = cli("plan", file, "--json", check=0).json["plans"]
+    assert counted["requests"] == len(log)
+
+
+def test_a_rank_that_commits_shard_by_shard_writes_its_progress_too(
+    cli: Cli, storage: tuple[S3Server, Path], on_s3: Any, tmp_path: Path
+) -> None:
+    server, _ = storage
+    file = on_s3("obstore", commit="shard")
+    text = json.loads(file.read_text())
+    text["pipeline"][-1]["write_jsonl"]["filename"] = "{stem}"
+    file.write_text(json.dumps(text))
+    cli("launch", file, "--limit", 1, check=0)
+    settings = settings_of(server, tmp_path)
+    server.reset()
+    assert task(cli, settings, 1).wait(timeout=120) == 0
+    keys = [key for _, key, _, _ in server.log()]
+    assert keys.count(f"{tmp_path.name}/run/progress/00001.json") == 2
+    (counted,) = cli("plan", file, "--json", check=0).json["plans"]
+    assert counted["requests"] == len(keys) == 12
+
+
+SCRIPT = """
+from stagger import LocalExecutor, ReadJsonl, WriteJsonl
+if __name__ == "__main__":
+    steps = [ReadJsonl("s3://input"), lambda data, rank, world_size: data, WriteJsonl("{place}/output")]
+    LocalExecutor(steps, run_dir="{place}/run", tasks=4, workers=1).run(limit=1)
+"""
+
+
+def test_steps_that_are_python_objects_are_one_request_more(
+    cli: Cli, storage: tuple[S3Server, Path], on_s3: Any, tmp_path: Path
+) -> None:
+    server, _ = storage
+    on_s3("s3fs")
+    (tmp_path / "script.py").write_text(SCRIPT.format(place=f"s3://runs/{tmp_path.name}"))
+    subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=cli.env, check=True, timeout=120)
+    settings = settings_of(server, tmp_path)
+    server.reset()
+    assert task(cli, settings, 1).wait(timeout=120) == 0
+    log = [(kind, key) for kind, key, _, _ in server.log()]
+    assert ("GetObject", f"{tmp_path.name}/run/launches/1/pipeline.pkl") in log
+    options = {"s3": {"endpoint_url": server.endpoint, "key": "key", "secret": "secret"}}
+    _, record = RunFolder.open(f"s3://runs/{tmp_path.name}/run", options)
+    (stage,) = record.spec.stages
+    assert requests_per_start(record.spec, stage, record.inputs[stage.name]) == len(log) == 9
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_long_task_starts_with_what_its_read_ahead_holds(cli: Cli, on_s3: Any, tmp_path: Path, engine: str) -> None:
+    long = tmp_path / "long"
+    long.mkdir()
+    for index in range(10):
+        data = jsonl([{"text": os.urandom(2000).hex(), "id": f"{index}-{i}"} for i in range(650)])  # 2.6 MB.
+        (long / f"{index:02d}.jsonl").write_bytes(data)
+    with running("--serve", f"long={long}", "--bucket", "runs") as slow:
+        cli.env["AWS_ENDPOINT_URL"] = slow.endpoint
+        flag = tmp_path / "flag"
+        steps = ({"my_steps:hold": {"flag": str(flag)}},)
+        file = on_s3(engine, source="s3://long", tasks=1, read_ahead_mb=4, steps=steps)
+        (counted,) = cli("plan", file, "--json", check=0).json["plans"]
+        assert counted["requests"] == 4  # Plan, plan, and two shards that begin within 4 MB.
+        launch = cli.start("launch", file)
+        until((tmp_path / "flag-0").exists, "the task to wait for the flag")
+        keys = until(lambda: keys_read(slow) if len(keys_read(slow)) >= 2 else None, "the read-ahead to fill")
+        assert keys == ["00.jsonl", "01.jsonl"]
+        flag.touch()
+        assert launch.wait(timeout=120) == 0
+        launch.communicate()
+        assert len(keys_read(slow)) == 10
+
+
+def keys_read(server: S3Server) -> list[str]:
+    return [key for kind, key, _, _ in server.log() if kind == "GetObject" and key.endswith(".jsonl")]
+
+
+def test_packed_short_ranks_count_together_and_outputs_by_shard_too(cli: Cli, on_s3: Any) -> None:
+    file = on_s3("obstore", executor={"type": "slurm", "ranks_per_job": 2})
+    (counted,) = cli("plan", file, "--json", check=0).json["plans"]
+    assert (counted["jobs"], counted["requests"]) == (2, 16)
+    file = on_s3("obstore", run_dir="run", name="by-shard")
+    text = json.loads(file.read_text())
+    text["pipeline"][-1]["write_jsonl"]["filename"] = "{stem}.jsonl"
+    file.write_text(json.dumps(text))
+    (counted,) = cli("plan", file, "--json", check=0).json["plans"]
+    assert counted["requests"] == 6  # Three shards, an output for each; the run directory is local.

@@ -1,0 +1,76 @@
+"""Outputs committed shard by shard: what is done stays done, and the next attempt goes on from there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import Cli, PipelineFiles, contents
+from tests.promises.test_every_document_once import counts, status
+
+BY_SHARD: dict[str, Any] = {"commit": "shard", "tasks": 2, "writer": {"filename": "{stem}.jsonl"}}
+
+
+def visible(folder: Path) -> dict[str, bytes]:
+    return {name: data for name, data in contents(folder).items() if not name.startswith(".")}
+
+
+def completions(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((run / "completions").iterdir())]
+
+
+def interrupted(cli: Cli, files: PipelineFiles, folder: Path) -> Path:
+    """A run whose ranks fail at their fourth and third shard. The file that lets them go on."""
+    flag = folder / "flag"
+    steps = ({"my_steps:fail_from": {"first": 250, "flag": str(flag)}},)
+    cli("launch", files(steps=steps, **BY_SHARD), check=1)
+    assert counts(status(cli, folder / "run")) == (0, 2, 0, 0)
+    assert sorted(visible(folder / "run-output")) == [f"shard-{index:02d}.jsonl.zst" for index in range(5)]
+    return flag
+
+
+def test_the_next_attempt_goes_on_after_the_last_committed_shard(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    flag = interrupted(cli, pipeline_file, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run-output").iterdir()}
+    flag.touch()
+    cli("retry", tmp_path / "run", check=0)
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # Nothing was written again.
+    cli("launch", pipeline_file("undisturbed", **BY_SHARD), check=0)
+    assert visible(tmp_path / "run-output") == visible(tmp_path / "undisturbed-output")
+    for rank, (record, other) in enumerate(
+        zip(completions(tmp_path / "run"), completions(tmp_path / "undisturbed"), strict=True)
+    ):
+        for key in ("shards", "records_in", "records_out", "bytes_in", "bytes_out"):
+            assert record[key] == other[key], (rank, key)
+        assert [output["records"] for output in record["outputs"]] == [50] * 6
+        assert [step["records"] for step in record["steps"]] == [300, 300, 300]
+    log = (tmp_path / "run" / "logs" / "00000" / "2.log").read_text()
+    assert "goes on after 3 shards, which attempt 1 committed" in log
+
+
+def test_a_rank_whose_committed_output_is_gone_starts_over(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    interrupted(cli, pipeline_file, tmp_path).touch()
+    (tmp_path / "run-output" / "shard-02.jsonl.zst").unlink()
+    cli("retry", tmp_path / "run", check=0)
+    assert "is gone or changed; the rank starts over" in (tmp_path / "run" / "logs" / "00000" / "2.log").read_text()
+    assert sorted(visible(tmp_path / "run-output")) == [f"shard-{index:02d}.jsonl.zst" for index in range(12)]
+    assert [record["records_out"] for record in completions(tmp_path / "run")] == [300, 300]
+
+
+def test_progress_that_is_damaged_is_said(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
+    interrupted(cli, pipeline_file, tmp_path).touch()
+    (tmp_path / "run" / "progress" / "00001.json").write_text("{")
+    cli("retry", tmp_path / "run", check=1)
+    assert "00001.json is damaged" in cli("logs", tmp_path / "run", "--failed").out
+    assert counts(status(cli, tmp_path / "run")) == (1, 1, 0, 0)
+
+
+def test_without_an_output_for_each_shard_it_is_refused(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
+    ran = cli("launch", pipeline_file(commit="shard"), check=2)
+    assert "commit: shard needs an output for each shard: put {stem} into the filename" in ran.err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,1 @@
+"""Every file of the run directory: the plan, records, the settings of a task."""

@@ -1,0 +1,36 @@
+"""A small herd on the real cluster, by the program that runs the large one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.mark.slurm
+def test_a_herd_at_once_is_refused_and_one_with_a_limit_never(slurm_conf: str, tmp_path: Path) -> None:
+    options = ["--tasks=16", "--limit=12", "--calibrate=10", "--policies=none,limit", f"--folder={tmp_path}"]
+    command = [sys.executable, "herd.py", *options, f"--plot={tmp_path}/herd.png"]
+    env = {**os.environ, "SLURM_CONF": slurm_conf}
+    ran = subprocess.run(command, cwd=BENCHMARKS, env=env, capture_output=True, text=True, timeout=280)
+    assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
+    results = json.loads(ran.stdout)["results"]
+    none, limit = results["none"], results["limit"]
+    assert none["measured"]["refused"] > 0
+    assert none["predicted"]["refused"] > 0
+    assert limit["measured"]["window_s"] == 10  # 16 * 6 / (0.8 * 12)
+    assert limit["measured"]["refused"] == limit["predicted"]["refused"] == 0
+    for run in (none, limit):
+        assert run["measured"]["tasks_failed"] == 0
+        made = run["measured"]["requests_by_kind"]
+        assert sum(made.values()) - run["measured"]["refused"] == 16 * 6
+        assert set(made) == {"GetObject", "PutObject"}
+    assert (tmp_path / "herd.png").stat().st_size > 10_000

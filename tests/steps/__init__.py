@@ -1,0 +1,1 @@
+"""Readers and writers that ship, each against another implementation where there is one."""

@@ -1,0 +1,1 @@
+"""Storage on a file system, and what is asked again."""
