@@ -1,4 +1,4 @@
-"""What tests share: a way to run the command, real shards, one Slurm cluster and one S3 server a session."""
+"""What tests of several rooms share: a way to run the command, real shards, and one S3 server a session."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ import zstandard
 ROOT = Path(__file__).parent.parent
 CLUSTER = ROOT / "tests" / "cluster"
 DATA = ROOT / "tests" / "data"
+
+#: What tests put beside their pipeline files, as the module my_steps.
+STEPS = ROOT / "tests" / "kit" / "steps.py"
 
 #: How long a test waits for an event that must come; never how long it takes.
 PATIENCE_S = 120.0
@@ -131,137 +134,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-#: Steps that tests put beside their pipeline files.
-STEPS = '''
-import os, signal, time
-
-def fail_on(data, rank, world_size, ranks=(), flag=""):
-    """Raises on some ranks, after some documents; not any more once the file `flag` is there."""
-    for count, document in enumerate(data):
-        if rank in ranks and count == 20 and not os.path.exists(flag):
-            raise ValueError(f"rank {rank} cannot go on")
-        yield document
-
-def kill_on(data, rank, world_size, ranks=(), flag=""):
-    """Is killed, as by the out-of-memory killer, on some ranks."""
-    for count, document in enumerate(data):
-        if rank in ranks and count == 20 and not os.path.exists(flag):
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield document
-
-def hold(data, rank, world_size, ranks=None, flag=""):
-    """Waits after some documents until the file `flag` is there; says so with the file `flag`-<rank>."""
-    for count, document in enumerate(data):
-        if count == 20 and (ranks is None or rank in ranks):
-            open(f"{flag}-{rank}", "w").close()
-            while not os.path.exists(flag):
-                time.sleep(0.01)
-        yield document
-
-def dawdle(data, rank, world_size, ranks=(), flag=""):
-    """Takes its time on some ranks; says with the file `flag`-<rank> that it has begun."""
-    for document in data:
-        if rank in ranks:
-            open(f"{flag}-{rank}", "w").close()
-            time.sleep(0.1)
-        yield document
-
-def fail_from(data, rank, world_size, first, flag=""):
-    """Raises at the first document whose number is `first` or more, until the file `flag` is there."""
-    for document in data:
-        if int(document.id.rpartition("-")[2]) >= first and not os.path.exists(flag):
-            raise ValueError("no further")
-        yield document
-
-def linger(data, rank, world_size, first, seconds=1, flag=""):
-    """Takes so long for each document from number `first` on, and says so, until the file `flag` is there."""
-    for document in data:
-        if int(document.id.rpartition("-")[2]) >= first and not os.path.exists(flag):
-            open(f"{flag}-{rank}", "w").close()
-            time.sleep(seconds)
-        yield document
-
-def note_node(data, rank, world_size, flag=""):
-    """Says which process of how many is at work on the rank, each on a node of its own."""
-    name = f"{flag}-{rank}-{os.environ['RANK']}-of-{os.environ['WORLD_SIZE']}"
-    open(name, "w").close()
-    return data
-
-def need_memory(data, rank, world_size, ranks=(), mb=0, flag=""):
-    """Needs so many MB on some ranks, until it has had them for a while."""
-    held = bytearray(0)
-    for count, document in enumerate(data):
-        if rank in ranks and count == 20:
-            held = bytearray(b"x") * (mb * 10**6)
-            time.sleep(5)
-        yield document
-
-def swallow(data, rank, world_size):
-    """A step that goes on whatever happens."""
-    iterator = iter(data)
-    while True:
-        try:
-            yield next(iterator)
-        except StopIteration:
-            return
-        except Exception:
-            continue
-
-def shorter(data, rank, world_size):
-    """Gives only ten documents of a shard once the file `short` is there."""
-    for document in data:
-        if not os.path.exists("short") or int(document.id.rpartition("-")[2]) % 50 < 10:
-            yield document
-
-def first(data, rank, world_size, count=1):
-    """Gives the first documents, and asks for no more."""
-    for number, document in enumerate(data, 1):
-        yield document
-        if number == count:
-            return
-
-def backwards(data, rank, world_size):
-    """Gives nothing before it has read everything, and makes its documents anew."""
-    from stagger import Document
-    for document in reversed(list(data)):
-        yield Document(document.text, document.id)
-
-class Upper:
-    def __init__(self, suffix=""):
-        self.suffix = suffix
-
-    def __call__(self, data, rank, world_size):
-        for document in data:
-            document.text = document.text.upper() + self.suffix
-            yield document
-
-def large(data, rank, world_size, flag=""):
-    """A source of 110 MB. In its first attempt it writes its process's number to the file `flag`, and waits there."""
-    from stagger import Document
-    for i in range(110):
-        yield Document("x" * 10**6, f"{i}")
-        if i == 90 and not os.path.exists(flag):
-            with open(flag + ".new", "w") as file:
-                file.write(str(os.getpid()))
-            os.rename(flag + ".new", flag)
-            while True:
-                time.sleep(0.01)
-
-def numbers(data, rank, world_size, count=10):
-    """A source without shards."""
-    from stagger import Document
-    for i in range(count):
-        yield Document(f"{rank}-{i}", f"{rank}-{i}")
-'''
-
-
 class PipelineFiles:
-    """Writes pipeline files, with `STEPS` importable as the module my_steps."""
+    """Writes pipeline files, with `tests/kit/steps.py` importable as the module my_steps."""
 
     def __init__(self, folder: Path, shards: Path) -> None:
         self.folder = folder
         self.shards = shards
-        (folder / "my_steps.py").write_text(STEPS)
+        shutil.copy(STEPS, folder / "my_steps.py")
 
     def __call__(
         self,
@@ -311,26 +190,6 @@ def missing(what: str) -> None:
     pytest.skip(f"{what} is missing; make test installs it")
 
 
-@pytest.fixture(scope="session")
-def slurm_conf() -> str:
-    """The configuration of a running cluster: one for the whole session, left up for the next."""
-    if shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin") is None:
-        missing("Slurm")
-    done = subprocess.run([CLUSTER / "up.sh"], capture_output=True, text=True, timeout=300)
-    if done.returncode:
-        pytest.fail(f"the cluster did not start:\n{done.stderr}")
-    return done.stdout.strip().rpartition("SLURM_CONF=")[2]
-
-
-@pytest.fixture
-def slurm_cli(cli: Cli, slurm_conf: str, tmp_path: Path) -> Iterator[Cli]:
-    """The command on a machine of the cluster; what a test leaves queued is cancelled after it."""
-    cli.env["SLURM_CONF"] = slurm_conf
-    yield cli
-    for run in tmp_path.rglob("run.json"):
-        cli("cancel", run.parent)
-
-
 @dataclass(frozen=True)
 class Bucket:
     """A fresh bucket of the session's S3 server."""
@@ -378,3 +237,10 @@ def bucket(s3_server: str) -> Bucket:
     made = Bucket(name, s3_server, {**env, "AWS_DEFAULT_REGION": "us-east-1"})
     made.files.mkdir(name)
     return made
+
+
+@pytest.fixture
+def loaded(bucket: Bucket, shards: Path) -> Bucket:
+    """The bucket with the shards below input/."""
+    bucket.files.put([str(path) for path in sorted(shards.iterdir())], f"{bucket.name}/input/")
+    return bucket

@@ -242,9 +242,6 @@ def test_records_and_claims_come_back_as_they_were() -> None:
     assert claim.encode() != claim.encode()  # Two that make the same claim at once are told from each other.
 
 
-# ---- 64 processes ----
-
-
 def claim_at_once(place: Place, count: int, how: str = "whole") -> list[int]:
     """Their exit statuses."""
     command = [sys.executable, "-m", "tests.kit.claimants", place.folder, json.dumps(place.options), str(count), how]

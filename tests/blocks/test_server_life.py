@@ -1,12 +1,8 @@
-"""Block servers: a life from claim to leave, what hosts may do to it, and a rehearsal on this machine."""
+"""Block servers: a life from claim to leave, and what hosts may do to it."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from stagger.blocks.host import HostContext, Speed
-from stagger.blocks.measuring import cache_folder, measured
+from stagger.blocks.host import HostContext
 from stagger.blocks.placement import MEAN_BLOCK_SELECTION_DELAY, ServerState
 from stagger.blocks.registry import Registry, ServerRecord, as_moves
 from stagger.blocks.server import RULES, BlockServer, Identity
@@ -28,19 +23,9 @@ from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.spec.models import StageSpec
 from stagger.storage import Storage
 from stagger.task_context import StopFlag
-from tests.conftest import ROOT, Cli, PipelineFiles, until
+from tests.blocks.conftest import QUICK
+from tests.conftest import until
 from tests.kit.block_hosts import Recorder
-from tests.promises.test_every_document_once import counts, status
-
-QUICK: dict[str, Any] = {
-    "total": 8,
-    "servers": 2,
-    "mean_block_selection_delay": 0,
-    "mean_balance_check_period": 0.2,
-    "heartbeat": 0.1,
-    "lease": 5,
-    "drain": 1,
-}
 
 
 class Life:
@@ -318,206 +303,3 @@ def test_a_registry_that_cannot_be_written_for_a_while_costs_nobody_its_blocks(
     before = one.beats()
     until(lambda: one.beats() > before, "it to go on")
     assert one.serves(0, 4)
-
-
-# ---- Measuring ----
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    return Path(cache_folder())
-
-
-def test_a_host_is_measured_once_per_workload(cache: Path) -> None:
-    calls: list[str] = []
-
-    def measure(name: str, rps: float = 5.0) -> Speed:
-        def once() -> Speed:
-            calls.append(name)
-            return Speed(rps, 7.0)
-
-        return measured(name, once, 1.0)
-
-    assert measure("a") == measure("a") == Speed(5.0, 7.0)
-    assert measure("b", 6.0) == Speed(6.0, 7.0)
-    assert calls == ["a", "b"]
-    for file in cache.glob("*.json"):
-        file.write_bytes(b'{"workload": "a"')
-    assert measure("a") == Speed(5.0, 7.0)
-    assert calls == ["a", "b", "a"]
-    with pytest.raises(StaggerError, match="both must be more than 0"):
-        measure("c", 0.0)
-    with pytest.raises(StaggerError, match="both must be more than 0"):
-        measure("c", float("nan"))
-
-
-def test_servers_of_a_machine_measure_one_after_another_and_wait_no_longer_than_told(cache: Path) -> None:
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(cache)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout is not None
-    path = holder.stdout.readline().strip()
-    with pytest.raises(StaggerError, match=r"has been measuring for 0\.2 s"):
-        measured("held", lambda: Speed(1.0, 1.0), 0.2)
-    holder.kill()  # The kernel lets the lock go.
-    holder.wait()
-    assert measured("held", lambda: Speed(1.0, 1.0), 5.0) == Speed(1.0, 1.0)
-    assert Path(path).exists()
-
-
-HOLD = """
-import hashlib, sys, time
-from stagger.blocks.measuring import locked
-path = f"{sys.argv[1]}/{hashlib.sha256(b'held').hexdigest()[:24]}.json.lock"
-with locked(path, 1, time.sleep):
-    print(path, flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_a_cache_that_others_can_write_is_refused(cache: Path) -> None:
-    cache.chmod(0o777)
-    with pytest.raises(StaggerError, match="others may write there: remove it"):
-        measured("a", lambda: Speed(1.0, 1.0), 1.0)
-
-
-# ---- Whole runs ----
-
-
-@pytest.fixture
-def swarm(tmp_path: Path) -> Callable[..., Path]:
-    """A pipeline file of a swarm."""
-
-    def write(executor: dict[str, Any] | None = None, **blocks: Any) -> Path:
-        settings = {
-            **QUICK,
-            "total": 24,
-            "servers": 4,
-            "heartbeat": 0.5,
-            "host_options": {"room": [6, 8], "seconds_per_block": 0.02},
-            **blocks,
-        }
-        content = {"name": "swarm", "run_dir": str(tmp_path / "swarm"), "blocks": settings}
-        if executor:
-            content["executor"] = executor
-        path = tmp_path / "swarm.yaml"
-        path.write_text(json.dumps(content))
-        return path
-
-    return write
-
-
-def swarm_status(cli: Cli, run: Path) -> dict[str, Any]:
-    ran = cli("blocks", "status", run, "--json")
-    assert ran.status in (0, 1), ran.err
-    document: dict[str, Any] = ran.json
-    assert (min(document["online"]) == 0) == (ran.status == 1)
-    return document
-
-
-def test_a_rehearsal_on_this_machine(cli: Cli, swarm: Callable[..., Path], tmp_path: Path) -> None:
-    """Servers of two kinds; one fails, and the others take over; then all have served as long as they were to."""
-    failing = {"room": [6, 8], "seconds_per_block": 0.02, "fail_after": [None, None, 6, None]}
-    file = swarm(serve_for=16, host_options=failing, servers=5)
-    run = tmp_path / "swarm"
-    launched = cli.start("blocks", "launch", file)
-
-    def covered(servers: int) -> dict[str, Any] | None:
-        if not (run / "run.json").exists():
-            return None
-        found = swarm_status(cli, run)
-        online = [server for server in found["servers"] if server["state"] == "ONLINE"]
-        return found if len(online) == servers and min(found["online"]) > 0 else None
-
-    found = until(lambda: covered(5), "all to serve")
-    assert found["bound"] >= min(found["online"])
-    shown = cli("blocks", "status", run, check=0).out
-    assert "5 servers: 5 online" in shown
-    assert "######" in shown
-    assert until(lambda: covered(4), "the others to take over")
-    assert launched.wait(timeout=60) == 1
-    assert counts(status(cli, run)) == (4, 1, 0, 0)
-    failure = json.loads((run / "failures" / "00002.1.json").read_text())
-    assert failure["error"] == ("serving failed: StaggerError: the simulated host fails after 6 s, as it was told to")
-    record = json.loads((run / "completions" / "00000.json").read_text())
-    assert record["notes"]["server"] == "00000.1"
-    assert list((run / "registry").iterdir()) == []
-    gone = cli("blocks", "status", run, check=1).out
-    assert "none there" in gone
-    assert "blocks without a server: 0-23" in gone
-
-
-def test_ctrl_c_ends_a_rehearsal_and_leaves_nothing(cli: Cli, swarm: Callable[..., Path], tmp_path: Path) -> None:
-    run = tmp_path / "swarm"
-    launched = cli.start("launch", swarm(servers=2))
-    until(lambda: len(list((run / "registry").glob("server.*"))) == 2, "the servers to be there")
-    launched.send_signal(2)
-    assert launched.wait(timeout=60) == 130
-    assert counts(status(cli, run))[0] == 0
-    log = (run / "logs" / "00000" / "1.log").read_text()
-    assert "leaves: told to stop" in log
-
-
-def test_a_models_config_says_how_many_blocks_it_has(cli: Cli, swarm: Callable[..., Path], tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    config = tmp_path / "model" / "config.json"
-    config.write_text('{"num_hidden_layers": 12}')
-    file = swarm(total=None, model=str(tmp_path / "model"), serve_for=0.5, servers=1)
-    cli("launch", file, check=0)
-    spec = json.loads((tmp_path / "swarm" / "run.json").read_text())["spec"]["stages"][0]
-    assert spec["blocks"]["total"] == 12
-    config.write_text('{"hidden_size": 12}')
-    assert "has none of num_hidden_layers" in cli("launch", file, check=2).err
-    config.write_text('{"num_hidden_layers": 12')
-    assert "is damaged" in cli("launch", file, check=2).err
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (["blocks.total=null"], "blocks: say how many blocks there are: `total`, or the `model`"),
-        (["blocks.servers=0"], "blocks.servers: input should be greater than 0"),
-        (["blocks.num_blocks=25"], "num_blocks is 25, but the model has 24 blocks"),
-        (["blocks.lease=1"], "it must be more than two heartbeats"),
-        (["blocks.hots=simulated"], "blocks.hots: unknown key; did you mean 'host'?"),
-        (["blocks.host=nonsense"], "blocks.host: "),
-        (["blocks.host=no_such:Host"], "no_such"),
-        (["blocks.host=tests.kit.block_hosts:Half"], "is no host for blocks: it has no measure, load, unload, serve"),
-        (["blocks.host_options.rom=3"], "blocks.host_options: simulated does not take them"),
-        (["tasks=4"], "tasks: not for a stage with `blocks`: the number of servers is blocks.servers"),
-        (["pipeline=[{read_jsonl: {path: x}}]"], "pipeline: not for a stage with `blocks`"),
-        (["executor={type: local, workers: 2}"], "all 4 servers run at once here"),
-        (["executor={type: slurm, ranks_per_job: 2}"], "each server is a job of its own on one node"),
-        (["blocks.model=nowhere"], "nowhere/config.json cannot be read"),
-        (["blocks.rebalance=petals"], "blocks.rebalance: input should be 'planner', 'own_gain', 'full' or 'none'"),
-        (["blocks.balance_quality=0"], "blocks.balance_quality: input should be greater than 0"),
-    ],
-)
-def test_each_mistake_is_one_sentence(cli: Cli, swarm: Callable[..., Path], wrong: list[str], message: str) -> None:
-    root = str(ROOT)
-    ran = cli("launch", swarm(), *(f"--set={change}" for change in wrong), check=2, PYTHONPATH=root)
-    assert message in ran.err
-    assert "Traceback" not in ran.err
-    assert len(ran.err.splitlines()) == 1, ran.err
-
-
-def test_commands_for_blocks_refuse_what_has_none(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
-    file = pipeline_file()
-    assert "it has no stage with the key `blocks`" in cli("blocks", "launch", file, check=2).err
-    cli("launch", file, check=0)
-    assert "hosts no blocks; see where it stands with" in cli("blocks", "status", tmp_path / "run", check=2).err
-
-
-def test_the_script_of_a_slurm_job(cli: Cli, swarm: Callable[..., Path], tmp_path: Path) -> None:
-    executor = {"type": "slurm", "partition": "gpu", "gpus_per_task": 1, "time": "1:00:00"}
-    plan = cli("blocks", "launch", swarm(executor, drain=90), "--dry-run", "--json", check=0).json
-    (array,) = plan["stages"][0]["arrays"]
-    script = array["script"]
-    for line in ("--array=0-3", "--gres=gpu:1", "--signal=B:USR2@150", "--requeue"):
-        assert f"#SBATCH {line}" in script
-    assert "randint(0, 30)" in script
-    assert script.index("sleep") < script.index("stagger.task")
-    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
-    with contextlib.suppress(FileNotFoundError):
-        assert not list((tmp_path / "swarm").iterdir())

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from tests.conftest import Bucket, Cli
 
@@ -56,23 +52,3 @@ def test_a_bucket_is_asked_for_all_that_a_run_needs(cli: Cli, bucket: Bucket, tm
     state, text = found(ran.out)["storage"]
     assert (state, "four requests took" in text) == ("ok", True)
     assert bucket.files.find(bucket.name) == []
-
-
-@pytest.mark.slurm
-def test_a_healthy_cluster(slurm_cli: Cli, tmp_path: Path) -> None:
-    ran = slurm_cli("doctor", "--run-dir", tmp_path, "--partition", "cpu", "--json", check=0)
-    checks = found(ran.out)
-    assert {state for state, _ in checks.values()} == {"ok"}
-    expected = {"versions", "storage", "slurm", "accounting", "partition", "folder", "python", "commands", "clock"}
-    assert checks.keys() == expected
-    assert "MaxArraySize 10,001" in checks["slurm"][1]
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.slurm
-def test_a_partition_that_is_not_there(slurm_cli: Cli, tmp_path: Path) -> None:
-    checks: dict[str, Any] = found(
-        slurm_cli("doctor", "--run-dir", tmp_path, "--partition", "nothing", "--json", check=1).out
-    )
-    assert checks["partition"] == ("problem", "There is no partition nothing; there are cpu, gpu.")
-    assert "executor.partition" in checks["node"][1]

@@ -20,7 +20,7 @@ from stagger import LocalExecutor, ReadJsonl, RunFailed, SlurmExecutor, StaggerE
 from stagger.executor.base import RunOptions
 from stagger.spec.models import LocalSpec, PipelineFile, SlurmSpec
 from tests.conftest import output_ids
-from tests.promises.test_every_document_once import EVERYTHING
+from tests.kit.runs import EVERYTHING
 
 
 def test_lambdas_closures_and_instances(tmp_path: Path, shards: Path) -> None:

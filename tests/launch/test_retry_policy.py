@@ -6,12 +6,8 @@ from typing import Any
 
 import pytest
 
-from stagger.efficiency import efficiency, sentences
-from stagger.errors import StaggerError
-from stagger.executor.scaled import Defaults, scaled
 from stagger.retries import Decision, Failed, Group, decide, looks_out_of_memory
-from stagger.spec.load import changed_spec
-from stagger.spec.models import RetrySpec, RunSpec, SlurmSpec
+from stagger.spec.models import RetrySpec
 
 FIRST = Group([1, 2, 3])
 
@@ -98,63 +94,3 @@ def test_what_is_given_up_and_why() -> None:
 )
 def test_how_slurm_says_that_memory_ran_out(text: str) -> None:
     assert looks_out_of_memory(text)
-
-
-def slurm(**settings: Any) -> SlurmSpec:
-    return SlurmSpec(type="slurm", **settings)
-
-
-def test_more_memory_and_time_however_they_were_asked_for() -> None:
-    more = Group([1], 1, memory_scale=2.0, time_scale=1.5)
-    assert scaled(slurm(), Group([1]), Defaults()) == slurm()
-    assert scaled(slurm(), more, Defaults(512, 600)).mem_per_cpu_gb == 1.0
-    assert scaled(slurm(), more, Defaults(512, 600)).time == "0-00:15:00"
-    again = scaled(slurm(sbatch={"mem": "4G", "time": "1:00:00"}), more, Defaults())
-    assert again.sbatch == {"mem": "8192M", "time": "0-01:30:00"}
-    assert scaled(slurm(), more, Defaults()) == slurm()  # Nobody knows what it had; said in the log.
-
-
-def run_spec(*names: str) -> RunSpec:
-    stages = [{"name": name, "pipeline": ["m:f"], "executor": {"type": "slurm", "mem_per_cpu_gb": 2}} for name in names]
-    return RunSpec.model_validate({"name": "run", "run_dir": "/run", "cwd": "/", "stages": stages})
-
-
-def test_a_retry_can_change_how_a_run_is_run_but_not_what_it_does() -> None:
-    spec = run_spec("a", "b")
-    changed = changed_spec(spec, ["executor.mem_per_cpu_gb=8", "retry_seconds=5"], "b")
-    assert [stage.executor.mem_per_cpu_gb for stage in changed.stages] == [2, 8]  # type: ignore[union-attr]
-    assert changed.retry_seconds == 5
-    for assignment in ("tasks=7", "pipeline.0=m:g", "nonsense=1", "name=x"):
-        with pytest.raises(StaggerError, match="a run keeps its"):
-            changed_spec(spec, [assignment], None)
-    with pytest.raises(StaggerError, match="mem_per_cpu_gb"):
-        changed_spec(spec, ["executor.mem_per_cpu_gb=lots"], None)
-    with pytest.raises(StaggerError, match="There is no stage 'c'"):
-        changed_spec(spec, ["executor.time=5"], "c")
-
-
-def completion(rank: int, job: str, **values: Any) -> dict[str, Any]:
-    record = {"rank": rank, "job": job, "restart": 0, "script_started": 0.0, "delay_s": 10.0, "ended": 100.0}
-    return {**record, "cpu_s": 40.0, "peak_rss_mb": 800, "retried": {"waited_s": 3.0}, **values}
-
-
-def test_efficiency_is_of_jobs_and_says_what_would_have_been_enough() -> None:
-    records = [
-        completion(0, "1_0"),
-        completion(1, "1_0", ended=200.0, peak_rss_mb=1000),  # Packed: the same job, the same delay.
-        completion(2, "1_1", ended=50.0),
-    ]
-    resources = {"cpus_per_task": 2, "mem_per_cpu_gb": 4.0, "time": "1:00:00"}
-    found = efficiency(records, resources)
-    assert found["jobs"] == 2
-    assert found["cpu"] == {"used_s": 120.0, "asked_s": 500.0, "share": 0.24}
-    assert found["memory"] == {"peak_mib": 1000, "asked_mib": 8192.0, "share": 0.122}
-    assert found["time"] == {"longest_s": 200.0, "limit_s": 3600, "share": 0.056}
-    assert (found["asleep_s"], found["waiting_s"]) == (20.0, 9.0)
-    assert found["enough"] == {"mem_per_cpu_gb": 0.7, "time": "0-00:05:00"}
-    assert sentences(found)[0].startswith("used 24% of the processors' time, 1,000 MiB of 8,192 MiB (12%) at most")
-    unknown = efficiency(records, {"cpus_per_task": 1, "mem_per_cpu_gb": None, "time": None})
-    assert unknown["memory"]["share"] is unknown["time"]["share"] is None
-    assert "no limit that was asked for" in sentences(unknown)[0]
-    assert efficiency([], resources) == {}
-    assert sentences({}) == []

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from tests.conftest import Cli, PipelineFiles, contents
-from tests.promises.test_every_document_once import counts, status
+from tests.kit.runs import completions, counts, status
 
 BY_SHARD: dict[str, Any] = {"commit": "shard", "tasks": 2, "writer": {"filename": "{stem}.jsonl"}}
 
 
 def visible(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in contents(folder).items() if not name.startswith(".")}
-
-
-def completions(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted((run / "completions").iterdir())]
 
 
 def interrupted(cli: Cli, files: PipelineFiles, folder: Path) -> Path:

@@ -1,21 +1,17 @@
-"""Damaged input, and a disk that fills up: the rank fails and says where, nothing is missing without a word."""
+"""Damaged input: the rank fails and says where, nothing is missing without a word."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import zstandard
 
 from tests.conftest import Cli, PipelineFiles, contents, documents, jsonl, output_ids
-from tests.promises.test_every_document_once import counts, status
+from tests.kit.runs import counts, status
 
 GOOD = jsonl(documents(0, 3000))
 LINES = GOOD.splitlines(keepends=True)
@@ -143,42 +139,3 @@ def test_empty_files_may_be_allowed(cli: Cli, pipeline_file: PipelineFiles, tmp_
     ran = cli("launch", file, "--set", "pipeline.0.read_jsonl.allow_empty=true", check=0)
     assert "empty" not in ran.err
     assert len(output_ids(tmp_path / "run-output")) == 3000
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
-def test_a_full_disk_leaves_no_output_and_the_rank_runs_when_there_is_room(
-    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path, small_disk: Path
-) -> None:
-    ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(900_000))
-    source = tmp_path / "some"
-    source.mkdir()
-    (source / "a.jsonl").write_bytes(GOOD)
-    (source / "b.jsonl").write_bytes(LINES[0])
-    file = pipeline_file(source=str(source), output=str(small_disk / "out"), compression=None, tasks=2)
-    cli("launch", file, check=1)
-    failure = json.loads((tmp_path / "run" / "failures" / "00000.1.json").read_text())
-    assert "No space left on device" in failure["error"]
-    assert [path.name for path in (small_disk / "out").iterdir()] == ["00001.jsonl"]
-    ballast.unlink()
-    cli("retry", tmp_path / "run", check=0)
-    assert (small_disk / "out" / "00000.jsonl").stat().st_size > 100_000
-
-
-def test_a_run_directory_on_a_full_disk_is_said_in_one_sentence(
-    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path, small_disk: Path
-) -> None:
-    (small_disk / "ballast").write_bytes(os.urandom(2**20 - 4096 * 3))
-    ran = cli("launch", pipeline_file(run_dir=str(small_disk / "run")))
-    assert ran.status != 0
-    assert "No space left on device" in ran.err
-    assert "Traceback" not in ran.err

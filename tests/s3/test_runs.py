@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from stagger.storage import Storage
 from tests.conftest import Bucket, Cli, PipelineFiles, contents, until
-from tests.promises.test_every_document_once import counts, status
+from tests.kit.buckets import objects, on_s3
+from tests.kit.runs import counts, status
 
 
 @pytest.fixture
 def s3_cli(cli: Cli, bucket: Bucket) -> Cli:
     cli.env.update(bucket.env)
     return cli
-
-
-@pytest.fixture
-def loaded(bucket: Bucket, shards: Path) -> Bucket:
-    bucket.files.put([str(path) for path in sorted(shards.iterdir())], f"{bucket.name}/input/")
-    return bucket
-
-
-def objects(bucket: Bucket, folder: str) -> dict[str, bytes]:
-    root = f"{bucket.name}/{folder}/"
-    return {path.removeprefix(root): bucket.files.cat(path) for path in bucket.files.find(root)}
-
-
-def on_s3(pipeline_file: PipelineFiles, bucket: Bucket, name: str = "run", **more: Any) -> Path:
-    options = {"source": f"{bucket.url}/input", "output": f"{bucket.url}/output", "run_dir": f"{bucket.url}/run"}
-    return pipeline_file(name, **{**options, **more})
 
 
 def test_the_same_outputs_as_on_a_file_system(
@@ -51,18 +35,6 @@ def test_the_same_outputs_as_on_a_file_system(
     assert json.loads(run["stats.json"])["done"] == 4
     assert counts(status(s3_cli, f"{loaded.url}/run")) == (4, 0, 0, 0)
     assert "rank 2, attempt 1" in s3_cli("logs", f"{loaded.url}/run", "--rank", "2", check=0).out
-
-
-@pytest.mark.slurm
-def test_the_same_outputs_from_slurm_jobs(
-    s3_cli: Cli, slurm_cli: Cli, loaded: Bucket, pipeline_file: PipelineFiles, tmp_path: Path
-) -> None:
-    s3_cli("launch", pipeline_file("here"), check=0)
-    executor = {"type": "slurm", "time": 10, "log_dir": str(tmp_path / "job-logs")}
-    file = on_s3(pipeline_file, loaded, executor=executor, randomize_start_duration=1)
-    slurm_cli("launch", file, "--wait", check=0)
-    assert objects(loaded, "output") == contents(tmp_path / "here-output")
-    assert len(list((tmp_path / "job-logs" / "launch-1").glob("*_*.out"))) == 4
 
 
 def test_a_failed_or_killed_task_leaves_no_object_and_retry_repairs(

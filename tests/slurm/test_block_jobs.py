@@ -17,9 +17,7 @@ from stagger.blocks.registry import Registry
 from stagger.storage import Storage
 from tests.conftest import Cli, until
 from tests.kit.claimants import one_at_a_time
-from tests.promises.test_every_document_once import counts, status
-
-pytestmark = pytest.mark.slurm
+from tests.kit.runs import counts, status
 
 TOTAL, SERVERS, ROOM, PERIOD_S, WINDOW_S = 24, 24, 6, 5.0, 8
 

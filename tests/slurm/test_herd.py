@@ -8,14 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
 
 
-@pytest.mark.slurm
 def test_a_herd_at_once_is_refused_and_one_with_a_limit_never(slurm_conf: str, tmp_path: Path) -> None:
     options = ["--tasks=16", "--limit=12", "--calibrate=10", "--policies=none,limit", f"--folder={tmp_path}"]
     command = [sys.executable, "herd.py", *options, f"--plot={tmp_path}/herd.png"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import textwrap
 from pathlib import Path
 
@@ -35,7 +36,7 @@ executor:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "my_steps.py").write_text(STEPS)
+    shutil.copy(STEPS, tmp_path / "my_steps.py")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -1,4 +1,4 @@
-"""The staggered start: what is drawn, in Python and in the job script."""
+"""Delays: what is drawn, in Python and in the job script."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ import re
 import subprocess
 import sys
 import time
-import zlib
 from bisect import bisect_left
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from stagger.job_script import ScriptContext, array_script
 from stagger.spec.models import SlurmSpec
 from stagger.start import Slots, slot_ms, spread_delay_ms, throttle_for_limit, uniform_delay, window_for_limit
-from stagger.starts import start_account
-from tests.conftest import Bucket, Cli, PipelineFiles
+from tests.conftest import Cli, PipelineFiles
 
 
 def chi_square(draws: list[int], window: int) -> float:
@@ -196,54 +193,6 @@ def test_before_the_sleep_nothing_is_looked_up_but_the_systems_own(tmp_path: Pat
     assert foreign <= {str(job), "/", ".", ""}  # slurmd runs its own copy of the script, in `/`; "" is an open file.
 
 
-SLURM = {"type": "slurm"}
-
-
-def dry_run(cli: Cli, file: Path, *more: str | int) -> tuple[str, int, int, str]:
-    """Policy, window and hold of a launch, and what is said about them."""
-    ran = cli("launch", file, "--dry-run", "--json", *more, check=0)
-    (stage,) = ran.json["stages"]
-    (hold,) = set(re.findall(r'"hold_s":(\d+)', stage["arrays"][0]["script"]))
-    return stage["start"]["policy"], stage["start"]["window_s"], int(hold), ran.err
-
-
-def test_the_window_for_a_limit_and_what_is_said_about_it(
-    cli: Cli, bucket: Bucket, shards: Path, pipeline_file: PipelineFiles
-) -> None:
-    """With its run directory and input on S3 a short task makes five requests: plan, plan, shard, completion, log."""
-    cli.env.update(bucket.env)
-    bucket.files.put([str(path) for path in sorted(shards.iterdir())], f"{bucket.name}/input/")
-
-    def file(**more: Any) -> Path:
-        options = {"executor": SLURM, "tasks": 12, **more}
-        return pipeline_file(source=f"{bucket.url}/input", run_dir=f"{bucket.url}/run", **options)
-
-    assert dry_run(cli, file(backend_limit=2.5))[:3] == ("spread", 30, 0)  # 12 * 5 / (0.8 * 2.5)
-    assert dry_run(cli, file(backend_limit=2.5, start_policy="uniform"))[:3] == ("uniform", 30, 0)
-    # A throttled launch takes a shorter window, and each job keeps its place for as long.
-    assert dry_run(cli, file(backend_limit=2.5, executor={**SLURM, "workers": 4}))[:3] == ("spread", 10, 10)
-    # Only some of the ranks: they need less.
-    assert dry_run(cli, file(backend_limit=2.5), "--limit", 4)[:3] == ("spread", 10, 0)
-    *start, said = dry_run(cli, file(backend_limit=2.5, randomize_start_duration=20))
-    assert start == ["spread", 20, 0]
-    assert "starts over 20 s ask for more than 0.8 of backend_limit; it needs 30 s" in said
-    *start, said = dry_run(cli, file(backend_limit=0.1))
-    assert start[1] == 750
-    assert "sleeps 375 s on average on its processors" in said
-    *start, said = dry_run(cli, file(backend_limit=2.5, start_policy="uniform"))
-    assert re.search(r"up to \d jobs start within a second, and ask for \d+ requests; .*: leave start_policy out", said)
-    ran = cli("launch", file(backend_limit=0.0001), "--dry-run", check=2)
-    assert "would spread 12 starts of run over 750,000 s, more than a day: set a smaller throttle" in ran.err
-    ran = cli("launch", file(backend_limit=0.1, executor={**SLURM, "time": 12}), "--dry-run", check=2)
-    assert "lets a job of run run for 720 s, and up to 750 s of that it sleeps before it starts" in ran.err
-    assert dry_run(cli, file(backend_limit=0.1, executor={**SLURM, "time": 13}))[1] == 750
-
-
-def test_a_limit_without_remote_storage_is_refused(cli: Cli, pipeline_file: PipelineFiles) -> None:
-    ran = cli("launch", pipeline_file(executor=SLURM, backend_limit=50), "--dry-run", check=2)
-    assert "its run_dir, input and output are local paths. Set randomize_start_duration instead." in ran.err
-
-
 def test_a_job_keeps_its_place_after_its_work_unless_it_is_told_to_stop(
     cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:
@@ -271,41 +220,3 @@ def test_a_job_keeps_its_place_after_its_work_unless_it_is_told_to_stop(
     held.terminate()
     held.communicate(timeout=60)
     assert held.returncode == 0
-
-
-def test_local_workers_take_their_slots(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
-    shown = cli("launch", pipeline_file(start_policy="spread", randomize_start_duration=1), "--dry-run", check=0).out
-    assert "  start    over 1 s (spread)\n" in shown
-    assert "  start    at once\n" in cli("launch", pipeline_file(), "--dry-run", check=0).out
-    cli("launch", pipeline_file(start_policy="spread", randomize_start_duration=1), check=0)
-    records = [json.loads(path.read_text()) for path in (tmp_path / "run" / "completions").iterdir()]
-    salt = zlib.crc32(records[0]["fingerprint"].encode())
-    assert {record["delay_s"] for record in records} <= {spread_delay_ms(worker, 1, salt) / 1000 for worker in range(2)}
-
-
-def test_starts_are_counted_per_job_and_shown_beside_what_was_planned(
-    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
-) -> None:
-    jobs = [(f"7_{index}", 1, 0, 100.0 + index * 0.3, index % 3) for index in range(30)]
-    records = [
-        {"job": job, "launch": launch, "restart": restart, "script_started": began, "delay_s": delay}
-        for job, launch, restart, began, delay in jobs
-        for _ in range(2)  # Two ranks a job.
-    ]
-    account = start_account(records)
-    assert account["jobs"] == 30
-    assert account["planned"] == {"peak_1s": 10, "peak_100ms": 10, "span_s": 2.0, "per_second": [10, 10, 10]}
-    measured = sorted(began + delay for _, _, _, began, delay in jobs)
-    assert account["measured"]["peak_1s"] == max(
-        sum(start <= other < start + 1 for other in measured) for start in measured
-    )
-    assert sum(account["measured"]["per_second"]) == 30
-    assert start_account([])["measured"]["per_second"] == []
-    # The slots of two neighbours in 6 s lie 2.3 or 3.7 s apart, whatever the salt.
-    cli("launch", pipeline_file(start_policy="spread", randomize_start_duration=6), check=0)
-    shown = cli("status", tmp_path / "run", check=0).out
-    assert re.search(r"jobs started: at most \d in a second, \d in 100 ms; by their delays alone 1 in a second", shown)
-    (planned,) = [line.strip() for line in shown.splitlines() if line.strip().startswith("planned")]
-    assert planned.count("█") + planned.count("▄") == 2  # Beside the measured ones, to one scale.
-    assert json.loads((tmp_path / "run" / "stats.json").read_text())["starts"]["jobs"] == 2
-    assert "<svg" in (tmp_path / "run" / "report.html").read_text()

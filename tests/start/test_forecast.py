@@ -1,65 +1,14 @@
-"""The start-up planner: its simulation obeys what it is about, and the command says what to do."""
+"""What is recommended for a herd: windows, throttles, and the line that a launch says."""
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
-import yaml
 
-from stagger.errors import StaggerError
-from stagger.planner.chart import check_plot
 from stagger.planner.plan import limit_window, start_plan, summary
-from stagger.planner.simulation import Herd, delays, simulate
-from stagger.start import SCHEDULER_CYCLE_S, Slots, slot_ms
-from stagger.starts import described, most_within
-from tests.conftest import Bucket, Cli, PipelineFiles
-
-UNIFORM = Herd(jobs=8000, policy="uniform", window_s=180)
-
-
-def plan(cli: Cli, *arguments: str | int | Path) -> dict[str, Any]:
-    (found,) = cli("plan", *arguments, "--json", check=0).json["plans"]
-    assert isinstance(found, dict)
-    return found
-
-
-def rows(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {row["name"]: row for row in document["policies"]}
-
-
-def test_the_default_for_8000_tasks(cli: Cli) -> None:
-    row = rows(plan(cli, "--tasks", 8000))["uniform"]
-    assert (row["window_s"], row["mean_per_s"], row["idle_core_h"]) == (180, 44.2, 200.0)
-    (line,) = [line for line in cli("plan", "--tasks", 8000, check=0).out.splitlines() if line.startswith("uniform *")]
-    assert line.split()[2:5] == ["180", "s", "44.2"]
-    assert "200" in line.split()
-
-
-def test_the_window_for_a_limit_is_found_and_recommended(cli: Cli) -> None:
-    found = plan(cli, "--tasks", 8000, "--limit", 3500, "--requests", 4)
-    row = rows(found)["limit"]
-    assert (row["policy"], row["window_s"], row["refused"]) == ("spread", 12, 0)
-    assert row["idle_core_h"] == pytest.approx(13.3, abs=0.1)
-    assert rows(found)["none"]["refused"] > 10_000
-    assert found["recommended"] == {"start_policy": "spread", "randomize_start_duration": 12}
-    assert found["steady_state_throttle"] == 420_000  # 0.8 * 3500 * 600 / 4
-
-
-def test_what_is_recommended_can_be_pasted(cli: Cli, pipeline_file: PipelineFiles) -> None:
-    """A limit that would ask for 800 s of sleep: a throttle instead, as keys of a pipeline file."""
-    shown = cli("plan", "--tasks", 8000, "--limit", 50, check=0).out
-    pasted = yaml.safe_load(shown.partition("Recommended: ")[2].partition("\n")[2])
-    assert pasted == {"start_policy": "spread", "randomize_start_duration": 300, "executor": {"workers": 3000}}
-    pasted["executor"]["type"] = "slurm"
-    ran = cli("launch", pipeline_file(tasks=8000, **pasted), "--dry-run", "--json", check=0)
-    assert ran.json["stages"][0]["start"]["summary"].startswith(
-        "the first 3,000 of 8,000 jobs start over 300 s (spread)"
-    )
+from stagger.planner.simulation import Herd, simulate
+from stagger.starts import most_within
 
 
 @pytest.mark.parametrize(
@@ -74,31 +23,6 @@ def test_a_sleep_is_recommended_only_where_it_helps(herd: Herd, recommended: dic
     assert start_plan(herd, herd.jobs).recommended == recommended
 
 
-def test_the_delays_are_those_of_the_job_scripts() -> None:
-    spread = Herd(jobs=1000, policy="spread", window_s=180, throttle=300)
-    salt = Random(7).getrandbits(32)
-    slots = Slots(180, 0, 300, SCHEDULER_CYCLE_S, salt)
-    assert delays(spread, Random(7)) == [slot_ms(slots, index) / 1000 for index in range(1000)]
-    drawn = delays(UNIFORM, Random(7))
-    assert set(drawn) <= {float(second) for second in range(181)}
-    assert {0.0, 180.0} <= set(drawn)
-
-
-@pytest.mark.parametrize("window", [0, 30, 180])
-@pytest.mark.parametrize("policy", ["uniform", "spread"])
-def test_every_request_is_made_and_refused_ones_again(policy: Any, window: int) -> None:
-    """Nothing is lost or invented, and no more is admitted than the storage takes."""
-    herd = Herd(jobs=2000, policy=policy, window_s=window, requests=3, limit=100)
-    outcome = simulate(herd, seed=3)
-    assert outcome.complete
-    assert outcome.failed == 0
-    assert len(outcome.requests) - outcome.refused == 6000
-    # A full bucket of a second's worth, then 100 a second.
-    assert outcome.last_start_s >= (6000 - 100) / 100
-    assert outcome == simulate(herd, seed=3)
-    assert outcome != simulate(herd, seed=4)
-
-
 @pytest.mark.parametrize(("jobs", "limit"), [(100, 50), (1000, 50), (8000, 50), (8000, 3500), (100_000, 3500)])
 @pytest.mark.parametrize("requests", [1, 4])
 def test_the_window_for_a_limit_lets_nothing_be_refused(jobs: int, limit: float, requests: int) -> None:
@@ -108,43 +32,6 @@ def test_the_window_for_a_limit_lets_nothing_be_refused(jobs: int, limit: float,
     assert most_within(outcome.requests, 1.0) <= limit
 
 
-def test_a_request_that_is_refused_for_too_long_is_given_up() -> None:
-    outcome = simulate(Herd(jobs=2000, policy="uniform", window_s=0, requests=1, limit=10, retry_s=20))
-    assert 1500 < outcome.failed < 2000
-    assert outcome.last_start_s < 60
-
-
-def test_a_hopeless_herd_is_not_simulated_to_its_end() -> None:
-    outcome = simulate(Herd(jobs=100_000, policy="uniform", window_s=0, limit=50))
-    assert not outcome.complete
-
-
-def test_a_throttle_lets_later_jobs_begin_when_earlier_ones_end() -> None:
-    herd = Herd(jobs=900, policy="spread", window_s=60, throttle=300, task_s=100, cycle_s=1)
-    starts = simulate(herd).starts
-    assert starts[299] < 60
-    assert 100 <= starts[300] <= 160 + SCHEDULER_CYCLE_S
-    assert len(starts) == 900
-    crowded = Herd(jobs=900, policy="spread", window_s=60, slots=300, task_s=0, cycle_s=1)
-    # Every job has its slot in the window of all 900, however many there is room for.
-    assert most_within(simulate(crowded).starts, 1.0) <= 900 / 60 * 2
-
-
-def test_short_tasks_that_take_turns_stay_below_a_limit_only_by_keeping_their_place() -> None:
-    herd = Herd(jobs=3000, policy="spread", window_s=0, requests=6, limit=100, throttle=300, task_s=0, cycle_s=1)
-    window = limit_window(herd)
-    assert window == 23
-    base = {**vars(herd), "window_s": window}
-    assert simulate(Herd(**base)).refused > 100
-    assert simulate(Herd(**{**base, "hold_s": window})).refused == 0
-
-
-def test_slurm_that_begins_jobs_slowly_is_a_stagger_of_its_own() -> None:
-    starts = simulate(Herd(jobs=1000, policy="uniform", window_s=0, dispatch_rate=50)).starts
-    assert described(starts)["peak_1s"] in (50, 51)
-    assert starts[-1] == pytest.approx(20, abs=0.1)
-
-
 def test_a_launch_is_summed_up_in_a_line() -> None:
     assert summary(Herd(5, "uniform", 0), 1) == "5 jobs start at once"
     line = summary(Herd(8000, "spread", 180, throttle=500), 2)
@@ -152,141 +39,8 @@ def test_a_launch_is_summed_up_in_a_line() -> None:
     assert line.endswith(f"; {2 * (500 * 90 + 7500 * 15) / 3600:,.1f} core-hours asleep")
 
 
-def test_a_files_requests_are_counted_and_its_own_settings_are_a_row(
-    cli: Cli, bucket: Bucket, shards: Path, pipeline_file: PipelineFiles
-) -> None:
-    cli.env.update(bucket.env)
-    bucket.files.put([str(path) for path in sorted(shards.iterdir())], f"{bucket.name}/input/")
-    executor = {"type": "slurm", "cpus_per_task": 2, "workers": 6}
-    places: dict[str, Any] = {
-        "source": f"{bucket.url}/input",
-        "output": f"{bucket.url}/output",
-        "run_dir": f"{bucket.url}/run",
-    }
-    file = pipeline_file(tasks=12, executor=executor, backend_limit=10, **places)
-    found = plan(cli, file)
-    assert (found["stage"], found["jobs"], found["throttle"]) == ("run", 12, 6)
-    assert found["requests"] == 6  # Plan, plan, shard, output, completion, log.
-    assert found["launch"] == {"name": "limit", "policy": "spread", "window_s": 5}  # 6 * 6 / (0.8 * 10)
-    assert found["recommended"] == {"start_policy": "spread", "backend_limit": 10.0}
-    assert found["cores_per_job"] == 2
-    throttled = plan(cli, file, "--throttle", 3)
-    assert (throttled["launch"]["window_s"], throttled["hold_s"]) == (3, 3)  # 3 * 6 / (0.8 * 10)
-    own = plan(cli, file, "--set", "randomize_start_duration=77", "--requests", 9)
-    assert (own["requests"], rows(own)["as set"]["window_s"], own["launch"]["name"]) == (9, 77, "as set")
-    other = plan(cli, file, "--window", 99)
-    assert (rows(other)["window"]["window_s"], other["launch"]) == (99, found["launch"])
-
-
-def test_a_local_file_is_planned_as_it_would_start_on_slurm(cli: Cli, pipeline_file: PipelineFiles) -> None:
-    shown = cli("plan", pipeline_file(tasks=8), check=0).out
-    assert "8 jobs, 0 requests to remote storage" in shown
-    assert "starts per second" in shown
-
-
-def test_stages_are_planned_apart_and_one_can_be_chosen(
-    cli: Cli, bucket: Bucket, shards: Path, pipeline_file: PipelineFiles
-) -> None:
-    cli.env.update(bucket.env)
-    file = pipeline_file(tasks=4, executor={"type": "slurm"})
-    text = json.loads(file.read_text())
-    first, last = text.pop("pipeline"), f"{bucket.url}/last"
-    between = f"{bucket.url}/between"
-    text["stages"] = [
-        {"name": "one", "pipeline": [first[0], {"write_jsonl": {"path": between}}]},
-        {
-            "name": "two",
-            "depends": ["one"],
-            "pipeline": [{"read_jsonl": {"path": between}}, {"write_jsonl": {"path": last}}],
-        },
-    ]
-    file.write_text(json.dumps(text))
-    both = cli("plan", file, "--json", check=0).json["plans"]
-    # What is still to be written counts as a shard for each rank, and so does each writer's output.
-    assert [(one["stage"], one["requests"]) for one in both] == [("one", 1), ("two", 2)]
-    assert plan(cli, file, "--stage", "two") == both[1]
-    assert "name one with --stage" in cli("plan", file, "--plot", "plot.png", check=2).err
-    assert "There is no stage 'tow'" in cli("plan", file, "--stage", "tow", check=2).err
-    cli("plan", file, "--stage", "one", "--plot", "plot.png", check=0)
-
-
-def test_the_row_of_the_launch_is_marked_and_only_that(cli: Cli) -> None:
-    """Also where several are the same, and beside a window that is only compared."""
-    for arguments, name in ((("--tasks", 1), "none"), (("--tasks", 8, "--window", 77), "uniform")):
-        shown = cli("plan", *arguments, check=0).out
-        assert [line.split()[0] for line in shown.splitlines() if " * " in line[:10]] == [name]
-
-
-def test_places_that_are_kept_are_idle(cli: Cli) -> None:
-    """1000 jobs of 5 s: as few take turns as the limit allows, or each keeps its place."""
-    options = ("--tasks", 1000, "--throttle", 500, "--limit", 50, "--task-time", 5)
-    found = plan(cli, *options)
-    row = rows(found)["limit"]
-    assert (row["window_s"], row["refused"]) == (50, 0)
-    assert row["idle_core_h"] == pytest.approx((500 * 25 + 500 * 15 + 1000 * 45) / 3600, abs=0.01)
-    recommended = found["recommended"]
-    assert recommended == {"start_policy": "spread", "randomize_start_duration": 5, "executor": {"workers": 50}}
-    herd = Herd(1000, "spread", 5, 4, 50, throttle=50, task_s=5)
-    assert simulate(herd).refused == 0
-    assert simulate(Herd(**{**vars(herd), "window_s": 50, "throttle": 500})).refused > 1000
-
-
 def test_a_limit_below_what_two_jobs_ask_for_cannot_be_kept_and_that_is_said() -> None:
     assert start_plan(Herd(100, "uniform", 30, 4, 8), 100).reason.endswith("are 0.8 of the limit")
     found = start_plan(Herd(100, "uniform", 30, 4, 2), 100)
     assert found.row("limit").refused > 0
     assert found.reason.endswith("still two that start close together exceed it, and ask again")
-
-
-def test_a_simulation_of_too_many_requests_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stagger.planner.simulation.MOST_REQUESTS", 1000)
-    outcome = simulate(Herd(jobs=1000, policy="spread", window_s=60, requests=50))
-    assert not outcome.complete
-    assert 1000 < len(outcome.requests) < 2000
-
-
-@pytest.mark.parametrize("options", [("--task-time", 0), ("--limit", 1e9), ("--requests", 0, "--limit", 5)])
-def test_the_ends_of_the_scales_have_plans_too(cli: Cli, options: tuple[str | float, ...]) -> None:
-    for tasks in (1, 2, 50):
-        assert "nan" not in cli("plan", "--tasks", tasks, *map(str, options), check=0).out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ((), "Give a pipeline file, or a number of tasks: stagger plan --tasks 8000"),
-        (("--tasks", "0"), "'--tasks'"),
-        (("--tasks", "8", "--limit", "-1"), "'--limit'"),
-        (("--tasks", "8", "--limit", "inf"), "'--limit'"),
-        (("--tasks", "8", "--limit", "nan"), "'--limit'"),
-        (("--tasks", "8", "--task-time", "inf"), "'--task-time'"),
-        (("--tasks", "8", "--stage", "one"), "--stage is about a pipeline file; give one."),
-        (("--tasks", "8", "--set", "tasks=9"), "--set is about a pipeline file; give one."),
-        (("--tasks", "8", "--plot", "plot.gif"), "a plot is a .png or .svg file"),
-        (("--tasks", "8", "--plot", "nowhere/plot.png"), "No such file or directory"),
-        (("nothing.yaml",), "There is no file nothing.yaml"),
-    ],
-)
-def test_mistakes_are_one_sentence(cli: Cli, arguments: tuple[str, ...], said: str) -> None:
-    ran = cli("plan", *arguments, check=2)
-    assert said in ran.err
-    assert "Traceback" not in ran.err
-
-
-@pytest.mark.parametrize(("name", "magic"), [("plot.png", b"\x89PNG"), ("plot.svg", b"<?xml")])
-def test_a_plot_is_drawn(cli: Cli, tmp_path: Path, name: str, magic: bytes) -> None:
-    cli("plan", "--tasks", 100, "--limit", 20, "--plot", name, check=0)
-    assert (tmp_path / name).read_bytes().startswith(magic)
-
-
-def test_a_plot_without_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(StaggerError, match=r"pip install 'stagger-slurm\[plot\]'"):
-        check_plot("plot.png")
-
-
-def test_the_document_holds_the_arrivals(cli: Cli) -> None:
-    row = rows(plan(cli, "--tasks", 100, "--limit", 20))["spread"]
-    assert sum(row["starts_per_second"]) == 100
-    assert sum(row["requests_per_second"]) == 400 + row["refused"]
-    json.dumps(row)

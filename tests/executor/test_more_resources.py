@@ -1,0 +1,23 @@
+"""Memory and time of a second try."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stagger.executor.scaled import Defaults, scaled
+from stagger.retries import Group
+from stagger.spec.models import SlurmSpec
+
+
+def slurm(**settings: Any) -> SlurmSpec:
+    return SlurmSpec(type="slurm", **settings)
+
+
+def test_more_memory_and_time_however_they_were_asked_for() -> None:
+    more = Group([1], 1, memory_scale=2.0, time_scale=1.5)
+    assert scaled(slurm(), Group([1]), Defaults()) == slurm()
+    assert scaled(slurm(), more, Defaults(512, 600)).mem_per_cpu_gb == 1.0
+    assert scaled(slurm(), more, Defaults(512, 600)).time == "0-00:15:00"
+    again = scaled(slurm(sbatch={"mem": "4G", "time": "1:00:00"}), more, Defaults())
+    assert again.sbatch == {"mem": "8192M", "time": "0-01:30:00"}
+    assert scaled(slurm(), more, Defaults()) == slurm()  # Nobody knows what it had; said in the log.

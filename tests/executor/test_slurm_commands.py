@@ -1,0 +1,154 @@
+"""Slurm's commands: asked again when Slurm is busy, no job submitted twice, and what is relied on in submitit."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import submitit
+from submitit.core.core import PicklingExecutor
+
+from stagger.errors import StaggerError
+from stagger.slurm import cluster, runner, submission
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def failing(times: int) -> Callable[[], str]:
+    """A command that is turned away so many times."""
+    left = [times]
+
+    def call() -> str:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise runner.SlurmBusy("squeue failed: Socket timed out on send/recv operation")
+        return "fine"
+
+    return call
+
+
+def test_who_is_turned_away_asks_again_but_not_for_ever() -> None:
+    clock = Clock()
+    assert runner.patiently(failing(4), 60, clock=clock, sleep=clock.sleep) == "fine"
+    assert 0 < clock.now < 60
+    with pytest.raises(runner.SlurmBusy, match="Socket timed out"):
+        runner.patiently(failing(10**6), 60, clock=clock, sleep=clock.sleep)
+    with pytest.raises(StaggerError, match="no"):
+        runner.patiently(lambda: (_ for _ in ()).throw(StaggerError("no")), 60, clock=clock, sleep=clock.sleep)
+
+
+def stand_in(folder: Path, name: str, script: str) -> None:
+    """A program in place of Slurm's, first in the PATH."""
+    path = folder / name
+    path.write_text(f"#!/bin/bash\n{script}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    stand_in(folder, "srun", "true")  # submitit looks for it.
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    return folder
+
+
+BUSY = "echo 'sbatch: error: Batch job submission failed: Slurm temporarily unable to accept job' >&2; exit 1"
+
+
+def test_a_busy_slurm_is_asked_again(stand_ins: Path, tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    stand_in(stand_ins, "sbatch", f'echo x >> {count}; [[ $(wc -l < {count}) -lt 3 ]] && {{ {BUSY}; }}; echo "12;east"')
+    stand_in(stand_ins, "squeue", "true")
+    assert submission.submit(str(tmp_path), "#!/bin/bash\n", "name") == "12"
+    assert count.read_text().count("x") == 3
+
+
+def test_a_job_that_was_accepted_without_a_word_is_not_submitted_again(stand_ins: Path, tmp_path: Path) -> None:
+    """It has even ended by the time that it is looked for."""
+    count = tmp_path / "count"
+    stand_in(stand_ins, "sbatch", f"echo x >> {count}; exit 124")  # As `timeout` ends a command that hangs.
+    stand_in(stand_ins, "squeue", "echo '77|0|COMPLETED|0:01|None|name'")
+    assert submission.submit(str(tmp_path), "#!/bin/bash\n", "name") == "77"
+    assert count.read_text().count("x") == 1
+
+
+def test_while_nobody_knows_whether_there_is_a_job_none_is_submitted(stand_ins: Path, tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    stand_in(stand_ins, "sbatch", f"echo x >> {count}; {BUSY}")
+    stand_in(stand_ins, "squeue", "echo 'slurm_load_jobs error: access denied' >&2; exit 1")
+    with pytest.raises(StaggerError, match="squeue failed: slurm_load_jobs error"):
+        submission.submit(str(tmp_path), "#!/bin/bash\n", "name")
+    assert count.read_text().count("x") == 1
+
+
+def test_a_surrounding_job_does_not_leak() -> None:
+    inside = {"SLURM_JOB_ID": "1", "SBATCH_PARTITION": "x", "SQUEUE_STATES": "R", "SLURM_CONF": "/c", "HOME": "/h"}
+    assert runner.outside_environment(inside) == {"SLURM_CONF": "/c", "HOME": "/h"}
+
+
+def test_without_slurm_the_next_step_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    limits = cluster.limits()
+    assert (limits.max_array_size, "no scontrol on this machine" in limits.assumed) == (1001, True)
+    with pytest.raises(StaggerError, match=r"no sbatch on this machine.*--executor local.*--dry-run"):
+        submission.submit(str(tmp_path), "#!/bin/bash\n", "name")
+    with pytest.raises(StaggerError, match="no squeue on this machine"):
+        cluster.queue(["name"])
+
+
+def test_submitit_is_as_it_is_used() -> None:
+    """The private parts of submitit that `stagger.slurm` builds on. If this fails after an upgrade, look there."""
+    base = submitit.SlurmExecutor
+    assert list(inspect.signature(base.__init__).parameters)[:2] == ["self", "folder"]
+    assert list(inspect.signature(base._make_submission_file_text).parameters) == ["self", "command", "uid"]
+    assert list(inspect.signature(base._make_submission_command).parameters) == ["self", "submission_file_path"]
+    assert isinstance(inspect.getattr_static(base, "_submitit_command_str"), property)
+    source = inspect.getsource(PicklingExecutor._submit_command)
+    for used in ("_make_submission_file_text", "_make_submission_command", "_get_job_id_from_submission_command"):
+        assert used in source
+    assert base._get_job_id_from_submission_command("Submitted batch job 5 on cluster x") == "5"
+
+
+def test_submission_hides_the_surrounding_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A stand-in for sbatch that says what it was given."""
+    seen = tmp_path / "seen"
+    for name in ("sbatch", "srun"):
+        (tmp_path / name).write_text(f'#!/bin/bash\nenv > {seen}\ncat "$1" >> {seen}\necho Submitted batch job 77\n')
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    assert submission.submit(str(tmp_path), "#!/bin/bash\necho mine\n", "name") == "77"
+    text = seen.read_text()
+    assert "SLURM_ARRAY_TASK_ID" not in text
+    assert "SLURM_CONF=/etc/slurm.conf" in text
+    assert "echo mine" in text
+
+
+def test_what_has_ended_is_no_error_to_cancel(stand_ins: Path) -> None:
+    stand_in(
+        stand_ins,
+        "scancel",
+        "echo 'scancel: error: Kill job error on job id 7_3: Invalid job id specified' >&2; exit 1",
+    )
+    cluster.cancel(["7_3", "8"])
+    stand_in(stand_ins, "scancel", "echo 'scancel: error: Access/permission denied' >&2; exit 1")
+    with pytest.raises(StaggerError, match="permission denied"):
+        cluster.cancel(["8"])

@@ -1,0 +1,42 @@
+"""What runs have to show: their counts and their records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import Cli, PipelineFiles
+
+#: An executor on the cluster of the tests.
+SLURM = {"type": "slurm", "partition": "cpu", "time": 10}
+
+#: The ids of all documents of the fixture `shards`.
+EVERYTHING = sorted(f"doc-{i}" for i in range(600))
+
+
+def status(cli: Cli, run: Path | str) -> dict[str, Any]:
+    (stage,) = cli("status", run, "--json").json["stages"]
+    return dict(stage)
+
+
+def counts(stage: dict[str, Any]) -> tuple[int, int, int, int]:
+    running, pending = stage["running"] + stage["sleeping"], stage["pending"] + stage["requeued"]
+    assert stage["done"] + stage["failed"] + running + pending == stage["tasks"]
+    return stage["done"], stage["failed"], running, pending
+
+
+def launches(run: Path) -> list[dict[str, Any]]:
+    paths = sorted(run.glob("launches/*/launch.json"), key=lambda path: int(path.parent.name))
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def completions(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((run / "completions").iterdir())]
+
+
+def failing_run(cli: Cli, files: PipelineFiles, folder: Path, *ranks: int) -> Path:
+    """A local run of four ranks of which some failed; they do not any more once the file that is returned exists."""
+    flag = folder / "flag"
+    cli("launch", files(steps=({"my_steps:fail_on": {"ranks": list(ranks), "flag": str(flag)}},)), check=1)
+    return flag

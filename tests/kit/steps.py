@@ -1,0 +1,163 @@
+"""Steps that tests put beside their pipeline files, as the module my_steps."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from stagger import Document
+
+    Documents = Iterable[Document]
+
+
+def fail_on(
+    data: Documents, rank: int, world_size: int, ranks: Sequence[int] = (), flag: str = ""
+) -> Iterator[Document]:
+    """Raises on some ranks, after some documents; not any more once the file `flag` is there."""
+    for count, document in enumerate(data):
+        if rank in ranks and count == 20 and not os.path.exists(flag):
+            raise ValueError(f"rank {rank} cannot go on")
+        yield document
+
+
+def kill_on(
+    data: Documents, rank: int, world_size: int, ranks: Sequence[int] = (), flag: str = ""
+) -> Iterator[Document]:
+    """Is killed, as by the out-of-memory killer, on some ranks."""
+    for count, document in enumerate(data):
+        if rank in ranks and count == 20 and not os.path.exists(flag):
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield document
+
+
+def hold(
+    data: Documents, rank: int, world_size: int, ranks: Sequence[int] | None = None, flag: str = ""
+) -> Iterator[Document]:
+    """Waits after some documents until the file `flag` is there; says so with the file `flag`-<rank>."""
+    for count, document in enumerate(data):
+        if count == 20 and (ranks is None or rank in ranks):
+            open(f"{flag}-{rank}", "w").close()
+            while not os.path.exists(flag):
+                time.sleep(0.01)
+        yield document
+
+
+def dawdle(
+    data: Documents, rank: int, world_size: int, ranks: Sequence[int] = (), flag: str = ""
+) -> Iterator[Document]:
+    """Takes its time on some ranks; says with the file `flag`-<rank> that it has begun."""
+    for document in data:
+        if rank in ranks:
+            open(f"{flag}-{rank}", "w").close()
+            time.sleep(0.1)
+        yield document
+
+
+def fail_from(data: Documents, rank: int, world_size: int, first: int, flag: str = "") -> Iterator[Document]:
+    """Raises at the first document whose number is `first` or more, until the file `flag` is there."""
+    for document in data:
+        if int(document.id.rpartition("-")[2]) >= first and not os.path.exists(flag):
+            raise ValueError("no further")
+        yield document
+
+
+def linger(
+    data: Documents, rank: int, world_size: int, first: int, seconds: float = 1, flag: str = ""
+) -> Iterator[Document]:
+    """Takes so long for each document from number `first` on, and says so, until the file `flag` is there."""
+    for document in data:
+        if int(document.id.rpartition("-")[2]) >= first and not os.path.exists(flag):
+            open(f"{flag}-{rank}", "w").close()
+            time.sleep(seconds)
+        yield document
+
+
+def note_node(data: Documents, rank: int, world_size: int, flag: str = "") -> Documents:
+    """Says which process of how many is at work on the rank, each on a node of its own."""
+    name = f"{flag}-{rank}-{os.environ['RANK']}-of-{os.environ['WORLD_SIZE']}"
+    open(name, "w").close()
+    return data
+
+
+def need_memory(
+    data: Documents, rank: int, world_size: int, ranks: Sequence[int] = (), mb: int = 0, flag: str = ""
+) -> Iterator[Document]:
+    """Needs so many MB on some ranks, until it has had them for a while."""
+    held = bytearray(0)
+    for count, document in enumerate(data):
+        if rank in ranks and count == 20:
+            held = bytearray(b"x") * (mb * 10**6)  # noqa: F841
+            time.sleep(5)
+        yield document
+
+
+def swallow(data: Documents, rank: int, world_size: int) -> Iterator[Document]:
+    """A step that goes on whatever happens."""
+    iterator = iter(data)
+    while True:
+        try:
+            yield next(iterator)
+        except StopIteration:
+            return
+        except Exception:
+            continue
+
+
+def shorter(data: Documents, rank: int, world_size: int) -> Iterator[Document]:
+    """Gives only ten documents of a shard once the file `short` is there."""
+    for document in data:
+        if not os.path.exists("short") or int(document.id.rpartition("-")[2]) % 50 < 10:
+            yield document
+
+
+def first(data: Documents, rank: int, world_size: int, count: int = 1) -> Iterator[Document]:
+    """Gives the first documents, and asks for no more."""
+    for number, document in enumerate(data, 1):
+        yield document
+        if number == count:
+            return
+
+
+def backwards(data: Documents, rank: int, world_size: int) -> Iterator[Document]:
+    """Gives nothing before it has read everything, and makes its documents anew."""
+    from stagger import Document
+
+    for document in reversed(list(data)):
+        yield Document(document.text, document.id)
+
+
+class Upper:
+    def __init__(self, suffix: str = "") -> None:
+        self.suffix = suffix
+
+    def __call__(self, data: Documents, rank: int, world_size: int) -> Iterator[Document]:
+        for document in data:
+            document.text = document.text.upper() + self.suffix
+            yield document
+
+
+def large(data: Documents, rank: int, world_size: int, flag: str = "") -> Iterator[Document]:
+    """A source of 110 MB. In its first attempt it writes its process's number to the file `flag`, and waits there."""
+    from stagger import Document
+
+    for i in range(110):
+        yield Document("x" * 10**6, f"{i}")
+        if i == 90 and not os.path.exists(flag):
+            with open(flag + ".new", "w") as file:
+                file.write(str(os.getpid()))
+            os.rename(flag + ".new", flag)
+            while True:
+                time.sleep(0.01)
+
+
+def numbers(data: Documents, rank: int, world_size: int, count: int = 10) -> Iterator[Document]:
+    """A source without shards."""
+    from stagger import Document
+
+    for i in range(count):
+        yield Document(f"{rank}-{i}", f"{rank}-{i}")

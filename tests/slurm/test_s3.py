@@ -1,0 +1,27 @@
+"""Jobs with everything on S3."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Bucket, Cli, PipelineFiles, contents
+from tests.kit.buckets import objects, on_s3
+
+
+@pytest.fixture
+def s3_cli(cli: Cli, bucket: Bucket) -> Cli:
+    cli.env.update(bucket.env)
+    return cli
+
+
+def test_the_same_outputs_from_slurm_jobs(
+    s3_cli: Cli, slurm_cli: Cli, loaded: Bucket, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    s3_cli("launch", pipeline_file("here"), check=0)
+    executor = {"type": "slurm", "time": 10, "log_dir": str(tmp_path / "job-logs")}
+    file = on_s3(pipeline_file, loaded, executor=executor, randomize_start_duration=1)
+    slurm_cli("launch", file, "--wait", check=0)
+    assert objects(loaded, "output") == contents(tmp_path / "here-output")
+    assert len(list((tmp_path / "job-logs" / "launch-1").glob("*_*.out"))) == 4

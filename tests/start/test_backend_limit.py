@@ -1,0 +1,56 @@
+"""`backend_limit`: the window that keeps to it, and what is said about it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import Bucket, Cli, PipelineFiles
+
+SLURM = {"type": "slurm"}
+
+
+def dry_run(cli: Cli, file: Path, *more: str | int) -> tuple[str, int, int, str]:
+    """Policy, window and hold of a launch, and what is said about them."""
+    ran = cli("launch", file, "--dry-run", "--json", *more, check=0)
+    (stage,) = ran.json["stages"]
+    (hold,) = set(re.findall(r'"hold_s":(\d+)', stage["arrays"][0]["script"]))
+    return stage["start"]["policy"], stage["start"]["window_s"], int(hold), ran.err
+
+
+def test_the_window_for_a_limit_and_what_is_said_about_it(
+    cli: Cli, bucket: Bucket, shards: Path, pipeline_file: PipelineFiles
+) -> None:
+    """With its run directory and input on S3 a short task makes five requests: plan, plan, shard, completion, log."""
+    cli.env.update(bucket.env)
+    bucket.files.put([str(path) for path in sorted(shards.iterdir())], f"{bucket.name}/input/")
+
+    def file(**more: Any) -> Path:
+        options = {"executor": SLURM, "tasks": 12, **more}
+        return pipeline_file(source=f"{bucket.url}/input", run_dir=f"{bucket.url}/run", **options)
+
+    assert dry_run(cli, file(backend_limit=2.5))[:3] == ("spread", 30, 0)  # 12 * 5 / (0.8 * 2.5)
+    assert dry_run(cli, file(backend_limit=2.5, start_policy="uniform"))[:3] == ("uniform", 30, 0)
+    # A throttled launch takes a shorter window, and each job keeps its place for as long.
+    assert dry_run(cli, file(backend_limit=2.5, executor={**SLURM, "workers": 4}))[:3] == ("spread", 10, 10)
+    # Only some of the ranks: they need less.
+    assert dry_run(cli, file(backend_limit=2.5), "--limit", 4)[:3] == ("spread", 10, 0)
+    *start, said = dry_run(cli, file(backend_limit=2.5, randomize_start_duration=20))
+    assert start == ["spread", 20, 0]
+    assert "starts over 20 s ask for more than 0.8 of backend_limit; it needs 30 s" in said
+    *start, said = dry_run(cli, file(backend_limit=0.1))
+    assert start[1] == 750
+    assert "sleeps 375 s on average on its processors" in said
+    *start, said = dry_run(cli, file(backend_limit=2.5, start_policy="uniform"))
+    assert re.search(r"up to \d jobs start within a second, and ask for \d+ requests; .*: leave start_policy out", said)
+    ran = cli("launch", file(backend_limit=0.0001), "--dry-run", check=2)
+    assert "would spread 12 starts of run over 750,000 s, more than a day: set a smaller throttle" in ran.err
+    ran = cli("launch", file(backend_limit=0.1, executor={**SLURM, "time": 12}), "--dry-run", check=2)
+    assert "lets a job of run run for 720 s, and up to 750 s of that it sleeps before it starts" in ran.err
+    assert dry_run(cli, file(backend_limit=0.1, executor={**SLURM, "time": 13}))[1] == 750
+
+
+def test_a_limit_without_remote_storage_is_refused(cli: Cli, pipeline_file: PipelineFiles) -> None:
+    ran = cli("launch", pipeline_file(executor=SLURM, backend_limit=50), "--dry-run", check=2)
+    assert "its run_dir, input and output are local paths. Set randomize_start_duration instead." in ran.err

@@ -1,0 +1,65 @@
+"""What was used of what was asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stagger.efficiency import efficiency, sentences
+
+
+def completed(rank: int, job: str, **more: Any) -> dict[str, Any]:
+    record = {"rank": rank, "job": job, "restart": 0, "script_started": 1000.0, "delay_s": 20.0, "ended": 1100.0}
+    return {**record, "cpu_s": 60.0, "peak_rss_mb": 900, "retried": {"waited_s": 2.5}, **more}
+
+
+def test_what_was_used_and_what_would_have_been_enough() -> None:
+    """Ranks of one job share its time and its delay; the CPU seconds are each one's own."""
+    records = [completed(0, "7_0"), completed(1, "7_0", ended=1200.0), completed(2, "7_1", peak_rss_mb=1600)]
+    found = efficiency(records, {"cpus_per_task": 2, "mem_per_cpu_gb": 4.0, "time": "1:00:00"})
+    assert found == {
+        "jobs": 2,
+        "cpu": {"used_s": 180.0, "asked_s": 600.0, "share": 0.3},
+        "memory": {"peak_mib": 1600, "asked_mib": 8192.0, "share": 0.195},
+        "time": {"longest_s": 200.0, "limit_s": 3600, "share": 0.056},
+        "asleep_s": 40.0,
+        "waiting_s": 7.5,
+        "enough": {"mem_per_cpu_gb": 1.0, "time": "0-00:05:00"},
+    }
+    text = " ".join(sentences(found))
+    assert "30% of the processors' time" in text
+    assert "enough: mem_per_cpu_gb: 1.0, time: 0-00:05:00" in text
+
+
+def test_efficiency_of_a_stage_that_asked_for_nothing_or_did_nothing() -> None:
+    found = efficiency([completed(0, "7_0")], {"cpus_per_task": 1, "mem_per_cpu_gb": None, "time": None})
+    assert (found["memory"]["share"], found["time"]["share"]) == (None, None)
+    assert "no limit that was asked for" in " ".join(sentences(found))
+    assert efficiency([], {}) == {}
+    assert sentences({}) == []
+
+
+def completion(rank: int, job: str, **values: Any) -> dict[str, Any]:
+    record = {"rank": rank, "job": job, "restart": 0, "script_started": 0.0, "delay_s": 10.0, "ended": 100.0}
+    return {**record, "cpu_s": 40.0, "peak_rss_mb": 800, "retried": {"waited_s": 3.0}, **values}
+
+
+def test_efficiency_is_of_jobs_and_says_what_would_have_been_enough() -> None:
+    records = [
+        completion(0, "1_0"),
+        completion(1, "1_0", ended=200.0, peak_rss_mb=1000),  # Packed: the same job, the same delay.
+        completion(2, "1_1", ended=50.0),
+    ]
+    resources = {"cpus_per_task": 2, "mem_per_cpu_gb": 4.0, "time": "1:00:00"}
+    found = efficiency(records, resources)
+    assert found["jobs"] == 2
+    assert found["cpu"] == {"used_s": 120.0, "asked_s": 500.0, "share": 0.24}
+    assert found["memory"] == {"peak_mib": 1000, "asked_mib": 8192.0, "share": 0.122}
+    assert found["time"] == {"longest_s": 200.0, "limit_s": 3600, "share": 0.056}
+    assert (found["asleep_s"], found["waiting_s"]) == (20.0, 9.0)
+    assert found["enough"] == {"mem_per_cpu_gb": 0.7, "time": "0-00:05:00"}
+    assert sentences(found)[0].startswith("used 24% of the processors' time, 1,000 MiB of 8,192 MiB (12%) at most")
+    unknown = efficiency(records, {"cpus_per_task": 1, "mem_per_cpu_gb": None, "time": None})
+    assert unknown["memory"]["share"] is unknown["time"]["share"] is None
+    assert "no limit that was asked for" in sentences(unknown)[0]
+    assert efficiency([], resources) == {}
+    assert sentences({}) == []
