@@ -14,7 +14,11 @@ import pytest
 
 from tests.kit.conftest import Wire
 from tests.kit.s3_clients import PART, object_store
-from tests.kit.s3_server import Faults, Pacer, Request, S3Server, Settings, SlidingPeak, TokenBucket, Virtual, running
+from tests.kit.s3_server import S3Server, running
+from tests.kit.s3_server.counts import SlidingPeak
+from tests.kit.s3_server.faults import Faults, Pacer, Settings, TokenBucket
+from tests.kit.s3_server.protocol import Request
+from tests.kit.s3_server.store import Virtual
 
 PATHS = [f"/virtual/small/{index:08d}" for index in range(40)]
 

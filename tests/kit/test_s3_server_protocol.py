@@ -14,7 +14,8 @@ from botocore.exceptions import ClientError
 
 from tests.kit.conftest import Wire
 from tests.kit.s3_clients import boto, object_store
-from tests.kit.s3_server import S3Server, Virtual, running
+from tests.kit.s3_server import S3Server, running
+from tests.kit.s3_server.store import Virtual
 
 
 def test_requests_may_come_in_any_pieces_and_many_at_once(wire: Wire, server: S3Server) -> None:
