@@ -270,7 +270,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
 
 
 def test_64_processes_that_claim_at_once_cover_as_those_that_come_one_at_a_time(place: Place) -> None:
-    for run in range(1 if place.options else 3):  # benchmarks/claims.py does it 20 times.
+    for run in range(1 if place.options else 3):  # benchmarks/blocks/claims.py does it 20 times.
         here = replace(place, folder=f"{place.folder}-{run}")
         assert claim_at_once(here, 64) == [0] * 64
         view = Registry(Storage(here.options), here.folder, TOTAL).refresh()

@@ -1,6 +1,7 @@
 """The rules of block placement, read plainly: what `stagger.blocks.placement` must answer, to the bit.
 
-Source: Borzunov et al. 2023 (arXiv 2312.08361), appendix D. Slow; also what benchmarks/placement.py compares with.
+Source: Borzunov et al. 2023 (arXiv 2312.08361), appendix D. Slow; also what
+benchmarks/blocks/placement.py compares with.
 """
 
 from __future__ import annotations

@@ -10,14 +10,12 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
-BENCHMARKS = ROOT / "benchmarks"
-
 
 def test_a_herd_at_once_is_refused_and_one_with_a_limit_never(slurm_conf: str, tmp_path: Path) -> None:
     options = ["--tasks=16", "--limit=12", "--calibrate=10", "--policies=none,limit", f"--folder={tmp_path}"]
-    command = [sys.executable, "herd.py", *options, f"--plot={tmp_path}/herd.png"]
+    command = [sys.executable, "-m", "benchmarks.herd.run", *options, f"--plot={tmp_path}/herd.png"]
     env = {**os.environ, "SLURM_CONF": slurm_conf}
-    ran = subprocess.run(command, cwd=BENCHMARKS, env=env, capture_output=True, text=True, timeout=280)
+    ran = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=280)
     assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
     results = json.loads(ran.stdout)["results"]
     none, limit = results["none"], results["limit"]

@@ -1,0 +1,1 @@
+"""What stagger costs and keeps, measured: a folder for each question; see README.md."""

@@ -1,0 +1,1 @@
+"""What does a real herd ask of its storage, by each start policy?"""

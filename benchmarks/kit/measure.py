@@ -1,0 +1,169 @@
+"""What the benchmarks share: processes with their costs, medians, requirements, and the one JSON document."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGGER = [sys.executable, "-m", "stagger"]
+
+#: A pipeline whose jobs are held, and never run: it needs STAGGER_BENCHMARK.
+HELD = ROOT / "benchmarks" / "kit" / "held.yaml"
+
+#: What a fresh process runs: a module's function with JSON arguments; its result is the last line that is printed.
+CALL = """import importlib, json, sys
+module, name, arguments = sys.argv[1:]
+print(json.dumps(getattr(importlib.import_module(module), name)(**json.loads(arguments))))"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a process and the children that it waited for took. `peak_mb` is of the largest of them.
+
+    The kernel counts this program's memory into the peak of what it starts (getrusage(2): ru_maxrss outlives exec), so
+    this program imports little, and the peak of anything smaller is not known.
+    """
+
+    wall_s: float
+    cpu_s: float
+    peak_mb: float
+
+
+def run(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, allowed: Sequence[int] = (0,)
+) -> tuple[str, Cost]:
+    """A command's standard output and cost; it runs in the project's root.
+
+    Raises RuntimeError when its exit status is not among `allowed`.
+    """
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+            cwd=ROOT,
+            env={**inherited, **(environment or {})},
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode not in allowed:
+            errors.seek(0)
+            raise RuntimeError(f"{command} ended with {process.returncode}:\n{errors.read()[-4000:].decode()}")
+        output.seek(0)
+        return output.read().decode(), Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def fresh(
+    function: Callable[..., Any],
+    *,
+    python: str = sys.executable,
+    environment: Mapping[str, str] | None = None,
+    **arguments: Any,
+) -> tuple[Any, Cost]:
+    """Call a function of a benchmark in a fresh interpreter: its result, and what the whole process cost."""
+    module = program() if function.__module__ == "__main__" else function.__module__
+    output, cost = run([python, "-c", CALL, module, function.__name__, json.dumps(arguments)], environment)
+    return json.loads(output.splitlines()[-1]), cost
+
+
+def summary(values: Iterable[float]) -> dict[str, float]:
+    """Median, smallest and largest of several runs.
+
+    >>> summary([3.0, 1.0, 2.5])
+    {'median': 2.5, 'min': 1.0, 'max': 3.0}
+    """
+    found = list(values)
+    return {name: round(f(found), 4) for name, f in (("median", statistics.median), ("min", min), ("max", max))}
+
+
+def costs(measured: Sequence[Cost]) -> dict[str, Any]:
+    """The summaries of several runs' costs."""
+    return {key: summary(getattr(cost, key) for cost in measured) for key in ("cpu_s", "wall_s", "peak_mb")}
+
+
+def requirement(what: str, measured: float, limit: float) -> dict[str, Any]:
+    """A figure beside what is allowed."""
+    return {"what": what, "measured": measured, "limit": limit, "met": measured <= limit}
+
+
+def at_least(what: str, measured: float, least: float) -> dict[str, Any]:
+    """A figure beside what is asked for."""
+    return {"what": what, "measured": measured, "at_least": least, "met": measured >= least}
+
+
+def not_measured(what: str, why: str) -> dict[str, Any]:
+    """A requirement of which nothing is known, hence not met."""
+    return {"what": what, "measured": None, "why": why, "met": False}
+
+
+def version(package: str) -> str | None:
+    """The installed version of a package, None when it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def machine() -> dict[str, Any]:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line for line in lines if line.startswith("model name")]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "cpu_model": models[0].partition(":")[2].strip() if models else platform.machine(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "load_1_5_15_min": [round(load, 1) for load in os.getloadavg()],
+        "date": time.strftime("%Y-%m-%d"),
+        "stagger": version("stagger-slurm"),
+    }
+
+
+def program() -> str:
+    """The module that runs as the program, as benchmarks.herd.run."""
+    path = Path(str(sys.modules["__main__"].__file__)).resolve()
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def parser(description: str, repeat: int) -> argparse.ArgumentParser:
+    """The options that all benchmarks have."""
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    options.add_argument("--repeat", type=int, default=repeat, help="runs, of which medians are taken")
+    options.add_argument("--folder", help="where temporary files go; by default the system's temporary folder")
+    return options
+
+
+def say(text: str) -> None:
+    """A line about progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def report(options: argparse.Namespace, results: dict[str, Any], requirements: list[dict[str, Any]]) -> int:
+    """Print the JSON document. The exit status: 1 when a requirement is not met."""
+    document = {
+        "benchmark": program().removeprefix("benchmarks.").removesuffix(".run"),
+        "options": vars(options),
+        "machine": machine(),
+        "requirements": requirements,
+        "results": results,
+    }
+    print(json.dumps(document, indent=2))
+    return 0 if all(item["met"] for item in requirements) else 1

@@ -1,0 +1,1 @@
+"""How long does a launch of thousands of tasks take?"""

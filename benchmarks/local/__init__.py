@@ -1,0 +1,1 @@
+"""What does the local executor cost per rank?"""

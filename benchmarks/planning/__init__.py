@@ -1,0 +1,1 @@
+"""What does planning shards and starts cost a launch?"""

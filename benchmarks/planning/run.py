@@ -1,0 +1,214 @@
+"""Planning many shards for many tasks: CPU and memory of the launch, and what one task reads of the plan."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import re
+import shutil
+import sys
+import tempfile
+import time
+from typing import Any
+
+from benchmarks.kit import measure
+
+CPU_LIMIT_S = 10.0
+PEAK_LIMIT_MB = 1000.0
+SHARE_LIMIT_BYTES = 100_000
+SHARE_LIMIT_READS = 2
+
+#: Method and status in a line of the S3 server's log; 206 is the answer to a read of a range.
+REQUEST = re.compile(r'([A-Z]+) \S+ HTTP/.*?" (\d+)')
+
+
+def make_files(folder: str, files: int, subfolders: int) -> None:
+    """Empty files, evenly over the subfolders."""
+    for sub in range(subfolders):
+        path = f"{folder}/segment-{sub:05d}"
+        os.mkdir(path)
+        for number in range(sub, files, subfolders):
+            os.close(os.open(f"{path}/part-{number:07d}.jsonl.gz", os.O_CREAT | os.O_WRONLY))
+
+
+def plan_listing(folder: str, run_dir: str, tasks: int, shard_by: str) -> dict[str, Any]:
+    """List the files below a folder and plan them: what `stagger launch` does before it submits."""
+    return _plan(folder, None, run_dir, tasks, shard_by)
+
+
+def plan_in_memory(files: int, run_dir: str, tasks: int, shard_by: str) -> dict[str, Any]:
+    """Plan shards that are known already, of log-normal sizes."""
+    from stagger.sharding import Shard
+    from stagger.steps.jsonl import ReadJsonl
+
+    class Known(ReadJsonl):
+        def find_shards(self, storage: object) -> list[Shard]:
+            return shards
+
+    started = time.process_time()
+    draw = random.Random(0).lognormvariate
+    shards = [Shard(f"segment-{i % 1000:05d}/part-{i:07d}.jsonl.gz", int(draw(18, 0.5))) for i in range(files)]
+    made_up = time.process_time() - started
+    known: Any = Known("input", recursive=True)
+    return {"made_up_s": made_up, **_plan("input", [known], run_dir, tasks, shard_by)}
+
+
+def _plan(folder: str, steps: Any, run_dir: str, tasks: int, shard_by: str) -> dict[str, Any]:
+    from stagger.rundir import StageFolder
+    from stagger.spec.models import StageSpec
+    from stagger.stage_plan import make_plan
+    from stagger.storage import Storage
+
+    clock = [time.process_time()]
+    reader = {"read_jsonl": {"path": folder, "glob": "*.jsonl.gz", "recursive": True}}
+    pipeline = [reader, {"write_jsonl": {"path": f"{run_dir}/output"}}]
+    stage = StageSpec.model_validate({"name": "plan", "tasks": tasks, "shard_by": shard_by, "pipeline": pipeline})
+    plan = make_plan(Storage(), stage, steps)
+    clock.append(time.process_time())
+    data = plan.encode()
+    clock.append(time.process_time())
+    path = StageFolder(Storage(), run_dir).plan(plan.fingerprint)
+    Storage().write(path, data)
+    clock.append(time.process_time())
+    phases = {name: clock[i + 1] - clock[i] for i, name in enumerate(("make_plan", "encode", "write"))}
+    return {"path": path, "fingerprint": plan.fingerprint, "bytes": len(data), "shards": plan.shards, "phases": phases}
+
+
+def share_on_disk(path: str, fingerprint: str, ranks: list[int]) -> dict[str, Any]:
+    """What each of these ranks reads of the plan."""
+    return _shares(path, fingerprint, ranks, {}, [])
+
+
+def share_on_s3(path: str, fingerprint: str, ranks: list[int]) -> dict[str, Any]:
+    """The same from an object store, with the requests that the server (moto) saw."""
+    import fsspec
+    from moto.server import ThreadedMotoServer
+
+    requests: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: requests.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("werkzeug").addHandler(handler)
+    logging.getLogger("werkzeug").setLevel(logging.INFO)
+    logging.getLogger("werkzeug").propagate = False
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    options = {"endpoint_url": "http://{}:{}".format(*server.get_host_and_port()), "key": "k", "secret": "s"}
+    files = fsspec.filesystem("s3", **options)
+    files.mkdir("bench")
+    files.put_file(path, "bench/plan")
+    try:
+        return _shares("s3://bench/plan", fingerprint, ranks, {"s3": options}, requests)
+    finally:
+        server.stop()
+
+
+def _shares(
+    path: str, fingerprint: str, ranks: list[int], options: dict[str, Any], requests: list[str]
+) -> dict[str, Any]:
+    from stagger.plan import read_rank
+    from stagger.storage import Storage
+
+    calls: list[tuple[str, int]] = []
+
+    class Counted:
+        """A storage backend that notes every call and the bytes that it gives."""
+
+        def __init__(self, backend: Any) -> None:
+            self.backend = backend
+
+        def __getattr__(self, name: str) -> Any:
+            def call(*arguments: Any, **options: Any) -> Any:
+                result = getattr(self.backend, name)(*arguments, **options)
+                calls.append((name, len(result) if isinstance(result, bytes) else 0))
+                return result
+
+            return call
+
+    class CountedStorage(Storage):
+        def _connect(self, protocol: str) -> Any:
+            return Counted(super()._connect(protocol))
+
+    reads, sizes, seen, shards, wall = [], [], [], [], []
+    storage = CountedStorage(options)
+    for rank in ranks:
+        calls.clear()
+        requests.clear()
+        started = time.perf_counter()
+        shards.append(len(read_rank(storage, path, fingerprint, rank).shards))
+        wall.append(1000 * (time.perf_counter() - started))
+        reads.append(len(calls))
+        sizes.append(sum(size for _, size in calls))
+        seen.append([" ".join(found.groups()) for found in map(REQUEST.search, requests) if found])
+    found = {"ranks": len(ranks), "reads": max(reads), "bytes": measure.summary(sizes), "ms": measure.summary(wall)}
+    found |= {"shards": measure.summary(shards)}
+    if options:
+        found |= {"requests": max(map(len, seen)), "kinds": sorted({kind for each in seen for kind in each})}
+    return found
+
+
+def planning(function: Any, repeat: int, **arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The summary of several runs, and the last one's plan."""
+    runs = []
+    for number in range(repeat):
+        runs.append(measure.fresh(function, **arguments))
+        measure.say(f"{function.__name__} {arguments['shard_by']}, run {number + 1}: {runs[-1][1].cpu_s:.2f} CPU s")
+    plan = runs[-1][0]
+    made_up = [result.get("made_up_s", 0.0) for result, _ in runs]
+    found = {
+        **measure.costs([cost for _, cost in runs]),
+        "cpu_s": measure.summary(cost.cpu_s - other for (_, cost), other in zip(runs, made_up, strict=True)),
+        "phases_cpu_s": {key: measure.summary(result["phases"][key] for result, _ in runs) for key in plan["phases"]},
+        "plan_bytes": plan["bytes"],
+        "shards": plan["shards"],
+    }
+    return found, plan
+
+
+def main() -> int:
+    parser = measure.parser(__doc__ or "", repeat=3)
+    parser.add_argument("--shards", type=int, default=1_000_000, help="input files")
+    parser.add_argument("--tasks", type=int, default=8000, help="ranks that they are given to")
+    parser.add_argument("--subfolders", type=int, default=1000, help="folders that the listed files lie in")
+    parser.add_argument("--s3-ranks", type=int, default=20, help="ranks whose share is read from S3")
+    options = parser.parse_args()
+    results: dict[str, Any] = {}
+    requirements = []
+    work = tempfile.mkdtemp(prefix="stagger-plan-", dir=options.folder)
+    try:
+        os.mkdir(f"{work}/input")
+        measure.say(f"making {options.shards} files in {work}/input")
+        make_files(f"{work}/input", options.shards, options.subfolders)
+        common = {"run_dir": f"{work}/run", "tasks": options.tasks}
+        for shard_by in ("count", "bytes"):
+            listing = {**common, "folder": f"{work}/input", "shard_by": shard_by}
+            results[f"listing, by {shard_by}"], _ = planning(plan_listing, options.repeat, **listing)
+        for shard_by in ("count", "bytes"):
+            known = {**common, "files": options.shards, "shard_by": shard_by}
+            results[f"in memory, by {shard_by}"], plan = planning(plan_in_memory, options.repeat, **known)
+        for what, found in results.items():
+            requirements.append(measure.requirement(f"CPU s, {what}", found["cpu_s"]["median"], CPU_LIMIT_S))
+            requirements.append(measure.requirement(f"peak MB, {what}", found["peak_mb"]["median"], PEAK_LIMIT_MB))
+        shares = {"disk": measure.fresh(share_on_disk, **chosen(plan, range(options.tasks)))[0]}
+        requirements.append(measure.requirement("reads of a task, disk", shares["disk"]["reads"], SHARE_LIMIT_READS))
+        missing = [name for name in ("moto", "s3fs") if measure.version(name) is None]
+        if missing:
+            shares["s3"] = {"skipped": f"not installed: {', '.join(missing)}"}
+        else:
+            some = range(0, options.tasks, max(1, options.tasks // options.s3_ranks))
+            shares["s3"] = measure.fresh(share_on_s3, **chosen(plan, some))[0]
+            requirements.append(measure.requirement("GETs of a task, S3", shares["s3"]["requests"], SHARE_LIMIT_READS))
+        largest = max(share["bytes"]["max"] for share in shares.values() if "bytes" in share)
+        requirements.append(measure.requirement("bytes of a task", largest, SHARE_LIMIT_BYTES))
+        results["one task's share"] = shares
+    finally:
+        shutil.rmtree(work)
+    return measure.report(options, results, requirements)
+
+
+def chosen(plan: dict[str, Any], ranks: range) -> dict[str, Any]:
+    return {"path": plan["path"], "fingerprint": plan["fingerprint"], "ranks": list(ranks)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

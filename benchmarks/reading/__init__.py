@@ -1,0 +1,1 @@
+"""How fast are shards read, filtered and written, beside datatrove and the codec alone?"""

@@ -1,0 +1,1 @@
+"""Is anything lost or doubled in a run that is disturbed all the time?"""

@@ -1,0 +1,1 @@
+"""What does a task cost until its first read?"""

@@ -1,0 +1,204 @@
+"""One task from its start to its first read: file-system calls, CPU and imports, beside datatrove and bare Python.
+
+All do the same work: one small local JSONL file through the same filter (a plain function) to one uncompressed file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from benchmarks.kit import measure
+
+HERE = Path(__file__).parent
+CPU_LIMIT_S = 0.15
+CALLS_LIMIT = 900
+
+#: Packages that a task has no need of when its files are local; those that are costly to import.
+HEAVY = (
+    "aiobotocore", "boto3", "botocore", "cloudpickle", "datasets", "fsspec", "huggingface_hub", "jinja2", "loguru",
+    "numpy", "pydantic", "requests", "rich", "s3fs", "submitit", "typer", "yaml",
+)  # fmt: skip
+#: Those that no local task of stagger may import.
+FORBIDDEN = ("loguru", "pydantic", "s3fs", "submitit")
+
+#: Runs a module as `python -m` does, then prints what it left imported, and its peak memory in KB.
+IMPORTS = """import json, os, runpy, sys
+os._exit = sys.exit  # A task of stagger ends by it, before anything could be printed here.
+module, sys.argv[1:] = sys.argv[1], sys.argv[2:]
+try:
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+except SystemExit:
+    pass
+modules = sorted(sys.modules)
+(peak,) = (line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(json.dumps([modules, int(peak)]))"""
+
+
+@dataclass
+class Start:
+    """How one program starts its tasks. `module` and `arguments` are what `command` runs."""
+
+    command: list[str]
+    module: str = ""
+    arguments: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def of(self, rank: int) -> tuple[list[str], dict[str, str]]:
+        """Command and environment of one rank's task."""
+        slurm = {"SLURM_JOB_ID": "1", "SLURM_ARRAY_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": str(rank)}
+        return [part.replace("{rank}", str(rank)) for part in self.command], {**slurm, **self.environment}
+
+
+def plan_datatrove(folder: str) -> list[str]:
+    """Everything that its Slurm executor does at launch, but for sbatch; the arguments of its tasks."""
+    from unittest import mock
+
+    from datatrove.executor.slurm import SlurmPipelineExecutor
+    from datatrove.pipeline.readers import JsonlReader
+    from datatrove.pipeline.writers import JsonlWriter
+
+    keep = import_module("steps").keep  # From PYTHONPATH, as users' own steps are.
+    pipeline = [JsonlReader(f"{folder}/input"), keep, JsonlWriter(f"{folder}/datatrove", compression=None)]
+    logs = f"{folder}/datatrove-logs"
+    tasks = len(os.listdir(f"{folder}/input"))
+    with mock.patch("datatrove.executor.slurm.launch_slurm_job", return_value="1"):
+        SlurmPipelineExecutor(
+            pipeline, tasks=tasks, time="1:00:00", partition="none", logging_dir=logs, slurm_logs_folder=f"{logs}/slurm"
+        ).run()
+    return [f"{logs}/executor.pik"]
+
+
+def make_input(folder: str, ranks: int, documents: int) -> None:
+    os.mkdir(f"{folder}/input")
+    for rank in range(ranks):
+        records = [{"text": f"Document {number} of rank {rank}.", "id": f"{number}"} for number in range(documents)]
+        lines = [json.dumps(record) for record in records]
+        Path(f"{folder}/input/{rank:05d}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def check_output(path: str, documents: int) -> None:
+    """Raise RuntimeError unless the task did its work."""
+    written = Path(path).read_text().count("\n")
+    if written != documents:
+        raise RuntimeError(f"{path} has {written} documents, not {documents}")
+
+
+def count_calls(start: Start, rank: int, folder: str) -> dict[str, Any]:
+    """File-system calls of one task, by strace: before it opens its input, and in all."""
+    command, environment = start.of(rank)
+    log = f"{folder}/strace.log"
+    measure.run(["strace", "-f", "-e", "trace=%file,getdents64", "-o", log, *command], environment)
+    lines = [line for line in Path(log).read_text().splitlines() if "resumed>" not in line and "(" in line]
+    lines = [line for line in lines if "+++" not in line and "---" not in line]
+    shard = f'"{folder}/input/{rank:05d}.jsonl"'
+    opened = [number for number, line in enumerate(lines) if " openat(" in line and shard in line]
+    before = opened[0] if start.module else len(lines)
+    missed = sum("ENOENT" in line for line in lines[:before])
+    return {"calls_before_first_read": before, "of_which_not_found": missed, "calls": len(lines)}
+
+
+def imports(start: Start, rank: int) -> dict[str, Any]:
+    """What one task has imported when it ends, and its memory, which wait4 cannot tell of so small a process."""
+    arguments = [argument.replace("{rank}", str(rank)) for argument in start.arguments]
+    command = [sys.executable, *start.flags, "-c", IMPORTS, start.module, *arguments]
+    output, _ = measure.run(command, start.of(rank)[1])
+    modules, peak_kb = json.loads(output.splitlines()[-1])
+    heavy = [name for name in HEAVY if name in modules]
+    return {"peak_mb": round(peak_kb / 1024, 1), "modules": len(modules), "heavy_imports": heavy}
+
+
+def ratios(results: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """One program's figures divided by another's."""
+    found: dict[str, Any] = {}
+    for one, other in pairs:
+        if one in results and other in results:
+            a, b = results[one], results[other]
+            ratio = {key: round(a[key]["median"] / b[key]["median"], 2) for key in ("cpu_s", "wall_s")}
+            shared = [key for key in ("calls_before_first_read", "peak_mb") if key in a and key in b]
+            found[f"{one} / {other}"] = ratio | {key: round(a[key] / b[key], 2) for key in shared}
+    return found
+
+
+def main() -> int:
+    parser = measure.parser(__doc__ or "", repeat=9)
+    parser.add_argument("--documents", type=int, default=10, help="documents in a task's input file")
+    options = parser.parse_args()
+    results: dict[str, Any] = {}
+    folder = tempfile.mkdtemp(prefix="stagger-startup-", dir=options.folder)
+    try:
+        # Rank 0 compiles what is not compiled yet, the last two are traced.
+        make_input(folder, options.repeat + 3, options.documents)
+        starts = {"python -c pass": Start([sys.executable, "-c", "pass"]), "stagger": stagger_start(folder)}
+        if measure.version("datatrove"):
+            starts["datatrove"] = datatrove_start(folder)
+        measured: dict[str, list[measure.Cost]] = {name: [] for name in starts}
+        for rank in range(options.repeat + 1):
+            for name, start in starts.items():
+                measured[name].append(measure.run(*start.of(rank))[1])
+                if start.module:
+                    check_output(f"{folder}/{name}/{rank:05d}.jsonl", options.documents)
+        for name, start in starts.items():
+            results[name] = {key: value for key, value in measure.costs(measured[name][1:]).items() if key != "peak_mb"}
+            if shutil.which("strace"):
+                results[name] |= count_calls(start, options.repeat + 1, folder)
+            if start.module:
+                results[name] |= imports(start, options.repeat + 2)
+    finally:
+        shutil.rmtree(folder)
+    mine = results["stagger"]
+    requirements = [measure.requirement("CPU s of a task", mine["cpu_s"]["median"], CPU_LIMIT_S)]
+    if "calls" in mine:
+        calls = mine["calls_before_first_read"]
+        requirements.append(measure.requirement("file-system calls before the first read", calls, CALLS_LIMIT))
+    forbidden = len(set(FORBIDDEN) & set(mine["heavy_imports"]))
+    requirements.append(measure.requirement(f"imported of {', '.join(FORBIDDEN)}", forbidden, 0))
+    pairs = (("stagger", "python -c pass"), ("datatrove", "python -c pass"), ("datatrove", "stagger"))
+    notes = {
+        "datatrove": measure.version("datatrove") or "not installed: skipped",
+        "strace": shutil.which("strace") or "not installed: calls are not counted",
+    }
+    return measure.report(options, {**notes, "tasks": results, "ratios": ratios(results, pairs)}, requirements)
+
+
+def stagger_start(folder: str) -> Start:
+    """The launch runs rank 0; its record has the argument that the tasks of all ranks get."""
+    environment = {"STAGGER_BENCHMARK": folder}
+    ranks = str(len(os.listdir(f"{folder}/input")))
+    launch = [*measure.STAGGER, "launch", str(HERE / "startup.yaml"), "--tasks", ranks, "--limit", "1"]
+    measure.run(launch, environment)
+    settings = json.loads(Path(f"{folder}/run/launches/1/launch.json").read_text())["settings"]
+    module, arguments = "stagger.task", [settings, "{rank}"]
+    return Start([sys.executable, "-I", "-m", module, *arguments], module, arguments, ["-I"])
+
+
+def datatrove_start(folder: str) -> Start:
+    """Its task asks `scontrol` for its job's hosts: answered here by a script that costs less than the real one."""
+    own_steps = {"PYTHONPATH": str(HERE)}
+    arguments, _ = measure.fresh(plan_datatrove, environment=own_steps, folder=folder)
+    os.mkdir(f"{folder}/bin")
+    scontrol = Path(f"{folder}/bin/scontrol")
+    scontrol.write_text("#!/bin/sh\necho node\n")
+    scontrol.chmod(0o700)
+    environment = {
+        "PATH": f"{folder}/bin:{os.environ['PATH']}",
+        **own_steps,
+        "SLURM_NODELIST": "node",
+        "RUN_OFFSET": "0",
+    }
+    script = str(Path(sys.executable).with_name("launch_pickled_pipeline"))
+    module = "datatrove.tools.launch_pickled_pipeline"
+    return Start([script, *arguments], module, arguments, environment=environment)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

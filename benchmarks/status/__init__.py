@@ -1,0 +1,1 @@
+"""What does `stagger status` of a large run cost?"""

@@ -1,0 +1,120 @@
+"""`stagger status` of a run of 100,000 ranks: CPU seconds and memory.
+
+The completion records are made up, of the size of real ones; a stand-in for squeue and sacct answers as a cluster with
+so many jobs would, which cannot be had here. Exit status 1 when a requirement is not met.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.kit import measure
+
+
+def completion(rank: int, ranks: int, job: str, began: float) -> dict[str, Any]:
+    """A completion record, as a task writes it."""
+    return {
+        "rank": rank,
+        "world_size": ranks,
+        "stage": "held",
+        "fingerprint": "0" * 64,
+        "attempt": "1",
+        "launch": 1,
+        "restart": 0,
+        "job": f"{job}_{rank}",
+        "host": f"node-{rank % 500:03d}",
+        "pid": 1000 + rank % 30_000,
+        "start_policy": "uniform",
+        "window_s": 180,
+        "delay_s": float(rank * 7919 % 181),
+        "script_started": began + rank % 1000 / 100,
+        "started": began + rank % 1000 / 100 + rank * 7919 % 181,
+        "ended": began + 900 + rank % 977,
+        "cpu_s": 512.345678,
+        "peak_rss_mb": 612,
+        "retried": {"requests": {"throttled": 3}, "waited_s": 1.25},
+        "first_read": began + 200.0,
+        "shards": 3,
+        "bytes_in": 987_654_321,
+        "records_in": 123_456,
+        "records_out": 98_765,
+        "bytes_out": 456_789_012,
+        "outputs": [{"path": f"s3://bucket/output/{rank:05d}.jsonl.zst", "bytes": 456_789_012, "records": 98_765}],
+        "bad_records": {"skipped": {}, "examples": []},
+        "steps": [
+            {"name": name, "records": 98_765, "seconds": 123.456789}
+            for name in ("read_jsonl", "my:keep", "write_jsonl")
+        ],
+    }
+
+
+def make_run(folder: str, ranks: int, done: int) -> None:
+    """Launch a run with a stand-in for Slurm; make up the records of those that are done."""
+    place = Path(folder, "bin")
+    place.mkdir()
+    for name, script in (
+        ("sbatch", "echo Submitted batch job 9001"),
+        ("srun", "true"),
+        ("sacctmgr", "exit 1"),
+        ("scontrol", "echo 'MaxArraySize = 1000001'; echo 'MaxJobCount = 1000000'"),
+        ("squeue", f"[[ $* == *--array* ]] && cat {folder}/squeue.txt"),
+        ("sacct", f"cat {folder}/sacct.txt"),
+    ):
+        (place / name).write_text(f"#!/bin/bash\n{script}\n")
+        (place / name).chmod(0o755)
+    Path(folder, "input").mkdir()
+    Path(folder, "input", "0.jsonl").write_text('{"text": "a", "id": "a"}\n')
+    Path(folder, "squeue.txt").write_text("")
+    Path(folder, "sacct.txt").write_text("")
+    measure.run([*measure.STAGGER, "launch", str(measure.HELD), f"--tasks={ranks}"], environment(folder), (0, 1))
+    launched = json.loads(Path(folder, "run", "launches", "1", "launch.json").read_text())
+    name, began = launched["arrays"][0]["name"], time.time() - 1800
+    completions = Path(folder, "run", "completions")
+    completions.mkdir(exist_ok=True)
+    for rank in range(done):
+        text = json.dumps(completion(rank, ranks, "9001", began), indent=2)
+        (completions / f"{rank:05d}.json").write_text(text)
+    waiting = [f"9001|{rank}|{'RUNNING' if rank % 2 else 'PENDING'}|12:34|None|{name}" for rank in range(done, ranks)]
+    Path(folder, "squeue.txt").write_text("\n".join(waiting) + "\n")
+    Path(folder, "sacct.txt").write_text("".join(f"9001_{rank}|COMPLETED|0:0|n1\n" for rank in range(done)))
+
+
+def environment(folder: str) -> dict[str, str]:
+    return {"PATH": f"{folder}/bin:{os.environ['PATH']}", "STAGGER_BENCHMARK": folder}
+
+
+def main() -> int:
+    parser = measure.parser((__doc__ or "").partition("\n")[0], repeat=3)
+    parser.add_argument("--ranks", type=int, default=100_000)
+    options = parser.parse_args()
+    results: dict[str, Any] = {}
+    for name, share in (("all done", 1.0), ("half done, half queued", 0.5)):
+        folder = tempfile.mkdtemp(prefix="stagger-status-", dir=options.folder)
+        try:
+            make_run(folder, options.ranks, int(options.ranks * share))
+            measured = []
+            for _ in range(options.repeat):
+                output, cost = measure.run([*measure.STAGGER, "status", f"{folder}/run", "--json"], environment(folder))
+                found = json.loads(output)["stages"][0]
+                if found["done"] != int(options.ranks * share):
+                    raise RuntimeError(f"status says {found['done']} are done")
+                measured.append(cost)
+            results[name] = measure.costs(measured)
+            measure.say(f"{name}: {results[name]}")
+        finally:
+            shutil.rmtree(folder)
+    requirements = [
+        measure.requirement(f"{name}: CPU s", found["cpu_s"]["median"], 3) for name, found in results.items()
+    ]
+    return measure.report(options, results, requirements)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
