@@ -1,1 +1,1 @@
-"""The tests of stagger."""
+"""The tests of stagger: a folder for each room of the package; its `__init__.py` says what it holds."""
