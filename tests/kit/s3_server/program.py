@@ -1,0 +1,97 @@
+"""The S3 server as a program: see the package."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import gc
+import json
+import os
+import resource
+import signal
+import stat
+from pathlib import Path
+
+from tests.kit import s3_server as package
+from tests.kit.s3_server.connection import Connection
+from tests.kit.s3_server.faults import Settings
+from tests.kit.s3_server.server import Server
+from tests.kit.s3_server.store import Bucket
+
+
+def parse_size(text: str) -> int:
+    """Bytes, or KiB, MiB, GiB.
+
+    >>> parse_size("64M"), parse_size("1000")
+    (67108864, 1000)
+    """
+    exponent = " KMGT".find(text[-1])
+    return int(text) if exponent < 0 else int(float(text[:-1]) * 1024**exponent)
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(
+        f"python -m {package.__name__}",
+        description=package.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_argument("--host", default="127.0.0.1")
+    options.add_argument("--port", type=int, default=0, help="0 chooses a free one")
+    options.add_argument("--log", type=int, default=100_000, help="requests that the log holds")
+    options.add_argument("--bucket", action="append", default=[], help="a bucket that is there from the start")
+    options.add_argument("--virtual", action="append", default=[], metavar="BUCKET/PREFIX:COUNT:SIZE")
+    options.add_argument("--serve", action="append", default=[], metavar="BUCKET=DIR", help="the files of a folder")
+    faults = options.add_argument_group("faults", "off unless given; see also PUT /_admin/faults")
+    for name in ("rate", "burst", "latency", "jitter", "bandwidth", "p-503", "p-500", "p-reset", "p-truncate"):
+        faults.add_argument(f"--{name}", type=float)
+    faults.add_argument("--p-reset-put", type=float)
+    faults.add_argument("--seed", type=int)
+    faults.add_argument("--only", action="append", metavar="METHOD|KIND")
+    faults.add_argument("--prefix", metavar="PREFIX", help="the keys that get faults")
+    faults.add_argument("--deny", metavar="PREFIX", help="keys that are refused with 403")
+    faults.add_argument("--require-auth", action="store_true", default=None)
+    return options
+
+
+def prepare(server: Server, given: argparse.Namespace) -> None:
+    for name in given.bucket:
+        server.s3.buckets.setdefault(name, Bucket())
+    for text in given.virtual:
+        path, count, size = text.rsplit(":", 2)
+        bucket, _, prefix = path.partition("/")
+        server.add_virtual(bucket, prefix, int(count), parse_size(size))
+    for text in given.serve:
+        bucket, _, folder = text.partition("=")
+        server.s3.buckets.setdefault(bucket, Bucket()).add_folder(Path(folder))
+
+
+async def serve(given: argparse.Namespace, settings: Settings) -> None:
+    loop = asyncio.get_running_loop()
+    server = Server(loop.time, settings, given.log)
+    prepare(server, given)
+    gc.collect()
+    gc.freeze()
+    listener = await loop.create_server(lambda: Connection(server), given.host, given.port, backlog=4096)
+    host, port = listener.sockets[0].getsockname()[:2]
+    print(json.dumps({"endpoint": f"http://{host}:{port}", "port": port, "pid": os.getpid()}), flush=True)
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    mode = os.fstat(0).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        loop.add_reader(0, lambda: None if os.read(0, 4096) else ended.set())
+    await ended.wait()
+
+
+def main() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
+    options = parser()
+    given = options.parse_args()
+    names = [known.name for known in dataclasses.fields(Settings)]
+    try:
+        settings = Settings.of({name: getattr(given, name) for name in names if getattr(given, name) is not None})
+    except ValueError as error:
+        options.error(str(error))
+    asyncio.run(serve(given, settings))
