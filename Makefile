@@ -14,6 +14,7 @@ test: $(VENV)/installed-dev lint
 	tests/run.sh $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-dev
+	@! git grep -nE '^(<{7}|>{7}|\|{7})( |$$)' || { echo 'lint: the lines above are merge-conflict markers' >&2; exit 1; }
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
