@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from stagger.backend import Entry
 from stagger.errors import BadInput, StorageError
-from stagger.storage import Entry, Storage
+from stagger.storage import Storage
 from tests.conftest import Cli, PipelineFiles, contents, read_jsonl, until
 from tests.s3_server import S3Server, running
 from tests.test_local import counts, status

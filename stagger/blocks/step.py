@@ -10,12 +10,16 @@ from functools import partial
 from typing import Any
 
 from stagger.attempt_log import log
-from stagger.blocks.host import HostContext, host_class
+from stagger.blocks.host import HostContext
 from stagger.blocks.settings import BlockSettings
 from stagger.errors import StaggerError, missing_extra
+from stagger.pipeline import resolve
 from stagger.slurm.job import job_state
 from stagger.storage import Storage, join
 from stagger.task_context import TaskContext
+
+#: What a host must have.
+METHODS = ("room", "measure", "load", "unload", "serve")
 
 
 def registry_folder(stage_dir: str) -> str:
@@ -94,3 +98,18 @@ def job_ends(job: str) -> float | None:
         log(f"when this job's time is up is not known: {error}", "WARNING")
         return None
     return None if left_s is None else time.time() + left_s
+
+
+def host_class(name: str) -> Any:
+    """The class of a host. Raises StaggerError for a name that is none, or a class that lacks something."""
+    if name == "simulated":
+        from stagger.blocks.simulated import SimulatedHost
+
+        return SimulatedHost
+    found = resolve(name)
+    missing = [method for method in METHODS if not callable(getattr(found, method, None))]
+    if missing:
+        raise StaggerError(
+            f"{name} is no host for blocks: it has no {', '.join(missing)} (see stagger.blocks.host.Host)."
+        )
+    return found

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, cast
 
+from stagger.backend import Entry
 from stagger.errors import StaggerError
 from stagger.retry import BrokenOff
 from stagger.s3.engine import PAGE_KEYS, Body, Changed, Engine, Page
-from stagger.storage import Entry
 
 try:
     import obstore

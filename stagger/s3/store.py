@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from stagger.backend import ONE_PUT_BYTES, Entry
 from stagger.errors import BadInput, StaggerError, StorageError
 from stagger.retry import BrokenOff, Retry, Trial, fault_of
 from stagger.s3.engine import CONNECTIONS, Changed, Engine
-from stagger.storage import ONE_PUT_BYTES, Entry
 
 #: Bytes of a part of a multipart upload. S3 takes 10 000 parts of 5 MiB at least: outputs of up to 83 GB.
 PART_BYTES = 8 * 2**20
