@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stagger.api import LocalExecutor, PipelineExecutor, SlurmExecutor
     from stagger.document import Document
     from stagger.errors import BadInput, RunFailed, StaggerError
-    from stagger.executor.base import PipelineExecutor
-    from stagger.executor.local import LocalExecutor
-    from stagger.executor.slurm import SlurmExecutor
     from stagger.sharding import Shard
     from stagger.steps.csv import ReadCsv
     from stagger.steps.jsonl import ReadJsonl, WriteJsonl
@@ -25,8 +23,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "BadInput": "stagger.errors",
     "Document": "stagger.document",
-    "LocalExecutor": "stagger.executor.local",
-    "PipelineExecutor": "stagger.executor.base",
+    "LocalExecutor": "stagger.api",
+    "PipelineExecutor": "stagger.api",
     "ReadJsonl": "stagger.steps.jsonl",
     "ReadCsv": "stagger.steps.csv",
     "ReadParquet": "stagger.steps.parquet",
@@ -35,7 +33,7 @@ _PUBLIC = {
     "ReadText": "stagger.steps.text",
     "RunFailed": "stagger.errors",
     "Shard": "stagger.sharding",
-    "SlurmExecutor": "stagger.executor.slurm",
+    "SlurmExecutor": "stagger.api",
     "StaggerError": "stagger.errors",
     "TaskContext": "stagger.task_context",
     "WriteJsonl": "stagger.steps.jsonl",

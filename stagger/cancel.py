@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stagger.errors import StaggerError
-from stagger.executor.base import executor_class
+from stagger.executor.kinds import LaunchedJobs
 from stagger.launches import read_launches
 from stagger.run_folder import RunFolder, RunRecord
 from stagger.spec.models import RunSpec, StageSpec
@@ -36,12 +36,8 @@ def cancel_stage(
 ) -> list[str]:
     """Stop whatever of a stage, or of its `ranks`, is queued or running by executors of these `kinds`."""
     stage_folder = folder.stage(record.spec, stage)
-    launches = read_launches(stage_folder)
-    stopped: list[str] = []
-    for kind in kinds:
-        if mine := [launch for launch in launches if launch["executor"] == kind]:
-            stopped += executor_class(kind).cancel(stage_folder, mine, folder.path, ranks)
-    return stopped
+    launches = [launch for launch in read_launches(stage_folder) if launch["executor"] in kinds]
+    return LaunchedJobs(launches).cancel(stage_folder, launches, folder.path, ranks)
 
 
 def held_back(folder: RunFolder, record: RunRecord, stages: list[StageSpec]) -> list[str]:

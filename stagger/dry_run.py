@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from stagger.executor.base import StageLaunch, executor_class
+from stagger.executor.base import StageLaunch
+from stagger.executor.kinds import runner_of
 from stagger.launch import task_settings, wanted_ranks
 from stagger.launches import read_launches
 from stagger.prepare import check_fingerprints, plan_ready_stages
@@ -28,7 +29,7 @@ def dry_run(spec: RunSpec, *, limit: int | None = None) -> dict[str, Any]:
 def dry_stage(
     folder: RunFolder, spec: RunSpec, stage: StageSpec, plan: StagePlan | None, limit: int | None
 ) -> dict[str, Any]:
-    executor = executor_class(stage.executor.type).for_stage(spec, stage, plan.input if plan else None)
+    executor = runner_of(spec, stage, plan.input if plan else None)
     stage_folder = folder.stage(spec, stage)
     done = stage_folder.done()
     number = len(read_launches(stage_folder)) + 1

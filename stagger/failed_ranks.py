@@ -6,8 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from stagger.executor.base import executor_class
-from stagger.executor.slurm_jobs import Asked
+from stagger.executor.kinds import LaunchedJobs
 from stagger.ranks import parse_ranks
 from stagger.retries import Failed, Group, looks_out_of_memory
 from stagger.rundir import StageFolder, attempt_order
@@ -26,7 +25,7 @@ class Try:
 
 
 def find_failed(
-    folder: StageFolder, launches: list[dict[str, Any]], done: set[int], active: set[int], asked: Asked
+    folder: StageFolder, launches: list[dict[str, Any]], done: set[int], active: set[int], jobs: LaunchedJobs
 ) -> list[Failed]:
     """The ranks whose latest launch ended without a completion record, ascending.
 
@@ -45,7 +44,7 @@ def find_failed(
     latest = _records(folder, attempts, {rank: tries[rank][-1] for rank in wanted})
     again = {rank: tries[rank][-2] for rank in wanted if tries[rank][-1].group.tries > 0 and len(tries[rank]) > 1}
     before = _records(folder, attempts, again)
-    states = _end_states({rank: tries[rank][-1] for rank in wanted}, latest, asked)
+    states = _end_states({rank: tries[rank][-1] for rank in wanted}, latest, jobs)
     failed = []
     for rank in wanted:
         last, failure = tries[rank][-1], latest.get(rank)
@@ -87,7 +86,7 @@ def _records(folder: StageFolder, attempts: dict[int, list[str]], tries: dict[in
     return {rank: record for (rank, _), record in zip(wanted, found, strict=True) if record is not None}
 
 
-def _end_states(tries: dict[int, Try], latest: dict[int, dict[str, Any]], asked: Asked) -> dict[int, str]:
+def _end_states(tries: dict[int, Try], latest: dict[int, dict[str, Any]], jobs: LaunchedJobs) -> dict[int, str]:
     """How Slurm says that the jobs of those ranks ended that do not say it themselves."""
     silent: dict[int, set[int]] = {}
     launches = {}
@@ -97,7 +96,7 @@ def _end_states(tries: dict[int, Try], latest: dict[int, dict[str, Any]], asked:
             launches[one.launch["launch"]] = one.launch
     states: dict[int, str] = {}
     for number, ranks in silent.items():
-        states |= executor_class("slurm").end_states(launches[number], ranks, asked)
+        states |= jobs.end_states(launches[number], ranks)
         for rank in ranks:
             if states.get(rank) == "FAILED" and rank not in latest and _killed_for_memory(launches[number], rank):
                 states[rank] = "OUT_OF_MEMORY"

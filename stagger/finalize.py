@@ -10,7 +10,7 @@ from loguru import logger
 
 from stagger.efficiency import sentences
 from stagger.errors import StaggerError
-from stagger.executor.slurm_jobs import Asked
+from stagger.executor.kinds import LaunchedJobs
 from stagger.failed_ranks import find_failed
 from stagger.launch import launch_dependents, remove_leftovers, start_again
 from stagger.launches import read_launches
@@ -51,9 +51,9 @@ def retry(
 ) -> bool:
     """Launch failed ranks again, as the policy says. True when some were."""
     launches = read_launches(stage_folder)
-    asked = Asked(launches)
-    active = activity_of(stage_folder, launches, folder.path, asked).ranks
-    decision = decide(retries, find_failed(stage_folder, launches, stage_folder.done(), active, asked))
+    jobs = LaunchedJobs(launches)
+    active = activity_of(stage_folder, launches, folder.path, jobs).ranks
+    decision = decide(retries, find_failed(stage_folder, launches, stage_folder.done(), active, jobs))
     given_up = defaultdict(list)
     for rank, reason in decision.given_up.items():
         given_up[reason].append(rank)

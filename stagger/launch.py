@@ -13,7 +13,8 @@ from loguru import logger
 from stagger.blocks.step import clear_registry
 from stagger.cancel import check_ranks
 from stagger.errors import RunFailed, StaggerError, StorageError
-from stagger.executor.base import PipelineExecutor, StageLaunch, executor_class
+from stagger.executor.base import StageLaunch, StageRunner
+from stagger.executor.kinds import runner_of
 from stagger.launches import read_launches
 from stagger.pickled import dump_pickle, sha256
 from stagger.pipeline import Step, add_import_path
@@ -88,7 +89,7 @@ def launch(
     plans = plan_ready_stages(spec, folder, objects)
     for stage in spec.stages:
         planned = plans[stage.name].input if stage.name in plans else None
-        executor = executor_class(stage.executor.type).for_stage(spec, stage, planned)
+        executor = runner_of(spec, stage, planned)
         executor.check()
         executor.window(stage.tasks)  # Refuses a limit that says nothing.
     storage.check_writable(spec.run_dir)
@@ -340,7 +341,7 @@ def start(folder: RunFolder, record: RunRecord, stage: StageSpec, groups: list[G
     """Hand ranks to the stage's executor, as the next launch of it."""
     stage_folder = folder.stage(record.spec, stage)
     launches = read_launches(stage_folder)
-    executor = executor_class(stage.executor.type).for_stage(record.spec, stage, record.inputs[stage.name])
+    executor = runner_of(record.spec, stage, record.inputs[stage.name])
     number = len(launches) + 1
     settings = task_settings(record, stage, stage_folder, executor, number, sum(len(group.ranks) for group in groups))
     settings = with_pickle(settings, record.spec, stage_folder, launches, payload)
@@ -374,7 +375,7 @@ def remove_leftovers(folder: StageFolder, record: RunRecord, stage: StageSpec) -
 
 
 def task_settings(
-    record: RunRecord, stage: StageSpec, folder: StageFolder, executor: PipelineExecutor, number: int, ranks: int
+    record: RunRecord, stage: StageSpec, folder: StageFolder, executor: StageRunner, number: int, ranks: int
 ) -> TaskSettings:
     """What launch `number` of a stage, of so many ranks, tells its tasks."""
     return TaskSettings(

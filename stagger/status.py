@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 from stagger.efficiency import efficiency
-from stagger.executor.base import Activity, executor_class
-from stagger.executor.slurm_jobs import Asked
+from stagger.executor.base import Activity
+from stagger.executor.kinds import LaunchedJobs
 from stagger.failed_ranks import cancelled_ranks, find_failed
 from stagger.launches import read_launches
 from stagger.progress import busy
@@ -65,26 +65,15 @@ def status_of(folder: RunFolder, record: RunRecord) -> list[StageStatus]:
     """The status of each stage. Slurm is asked once for all of them."""
     stages = [(stage, folder.stage(record.spec, stage)) for stage in record.spec.stages]
     launches = {stage.name: read_launches(stage_folder) for stage, stage_folder in stages}
-    asked = Asked([launch for mine in launches.values() for launch in mine])
-    return [stage_status(where, stage, folder.path, launches[stage.name], asked) for stage, where in stages]
+    jobs = LaunchedJobs([launch for mine in launches.values() for launch in mine])
+    return [stage_status(where, stage, folder.path, launches[stage.name], jobs) for stage, where in stages]
 
 
 def activity_of(
-    folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, asked: Asked | None = None
+    folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, jobs: LaunchedJobs | None = None
 ) -> Activity:
     """What runs or is queued, whichever executors launched it."""
-    asked = asked or Asked(launches)
-    by_kind: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for launch in launches:
-        by_kind[launch["executor"]].append(launch)
-    whole = Activity()
-    for kind, mine in by_kind.items():
-        found = executor_class(kind).activity(folder, mine, run_dir, asked)
-        for states in ("running", "starting", "pending", "requeued"):
-            getattr(whole, states).update(getattr(found, states))
-        whole.holders += found.holders
-        whole.ending |= found.ending
-    return whole
+    return (jobs or LaunchedJobs(launches)).activity(folder, launches, run_dir)
 
 
 def stage_status(
@@ -92,7 +81,7 @@ def stage_status(
     stage: StageSpec,
     run_dir: str,
     launches: list[dict[str, Any]] | None = None,
-    asked: Asked | None = None,
+    jobs: LaunchedJobs | None = None,
 ) -> StageStatus:
     """Where a stage stands now.
 
@@ -100,10 +89,10 @@ def stage_status(
     and never taken for one that vanished.
     """
     launches = read_launches(folder) if launches is None else launches
-    asked = asked or Asked(launches)
-    activity = activity_of(folder, launches, run_dir, asked)
+    jobs = jobs or LaunchedJobs(launches)
+    activity = activity_of(folder, launches, run_dir, jobs)
     done = {rank for rank in folder.done() if rank < stage.tasks}
-    failed = find_failed(folder, launches, done, activity.ranks - done, asked)
+    failed = find_failed(folder, launches, done, activity.ranks - done, jobs)
     status = StageStatus(stage.name, stage.tasks, done=len(done), failed=len(failed))
     status.failed_ranks = [one.rank for one in failed]
     status.reasons = dict(Counter(one.reason for one in failed).most_common())

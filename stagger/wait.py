@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from stagger.executor.slurm_jobs import Asked
+from stagger.executor.kinds import LaunchedJobs
 from stagger.launches import read_launches
 from stagger.progress import Progress
 from stagger.run_folder import RunFolder, RunRecord
@@ -21,9 +21,9 @@ def wait_for_slurm(folder: RunFolder, record: RunRecord) -> None:
     with Progress(record.spec.name, sum(stage.tasks for stage in record.spec.stages)) as progress:
         while True:
             launches = [read_launches(stage) for stage in stages]
-            asked = Asked([launch for mine in launches for launch in mine])
+            jobs = LaunchedJobs([launch for mine in launches for launch in mine])
             activities = [
-                activity_of(stage, mine, folder.path, asked) for stage, mine in zip(stages, launches, strict=True)
+                activity_of(stage, mine, folder.path, jobs) for stage, mine in zip(stages, launches, strict=True)
             ]
             progress.set(sum(len(stage.done()) for stage in stages), 0)
             if not any(activity.ranks or activity.ending for activity in activities):

@@ -13,8 +13,7 @@ from stagger.cancel import stages_behind
 from stagger.cli import show
 from stagger.efficiency import efficiency, sentences
 from stagger.errors import StaggerError
-from stagger.executor.slurm import SlurmExecutor
-from stagger.executor.slurm_jobs import Asked
+from stagger.executor.slurm_jobs import SlurmJobs
 from stagger.failed_ranks import cancelled_ranks
 from stagger.rundir import StageFolder
 from stagger.slurm import cluster
@@ -58,10 +57,10 @@ def test_who_sleeps_runs_waits_or_was_requeued(tmp_path: Path, monkeypatch: pyte
     states = [("RUNNING", 61, "None"), ("RUNNING", 59, "None"), ("RUNNING", 60, "None")]
     states += [("PENDING", 0, "Priority"), ("PENDING", 0, "BeginTime"), ("COMPLETED", 9, "None")]
     jobs = [QueuedJob("7", i, state, "a-2", seconds, reason) for i, (state, seconds, reason) in enumerate(states)]
-    asked = Asked([])
-    asked.__dict__["jobs"] = defaultdict(list, {"a-2": jobs})
+    slurm = SlurmJobs([])
+    slurm.__dict__["jobs"] = defaultdict(list, {"a-2": jobs})
     folder = StageFolder(Storage(), str(tmp_path))
-    found = SlurmExecutor.activity(folder, [launch_record(2, "0-11", ranks_per_job=2)], str(tmp_path), asked)
+    found = slurm.activity(folder, [launch_record(2, "0-11", ranks_per_job=2)], str(tmp_path))
     assert (found.running, found.pending, found.requeued) == ({0, 1}, {6, 7}, {8, 9})
     assert found.ranks == set(range(10))
     for log in ("00002/1.log", "00004/2.log"):

@@ -17,7 +17,7 @@ import pytest
 from datatrove.pipeline.filters import LambdaFilter, RegexFilter
 
 from stagger import LocalExecutor, ReadJsonl, RunFailed, SlurmExecutor, StaggerError, WriteJsonl
-from stagger.executor.base import RunOptions
+from stagger.api import RunOptions
 from stagger.spec.models import LocalSpec, PipelineFile, SlurmSpec
 from tests.conftest import output_ids
 from tests.test_local import EVERYTHING

@@ -9,7 +9,7 @@ from typing import Any
 
 from stagger.cancel import check_ranks
 from stagger.errors import StaggerError
-from stagger.executor.slurm_jobs import Asked
+from stagger.executor.kinds import LaunchedJobs
 from stagger.failed_ranks import find_failed, job_output_path
 from stagger.launches import read_launches
 from stagger.run_folder import RunFolder, RunRecord
@@ -118,11 +118,11 @@ def ended(folder: StageFolder, log: str) -> bool:
 def show_failed(folder: StageFolder, run_dir: str) -> None:
     """Of each failed rank: the error in a sentence, then the end of its log."""
     launches = read_launches(folder)
-    asked = Asked(launches)
-    active = activity_of(folder, launches, run_dir, asked).ranks  # Before the records are listed, as in stage_status.
+    jobs = LaunchedJobs(launches)
+    active = activity_of(folder, launches, run_dir, jobs).ranks  # Before the records are listed, as in stage_status.
     done = folder.done()
     attempts = latest_attempts(folder)
-    for one in find_failed(folder, launches, done, active - done, asked):
+    for one in find_failed(folder, launches, done, active - done, jobs):
         said = one.failure["error"] if one.failure else f"its job ended without a word ({one.reason})"
         print(f"rank {one.rank}: {said}")
         data = folder.storage.read(folder.log(one.rank, attempts[one.rank])) if one.rank in attempts else b""

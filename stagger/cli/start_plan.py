@@ -74,7 +74,7 @@ def plans(
 def plans_of_file(
     file: str, name: str | None, wanted: Wanted, assignments: tuple[str, ...], seed: int
 ) -> dict[str, StartPlan]:
-    from stagger.executor.slurm import SlurmExecutor
+    from stagger.executor.slurm import SlurmRunner
     from stagger.prepare import plan_ready_stages
     from stagger.run_folder import RunFolder, open_storage
     from stagger.spec.load import Changes, load_file
@@ -89,8 +89,7 @@ def plans_of_file(
         if wanted.throttle is not None:  # The file's own window depends on it.
             settings = stage.executor.model_copy(update={"workers": wanted.throttle})
             stage = stage.model_copy(update={"executor": settings})
-        executor = SlurmExecutor.for_stage(spec, stage, made.input if made else None)
-        assert isinstance(executor, SlurmExecutor)
+        executor = SlurmRunner(spec, stage, made.input if made else None)
         herd = wanted.over(executor.herd(stage.tasks))
         cores = wanted.cores or executor.settings.cpus_per_task
         with busy(f"{stage.name}: simulating the start"):

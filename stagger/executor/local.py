@@ -11,25 +11,19 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 from loguru import logger
 
 from stagger.errors import Interrupted, StaggerError
-from stagger.executor.base import Activity, ArrayPlan, PipelineExecutor, RunOptions, StageLaunch
+from stagger.executor.base import Activity, ArrayPlan, Jobs, StageLaunch, StageRunner
 from stagger.launches import write_launch
-from stagger.pipeline import Step
 from stagger.progress import Progress
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.run_folder import Holder, RunFolder
 from stagger.rundir import StageFolder, attempt_name, decode, encode
 from stagger.storage import join
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from stagger.executor.slurm_jobs import Asked
 
 #: Seconds that an interrupted worker has to end its rank before it is killed.
 GRACE_S = 10.0
@@ -41,25 +35,8 @@ HEARTBEAT_S = 0.5
 MAX_STILLBORN = 3
 
 
-class LocalExecutor(PipelineExecutor):
-    """Runs a pipeline on this machine.
-
-    Args:
-        pipeline: the steps: callables `(data, rank, world_size) -> iterator`. The first reads, the last usually writes.
-        run_dir: where the run keeps its records: a local or shared folder, or `s3://...`.
-        workers: ranks at once, each in a process of its own; by default the number of processors.
-        run: `tasks`, `name` and the others that `RunOptions` lists.
-
-    Raises:
-        StaggerError: an argument is wrong.
-    """
-
-    type = "local"
-
-    def __init__(
-        self, pipeline: Sequence[Step], *, run_dir: str, workers: int | None = None, **run: Unpack[RunOptions]
-    ) -> None:
-        super().__init__(pipeline, run_dir, {"workers": workers}, run)
+class LocalRunner(StageRunner):
+    """Runs the ranks of a stage on this machine."""
 
     def window(self, ranks: int) -> int:
         wanted = self.stage.randomize_start_duration
@@ -87,8 +64,11 @@ class LocalExecutor(PipelineExecutor):
         assert self.stage.executor.type == "local"
         Crew(launch, min(self.stage.executor.workers, len(launch.ranks))).run()
 
-    @classmethod
-    def activity(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, asked: Asked) -> Activity:
+
+class LocalJobs(Jobs):
+    """The worker processes of local launches, by the lock of their run."""
+
+    def activity(self, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> Activity:
         holder = RunFolder(folder.storage, run_dir).holder()
         if not launches or holder is None or holder.is_dead() or launches[-1]["pid"] != holder.pid:
             return Activity()
@@ -102,9 +82,8 @@ class LocalExecutor(PipelineExecutor):
         ranks = set(parse_ranks(launches[-1]["ranks"]))
         return Activity(running, pending=ranks - running, holders=[str(holder)])
 
-    @classmethod
     def cancel(
-        cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, ranks: set[int] | None = None
+        self, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, ranks: set[int] | None = None
     ) -> list[str]:
         holder = RunFolder(folder.storage, run_dir).holder()
         if holder is None or holder.is_dead():

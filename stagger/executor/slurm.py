@@ -7,32 +7,24 @@ import os
 import time
 import uuid
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
 from stagger.errors import StaggerError
-from stagger.executor.base import Activity, ArrayPlan, PipelineExecutor, RunOptions, StageLaunch
+from stagger.executor.base import ArrayPlan, StageLaunch, StageRunner
 from stagger.executor.scaled import Defaults, scaled
 from stagger.executor.slurm_jobs import (
-    Asked,
-    began_before,
-    cancel_launch,
-    cancel_ranks,
-    elements,
     jobs_of,
-    unknown_activity,
 )
 from stagger.job_script import WARNING_S, ScriptContext, activate_script, array_script, finalize_script
 from stagger.launches import write_launch
 from stagger.local_files import make_folder
-from stagger.pipeline import Step
-from stagger.ranks import format_ranks, parse_ranks
-from stagger.rundir import StageFolder
+from stagger.ranks import format_ranks
 from stagger.slurm import cluster
-from stagger.slurm.answers import ENDED, QUEUED, Limits, parse_time
+from stagger.slurm.answers import Limits, parse_time
 from stagger.spec.models import SlurmSpec, StageSpec
 from stagger.start import LONG_WINDOW_S, LONGEST_WINDOW_S, SCHEDULER_CYCLE_S, Slots, auto_window, window_for_limit
 from stagger.start_requests import requests_per_start
@@ -40,81 +32,11 @@ from stagger.starts import most_within
 from stagger.storage import is_local, join
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
     from stagger.planner.simulation import Herd
 
 
-class SlurmExecutor(PipelineExecutor):
-    """Runs a pipeline as Slurm job arrays.
-
-    Args:
-        pipeline: the steps: callables `(data, rank, world_size) -> iterator`. The first reads, the last usually writes.
-        run_dir: where the run keeps its records: a shared folder, or `s3://...`.
-        partition: the partition; by default the cluster's.
-        time: time limit of a job, as Slurm writes it.
-        cpus_per_task: processors of a job.
-        mem_per_cpu_gb: memory per processor, in GiB.
-        gpus_per_task: GPUs of a job.
-        workers: the throttle: at most so many jobs at once, over the whole run.
-        ranks_per_job: ranks that one job runs, one after another.
-        nodes_per_task: nodes of a job; on several, srun starts each rank once on every node.
-        max_requeues: how often a job that is preempted, or reaches its time limit after it got something done, is
-            queued again.
-        qos: the quality of service.
-        account: the account to charge.
-        env: what a job sets up before Python starts: `modules`, `venv`, `conda`, `container`, `setup`.
-        sbatch: any further option of sbatch, by its long name.
-        template: a job script template of your own.
-        log_dir: a folder that all nodes share, for what jobs print outside their ranks.
-        run: `tasks`, `name` and the others that `RunOptions` lists.
-
-    Raises:
-        StaggerError: an argument is wrong.
-    """
-
-    type = "slurm"
-
-    def __init__(
-        self,
-        pipeline: Sequence[Step],
-        *,
-        run_dir: str,
-        partition: str | None = None,
-        time: str | int | None = None,
-        cpus_per_task: int = 1,
-        mem_per_cpu_gb: float | None = None,
-        gpus_per_task: int = 0,
-        workers: int | None = None,
-        ranks_per_job: int = 1,
-        nodes_per_task: int = 1,
-        max_requeues: int = 5,
-        qos: str | None = None,
-        account: str | None = None,
-        env: Mapping[str, Any] | None = None,
-        sbatch: Mapping[str, str | int | float | bool] | None = None,
-        template: str | None = None,
-        log_dir: str | None = None,
-        **run: Unpack[RunOptions],
-    ) -> None:
-        options = {
-            "partition": partition,
-            "time": time,
-            "cpus_per_task": cpus_per_task,
-            "mem_per_cpu_gb": mem_per_cpu_gb,
-            "gpus_per_task": gpus_per_task,
-            "workers": workers,
-            "ranks_per_job": ranks_per_job,
-            "nodes_per_task": nodes_per_task,
-            "max_requeues": max_requeues,
-            "qos": qos,
-            "account": account,
-            "env": env,
-            "sbatch": sbatch,
-            "template": template,
-            "log_dir": log_dir,
-        }
-        super().__init__(pipeline, run_dir, options, run)
+class SlurmRunner(StageRunner):
+    """Submits the ranks of a stage as Slurm job arrays."""
 
     @property
     def settings(self) -> SlurmSpec:
@@ -334,52 +256,6 @@ class SlurmExecutor(PipelineExecutor):
             storage_options=self.spec.storage_options,
             **block_scripts(launch.stage),
         )
-
-    @classmethod
-    def activity(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, asked: Asked) -> Activity:
-        if not cluster.is_here():
-            return unknown_activity(launches)
-        activity = Activity()
-        for launch in launches:
-            activity.ending |= any(job.state not in ENDED for job in asked.jobs[launch["finalize"]["name"]])
-            for array in launch["arrays"]:
-                queued = [job for job in asked.jobs[array["name"]] if job.state not in ENDED]
-                ranks = elements(array, launch["ranks_per_job"]) if queued else []
-                for job in queued:
-                    mine = ranks[job.index]
-                    if job.state in QUEUED:
-                        (activity.requeued if began_before(job) else activity.pending).update(mine)
-                    elif job.seconds is not None and job.seconds <= launch["window_s"]:
-                        activity.starting.update(dict.fromkeys(mine, (launch["launch"], mine[0])))
-                    else:
-                        activity.running.update(mine)
-                for job_id in sorted({job.job_id for job in queued}):
-                    activity.holders.append(f"Slurm job {job_id} (launch {launch['launch']})")
-        return activity
-
-    @classmethod
-    def end_states(cls, launch: dict[str, Any], ranks: set[int], asked: Asked) -> dict[int, str]:
-        mine = [a for a in launch["arrays"] if a["job_id"] and not ranks.isdisjoint(parse_ranks(a["ranks"]))]
-        return {
-            rank: state
-            for array in mine
-            for index, job in enumerate(elements(array, launch["ranks_per_job"]))
-            for rank in job
-            if rank in ranks and (state := asked.end(array["name"], array["job_id"], index)) is not None
-        }
-
-    @classmethod
-    def cancel(
-        cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, ranks: set[int] | None = None
-    ) -> list[str]:
-        asked = Asked(launches)
-        return [
-            line
-            for launch in launches
-            for line in (
-                cancel_launch(folder, launch, asked) if ranks is None else cancel_ranks(folder, launch, asked, ranks)
-            )
-        ]
 
 
 def block_scripts(stage: StageSpec) -> dict[str, Any]:

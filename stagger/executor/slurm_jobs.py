@@ -8,12 +8,12 @@ from typing import Any
 
 from loguru import logger
 
-from stagger.executor.base import Activity
+from stagger.executor.base import Activity, Jobs
 from stagger.launches import write_launch
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir import StageFolder
 from stagger.slurm import cluster
-from stagger.slurm.answers import ENDED, QueuedJob
+from stagger.slurm.answers import ENDED, QUEUED, QueuedJob
 
 
 def jobs_of(launch: dict[str, Any]) -> list[dict[str, Any]]:
@@ -27,11 +27,8 @@ def elements(array: dict[str, Any], ranks_per_job: int) -> list[list[int]]:
     return [ranks[i : i + ranks_per_job] for i in range(0, len(ranks), ranks_per_job)]
 
 
-class Asked:
+class SlurmJobs(Jobs):
     """What Slurm says of the jobs of some launches: asked once, when it is first wanted, whatever their number."""
-
-    def __init__(self, launches: list[dict[str, Any]]) -> None:
-        self._launches = [launch for launch in launches if launch["executor"] == "slurm"]
 
     @cached_property
     def jobs(self) -> dict[str, list[QueuedJob]]:
@@ -54,28 +51,70 @@ class Asked:
         """How an element ended, None when nobody knows. The controller knows it first, accounting for longer."""
         return self._ended.get((name, index)) or self._accounting.get((job_id, index))
 
+    def activity(self, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> Activity:
+        if not cluster.is_here():
+            return unknown_activity(launches)
+        activity = Activity()
+        for launch in launches:
+            activity.ending |= any(job.state not in ENDED for job in self.jobs[launch["finalize"]["name"]])
+            for array in launch["arrays"]:
+                queued = [job for job in self.jobs[array["name"]] if job.state not in ENDED]
+                ranks = elements(array, launch["ranks_per_job"]) if queued else []
+                for job in queued:
+                    mine = ranks[job.index]
+                    if job.state in QUEUED:
+                        (activity.requeued if began_before(job) else activity.pending).update(mine)
+                    elif job.seconds is not None and job.seconds <= launch["window_s"]:
+                        activity.starting.update(dict.fromkeys(mine, (launch["launch"], mine[0])))
+                    else:
+                        activity.running.update(mine)
+                for job_id in sorted({job.job_id for job in queued}):
+                    activity.holders.append(f"Slurm job {job_id} (launch {launch['launch']})")
+        return activity
+
+    def end_states(self, launch: dict[str, Any], ranks: set[int]) -> dict[int, str]:
+        mine = [a for a in launch["arrays"] if a["job_id"] and not ranks.isdisjoint(parse_ranks(a["ranks"]))]
+        return {
+            rank: state
+            for array in mine
+            for index, job in enumerate(elements(array, launch["ranks_per_job"]))
+            for rank in job
+            if rank in ranks and (state := self.end(array["name"], array["job_id"], index)) is not None
+        }
+
+    def cancel(
+        self, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, ranks: set[int] | None = None
+    ) -> list[str]:
+        return [
+            line
+            for launch in launches
+            for line in (
+                cancel_launch(folder, launch, self) if ranks is None else cancel_ranks(folder, launch, self, ranks)
+            )
+        ]
+
 
 def began_before(job: QueuedJob) -> bool:
     """Whether a queued job has run before: it waits a while, as Slurm has it."""
     return job.state != "PENDING" or job.reason == "BeginTime"
 
 
-def cancel_launch(folder: StageFolder, launch: dict[str, Any], asked: Asked) -> list[str]:
+def cancel_launch(folder: StageFolder, launch: dict[str, Any], jobs: SlurmJobs) -> list[str]:
     """Cancel what is left of a launch, the job that ends it included."""
     names = [job["name"] for job in jobs_of(launch)]
-    active = sorted({job.job_id for name in names for job in asked.jobs[name] if job.state not in ENDED})
+    active = sorted({job.job_id for name in names for job in jobs.jobs[name] if job.state not in ENDED})
     if active:  # Written first: whoever looks at it meanwhile is to know that it is on purpose.
         write_launch(folder, {**launch, "cancelled": "by stagger cancel"})
     cluster.cancel(active)
     return [f"cancelled Slurm job {number}" for number in active]
 
 
-def cancel_ranks(folder: StageFolder, launch: dict[str, Any], asked: Asked, ranks: set[int]) -> list[str]:
+def cancel_ranks(folder: StageFolder, launch: dict[str, Any], jobs: SlurmJobs, ranks: set[int]) -> list[str]:
     """Cancel the jobs of a launch that run, or would run, any of these ranks."""
     found: dict[str, list[int]] = {}
     for array in launch["arrays"]:
         by_index = elements(array, launch["ranks_per_job"])
-        for job in asked.jobs[array["name"]]:
+        for job in jobs.jobs[array["name"]]:
             if job.state not in ENDED and not ranks.isdisjoint(by_index[job.index]):
                 found[f"{job.job_id}_{job.index}"] = by_index[job.index]
     if not found:
