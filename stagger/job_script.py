@@ -14,7 +14,7 @@ import orjson
 
 from stagger.errors import StaggerError
 from stagger.ranks import format_ranks
-from stagger.resources import shipped
+from stagger.shipped import shipped
 from stagger.slurm.answers import parse_time
 from stagger.spec.models import EnvSpec, SlurmSpec
 from stagger.start import GOLDEN, RESTART_SALT, Slots

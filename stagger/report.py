@@ -10,8 +10,8 @@ import jinja2
 from stagger.efficiency import efficiency, sentences
 from stagger.launches import read_launches
 from stagger.ranks import format_ranks
-from stagger.resources import PACKAGE
 from stagger.rundir import StageFolder, encode
+from stagger.shipped import PACKAGE
 from stagger.spec.models import StageSpec
 from stagger.starts import start_account
 from stagger.status import sum_by_kind

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from stagger.errors import StaggerError
-from stagger.resources import shipped
+from stagger.shipped import shipped
 from stagger.spec.load import Changes, load_file
 from stagger.spec.models import LocalSpec, PipelineFile, SlurmSpec
 from stagger.spec.yaml_file import parse_value

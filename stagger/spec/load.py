@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from stagger.errors import StaggerError
 from stagger.pipeline import add_import_path
-from stagger.resources import shipped
+from stagger.shipped import shipped
 from stagger.spec.blocks import HOST_STEP, BlocksSpec, with_total
 from stagger.spec.models import RUN_KEYS, LocalSpec, PipelineFile, RunSpec, SlurmSpec, StageSpec
 from stagger.spec.steps import check_step, nearest
