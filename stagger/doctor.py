@@ -142,7 +142,7 @@ def node_checks(folder: str, partition: str | None) -> Iterator[Check]:
 
 
 def submit(place: str, name: str, token: str, partition: str | None) -> str:
-    from stagger.slurm import submission
+    from stagger.slurm import sbatch
 
     options = {"job-name": name, "output": f"{percent(place)}/out", "time": "5", "ntasks": "1", "chdir": "/"}
     if partition:
@@ -154,7 +154,7 @@ def submit(place: str, name: str, token: str, partition: str | None) -> str:
         token=token,
         python=interpreter(EnvSpec()),
     )
-    return submission.submit(place, script, name)
+    return sbatch.submit(place, script, name)
 
 
 def wait_for(path: str, name: str) -> dict[str, str] | None:

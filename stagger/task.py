@@ -67,7 +67,7 @@ def run_job(settings: TaskSettings, storage: Storage, job: Job, ranks: list[int]
 
 def come_back(settings: TaskSettings, job: Job, reason: str) -> None:
     """Have this job queued again, if it is preempted or at the end of its time, and not cancelled."""
-    from stagger.slurm.job import TIME_IS_UP_S, job_state, requeue
+    from stagger.slurm.own_job import TIME_IS_UP_S, job_state, requeue
 
     try:
         state, left_s = job_state(job.id)
@@ -127,7 +127,7 @@ def slurm_job() -> Job:
     number = f"{array}_{environment['SLURM_ARRAY_TASK_ID']}" if array else environment.get("SLURM_JOB_ID", "none")
     process, processes = 0, 1
     if environment.get("SLURM_STEP_NUM_TASKS", "1") != "1":
-        from stagger.slurm.job import node_process
+        from stagger.slurm.own_job import node_process
 
         process, processes = node_process()
     return Job(

@@ -14,7 +14,7 @@ from stagger.blocks.host import HostContext
 from stagger.blocks.settings import BlockSettings
 from stagger.errors import StaggerError, missing_extra
 from stagger.pipeline import resolve
-from stagger.slurm.job import job_state
+from stagger.slurm.own_job import job_state
 from stagger.storage import Storage, join
 from stagger.task_context import TaskContext
 

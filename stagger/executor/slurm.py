@@ -193,7 +193,7 @@ class SlurmRunner(StageRunner):
 
     def execute(self, launch: StageLaunch) -> None:
         """Submit the arrays, and the job that runs when they have ended. All of them or none."""
-        from stagger.slurm import submission  # submitit takes its time.
+        from stagger.slurm import sbatch  # submitit takes its time.
 
         context = self._context(launch)
         make_folder(context.log_dir, 0o700)
@@ -217,12 +217,12 @@ class SlurmRunner(StageRunner):
             for array, entry in zip(arrays, record["arrays"], strict=True):
                 path = join(launch.folder.launch(launch.number), f"{array.name}.sh")
                 launch.folder.storage.write(path, array.script.encode())
-                entry["job_id"] = submission.submit(context.log_dir, array.script, array.name)
+                entry["job_id"] = sbatch.submit(context.log_dir, array.script, array.name)
             after = [entry["job_id"] for entry in record["arrays"]]
             script = finalize_script(context, record["finalize"]["name"], after)
             path = join(launch.folder.launch(launch.number), f"{record['finalize']['name']}.sh")
             launch.folder.storage.write(path, script.encode())
-            record["finalize"]["job_id"] = submission.submit(context.log_dir, script, record["finalize"]["name"])
+            record["finalize"]["job_id"] = sbatch.submit(context.log_dir, script, record["finalize"]["name"])
         except BaseException as error:
             record["cancelled"] = f"the launch failed: {error}"
             cluster.cancel(job["job_id"] for job in jobs_of(record) if job["job_id"])

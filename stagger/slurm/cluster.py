@@ -21,7 +21,7 @@ from stagger.slurm.answers import (
     parse_queue,
     parse_time,
 )
-from stagger.slurm.runner import run
+from stagger.slurm.command import run
 
 #: Job ids in one scancel: the controller takes its time for each.
 IDS_AT_ONCE = 500

@@ -18,7 +18,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from stagger.errors import StaggerError
 from stagger.slurm.answers import parse_submitted
 from stagger.slurm.cluster import is_here, known_jobs
-from stagger.slurm.runner import BUSY, SlurmBusy, outside_environment, patiently
+from stagger.slurm.command import BUSY, SlurmBusy, outside_environment, patiently
 
 #: Seconds after which an sbatch that does not answer is given up, and for how long it is tried again.
 SBATCH_TIMEOUT_S = 180
