@@ -27,9 +27,9 @@ import measure
 from peer import Peer, default_folder
 
 sys.path.append(str(measure.HERE.parent))
-from stagger.planner.simulation import Herd, simulate
-from stagger.start import auto_window
-from stagger.starts import most_within
+from stagger.start.account import most_within
+from stagger.start.delays import auto_window
+from stagger.start.herd import Herd, simulate
 from tests.s3_server import S3Server, running
 
 STAGGER = [sys.executable, "-m", "stagger"]

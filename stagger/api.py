@@ -14,7 +14,7 @@ from stagger.spec.load import from_objects
 from stagger.spec.models import StorageSpec
 from stagger.spec.steps import check_built_in
 from stagger.stage_plan import describe_object
-from stagger.start import StartPolicy
+from stagger.start.delays import StartPolicy
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

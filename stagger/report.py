@@ -13,7 +13,7 @@ from stagger.ranks import format_ranks
 from stagger.rundir import StageFolder, encode
 from stagger.shipped import PACKAGE
 from stagger.spec.models import StageSpec
-from stagger.starts import start_account
+from stagger.start.account import start_account
 from stagger.status import sum_by_kind
 from stagger.task_context import EXAMPLES
 

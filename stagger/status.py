@@ -18,7 +18,7 @@ from stagger.progress import busy
 from stagger.run_folder import RunFolder, RunRecord
 from stagger.rundir import StageFolder, attempt_order, pad
 from stagger.spec.models import StageSpec
-from stagger.starts import start_account
+from stagger.start.account import start_account
 from stagger.storage import is_local, join
 
 #: The slowest ranks that are shown, when they take so many times the median, and so many seconds.

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
+from stagger.cli.chart import check_plot
 from stagger.errors import StaggerError
-from stagger.planner.chart import check_plot
-from stagger.planner.plan import limit_window, start_plan, summary
-from stagger.planner.simulation import Herd, delays, simulate
-from stagger.start import SCHEDULER_CYCLE_S, Slots, slot_ms
-from stagger.starts import described, most_within
+from stagger.start.account import described, most_within
+from stagger.start.delays import SCHEDULER_CYCLE_S, Slots, slot_ms
+from stagger.start.forecast import limit_window, start_plan, summary
+from stagger.start.herd import Herd, delays, simulate
 from tests.conftest import Bucket, Cli, PipelineFiles
 
 UNIFORM = Herd(jobs=8000, policy="uniform", window_s=180)
@@ -239,7 +239,7 @@ def test_a_limit_below_what_two_jobs_ask_for_cannot_be_kept_and_that_is_said() -
 
 
 def test_a_simulation_of_too_many_requests_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stagger.planner.simulation.MOST_REQUESTS", 1000)
+    monkeypatch.setattr("stagger.start.herd.MOST_REQUESTS", 1000)
     outcome = simulate(Herd(jobs=1000, policy="spread", window_s=60, requests=50))
     assert not outcome.complete
     assert 1000 < len(outcome.requests) < 2000

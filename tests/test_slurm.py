@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from stagger.start import Slots, slot_ms
+from stagger.start.delays import Slots, slot_ms
 from tests.conftest import Cli, PipelineFiles, contents, output_ids, until
 from tests.test_local import EVERYTHING, counts, status
 

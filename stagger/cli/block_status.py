@@ -10,10 +10,10 @@ from typing import Any
 from loguru import logger
 
 from stagger.blocks.step import registry_folder
+from stagger.cli.chart import bars
 from stagger.cli.show import CLEAR
 from stagger.errors import StaggerError, missing_extra
 from stagger.launches import read_launches
-from stagger.planner.chart import bars
 from stagger.ranks import format_ranks
 from stagger.run_folder import RunFolder, RunRecord
 from stagger.spec.models import StageSpec

@@ -106,7 +106,7 @@ def simulate(
 ) -> int:
     """Compare the policies by which servers balance their blocks, as they come, go and crash."""
     from stagger.cli import block_simulation
-    from stagger.planner.chart import check_plot
+    from stagger.cli.chart import check_plot
 
     if plot is not None:
         check_plot(plot)

@@ -237,7 +237,7 @@ def plan(
 ) -> int:
     """Compare the start policies before a launch: peaks, refusals, idle core-hours. Submits nothing."""
     from stagger.cli import start_plan
-    from stagger.planner.chart import check_plot
+    from stagger.cli.chart import check_plot
 
     if plot is not None:
         check_plot(plot)

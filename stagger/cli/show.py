@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.filesize import decimal
 
+from stagger.cli.chart import bars
 from stagger.efficiency import sentences
 from stagger.launch import Launched
-from stagger.planner.chart import bars
 from stagger.ranks import format_ranks
 from stagger.run_folder import RunFolder, RunRecord
 from stagger.status import StageStatus, status_of

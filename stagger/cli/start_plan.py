@@ -10,13 +10,13 @@ from typing import Any
 
 import yaml
 
+from stagger.cli.chart import bars, binned, save_plot
 from stagger.errors import StaggerError
-from stagger.planner.chart import bars, binned, save_plot
-from stagger.planner.plan import Expected, StartPlan, start_plan
-from stagger.planner.simulation import Herd
 from stagger.progress import busy
-from stagger.start import auto_window
-from stagger.starts import described
+from stagger.start.account import described
+from stagger.start.delays import auto_window
+from stagger.start.forecast import Expected, StartPlan, start_plan
+from stagger.start.herd import Herd
 
 #: Columns of the chart at most, and its lines for each policy.
 CHART_COLUMNS, CHART_LINES = 100, 2

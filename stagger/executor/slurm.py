@@ -26,13 +26,20 @@ from stagger.ranks import format_ranks
 from stagger.slurm import cluster
 from stagger.slurm.answers import Limits, parse_time
 from stagger.spec.models import SlurmSpec, StageSpec
-from stagger.start import LONG_WINDOW_S, LONGEST_WINDOW_S, SCHEDULER_CYCLE_S, Slots, auto_window, window_for_limit
+from stagger.start.account import most_within
+from stagger.start.delays import (
+    LONG_WINDOW_S,
+    LONGEST_WINDOW_S,
+    SCHEDULER_CYCLE_S,
+    Slots,
+    auto_window,
+    window_for_limit,
+)
 from stagger.start_requests import requests_per_start
-from stagger.starts import most_within
 from stagger.storage import is_local, join
 
 if TYPE_CHECKING:
-    from stagger.planner.simulation import Herd
+    from stagger.start.herd import Herd
 
 
 class SlurmRunner(StageRunner):
@@ -93,7 +100,7 @@ class SlurmRunner(StageRunner):
 
     def herd(self, ranks: int) -> Herd:
         """What so many ranks are to the storage as they start."""
-        from stagger.planner.simulation import Herd
+        from stagger.start.herd import Herd
 
         return Herd(
             jobs=self.jobs(ranks),
@@ -164,7 +171,7 @@ class SlurmRunner(StageRunner):
 
     def advise(self, ranks: int) -> None:
         """Say what a long window costs, and when a short one breaks the limit."""
-        from stagger.planner.plan import first_wave
+        from stagger.start.forecast import first_wave
 
         window, needed, limit = self.window(ranks), self.needed_window(ranks), self.stage.backend_limit
         if limit is not None and window >= needed:
@@ -187,7 +194,7 @@ class SlurmRunner(StageRunner):
             )
 
     def start_summary(self, ranks: int) -> str:
-        from stagger.planner.plan import summary
+        from stagger.start.forecast import summary
 
         return summary(self.herd(ranks), self.settings.cpus_per_task)
 

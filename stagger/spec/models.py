@@ -20,7 +20,7 @@ from stagger.errors import StaggerError
 from stagger.sharding import ShardBy
 from stagger.spec.base import Amount, Model
 from stagger.spec.blocks import HOST_STEP, BlocksSpec
-from stagger.start import LONGEST_WINDOW_S, StartPolicy
+from stagger.start.delays import LONGEST_WINDOW_S, StartPolicy
 from stagger.storage import absolute
 
 #: What Slurm takes as a time limit: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
-from stagger.planner.simulation import Herd, simulate
-from stagger.start import LOAD, LONG_WINDOW_S, auto_window, throttle_for_limit, window_for_limit
-from stagger.starts import most_within
+from stagger.start.account import most_within
+from stagger.start.delays import LOAD, LONG_WINDOW_S, auto_window, throttle_for_limit, window_for_limit
+from stagger.start.herd import Herd, simulate
 
 #: A peak depends on the draws: it is the median of several herds, as long as so many jobs in all are not exceeded.
 REPEATED_JOBS, MOST_REPEATS = 50_000, 9
