@@ -21,7 +21,7 @@ import measure
 sys.path.append(str(measure.HERE.parent))
 from stagger.blocks.placement import compute_throughputs
 from stagger.blocks.registry import Registry
-from stagger.storage import Storage
+from stagger.storage.storage import Storage
 from tests.claimants import TOTAL, kinds, one_at_a_time, who_claimed
 from tests.s3_server import S3Server, running
 

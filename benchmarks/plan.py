@@ -58,7 +58,7 @@ def _plan(folder: str, steps: Any, run_dir: str, tasks: int, shard_by: str) -> d
     from stagger.rundir import StageFolder
     from stagger.spec.models import StageSpec
     from stagger.stage_plan import make_plan
-    from stagger.storage import Storage
+    from stagger.storage.storage import Storage
 
     clock = [time.process_time()]
     reader = {"read_jsonl": {"path": folder, "glob": "*.jsonl.gz", "recursive": True}}
@@ -107,7 +107,7 @@ def _shares(
     path: str, fingerprint: str, ranks: list[int], options: dict[str, Any], requests: list[str]
 ) -> dict[str, Any]:
     from stagger.plan import read_rank
-    from stagger.storage import Storage
+    from stagger.storage.storage import Storage
 
     calls: list[tuple[str, int]] = []
 

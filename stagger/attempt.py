@@ -13,7 +13,7 @@ from stagger.pipeline import Step, StepCount, build, chain, own_seconds
 from stagger.plan import RankPlan, read_rank
 from stagger.rundir import COMPLETION_KEYS, StageFolder, attempt_name, attempt_order, decode, encode
 from stagger.sharding import Shard
-from stagger.storage import Storage, is_local
+from stagger.storage.storage import Storage, is_local
 from stagger.task_context import EXAMPLES, Circumstances, StopFlag, TaskContext
 from stagger.task_settings import TaskSettings
 from stagger.uploads import UploadNotes

@@ -12,8 +12,8 @@ import sys
 import time
 from types import TracebackType
 
-from stagger.local_files import make_folder
-from stagger.storage import Storage, is_local
+from stagger.storage.local_files import make_folder
+from stagger.storage.storage import Storage, is_local
 
 
 def log(message: str, level: str = "INFO") -> None:

@@ -28,7 +28,7 @@ from stagger.spec.load import changed_spec
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.stage_plan import StagePlan, make_plan, output_folders
 from stagger.status import StageStatus, activity_of, stage_status, status_of
-from stagger.storage import join
+from stagger.storage.storage import join
 from stagger.task_settings import TaskSettings
 from stagger.uploads import abort_left_uploads
 from stagger.wait import wait_for_slurm

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stagger.rundir import StageFolder, decode, encode
-from stagger.storage import join
+from stagger.storage.storage import join
 
 
 def read_launches(folder: StageFolder) -> list[dict[str, Any]]:

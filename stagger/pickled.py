@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from stagger.errors import StaggerError
 from stagger.pipeline import Step
-from stagger.storage import Storage, is_local
+from stagger.storage.storage import Storage, is_local
 
 
 def dump_pickle(steps: Sequence[Step]) -> bytes:

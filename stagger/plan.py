@@ -21,7 +21,7 @@ import zstandard
 
 from stagger.errors import StaggerError
 from stagger.sharding import Shard
-from stagger.storage import Storage
+from stagger.storage.storage import Storage
 
 MAGIC = b"stagger plan 1\n\0"
 TABLE = len(MAGIC) + 8

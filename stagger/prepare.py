@@ -12,7 +12,7 @@ from stagger.run_folder import RunFolder, RunRecord
 from stagger.rundir import StageFolder
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.stage_plan import StagePlan, difference, make_plan
-from stagger.storage import join
+from stagger.storage.storage import join
 
 
 def plan_ready_stages(spec: RunSpec, folder: RunFolder, objects: Sequence[Step] | None) -> dict[str, StagePlan]:

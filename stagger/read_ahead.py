@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from stagger.sharding import Shard
-from stagger.storage import Storage
+from stagger.storage.storage import Storage
 
 #: How often a reader that waits for input looks whether the task has been told to stop, in seconds.
 LOOK_UP_S = 0.2

@@ -16,12 +16,12 @@ from pydantic import ValidationError
 
 from stagger import __version__
 from stagger.errors import StaggerError
-from stagger.local_files import make_folder
 from stagger.progress import LINE_S
 from stagger.rundir import StageFolder, decode, encode
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.start_requests import StageInput
-from stagger.storage import UNREACHABLE_S, Storage, absolute, is_local, join
+from stagger.storage.local_files import make_folder
+from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, is_local, join
 
 SCHEMA = 1
 

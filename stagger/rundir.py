@@ -26,7 +26,7 @@ from typing import Any
 import orjson
 
 from stagger.errors import StaggerError
-from stagger.storage import Storage, join
+from stagger.storage.storage import Storage, join
 
 #: What a completion record has at least.
 COMPLETION_KEYS = ("fingerprint", "shards", "outputs", "records_in", "steps", "bad_records", "retried")

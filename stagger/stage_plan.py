@@ -22,7 +22,7 @@ from stagger.rundir import StageFolder
 from stagger.sharding import Shard, assign
 from stagger.spec.models import StageSpec
 from stagger.start_requests import StageInput
-from stagger.storage import Storage, is_local
+from stagger.storage.storage import Storage, is_local
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from stagger.spec.models import RunSpec, SlurmSpec, StageSpec
-from stagger.storage import is_local
+from stagger.storage.storage import is_local
 
 #: Two range reads, for the plan's entry and frame; then, at a rank's end, its completion record and its log.
 PLAN_REQUESTS, END_REQUESTS = 2, 2

@@ -19,7 +19,7 @@ from stagger.run_folder import RunFolder, RunRecord
 from stagger.rundir import StageFolder, attempt_order, pad
 from stagger.spec.models import StageSpec
 from stagger.start.account import start_account
-from stagger.storage import is_local, join
+from stagger.storage.storage import is_local, join
 
 #: The slowest ranks that are shown, when they take so many times the median, and so many seconds.
 SLOWEST = 3

@@ -21,7 +21,7 @@ from stagger.errors import Interrupted, StaggerError
 from stagger.pipeline import add_import_path
 from stagger.ranks import parse_ranks
 from stagger.start.delays import spread_delay_ms, uniform_delay
-from stagger.storage import Storage
+from stagger.storage.storage import Storage
 from stagger.task_context import StopFlag
 from stagger.task_settings import TaskSettings
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from stagger.backend import Output
 from stagger.errors import Interrupted, StaggerError
 from stagger.formats import Codec, Compressor, compressor
 from stagger.sharding import Shard
-from stagger.storage import Storage, is_local
+from stagger.storage.backend import Output
+from stagger.storage.storage import Storage, is_local
 
 if TYPE_CHECKING:
     from stagger.read_ahead import ReadAhead

@@ -17,7 +17,7 @@ from typing import Any
 
 from stagger.blocks.placement import ServerState, Span, choose_best_blocks, compute_throughputs
 from stagger.blocks.registry import Claim, Placed, Registry, ServerRecord, View
-from stagger.storage import Storage
+from stagger.storage.storage import Storage
 
 TOTAL = 80
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from stagger.blocks.registry import Registry
-from stagger.storage import Storage
+from stagger.storage.storage import Storage
 from tests.claimants import one_at_a_time
 from tests.conftest import Cli, until
 from tests.test_local import counts, status

@@ -26,7 +26,7 @@ from stagger.errors import Interrupted, StaggerError
 from stagger.executor.slurm import block_scripts
 from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.spec.models import StageSpec
-from stagger.storage import Storage
+from stagger.storage.storage import Storage
 from stagger.task_context import StopFlag
 from tests.block_hosts import Recorder
 from tests.conftest import Cli, PipelineFiles, until

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stagger import BadInput, Document, ReadCsv, StaggerError
-from stagger.storage import Storage
+from stagger.storage.storage import Storage
 from stagger.task_context import TaskContext
 
 

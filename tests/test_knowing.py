@@ -21,7 +21,7 @@ from stagger.slurm.answers import QueuedJob
 from stagger.spec.load import changed_spec
 from stagger.spec.models import RunSpec
 from stagger.status import StageStatus, asleep, slowest
-from stagger.storage import Storage
+from stagger.storage.storage import Storage
 from tests.conftest import Cli, PipelineFiles, output_ids, until
 from tests.test_local import EVERYTHING, counts, status
 from tests.test_slurm import SLURM, launches, slurm

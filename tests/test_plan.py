@@ -12,7 +12,7 @@ from stagger.errors import StaggerError
 from stagger.plan import encode_plan, read_all, read_rank
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.sharding import Shard, ShardBy, assign
-from stagger.storage import Storage
+from stagger.storage.storage import Storage
 
 sizes = st.lists(st.integers(0, 10**12), max_size=60)
 

@@ -10,7 +10,7 @@ import pytest
 from stagger.errors import Interrupted
 from stagger.read_ahead import ReadAhead
 from stagger.sharding import Shard
-from stagger.storage import Storage
+from stagger.storage.storage import Storage
 from tests.conftest import until
 
 

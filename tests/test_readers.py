@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from stagger import BadInput, Document, ReadJsonl, ReadText, Shard, StaggerError, WriteJsonl
 from stagger.formats import Codec
-from stagger.storage import Storage
+from stagger.storage.storage import Storage
 from stagger.task_context import TaskContext
 from tests.conftest import read_jsonl
 

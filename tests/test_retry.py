@@ -12,7 +12,7 @@ from obstore.exceptions import GenericError, PermissionDeniedError
 from s3fs.errors import translate_boto_error
 
 from stagger.errors import Interrupted, StaggerError
-from stagger.retry import BASE_S, CAP_S, BrokenOff, Retry, Trial, fault_of, full_jitter
+from stagger.storage.retry import BASE_S, CAP_S, BrokenOff, Retry, Trial, fault_of, full_jitter
 
 
 def answer(status: int, code: str) -> ClientError:
@@ -102,8 +102,8 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("stagger.retry.time.monotonic", lambda: self.now)
-        monkeypatch.setattr("stagger.retry.time.sleep", self.sleep)
+        monkeypatch.setattr("stagger.storage.retry.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("stagger.storage.retry.time.sleep", self.sleep)
 
     def sleep(self, seconds: float) -> None:
         self.now += max(seconds, 1e-6)

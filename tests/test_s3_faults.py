@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from stagger.backend import Entry
 from stagger.errors import BadInput, StorageError
-from stagger.storage import Storage
+from stagger.storage.backend import Entry
+from stagger.storage.storage import Storage
 from tests.conftest import Cli, PipelineFiles, contents, read_jsonl, until
 from tests.s3_server import S3Server, running
 from tests.test_local import counts, status
@@ -38,7 +38,7 @@ def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """The server without faults, and credentials that it does not look at."""
     for name, value in credentials(server).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("stagger.retry.WAITS_S", [0.001])
+    monkeypatch.setattr("stagger.storage.retry.WAITS_S", [0.001])
     server.set_faults()
     server.reset()
     yield server
@@ -242,7 +242,9 @@ def load(shards: Path) -> None:
 
 
 #: Many ranks of a run in one process, which soon asks again.
-MANY_RANKS = "import sys, stagger.retry as r, stagger.task as t; r.WAITS_S[:] = [0.01]; sys.exit(t.main(sys.argv[1:]))"
+MANY_RANKS = (
+    "import sys, stagger.storage.retry as r, stagger.task as t; r.WAITS_S[:] = [0.01]; sys.exit(t.main(sys.argv[1:]))"
+)
 
 
 def test_a_hundred_ranks_with_three_requests_in_ten_failing_write_the_same_bytes(

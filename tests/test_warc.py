@@ -18,7 +18,7 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from stagger import BadInput, Document, ReadWarc, StaggerError
-from stagger.storage import Storage
+from stagger.storage.storage import Storage
 from stagger.task_context import TaskContext
 from tests.conftest import Cli, read_jsonl
 

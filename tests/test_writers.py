@@ -12,7 +12,7 @@ import pytest
 
 from stagger import Document, Shard, StaggerError, WriteJsonl
 from stagger.steps.writer import stem_of
-from stagger.storage import Storage
+from stagger.storage.storage import Storage
 from stagger.task_context import TaskContext
 from tests.conftest import Cli, PipelineFiles, contents, output_ids, read_jsonl
 

@@ -15,7 +15,7 @@ from stagger.blocks.settings import BlockSettings
 from stagger.errors import StaggerError, missing_extra
 from stagger.pipeline import resolve
 from stagger.slurm.own_job import job_state
-from stagger.storage import Storage, join
+from stagger.storage.storage import Storage, join
 from stagger.task_context import TaskContext
 
 #: What a host must have.

@@ -15,7 +15,7 @@ from stagger.launches import read_launches
 from stagger.run_folder import RunFolder, RunRecord
 from stagger.rundir import StageFolder, attempt_order, pad
 from stagger.status import activity_of
-from stagger.storage import is_local, join
+from stagger.storage.storage import is_local, join
 
 #: Lines of a failed rank's log that are shown.
 TAIL = 15

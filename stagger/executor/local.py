@@ -23,7 +23,7 @@ from stagger.progress import Progress
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.run_folder import Holder, RunFolder
 from stagger.rundir import StageFolder, attempt_name, decode, encode
-from stagger.storage import join
+from stagger.storage.storage import join
 
 #: Seconds that an interrupted worker has to end its rank before it is killed.
 GRACE_S = 10.0

@@ -21,7 +21,6 @@ from stagger.executor.slurm_jobs import (
 )
 from stagger.job_script import WARNING_S, ScriptContext, activate_script, array_script, finalize_script
 from stagger.launches import write_launch
-from stagger.local_files import make_folder
 from stagger.ranks import format_ranks
 from stagger.slurm import cluster
 from stagger.slurm.answers import Limits, parse_time
@@ -36,7 +35,8 @@ from stagger.start.delays import (
     window_for_limit,
 )
 from stagger.start_requests import requests_per_start
-from stagger.storage import is_local, join
+from stagger.storage.local_files import make_folder
+from stagger.storage.storage import is_local, join
 
 if TYPE_CHECKING:
     from stagger.start.herd import Herd

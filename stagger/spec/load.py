@@ -18,7 +18,7 @@ from stagger.spec.blocks import HOST_STEP, BlocksSpec, with_total
 from stagger.spec.models import RUN_KEYS, LocalSpec, PipelineFile, RunSpec, SlurmSpec, StageSpec
 from stagger.spec.steps import check_step, nearest
 from stagger.spec.yaml_file import Path, parse_file, parse_value
-from stagger.storage import UNREACHABLE_S, Storage, absolute, expand_variables
+from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, expand_variables
 
 SECRET = re.compile(r"secret|password|token|customer_?key|account_?key|connection_?string|sas_", re.IGNORECASE)
 

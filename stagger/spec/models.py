@@ -21,7 +21,7 @@ from stagger.sharding import ShardBy
 from stagger.spec.base import Amount, Model
 from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.start.delays import LONGEST_WINDOW_S, StartPolicy
-from stagger.storage import absolute
+from stagger.storage.storage import absolute
 
 #: What Slurm takes as a time limit: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
 SLURM_TIME = re.compile(r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}")

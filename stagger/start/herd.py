@@ -1,7 +1,7 @@
 """A herd of jobs that start, and storage that takes so many requests a second: a seeded discrete-event simulation.
 
 The delays are those of stagger/start/delays.py, which the job script's are tested to equal, and what is refused is asked again
-as stagger/retry.py does. The storage is a token bucket that holds one second's worth of requests.
+as stagger/storage/retry.py does. The storage is a token bucket that holds one second's worth of requests.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from stagger.retry import full_jitter
 from stagger.start.delays import SCHEDULER_CYCLE_S, Slots, StartPolicy, slot_ms, uniform_delay
+from stagger.storage.retry import full_jitter
 
 #: Events closer together than this, in seconds, are taken up in the order in which they became known.
 BIN_S = 0.01

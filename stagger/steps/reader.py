@@ -12,12 +12,12 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal, cast
 
-from stagger.backend import Entry
 from stagger.document import Document
 from stagger.errors import BadInput, BadRecord, StaggerError
 from stagger.formats import ReadCodec, codec_of, content
 from stagger.sharding import Shard
-from stagger.storage import Storage, absolute, is_local, join
+from stagger.storage.backend import Entry
+from stagger.storage.storage import Storage, absolute, is_local, join
 from stagger.task_context import TaskContext
 
 #: What compressed files begin with, and no text.

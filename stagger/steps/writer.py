@@ -12,7 +12,7 @@ from stagger.document import Document
 from stagger.errors import StaggerError
 from stagger.formats import EXTENSIONS, Codec, check_level, extension_of
 from stagger.sharding import Shard
-from stagger.storage import absolute, join
+from stagger.storage.storage import absolute, join
 from stagger.task_context import OutputFile, TaskContext
 
 #: Endings of file names that say what is in the file, and are no part of its stem.

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, cast
 
-from stagger.backend import Entry
 from stagger.errors import StaggerError
-from stagger.retry import BrokenOff
-from stagger.s3.engine import PAGE_KEYS, Body, Changed, Engine, Page
+from stagger.storage.backend import Entry
+from stagger.storage.retry import BrokenOff
+from stagger.storage.s3.engine import PAGE_KEYS, Body, Changed, Engine, Page
 
 try:
     import obstore
@@ -78,7 +78,7 @@ class ObstoreEngine:
 
     @functools.cached_property
     def _s3fs(self) -> Engine:
-        from stagger.s3.s3fs_engine import S3fsEngine
+        from stagger.storage.s3.s3fs_engine import S3fsEngine
 
         return S3fsEngine(self._options)
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from stagger.backend import ONE_PUT_BYTES, Entry
 from stagger.errors import BadInput, StaggerError, StorageError
-from stagger.retry import BrokenOff, Retry, Trial, fault_of
-from stagger.s3.engine import CONNECTIONS, Changed, Engine
+from stagger.storage.backend import ONE_PUT_BYTES, Entry
+from stagger.storage.retry import BrokenOff, Retry, Trial, fault_of
+from stagger.storage.s3.engine import CONNECTIONS, Changed, Engine
 
 #: Bytes of a part of a multipart upload. S3 takes 10 000 parts of 5 MiB at least: outputs of up to 83 GB.
 PART_BYTES = 8 * 2**20
@@ -45,11 +45,11 @@ def explain(error: BaseException) -> str:
 def connect(engine: str, options: dict[str, Any]) -> Engine:
     """The engine of that name. Raises StaggerError when there is none, or its package is missing."""
     if engine == "s3fs":
-        from stagger.s3.s3fs_engine import S3fsEngine
+        from stagger.storage.s3.s3fs_engine import S3fsEngine
 
         return S3fsEngine(options)
     if engine == "obstore":
-        from stagger.s3.obstore_engine import ObstoreEngine
+        from stagger.storage.s3.obstore_engine import ObstoreEngine
 
         return ObstoreEngine(options)
     raise StaggerError(f"storage_options of s3: there is no engine {engine!r}; valid are {', '.join(ENGINES)}.")

@@ -9,9 +9,9 @@ from typing import Any, TypeVar, cast
 
 import fsspec
 
-from stagger.backend import ONE_PUT_BYTES, Entry
 from stagger.errors import StaggerError, StorageError
-from stagger.retry import Retry
+from stagger.storage.backend import ONE_PUT_BYTES, Entry
+from stagger.storage.retry import Retry
 
 #: Bytes asked for at a time.
 CHUNK_BYTES = 8 * 2**20

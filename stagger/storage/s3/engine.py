@@ -1,11 +1,11 @@
-"""What an S3 engine does: one HTTP request a call, tried once. Retries and resumption are `stagger.s3.store`'s."""
+"""What an S3 engine does: one HTTP request a call, tried once. Retries and resumption are `stagger.storage.s3.store`'s."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from stagger.backend import Entry
+from stagger.storage.backend import Entry
 
 #: Bytes of a body handed on at a time: large enough that handing over costs nothing, small against the memory limit.
 CHUNK_BYTES = 2**20

@@ -10,11 +10,11 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from stagger.backend import Backend, Entry, Output
 from stagger.errors import StaggerError
+from stagger.storage.backend import Backend, Entry, Output
 
 if TYPE_CHECKING:
-    from stagger.retry import Retry
+    from stagger.storage.retry import Retry
 
 
 #: How long a command that somebody waits for tries an endpoint that cannot be reached at all, in seconds.
@@ -76,15 +76,15 @@ class Storage:
 
     def _connect(self, protocol: str) -> Backend:
         if protocol == "file":
-            from stagger.local_files import LocalFiles
+            from stagger.storage.local_files import LocalFiles
 
             return LocalFiles()
         options = cast("dict[str, Any]", expand_variables(self.options.get(protocol, {})))
         if protocol in S3_PROTOCOLS:
-            from stagger.s3.store import S3
+            from stagger.storage.s3.store import S3
 
             return S3(options, self.retry)
-        from stagger.object_store import ObjectStore
+        from stagger.storage.fsspec_store import ObjectStore
 
         return ObjectStore(protocol, options, self.retry)
 
@@ -92,7 +92,7 @@ class Storage:
     def retry(self) -> Retry:
         """How remote stores are asked again: made when the first is."""
         if self._retry is None:
-            from stagger.retry import Retry
+            from stagger.storage.retry import Retry
 
             self._retry = Retry(self.retry_s, self._unreachable_s, check=lambda: self.check(), tell=self._tell)
         return self._retry

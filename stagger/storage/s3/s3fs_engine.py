@@ -10,10 +10,10 @@ import s3fs
 from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
 from fsspec.asyn import sync
 
-from stagger.backend import Entry
 from stagger.errors import StaggerError
-from stagger.retry import BrokenOff
-from stagger.s3.engine import CHUNK_BYTES, CONNECTIONS, PAGE_KEYS, Body, Changed, Page
+from stagger.storage.backend import Entry
+from stagger.storage.retry import BrokenOff
+from stagger.storage.s3.engine import CHUNK_BYTES, CONNECTIONS, PAGE_KEYS, Body, Changed, Page
 
 #: Every retry is stagger's: two layers that both retry would multiply.
 CONFIG = {"max_pool_connections": CONNECTIONS, "connect_timeout": 10, "read_timeout": 60}
