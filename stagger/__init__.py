@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stagger.api import LocalExecutor, PipelineExecutor, SlurmExecutor
-    from stagger.document import Document
     from stagger.errors import BadInput, RunFailed, StaggerError
+    from stagger.pipeline.document import Document
+    from stagger.pipeline.task_context import TaskContext
     from stagger.sharding import Shard
     from stagger.steps.csv import ReadCsv
     from stagger.steps.jsonl import ReadJsonl, WriteJsonl
@@ -15,14 +16,13 @@ if TYPE_CHECKING:
     from stagger.steps.parquet_writer import WriteParquet
     from stagger.steps.text import ReadText
     from stagger.steps.warc import ReadWarc
-    from stagger.task_context import TaskContext
 
 __version__ = "0.1.0"
 
 #: Public name -> its module. Imported at first use: a task must not pay for what only a launch needs.
 _PUBLIC = {
     "BadInput": "stagger.errors",
-    "Document": "stagger.document",
+    "Document": "stagger.pipeline.document",
     "LocalExecutor": "stagger.api",
     "PipelineExecutor": "stagger.api",
     "ReadJsonl": "stagger.steps.jsonl",
@@ -35,7 +35,7 @@ _PUBLIC = {
     "Shard": "stagger.sharding",
     "SlurmExecutor": "stagger.api",
     "StaggerError": "stagger.errors",
-    "TaskContext": "stagger.task_context",
+    "TaskContext": "stagger.pipeline.task_context",
     "WriteJsonl": "stagger.steps.jsonl",
 }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 from stagger.errors import Interrupted, StaggerError
 from stagger.launch import Launched, launch
-from stagger.pipeline import Step
+from stagger.pipeline.chain import Step
 from stagger.sharding import ShardBy
 from stagger.spec.load import from_objects
 from stagger.spec.models import StorageSpec

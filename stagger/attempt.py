@@ -9,12 +9,12 @@ from typing import Any
 
 from stagger.attempt_log import AttemptLog, log
 from stagger.errors import BadInput, Interrupted, StaggerError
-from stagger.pipeline import Step, StepCount, build, chain, own_seconds
+from stagger.pipeline.chain import Step, StepCount, build, chain, own_seconds
+from stagger.pipeline.task_context import EXAMPLES, Circumstances, StopFlag, TaskContext
 from stagger.plan import RankPlan, read_rank
 from stagger.rundir import COMPLETION_KEYS, StageFolder, attempt_name, attempt_order, decode, encode
 from stagger.sharding import Shard
 from stagger.storage.storage import Storage, is_local
-from stagger.task_context import EXAMPLES, Circumstances, StopFlag, TaskContext
 from stagger.task_settings import TaskSettings
 from stagger.uploads import UploadNotes
 
@@ -298,7 +298,7 @@ def describe(error: BaseException, counts: list[StepCount]) -> tuple[str, str]:
 def load_steps(settings: TaskSettings, storage: Storage, plan: RankPlan) -> list[Step]:
     """The steps by their names in the plan; only those of a run of Python objects come from a pickle."""
     if settings.pickle_path:
-        from stagger.pickled import load_pickle
+        from stagger.pipeline.pickled import load_pickle
 
         return load_pickle(storage, settings.pickle_path, settings.pickle_sha256)
     return [build(step["use"], step["params"]) for step in plan.steps]

@@ -16,8 +16,8 @@ from stagger.errors import RunFailed, StaggerError, StorageError
 from stagger.executor.base import StageLaunch, StageRunner
 from stagger.executor.kinds import runner_of
 from stagger.launches import read_launches
-from stagger.pickled import dump_pickle, sha256
-from stagger.pipeline import Step, add_import_path
+from stagger.pipeline.chain import Step, add_import_path
+from stagger.pipeline.pickled import dump_pickle, sha256
 from stagger.prepare import check_fingerprints, is_done, plan_ready_stages, save_plans
 from stagger.ranks import format_ranks
 from stagger.report import write_stats

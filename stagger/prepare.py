@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from stagger.errors import StaggerError
-from stagger.pipeline import Step, add_import_path
+from stagger.pipeline.chain import Step, add_import_path
 from stagger.progress import busy
 from stagger.run_folder import RunFolder, RunRecord
 from stagger.rundir import StageFolder

@@ -9,13 +9,13 @@ import jinja2
 
 from stagger.efficiency import efficiency, sentences
 from stagger.launches import read_launches
+from stagger.pipeline.task_context import EXAMPLES
 from stagger.ranks import format_ranks
 from stagger.rundir import StageFolder, encode
 from stagger.shipped import PACKAGE
 from stagger.spec.models import StageSpec
 from stagger.start.account import start_account
 from stagger.status import sum_by_kind
-from stagger.task_context import EXAMPLES
 
 
 def write_stats(folder: StageFolder, stage: StageSpec) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import orjson
 from loguru import logger
 
 from stagger.errors import StaggerError
-from stagger.pipeline import Step, build, resolve
+from stagger.pipeline.chain import Step, build, resolve
 from stagger.plan import encode_plan, read_all
 from stagger.progress import busy
 from stagger.rundir import StageFolder

@@ -24,10 +24,10 @@ from stagger.blocks.settings import BlockSettings
 from stagger.blocks.simulation.policies import POLICIES
 from stagger.errors import Interrupted, StaggerError
 from stagger.executor.slurm import block_scripts
+from stagger.pipeline.task_context import StopFlag
 from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.spec.models import StageSpec
 from stagger.storage.storage import Storage
-from stagger.task_context import StopFlag
 from tests.block_hosts import Recorder
 from tests.conftest import Cli, PipelineFiles, until
 from tests.test_local import counts, status

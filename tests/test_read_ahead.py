@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from stagger.errors import Interrupted
-from stagger.read_ahead import ReadAhead
+from stagger.pipeline.read_ahead import ReadAhead
 from stagger.sharding import Shard
 from stagger.storage.storage import Storage
 from tests.conftest import until

@@ -13,10 +13,10 @@ from stagger.attempt_log import log
 from stagger.blocks.host import HostContext
 from stagger.blocks.settings import BlockSettings
 from stagger.errors import StaggerError, missing_extra
-from stagger.pipeline import resolve
+from stagger.pipeline.chain import resolve
+from stagger.pipeline.task_context import TaskContext
 from stagger.slurm.own_job import job_state
 from stagger.storage.storage import Storage, join
-from stagger.task_context import TaskContext
 
 #: What a host must have.
 METHODS = ("room", "measure", "load", "unload", "serve")

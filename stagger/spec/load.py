@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from stagger.errors import StaggerError
-from stagger.pipeline import add_import_path
+from stagger.pipeline.chain import add_import_path
 from stagger.shipped import shipped
 from stagger.spec.blocks import HOST_STEP, BlocksSpec, with_total
 from stagger.spec.models import RUN_KEYS, LocalSpec, PipelineFile, RunSpec, SlurmSpec, StageSpec

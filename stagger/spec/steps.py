@@ -11,7 +11,7 @@ import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
 from stagger.errors import StaggerError
-from stagger.pipeline import resolve
+from stagger.pipeline.chain import resolve
 from stagger.steps import BUILTIN
 
 #: The contract's own arguments, which a function step takes beside its parameters.

@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from stagger.document import Document
 from stagger.errors import BadInput, BadRecord, StaggerError, missing_extra
+from stagger.pipeline.document import Document
 from stagger.steps.reader import OpenShard, ShardReader, default_id
 
 #: Uncompressed bytes that a batch of rows has at most, about; and the rows it has at most.

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import orjson
 
-from stagger.document import Document
 from stagger.errors import StaggerError
-from stagger.formats import LEVELS
+from stagger.pipeline.compression import LEVELS
+from stagger.pipeline.document import Document
+from stagger.pipeline.task_context import OutputFile
 from stagger.steps.parquet import (
     JSON_MARK,
     MEDIA,
@@ -20,7 +21,6 @@ from stagger.steps.parquet import (
     need_pyarrow,
 )
 from stagger.steps.writer import ShardWriter
-from stagger.task_context import OutputFile
 
 
 class Json(str):

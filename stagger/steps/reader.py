@@ -12,13 +12,13 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal, cast
 
-from stagger.document import Document
 from stagger.errors import BadInput, BadRecord, StaggerError
-from stagger.formats import ReadCodec, codec_of, content
+from stagger.pipeline.compression import ReadCodec, codec_of, content
+from stagger.pipeline.document import Document
+from stagger.pipeline.task_context import TaskContext
 from stagger.sharding import Shard
 from stagger.storage.backend import Entry
 from stagger.storage.storage import Storage, absolute, is_local, join
-from stagger.task_context import TaskContext
 
 #: What compressed files begin with, and no text.
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zX": "xz"}

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import islice
 
-from stagger.document import Document
 from stagger.errors import BadInput, BadRecord, StaggerError, missing_extra
+from stagger.pipeline.document import Document
 from stagger.steps.reader import OpenShard, ShardReader, default_id
 
 #: The content types that are read by default: pages.

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stagger.errors import Interrupted, StaggerError
-from stagger.formats import Codec, Compressor, compressor
+from stagger.pipeline.compression import Codec, Compressor, compressor
 from stagger.sharding import Shard
 from stagger.storage.backend import Output
 from stagger.storage.storage import Storage, is_local
 
 if TYPE_CHECKING:
-    from stagger.read_ahead import ReadAhead
+    from stagger.pipeline.read_ahead import ReadAhead
 
 #: Compressing many small records one by one costs a call each; this many bytes are gathered first.
 GATHER_BYTES = 64 * 2**10
@@ -158,7 +158,7 @@ class TaskContext:
         if is_local(path):
             return self.storage.stream(path, shard.size, shard.version)
         if self._ahead is None:
-            from stagger.read_ahead import ReadAhead
+            from stagger.pipeline.read_ahead import ReadAhead
 
             self._ahead = ReadAhead(self.storage, self.all_shards, path_of, self._read_ahead_limit)
         self._place = self.all_shards.index(shard, self._place)

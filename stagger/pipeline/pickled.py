@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from stagger.errors import StaggerError
-from stagger.pipeline import Step
+from stagger.pipeline.chain import Step
 from stagger.storage.storage import Storage, is_local
 
 
