@@ -55,7 +55,7 @@ def plan_in_memory(files: int, run_dir: str, tasks: int, shard_by: str) -> dict[
 
 
 def _plan(folder: str, steps: Any, run_dir: str, tasks: int, shard_by: str) -> dict[str, Any]:
-    from stagger.rundir import StageFolder
+    from stagger.rundir.stage_folder import StageFolder
     from stagger.spec.models import StageSpec
     from stagger.stage_plan import make_plan
     from stagger.storage.storage import Storage
@@ -106,7 +106,7 @@ def share_on_s3(path: str, fingerprint: str, ranks: list[int]) -> dict[str, Any]
 def _shares(
     path: str, fingerprint: str, ranks: list[int], options: dict[str, Any], requests: list[str]
 ) -> dict[str, Any]:
-    from stagger.plan import read_rank
+    from stagger.rundir.plan_file import read_rank
     from stagger.storage.storage import Storage
 
     calls: list[tuple[str, int]] = []

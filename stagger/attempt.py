@@ -11,11 +11,11 @@ from stagger.attempt_log import AttemptLog, log
 from stagger.errors import BadInput, Interrupted, StaggerError
 from stagger.pipeline.chain import Step, StepCount, build, chain, own_seconds
 from stagger.pipeline.task_context import EXAMPLES, Circumstances, StopFlag, TaskContext
-from stagger.plan import RankPlan, read_rank
-from stagger.rundir import COMPLETION_KEYS, StageFolder, attempt_name, attempt_order, decode, encode
+from stagger.rundir.plan_file import RankPlan, read_rank
+from stagger.rundir.stage_folder import COMPLETION_KEYS, StageFolder, attempt_name, attempt_order, decode, encode
+from stagger.rundir.task_settings import TaskSettings
 from stagger.sharding import Shard
 from stagger.storage.storage import Storage, is_local
-from stagger.task_settings import TaskSettings
 from stagger.uploads import UploadNotes
 
 #: On remote storage the first attempt of a rank does not look for a later one before its job is so old, in seconds: a

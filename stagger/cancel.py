@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from stagger.errors import StaggerError
 from stagger.executor.kinds import LaunchedJobs
-from stagger.launches import read_launches
-from stagger.run_folder import RunFolder, RunRecord
+from stagger.rundir.launch_records import read_launches
+from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.spec.models import RunSpec, StageSpec
 
 

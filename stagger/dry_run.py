@@ -7,10 +7,10 @@ from typing import Any
 from stagger.executor.base import StageLaunch
 from stagger.executor.kinds import runner_of
 from stagger.launch import task_settings, wanted_ranks
-from stagger.launches import read_launches
 from stagger.prepare import check_fingerprints, plan_ready_stages
 from stagger.retries import Group
-from stagger.run_folder import RunFolder, RunRecord, open_storage, run_fingerprint
+from stagger.rundir.launch_records import read_launches
+from stagger.rundir.run_folder import RunFolder, RunRecord, open_storage, run_fingerprint
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.stage_plan import StagePlan
 

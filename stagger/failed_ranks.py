@@ -9,7 +9,7 @@ from typing import Any
 from stagger.executor.kinds import LaunchedJobs
 from stagger.ranks import parse_ranks
 from stagger.retries import Failed, Group, looks_out_of_memory
-from stagger.rundir import StageFolder, attempt_order
+from stagger.rundir.stage_folder import StageFolder, attempt_order
 
 #: Bytes at the end of what a job printed, in which Slurm says that it was killed for its memory.
 TAIL_BYTES = 4096

@@ -13,12 +13,12 @@ from stagger.errors import StaggerError
 from stagger.executor.kinds import LaunchedJobs
 from stagger.failed_ranks import find_failed
 from stagger.launch import launch_dependents, remove_leftovers, start_again
-from stagger.launches import read_launches
 from stagger.ranks import format_ranks
 from stagger.report import write_stats
 from stagger.retries import decide
-from stagger.run_folder import RunFolder, RunRecord
-from stagger.rundir import StageFolder
+from stagger.rundir.launch_records import read_launches
+from stagger.rundir.run_folder import RunFolder, RunRecord
+from stagger.rundir.stage_folder import StageFolder
 from stagger.spec.models import RetrySpec, StageSpec
 from stagger.status import activity_of, stage_status
 

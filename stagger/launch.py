@@ -15,21 +15,21 @@ from stagger.cancel import check_ranks
 from stagger.errors import RunFailed, StaggerError, StorageError
 from stagger.executor.base import StageLaunch, StageRunner
 from stagger.executor.kinds import runner_of
-from stagger.launches import read_launches
 from stagger.pipeline.chain import Step, add_import_path
 from stagger.pipeline.pickled import dump_pickle, sha256
 from stagger.prepare import check_fingerprints, is_done, plan_ready_stages, save_plans
 from stagger.ranks import format_ranks
 from stagger.report import write_stats
 from stagger.retries import Group
-from stagger.run_folder import RunFolder, RunRecord, open_storage
-from stagger.rundir import StageFolder
+from stagger.rundir.launch_records import read_launches
+from stagger.rundir.run_folder import RunFolder, RunRecord, open_storage
+from stagger.rundir.stage_folder import StageFolder
+from stagger.rundir.task_settings import TaskSettings
 from stagger.spec.load import changed_spec
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.stage_plan import StagePlan, make_plan, output_folders
 from stagger.status import StageStatus, activity_of, stage_status, status_of
 from stagger.storage.storage import join
-from stagger.task_settings import TaskSettings
 from stagger.uploads import abort_left_uploads
 from stagger.wait import wait_for_slurm
 

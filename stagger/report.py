@@ -8,10 +8,10 @@ from typing import Any
 import jinja2
 
 from stagger.efficiency import efficiency, sentences
-from stagger.launches import read_launches
 from stagger.pipeline.task_context import EXAMPLES
 from stagger.ranks import format_ranks
-from stagger.rundir import StageFolder, encode
+from stagger.rundir.launch_records import read_launches
+from stagger.rundir.stage_folder import StageFolder, encode
 from stagger.shipped import PACKAGE
 from stagger.spec.models import StageSpec
 from stagger.start.account import start_account

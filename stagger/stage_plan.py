@@ -16,9 +16,9 @@ from loguru import logger
 
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import Step, build, resolve
-from stagger.plan import encode_plan, read_all
 from stagger.progress import busy
-from stagger.rundir import StageFolder
+from stagger.rundir.plan_file import encode_plan, read_all
+from stagger.rundir.stage_folder import StageFolder
 from stagger.sharding import Shard, assign
 from stagger.spec.models import StageSpec
 from stagger.start_requests import StageInput

@@ -13,10 +13,10 @@ from stagger.efficiency import efficiency
 from stagger.executor.base import Activity
 from stagger.executor.kinds import LaunchedJobs
 from stagger.failed_ranks import cancelled_ranks, find_failed
-from stagger.launches import read_launches
 from stagger.progress import busy
-from stagger.run_folder import RunFolder, RunRecord
-from stagger.rundir import StageFolder, attempt_order, pad
+from stagger.rundir.launch_records import read_launches
+from stagger.rundir.run_folder import RunFolder, RunRecord
+from stagger.rundir.stage_folder import StageFolder, attempt_order, pad
 from stagger.spec.models import StageSpec
 from stagger.start.account import start_account
 from stagger.storage.storage import is_local, join

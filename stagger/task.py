@@ -21,9 +21,9 @@ from stagger.errors import Interrupted, StaggerError
 from stagger.pipeline.chain import add_import_path
 from stagger.pipeline.task_context import StopFlag
 from stagger.ranks import parse_ranks
+from stagger.rundir.task_settings import TaskSettings
 from stagger.start.delays import spread_delay_ms, uniform_delay
 from stagger.storage.storage import Storage
-from stagger.task_settings import TaskSettings
 
 if TYPE_CHECKING:
     import queue

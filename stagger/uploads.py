@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from stagger.attempt_log import log
 from stagger.errors import StorageError
-from stagger.rundir import StageFolder, decode, encode
+from stagger.rundir.stage_folder import StageFolder, decode, encode
 
 
 class UploadNotes:

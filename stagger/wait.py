@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from stagger.executor.kinds import LaunchedJobs
-from stagger.launches import read_launches
 from stagger.progress import Progress
-from stagger.run_folder import RunFolder, RunRecord
+from stagger.rundir.launch_records import read_launches
+from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.status import activity_of
 
 #: Seconds between two questions: short at first, for short runs, then longer; Slurm's manual asks not to poll.

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import stagger
-from stagger.task_settings import TaskSettings
+from stagger.rundir.task_settings import TaskSettings
 from tests.conftest import Cli, PipelineFiles
 
 PACKAGE = Path(stagger.__file__).parent

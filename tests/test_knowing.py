@@ -15,7 +15,7 @@ from stagger.efficiency import efficiency, sentences
 from stagger.errors import StaggerError
 from stagger.executor.slurm_jobs import SlurmJobs
 from stagger.failed_ranks import cancelled_ranks
-from stagger.rundir import StageFolder
+from stagger.rundir.stage_folder import StageFolder
 from stagger.slurm import cluster
 from stagger.slurm.answers import QueuedJob
 from stagger.spec.load import changed_spec

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagger.errors import StaggerError
-from stagger.plan import encode_plan, read_all, read_rank
 from stagger.ranks import format_ranks, parse_ranks
+from stagger.rundir.plan_file import encode_plan, read_all, read_rank
 from stagger.sharding import Shard, ShardBy, assign
 from stagger.storage.storage import Storage
 

@@ -25,7 +25,7 @@ import orjson
 
 from stagger.blocks.placement import ServerState, Span
 from stagger.blocks.settings import LEASE_S
-from stagger.rundir import pad
+from stagger.rundir.stage_folder import pad
 from stagger.storage.storage import Storage, join
 
 #: Before a claim is tried again: U(0, 2^n) times as long as the try took (full jitter), and never longer than this.

@@ -13,9 +13,9 @@ from stagger.blocks.step import registry_folder
 from stagger.cli.chart import bars
 from stagger.cli.show import CLEAR
 from stagger.errors import StaggerError, missing_extra
-from stagger.launches import read_launches
 from stagger.ranks import format_ranks
-from stagger.run_folder import RunFolder, RunRecord
+from stagger.rundir.launch_records import read_launches
+from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.spec.models import StageSpec
 from stagger.status import activity_of
 

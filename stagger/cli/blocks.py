@@ -61,7 +61,7 @@ def status(
 ) -> int:
     """Which server hosts which blocks, and how fast each block is. Exit status 1 when a block has no server."""
     from stagger.cli import block_status
-    from stagger.run_folder import RunFolder
+    from stagger.rundir.run_folder import RunFolder
 
     folder, record = RunFolder.open(run, storage_options(options))
     chosen = block_status.stage_of_blocks(record, stage)

@@ -117,7 +117,7 @@ def retry(
 ) -> int:
     """Launch again whatever of a run is neither done nor active."""
     from stagger.launch import retry as start
-    from stagger.run_folder import RunFolder
+    from stagger.rundir.run_folder import RunFolder
 
     with contextlib.redirect_stdout(sys.stderr):
         folder, record = RunFolder.open(run, storage_options(options))
@@ -155,7 +155,7 @@ def status(
     options: Options = None,
 ) -> int:
     """Where a run stands: ranks by state, records, bytes, rate. Exit status 1 if any rank failed."""
-    from stagger.run_folder import RunFolder
+    from stagger.rundir.run_folder import RunFolder
     from stagger.status import status_of
 
     folder, record = RunFolder.open(run, storage_options(options))
@@ -178,7 +178,7 @@ def logs(
 ) -> int:
     """Print what ranks logged. Without --rank or --failed: every rank's latest log, by its path."""
     from stagger.cli import rank_logs
-    from stagger.run_folder import RunFolder
+    from stagger.rundir.run_folder import RunFolder
 
     folder, record = RunFolder.open(run, storage_options(options))
     rank_logs.show_logs(folder, record, stage=stage, rank=rank, attempt=attempt, failed=failed, follow=follow)
@@ -189,7 +189,7 @@ def logs(
 def cancel(run: Run, ranks: Ranks = None, stage: Stage = None, json: Json = False, options: Options = None) -> int:
     """Cancel what of a run, of a stage, or of single ranks, is queued or running. What is done stays done."""
     from stagger.cancel import cancel_run, held_back
-    from stagger.run_folder import RunFolder
+    from stagger.rundir.run_folder import RunFolder
 
     folder, record = RunFolder.open(run, storage_options(options))
     chosen = some_ranks(ranks)

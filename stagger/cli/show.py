@@ -13,7 +13,7 @@ from stagger.cli.chart import bars
 from stagger.efficiency import sentences
 from stagger.launch import Launched
 from stagger.ranks import format_ranks
-from stagger.run_folder import RunFolder, RunRecord
+from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.status import StageStatus, status_of
 
 #: Seconds between two looks of `stagger status --watch`: Slurm's manual asks not to poll faster than is useful.

@@ -76,7 +76,7 @@ def plans_of_file(
 ) -> dict[str, StartPlan]:
     from stagger.executor.slurm import SlurmRunner
     from stagger.prepare import plan_ready_stages
-    from stagger.run_folder import RunFolder, open_storage
+    from stagger.rundir.run_folder import RunFolder, open_storage
     from stagger.spec.load import Changes, load_file
 
     # Also a file for the local executor is planned as it would be on Slurm: nothing else starts together.

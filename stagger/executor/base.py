@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stagger.retries import Group
-from stagger.rundir import StageFolder
+from stagger.rundir.stage_folder import StageFolder
+from stagger.rundir.task_settings import TaskSettings
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.start_requests import StageInput, not_yet_planned
-from stagger.task_settings import TaskSettings
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from stagger.executor.base import Activity, Jobs, StageRunner
 from stagger.executor.local import LocalJobs, LocalRunner
 from stagger.executor.slurm import SlurmRunner
 from stagger.executor.slurm_jobs import SlurmJobs
-from stagger.rundir import StageFolder
+from stagger.rundir.stage_folder import StageFolder
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.start_requests import StageInput
 

@@ -18,11 +18,11 @@ from loguru import logger
 
 from stagger.errors import Interrupted, StaggerError
 from stagger.executor.base import Activity, ArrayPlan, Jobs, StageLaunch, StageRunner
-from stagger.launches import write_launch
 from stagger.progress import Progress
 from stagger.ranks import format_ranks, parse_ranks
-from stagger.run_folder import Holder, RunFolder
-from stagger.rundir import StageFolder, attempt_name, decode, encode
+from stagger.rundir.launch_records import write_launch
+from stagger.rundir.run_folder import Holder, RunFolder
+from stagger.rundir.stage_folder import StageFolder, attempt_name, decode, encode
 from stagger.storage.storage import join
 
 #: Seconds that an interrupted worker has to end its rank before it is killed.

@@ -20,8 +20,8 @@ from stagger.executor.slurm_jobs import (
     jobs_of,
 )
 from stagger.job_script import WARNING_S, ScriptContext, activate_script, array_script, finalize_script
-from stagger.launches import write_launch
 from stagger.ranks import format_ranks
+from stagger.rundir.launch_records import write_launch
 from stagger.slurm import cluster
 from stagger.slurm.answers import Limits, parse_time
 from stagger.spec.models import SlurmSpec, StageSpec

@@ -9,9 +9,9 @@ from typing import Any
 from loguru import logger
 
 from stagger.executor.base import Activity, Jobs
-from stagger.launches import write_launch
 from stagger.ranks import format_ranks, parse_ranks
-from stagger.rundir import StageFolder
+from stagger.rundir.launch_records import write_launch
+from stagger.rundir.stage_folder import StageFolder
 from stagger.slurm import cluster
 from stagger.slurm.answers import ENDED, QUEUED, QueuedJob
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from stagger import __version__
 from stagger.errors import StaggerError
 from stagger.progress import LINE_S
-from stagger.rundir import StageFolder, decode, encode
+from stagger.rundir.stage_folder import StageFolder, decode, encode
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.start_requests import StageInput
 from stagger.storage.local_files import make_folder

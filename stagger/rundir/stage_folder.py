@@ -2,7 +2,7 @@
 
     run.json                        the resolved pipeline and settings, schema version, fingerprints
     lock                            who is launching, or running, right now
-    <stage>/plan/<fingerprint>      what every rank does (`stagger.plan`)
+    <stage>/plan/<fingerprint>      what every rank does (`stagger.rundir.plan_file`)
     <stage>/launches/<n>/           launch.json, the job scripts, Slurm's own output
     <stage>/completions/<rank>.json written last by the task: the only thing that makes a rank done
     <stage>/progress/<rank>.json    the shards that a rank has committed so far, with `commit: shard`

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stagger.rundir import StageFolder, decode, encode
+from stagger.rundir.stage_folder import StageFolder, decode, encode
 from stagger.storage.storage import join
 
 
