@@ -39,7 +39,7 @@ def plan_listing(folder: str, run_dir: str, tasks: int, shard_by: str) -> dict[s
 
 def plan_in_memory(files: int, run_dir: str, tasks: int, shard_by: str) -> dict[str, Any]:
     """Plan shards that are known already, of log-normal sizes."""
-    from stagger.sharding import Shard
+    from stagger.plan.sharding import Shard
     from stagger.steps.jsonl import ReadJsonl
 
     class Known(ReadJsonl):
@@ -55,9 +55,9 @@ def plan_in_memory(files: int, run_dir: str, tasks: int, shard_by: str) -> dict[
 
 
 def _plan(folder: str, steps: Any, run_dir: str, tasks: int, shard_by: str) -> dict[str, Any]:
+    from stagger.plan.stage_plan import make_plan
     from stagger.rundir.stage_folder import StageFolder
     from stagger.spec.models import StageSpec
-    from stagger.stage_plan import make_plan
     from stagger.storage.storage import Storage
 
     clock = [time.process_time()]

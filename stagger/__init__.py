@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from stagger.errors import BadInput, RunFailed, StaggerError
     from stagger.pipeline.document import Document
     from stagger.pipeline.task_context import TaskContext
-    from stagger.sharding import Shard
+    from stagger.plan.sharding import Shard
     from stagger.steps.csv import ReadCsv
     from stagger.steps.jsonl import ReadJsonl, WriteJsonl
     from stagger.steps.parquet import ReadParquet
@@ -32,7 +32,7 @@ _PUBLIC = {
     "WriteParquet": "stagger.steps.parquet_writer",
     "ReadText": "stagger.steps.text",
     "RunFailed": "stagger.errors",
-    "Shard": "stagger.sharding",
+    "Shard": "stagger.plan.sharding",
     "SlurmExecutor": "stagger.api",
     "StaggerError": "stagger.errors",
     "TaskContext": "stagger.pipeline.task_context",

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 from stagger.errors import Interrupted, StaggerError
 from stagger.launch import Launched, launch
 from stagger.pipeline.chain import Step
-from stagger.sharding import ShardBy
+from stagger.plan.sharding import ShardBy
+from stagger.plan.stage_plan import describe_object
 from stagger.spec.load import from_objects
 from stagger.spec.models import StorageSpec
 from stagger.spec.steps import check_built_in
-from stagger.stage_plan import describe_object
 from stagger.start.delays import StartPolicy
 
 if TYPE_CHECKING:

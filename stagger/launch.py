@@ -17,6 +17,7 @@ from stagger.executor.base import StageLaunch, StageRunner
 from stagger.executor.kinds import runner_of
 from stagger.pipeline.chain import Step, add_import_path
 from stagger.pipeline.pickled import dump_pickle, sha256
+from stagger.plan.stage_plan import StagePlan, make_plan, output_folders
 from stagger.prepare import check_fingerprints, is_done, plan_ready_stages, save_plans
 from stagger.ranks import format_ranks
 from stagger.report import write_stats
@@ -27,7 +28,6 @@ from stagger.rundir.stage_folder import StageFolder
 from stagger.rundir.task_settings import TaskSettings
 from stagger.spec.load import changed_spec
 from stagger.spec.models import RunSpec, StageSpec
-from stagger.stage_plan import StagePlan, make_plan, output_folders
 from stagger.status import StageStatus, activity_of, stage_status, status_of
 from stagger.storage.storage import join
 from stagger.uploads import abort_left_uploads

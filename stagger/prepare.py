@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import Step, add_import_path
+from stagger.plan.stage_plan import StagePlan, difference, make_plan
 from stagger.progress import busy
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.rundir.stage_folder import StageFolder
 from stagger.spec.models import RunSpec, StageSpec
-from stagger.stage_plan import StagePlan, difference, make_plan
 from stagger.storage.storage import join
 
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagger.errors import StaggerError
+from stagger.plan.sharding import Shard, ShardBy, assign
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir.plan_file import encode_plan, read_all, read_rank
-from stagger.sharding import Shard, ShardBy, assign
 from stagger.storage.storage import Storage
 
 sizes = st.lists(st.integers(0, 10**12), max_size=60)

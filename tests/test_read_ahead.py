@@ -9,7 +9,7 @@ import pytest
 
 from stagger.errors import Interrupted
 from stagger.pipeline.read_ahead import ReadAhead
-from stagger.sharding import Shard
+from stagger.plan.sharding import Shard
 from stagger.storage.storage import Storage
 from tests.conftest import until
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from stagger.plan.requests import requests_per_start
 from stagger.rundir.run_folder import RunFolder
-from stagger.start_requests import requests_per_start
 from tests.conftest import Cli, PipelineFiles, documents, jsonl, until
 from tests.s3_server import S3Server, running
 

@@ -8,9 +8,9 @@ from stagger.executor.base import Activity, Jobs, StageRunner
 from stagger.executor.local import LocalJobs, LocalRunner
 from stagger.executor.slurm import SlurmRunner
 from stagger.executor.slurm_jobs import SlurmJobs
+from stagger.plan.requests import StageInput
 from stagger.rundir.stage_folder import StageFolder
 from stagger.spec.models import RunSpec, StageSpec
-from stagger.start_requests import StageInput
 
 #: `executor.type` of a pipeline file -> what runs such a stage.
 RUNNERS: dict[str, type[StageRunner]] = {"local": LocalRunner, "slurm": SlurmRunner}

@@ -20,6 +20,7 @@ from stagger.executor.slurm_jobs import (
     jobs_of,
 )
 from stagger.job_script import WARNING_S, ScriptContext, activate_script, array_script, finalize_script
+from stagger.plan.requests import requests_per_start
 from stagger.ranks import format_ranks
 from stagger.rundir.launch_records import write_launch
 from stagger.slurm import cluster
@@ -34,7 +35,6 @@ from stagger.start.delays import (
     auto_window,
     window_for_limit,
 )
-from stagger.start_requests import requests_per_start
 from stagger.storage.local_files import make_folder
 from stagger.storage.storage import is_local, join
 

@@ -16,10 +16,10 @@ from pydantic import ValidationError
 
 from stagger import __version__
 from stagger.errors import StaggerError
+from stagger.plan.requests import StageInput
 from stagger.progress import LINE_S
 from stagger.rundir.stage_folder import StageFolder, decode, encode
 from stagger.spec.models import RunSpec, StageSpec
-from stagger.start_requests import StageInput
 from stagger.storage.local_files import make_folder
 from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, is_local, join
 

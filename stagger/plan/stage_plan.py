@@ -16,12 +16,12 @@ from loguru import logger
 
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import Step, build, resolve
+from stagger.plan.requests import StageInput
+from stagger.plan.sharding import Shard, assign
 from stagger.progress import busy
 from stagger.rundir.plan_file import encode_plan, read_all
 from stagger.rundir.stage_folder import StageFolder
-from stagger.sharding import Shard, assign
 from stagger.spec.models import StageSpec
-from stagger.start_requests import StageInput
 from stagger.storage.storage import Storage, is_local
 
 
