@@ -13,7 +13,7 @@ from stagger.plan.sharding import ShardBy
 from stagger.plan.stage_plan import describe_object
 from stagger.spec.load import from_objects
 from stagger.spec.models import StorageSpec
-from stagger.spec.steps import check_built_in
+from stagger.spec.step_checks import check_built_in
 from stagger.start.delays import StartPolicy
 
 if TYPE_CHECKING:

@@ -20,11 +20,11 @@ from stagger.blocks.measuring import cache_folder, measured
 from stagger.blocks.placement import MEAN_BLOCK_SELECTION_DELAY, ServerState
 from stagger.blocks.registry import Registry, ServerRecord, as_moves
 from stagger.blocks.server import RULES, BlockServer, Identity
-from stagger.blocks.settings import BlockSettings
 from stagger.blocks.simulation.policies import POLICIES
 from stagger.errors import Interrupted, StaggerError
 from stagger.executor.slurm import block_scripts
 from stagger.pipeline.task_context import StopFlag
+from stagger.spec.block_settings import BlockSettings
 from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.spec.models import StageSpec
 from stagger.storage.storage import Storage

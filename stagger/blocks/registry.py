@@ -24,8 +24,8 @@ from typing import NamedTuple
 import orjson
 
 from stagger.blocks.placement import ServerState, Span
-from stagger.blocks.settings import LEASE_S
 from stagger.rundir.stage_folder import pad
+from stagger.spec.block_settings import LEASE_S
 from stagger.storage.storage import Storage, join
 
 #: Before a claim is tried again: U(0, 2^n) times as long as the try took (full jitter), and never longer than this.

@@ -32,10 +32,10 @@ from stagger.blocks.placement import (
 from stagger.blocks.planner import plan_delay
 from stagger.blocks.registry import Placed, Registry, ServerRecord, View, as_moves, jittered, rank_of
 from stagger.blocks.rules import Rule, Setting, Swarm, full, own_gain, planner
-from stagger.blocks.settings import BlockSettings
 from stagger.errors import Interrupted, StaggerError
 from stagger.pipeline.task_context import StopFlag
 from stagger.slurm.own_job import TIME_IS_UP_S
+from stagger.spec.block_settings import BlockSettings
 
 #: A wait is this often interrupted to look whether a signal has come, or the host is done.
 NAP_S = 0.1

@@ -11,11 +11,11 @@ from typing import Any
 
 from stagger.attempt_log import log
 from stagger.blocks.host import HostContext
-from stagger.blocks.settings import BlockSettings
 from stagger.errors import StaggerError, missing_extra
 from stagger.pipeline.chain import resolve
 from stagger.pipeline.task_context import TaskContext
 from stagger.slurm.own_job import job_state
+from stagger.spec.block_settings import BlockSettings
 from stagger.storage.storage import Storage, join
 
 #: What a host must have.

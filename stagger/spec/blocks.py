@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from stagger.blocks.settings import HEARTBEAT_S, LEASE_S, Rebalance
 from stagger.errors import StaggerError
 from stagger.spec.base import Amount, Model
+from stagger.spec.block_settings import HEARTBEAT_S, LEASE_S, Rebalance
 from stagger.storage.storage import Storage, absolute, join
 
 #: The step that a stage of blocks consists of.

@@ -16,7 +16,7 @@ from stagger.pipeline.chain import add_import_path
 from stagger.shipped import shipped
 from stagger.spec.blocks import HOST_STEP, BlocksSpec, with_total
 from stagger.spec.models import RUN_KEYS, LocalSpec, PipelineFile, RunSpec, SlurmSpec, StageSpec
-from stagger.spec.steps import check_step, nearest
+from stagger.spec.step_checks import check_step, nearest
 from stagger.spec.yaml_file import Path, parse_file, parse_value
 from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, expand_variables
 

@@ -59,7 +59,7 @@ class StepSpec(Model):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        from stagger.spec.steps import step_schema
+        from stagger.spec.step_checks import step_schema
 
         return step_schema()
 
@@ -291,7 +291,7 @@ class RunSpec(StorageSpec):
 
     def chosen(self, name: str | None) -> list[StageSpec]:
         """All stages, or the one that a user names. Raises StaggerError when there is none of this name."""
-        from stagger.spec.steps import nearest
+        from stagger.spec.step_checks import nearest
 
         names = [stage.name for stage in self.stages]
         if name is not None and name not in names:
