@@ -30,7 +30,7 @@ from stagger.spec.load import changed_spec
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.status import StageStatus, activity_of, stage_status, status_of
 from stagger.storage.storage import join
-from stagger.uploads import abort_left_uploads
+from stagger.task.upload_notes import abort_left_uploads
 from stagger.wait import wait_for_slurm
 
 #: Seconds that a stage's end waits for the lock: a stage that runs locally holds it for as long as it runs.

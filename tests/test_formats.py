@@ -95,7 +95,7 @@ def test_what_expands_by_thousands_does_not_fill_the_memory(codec: ReadCodec) ->
     """400 MB of zeros in a few KB, read by a process of its own."""
     code = (
         "import sys; from tests.test_formats import pack; from stagger.pipeline.compression import content\n"
-        "from stagger.attempt import peak_rss_mb\n"
+        "from stagger.task.attempt import peak_rss_mb\n"
         "codec = sys.argv[1]; packed = b''.join([pack(bytes(20_000_000), codec)] * 20)\n"
         "before, size, stream = peak_rss_mb(), 0, content(iter([packed]), codec)\n"
         "while data := stream.read1(2**20): size += len(data)\n"

@@ -68,10 +68,10 @@ def test_a_task_on_local_paths_imports_only_what_it_uses(
 ) -> None:
     cli("launch", pipeline_file(compression=None), "--limit", 1, check=0)
     launch = json.loads((tmp_path / "run" / "launches" / "1" / "launch.json").read_text())
-    code = "from stagger.task import main\nassert main(sys.argv[1:]) == 0"
+    code = "from stagger.task.__main__ import main\nassert main(sys.argv[1:]) == 0"
     found = imported_by(code, launch["settings"], "1", folder=tmp_path)
     assert (tmp_path / "run" / "completions" / "00001.json").exists()
-    assert "stagger.attempt" in found
+    assert "stagger.task.attempt" in found
     assert not found & NOT_IN_A_TASK
     assert not {module for module in found if module.startswith(("stagger.executor", "stagger.spec", "stagger.cli"))}
 

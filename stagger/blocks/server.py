@@ -17,7 +17,6 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from stagger.attempt_log import log
 from stagger.blocks.background import Background
 from stagger.blocks.host import Host, Speed
 from stagger.blocks.measuring import devices, measured
@@ -36,6 +35,7 @@ from stagger.errors import Interrupted, StaggerError
 from stagger.pipeline.task_context import StopFlag
 from stagger.slurm.own_job import TIME_IS_UP_S
 from stagger.spec.block_settings import BlockSettings
+from stagger.task.attempt_log import log
 
 #: A wait is this often interrupted to look whether a signal has come, or the host is done.
 NAP_S = 0.1

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from stagger.attempt_log import log
 from stagger.blocks.host import HostContext
 from stagger.errors import StaggerError, missing_extra
 from stagger.pipeline.chain import resolve
@@ -17,6 +16,7 @@ from stagger.pipeline.task_context import TaskContext
 from stagger.slurm.own_job import job_state
 from stagger.spec.block_settings import BlockSettings
 from stagger.storage.storage import Storage, join
+from stagger.task.attempt_log import log
 
 #: What a host must have.
 METHODS = ("room", "measure", "load", "unload", "serve")

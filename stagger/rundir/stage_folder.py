@@ -8,7 +8,7 @@
     <stage>/progress/<rank>.json    the shards that a rank has committed so far, with `commit: shard`
     <stage>/failures/<rank>.<attempt>.json
     <stage>/logs/<rank>/<attempt>.log
-    <stage>/uploads/                notes of multipart uploads under way (`stagger.uploads`)
+    <stage>/uploads/                notes of multipart uploads under way (`stagger.task.upload_notes`)
     <stage>/registry/               where block servers find one another (`stagger.blocks.registry`)
     <stage>/stats.json, report.html
 

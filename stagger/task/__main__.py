@@ -1,7 +1,7 @@
 """The entry point of every task: `python -I -m stagger.task SETTINGS RANKS`.
 
 A Slurm job names its ranks. A worker of the local executor passes `-`, and is handed one rank a line on standard input.
-From here on a task goes through stagger/attempt.py and stagger/pipeline/chain.py; what it may import is held by a test.
+From here on a task goes through stagger/task/attempt.py and stagger/pipeline/chain.py; what it may import is held by a test.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from stagger.attempt import Attempt, Job
-from stagger.attempt_log import log
 from stagger.errors import Interrupted, StaggerError
 from stagger.pipeline.chain import add_import_path
 from stagger.pipeline.task_context import StopFlag
@@ -24,6 +22,8 @@ from stagger.ranks import parse_ranks
 from stagger.rundir.task_settings import TaskSettings
 from stagger.start.delays import spread_delay_ms, uniform_delay
 from stagger.storage.storage import Storage
+from stagger.task.attempt import Attempt, Job
+from stagger.task.attempt_log import log
 
 if TYPE_CHECKING:
     import queue

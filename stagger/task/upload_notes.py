@@ -6,9 +6,9 @@ nobody writes it any more was left behind.
 
 from __future__ import annotations
 
-from stagger.attempt_log import log
 from stagger.errors import StorageError
 from stagger.rundir.stage_folder import StageFolder, decode, encode
+from stagger.task.attempt_log import log
 
 
 class UploadNotes:

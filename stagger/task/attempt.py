@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from stagger.attempt_log import AttemptLog, log
 from stagger.errors import BadInput, Interrupted, StaggerError
 from stagger.pipeline.chain import Step, StepCount, build, chain, own_seconds
 from stagger.pipeline.task_context import EXAMPLES, Circumstances, StopFlag, TaskContext
@@ -16,7 +15,8 @@ from stagger.rundir.plan_file import RankPlan, read_rank
 from stagger.rundir.stage_folder import COMPLETION_KEYS, StageFolder, attempt_name, attempt_order, decode, encode
 from stagger.rundir.task_settings import TaskSettings
 from stagger.storage.storage import Storage, is_local
-from stagger.uploads import UploadNotes
+from stagger.task.attempt_log import AttemptLog, log
+from stagger.task.upload_notes import UploadNotes
 
 #: On remote storage the first attempt of a rank does not look for a later one before its job is so old, in seconds: a
 #: request less is worth having 8000 times. Slurm gives up a node that is cut off after SlurmdTimeout, 300 s by default,
