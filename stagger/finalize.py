@@ -8,19 +8,19 @@ from collections import defaultdict
 import orjson
 from loguru import logger
 
-from stagger.efficiency import sentences
 from stagger.errors import StaggerError
 from stagger.executor.kinds import LaunchedJobs
-from stagger.failed_ranks import find_failed
 from stagger.launch import launch_dependents, remove_leftovers, start_again
 from stagger.ranks import format_ranks
-from stagger.report import write_stats
 from stagger.retries import decide
 from stagger.rundir.launch_records import read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.rundir.stage_folder import StageFolder
 from stagger.spec.models import RetrySpec, StageSpec
-from stagger.status import activity_of, stage_status
+from stagger.status.efficiency import sentences
+from stagger.status.failed_ranks import find_failed
+from stagger.status.report import write_stats
+from stagger.status.stage_status import activity_of, stage_status
 
 
 def main(arguments: list[str]) -> int:

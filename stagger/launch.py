@@ -20,7 +20,6 @@ from stagger.pipeline.pickled import dump_pickle, sha256
 from stagger.plan.stage_plan import StagePlan, make_plan, output_folders
 from stagger.prepare import check_fingerprints, is_done, plan_ready_stages, save_plans
 from stagger.ranks import format_ranks
-from stagger.report import write_stats
 from stagger.retries import Group
 from stagger.rundir.launch_records import read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord, open_storage
@@ -28,7 +27,8 @@ from stagger.rundir.stage_folder import StageFolder
 from stagger.rundir.task_settings import TaskSettings
 from stagger.spec.load import changed_spec
 from stagger.spec.models import RunSpec, StageSpec
-from stagger.status import StageStatus, activity_of, stage_status, status_of
+from stagger.status.report import write_stats
+from stagger.status.stage_status import StageStatus, activity_of, stage_status, status_of
 from stagger.storage.storage import join
 from stagger.task.upload_notes import abort_left_uploads
 from stagger.wait import wait_for_slurm

@@ -8,7 +8,7 @@ from stagger.executor.kinds import LaunchedJobs
 from stagger.progress import Progress
 from stagger.rundir.launch_records import read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord
-from stagger.status import activity_of
+from stagger.status.stage_status import activity_of
 
 #: Seconds between two questions: short at first, for short runs, then longer; Slurm's manual asks not to poll.
 FIRST_S, LONGEST_S, GROWTH = 1.0, 30.0, 1.3

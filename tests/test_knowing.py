@@ -11,16 +11,16 @@ import pytest
 
 from stagger.cancel import stages_behind
 from stagger.cli import show
-from stagger.efficiency import efficiency, sentences
 from stagger.errors import StaggerError
 from stagger.executor.slurm_jobs import SlurmJobs
-from stagger.failed_ranks import cancelled_ranks
 from stagger.rundir.stage_folder import StageFolder
 from stagger.slurm import cluster
 from stagger.slurm.answers import QueuedJob
 from stagger.spec.load import changed_spec
 from stagger.spec.models import RunSpec
-from stagger.status import StageStatus, asleep, slowest
+from stagger.status.efficiency import efficiency, sentences
+from stagger.status.failed_ranks import cancelled_ranks
+from stagger.status.stage_status import StageStatus, asleep, slowest
 from stagger.storage.storage import Storage
 from tests.conftest import Cli, PipelineFiles, output_ids, until
 from tests.test_local import EVERYTHING, counts, status

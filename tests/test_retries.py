@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from stagger.efficiency import efficiency, sentences
 from stagger.errors import StaggerError
 from stagger.executor.scaled import Defaults, scaled
 from stagger.retries import Decision, Failed, Group, decide, looks_out_of_memory
 from stagger.spec.load import changed_spec
 from stagger.spec.models import RetrySpec, RunSpec, SlurmSpec
+from stagger.status.efficiency import efficiency, sentences
 
 FIRST = Group([1, 2, 3])
 

@@ -17,7 +17,7 @@ from stagger.ranks import format_ranks
 from stagger.rundir.launch_records import read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.spec.models import StageSpec
-from stagger.status import activity_of
+from stagger.status.stage_status import activity_of
 
 try:
     from stagger.blocks.registry import Registry

@@ -156,7 +156,7 @@ def status(
 ) -> int:
     """Where a run stands: ranks by state, records, bytes, rate. Exit status 1 if any rank failed."""
     from stagger.rundir.run_folder import RunFolder
-    from stagger.status import status_of
+    from stagger.status.stage_status import status_of
 
     folder, record = RunFolder.open(run, storage_options(options))
     stages = show.watch_status(folder, record, silent=json) if watch else status_of(folder, record)

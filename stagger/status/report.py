@@ -7,7 +7,6 @@ from typing import Any
 
 import jinja2
 
-from stagger.efficiency import efficiency, sentences
 from stagger.pipeline.task_context import EXAMPLES
 from stagger.ranks import format_ranks
 from stagger.rundir.launch_records import read_launches
@@ -15,7 +14,8 @@ from stagger.rundir.stage_folder import StageFolder, encode
 from stagger.shipped import PACKAGE
 from stagger.spec.models import StageSpec
 from stagger.start.account import start_account
-from stagger.status import sum_by_kind
+from stagger.status.efficiency import efficiency, sentences
+from stagger.status.stage_status import sum_by_kind
 
 
 def write_stats(folder: StageFolder, stage: StageSpec) -> dict[str, Any]:

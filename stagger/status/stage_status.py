@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from stagger.efficiency import efficiency
 from stagger.executor.base import Activity
 from stagger.executor.kinds import LaunchedJobs
-from stagger.failed_ranks import cancelled_ranks, find_failed
 from stagger.progress import busy
 from stagger.rundir.launch_records import read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.rundir.stage_folder import StageFolder, attempt_order, pad
 from stagger.spec.models import StageSpec
 from stagger.start.account import start_account
+from stagger.status.efficiency import efficiency
+from stagger.status.failed_ranks import cancelled_ranks, find_failed
 from stagger.storage.storage import is_local, join
 
 #: The slowest ranks that are shown, when they take so many times the median, and so many seconds.
