@@ -19,8 +19,8 @@ from typing import Any
 import measure
 
 sys.path.append(str(measure.HERE.parent))
-from stagger.blocks.placement import compute_throughputs
-from stagger.blocks.registry import Registry
+from stagger.blocks.placement.petals import compute_throughputs
+from stagger.blocks.server.registry import Registry
 from stagger.storage.storage import Storage
 from tests.claimants import TOTAL, kinds, one_at_a_time, who_claimed
 from tests.s3_server import S3Server, running

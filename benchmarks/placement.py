@@ -20,7 +20,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from stagger.blocks import placement
-from stagger.blocks.placement import Span
+from stagger.blocks.placement.petals import Span
 
 sys.path.append(str(measure.HERE.parent))
 from tests import blocks_oracle

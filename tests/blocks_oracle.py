@@ -1,4 +1,4 @@
-"""The rules of block placement, read plainly: what `stagger.blocks.placement` must answer, to the bit.
+"""The rules of block placement, read plainly: what `stagger.blocks.placement.petals` must answer, to the bit.
 
 Source: Borzunov et al. 2023 (arXiv 2312.08361), appendix D. Slow; also what benchmarks/placement.py compares with.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from stagger.blocks.placement import ServerState, Span
+from stagger.blocks.placement.petals import ServerState, Span
 
 EPS = 1e-3
 

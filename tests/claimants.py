@@ -15,8 +15,8 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from stagger.blocks.placement import ServerState, Span, choose_best_blocks, compute_throughputs
-from stagger.blocks.registry import Claim, Placed, Registry, ServerRecord, View
+from stagger.blocks.placement.petals import ServerState, Span, choose_best_blocks, compute_throughputs
+from stagger.blocks.server.registry import Claim, Placed, Registry, ServerRecord, View
 from stagger.storage.storage import Storage
 
 TOTAL = 80

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stagger.blocks.registry import Registry
+from stagger.blocks.server.registry import Registry
 from stagger.storage.storage import Storage
 from tests.claimants import one_at_a_time
 from tests.conftest import Cli, until

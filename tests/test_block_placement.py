@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagger.blocks import placement
-from stagger.blocks.placement import BlockRecord, ServerState, Span
+from stagger.blocks.placement.petals import BlockRecord, ServerState, Span
 from tests import blocks_oracle
 
 GOLDEN: dict[str, list[dict[str, Any]]] = json.loads(

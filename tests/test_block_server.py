@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from stagger.blocks.host import HostContext, Speed
-from stagger.blocks.measuring import cache_folder, measured
-from stagger.blocks.placement import MEAN_BLOCK_SELECTION_DELAY, ServerState
-from stagger.blocks.registry import Registry, ServerRecord, as_moves
-from stagger.blocks.server import RULES, BlockServer, Identity
+from stagger.blocks.placement.petals import MEAN_BLOCK_SELECTION_DELAY, ServerState
+from stagger.blocks.server.block_server import RULES, BlockServer, Identity
+from stagger.blocks.server.measuring import cache_folder, measured
+from stagger.blocks.server.registry import Registry, ServerRecord, as_moves
 from stagger.blocks.simulation.policies import POLICIES
 from stagger.errors import Interrupted, StaggerError
 from stagger.executor.slurm import block_scripts
@@ -368,7 +368,7 @@ def test_servers_of_a_machine_measure_one_after_another_and_wait_no_longer_than_
 
 HOLD = """
 import hashlib, sys, time
-from stagger.blocks.measuring import locked
+from stagger.blocks.server.measuring import locked
 path = f"{sys.argv[1]}/{hashlib.sha256(b'held').hexdigest()[:24]}.json.lock"
 with locked(path, 1, time.sleep):
     print(path, flush=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stagger.blocks.rules import Setting, Swarm
+from stagger.blocks.placement.rules import Setting, Swarm
 from stagger.blocks.simulation.policies import (
     COMPARED,
     IDEAL,

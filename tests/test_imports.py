@@ -59,7 +59,10 @@ def test_the_command_line_imports_no_numerics(tmp_path: Path) -> None:
 
 
 def test_a_block_server_imports_numpy_and_no_more(tmp_path: Path) -> None:
-    found = imported_by("import stagger.blocks.step, stagger.blocks.server, stagger.blocks.simulated", folder=tmp_path)
+    found = imported_by(
+        "import stagger.blocks.step, stagger.blocks.server.block_server, stagger.blocks.server.simulated_host",
+        folder=tmp_path,
+    )
     assert not found & {"pydantic", "loguru", "typer", "jinja2", "rich", "scipy", "submitit", "fsspec"}
 
 

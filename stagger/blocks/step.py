@@ -60,8 +60,8 @@ class HostBlocks:
         self._task = task
 
     def __call__(self, data: Iterator[Any], rank: int, world_size: int) -> Iterator[Any]:
-        from stagger.blocks.registry import Registry, server_id
-        from stagger.blocks.server import BlockServer, Identity
+        from stagger.blocks.server.block_server import BlockServer, Identity
+        from stagger.blocks.server.registry import Registry, server_id
 
         place, settings = self._task.circumstances, self.settings
         identity = Identity(server_id(rank, place.attempt), place.job, job_ends(place.job))
@@ -103,7 +103,7 @@ def job_ends(job: str) -> float | None:
 def host_class(name: str) -> Any:
     """The class of a host. Raises StaggerError for a name that is none, or a class that lacks something."""
     if name == "simulated":
-        from stagger.blocks.simulated import SimulatedHost
+        from stagger.blocks.server.simulated_host import SimulatedHost
 
         return SimulatedHost
     found = resolve(name)

@@ -20,7 +20,7 @@ from stagger.spec.models import StageSpec
 from stagger.status.stage_status import activity_of
 
 try:
-    from stagger.blocks.registry import Registry
+    from stagger.blocks.server.registry import Registry
     from stagger.blocks.swarm_status import ServerLine, SwarmStatus, swarm_status
 except ImportError as error:
     raise missing_extra("blocks", str(error.name), error) from error

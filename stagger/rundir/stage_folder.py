@@ -9,7 +9,7 @@
     <stage>/failures/<rank>.<attempt>.json
     <stage>/logs/<rank>/<attempt>.log
     <stage>/uploads/                notes of multipart uploads under way (`stagger.task.upload_notes`)
-    <stage>/registry/               where block servers find one another (`stagger.blocks.registry`)
+    <stage>/registry/               where block servers find one another (`stagger.blocks.server.registry`)
     <stage>/stats.json, report.html
 
 A run of one stage has no `<stage>` folder: its files lie directly in the run directory.

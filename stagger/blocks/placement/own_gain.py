@@ -1,6 +1,6 @@
 """When a server should move for its own move's sake, and when it must not move at all. Pure; scale-free.
 
-Petals' rule 2 (`stagger.blocks.placement`) asks what the swarm would gain if all servers moved, and counts blocks that
+Petals' rule 2 (`stagger.blocks.placement.petals`) asks what the swarm would gain if all servers moved, and counts blocks that
 are still being loaded as served. So a server may pay for a gain that others have to bring about, and may leave a block
 that nobody else serves yet. The two answers here are about what this server does, and what is served now.
 
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stagger.blocks.placement import ServerState, Span, best_start, compute_throughputs, hosting, position
+from stagger.blocks.placement.petals import ServerState, Span, best_start, compute_throughputs, hosting, position
 
 #: By how much a server's own move must raise the throughput of the slowest block. Each move costs a reload.
 MIN_GAIN = 0.05

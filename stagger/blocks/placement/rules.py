@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stagger.blocks.balancing import own_move, uncovered_by
-from stagger.blocks.placement import Span, choose_best_blocks, should_choose_other_blocks
-from stagger.blocks.planner import horizon, planned_moves
+from stagger.blocks.placement.joint_moves import horizon, planned_moves
+from stagger.blocks.placement.own_gain import own_move, uncovered_by
+from stagger.blocks.placement.petals import Span, choose_best_blocks, should_choose_other_blocks
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from stagger.blocks.background import Background
 from stagger.blocks.host import Host, Speed
-from stagger.blocks.measuring import devices, measured
-from stagger.blocks.placement import (
+from stagger.blocks.placement.joint_moves import plan_delay
+from stagger.blocks.placement.petals import (
     MEAN_BALANCE_CHECK_PERIOD,
     ServerState,
     balance_check_delay,
@@ -28,9 +27,10 @@ from stagger.blocks.placement import (
     choose_best_blocks,
     server_throughput,
 )
-from stagger.blocks.planner import plan_delay
-from stagger.blocks.registry import Placed, Registry, ServerRecord, View, as_moves, jittered, rank_of
-from stagger.blocks.rules import Rule, Setting, Swarm, full, own_gain, planner
+from stagger.blocks.placement.rules import Rule, Setting, Swarm, full, own_gain, planner
+from stagger.blocks.server.background import Background
+from stagger.blocks.server.measuring import devices, measured
+from stagger.blocks.server.registry import Placed, Registry, ServerRecord, View, as_moves, jittered, rank_of
 from stagger.errors import Interrupted, StaggerError
 from stagger.pipeline.task_context import StopFlag
 from stagger.slurm.own_job import TIME_IS_UP_S

@@ -18,8 +18,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from stagger.blocks.balancing import DIGITS, mean_throughput
-from stagger.blocks.placement import ServerState, Span, hosting
+from stagger.blocks.placement.own_gain import DIGITS, mean_throughput
+from stagger.blocks.placement.petals import ServerState, Span, hosting
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
