@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from stagger import __version__
 from stagger.errors import StaggerError
-from stagger.job_script import interpreter, percent, render, sbatch_options
+from stagger.executor.job_script import interpreter, percent, render, sbatch_options
 from stagger.progress import busy
 from stagger.slurm import cluster
 from stagger.spec.models import EnvSpec

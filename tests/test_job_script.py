@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stagger.errors import StaggerError
-from stagger.job_script import ScriptContext, array_script, finalize_script
+from stagger.executor.job_script import ScriptContext, array_script, finalize_script
 from stagger.spec.models import EnvSpec, SlurmSpec
 
 GOLDEN = Path(__file__).parent / "data" / "array.sbatch"

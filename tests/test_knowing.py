@@ -12,7 +12,7 @@ import pytest
 from stagger.cancel import stages_behind
 from stagger.cli import show
 from stagger.errors import StaggerError
-from stagger.executor.slurm_jobs import SlurmJobs
+from stagger.executor.slurm_queue import SlurmJobs
 from stagger.rundir.stage_folder import StageFolder
 from stagger.slurm import cluster
 from stagger.slurm.answers import QueuedJob

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stagger.errors import StaggerError
-from stagger.executor.scaled import Defaults, scaled
+from stagger.executor.more_resources import Defaults, scaled
 from stagger.retries import Decision, Failed, Group, decide, looks_out_of_memory
 from stagger.spec.load import changed_spec
 from stagger.spec.models import RetrySpec, RunSpec, SlurmSpec

@@ -7,7 +7,7 @@ from typing import Any
 from stagger.executor.base import Activity, Jobs, StageRunner
 from stagger.executor.local import LocalJobs, LocalRunner
 from stagger.executor.slurm import SlurmRunner
-from stagger.executor.slurm_jobs import SlurmJobs
+from stagger.executor.slurm_queue import SlurmJobs
 from stagger.plan.requests import StageInput
 from stagger.rundir.stage_folder import StageFolder
 from stagger.spec.models import RunSpec, StageSpec

@@ -15,11 +15,11 @@ from loguru import logger
 
 from stagger.errors import StaggerError
 from stagger.executor.base import ArrayPlan, StageLaunch, StageRunner
-from stagger.executor.scaled import Defaults, scaled
-from stagger.executor.slurm_jobs import (
+from stagger.executor.job_script import WARNING_S, ScriptContext, activate_script, array_script, finalize_script
+from stagger.executor.more_resources import Defaults, scaled
+from stagger.executor.slurm_queue import (
     jobs_of,
 )
-from stagger.job_script import WARNING_S, ScriptContext, activate_script, array_script, finalize_script
 from stagger.plan.requests import requests_per_start
 from stagger.ranks import format_ranks
 from stagger.rundir.launch_records import write_launch
