@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 from stagger.errors import Interrupted, StaggerError
-from stagger.launch import Launched, launch
+from stagger.launch.launch import Launched, launch
 from stagger.pipeline.chain import Step
 from stagger.plan.sharding import ShardBy
 from stagger.plan.stage_plan import describe_object

@@ -108,4 +108,4 @@ def test_the_end_of_a_stage_waits_for_all_its_arrays() -> None:
     text = finalize_script(context(partition="cpu", gpus_per_task=4), "stage-end", ["11", "12"])
     assert "#SBATCH --dependency=afterany:11:12" in text
     assert "gres" not in text
-    assert "stagger.finalize '/lustre/my runs/100%' stage '{}'" in text
+    assert "stagger.launch.finalize '/lustre/my runs/100%' stage '{}'" in text

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from stagger.cancel import stages_behind
 from stagger.cli import show
 from stagger.errors import StaggerError
 from stagger.executor.slurm_queue import SlurmJobs
+from stagger.launch.cancel import stages_behind
 from stagger.rundir.stage_folder import StageFolder
 from stagger.slurm import cluster
 from stagger.slurm.answers import QueuedJob

@@ -30,8 +30,8 @@ def launch_file(
     blocks: bool = False,
 ) -> int:
     """Launch what a pipeline file describes; only one with `blocks`, if that is wanted. The exit status."""
-    from stagger.dry_run import dry_run as plan_only
-    from stagger.launch import launch as start
+    from stagger.launch.dry_run import dry_run as plan_only
+    from stagger.launch.launch import launch as start
     from stagger.spec.load import load_file
 
     if dry_run:

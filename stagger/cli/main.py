@@ -116,7 +116,7 @@ def retry(
     options: Options = None,
 ) -> int:
     """Launch again whatever of a run is neither done nor active."""
-    from stagger.launch import retry as start
+    from stagger.launch.launch import retry as start
     from stagger.rundir.run_folder import RunFolder
 
     with contextlib.redirect_stdout(sys.stderr):
@@ -188,7 +188,7 @@ def logs(
 @app.command()
 def cancel(run: Run, ranks: Ranks = None, stage: Stage = None, json: Json = False, options: Options = None) -> int:
     """Cancel what of a run, of a stage, or of single ranks, is queued or running. What is done stays done."""
-    from stagger.cancel import cancel_run, held_back
+    from stagger.launch.cancel import cancel_run, held_back
     from stagger.rundir.run_folder import RunFolder
 
     folder, record = RunFolder.open(run, storage_options(options))

@@ -7,9 +7,9 @@ import sys
 import time
 from typing import Any
 
-from stagger.cancel import check_ranks
 from stagger.errors import StaggerError
 from stagger.executor.kinds import LaunchedJobs
+from stagger.launch.cancel import check_ranks
 from stagger.rundir.launch_records import read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.rundir.stage_folder import StageFolder, attempt_order, pad

@@ -75,7 +75,7 @@ def plans_of_file(
     file: str, name: str | None, wanted: Wanted, assignments: tuple[str, ...], seed: int
 ) -> dict[str, StartPlan]:
     from stagger.executor.slurm import SlurmRunner
-    from stagger.prepare import plan_ready_stages
+    from stagger.launch.check import plan_ready_stages
     from stagger.rundir.run_folder import RunFolder, open_storage
     from stagger.spec.load import Changes, load_file
 

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
+from stagger.launch.retry_policy import Group
 from stagger.plan.requests import StageInput, not_yet_planned
-from stagger.retries import Group
 from stagger.rundir.stage_folder import StageFolder
 from stagger.rundir.task_settings import TaskSettings
 from stagger.spec.models import RunSpec, StageSpec

@@ -11,16 +11,17 @@ from typing import Any
 from loguru import logger
 
 from stagger.blocks.step import clear_registry
-from stagger.cancel import check_ranks
 from stagger.errors import RunFailed, StaggerError, StorageError
 from stagger.executor.base import StageLaunch, StageRunner
 from stagger.executor.kinds import runner_of
+from stagger.launch.cancel import check_ranks
+from stagger.launch.check import check_fingerprints, is_done, plan_ready_stages, save_plans
+from stagger.launch.follow import wait_for_slurm
+from stagger.launch.retry_policy import Group
 from stagger.pipeline.chain import Step, add_import_path
 from stagger.pipeline.pickled import dump_pickle, sha256
 from stagger.plan.stage_plan import StagePlan, make_plan, output_folders
-from stagger.prepare import check_fingerprints, is_done, plan_ready_stages, save_plans
 from stagger.ranks import format_ranks
-from stagger.retries import Group
 from stagger.rundir.launch_records import read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord, open_storage
 from stagger.rundir.stage_folder import StageFolder
@@ -31,7 +32,6 @@ from stagger.status.report import write_stats
 from stagger.status.stage_status import StageStatus, activity_of, stage_status, status_of
 from stagger.storage.storage import join
 from stagger.task.upload_notes import abort_left_uploads
-from stagger.wait import wait_for_slurm
 
 #: Seconds that a stage's end waits for the lock: a stage that runs locally holds it for as long as it runs.
 LOCK_WAIT_S = 6 * 3600.0

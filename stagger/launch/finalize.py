@@ -1,4 +1,4 @@
-"""The job that runs when all arrays of a launch have ended: `python -I -m stagger.finalize RUN_DIR STAGE OPTIONS`."""
+"""The job that runs when all arrays of a launch have ended: `python -I -m stagger.launch.finalize RUN_DIR STAGE OPTIONS`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from loguru import logger
 
 from stagger.errors import StaggerError
 from stagger.executor.kinds import LaunchedJobs
-from stagger.launch import launch_dependents, remove_leftovers, start_again
+from stagger.launch.launch import launch_dependents, remove_leftovers, start_again
+from stagger.launch.retry_policy import decide
 from stagger.ranks import format_ranks
-from stagger.retries import decide
 from stagger.rundir.launch_records import read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.rundir.stage_folder import StageFolder
