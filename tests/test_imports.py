@@ -96,7 +96,7 @@ def test_a_task_makes_few_file_system_calls_before_its_first_read(
 
 
 def test_pure_modules_import_neither_slurm_nor_storage() -> None:
-    for name in ("start", "sharding", "ranks", "document", "errors"):
+    for name in ("start/delays", "plan/sharding", "ranks", "pipeline/document", "errors"):
         tree = ast.parse((PACKAGE / f"{name}.py").read_text())
         modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
         modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
@@ -117,17 +117,17 @@ def importers(module: str) -> list[str]:
 
 
 def test_one_place_talks_to_slurm_and_one_to_each_storage() -> None:
-    assert importers("submitit") == ["slurm/job.py", "slurm/submission.py"]
-    assert importers("subprocess") == ["executor/local.py", "slurm/job.py", "slurm/runner.py"]
-    assert importers("fsspec") == ["object_store.py", "s3/s3fs_engine.py", "steps/reader.py"]
-    assert importers("s3fs") == ["s3/s3fs_engine.py"]
-    assert importers("obstore") == ["s3/obstore_engine.py"]
-    assert importers("botocore") == ["s3/obstore_engine.py", "s3/s3fs_engine.py"]
+    assert importers("submitit") == ["slurm/own_job.py", "slurm/sbatch.py"]
+    assert importers("subprocess") == ["executor/local.py", "slurm/command.py", "slurm/own_job.py"]
+    assert importers("fsspec") == ["steps/reader.py", "storage/fsspec_store.py", "storage/s3/s3fs_engine.py"]
+    assert importers("s3fs") == ["storage/s3/s3fs_engine.py"]
+    assert importers("obstore") == ["storage/s3/obstore_engine.py"]
+    assert importers("botocore") == ["storage/s3/obstore_engine.py", "storage/s3/s3fs_engine.py"]
     assert importers("fastwarc") == ["steps/warc.py"]
     assert importers("pyarrow") == ["steps/parquet.py", "steps/parquet_writer.py"]
     assert {name.partition("/")[0] for name in importers("numpy")} == {"blocks"}
-    assert importers("scipy") == ["blocks/bound.py"]
-    assert importers("pickle") == importers("cloudpickle") == ["pickled.py"]
+    assert importers("scipy") == ["blocks/placement/bound.py"]
+    assert importers("pickle") == importers("cloudpickle") == ["pipeline/pickled.py"]
 
 
 def test_settings_survive_the_job_script() -> None:

@@ -242,7 +242,10 @@ def load(shards: Path) -> None:
 
 
 #: Many ranks of a run in one process, which soon asks again.
-MANY_RANKS = "import sys, stagger.storage.retry as r, stagger.task.__main__ as t; r.WAITS_S[:] = [0.01]; sys.exit(t.main(sys.argv[1:]))"
+MANY_RANKS = (
+    "import sys, stagger.storage.retry as r, stagger.task.__main__ as t\n"
+    "r.WAITS_S[:] = [0.01]; sys.exit(t.main(sys.argv[1:]))"
+)
 
 
 def test_a_hundred_ranks_with_three_requests_in_ten_failing_write_the_same_bytes(

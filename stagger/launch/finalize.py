@@ -1,4 +1,4 @@
-"""The job that runs when all arrays of a launch have ended: `python -I -m stagger.launch.finalize RUN_DIR STAGE OPTIONS`."""
+"""The end job of a stage, run when its arrays have ended: `python -I -m stagger.launch.finalize RUN_DIR STAGE OPTIONS`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A herd of jobs that start, and storage that takes so many requests a second: a seeded discrete-event simulation.
 
-The delays are those of stagger/start/delays.py, which the job script's are tested to equal, and what is refused is asked again
+The delays are those of delays.py, which the job script's are tested to equal, and what is refused is asked again
 as stagger/storage/retry.py does. The storage is a token bucket that holds one second's worth of requests.
 """
 

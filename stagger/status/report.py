@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -11,7 +12,6 @@ from stagger.pipeline.task_context import EXAMPLES
 from stagger.ranks import format_ranks
 from stagger.rundir.launch_records import read_launches
 from stagger.rundir.stage_folder import StageFolder, encode
-from stagger.shipped import PACKAGE
 from stagger.spec.models import StageSpec
 from stagger.start.account import start_account
 from stagger.status.efficiency import efficiency, sentences
@@ -67,7 +67,10 @@ def merge(stage: StageSpec, completions: list[dict[str, Any]], missing: list[int
 def render_report(stats: dict[str, Any]) -> str:
     """One self-contained page."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(PACKAGE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
     )
     return environment.get_template("report.html.j2").render(
         {**stats, "efficiency": sentences(stats.get("efficiency", {}))}

@@ -1,4 +1,4 @@
-"""Any other object store (Google's, Azure's, Hugging Face's, ...), through fsspec. S3 has its own: `stagger.s3`."""
+"""Any other object store (Google's, Azure's, Hugging Face's, ...), through fsspec. S3 has its own: s3/."""
 
 from __future__ import annotations
 

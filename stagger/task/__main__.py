@@ -1,7 +1,8 @@
 """The entry point of every task: `python -I -m stagger.task SETTINGS RANKS`.
 
 A Slurm job names its ranks. A worker of the local executor passes `-`, and is handed one rank a line on standard input.
-From here on a task goes through stagger/task/attempt.py and stagger/pipeline/chain.py; what it may import is held by a test.
+From here on a task goes through attempt.py beside this file, and stagger/pipeline/chain.py. A test holds what it may
+import.
 """
 
 from __future__ import annotations

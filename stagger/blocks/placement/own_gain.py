@@ -1,6 +1,6 @@
 """When a server should move for its own move's sake, and when it must not move at all. Pure; scale-free.
 
-Petals' rule 2 (`stagger.blocks.placement.petals`) asks what the swarm would gain if all servers moved, and counts blocks that
+Petals' rule 2 (petals.py) asks what the swarm would gain if all servers moved, and counts blocks that
 are still being loaded as served. So a server may pay for a gain that others have to bring about, and may leave a block
 that nobody else serves yet. The two answers here are about what this server does, and what is served now.
 

@@ -1,4 +1,4 @@
-"""What an S3 engine does: one HTTP request a call, tried once. Retries and resumption are `stagger.storage.s3.store`'s."""
+"""An S3 engine: one HTTP request a call, tried once. Retries and resumption are `stagger.storage.s3.store`'s."""
 
 from __future__ import annotations
 
