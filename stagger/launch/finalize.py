@@ -1,4 +1,4 @@
-"""The end job of a stage, run when its arrays have ended: `python -I -m stagger.launch.finalize RUN_DIR STAGE OPTIONS`."""
+"""The end job of a stage: `python -I -m stagger.launch.finalize RUN_DIR STAGE OPTIONS`, when its arrays have ended."""
 
 from __future__ import annotations
 
