@@ -11,8 +11,9 @@ from botocore.exceptions import ClientError, EndpointConnectionError, NoCredenti
 from obstore.exceptions import GenericError, PermissionDeniedError
 from s3fs.errors import translate_boto_error
 
+from stagger.backoff import BASE_S, CAP_S, full_jitter
 from stagger.errors import Interrupted, StaggerError
-from stagger.storage.retry import BASE_S, CAP_S, BrokenOff, Retry, Trial, fault_of, full_jitter
+from stagger.storage.retry import BrokenOff, Retry, Trial, fault_of
 
 
 def answer(status: int, code: str) -> ClientError:

@@ -38,7 +38,7 @@ def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """The server without faults, and credentials that it does not look at."""
     for name, value in credentials(server).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("stagger.storage.retry.WAITS_S", [0.001])
+    monkeypatch.setattr("stagger.backoff.WAITS_S", [0.001])
     server.set_faults()
     server.reset()
     yield server
@@ -243,7 +243,7 @@ def load(shards: Path) -> None:
 
 #: Many ranks of a run in one process, which soon asks again.
 MANY_RANKS = (
-    "import sys, stagger.storage.retry as r, stagger.task.__main__ as t\n"
+    "import sys, stagger.backoff as r, stagger.task.__main__ as t\n"
     "r.WAITS_S[:] = [0.01]; sys.exit(t.main(sys.argv[1:]))"
 )
 

@@ -11,8 +11,8 @@ from random import Random
 
 from loguru import logger
 
+from stagger.backoff import full_jitter
 from stagger.errors import StaggerError
-from stagger.storage.retry import full_jitter
 
 #: Variables of a job, and defaults for Slurm's commands, that must not leak into what is asked here.
 LEAKING = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SUBMITIT_")

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
+from stagger.backoff import full_jitter
 from stagger.start.delays import SCHEDULER_CYCLE_S, Slots, StartPolicy, slot_ms, uniform_delay
-from stagger.storage.retry import full_jitter
 
 #: Events closer together than this, in seconds, are taken up in the order in which they became known.
 BIN_S = 0.01

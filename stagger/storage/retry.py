@@ -15,12 +15,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, TypeVar
 
-#: Upper end of the first wait, and of any wait, in seconds.
-BASE_S = 0.2
-CAP_S = 30.0
-
-#: Upper ends of the first wait, the second, ...; all further ones are like the last.
-WAITS_S = [min(CAP_S, BASE_S * 2.0**failures) for failures in range(9)]
+from stagger.backoff import full_jitter
 
 #: A wait is this often interrupted to look whether the task has been told to stop.
 NAP_S = 0.2
@@ -125,11 +120,6 @@ def _fault_in_text(text: str) -> str | None:
         code = CODE_TEXT.search(text)
         return _fault_in_answer(int(status[1]), code[1] if code else "")
     return next((kind for pattern, kind in FAULT_TEXTS if pattern.search(text)), None)
-
-
-def full_jitter(failures: int, random: Random) -> float:
-    """A draw of the wait after the n-th failure in a row, in seconds; the first is number 0."""
-    return random.random() * WAITS_S[min(failures, len(WAITS_S) - 1)]
 
 
 class Retry:
