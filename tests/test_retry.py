@@ -13,7 +13,8 @@ from s3fs.errors import translate_boto_error
 
 from stagger.backoff import BASE_S, CAP_S, full_jitter
 from stagger.errors import Interrupted, StaggerError
-from stagger.storage.retry import BrokenOff, Retry, Trial, fault_of
+from stagger.storage.faults import BrokenOff, fault_of
+from stagger.storage.retry import Retry, Trial
 
 
 def answer(status: int, code: str) -> ClientError:

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from stagger.errors import StaggerError
 from stagger.storage.backend import Entry
-from stagger.storage.retry import BrokenOff
+from stagger.storage.faults import BrokenOff
 from stagger.storage.s3.engine import PAGE_KEYS, Body, Changed, Engine, Page
 
 try:

@@ -12,7 +12,7 @@ from fsspec.asyn import sync
 
 from stagger.errors import StaggerError
 from stagger.storage.backend import Entry
-from stagger.storage.retry import BrokenOff
+from stagger.storage.faults import BrokenOff
 from stagger.storage.s3.engine import CHUNK_BYTES, CONNECTIONS, PAGE_KEYS, Body, Changed, Page
 
 #: Every retry is stagger's: two layers that both retry would multiply.

@@ -12,7 +12,8 @@ from typing import Any
 
 from stagger.errors import BadInput, StaggerError, StorageError
 from stagger.storage.backend import ONE_PUT_BYTES, Entry
-from stagger.storage.retry import BrokenOff, Retry, Trial, fault_of
+from stagger.storage.faults import BrokenOff, fault_of
+from stagger.storage.retry import Retry, Trial
 from stagger.storage.s3.engine import CONNECTIONS, Changed, Engine
 
 #: Bytes of a part of a multipart upload. S3 takes 10 000 parts of 5 MiB at least: outputs of up to 83 GB.
