@@ -10,9 +10,10 @@ from typing import Any
 from stagger.errors import StaggerError
 from stagger.executor.kinds import LaunchedJobs
 from stagger.launch.cancel import check_ranks
+from stagger.ranks import pad
 from stagger.rundir.launch_records import read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord
-from stagger.rundir.stage_folder import StageFolder, attempt_order, pad
+from stagger.rundir.stage_folder import StageFolder, attempt_order
 from stagger.status.failed_ranks import find_failed, job_output_path
 from stagger.status.stage_status import activity_of
 from stagger.storage.storage import is_local, join

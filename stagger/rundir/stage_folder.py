@@ -26,6 +26,7 @@ from typing import Any
 import orjson
 
 from stagger.errors import StaggerError
+from stagger.ranks import pad
 from stagger.storage.storage import Storage, join
 
 #: What a completion record has at least.
@@ -88,10 +89,6 @@ def attempt_order(name: str) -> tuple[int, int]:
     if not launch.isdecimal() or not (restart or "0").isdecimal():
         return 0, 0
     return int(launch), int(restart or 0)
-
-
-def pad(rank: int) -> str:
-    return f"{rank:05d}"
 
 
 class StageFolder:

@@ -12,9 +12,10 @@ from typing import Any
 from stagger.executor.base import Activity
 from stagger.executor.kinds import LaunchedJobs
 from stagger.progress import busy
+from stagger.ranks import pad
 from stagger.rundir.launch_records import read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord
-from stagger.rundir.stage_folder import StageFolder, attempt_order, pad
+from stagger.rundir.stage_folder import StageFolder, attempt_order
 from stagger.spec.models import StageSpec
 from stagger.start.account import start_account
 from stagger.status.efficiency import efficiency

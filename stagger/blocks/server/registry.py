@@ -24,7 +24,7 @@ from typing import NamedTuple
 import orjson
 
 from stagger.blocks.placement.petals import ServerState, Span
-from stagger.rundir.stage_folder import pad
+from stagger.ranks import pad
 from stagger.spec.block_settings import LEASE_S
 from stagger.storage.storage import Storage, join
 
