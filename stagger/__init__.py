@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stagger.api import LocalExecutor, PipelineExecutor, SlurmExecutor
     from stagger.errors import BadInput, RunFailed, StaggerError
-    from stagger.pipeline.document import Document
+    from stagger.pipeline.document import Document, Shard
     from stagger.pipeline.task_context import TaskContext
-    from stagger.plan.sharding import Shard
     from stagger.steps.csv import ReadCsv
     from stagger.steps.jsonl import ReadJsonl, WriteJsonl
     from stagger.steps.parquet import ReadParquet

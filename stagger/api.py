@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 from stagger.errors import Interrupted, StaggerError
 from stagger.launch.launch import Launched, launch
 from stagger.pipeline.chain import Step
-from stagger.plan.sharding import ShardBy
+from stagger.pipeline.document import ShardBy
 from stagger.plan.stage_plan import describe_object
 from stagger.spec.load import from_objects
 from stagger.spec.models import StorageSpec

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagger.errors import StaggerError
-from stagger.plan.sharding import Shard, ShardBy, assign
+from stagger.pipeline.document import Shard, ShardBy
+from stagger.plan.sharding import assign
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir.plan_file import encode_plan, read_all, read_rank
 from stagger.storage.storage import Storage

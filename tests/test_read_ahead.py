@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from stagger.errors import Interrupted
+from stagger.pipeline.document import Shard
 from stagger.pipeline.read_ahead import ReadAhead
-from stagger.plan.sharding import Shard
 from stagger.storage.storage import Storage
 from tests.conftest import until
 

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from stagger.plan.sharding import Shard
+from stagger.pipeline.document import Shard
 from stagger.storage.storage import Storage
 
 #: How often a reader that waits for input looks whether the task has been told to stop, in seconds.

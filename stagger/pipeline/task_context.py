@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagger.errors import Interrupted, StaggerError
 from stagger.pipeline.compression import Codec, Compressor, compressor
-from stagger.plan.sharding import Shard
+from stagger.pipeline.document import Shard
 from stagger.storage.backend import Output
 from stagger.storage.storage import Storage, is_local
 

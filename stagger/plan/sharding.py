@@ -4,21 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
 
-ShardBy = Literal["count", "bytes"]
-
-
-class Shard(NamedTuple):
-    """One input file: its path below the reader's `path` (or a whole path), and its bytes when the plan was made.
-
-    `version` is what an object store then called its content (S3's ETag): an object that was replaced since is noticed
-    even when it is as long as before. Empty on file systems.
-    """
-
-    name: str
-    size: int
-    version: str = ""
+from stagger.pipeline.document import Shard, ShardBy
 
 
 def assign(shards: Sequence[Shard], tasks: int, shard_by: ShardBy) -> list[list[Shard]]:

@@ -16,8 +16,9 @@ from loguru import logger
 
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import Step, build, resolve
+from stagger.pipeline.document import Shard
 from stagger.plan.requests import StageInput
-from stagger.plan.sharding import Shard, assign
+from stagger.plan.sharding import assign
 from stagger.progress import busy
 from stagger.rundir.plan_file import encode_plan, read_all
 from stagger.rundir.stage_folder import StageFolder

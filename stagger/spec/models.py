@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from stagger.errors import StaggerError
-from stagger.plan.sharding import ShardBy
+from stagger.pipeline.document import ShardBy
 from stagger.spec.base import Amount, Model
 from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.start.delays import LONGEST_WINDOW_S, StartPolicy

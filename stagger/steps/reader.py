@@ -14,9 +14,8 @@ from typing import BinaryIO, Literal, cast
 
 from stagger.errors import BadInput, BadRecord, StaggerError
 from stagger.pipeline.compression import ReadCodec, codec_of, content
-from stagger.pipeline.document import Document
+from stagger.pipeline.document import Document, Shard
 from stagger.pipeline.task_context import TaskContext
-from stagger.plan.sharding import Shard
 from stagger.storage.backend import Entry
 from stagger.storage.storage import Storage, absolute, is_local, join
 

@@ -10,9 +10,8 @@ from typing import ClassVar
 
 from stagger.errors import StaggerError
 from stagger.pipeline.compression import EXTENSIONS, Codec, check_level, extension_of
-from stagger.pipeline.document import Document
+from stagger.pipeline.document import Document, Shard
 from stagger.pipeline.task_context import OutputFile, TaskContext
-from stagger.plan.sharding import Shard
 from stagger.storage.storage import absolute, join
 
 #: Endings of file names that say what is in the file, and are no part of its stem.

@@ -9,8 +9,8 @@ from typing import Any
 
 from stagger.errors import BadInput, Interrupted, StaggerError
 from stagger.pipeline.chain import Step, StepCount, build, chain, own_seconds
+from stagger.pipeline.document import Shard
 from stagger.pipeline.task_context import EXAMPLES, Circumstances, StopFlag, TaskContext
-from stagger.plan.sharding import Shard
 from stagger.rundir.plan_file import RankPlan, read_rank
 from stagger.rundir.stage_folder import COMPLETION_KEYS, StageFolder, attempt_name, attempt_order, decode, encode
 from stagger.rundir.task_settings import TaskSettings
