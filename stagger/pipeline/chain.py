@@ -13,6 +13,18 @@ from typing import Any
 from stagger.errors import StaggerError
 from stagger.steps import BUILTIN
 
+#: Name in a pipeline file -> where the step is. A step's module is imported when a pipeline names it.
+BUILTIN = {
+    "read_csv": "stagger.steps.csv:ReadCsv",
+    "read_jsonl": "stagger.steps.jsonl:ReadJsonl",
+    "read_parquet": "stagger.steps.parquet:ReadParquet",
+    "read_text": "stagger.steps.text:ReadText",
+    "read_warc": "stagger.steps.warc:ReadWarc",
+    "write_jsonl": "stagger.steps.jsonl:WriteJsonl",
+    "write_parquet": "stagger.steps.parquet_writer:WriteParquet",
+}
+
+
 #: `(data, rank, world_size) -> iterator`, datatrove's contract. `data` is None for the first step.
 Step = Callable[[Any, int, int], "Iterable[Any] | None"]
 
