@@ -10,7 +10,7 @@ from stagger.errors import Interrupted, StaggerError
 from stagger.launch.launch import Launched, launch
 from stagger.pipeline.chain import Step
 from stagger.pipeline.document import ShardBy
-from stagger.plan.stage_plan import describe_object
+from stagger.plan.fingerprint import describe_object
 from stagger.spec.load import from_objects
 from stagger.spec.models import StorageSpec
 from stagger.spec.step_checks import check_built_in
