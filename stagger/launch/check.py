@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import Step, add_import_path
-from stagger.plan.stage_plan import StagePlan, difference, make_plan
+from stagger.plan.stage_plan import StagePlan, make_plan, steps_of
 from stagger.progress import busy
+from stagger.rundir.plan_file import read_all
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.rundir.stage_folder import StageFolder
 from stagger.spec.models import RunSpec, StageSpec
-from stagger.storage.storage import join
+from stagger.storage.storage import Storage, join
 
 
 def plan_ready_stages(spec: RunSpec, folder: RunFolder, objects: Sequence[Step] | None) -> dict[str, StagePlan]:
@@ -83,3 +85,33 @@ def refuse_foreign_completions(folder: RunFolder, plan: StagePlan) -> None:
                     f"{stage_folder.path} has completion records of another run, and no run.json; give this run a new"
                     " run_dir, or restore the run.json."
                 )
+
+
+def difference(storage: Storage, folder: StageFolder, old_stage: StageSpec, old: str, new: StagePlan) -> list[str]:
+    """What changed between the plan that the run was made with and the one that this launch found."""
+    changes = []
+    for key in ("tasks", "shard_by"):
+        before, after = getattr(old_stage, key), getattr(new.stage, key)
+        if before != after:
+            changes.append(f"{key}: {before} before, {after} now")
+    before_steps, after_steps = steps_of(old_stage), steps_of(new.stage)
+    if len(before_steps) != len(after_steps):
+        changes.append(f"steps: {len(before_steps)} before, {len(after_steps)} now")
+    for number, (one, other) in enumerate(zip(before_steps, after_steps, strict=False), 1):
+        if one != other:
+            changes.append(f"step {number}: {_step_text(one)} before, {_step_text(other)} now")
+    before_shards = {s.name: s for rank in read_all(storage, folder.plan(old)) for s in rank.shards}
+    after_shards = {s.name: s for shards in new.ranks for s in shards}
+    for what, names in (
+        ("new", after_shards.keys() - before_shards.keys()),
+        ("gone", before_shards.keys() - after_shards.keys()),
+        ("changed", {n for n in after_shards.keys() & before_shards if after_shards[n] != before_shards[n]}),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            changes.append(f"input: {min(names)}{more} {'is' if len(names) == 1 else 'are'} {what}")
+    return changes
+
+
+def _step_text(step: dict[str, Any]) -> str:
+    return f"{step['use']}({', '.join(f'{key}={value!r}' for key, value in step['params'].items())})"

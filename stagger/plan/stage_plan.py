@@ -19,8 +19,7 @@ from stagger.pipeline.document import Shard
 from stagger.plan.requests import StageInput
 from stagger.plan.sharding import assign
 from stagger.progress import busy
-from stagger.rundir.plan_file import encode_plan, read_all
-from stagger.rundir.stage_folder import StageFolder
+from stagger.rundir.plan_file import encode_plan
 from stagger.spec.models import StageSpec
 from stagger.storage.storage import Storage, is_local
 
@@ -187,33 +186,3 @@ def steps_with(hook: str, stage: StageSpec, objects: Sequence[Step] | None) -> l
         return [step for step in objects if hasattr(step, hook)]
     uses = [resolve(step.use) for step in stage.pipeline]
     return [build_at_launch(stage, index) for index, use in enumerate(uses) if hasattr(use, hook)]
-
-
-def difference(storage: Storage, folder: StageFolder, old_stage: StageSpec, old: str, new: StagePlan) -> list[str]:
-    """What changed between the plan that the run was made with and the one that this launch found."""
-    changes = []
-    for key in ("tasks", "shard_by"):
-        before, after = getattr(old_stage, key), getattr(new.stage, key)
-        if before != after:
-            changes.append(f"{key}: {before} before, {after} now")
-    before_steps, after_steps = steps_of(old_stage), steps_of(new.stage)
-    if len(before_steps) != len(after_steps):
-        changes.append(f"steps: {len(before_steps)} before, {len(after_steps)} now")
-    for number, (one, other) in enumerate(zip(before_steps, after_steps, strict=False), 1):
-        if one != other:
-            changes.append(f"step {number}: {_step_text(one)} before, {_step_text(other)} now")
-    before_shards = {s.name: s for rank in read_all(storage, folder.plan(old)) for s in rank.shards}
-    after_shards = {s.name: s for shards in new.ranks for s in shards}
-    for what, names in (
-        ("new", after_shards.keys() - before_shards.keys()),
-        ("gone", before_shards.keys() - after_shards.keys()),
-        ("changed", {n for n in after_shards.keys() & before_shards if after_shards[n] != before_shards[n]}),
-    ):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            changes.append(f"input: {min(names)}{more} {'is' if len(names) == 1 else 'are'} {what}")
-    return changes
-
-
-def _step_text(step: dict[str, Any]) -> str:
-    return f"{step['use']}({', '.join(f'{key}={value!r}' for key, value in step['params'].items())})"
