@@ -21,7 +21,8 @@ from stagger.executor.base import Activity, ArrayPlan, Jobs, StageLaunch, StageR
 from stagger.progress import Progress
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir.launch_records import write_launch
-from stagger.rundir.run_folder import Holder, RunFolder
+from stagger.rundir.lock import Holder
+from stagger.rundir.run_folder import RunFolder
 from stagger.rundir.stage_folder import StageFolder, attempt_name, decode, encode
 from stagger.storage.storage import join
 
