@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stagger.launch.retry_policy import Group
-from stagger.plan.requests import StageInput, not_yet_planned
+from stagger.plan.requests import not_yet_planned
+from stagger.rundir.run_folder import StageInput
 from stagger.rundir.stage_folder import StageFolder
 from stagger.rundir.task_settings import TaskSettings
 from stagger.spec.models import RunSpec, StageSpec

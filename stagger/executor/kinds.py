@@ -8,7 +8,7 @@ from stagger.executor.base import Activity, Jobs, StageRunner
 from stagger.executor.local import LocalJobs, LocalRunner
 from stagger.executor.slurm import SlurmRunner
 from stagger.executor.slurm_queue import SlurmJobs
-from stagger.plan.requests import StageInput
+from stagger.rundir.run_folder import StageInput
 from stagger.rundir.stage_folder import StageFolder
 from stagger.spec.models import RunSpec, StageSpec
 

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
+from stagger.rundir.run_folder import StageInput
 from stagger.spec.models import RunSpec, SlurmSpec, StageSpec
 from stagger.storage.storage import is_local
 
 #: Two range reads, for the plan's entry and frame; then, at a rank's end, its completion record and its log.
 PLAN_REQUESTS, END_REQUESTS = 2, 2
-
-
-@dataclass(frozen=True)
-class StageInput:
-    """What is planned for a stage, as far as requests depend on it: numbers for all of its ranks together.
-
-    `remote_shards` and `remote_outputs` lie on remote storage: each is one request.
-    """
-
-    bytes: int = 0
-    remote_shards: int = 0
-    remote_outputs: int = 0
 
 
 def not_yet_planned(stage: StageSpec) -> StageInput:

@@ -16,10 +16,10 @@ from loguru import logger
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import Step, build, resolve
 from stagger.pipeline.document import Shard
-from stagger.plan.requests import StageInput
 from stagger.plan.sharding import assign
 from stagger.progress import busy
 from stagger.rundir.plan_file import encode_plan
+from stagger.rundir.run_folder import StageInput
 from stagger.spec.models import StageSpec
 from stagger.storage.storage import Storage, is_local
 

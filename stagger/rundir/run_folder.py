@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from stagger import __version__
 from stagger.errors import StaggerError
-from stagger.plan.requests import StageInput
 from stagger.progress import LINE_S
 from stagger.rundir.lock import Holder
 from stagger.rundir.stage_folder import StageFolder, decode, encode
@@ -183,3 +182,15 @@ class RunFolder:
 def run_fingerprint(fingerprints: dict[str, str]) -> str:
     """The run's fingerprint: its stage's, or all of its stages' in turn."""
     return "-".join(fingerprints.values())
+
+
+@dataclass(frozen=True)
+class StageInput:
+    """What is planned for a stage, as far as requests depend on it: numbers for all of its ranks together.
+
+    `remote_shards` and `remote_outputs` lie on remote storage: each is one request.
+    """
+
+    bytes: int = 0
+    remote_shards: int = 0
+    remote_outputs: int = 0
