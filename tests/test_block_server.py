@@ -19,7 +19,8 @@ from stagger.blocks.host import HostContext, Speed
 from stagger.blocks.placement.petals import MEAN_BLOCK_SELECTION_DELAY, ServerState
 from stagger.blocks.server.block_server import RULES, BlockServer, Identity
 from stagger.blocks.server.measuring import cache_folder, measured
-from stagger.blocks.server.registry import Registry, ServerRecord, as_moves
+from stagger.blocks.server.records import ServerRecord
+from stagger.blocks.server.registry import Registry, as_moves
 from stagger.blocks.simulation.policies import POLICIES
 from stagger.errors import Interrupted, StaggerError
 from stagger.executor.slurm import block_scripts

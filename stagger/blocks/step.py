@@ -61,7 +61,8 @@ class HostBlocks:
 
     def __call__(self, data: Iterator[Any], rank: int, world_size: int) -> Iterator[Any]:
         from stagger.blocks.server.block_server import BlockServer, Identity
-        from stagger.blocks.server.registry import Registry, server_id
+        from stagger.blocks.server.records import server_id
+        from stagger.blocks.server.registry import Registry
 
         place, settings = self._task.circumstances, self.settings
         identity = Identity(server_id(rank, place.attempt), place.job, job_ends(place.job))

@@ -7,7 +7,8 @@ from typing import Any
 
 from stagger.blocks.placement.bound import throughput_bound
 from stagger.blocks.placement.petals import ServerState, compute_throughputs
-from stagger.blocks.server.registry import Placed, Registry, ServerRecord, View, rank_of
+from stagger.blocks.server.records import Placed, ServerRecord, View, rank_of
+from stagger.blocks.server.registry import Registry
 
 
 @dataclass(frozen=True)

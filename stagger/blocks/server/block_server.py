@@ -30,7 +30,8 @@ from stagger.blocks.placement.petals import (
 from stagger.blocks.placement.rules import Rule, Setting, Swarm, full, own_gain, planner
 from stagger.blocks.server.background import Background
 from stagger.blocks.server.measuring import devices, measured
-from stagger.blocks.server.registry import Placed, Registry, ServerRecord, View, as_moves, jittered, rank_of
+from stagger.blocks.server.records import Placed, ServerRecord, View, rank_of
+from stagger.blocks.server.registry import Registry, as_moves, jittered
 from stagger.errors import Interrupted, StaggerError
 from stagger.pipeline.task_context import StopFlag
 from stagger.slurm.own_job import TIME_IS_UP_S
