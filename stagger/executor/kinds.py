@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from stagger.executor.base import Activity, Jobs, StageRunner
+from stagger.executor.activity import Activity
+from stagger.executor.base import Jobs, StageRunner
 from stagger.executor.local import LocalJobs, LocalRunner
 from stagger.executor.slurm import SlurmRunner
 from stagger.executor.slurm_queue import SlurmJobs

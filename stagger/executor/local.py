@@ -17,7 +17,8 @@ from typing import Any
 from loguru import logger
 
 from stagger.errors import Interrupted, StaggerError
-from stagger.executor.base import Activity, ArrayPlan, Jobs, StageLaunch, StageRunner
+from stagger.executor.activity import Activity
+from stagger.executor.base import ArrayPlan, Jobs, StageLaunch, StageRunner
 from stagger.progress import Progress
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir.launch_records import write_launch

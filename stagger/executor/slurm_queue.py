@@ -8,7 +8,8 @@ from typing import Any
 
 from loguru import logger
 
-from stagger.executor.base import Activity, Jobs
+from stagger.executor.activity import Activity
+from stagger.executor.base import Jobs
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir.launch_records import write_launch
 from stagger.rundir.stage_folder import StageFolder

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from stagger.executor.base import Activity
+from stagger.executor.activity import Activity
 from stagger.executor.kinds import LaunchedJobs
 from stagger.progress import busy
 from stagger.ranks import pad
