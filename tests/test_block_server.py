@@ -23,7 +23,7 @@ from stagger.blocks.server.records import ServerRecord
 from stagger.blocks.server.registry import Registry, as_moves
 from stagger.blocks.simulation.policies import POLICIES
 from stagger.errors import Interrupted, StaggerError
-from stagger.executor.slurm import block_scripts
+from stagger.executor.arrays import block_scripts
 from stagger.pipeline.task_context import StopFlag
 from stagger.spec.block_settings import BlockSettings
 from stagger.spec.blocks import HOST_STEP, BlocksSpec

@@ -45,7 +45,7 @@ NAP_S = 0.1
 REASONS = {"SIGTERM": "told to stop", "SIGUSR2": "its job's time is up"}
 
 #: Slurm's warning comes up to so many seconds before a server needs the time that it drains in: jobs are warned 60 s
-#: sooner than that (`stagger.executor.slurm.block_scripts`), and Slurm may do it another 60 s sooner (sbatch(1)).
+#: sooner than that (`stagger.executor.arrays.block_scripts`), and Slurm may do it another 60 s sooner (sbatch(1)).
 WARNED_EARLY_S = 150
 
 #: The rules that `rebalance` names, given `balance_quality`; what they are worth is in docs/block-placement.md.
