@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stagger.executor.activity import Activity
-from stagger.launch.retry_policy import Group
 from stagger.plan.requests import not_yet_planned
+from stagger.rundir.launch_records import Group
 from stagger.rundir.run_folder import StageInput
 from stagger.rundir.stage_folder import StageFolder
 from stagger.rundir.task_settings import TaskSettings

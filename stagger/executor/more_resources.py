@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from loguru import logger
 
-from stagger.launch.retry_policy import Group
+from stagger.rundir.launch_records import Group
 from stagger.slurm.answers import format_time, parse_memory, parse_time
 from stagger.spec.models import SlurmSpec
 

@@ -8,9 +8,8 @@ from stagger.executor.base import StageLaunch
 from stagger.executor.kinds import runner_of
 from stagger.launch.check import check_fingerprints, plan_ready_stages
 from stagger.launch.launch import task_settings, wanted_ranks
-from stagger.launch.retry_policy import Group
 from stagger.plan.stage_plan import StagePlan
-from stagger.rundir.launch_records import read_launches
+from stagger.rundir.launch_records import Group, read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord, open_storage, run_fingerprint
 from stagger.spec.models import RunSpec, StageSpec
 

@@ -17,12 +17,11 @@ from stagger.executor.kinds import runner_of
 from stagger.launch.cancel import check_ranks
 from stagger.launch.check import check_fingerprints, is_done, plan_ready_stages, save_plans
 from stagger.launch.follow import wait_for_slurm
-from stagger.launch.retry_policy import Group
 from stagger.pipeline.chain import Step, add_import_path
 from stagger.pipeline.pickled import dump_pickle, sha256
 from stagger.plan.stage_plan import StagePlan, make_plan, output_folders
 from stagger.ranks import format_ranks
-from stagger.rundir.launch_records import read_launches
+from stagger.rundir.launch_records import Group, read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord, open_storage
 from stagger.rundir.stage_folder import StageFolder
 from stagger.rundir.task_settings import TaskSettings

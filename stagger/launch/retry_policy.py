@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from stagger.rundir.launch_records import Group
 from stagger.spec.models import RetrySpec
 
 #: Slurm's states that are another name, for this, of one of `EndState`.
@@ -28,16 +29,6 @@ def looks_out_of_memory(text: str) -> bool:
     True
     """
     return OUT_OF_MEMORY.search(text) is not None
-
-
-@dataclass(frozen=True)
-class Group:
-    """Ranks of a launch that share their resources: so many times what the file says, in try `tries` (0: the first)."""
-
-    ranks: list[int]
-    tries: int = 0
-    memory_scale: float = 1.0
-    time_scale: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from stagger.rundir.stage_folder import StageFolder, decode, encode
@@ -27,3 +28,13 @@ def record_path(folder: StageFolder, number: int) -> str:
 
 def write_launch(folder: StageFolder, record: dict[str, Any]) -> None:
     folder.storage.write(record_path(folder, record["launch"]), encode(record))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Ranks of a launch that share their resources: so many times what the file says, in try `tries` (0: the first)."""
+
+    ranks: list[int]
+    tries: int = 0
+    memory_scale: float = 1.0
+    time_scale: float = 1.0
