@@ -8,11 +8,12 @@ import pytest
 
 from stagger.errors import StaggerError
 from stagger.executor.more_resources import Defaults, scaled
-from stagger.launch.retry_policy import Decision, Failed, decide, looks_out_of_memory
+from stagger.launch.retry_policy import Decision, decide
 from stagger.rundir.launch_records import Group
 from stagger.spec.load import changed_spec
 from stagger.spec.models import RetrySpec, RunSpec, SlurmSpec
 from stagger.status.efficiency import efficiency, sentences
+from stagger.status.failed import Failed, looks_out_of_memory
 
 FIRST = Group([1, 2, 3])
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from stagger.executor.kinds import LaunchedJobs
-from stagger.launch.retry_policy import Failed, looks_out_of_memory
 from stagger.ranks import parse_ranks
 from stagger.rundir.launch_records import Group
 from stagger.rundir.stage_folder import StageFolder, attempt_order
+from stagger.status.failed import Failed, looks_out_of_memory
 
 #: Bytes at the end of what a job printed, in which Slurm says that it was killed for its memory.
 TAIL_BYTES = 4096
