@@ -18,7 +18,7 @@ from stagger.errors import StaggerError
 from stagger.executor.job_script import interpreter, percent, render, sbatch_options
 from stagger.progress import busy
 from stagger.slurm import cluster
-from stagger.spec.models import EnvSpec
+from stagger.spec.executors import EnvSpec
 from stagger.storage.storage import Storage, absolute, is_local, join
 
 #: How long the one test job is waited for, and a storage that cannot be reached is tried, in seconds.

@@ -10,7 +10,7 @@ import pytest
 
 from stagger.errors import StaggerError
 from stagger.executor.job_script import ScriptContext, array_script, finalize_script
-from stagger.spec.models import EnvSpec, SlurmSpec
+from stagger.spec.executors import EnvSpec, SlurmSpec
 
 GOLDEN = Path(__file__).parent / "data" / "array.sbatch"
 

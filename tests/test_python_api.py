@@ -18,7 +18,8 @@ from datatrove.pipeline.filters import LambdaFilter, RegexFilter
 
 from stagger import LocalExecutor, ReadJsonl, RunFailed, SlurmExecutor, StaggerError, WriteJsonl
 from stagger.api import RunOptions
-from stagger.spec.models import LocalSpec, PipelineFile, SlurmSpec
+from stagger.spec.executors import LocalSpec, SlurmSpec
+from stagger.spec.models import PipelineFile
 from tests.conftest import output_ids
 from tests.test_local import EVERYTHING
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from stagger.executor.job_script import ScriptContext, array_script
-from stagger.spec.models import SlurmSpec
+from stagger.spec.executors import SlurmSpec
 from stagger.start.account import start_account
 from stagger.start.delays import Slots, slot_ms, spread_delay_ms, throttle_for_limit, uniform_delay, window_for_limit
 from tests.conftest import Bucket, Cli, PipelineFiles

@@ -16,7 +16,7 @@ from stagger.errors import StaggerError
 from stagger.ranks import format_ranks
 from stagger.shipped import shipped
 from stagger.slurm.answers import parse_time
-from stagger.spec.models import EnvSpec, SlurmSpec
+from stagger.spec.executors import EnvSpec, SlurmSpec
 from stagger.start.delays import GOLDEN, RESTART_SALT, Slots
 
 #: Seconds before its time limit at which Slurm tells a job to end, so that it can commit and queue itself again.

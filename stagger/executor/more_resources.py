@@ -8,7 +8,7 @@ from loguru import logger
 
 from stagger.rundir.launch_records import Group
 from stagger.slurm.answers import format_time, parse_memory, parse_time
-from stagger.spec.models import SlurmSpec
+from stagger.spec.executors import SlurmSpec
 
 #: Options of sbatch that say what `mem_per_cpu_gb` says, in another way.
 MEMORY_OPTIONS = ("mem", "mem-per-cpu", "mem-per-gpu")

@@ -24,7 +24,7 @@ from stagger.ranks import format_ranks
 from stagger.rundir.launch_records import write_launch
 from stagger.slurm import cluster
 from stagger.slurm.answers import Limits, parse_time
-from stagger.spec.models import SlurmSpec
+from stagger.spec.executors import SlurmSpec
 from stagger.start.account import most_within
 from stagger.start.delays import (
     LONG_WINDOW_S,

@@ -16,7 +16,8 @@ from stagger.ranks import format_ranks
 from stagger.rundir.launch_records import read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.rundir.stage_folder import StageFolder
-from stagger.spec.models import RetrySpec, StageSpec
+from stagger.spec.executors import RetrySpec
+from stagger.spec.models import StageSpec
 from stagger.status.efficiency import sentences
 from stagger.status.failed_ranks import find_failed
 from stagger.status.report import write_stats

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from stagger.rundir.launch_records import Group
-from stagger.spec.models import RetrySpec
+from stagger.spec.executors import RetrySpec
 from stagger.status.failed import Failed
 
 

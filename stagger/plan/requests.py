@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from stagger.rundir.run_folder import StageInput
-from stagger.spec.models import RunSpec, SlurmSpec, StageSpec
+from stagger.spec.executors import SlurmSpec
+from stagger.spec.models import RunSpec, StageSpec
 from stagger.storage.storage import is_local
 
 #: Two range reads, for the plan's entry and frame; then, at a rank's end, its completion record and its log.

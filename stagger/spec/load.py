@@ -15,7 +15,8 @@ from stagger.errors import StaggerError
 from stagger.pipeline.chain import add_import_path
 from stagger.shipped import shipped
 from stagger.spec.blocks import HOST_STEP, BlocksSpec, with_total
-from stagger.spec.models import RUN_KEYS, LocalSpec, PipelineFile, RunSpec, SlurmSpec, StageSpec
+from stagger.spec.executors import EXECUTORS
+from stagger.spec.models import RUN_KEYS, PipelineFile, RunSpec, StageSpec
 from stagger.spec.step_checks import check_step, nearest
 from stagger.spec.yaml_file import Path, parse_file, parse_value
 from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, expand_variables
@@ -24,8 +25,6 @@ SECRET = re.compile(r"secret|password|token|customer_?key|account_?key|connectio
 
 #: A password in a URL.
 IN_URL = re.compile(r"://[^/@\s]*:[^/@\s$]+@")
-
-EXECUTORS: dict[str, type[BaseModel]] = {"local": LocalSpec, "slurm": SlurmSpec}
 
 
 @dataclass(frozen=True)
