@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import add_import_path
 from stagger.shipped import shipped
 from stagger.spec.blocks import HOST_STEP, BlocksSpec, with_total
 from stagger.spec.executors import EXECUTORS
+from stagger.spec.messages import Place, _validated
 from stagger.spec.models import RUN_KEYS, PipelineFile, RunSpec, StageSpec
 from stagger.spec.step_checks import check_step, nearest
 from stagger.spec.yaml_file import Path, parse_file, parse_value
@@ -70,23 +71,6 @@ def find_file(file: str) -> FilePath:
     raise StaggerError(
         f"There is no file {file}; write the path of a pipeline file, or the name of a ready one: {names}."
     )
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a key stands, for messages."""
-
-    file: str
-    lines: Mapping[Path, int]
-
-    def of(self, path: Path) -> str:
-        """`file:line: a.b.c`, with the line of the nearest key around it that the file has."""
-        known = path
-        while known and known not in self.lines:
-            known = known[:-1]
-        line = f":{self.lines[known]}" if known in self.lines and known else ""
-        name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-        return f"{self.file}{line}: {name}" if name else self.file
 
 
 def resolve_run(raw: dict[str, Any], place: Place, executor: str | None, folder: str) -> RunSpec:
@@ -206,55 +190,6 @@ def _ordered(stages: list[StageSpec], place: Place) -> list[StageSpec]:
         ordered.append(ready[0])
         pending.remove(ready[0])
     return ordered
-
-
-def _validated(model: type[Any], raw: dict[str, Any], place: Place, path: Path) -> Any:
-    try:
-        return model.model_validate(raw)
-    except ValidationError as error:
-        errors = error.errors()
-        # What is wrong within a key makes the key itself wrong too; only the inner one is worth a sentence.
-        inner = [e for e in errors if not any(o["loc"][: len(e["loc"])] == e["loc"] != o["loc"] for o in errors)]
-        sentences = {key_of(item["loc"]): sentence(model, item, place, path) for item in inner}
-        raise StaggerError("\n".join(sentences.values())) from None
-
-
-def key_of(location: tuple[str | int, ...]) -> Path:
-    """The key that an error is about. Unions put the type they tried into it: executor.slurm.partition."""
-    if location[:1] == ("executor",):
-        location = (location[0], *location[2:])
-    return tuple(part for part in location if not str(part).startswith(("literal[", "constrained-")))
-
-
-def sentence(model: type[BaseModel], error: Any, place: Place, path: Path) -> str:
-    """One validation error as one sentence: where, what, and what would be right."""
-    location = key_of(error["loc"])
-    where = place.of((*path, *location))
-    if error["type"] == "extra_forbidden":
-        for kind, other in EXECUTORS.items():
-            if error["loc"][0] == "executor" and location[-1] in other.model_fields:
-                return f"{where}: this key is for `type: {kind}`; set the type, or leave the key out."
-        return f"{where}: unknown key; {nearest(str(location[-1]), valid_keys(model, error['loc'][:-1]))}"
-    if error["type"] == "missing":
-        return f"{where}: this key is missing; give it a value."
-    if error["type"].startswith("union_tag"):
-        return f"{where}: type must be one of {', '.join(EXECUTORS)}."
-    message = error["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(error["input"], (dict, list)) else f", not {error['input']!r}"
-    return f"{where}: {message[0].lower()}{message[1:]}{given}."
-
-
-def valid_keys(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
-    """The keys that are allowed at a place in the model."""
-    if location[:1] == ("executor",) and len(location) > 1:
-        model = EXECUTORS[str(location[1])]
-        location = location[2:]
-    for part in location:
-        field = model.model_fields.get(str(part))
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
-            break
-        model = field.annotation
-    return list(model.model_fields)
 
 
 def check_secrets(value: Any, place: Place, path: Path = ("storage_options",)) -> None:
