@@ -16,7 +16,7 @@ from stagger.launch.cancel import stages_behind
 from stagger.rundir.stage_folder import StageFolder
 from stagger.slurm import cluster
 from stagger.slurm.answers import QueuedJob
-from stagger.spec.load import changed_spec
+from stagger.spec.changes import changed_spec
 from stagger.spec.models import RunSpec
 from stagger.status.efficiency import efficiency, sentences
 from stagger.status.failed_ranks import cancelled_ranks

@@ -10,8 +10,8 @@ from stagger.errors import StaggerError
 from stagger.executor.more_resources import Defaults, scaled
 from stagger.launch.retry_policy import Decision, decide
 from stagger.rundir.launch_records import Group
+from stagger.spec.changes import changed_spec
 from stagger.spec.executors import RetrySpec, SlurmSpec
-from stagger.spec.load import changed_spec
 from stagger.spec.models import RunSpec
 from stagger.status.efficiency import efficiency, sentences
 from stagger.status.failed import Failed, looks_out_of_memory

@@ -11,8 +11,9 @@ import yaml
 
 from stagger.errors import StaggerError
 from stagger.shipped import shipped
+from stagger.spec.changes import Changes
 from stagger.spec.executors import LocalSpec, SlurmSpec
-from stagger.spec.load import Changes, load_file
+from stagger.spec.load import load_file
 from stagger.spec.models import PipelineFile
 from stagger.spec.yaml_file import parse_value
 from tests.conftest import STEPS, Cli

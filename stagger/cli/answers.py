@@ -12,7 +12,7 @@ from stagger.cli import show
 from stagger.errors import StaggerError
 
 if TYPE_CHECKING:
-    from stagger.spec.load import Changes
+    from stagger.spec.changes import Changes
 
 
 def print_json(document: Any) -> None:

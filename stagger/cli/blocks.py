@@ -45,7 +45,7 @@ def launch(
     json: Json = False,
 ) -> int:
     """Launch block servers: as `stagger launch`, for a file that has some."""
-    from stagger.spec.load import Changes
+    from stagger.spec.changes import Changes
 
     changes = Changes(tuple(assignments or ()), executor, None, run_dir)
     return launch_file(file, changes, dry_run=dry_run, wait=wait, json=json, blocks=True)

@@ -93,7 +93,7 @@ def launch(
     json: Json = False,
 ) -> int:
     """Plan, check, render, then submit, or run here. A completed rank is never run again."""
-    from stagger.spec.load import Changes
+    from stagger.spec.changes import Changes
 
     changes = Changes(tuple(assignments or ()), executor, tasks, run_dir)
     return launch_file(file, changes, limit=limit, dry_run=dry_run, wait=wait, json=json)

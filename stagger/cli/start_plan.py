@@ -77,7 +77,8 @@ def plans_of_file(
     from stagger.executor.slurm import SlurmRunner
     from stagger.launch.check import plan_ready_stages
     from stagger.rundir.run_folder import RunFolder, open_storage
-    from stagger.spec.load import Changes, load_file
+    from stagger.spec.changes import Changes
+    from stagger.spec.load import load_file
 
     # Also a file for the local executor is planned as it would be on Slurm: nothing else starts together.
     spec = load_file(file, Changes(assignments, "slurm", wanted.tasks))

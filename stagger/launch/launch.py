@@ -25,7 +25,7 @@ from stagger.rundir.launch_records import Group, read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord, open_storage
 from stagger.rundir.stage_folder import StageFolder
 from stagger.rundir.task_settings import TaskSettings
-from stagger.spec.load import changed_spec
+from stagger.spec.changes import changed_spec
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.status.report import write_stats
 from stagger.status.stage_status import StageStatus, activity_of, stage_status, status_of
