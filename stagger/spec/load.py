@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any
@@ -18,14 +17,10 @@ from stagger.spec.changes import Changes, assign
 from stagger.spec.executors import EXECUTORS
 from stagger.spec.messages import Place, _validated
 from stagger.spec.models import RUN_KEYS, PipelineFile, RunSpec, StageSpec
+from stagger.spec.secret_check import check_secrets
 from stagger.spec.step_checks import check_step, nearest
 from stagger.spec.yaml_file import Path, parse_file
 from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, expand_variables
-
-SECRET = re.compile(r"secret|password|token|customer_?key|account_?key|connection_?string|sas_", re.IGNORECASE)
-
-#: A password in a URL.
-IN_URL = re.compile(r"://[^/@\s]*:[^/@\s$]+@")
 
 
 def load_file(file: str, changes: Changes = Changes()) -> RunSpec:
@@ -180,20 +175,6 @@ def _ordered(stages: list[StageSpec], place: Place) -> list[StageSpec]:
         ordered.append(ready[0])
         pending.remove(ready[0])
     return ordered
-
-
-def check_secrets(value: Any, place: Place, path: Path = ("storage_options",)) -> None:
-    """Refuse a secret written in clear: the run directory and the job scripts keep these options."""
-    if not isinstance(value, dict):
-        return
-    for key, item in value.items():
-        named = isinstance(item, str) and SECRET.search(str(key)) and item and not item.startswith("${")
-        if named or (isinstance(item, str) and IN_URL.search(item)):
-            raise StaggerError(
-                f"{place.of((*path, key))}: a secret in clear would be stored with the run; write ${{NAME}} and"
-                " export NAME, or leave it to the usual AWS variables and files."
-            )
-        check_secrets(item, place, (*path, key))
 
 
 def _expanded(value: Any, path: Path, place: Place) -> Any:
