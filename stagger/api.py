@@ -11,7 +11,7 @@ from stagger.launch.launch import Launched, launch
 from stagger.pipeline.chain import Step
 from stagger.pipeline.document import ShardBy
 from stagger.plan.fingerprint import describe_object
-from stagger.spec.load import from_objects
+from stagger.spec.from_python import from_objects
 from stagger.spec.models import StorageSpec
 from stagger.spec.step_checks import check_built_in
 from stagger.start.delays import StartPolicy
