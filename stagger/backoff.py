@@ -7,9 +7,7 @@ from random import Random
 #: Upper end of the first wait, and of any wait, in seconds.
 BASE_S = 0.2
 
-
 CAP_S = 30.0
-
 
 #: Upper ends of the first wait, the second, ...; all further ones are like the last.
 WAITS_S = [min(CAP_S, BASE_S * 2.0**failures) for failures in range(9)]

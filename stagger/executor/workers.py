@@ -25,10 +25,8 @@ from stagger.storage.storage import join
 #: Seconds that an interrupted worker has to end its rank before it is killed.
 GRACE_S = 10.0
 
-
 #: Seconds between two writes of the list of running ranks, for `stagger status`.
 HEARTBEAT_S = 0.5
-
 
 #: Workers in a row that die before they take a rank, after which the run is given up.
 MAX_STILLBORN = 3

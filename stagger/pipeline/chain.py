@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from stagger.errors import StaggerError
-from stagger.steps import BUILTIN
 
 #: Name in a pipeline file -> where the step is. A step's module is imported when a pipeline names it.
 BUILTIN = {
@@ -23,7 +22,6 @@ BUILTIN = {
     "write_jsonl": "stagger.steps.jsonl:WriteJsonl",
     "write_parquet": "stagger.steps.parquet_writer:WriteParquet",
 }
-
 
 #: `(data, rank, world_size) -> iterator`, datatrove's contract. `data` is None for the first step.
 Step = Callable[[Any, int, int], "Iterable[Any] | None"]

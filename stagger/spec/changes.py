@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from stagger.errors import StaggerError
-from stagger.spec.messages import Place, _validated
+from stagger.spec.messages import Place, validated
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.spec.yaml_file import parse_value
 
 #: What a retry may change of a stage, and of the run: nothing that decides what a rank reads, does or writes.
 CHANGEABLE = ("executor", "randomize_start_duration", "start_policy", "backend_limit", "retries")
-
 
 CHANGEABLE_OF_RUN = ("retry_seconds", "read_ahead_mb")
 
@@ -71,6 +70,6 @@ def changed_spec(spec: RunSpec, assignments: Sequence[str], stage: str | None) -
                 f"--set {assignment}: a run keeps its {key or 'keys'}; a retry can change {allowed}. For anything else"
                 " launch with a new run_dir."
             )
-    stages = [_validated(StageSpec, one, Place(f"--set ({one['name']})", {}), ()) for one in raw["stages"]]
-    run: RunSpec = _validated(RunSpec, {**raw, "stages": stages}, Place("--set", {}), ())
+    stages = [validated(StageSpec, one, Place(f"--set ({one['name']})", {}), ()) for one in raw["stages"]]
+    run: RunSpec = validated(RunSpec, {**raw, "stages": stages}, Place("--set", {}), ())
     return run

@@ -9,11 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from stagger.spec.base import Amount, Model
-from stagger.spec.executors import LocalSpec, SlurmSpec
 from stagger.storage.storage import absolute
-
-EXECUTORS: dict[str, type[BaseModel]] = {"local": LocalSpec, "slurm": SlurmSpec}
-
 
 #: Options of sbatch that decide which ranks run and where their output goes, and what to set instead.
 RESERVED_OPTIONS = {
@@ -28,13 +24,8 @@ RESERVED_OPTIONS = {
     "open-mode": "",
 }
 
-
 #: How a job can end that `retries` may run again: as Slurm calls it, or FAILED for whatever its own code raised.
 EndState = Literal["OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "FAILED"]
-
-
-Executor = Annotated[LocalSpec | SlurmSpec, Field(discriminator="type")]
-
 
 #: What Slurm takes as a time limit: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
 SLURM_TIME = re.compile(r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}")
@@ -155,3 +146,9 @@ class RetrySpec(Model):
     """Each time after TIMEOUT, so many times the time limit."""
     on: tuple[EndState, ...] = ("OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "FAILED")
     """Which ends are tried again. A rank whose own code fails with the same error twice is not, in any case."""
+
+
+Executor = Annotated[LocalSpec | SlurmSpec, Field(discriminator="type")]
+
+#: `type` in a pipeline file -> its settings.
+EXECUTORS: dict[str, type[BaseModel]] = {"local": LocalSpec, "slurm": SlurmSpec}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stagger.errors import StaggerError
-from stagger.spec.messages import Place, _validated
+from stagger.spec.messages import Place, validated
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.spec.secret_check import check_secrets
 from stagger.storage.storage import absolute
@@ -19,9 +19,9 @@ def from_objects(values: dict[str, Any], stage: dict[str, Any], executor: Mappin
     if not isinstance(values["run_dir"], (str, os.PathLike)):
         raise StaggerError(f"{place.file}: run_dir must be a path, not {values['run_dir']!r}.")
     check_secrets(values.get("storage_options"), place)
-    checked = _validated(StageSpec, {**stage, "name": values["name"], "executor": dict(executor)}, place, ())
+    checked = validated(StageSpec, {**stage, "name": values["name"], "executor": dict(executor)}, place, ())
     run = {**values, "run_dir": absolute(str(values["run_dir"])), "stages": [checked], "cwd": os.getcwd()}
-    spec: RunSpec = _validated(RunSpec, {**run, "import_path": (script_folder(),), "pickled": True}, place, ())
+    spec: RunSpec = validated(RunSpec, {**run, "import_path": (script_folder(),), "pickled": True}, place, ())
     return spec
 
 

@@ -15,15 +15,17 @@ from stagger.shipped import shipped
 from stagger.spec.blocks import HOST_STEP, BlocksSpec, with_total
 from stagger.spec.changes import Changes, assign
 from stagger.spec.executors import EXECUTORS
-from stagger.spec.messages import Place, _validated
+from stagger.spec.messages import Place, validated
 from stagger.spec.models import RUN_KEYS, PipelineFile, RunSpec, StageSpec
 from stagger.spec.secret_check import check_secrets
 from stagger.spec.step_checks import check_step, nearest
 from stagger.spec.yaml_file import Path, parse_file
 from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, expand_variables
 
+NO_CHANGES = Changes()
 
-def load_file(file: str, changes: Changes = Changes()) -> RunSpec:
+
+def load_file(file: str, changes: Changes = NO_CHANGES) -> RunSpec:
     """The run that a pipeline file describes. Raises StaggerError, one sentence for each thing that is wrong."""
     path = find_file(file)
     os.environ.setdefault("STAGGER_EXAMPLES", str(shipped("examples")))
@@ -75,8 +77,8 @@ def resolve_run(raw: dict[str, Any], place: Place, executor: str | None, folder:
         if "blocks" in stage:
             own = raw["stages"][index] if "stages" in raw else raw
             stage = of_blocks(stage, own, Storage(options, unreachable_s=UNREACHABLE_S), merged, path)
-        stages.append(_validated(StageSpec, stage, merged, path))
-    spec: RunSpec = _validated(
+        stages.append(validated(StageSpec, stage, merged, path))
+    spec: RunSpec = validated(
         RunSpec,
         {
             **whole,
@@ -103,7 +105,7 @@ def of_blocks(
     for key, instead in (("pipeline", ""), ("tasks", ": the number of servers is blocks.servers")):
         if key in own:
             raise StaggerError(f"{place.of((*path, key))}: not for a stage with `blocks`{instead}; leave it out.")
-    checked: BlocksSpec = _validated(BlocksSpec, stage["blocks"], place, (*path, "blocks"))
+    checked: BlocksSpec = validated(BlocksSpec, stage["blocks"], place, (*path, "blocks"))
     try:
         blocks = with_total(checked, storage).model_dump(mode="json")
     except StaggerError as error:
@@ -120,7 +122,7 @@ def unknown_or_wrong(model: type[BaseModel], raw: dict[str, Any], place: Place) 
     without_stage_keys = {
         key: value for key, value in raw.items() if key not in ("stages", "executor", "pipeline", "blocks")
     }
-    _validated(model, without_stage_keys, place, ())
+    validated(model, without_stage_keys, place, ())
 
 
 def _stages(raw: dict[str, Any]) -> list[tuple[dict[str, Any], Path]]:

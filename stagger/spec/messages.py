@@ -31,7 +31,7 @@ class Place:
         return f"{self.file}{line}: {name}" if name else self.file
 
 
-def _validated(model: type[Any], raw: dict[str, Any], place: Place, path: Path) -> Any:
+def validated(model: type[Any], raw: dict[str, Any], place: Place, path: Path) -> Any:
     try:
         return model.model_validate(raw)
     except ValidationError as error:

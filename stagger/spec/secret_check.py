@@ -11,7 +11,6 @@ from stagger.spec.yaml_file import Path
 
 SECRET = re.compile(r"secret|password|token|customer_?key|account_?key|connection_?string|sas_", re.IGNORECASE)
 
-
 #: A password in a URL.
 IN_URL = re.compile(r"://[^/@\s]*:[^/@\s$]+@")
 

@@ -11,8 +11,7 @@ import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
 from stagger.errors import StaggerError
-from stagger.pipeline.chain import resolve
-from stagger.steps import BUILTIN
+from stagger.pipeline.chain import BUILTIN, resolve
 
 #: The contract's own arguments, which a function step takes beside its parameters.
 CONTRACT = ("data", "rank", "world_size")

@@ -12,10 +12,8 @@ from stagger.rundir.launch_records import Group
 #: Slurm's states that are another name, for this, of one of `EndState`.
 ALIKE = {"BOOT_FAIL": "NODE_FAIL", "LOST": "NODE_FAIL", "DEADLINE": "TIMEOUT"}
 
-
 #: What a task that ran out of memory says itself, where Slurm does not watch it.
 MEMORY_ERRORS = frozenset({"MemoryError", "ArrowMemoryError"})
-
 
 #: How Slurm, or the kernel, says in a job's output that it was killed for its memory.
 OUT_OF_MEMORY = re.compile(r"oom[-_ ]kill|out of memory|exceeded (job )?memory limit", re.IGNORECASE)

@@ -1,3 +1,1 @@
-"""The steps that ship with stagger, by the names that pipeline files use."""
-
-from __future__ import annotations
+"""The steps that ship with stagger: readers and writers. A step's module is imported when a pipeline names it."""

@@ -18,7 +18,6 @@ GUESSED: dict[type, str] = {
     datetime.date: "date32",
 }
 
-
 #: What marks a column of strings that hold JSON.
 JSON_MARK = {b"stagger": b"json"}
 

@@ -23,22 +23,16 @@ LARGER = {
     "big5": "big5hkscs",
 }
 
-
 #: Names of charsets that Python does not know.
 ALIASES = {"windows-874": "cp874", "windows-31j": "cp932", "iso-8859-8-i": "iso-8859-8", "macintosh": "mac-roman"}
-
 
 #: Codecs of Python that are no charsets of pages.
 NO_CHARSETS = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined", "utf-7")
 
-
 #: Byte order marks, and what they say.
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
-
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([^\s\"';,]+)", re.I)
-
-
 _META = re.compile(rb"(?:<meta\s[^>]*?charset|<\?xml\s[^>]*?encoding)\s*=\s*[\"']?\s*([\w.:+-]+)", re.I)
 
 

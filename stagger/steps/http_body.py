@@ -13,29 +13,13 @@ from stagger.errors import BadRecord, missing_extra
 #: Bytes at a time, where a record is passed over.
 PIECE_BYTES = 128 * 2**10
 
-
 #: How far into a page its charset is looked for: browsers look at 1024 bytes, and authors are less careful.
 META_BYTES = 2048
-
 
 #: What gzip begins with.
 GZIP = b"\x1f\x8b"
 
-
-#: The encodings of HTTP, and what undoes them: (body, bytes that are enough or -1) -> (body, whether it is whole).
-CODINGS: dict[bytes, Callable[[bytes, int], tuple[bytes, bool]]] = {
-    b"chunked": unchunked,
-    b"gzip": ungzipped,
-    b"x-gzip": ungzipped,
-    b"deflate": undeflated,
-    b"br": unbrotlied,
-    b"zstd": unzstandarded,
-}
-
-
 _HTTP_FIELDS = re.compile(rb"\n(?i:(content-(?:type|encoding)|transfer-encoding)):[ \t]*([^\r\n]*)")
-
-
 _FOLD = re.compile(rb"\r?\n[ \t]+")
 
 
@@ -166,3 +150,14 @@ def unzstandarded(body: bytes, _limit: int) -> tuple[bytes, bool]:
         return stream.decompress(body), stream.eof
     except zstandard.ZstdError as error:
         raise ValueError(f"{error}") from error
+
+
+#: The encodings of HTTP, and what undoes them: (body, bytes that are enough or -1) -> (body, whether it is whole).
+CODINGS: dict[bytes, Callable[[bytes, int], tuple[bytes, bool]]] = {
+    b"chunked": unchunked,
+    b"gzip": ungzipped,
+    b"x-gzip": ungzipped,
+    b"deflate": undeflated,
+    b"br": unbrotlied,
+    b"zstd": unzstandarded,
+}

@@ -31,7 +31,6 @@ HTTP_BYTES = 2**20
 #: More lines than this are no header of a record.
 HEADER_LINES = 1000
 
-
 _STATUS = re.compile(rb"HTTP/\S+[ \t]+(\d{3})")
 
 

@@ -20,10 +20,8 @@ CODES = {
     "IncompleteBody": "broken off",
 }
 
-
 #: HTTP status -> the kind of fault, where the code says nothing.
 STATUSES = {408: "time-out", 429: "throttled", 503: "throttled"}
-
 
 #: Names of exceptions of the network (Python's, botocore's, aiohttp's, fsspec's) -> the kind of fault.
 #: The first that matches the exception, or a class that it derives from, counts.
@@ -52,7 +50,6 @@ EXCEPTIONS: dict[str, str | None] = {
     "HTTPClientError": "reset",
 }
 
-
 FAULT_TEXTS = (
     (re.compile(r"IncompleteBody|UnexpectedEof|IncompleteMessage"), "broken off"),
     (re.compile(r"ConnectionRefused|ConnectError|dns error|HostUnreachable|NetworkUnreachable"), "unreachable"),
@@ -60,10 +57,8 @@ FAULT_TEXTS = (
     (re.compile(r"error sending request|response body error|ConnectionReset|ConnectionAborted|BrokenPipe"), "reset"),
 )
 
-
 #: What obstore says of a fault: its errors are text, with the answer in it where there was one.
 STATUS_TEXT = re.compile(r"status code: (\d{3})")
-
 
 CODE_TEXT = re.compile(r"<Code>(\w+)</Code>")
 

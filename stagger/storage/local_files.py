@@ -13,7 +13,6 @@ from stagger.storage.backend import Entry
 #: Read from shared file systems in large sequential pieces.
 READ_BYTES = 2**20
 
-
 #: What a record of the run directory fits in, mostly.
 SMALL_BYTES = 2**14
 

@@ -20,7 +20,6 @@ from stagger.storage.faults import fault_of
 #: A wait is this often interrupted to look whether the task has been told to stop.
 NAP_S = 0.2
 
-
 T = TypeVar("T")
 
 

@@ -16,7 +16,6 @@ from stagger.storage.backend import Backend, Entry, Output
 if TYPE_CHECKING:
     from stagger.storage.retry import Retry
 
-
 #: How long a command that somebody waits for tries an endpoint that cannot be reached at all, in seconds.
 UNREACHABLE_S = 10.0
 
