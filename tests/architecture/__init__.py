@@ -1,0 +1,1 @@
+"""Which way imports point, what a task imports, and what is installed."""
