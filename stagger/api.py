@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from signal import Signals
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 from stagger.errors import Interrupted, StaggerError
@@ -96,7 +97,8 @@ class PipelineExecutor(ABC):
         try:
             launched = launch(self.spec, self.pipeline, limit=limit, wait=wait)
         except Interrupted as interrupted:  # As a script expects it: Ctrl-C is KeyboardInterrupt.
-            raise KeyboardInterrupt if str(interrupted) == "SIGINT" else SystemExit(143) from None
+            stopped = KeyboardInterrupt if interrupted.signal == Signals.SIGINT else SystemExit(interrupted.exit_status)
+            raise stopped from None
         launched.raise_if_failed()
         return launched
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ class Life:
     ) -> None:
         self.settings = BlockSettings(**{**QUICK, **settings})
         self.stop = StopFlag()
-        context = HostContext(8, None, int(name[:5]), lambda: bool(self.stop.signal))
+        context = HostContext(8, None, int(name[:5]), lambda: self.stop.signal is not None)
         self.host = Recorder(context, **(host or {}))
         self.folder = str(folder / "registry")
         registry = Registry(Storage(), self.folder, 8, name, lease_s=self.settings.lease)
@@ -85,7 +86,7 @@ class Life:
         record = self.record()
         return record is not None and record.state == ServerState.ONLINE and record.serving == (start, end)
 
-    def end(self, signal: str = "SIGTERM") -> Any:
+    def end(self, signal: Signals = Signals.SIGTERM) -> Any:
         """Tell it to stop; how it ended."""
         self.stop.signal = signal
         self.thread.join(20)
@@ -103,7 +104,7 @@ def live(tmp_path: Path) -> Iterator[Callable[..., Life]]:
 
     yield start
     for life in lives:
-        life.stop.signal = "SIGTERM"
+        life.stop.signal = Signals.SIGTERM
 
 
 def test_a_server_claims_loads_serves_and_leaves(live: Callable[..., Life]) -> None:
@@ -129,7 +130,7 @@ def test_a_server_claims_loads_serves_and_leaves(live: Callable[..., Life]) -> N
 def test_a_server_whose_time_is_up_ends_well(live: Callable[..., Life]) -> None:
     one = live()
     until(lambda: one.serves(0, 4), "it to serve")
-    assert one.end("SIGUSR2") == "its job's time is up"
+    assert one.end(Signals.SIGUSR2) == "its job's time is up"
     two = live("00001.1", serve_for=0.5)
     two.thread.join(20)
     assert two.ended == "it has served as long as it was to"
@@ -138,9 +139,9 @@ def test_a_server_whose_time_is_up_ends_well(live: Callable[..., Life]) -> None:
 def test_signals_that_come_while_it_drains_change_nothing(live: Callable[..., Life], tmp_path: Path) -> None:
     one = live(host={"script": {"drain": "wait"}, "flag": str(tmp_path / "flag")}, drain=20)
     until(lambda: one.serves(0, 4), "it to serve")
-    one.stop.signal = "SIGUSR2"
+    one.stop.signal = Signals.SIGUSR2
     until(lambda: (record := one.record()) and record.reason, "it to leave")
-    one.stop.signal = "SIGUSR2"
+    one.stop.signal = Signals.SIGUSR2
     (tmp_path / "flag").touch()
     one.thread.join(20)
     assert one.ended == "its job's time is up"
@@ -288,7 +289,7 @@ def test_a_host_that_hangs_keeps_no_one_from_leaving(live: Callable[..., Life]) 
     assert isinstance(one.end(), Interrupted)
     two = live("00001.1", host={"script": {"drain": "hang"}}, drain=0.2)
     until(lambda: two.serves(0, 4), "it to serve")
-    assert two.end("SIGUSR2") == "its job's time is up"
+    assert two.end(Signals.SIGUSR2) == "its job's time is up"
     three = live("00002.1", host={"script": {"measure": "hang"}}, measure_timeout=0.3)
     three.thread.join(20)
     assert str(three.ended) == "measuring has taken more than 0.3 s."

@@ -19,12 +19,12 @@ from stagger.status.failed import Failed, looks_out_of_memory
 FIRST = Group([1, 2, 3])
 
 
-def failure(kind: str, error: str = "it broke", step: str | None = None) -> dict[str, Any]:
-    return {"kind": kind, "error": error, "step": step}
+def failure(kind: str, error: str = "it broke", step: str | None = None, **more: str) -> dict[str, Any]:
+    return {"kind": kind, "error": error, "step": step, **more}
 
 
-STOPPED = failure("interrupted", "stopped by SIGTERM")
-WARNED = failure("interrupted", "stopped by SIGUSR2")
+STOPPED = failure("interrupted", "stopped by SIGTERM", signal="SIGTERM")
+WARNED = failure("interrupted", "stopped by SIGUSR2", signal="SIGUSR2")
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ class HostBlocks:
             lease_s=settings.lease,
             tell=partial(log, level="WARNING"),
         )
-        context = HostContext(settings.total, settings.model, rank, lambda: bool(place.stop.signal))
+        context = HostContext(settings.total, settings.model, rank, lambda: place.stop.signal is not None)
         host = host_class(settings.host)(context, **settings.host_options)
         server = BlockServer(settings, host, registry, identity, place.stop)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from signal import Signals
 from typing import Annotated, NoReturn
 
 import typer
@@ -26,7 +27,7 @@ from stagger.cli.options import (
     Wait,
     storage_options,
 )
-from stagger.errors import Interrupted, StaggerError
+from stagger.errors import Interrupted, StaggerError, exit_status_of
 
 app = typer.Typer(
     help="Run pipelines as thousands of Slurm tasks, or on this machine, without a stampede on the storage.",
@@ -50,12 +51,12 @@ def main() -> NoReturn:
     except Interrupted as error:
         fail(
             f"stopped by {error}; what is done stays done, and the next launch continues",
-            130 if str(error) == "SIGINT" else 143,
+            error.exit_status,
         )
     except typer.Abort:
-        fail("aborted", 130)
+        fail("aborted", exit_status_of(Signals.SIGINT))
     except KeyboardInterrupt:
-        fail("stopped by Ctrl-C", 130)
+        fail("stopped by Ctrl-C", exit_status_of(Signals.SIGINT))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -119,7 +119,7 @@ class Crew:
                 self._stop()
         self.selector.close()
         if self.signal is not None:
-            raise Interrupted(signal.Signals(self.signal).name)
+            raise Interrupted(signal.Signals(self.signal))
 
     @contextlib.contextmanager
     def _heed_signals(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 from stagger.errors import Interrupted, StaggerError
@@ -73,16 +74,16 @@ class StopFlag:
     """Set by a signal handler, looked at between records: a handler that raised could be swallowed by a step."""
 
     def __init__(self) -> None:
-        self.signal = ""
+        self.signal: Signals | None = None
 
     def check(self) -> None:
         """Raise Interrupted when a signal has asked the task to stop."""
-        if self.signal:
+        if self.signal is not None:
             raise Interrupted(self.signal)
 
     def take(self) -> str:
         """The signal, if there was one; it counts as heeded then."""
-        signal, self.signal = self.signal, ""
+        signal, self.signal = self.signal, None
         return signal
 
 

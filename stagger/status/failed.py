@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from signal import Signals
 from typing import Any
 
 from stagger.rundir.launch_records import Group
@@ -52,7 +53,7 @@ class Failed:
         state = ALIKE.get(self.state or "LOST", self.state or "LOST")
         if self.failure is not None and state in ("FAILED", "COMPLETED", "NODE_FAIL"):
             # It ended by itself when it was told to: Slurm's warning before the limit, or a preemption.
-            return "TIMEOUT" if "SIGUSR2" in self.failure["error"] else "PREEMPTED"
+            return "TIMEOUT" if self.failure.get("signal") == Signals.SIGUSR2.name else "PREEMPTED"
         return "FAILED" if state == "COMPLETED" else state
 
     @property

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from stagger.errors import Interrupted, StaggerError
+from stagger.errors import Interrupted, StaggerError, exit_status_of
 from stagger.pipeline.chain import add_import_path
 from stagger.pipeline.task_context import StopFlag
 from stagger.ranks import parse_ranks
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
             return serve(settings, storage, stop, int(arguments[2]))
         return run_job(settings, storage, slurm_job(), parse_ranks(arguments[1]), stop)
     except Interrupted as error:
-        return 128 + signal.Signals[str(error)]
+        return error.exit_status
 
 
 def run_job(settings: TaskSettings, storage: Storage, job: Job, ranks: list[int], stop: StopFlag) -> int:
@@ -59,8 +59,8 @@ def run_job(settings: TaskSettings, storage: Storage, job: Job, ranks: list[int]
         status = run_ranks(settings, storage, job, ranks, stop)
     except Interrupted as error:
         # On several nodes SIGTERM may mean that another process of the rank has failed; Slurm preempts by itself.
-        if job.process == 0 and (job.processes == 1 or str(error) == "SIGUSR2"):
-            come_back(settings, job, str(error))
+        if job.process == 0 and (job.processes == 1 or error.signal == signal.SIGUSR2):
+            come_back(settings, job, error.signal.name)
         raise
     keep_place(job.script_started + job.delay_s + settings.hold_s - time.time(), status, stop)
     return status
@@ -87,7 +87,7 @@ def come_back(settings: TaskSettings, job: Job, reason: str) -> None:
 
 def install_handlers(stop: StopFlag) -> None:
     def note(number: int, _frame: FrameType | None) -> None:
-        stop.signal = signal.Signals(number).name
+        stop.signal = signal.Signals(number)
 
     for number in STOP_SIGNALS:
         signal.signal(number, note)
@@ -117,7 +117,7 @@ def keep_place(seconds: float, status: int, stop: StopFlag) -> None:
     log(f"keeps its place for {seconds:.1f} s: with the next job the requests would exceed backend_limit")
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: os._exit(status))
-    if not stop.signal:
+    if stop.signal is None:
         time.sleep(seconds)
 
 
@@ -181,9 +181,9 @@ def watched_orders(stop: StopFlag) -> queue.SimpleQueue[int | None]:
             for line in lines:
                 ranks.put(int(line))
         ranks.put(None)
-        stop.signal = stop.signal or "SIGTERM"
+        stop.signal = stop.signal or signal.SIGTERM
         time.sleep(ORPHAN_S)  # An idle worker has ended by now; one whose step never looks up has no parent to kill it.
-        os._exit(128 + signal.SIGTERM)
+        os._exit(exit_status_of(signal.SIGTERM))
 
     threading.Thread(target=read, daemon=True).start()
     return ranks

@@ -247,6 +247,8 @@ class Attempt:
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         log(f"rank {self.rank} failed: {message}\n{trace}", "ERROR")
         record = {"rank": self.rank, "kind": kind, "step": step, "error": message, "traceback": trace}
+        if isinstance(error, Interrupted):
+            record["signal"] = error.signal.name
         record |= self._circumstances()
         path = self.folder.failure(self.rank, self.name)
         try:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
+from signal import Signals
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -42,7 +43,7 @@ from stagger.task.attempt_log import log
 NAP_S = 0.1
 
 #: What a server says when it leaves, by the signal that made it.
-REASONS = {"SIGTERM": "told to stop", "SIGUSR2": "its job's time is up"}
+REASONS = {Signals.SIGTERM: "told to stop", Signals.SIGUSR2: "its job's time is up"}
 
 #: Slurm's warning comes up to so many seconds before a server needs the time that it drains in: jobs are warned 60 s
 #: sooner than that (`stagger.executor.arrays.block_scripts`), and Slurm may do it another 60 s sooner (sbatch(1)).
@@ -116,11 +117,11 @@ class BlockServer:
             self.load()
             self.hold()
             reason = "it has served as long as it was to"
-        except Interrupted as signal:
+        except Interrupted as interrupted:
             self.stop.take()
-            reason = REASONS.get(str(signal), f"stopped by {signal}")
+            reason = REASONS.get(interrupted.signal, f"stopped by {interrupted}")
             self.leave(reason)
-            if str(signal) != "SIGUSR2" or not self.near_its_end():
+            if interrupted.signal != Signals.SIGUSR2 or not self.near_its_end():
                 raise
             self.stop.take()  # One that came meanwhile asks for what is done.
         except BaseException as error:
@@ -283,7 +284,7 @@ class BlockServer:
         if self.settings.serve_for is not None and time.monotonic() - self.began > self.settings.serve_for:
             return True
         if self.identity.job_ends is not None and time.time() > self.identity.job_ends - self.settings.drain - 5:
-            raise Interrupted("SIGUSR2")
+            raise Interrupted(Signals.SIGUSR2)
         return False
 
     def near_its_end(self) -> bool:
