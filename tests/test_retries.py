@@ -10,6 +10,7 @@ from stagger.errors import StaggerError
 from stagger.executor.more_resources import Defaults, scaled
 from stagger.launch.retry_policy import Decision, decide
 from stagger.rundir.launch_records import Group
+from stagger.slurm.states import STATES
 from stagger.spec.changes import changed_spec
 from stagger.spec.executors import RetrySpec, SlurmSpec
 from stagger.spec.models import RunSpec
@@ -161,3 +162,8 @@ def test_efficiency_is_of_jobs_and_says_what_would_have_been_enough() -> None:
     assert "no limit that was asked for" in sentences(unknown)[0]
     assert efficiency([], resources) == {}
     assert sentences({}) == []
+
+
+def test_what_retries_may_name_is_how_slurms_states_count() -> None:
+    """One table decides (slurm/states.py): an end that no state counts as could never be retried."""
+    assert set(RetrySpec().on) <= {state.counts_as for state in STATES.values()}

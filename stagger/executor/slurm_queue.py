@@ -14,7 +14,8 @@ from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir.launch_records import write_launch
 from stagger.rundir.stage_folder import StageFolder
 from stagger.slurm import cluster
-from stagger.slurm.answers import ENDED, QUEUED, QueuedJob
+from stagger.slurm.answers import QueuedJob
+from stagger.slurm.states import has_ended, is_queued
 
 
 def jobs_of(launch: dict[str, Any]) -> list[dict[str, Any]]:
@@ -41,7 +42,7 @@ class SlurmJobs(Jobs):
 
     @cached_property
     def _ended(self) -> dict[tuple[str, int], str]:
-        return {(job.name, job.index): job.state for jobs in self.jobs.values() for job in jobs if job.state in ENDED}
+        return {(job.name, job.index): job.state for jobs in self.jobs.values() for job in jobs if has_ended(job.state)}
 
     @cached_property
     def _accounting(self) -> dict[tuple[str, int], str]:
@@ -57,13 +58,13 @@ class SlurmJobs(Jobs):
             return unknown_activity(launches)
         activity = Activity()
         for launch in launches:
-            activity.ending |= any(job.state not in ENDED for job in self.jobs[launch["finalize"]["name"]])
+            activity.ending |= any(not has_ended(job.state) for job in self.jobs[launch["finalize"]["name"]])
             for array in launch["arrays"]:
-                queued = [job for job in self.jobs[array["name"]] if job.state not in ENDED]
+                queued = [job for job in self.jobs[array["name"]] if not has_ended(job.state)]
                 ranks = elements(array, launch["ranks_per_job"]) if queued else []
                 for job in queued:
                     mine = ranks[job.index]
-                    if job.state in QUEUED:
+                    if is_queued(job.state):
                         (activity.requeued if began_before(job) else activity.pending).update(mine)
                     elif job.seconds is not None and job.seconds <= launch["window_s"]:
                         activity.starting.update(dict.fromkeys(mine, (launch["launch"], mine[0])))
@@ -103,7 +104,7 @@ def began_before(job: QueuedJob) -> bool:
 def cancel_launch(folder: StageFolder, launch: dict[str, Any], jobs: SlurmJobs) -> list[str]:
     """Cancel what is left of a launch, the job that ends it included."""
     names = [job["name"] for job in jobs_of(launch)]
-    active = sorted({job.job_id for name in names for job in jobs.jobs[name] if job.state not in ENDED})
+    active = sorted({job.job_id for name in names for job in jobs.jobs[name] if not has_ended(job.state)})
     if active:  # Written first: whoever looks at it meanwhile is to know that it is on purpose.
         write_launch(folder, {**launch, "cancelled": "by stagger cancel"})
     cluster.cancel(active)
@@ -116,7 +117,7 @@ def cancel_ranks(folder: StageFolder, launch: dict[str, Any], jobs: SlurmJobs, r
     for array in launch["arrays"]:
         by_index = elements(array, launch["ranks_per_job"])
         for job in jobs.jobs[array["name"]]:
-            if job.state not in ENDED and not ranks.isdisjoint(by_index[job.index]):
+            if not has_ended(job.state) and not ranks.isdisjoint(by_index[job.index]):
                 found[f"{job.job_id}_{job.index}"] = by_index[job.index]
     if not found:
         return []

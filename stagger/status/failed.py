@@ -9,9 +9,7 @@ from signal import Signals
 from typing import Any
 
 from stagger.rundir.launch_records import Group
-
-#: Slurm's states that are another name, for this, of one of `EndState`.
-ALIKE = {"BOOT_FAIL": "NODE_FAIL", "LOST": "NODE_FAIL", "DEADLINE": "TIMEOUT"}
+from stagger.slurm.states import counts_as
 
 #: What a task that ran out of memory says itself, where Slurm does not watch it.
 MEMORY_ERRORS = frozenset({"MemoryError", "ArrowMemoryError"})
@@ -50,11 +48,11 @@ class Failed:
         """
         if self.failure is not None and self.failure["kind"] != "interrupted":
             return "OUT_OF_MEMORY" if self.failure["kind"] in MEMORY_ERRORS else "FAILED"
-        state = ALIKE.get(self.state or "LOST", self.state or "LOST")
-        if self.failure is not None and state in ("FAILED", "COMPLETED", "NODE_FAIL"):
+        end = counts_as(self.state)
+        if self.failure is not None and end in ("FAILED", "NODE_FAIL"):
             # It ended by itself when it was told to: Slurm's warning before the limit, or a preemption.
             return "TIMEOUT" if self.failure.get("signal") == Signals.SIGUSR2.name else "PREEMPTED"
-        return "FAILED" if state == "COMPLETED" else state
+        return end
 
     @property
     def reason(self) -> str:
