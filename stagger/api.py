@@ -8,7 +8,8 @@ from signal import Signals
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 from stagger.errors import Interrupted, StaggerError
-from stagger.launch.launch import Launched, launch
+from stagger.launch.launch import launch
+from stagger.launch.launched import Launched
 from stagger.pipeline.chain import Step
 from stagger.pipeline.document import ShardBy
 from stagger.plan.fingerprint import describe_object

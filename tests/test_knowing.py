@@ -13,6 +13,8 @@ from stagger.cli import show
 from stagger.errors import StaggerError
 from stagger.executor.slurm_queue import SlurmJobs
 from stagger.launch.cancel import stages_behind
+from stagger.ranks import parse_ranks
+from stagger.rundir.launch_records import ArrayRecord, EndJobRecord, SlurmLaunch
 from stagger.rundir.stage_folder import StageFolder
 from stagger.slurm import cluster
 from stagger.slurm.answers import QueuedJob
@@ -35,17 +37,21 @@ def spec(executor: dict[str, Any], *names: str, **depends: list[str]) -> RunSpec
     return RunSpec.model_validate({"name": "p", "run_dir": "/run", "cwd": "/", "stages": stages})
 
 
-def launch_record(number: int, ranks: str, *, ranks_per_job: int = 1, **more: Any) -> dict[str, Any]:
-    return {
-        "launch": number,
-        "executor": "slurm",
-        "ranks": ranks,
-        "ranks_per_job": ranks_per_job,
-        "window_s": 60,
-        "arrays": [{"job_id": "7", "name": f"a-{number}", "ranks": ranks}],
-        "finalize": {"name": f"end-{number}"},
+def launch_record(number: int, ranks: str, *, ranks_per_job: int = 1, **more: Any) -> SlurmLaunch:
+    return SlurmLaunch(
+        launch=number,
+        time=0.0,
+        ranks=ranks,
+        start_policy="uniform",
+        window_s=60,
+        settings="{}",
+        ranks_per_job=ranks_per_job,
+        resources={},
+        log_dir="",
+        arrays=(ArrayRecord("7", f"a-{number}", len(parse_ranks(ranks)), ranks),),
+        finalize=EndJobRecord(None, f"end-{number}"),
         **more,
-    }
+    )
 
 
 # --- status ---
@@ -58,9 +64,10 @@ def test_who_sleeps_runs_waits_or_was_requeued(tmp_path: Path, monkeypatch: pyte
     states += [("PENDING", 0, "Priority"), ("PENDING", 0, "BeginTime"), ("COMPLETED", 9, "None")]
     jobs = [QueuedJob("7", i, state, "a-2", seconds, reason) for i, (state, seconds, reason) in enumerate(states)]
     slurm = SlurmJobs([])
-    slurm.__dict__["jobs"] = defaultdict(list, {"a-2": jobs})
+    slurm.__dict__["known"] = defaultdict(list, {"a-2": jobs})
     folder = StageFolder(Storage(), str(tmp_path))
-    found = slurm.activity(folder, [launch_record(2, "0-11", ranks_per_job=2)], str(tmp_path))
+    stage: Any = None  # Slurm's jobs are found by their launch records alone.
+    found = slurm.activity(stage, [launch_record(2, "0-11", ranks_per_job=2)])
     assert (found.running, found.pending, found.requeued) == ({0, 1}, {6, 7}, {8, 9})
     assert found.ranks == set(range(10))
     for log in ("00002/1.log", "00004/2.log"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from signal import Signals
 
 import pytest
 
@@ -91,7 +92,7 @@ def test_a_reader_that_waits_for_input_can_be_stopped() -> None:
             yield b""
 
     def stop() -> None:
-        raise Interrupted("SIGTERM")
+        raise Interrupted(Signals.SIGTERM)
 
     release = threading.Event()
     storage = Stuck()

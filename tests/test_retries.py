@@ -10,6 +10,7 @@ from stagger.errors import StaggerError
 from stagger.executor.more_resources import Defaults, scaled
 from stagger.launch.retry_policy import Decision, decide
 from stagger.rundir.launch_records import Group
+from stagger.rundir.stage_folder import Failure
 from stagger.slurm.states import STATES
 from stagger.spec.changes import changed_spec
 from stagger.spec.executors import RetrySpec, SlurmSpec
@@ -20,8 +21,8 @@ from stagger.status.failed import Failed, looks_out_of_memory
 FIRST = Group([1, 2, 3])
 
 
-def failure(kind: str, error: str = "it broke", step: str | None = None, **more: str) -> dict[str, Any]:
-    return {"kind": kind, "error": error, "step": step, **more}
+def failure(kind: str, error: str = "it broke", step: str | None = None, signal: str = "") -> Failure:
+    return {"kind": kind, "error": error, "step": step, "signal": signal}
 
 
 STOPPED = failure("interrupted", "stopped by SIGTERM", signal="SIGTERM")
@@ -49,7 +50,7 @@ WARNED = failure("interrupted", "stopped by SIGUSR2", signal="SIGUSR2")
         ("OUT_OF_MEMORY", failure("ValueError"), "FAILED", "ValueError"),
     ],
 )
-def test_how_a_rank_ended(state: str | None, record: dict[str, Any] | None, end: str, reason: str) -> None:
+def test_how_a_rank_ended(state: str | None, record: Failure | None, end: str, reason: str) -> None:
     failed = Failed(1, FIRST, state, record)
     assert (failed.end, failed.reason) == (end, reason)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from signal import Signals
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
@@ -172,7 +173,7 @@ def fail_for_ever(trial: Trial) -> None:
 def test_a_task_that_is_told_to_stop_does_not_wait(clock: Clock) -> None:
     def check() -> None:
         if clock.now > 1001:
-            raise Interrupted("SIGTERM")
+            raise Interrupted(Signals.SIGTERM)
 
     with pytest.raises(Interrupted):
         Retry(check=check).call("s3://b/k", failing(answer(503, "SlowDown"), 10**9, []))

@@ -13,9 +13,8 @@ import submitit
 from submitit.core.core import PicklingExecutor
 
 from stagger.errors import StaggerError
-from stagger.slurm import answers, cluster, command, sbatch
+from stagger.slurm import answers, cluster, command, sbatch, states
 from stagger.slurm.answers import Limits, QueuedJob
-from stagger.slurm.states import STATES, has_ended
 
 RECORDED = Path(__file__).parent / "data" / "slurm"
 
@@ -67,7 +66,7 @@ def test_accounting_is_read_from_any_version(version: str) -> None:
     text = "\n".join(f"{row[columns.index('JobID')]}|{row[columns.index('State')]}" for row in rows)
     found = answers.parse_accounting(text)
     assert {job: found[job] for job in STATES[version]} == STATES[version]
-    assert set(found.values()) <= set(STATES)
+    assert set(found.values()) <= set(states.STATES)
 
 
 def test_a_cut_state_is_known_all_the_same() -> None:
@@ -83,7 +82,7 @@ def test_a_queue_is_read_from_any_version(version: str) -> None:
         index = int(row[1]) if row[1].isdigit() else 0
         assert (job.job_id, job.index, job.state, job.reason, job.name) == (row[0], index, row[2], row[5], row[6])
         assert job.seconds is not None
-    assert not all(has_ended(job.state) for job in jobs)
+    assert not all(states.has_ended(job.state) for job in jobs)
 
 
 def test_a_queue_without_an_answer_is_empty_and_a_time_may_be_unknown() -> None:

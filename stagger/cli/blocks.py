@@ -64,12 +64,9 @@ def status(
     from stagger.rundir.run_folder import RunFolder
 
     folder, record = RunFolder.open(run, storage_options(options))
-    chosen = block_status.stage_of_blocks(record, stage)
-    if watch:
-        found = block_status.watch(folder, record, chosen, silent=json)
-    else:
-        found, _ = next(block_status.looks(folder, record, chosen))
-    print_json(block_status.document(folder.path, chosen, found)) if json else block_status.show(found)
+    chosen = folder.stage(record, block_status.stage_of_blocks(record, stage).name)
+    found = block_status.watch(chosen, silent=json) if watch else next(block_status.looks(chosen))[0]
+    print_json(block_status.document(chosen, found)) if json else block_status.show(found)
     return 1 if min(found.online) == 0 else 0
 
 

@@ -117,7 +117,7 @@ def retry(
     options: Options = None,
 ) -> int:
     """Launch again whatever of a run is neither done nor active."""
-    from stagger.launch.launch import retry as start
+    from stagger.launch.retry import retry as start
     from stagger.rundir.run_folder import RunFolder
 
     with contextlib.redirect_stdout(sys.stderr):
@@ -189,15 +189,16 @@ def logs(
 @app.command()
 def cancel(run: Run, ranks: Ranks = None, stage: Stage = None, json: Json = False, options: Options = None) -> int:
     """Cancel what of a run, of a stage, or of single ranks, is queued or running. What is done stays done."""
-    from stagger.launch.cancel import cancel_run, held_back
+    from stagger.launch.cancel import cancel_stages, held_back
     from stagger.rundir.run_folder import RunFolder
 
     folder, record = RunFolder.open(run, storage_options(options))
     chosen = some_ranks(ranks)
-    stages = record.spec.chosen(stage) if chosen is None else [record.spec.only(stage)]
-    stopped = cancel_run(folder, record, stages, chosen)
+    specs = record.spec.chosen(stage) if chosen is None else [record.spec.only(stage)]
+    stages = [folder.stage(record, spec.name) for spec in specs]
+    stopped = cancel_stages(stages, chosen)
     if stopped:
-        stopped += held_back(folder, record, stages)
+        stopped += held_back(stages)
     if json:
         print_json({"run_dir": run, "stopped": stopped})
     else:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.filesize import decimal
 
 from stagger.cli.chart import bars
-from stagger.launch.launch import Launched
+from stagger.launch.launched import Launched
 from stagger.ranks import format_ranks
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.status.efficiency import sentences

@@ -11,6 +11,7 @@ from stagger.errors import StaggerError
 from stagger.executor.base import ArrayPlan
 from stagger.executor.job_script import WARNING_S
 from stagger.ranks import format_ranks
+from stagger.rundir.launch_records import ArrayRecord
 from stagger.spec.models import StageSpec
 
 
@@ -21,18 +22,18 @@ def block_scripts(stage: StageSpec) -> dict[str, Any]:
     return {"template": "blocks.sbatch.j2", "warning_s": max(WARNING_S, math.ceil(stage.blocks.drain) + 60)}
 
 
-def array_record(array: ArrayPlan) -> dict[str, Any]:
-    """What launch.json says of an array; its job id is known once it is submitted."""
-    return {
-        "job_id": None,
-        "name": array.name,
-        "jobs": len(array.ranks),
-        "ranks": format_ranks(rank for job in array.ranks for rank in job),
-        "throttle": array.throttle,
-        "tries": array.group.tries,
-        "memory_scale": array.group.memory_scale,
-        "time_scale": array.group.time_scale,
-    }
+def array_record(array: ArrayPlan) -> ArrayRecord:
+    """The record of an array; its job id is known once it is submitted."""
+    return ArrayRecord(
+        job_id=None,
+        name=array.name,
+        jobs=len(array.ranks),
+        ranks=format_ranks(rank for job in array.ranks for rank in job),
+        throttle=array.throttle,
+        tries=array.group.tries,
+        memory_scale=array.group.memory_scale,
+        time_scale=array.group.time_scale,
+    )
 
 
 def refuse_too_many(jobs: int, most: int | None, what: str) -> None:

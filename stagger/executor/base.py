@@ -1,16 +1,16 @@
-"""The base of all executors: what users construct, and what each kind of executor must be able to do."""
+"""What a launch asks of each kind of executor: to run ranks, and what became of them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeVar
 
 from stagger.executor.activity import Activity
 from stagger.plan.requests import not_yet_planned
-from stagger.rundir.launch_records import Group
-from stagger.rundir.run_folder import StageInput
-from stagger.rundir.stage_folder import StageFolder
+from stagger.rundir.launch_records import Group, LaunchRecord
+from stagger.rundir.run_folder import Stage, StageInput
 from stagger.rundir.task_settings import TaskSettings
 from stagger.spec.models import RunSpec, StageSpec
 
@@ -19,12 +19,10 @@ from stagger.spec.models import RunSpec, StageSpec
 class StageLaunch:
     """One launch of a stage: the ranks of `groups` are to run, as launch `number` of it."""
 
-    stage: StageSpec
-    folder: StageFolder
+    stage: Stage
     number: int
     groups: list[Group]
     settings: TaskSettings
-    run_dir: str
 
     @property
     def ranks(self) -> list[int]:
@@ -43,7 +41,7 @@ class ArrayPlan:
 
 
 class StageRunner(ABC):
-    """Runs ranks of one stage of a run: what a launch asks of each kind of executor.
+    """Runs ranks of one stage of a run.
 
     Args:
         spec: the run.
@@ -58,14 +56,14 @@ class StageRunner(ABC):
 
     @abstractmethod
     def window(self, ranks: int) -> int:
-        """Seconds over which the starts of so many ranks are spread. Raises StaggerError for a limit without sense."""
+        """Seconds over which the starts of `ranks` ranks are spread. Raises StaggerError for a limit without sense."""
 
     def hold(self, ranks: int) -> int:
-        """Seconds that a job keeps its place after its start, so that jobs that take turns stay below a limit."""
+        """Seconds that a job stays allocated after its start, so that jobs taking turns stay below a limit; 0: none."""
         return 0
 
     def start_summary(self, ranks: int) -> str:
-        """How so many ranks will start, in one line; empty where there is nothing to say."""
+        """How `ranks` ranks will start, in one line; empty where there is nothing to say."""
         return ""
 
     @abstractmethod
@@ -77,30 +75,31 @@ class StageRunner(ABC):
         """Raise StaggerError when this machine cannot run the stage at all."""
 
     @abstractmethod
-    def execute(self, launch: StageLaunch) -> None:
-        """Run the ranks, or submit them."""
+    def execute(self, launch: StageLaunch) -> LaunchRecord:
+        """Run the ranks, or submit them. Returns the record of the launch, which has been written."""
 
 
-class Jobs(ABC):
+Launch = TypeVar("Launch", bound=LaunchRecord)
+
+
+class Jobs(ABC, Generic[Launch]):
     """The jobs, or local processes, of some launches. What runs them is asked once, whatever the number of launches.
 
     Args:
         launches: launch records of one kind of executor, also those of several stages.
     """
 
-    def __init__(self, launches: list[dict[str, Any]]) -> None:
+    def __init__(self, launches: Sequence[Launch]) -> None:
         self._launches = launches
 
     @abstractmethod
-    def activity(self, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> Activity:
+    def activity(self, stage: Stage, launches: Sequence[Launch]) -> Activity:
         """What of the `launches` of one stage, oldest first, is running or queued now."""
 
-    def end_states(self, launch: dict[str, Any], ranks: set[int]) -> dict[int, str]:
-        """How the jobs of these ranks ended, as far as anything beside the ranks' own records tells."""
+    def end_states(self, launch: Launch, ranks: set[int]) -> dict[int, str]:
+        """Rank -> the final state of its job, as far as anything beside the ranks' own records tells."""
         return {}
 
     @abstractmethod
-    def cancel(
-        self, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, ranks: set[int] | None = None
-    ) -> list[str]:
+    def cancel(self, stage: Stage, launches: Sequence[Launch], ranks: set[int] | None = None) -> list[str]:
         """Stop what is running or queued, or of it `ranks`; one sentence for each thing that was stopped."""

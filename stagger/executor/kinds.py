@@ -1,7 +1,9 @@
-"""The kinds of executors, by their names in pipeline files."""
+"""The kinds of executors, in one table, and the jobs of launches of all kinds."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from stagger.executor.activity import Activity
@@ -9,51 +11,59 @@ from stagger.executor.base import Jobs, StageRunner
 from stagger.executor.local import LocalJobs, LocalRunner
 from stagger.executor.slurm import SlurmRunner
 from stagger.executor.slurm_queue import SlurmJobs
-from stagger.rundir.run_folder import StageInput
-from stagger.rundir.stage_folder import StageFolder
+from stagger.rundir.launch_records import LaunchRecord, LocalLaunch, SlurmLaunch
+from stagger.rundir.run_folder import Stage, StageInput
 from stagger.spec.models import RunSpec, StageSpec
 
-#: `executor.type` of a pipeline file -> what runs such a stage.
-RUNNERS: dict[str, type[StageRunner]] = {"local": LocalRunner, "slurm": SlurmRunner}
 
-#: The same name -> what its jobs are.
-JOBS: dict[str, type[Jobs]] = {"local": LocalJobs, "slurm": SlurmJobs}
+@dataclass(frozen=True)
+class Kind:
+    """A kind of executor: what runs its stages, how its launches are recorded, what their jobs are."""
+
+    runner: type[StageRunner]
+    record: type[LaunchRecord]
+    jobs: type[Jobs[Any]]
+
+
+#: `executor.type` of a pipeline file -> its kind. In this order jobs are cancelled.
+KINDS = {
+    "slurm": Kind(SlurmRunner, SlurmLaunch, SlurmJobs),
+    "local": Kind(LocalRunner, LocalLaunch, LocalJobs),
+}
 
 
 def runner_of(spec: RunSpec, stage: StageSpec, planned: StageInput | None = None) -> StageRunner:
     """What runs a stage of a run; `planned` when its input is known."""
-    return RUNNERS[stage.executor.type](spec, stage, planned)
+    return KINDS[stage.executor.type].runner(spec, stage, planned)
 
 
 class LaunchedJobs:
     """The jobs of some launches, whichever executors launched them. What runs them is asked once."""
 
-    def __init__(self, launches: list[dict[str, Any]]) -> None:
-        self._of_kind = {kind: made(_of(kind, launches)) for kind, made in JOBS.items()}
+    def __init__(self, launches: Sequence[LaunchRecord]) -> None:
+        self._of_kind = {name: kind.jobs(_of(kind, launches)) for name, kind in KINDS.items()}
 
-    def activity(self, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> Activity:
+    def activity(self, stage: Stage, launches: Sequence[LaunchRecord]) -> Activity:
         """What of the `launches` of one stage is running or queued now."""
         whole = Activity()
-        for kind, jobs in self._of_kind.items():
-            if mine := _of(kind, launches):
-                whole.add(jobs.activity(folder, mine, run_dir))
+        for name, jobs in self._of_kind.items():
+            if mine := _of(KINDS[name], launches):
+                whole.add(jobs.activity(stage, mine))
         return whole
 
-    def end_states(self, launch: dict[str, Any], ranks: set[int]) -> dict[int, str]:
-        """How the jobs of these ranks ended, as far as anything beside the ranks' own records tells."""
-        return self._of_kind[launch["executor"]].end_states(launch, ranks)
+    def end_states(self, launch: LaunchRecord, ranks: set[int]) -> dict[int, str]:
+        """Rank -> the final state of its job, as far as anything beside the ranks' own records tells."""
+        return self._of_kind[launch.executor].end_states(launch, ranks)
 
-    def cancel(
-        self, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, ranks: set[int] | None = None
-    ) -> list[str]:
+    def cancel(self, stage: Stage, launches: Sequence[LaunchRecord], ranks: set[int] | None = None) -> list[str]:
         """Stop what of the `launches` of one stage is running or queued, or of it `ranks`: a sentence for each."""
         return [
             line
-            for kind, jobs in reversed(self._of_kind.items())
-            if (mine := _of(kind, launches))
-            for line in jobs.cancel(folder, mine, run_dir, ranks)
+            for name, jobs in self._of_kind.items()
+            if (mine := _of(KINDS[name], launches))
+            for line in jobs.cancel(stage, mine, ranks)
         ]
 
 
-def _of(kind: str, launches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [launch for launch in launches if launch["executor"] == kind]
+def _of(kind: Kind, launches: Sequence[LaunchRecord]) -> list[LaunchRecord]:
+    return [launch for launch in launches if isinstance(launch, kind.record)]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Any
+from collections.abc import Sequence
 
 from stagger.errors import StaggerError
 from stagger.executor.activity import Activity
 from stagger.executor.base import ArrayPlan, Jobs, StageLaunch, StageRunner
 from stagger.executor.workers import Crew, running_path
 from stagger.ranks import format_ranks, parse_ranks
-from stagger.rundir.launch_records import write_launch
+from stagger.rundir.launch_records import LocalLaunch, write_launch
 from stagger.rundir.lock import Holder
-from stagger.rundir.run_folder import RunFolder
-from stagger.rundir.stage_folder import StageFolder, decode
+from stagger.rundir.run_folder import Stage
+from stagger.rundir.stage_folder import decode
 
 
 class LocalRunner(StageRunner):
@@ -31,44 +31,44 @@ class LocalRunner(StageRunner):
     def check(self) -> None:
         pass
 
-    def execute(self, launch: StageLaunch) -> None:
+    def execute(self, launch: StageLaunch) -> LocalLaunch:
         """Run the ranks. Returns when each has ended; raises Interrupted after Ctrl-C or SIGTERM."""
-        record = {
-            "launch": launch.number,
-            "executor": "local",
-            "time": time.time(),
-            "ranks": format_ranks(launch.ranks),
-            "start_policy": self.stage.start_policy,
-            "window_s": launch.settings.window_s,
-            "settings": launch.settings.to_json(),
-            **{key: getattr(Holder.this_process(), key) for key in ("host", "pid", "user")},
-        }
-        write_launch(launch.folder, record)
+        me = Holder.this_process()
+        record = LocalLaunch(
+            launch=launch.number,
+            time=time.time(),
+            ranks=format_ranks(launch.ranks),
+            start_policy=self.stage.start_policy,
+            window_s=launch.settings.window_s,
+            settings=launch.settings.to_json(),
+            host=me.host,
+            pid=me.pid,
+            user=me.user,
+        )
+        write_launch(launch.stage.folder, record)
         assert self.stage.executor.type == "local"
         Crew(launch, min(self.stage.executor.workers, len(launch.ranks))).run()
+        return record
 
 
-class LocalJobs(Jobs):
-    """The worker processes of local launches, by the lock of their run."""
+class LocalJobs(Jobs[LocalLaunch]):
+    """The worker processes of local launches. The lock of the run names their parent."""
 
-    def activity(self, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str) -> Activity:
-        holder = RunFolder(folder.storage, run_dir).holder()
-        if not launches or holder is None or holder.is_dead() or launches[-1]["pid"] != holder.pid:
+    def activity(self, stage: Stage, launches: Sequence[LocalLaunch]) -> Activity:
+        holder = stage.run.holder()
+        if not launches or holder is None or holder.is_dead() or launches[-1].pid != holder.pid:
             return Activity()
         if holder.is_this_process():  # It asks between two of its launches.
             return Activity()
-        path = running_path(folder, launches[-1]["launch"])
+        path = running_path(stage.folder, launches[-1].launch)
         try:
-            running = set(parse_ranks(decode(folder.storage.read(path), path)["running"]))
+            running = set(parse_ranks(decode(stage.folder.storage.read(path), path)["running"]))
         except FileNotFoundError:
             running = set()
-        ranks = set(parse_ranks(launches[-1]["ranks"]))
-        return Activity(running, pending=ranks - running, holders=[str(holder)])
+        return Activity(running, pending=set(launches[-1].rank_list) - running, holders=[str(holder)])
 
-    def cancel(
-        self, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, ranks: set[int] | None = None
-    ) -> list[str]:
-        holder = RunFolder(folder.storage, run_dir).holder()
+    def cancel(self, stage: Stage, launches: Sequence[LocalLaunch], ranks: set[int] | None = None) -> list[str]:
+        holder = stage.run.holder()
         if holder is None or holder.is_dead():
             return []
         if ranks is not None:

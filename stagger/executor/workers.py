@@ -221,8 +221,8 @@ class Crew:
         if running == self.running:
             return
         self.running = running
-        path = running_path(self.launch.folder, self.launch.number)
-        self.launch.folder.storage.write(path, encode({"time": time.time(), "running": running}))
+        path = running_path(self.launch.stage.folder, self.launch.number)
+        self.launch.stage.folder.storage.write(path, encode({"time": time.time(), "running": running}))
 
     def _stop(self) -> None:
         """End the workers that are left: ask, then kill; at once after a second signal."""
@@ -250,7 +250,7 @@ def death_reason(status: int) -> str:
 def record_death(launch: StageLaunch, rank: int, pid: int, reason: str) -> None:
     """The failure record of a rank whose process could not write it any more."""
     attempt = attempt_name(launch.number, 0)
-    path = launch.folder.failure(rank, attempt)
+    path = launch.stage.folder.failure(rank, attempt)
     record = {
         "rank": rank,
         "kind": "killed",
@@ -262,4 +262,4 @@ def record_death(launch: StageLaunch, rank: int, pid: int, reason: str) -> None:
         "host": os.uname().nodename,
         "ended": time.time(),
     }
-    launch.folder.storage.write(path, encode(record))
+    launch.stage.folder.storage.write(path, encode(record))

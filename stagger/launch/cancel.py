@@ -2,57 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from stagger.errors import StaggerError
 from stagger.executor.kinds import LaunchedJobs
-from stagger.rundir.launch_records import read_launches
-from stagger.rundir.run_folder import RunFolder, RunRecord
+from stagger.rundir.launch_records import LaunchRecord, SlurmLaunch, read_launches
+from stagger.rundir.run_folder import Stage
 from stagger.spec.models import RunSpec, StageSpec
 
 
-def cancel_run(
-    folder: RunFolder, record: RunRecord, stages: list[StageSpec] | None = None, ranks: set[int] | None = None
-) -> list[str]:
-    """Stop whatever of the run, of `stages`, or of their `ranks`, is queued or running.
+def cancel_stages(stages: Sequence[Stage], ranks: set[int] | None = None) -> list[str]:
+    """Stop whatever of some stages of a run, or of their `ranks`, is queued or running.
 
-    One sentence for each thing that was stopped. Later stages first: a stage that ends must not launch the ones behind
-    it. Raises StaggerError for ranks that a stage does not have.
+    One sentence for each thing that was stopped. Raises StaggerError for ranks that a stage does not have.
     """
-    chosen = list(record.spec.stages) if stages is None else stages
-    for stage in chosen:
-        check_ranks(stage, ranks or set())
-    stopped = [line for stage in reversed(chosen) for line in cancel_stage(folder, record, stage, ranks)]
+    for stage in stages:
+        check_ranks(stage.spec, ranks or set())
+    stopped = _cancel(stages, ranks)
     if stopped and ranks is None:  # The job that ends a stage may have launched more of it, or the next, just before.
-        for stage in reversed(chosen):
-            stopped += cancel_stage(folder, record, stage, None, kinds=("slurm",))
+        stopped += _cancel(stages, None, SlurmLaunch)
     return list(dict.fromkeys(stopped))
 
 
-def cancel_stage(
-    folder: RunFolder,
-    record: RunRecord,
-    stage: StageSpec,
-    ranks: set[int] | None,
-    kinds: tuple[str, ...] = ("slurm", "local"),
-) -> list[str]:
-    """Stop whatever of a stage, or of its `ranks`, is queued or running by executors of these `kinds`."""
-    stage_folder = folder.stage(record.spec, stage)
-    launches = [launch for launch in read_launches(stage_folder) if launch["executor"] in kinds]
-    return LaunchedJobs(launches).cancel(stage_folder, launches, folder.path, ranks)
+def _cancel(stages: Sequence[Stage], ranks: set[int] | None, kind: type[LaunchRecord] = LaunchRecord) -> list[str]:
+    """Stop jobs of launches of this `kind`. Later stages first: a stage that ends must not launch those behind it."""
+    launches = [[launch for launch in read_launches(stage.folder) if isinstance(launch, kind)] for stage in stages]
+    jobs = LaunchedJobs([launch for mine in launches for launch in mine])
+    pairs = reversed(list(zip(stages, launches, strict=True)))
+    return [line for stage, mine in pairs for line in jobs.cancel(stage, mine, ranks)]
 
 
-def held_back(folder: RunFolder, record: RunRecord, stages: list[StageSpec]) -> list[str]:
+def held_back(stages: Sequence[Stage]) -> list[str]:
     """One sentence for each of some cancelled stages that others wait for, which are not among them."""
     names = {stage.name for stage in stages}
     found = []
     for stage in stages:
-        if waiting := [name for name in stages_behind(record.spec, stage) if name not in names]:
+        if waiting := [name for name in stages_behind(stage.record.spec, stage.spec) if name not in names]:
             behind = ", ".join(waiting)
-            found.append(f"{behind} will not begin before {stage.name} is done: stagger retry {folder.path}")
+            found.append(f"{behind} will not begin before {stage.name} is done: stagger retry {stage.run.path}")
     return found
 
 
 def stages_behind(spec: RunSpec, stage: StageSpec) -> list[str]:
-    """The stages that need this one, by way of others too."""
+    """Stages that depend on this one, directly or through others."""
     behind: list[str] = []
     for other in spec.stages:
         if not {stage.name, *behind}.isdisjoint(other.depends):

@@ -4,70 +4,94 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
+from dataclasses import replace
 
 import orjson
 from loguru import logger
 
 from stagger.errors import StaggerError
-from stagger.executor.kinds import LaunchedJobs
-from stagger.launch.launch import launch_dependents, remove_leftovers, start_again
+from stagger.launch.check import enter
+from stagger.launch.hand_over import start
+from stagger.launch.leftovers import remove_leftovers
 from stagger.launch.retry_policy import decide
+from stagger.launch.stages import run_stages
 from stagger.ranks import format_ranks
-from stagger.rundir.launch_records import read_launches
+from stagger.rundir.launch_records import Group
 from stagger.rundir.run_folder import RunFolder, RunRecord
-from stagger.rundir.stage_folder import StageFolder
 from stagger.spec.executors import RetrySpec
-from stagger.spec.models import StageSpec
 from stagger.status.efficiency import sentences
-from stagger.status.failed_ranks import find_failed
+from stagger.status.look import Look, look_at_run
 from stagger.status.report import write_stats
-from stagger.status.stage_status import activity_of, stage_status
+
+#: Seconds that a stage's end waits for the lock: a stage that runs locally holds it for as long as it runs.
+LOCK_WAIT_S = 6 * 3600.0
 
 
 def main(arguments: list[str]) -> int:
     """Merge the statistics; run failed ranks again, as `retries` says; launch what waited, if every rank is done."""
     run_dir, name, options = arguments
-    folder, record = RunFolder.open(run_dir, orjson.loads(options), patient=True)
-    stage = record.spec.stage(name)
-    stage_folder = folder.stage(record.spec, stage)
-    stats = write_stats(stage_folder, stage)
-    if not activity_of(stage_folder, read_launches(stage_folder), folder.path).ranks:
-        remove_leftovers(stage_folder, record, stage)
+    run, record = RunFolder.open(run_dir, orjson.loads(options), patient=True)
+    with run.lock(wait_s=LOCK_WAIT_S):
+        return finalize(run, run.load() or record, name)
+
+
+def finalize(run: RunFolder, record: RunRecord, name: str) -> int:
+    """What `main` does, under the lock of the run. The exit status: 1 when ranks are left undone."""
+    looks = look_at_run(run, record)
+    look, stage = looks[name], run.stage(record, name)
+    stats = write_stats(look)
+    if not look.activity.ranks:
+        remove_leftovers(stage)
     for line in sentences(stats.get("efficiency", {})):
         logger.info(f"{name}: {line}")
     if not stats["missing_ranks"]:
-        logger.success(f"{name}: all {stage.tasks} ranks are done")
-        launch_dependents(folder, record, name)
+        logger.success(f"{name}: all {stage.spec.tasks} ranks are done")
+        launch_dependents(run, record, looks, name)
         return 0
     logger.warning(f"{name}: ranks {stats['missing_ranks']} are not done")
-    if stage.retries is not None and retry(folder, record, stage, stage_folder, stage.retries):
+    if stage.spec.retries is not None and retry_failed(look, stage.spec.retries):
         return 0
-    failed = stage_status(stage_folder, stage, folder.path).failed_ranks
-    logger.error(f"{name}: ranks {stats['missing_ranks']} are not done ({format_ranks(failed)} failed)")
+    failed = format_ranks(one.rank for one in look.failed)
+    logger.error(f"{name}: ranks {stats['missing_ranks']} are not done ({failed} failed)")
     return 1
 
 
-def retry(
-    folder: RunFolder, record: RunRecord, stage: StageSpec, stage_folder: StageFolder, retries: RetrySpec
-) -> bool:
+def retry_failed(look: Look, retries: RetrySpec) -> bool:
     """Launch failed ranks again, as the policy says. True when some were."""
-    launches = read_launches(stage_folder)
-    jobs = LaunchedJobs(launches)
-    active = activity_of(stage_folder, launches, folder.path, jobs).ranks
-    decision = decide(retries, find_failed(stage_folder, launches, stage_folder.done(), active, jobs))
+    name = look.stage.name
+    decision = decide(retries, look.failed)
     given_up = defaultdict(list)
     for rank, reason in decision.given_up.items():
         given_up[reason].append(rank)
     for reason, ranks in given_up.items():
-        logger.warning(f"{stage.name}: given up: ranks {format_ranks(ranks)}: {reason}")
+        logger.warning(f"{name}: given up: ranks {format_ranks(ranks)}: {reason}")
     for group in decision.again:
         logger.info(
-            f"{stage.name}: retry {group.tries} of {retries.max} for ranks {format_ranks(group.ranks)}, with"
+            f"{name}: retry {group.tries} of {retries.max} for ranks {format_ranks(group.ranks)}, with"
             f" {group.memory_scale:g} times the memory and {group.time_scale:g} times the time"
         )
     if decision.again:
-        start_again(folder, record, stage, decision.again)
+        start_again(look, decision.again)
     return bool(decision.again)
+
+
+def start_again(look: Look, groups: list[Group]) -> None:
+    """Launch ranks of a stage once more, each group with its own resources."""
+    enter(look.stage.record.spec)
+    settled = look.done | look.activity.ranks
+    left = [replace(group, ranks=[rank for rank in group.ranks if rank not in settled]) for group in groups]
+    if left := [group for group in left if group.ranks]:
+        start(look.stage, look, left)
+
+
+def launch_dependents(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: str) -> None:
+    """Launch the stages that waited for stage `name`, now that it is done.
+
+    A stage for the local executor is not for this small job, but for the machine of whoever follows the run.
+    """
+    enter(record.spec)
+    waited = [s.name for s in record.spec.stages if name in s.depends and s.executor.type == "slurm"]
+    run_stages(run, record, looks, only=waited)
 
 
 if __name__ == "__main__":

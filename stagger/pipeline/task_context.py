@@ -81,10 +81,9 @@ class StopFlag:
         if self.signal is not None:
             raise Interrupted(self.signal)
 
-    def take(self) -> str:
-        """The signal, if there was one; it counts as heeded then."""
-        signal, self.signal = self.signal, None
-        return signal
+    def clear(self) -> None:
+        """Forget the signal: it has been heeded."""
+        self.signal = None
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import hashlib
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +18,7 @@ from stagger.plan.sharding import assign
 from stagger.progress import busy
 from stagger.rundir.plan_file import encode_plan
 from stagger.rundir.run_folder import StageInput
+from stagger.rundir.stage_folder import collection_paused
 from stagger.spec.models import StageSpec
 from stagger.storage.storage import Storage, is_local
 
@@ -82,18 +81,6 @@ def _plan(stage: StageSpec, shards: list[Shard]) -> StagePlan:
     for shard in shards:
         digest.update(b"%s\0%d\0%s\n" % (shard.name.encode(), shard.size, shard.version.encode()))
     return StagePlan(stage, digest.hexdigest()[:16], assign(shards, stage.tasks, stage.shard_by))
-
-
-@contextlib.contextmanager
-def collection_paused() -> Iterator[None]:
-    """No garbage collection: over a million shards that all stay it takes a third of the time, and finds nothing."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def check_names(shards: list[Shard]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from loguru import logger
@@ -31,10 +31,24 @@ class RunRecord:
     """
 
     spec: RunSpec
-    fingerprints: dict[str, str]
-    inputs: dict[str, StageInput]
-    outputs: dict[str, list[str]]
-    created: float
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, StageInput] = field(default_factory=dict)
+    outputs: dict[str, list[str]] = field(default_factory=dict)
+    created: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run: its settings, the folder of its files, and the run that it belongs to."""
+
+    run: RunFolder
+    record: RunRecord
+    spec: StageSpec
+    folder: StageFolder
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
 
 
 def open_storage(spec: RunSpec, unreachable_s: float | None = UNREACHABLE_S) -> Storage:
@@ -80,12 +94,16 @@ class RunFolder:
             raise StaggerError(f"There is no run in {path}: it has no run.json. Give the run_dir of a pipeline file.")
         return cls(open_storage(record.spec, unreachable_s), path), record
 
-    def stage(self, spec: RunSpec, stage: StageSpec) -> StageFolder:
-        """The folder of a stage: the run directory itself when it is the only one."""
-        if stage.name not in self._stages:
-            path = self.path if len(spec.stages) == 1 else join(self.path, stage.name)
-            self._stages[stage.name] = StageFolder(self.storage, path)
-        return self._stages[stage.name]
+    def stage(self, record: RunRecord, name: str) -> Stage:
+        """One stage of the run as `record` has it. Files of the only stage lie in the run directory itself."""
+        if name not in self._stages:
+            path = self.path if len(record.spec.stages) == 1 else join(self.path, name)
+            self._stages[name] = StageFolder(self.storage, path)
+        return Stage(self, record, record.spec.stage(name), self._stages[name])
+
+    def stages(self, record: RunRecord) -> list[Stage]:
+        """All stages, each after those that it depends on."""
+        return [self.stage(record, stage.name) for stage in record.spec.stages]
 
     def create(self) -> None:
         """Make the run directory, private to its owner; an object store has no folders."""

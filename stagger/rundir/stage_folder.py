@@ -21,7 +21,7 @@ import contextlib
 import gc
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import orjson
 
@@ -29,10 +29,100 @@ from stagger.errors import StaggerError
 from stagger.ranks import pad
 from stagger.storage.storage import Storage, join
 
-#: What a completion record has at least.
-COMPLETION_KEYS = ("fingerprint", "shards", "outputs", "records_in", "steps", "bad_records", "retried")
 
-#: What a failure record has at least.
+class OutputRecord(TypedDict):
+    """One committed file: its path, its size in bytes, and the records in it."""
+
+    path: str
+    bytes: int
+    records: int
+
+
+class BadRecords(TypedDict):
+    """Records that were skipped, counted by kind, with the first few in full."""
+
+    skipped: dict[str, int]
+    examples: list[dict[str, Any]]
+
+
+class Retried(TypedDict):
+    """Requests that were made again, counted by the kind of fault, and the seconds that were waited for them."""
+
+    requests: dict[str, int]
+    waited_s: float
+
+
+class StepRecord(TypedDict):
+    """One step: the records that left it, and its own seconds."""
+
+    name: str
+    records: int
+    seconds: float
+
+
+class AttemptRecord(TypedDict):
+    """Where and when an attempt ran. Times are in seconds since the epoch; `cpu_s` in CPU seconds, memory in MiB."""
+
+    attempt: str
+    launch: int
+    restart: int
+    job: str
+    host: str
+    pid: int
+    start_policy: str
+    window_s: int
+    delay_s: float
+    script_started: float
+    started: float
+    ended: float
+    cpu_s: float
+    peak_rss_mb: int
+    retried: Retried
+
+
+class _Notes(TypedDict, total=False):
+    notes: dict[str, Any]
+
+
+class Completion(AttemptRecord, _Notes):
+    """completions/<rank>.json; with `commit: shard` also progress/<rank>.json, of the first `shards` shards.
+
+    `notes` is what steps noted. The other keys are always there.
+    """
+
+    rank: int
+    world_size: int
+    stage: str
+    fingerprint: str
+    first_read: float | None
+    shards: int
+    bytes_in: int
+    records_in: int
+    records_out: int
+    bytes_out: int
+    outputs: list[OutputRecord]
+    bad_records: BadRecords
+    steps: list[StepRecord]
+
+
+class Failure(TypedDict, total=False):
+    """failures/<rank>.<attempt>.json. `kind` and `error` are always there, `signal` if a signal stopped the attempt."""
+
+    rank: int
+    kind: str
+    error: str
+    traceback: str
+    step: str | None
+    signal: str
+    attempt: str
+    launch: int
+    job: str
+    host: str
+    ended: float
+
+
+#: The fingerprint comes first: a record without it may be any run's.
+COMPLETION_KEYS = ("fingerprint", *sorted(Completion.__required_keys__ - {"fingerprint"}))
 FAILURE_KEYS = ("kind", "error")
 
 
@@ -46,28 +136,28 @@ def decode(data: bytes, path: str, *keys: str) -> dict[str, Any]:
     try:
         record = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise StaggerError(f"{path} is damaged ({error}); restore or remove it.") from error
+        raise damaged(path, str(error)) from error
     if not isinstance(record, dict):
-        raise StaggerError(f"{path} is damaged (not a JSON object); restore or remove it.")
+        raise damaged(path, "not a JSON object")
     for key in keys:
         if key not in record:
-            raise StaggerError(f"{path} is damaged (it has no {key!r}); restore or remove it.")
+            raise damaged(path, f"it has no {key!r}")
     return record
 
 
-@contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """Keep the garbage collector from what is made meanwhile and stays.
+def damaged(path: str, reason: str) -> StaggerError:
+    return StaggerError(f"{path} is damaged ({reason}); restore or remove it.")
 
-    It would look for cycles in 100,000 records again and again: a third of the CPU of `stagger status`.
-    """
-    enabled = gc.isenabled()
+
+@contextlib.contextmanager
+def collection_paused() -> Iterator[None]:
+    """Pause garbage collection: with a million live objects it costs a third of the time and frees nothing."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
-        if enabled:
+        if was_enabled:
             gc.enable()
 
 
@@ -97,7 +187,7 @@ class StageFolder:
     def __init__(self, storage: Storage, path: str) -> None:
         self.storage = storage
         self.path = path
-        self._completions: dict[int, dict[str, Any]] = {}
+        self._completions: dict[int, Completion] = {}
 
     @property
     def tag(self) -> str:
@@ -145,14 +235,14 @@ class StageFolder:
         ranks = (name.removesuffix(".json") for name in names if name.endswith(".json"))
         return {int(rank) for rank in ranks if rank.isdecimal()}
 
-    def completions(self, ranks: set[int]) -> list[dict[str, Any]]:
+    def completions(self, ranks: set[int]) -> list[Completion]:
         """The completion records of `ranks`, ascending by rank. They are immutable: each is read once."""
         unread = sorted(ranks - self._completions.keys())
         paths = [self.completion(rank) for rank in unread]
-        with uncollected():
+        with collection_paused():
             for rank, path, data in zip(unread, paths, self.storage.read_many(paths), strict=True):
                 if data is not None:  # Removed by hand since it was listed.
-                    self._completions[rank] = decode(data, path, *COMPLETION_KEYS)
+                    self._completions[rank] = cast("Completion", decode(data, path, *COMPLETION_KEYS))
         return [self._completions[rank] for rank in sorted(ranks & self._completions.keys())]
 
     def failed_attempts(self) -> dict[int, list[str]]:
@@ -166,12 +256,8 @@ class StageFolder:
             names.sort(key=attempt_order)
         return attempts
 
-    def failures(self) -> dict[int, str]:
-        """The latest attempt that failed, of each rank that ever failed: one listing."""
-        return {rank: names[-1] for rank, names in self.failed_attempts().items()}
-
-    def failure_records(self, attempts: list[tuple[int, str]]) -> list[dict[str, Any] | None]:
+    def failure_records(self, attempts: list[tuple[int, str]]) -> list[Failure | None]:
         """The failure records of (rank, attempt); None for one that is not there."""
         paths = [self.failure(rank, attempt) for rank, attempt in attempts]
         found = zip(paths, self.storage.read_many(paths), strict=True)
-        return [None if data is None else decode(data, path, *FAILURE_KEYS) for path, data in found]
+        return [None if data is None else cast("Failure", decode(data, path, *FAILURE_KEYS)) for path, data in found]

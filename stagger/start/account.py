@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 #: Seconds of a histogram at most: later starts, those of a throttled run, are summed up by the peaks alone.
 HISTOGRAM_S = 600
 
 
-def start_account(completions: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def start_account(completions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Peaks and histogram of the jobs' starts: `planned`, by their delays alone, and `measured`, when delays ended.
 
     What lies between the two is when Slurm began the jobs. Each attempt of a job counts once, whatever ranks it ran.

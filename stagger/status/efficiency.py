@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ class JobUse:
     peak_mib: int = 0
 
 
-def jobs_used(completions: Iterable[dict[str, Any]]) -> list[JobUse]:
+def jobs_used(completions: Iterable[Mapping[str, Any]]) -> list[JobUse]:
     """The jobs that the ranks ran in. Each attempt of a job is one: a requeued job asks for its resources again."""
     jobs: dict[tuple[str, int], JobUse] = {}
     for record in completions:
@@ -38,7 +38,7 @@ def jobs_used(completions: Iterable[dict[str, Any]]) -> list[JobUse]:
     return list(jobs.values())
 
 
-def efficiency(completions: list[dict[str, Any]], resources: dict[str, Any]) -> dict[str, Any]:
+def efficiency(completions: Sequence[Mapping[str, Any]], resources: dict[str, Any]) -> dict[str, Any]:
     """A stage's efficiency. `resources` are the executor's settings of its latest launch.
 
     Shares are of what was asked for, None where nothing was. The ranks that failed are not in it: what they needed is

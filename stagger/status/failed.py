@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from signal import Signals
-from typing import Any
 
 from stagger.rundir.launch_records import Group
+from stagger.rundir.stage_folder import Failure
 from stagger.slurm.states import counts_as
 
 #: What a task that ran out of memory says itself, where Slurm does not watch it.
@@ -37,8 +36,8 @@ class Failed:
     rank: int
     tried: Group
     state: str | None
-    failure: Mapping[str, Any] | None
-    before: Mapping[str, Any] | None = None
+    failure: Failure | None
+    before: Failure | None = None
 
     @property
     def end(self) -> str:
@@ -73,4 +72,4 @@ class Failed:
         """Whether the rank's own code has failed with the very same error as the time before."""
         if self.end != "FAILED" or self.failure is None or self.before is None:
             return False
-        return all(self.failure[key] == self.before[key] for key in ("kind", "error"))
+        return (self.failure["kind"], self.failure["error"]) == (self.before["kind"], self.before["error"])

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from stagger.executor.activity import Activity
-from stagger.executor.kinds import LaunchedJobs
-from stagger.progress import busy
 from stagger.ranks import pad
-from stagger.rundir.launch_records import read_launches
+from stagger.rundir.launch_records import SlurmLaunch
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.rundir.stage_folder import StageFolder, attempt_order
-from stagger.spec.models import StageSpec
-from stagger.start.account import start_account
 from stagger.status.efficiency import efficiency
-from stagger.status.failed_ranks import cancelled_ranks, find_failed
+from stagger.status.failed_ranks import cancelled_ranks
+from stagger.status.look import Look, look_at_run
+from stagger.status.totals import totals
 from stagger.storage.storage import is_local, join
+
+#: The fields of a status that are sums over the completion records.
+SUMMED = ("records_in", "records_out", "bytes_out", "bad_records", "retried", "retry_waited_s", "starts")
 
 #: The slowest ranks that are shown, when they take so many times the median, and so many seconds.
 SLOWEST = 3
@@ -63,53 +63,27 @@ class StageStatus:
 
 
 def status_of(folder: RunFolder, record: RunRecord) -> list[StageStatus]:
-    """The status of each stage. Slurm is asked once for all of them."""
-    stages = [(stage, folder.stage(record.spec, stage)) for stage in record.spec.stages]
-    launches = {stage.name: read_launches(stage_folder) for stage, stage_folder in stages}
-    jobs = LaunchedJobs([launch for mine in launches.values() for launch in mine])
-    return [stage_status(where, stage, folder.path, launches[stage.name], jobs) for stage, where in stages]
+    """The status of each stage, by one look at the run."""
+    return [stage_status(look) for look in look_at_run(folder, record).values()]
 
 
-def activity_of(
-    folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, jobs: LaunchedJobs | None = None
-) -> Activity:
-    """What runs or is queued, whichever executors launched it."""
-    return (jobs or LaunchedJobs(launches)).activity(folder, launches, run_dir)
-
-
-def stage_status(
-    folder: StageFolder,
-    stage: StageSpec,
-    run_dir: str,
-    launches: list[dict[str, Any]] | None = None,
-    jobs: LaunchedJobs | None = None,
-) -> StageStatus:
-    """Where a stage stands now.
-
-    Who is active is asked first and the records are listed after it: a rank that ends in between is then found done,
-    and never taken for one that vanished.
-    """
-    launches = read_launches(folder) if launches is None else launches
-    jobs = jobs or LaunchedJobs(launches)
-    activity = activity_of(folder, launches, run_dir, jobs)
-    done = {rank for rank in folder.done() if rank < stage.tasks}
-    failed = find_failed(folder, launches, done, activity.ranks - done, jobs)
-    status = StageStatus(stage.name, stage.tasks, done=len(done), failed=len(failed))
-    status.failed_ranks = [one.rank for one in failed]
-    status.reasons = dict(Counter(one.reason for one in failed).most_common())
+def stage_status(look: Look) -> StageStatus:
+    """Where a stage stands."""
+    name, tasks, activity = look.stage.name, look.stage.spec.tasks, look.activity
+    status = StageStatus(name, tasks, done=len(look.done), failed=len(look.failed))
+    status.failed_ranks = [one.rank for one in look.failed]
+    status.reasons = dict(Counter(one.reason for one in look.failed).most_common())
     # A rank of a running local launch that has failed already is not waiting for anything.
-    settled = done.union(status.failed_ranks)
-    sleeping = asleep(folder, activity.starting) - settled
+    settled = look.done.union(status.failed_ranks)
+    sleeping = asleep(look.stage.folder, activity.starting) - settled
     status.sleeping = len(sleeping)
     status.running = len((activity.running | activity.starting.keys()) - sleeping - settled)
     status.requeued = len(activity.requeued - settled)
     counted = status.done + status.failed + status.running + status.sleeping + status.requeued
-    status.pending = stage.tasks - counted
+    status.pending = tasks - counted
     status.active = bool(activity.ranks - settled)
-    status.cancelled = len(cancelled_ranks(launches) - activity.ranks - settled)
-    with busy(f"{stage.name}: reading {len(done)} completion records"):
-        completions = folder.completions(done)
-    add_totals(status, completions, launches)
+    status.cancelled = len(cancelled_ranks(look.launches) - activity.ranks - settled)
+    add_totals(status, look)
     return status
 
 
@@ -130,33 +104,24 @@ def has_log(folder: StageFolder, launch: int, rank: int) -> bool:
     return any(attempt_order(log.name.removesuffix(".log"))[0] == launch for log in logs)
 
 
-def sum_by_kind(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    """The sum of several counts, the largest first."""
-    total: dict[str, int] = {}
-    for count in counts:
-        for kind, number in count.items():
-            total[kind] = total.get(kind, 0) + number
-    return dict(sorted(total.items(), key=lambda item: -item[1]))
-
-
-def add_totals(status: StageStatus, completions: list[dict[str, Any]], launches: list[dict[str, Any]]) -> None:
+def add_totals(status: StageStatus, look: Look) -> None:
     """Sums over the completion records, and the rate of the latest launch."""
-    status.records_in = sum(record["records_in"] for record in completions)
-    status.records_out = sum(record["records_out"] for record in completions)
-    status.bytes_out = sum(record["bytes_out"] for record in completions)
-    status.starts = start_account(completions)
+    completions = look.completions
+    sums = totals(completions)
+    for key in SUMMED:
+        setattr(status, key, getattr(sums, key))
     status.slowest = slowest(completions)
-    status.bad_records = sum_by_kind(record["bad_records"]["skipped"] for record in completions)
-    status.retried = sum_by_kind(record["retried"]["requests"] for record in completions)
-    status.retry_waited_s = round(sum(record["retried"]["waited_s"] for record in completions), 3)
     paths = {output["path"].rpartition("/")[0] for record in completions for output in record["outputs"]}
     status.output_folders = sorted(paths)
-    if launches and not status.active and launches[-1]["executor"] == "slurm":
-        status.efficiency = efficiency(completions, launches[-1]["resources"])
-    if not (launches and status.active):
+    if not look.launches:
         return
-    recent = [record for record in completions if record["launch"] == launches[-1]["launch"]]
-    elapsed = time.time() - launches[-1]["time"]
+    latest = look.launches[-1]
+    if not status.active:
+        if isinstance(latest, SlurmLaunch):
+            status.efficiency = efficiency(completions, latest.resources)
+        return
+    recent = [record for record in completions if record["launch"] == latest.launch]
+    elapsed = time.time() - latest.time
     if recent and elapsed > 0:
         left = status.running + status.sleeping + status.requeued + status.pending
         status.records_per_s = round(sum(record["records_in"] for record in recent) / elapsed, 1)
@@ -164,7 +129,7 @@ def add_totals(status: StageStatus, completions: list[dict[str, Any]], launches:
         status.eta_s = round(elapsed / len(recent) * left, 1)
 
 
-def slowest(completions: list[dict[str, Any]]) -> list[tuple[int, float]]:
+def slowest(completions: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
     """(rank, seconds) of the ranks that took much longer than most, the slowest first."""
     took = sorted(((r["ended"] - r["started"], r["rank"]) for r in completions), reverse=True)
     if not took:

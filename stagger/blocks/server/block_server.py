@@ -118,12 +118,12 @@ class BlockServer:
             self.hold()
             reason = "it has served as long as it was to"
         except Interrupted as interrupted:
-            self.stop.take()
+            self.stop.clear()
             reason = REASONS.get(interrupted.signal, f"stopped by {interrupted}")
             self.leave(reason)
             if interrupted.signal != Signals.SIGUSR2 or not self.near_its_end():
                 raise
-            self.stop.take()  # One that came meanwhile asks for what is done.
+            self.stop.clear()  # One that came meanwhile asks for what is done.
         except BaseException as error:
             self.leave(f"failed: {error}")
             raise
