@@ -48,7 +48,7 @@ def tasks_of(run: str) -> list[int]:
             words = (folder / "cmdline").read_bytes() if folder.name.isdecimal() else b""
         except OSError:
             continue
-        if b"stagger.task.__main__" in words and run.encode() in words:
+        if b"stagger.task" in words and run.encode() in words:
             found.append(int(folder.name))
     return found
 

@@ -175,7 +175,7 @@ def stagger_start(folder: str) -> Start:
     launch = [sys.executable, "-m", "stagger", "launch", "startup.yaml", "--tasks", ranks, "--limit", "1"]
     measure.run(launch, environment)
     settings = json.loads(Path(f"{folder}/run/launches/1/launch.json").read_text())["settings"]
-    module, arguments = "stagger.task.__main__", [settings, "{rank}"]
+    module, arguments = "stagger.task", [settings, "{rank}"]
     return Start([sys.executable, "-I", "-m", module, *arguments], module, arguments, ["-I"])
 
 

@@ -134,7 +134,7 @@ def kill(array: str, rank: int) -> None:
     for entry in Path("/proc").iterdir():
         try:
             environment = (entry / "environ").read_bytes().split(b"\0")
-            if b"stagger.task.__main__" not in (entry / "cmdline").read_bytes():
+            if b"stagger.task" not in (entry / "cmdline").read_bytes():
                 continue
         except (OSError, ValueError):
             continue

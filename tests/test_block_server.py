@@ -519,7 +519,7 @@ def test_the_script_of_a_slurm_job(cli: Cli, swarm: Callable[..., Path], tmp_pat
     for line in ("--array=0-3", "--gres=gpu:1", "--signal=B:USR2@150", "--requeue"):
         assert f"#SBATCH {line}" in script
     assert "randint(0, 30)" in script
-    assert script.index("sleep") < script.index("stagger.task.__main__")
+    assert script.index("sleep") < script.index("stagger.task")
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
     with contextlib.suppress(FileNotFoundError):
         assert not list((tmp_path / "swarm").iterdir())

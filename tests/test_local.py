@@ -200,7 +200,7 @@ def test_workers_end_when_the_launcher_is_killed(cli: Cli, pipeline_file: Pipeli
     running.wait(timeout=60)
     # The steps hold on, and never look whether they should stop.
     until(
-        lambda: subprocess.run(["pgrep", "-f", f"stagger.task.__main__.*{tmp_path}"], check=False).returncode,
+        lambda: subprocess.run(["pgrep", "-f", f"stagger.task.*{tmp_path}"], check=False).returncode,
         "the workers to end",
     )
     flag.touch()
@@ -561,7 +561,7 @@ def test_a_second_ctrl_c_kills_the_workers_before_the_lock_is_gone(
     os.kill(running.pid, signal.SIGINT)
     running.communicate(timeout=60)
     assert running.returncode == 130
-    assert subprocess.run(["pgrep", "-f", f"stagger.task.__main__.*{tmp_path}"], check=False).returncode == 1
+    assert subprocess.run(["pgrep", "-f", f"stagger.task.*{tmp_path}"], check=False).returncode == 1
     assert not (tmp_path / "run" / "lock").exists()
 
 

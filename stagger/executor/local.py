@@ -54,6 +54,9 @@ class LocalRunner(StageRunner):
 class LocalJobs(Jobs[LocalLaunch]):
     """The worker processes of local launches. The lock of the run names their parent."""
 
+    #: Whom `cancel` has told to stop. One process runs all local stages, and a second signal would kill its workers.
+    _stopped: Holder | None = None
+
     def activity(self, stage: Stage, launches: Sequence[LocalLaunch]) -> Activity:
         holder = stage.run.holder()
         if not launches or holder is None or holder.is_dead() or launches[-1].pid != holder.pid:
@@ -69,11 +72,12 @@ class LocalJobs(Jobs[LocalLaunch]):
 
     def cancel(self, stage: Stage, launches: Sequence[LocalLaunch], ranks: set[int] | None = None) -> list[str]:
         holder = stage.run.holder()
-        if holder is None or holder.is_dead():
+        if holder is None or holder.is_dead() or holder == self._stopped:
             return []
         if ranks is not None:
             raise StaggerError("A local run is cancelled as a whole; leave --rank out.")
         if holder.host != os.uname().nodename:
             raise StaggerError(f"The run is held by {holder}; cancel it there.")
         os.kill(holder.pid, signal.SIGTERM)
+        self._stopped = holder
         return [f"stopped {holder}"]
