@@ -115,7 +115,7 @@ register() {
 
 slurmctld_answers() { ask scontrol ping; }
 
-# Whether a node is ready for jobs; resumes one that is down, drained or failed. A '*' after the state means that the node
+# Whether a node is ready for jobs; resumes one that is down, drained or failed. A '*' after the state marks a node that
 # does not respond; it may recover by itself.
 node_ready() {
     case $(ask sinfo -h -p cpu -n "$node" -o %T) in
