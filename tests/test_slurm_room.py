@@ -30,12 +30,12 @@ def versions(name: str) -> list[str]:
 
 LIMITS = {
     "20.11": Limits(version="20.11.6"),  # An excerpt without them: Slurm's defaults.
-    "21.08": Limits(500, 10_000, def_mem_per_cpu=4000, version="21.08.5", accounting=True, enforced=True),
-    "22.05": Limits(10_001, 50_000, def_mem_per_cpu=100, version="22.05.8", accounting=True),
-    "23.02": Limits(1001, 10_000, version="23.02.7", accounting=True),
+    "21.08": Limits(500, 10_000, def_mem_per_cpu=4000, version="21.08.5", enforced=True),
+    "22.05": Limits(10_001, 50_000, def_mem_per_cpu=100, version="22.05.8"),
+    "23.02": Limits(1001, 10_000, version="23.02.7"),
     "24.05": Limits(40_001, 200_000, version="24.05.2", enforced=True),
-    "25.05": Limits(11_000, 65_000, version="25.05.5", accounting=True),
-    "25.11": Limits(1001, 10_000, version="25.11.4", accounting=True),
+    "25.05": Limits(11_000, 65_000, version="25.05.5"),
+    "25.11": Limits(1001, 10_000, version="25.11.4"),
 }
 
 

@@ -8,17 +8,13 @@ from typing import Annotated
 
 import typer
 
-from stagger.cli.answers import launch_file, print_json
+from stagger.cli.answers import print_json
+from stagger.cli.launch import launch
 from stagger.cli.options import (
-    Assignments,
-    DryRun,
-    ExecutorName,
     Json,
     Options,
     Run,
-    RunDir,
     Stage,
-    Wait,
     storage_options,
 )
 
@@ -34,21 +30,7 @@ def blocks() -> None:
     """Host a model's transformer blocks on many servers."""
 
 
-@app.command()
-def launch(
-    file: Annotated[str, typer.Argument(help="A pipeline file with a stage of `blocks`.", metavar="FILE")],
-    dry_run: DryRun = False,
-    executor: ExecutorName = None,
-    run_dir: RunDir = None,
-    assignments: Assignments = None,
-    wait: Wait = False,
-    json: Json = False,
-) -> int:
-    """Launch block servers: as `stagger launch`, for a file that has some."""
-    from stagger.spec.changes import Changes
-
-    changes = Changes(tuple(assignments or ()), executor, None, run_dir)
-    return launch_file(file, changes, dry_run=dry_run, wait=wait, json=json, blocks=True)
+app.command(help="Launch block servers: as `stagger launch`, for a file that has some.")(launch)
 
 
 @app.command()

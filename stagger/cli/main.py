@@ -13,16 +13,13 @@ from loguru import logger
 
 from stagger import __version__
 from stagger.cli import blocks, show
-from stagger.cli.answers import finish, launch_file, print_json
+from stagger.cli.answers import finish, print_json
+from stagger.cli.launch import launch
 from stagger.cli.options import (
-    Assignments,
-    DryRun,
-    ExecutorName,
     Json,
     Options,
     Ranks,
     Run,
-    RunDir,
     Stage,
     Wait,
     storage_options,
@@ -81,23 +78,7 @@ def set_up_logging() -> None:
     logger.add(sys.stderr, format="<level>{message}</level>", level=os.environ.get("STAGGER_LOG_LEVEL", "INFO"))
 
 
-@app.command()
-def launch(
-    file: Annotated[str, typer.Argument(help="A pipeline file, or the name of a ready one.", metavar="FILE")],
-    dry_run: DryRun = False,
-    executor: ExecutorName = None,
-    tasks: Annotated[int | None, typer.Option(min=1, help="Into how many ranks the work is divided.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many ranks.")] = None,
-    run_dir: RunDir = None,
-    assignments: Assignments = None,
-    wait: Wait = False,
-    json: Json = False,
-) -> int:
-    """Plan, check, render, then submit, or run here. A completed rank is never run again."""
-    from stagger.spec.changes import Changes
-
-    changes = Changes(tuple(assignments or ()), executor, tasks, run_dir)
-    return launch_file(file, changes, limit=limit, dry_run=dry_run, wait=wait, json=json)
+app.command()(launch)
 
 
 @app.command()

@@ -99,8 +99,8 @@ class Circumstances:
 class TaskContext:
     """The rank's shards, its outputs and the storage.
 
-    A step that has a method `bind(task)` is handed it before it is called. Steps that stay with the contract need
-    nothing of this.
+    A step that has a method `bind(task)` is handed it before it is called (hooks.py). Steps that stay with the contract
+    need nothing of this.
 
     `all_shards` are the rank's, `shards` what the steps are to read now: all of them, or one after another where a
     writer names its outputs after them. `bad_records` counts what readers skipped, by kind; `bad_examples` holds the
@@ -118,7 +118,7 @@ class TaskContext:
         repeated: bool = False,
         read_ahead_bytes: int = 64 * 10**6,
         begin_upload: Callable[[str], None] = lambda path: None,
-        circumstances: Circumstances = Circumstances(),
+        circumstances: Circumstances | None = None,
     ) -> None:
         self.storage = storage
         self.rank = rank
@@ -129,7 +129,7 @@ class TaskContext:
         self.bad_records: dict[str, int] = {}
         self.bad_examples: list[dict[str, Any]] = []
         self.all_shards = shards
-        self.circumstances = circumstances
+        self.circumstances = circumstances or Circumstances()
         self.notes: dict[str, Any] = {}
         self._tag = tag
         self._repeated = repeated

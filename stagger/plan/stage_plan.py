@@ -6,7 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from loguru import logger
@@ -21,6 +21,9 @@ from stagger.rundir.run_folder import StageInput
 from stagger.rundir.stage_folder import collection_paused
 from stagger.spec.models import StageSpec
 from stagger.storage.storage import Storage, is_local
+
+if TYPE_CHECKING:
+    from stagger.pipeline.hooks import Reader, Writer
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def build_at_launch(stage: StageSpec, index: int) -> Any:
         raise StaggerError(f"Step {index + 1} ({step.use}) cannot be made: {type(error).__name__}: {error}.") from error
 
 
-def check_outputs(plan: StagePlan, readers: list[Any], writers: list[Any]) -> Collection[str]:
+def check_outputs(plan: StagePlan, readers: Sequence[Reader], writers: Sequence[Writer]) -> Collection[str]:
     """The outputs. Raises StaggerError when two would have the same name, or one that of an input."""
     of: dict[str, str] = {}
     for writer in writers:

@@ -24,7 +24,6 @@ class Limits:
     max_job_count: int = DEFAULT_MAX_JOB_COUNT
     def_mem_per_cpu: int | None = None
     version: str = ""
-    accounting: bool = False
     enforced: bool = False
     assumed: str = ""
 
@@ -50,8 +49,6 @@ def parse_config(text: str) -> Limits:
         def_mem_per_cpu=int(memory) if memory.isdigit() else None,
         version=values.get("SLURM_VERSION", ""),
         enforced=not enforced.isdisjoint(("limits", "safe", "all")),
-        accounting=values.get("AccountingStorageType", "").removeprefix("accounting_storage/")
-        not in ("", "none", "(null)"),
     )
 
 

@@ -319,12 +319,3 @@ def server_throughput(
     60.0
     """
     return min(forward_rps / ((num_blocks + 1) / 2), network_rps * (relay_penalty if behind_relay else 1))
-
-
-def network_throughput(bits_per_s: float, hidden_size: int, bits_per_value: int = 16) -> float:
-    """Requests (hidden states of one token) per second that fit through a network.
-
-    >>> round(network_throughput(100e6, 8192))
-    763
-    """
-    return bits_per_s / (hidden_size * bits_per_value)
