@@ -186,7 +186,7 @@ def decode_launch(data: bytes, path: str) -> LaunchRecord:
         raise damaged(path, f"executor is {content['executor']!r}")
     record = from_json(RECORDS[content["executor"]], content, path)
     try:
-        record.groups, record.cancelled_list  # noqa: B018  # Parsed now, while the file can be named.
+        record.rank_list, record.groups, record.cancelled_list  # noqa: B018  # Parsed now, while the file can be named.
     except ValueError as error:
         raise damaged(path, f"ranks: {error}") from error
     return record
