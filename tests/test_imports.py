@@ -82,7 +82,7 @@ def test_a_task_on_local_paths_imports_only_what_it_uses(
 def test_a_task_makes_few_file_system_calls_before_its_first_read(
     cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:
-    """A count, not a time: at most 900 from the interpreter's start to the first shard."""
+    """A count, not a time: at most 800 from the interpreter's start to the first shard."""
     cli("launch", pipeline_file(), "--limit", 1, check=0)
     settings = json.loads((tmp_path / "run" / "launches" / "1" / "launch.json").read_text())["settings"]
     trace = tmp_path / "trace"
@@ -92,7 +92,7 @@ def test_a_task_makes_few_file_system_calls_before_its_first_read(
     subprocess.run(["strace", "-f", "-o", trace, "-e", "trace=%file,getdents64", *task], env=env, check=True)
     lines = trace.read_text(errors="replace").splitlines()
     first = next(number for number, line in enumerate(lines) if "/input/shard-" in line)
-    assert first <= 900
+    assert first <= 800
 
 
 def test_pure_modules_import_neither_slurm_nor_storage() -> None:

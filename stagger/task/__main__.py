@@ -21,7 +21,6 @@ from stagger.pipeline.chain import add_import_path
 from stagger.pipeline.task_context import StopFlag
 from stagger.ranks import parse_ranks
 from stagger.rundir.task_settings import TaskSettings
-from stagger.start.delays import spread_delay_ms, uniform_delay
 from stagger.storage.storage import Storage
 from stagger.task.attempt import Attempt, Job
 from stagger.task.attempt_log import log
@@ -151,7 +150,7 @@ def serve(settings: TaskSettings, storage: Storage, stop: StopFlag, number: int)
     answers.write(b"ready\n")
     ranks = watched_orders(stop)
     started = time.time()
-    delay = uniform_delay(settings.window_s) if settings.start_policy == "uniform" else spread_delay_s(settings, number)
+    delay = start_delay_s(settings, number)
     job = Job(id=f"local-{os.getpid()}", restart=0, delay_s=delay, script_started=started)
     while (left := started + delay - time.time()) > 0:
         stop.check()
@@ -161,8 +160,12 @@ def serve(settings: TaskSettings, storage: Storage, stop: StopFlag, number: int)
     return 0
 
 
-def spread_delay_s(settings: TaskSettings, number: int) -> float:
-    """The slot of worker `number`, in seconds."""
+def start_delay_s(settings: TaskSettings, number: int) -> float:
+    """Seconds that worker `number` sleeps before its first rank. A Slurm job has slept in its script already."""
+    from stagger.start.delays import spread_delay_ms, uniform_delay
+
+    if settings.start_policy == "uniform":
+        return uniform_delay(settings.window_s)
     return spread_delay_ms(number, settings.window_s, zlib.crc32(settings.fingerprint.encode())) / 1000
 
 
