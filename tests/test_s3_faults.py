@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from stagger.errors import BadInput, StorageError
-from stagger.storage.backend import Entry
+from stagger.storage import Entry
 from stagger.storage.storage import Storage
 from tests.conftest import Cli, PipelineFiles, contents, read_jsonl, until
 from tests.s3_server import S3Server, running

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stagger.errors import StaggerError
-from stagger.storage.backend import Entry
+from stagger.storage import Entry
 from stagger.storage.storage import Storage, absolute, expand_variables, join
 
 

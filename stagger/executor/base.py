@@ -11,8 +11,8 @@ from stagger.executor.activity import Activity
 from stagger.plan.requests import not_yet_planned
 from stagger.rundir.launch_records import Group, LaunchRecord
 from stagger.rundir.run_folder import Stage, StageInput
-from stagger.rundir.task_settings import TaskSettings
 from stagger.spec.models import RunSpec, StageSpec
+from stagger.task import TaskSettings
 
 
 @dataclass(frozen=True)

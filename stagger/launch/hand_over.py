@@ -14,10 +14,10 @@ from stagger.launch.leftovers import remove_leftovers
 from stagger.pipeline.pickled import sha256
 from stagger.rundir.launch_records import Group, LaunchRecord
 from stagger.rundir.run_folder import Stage
-from stagger.rundir.task_settings import TaskSettings
 from stagger.spec.executors import SlurmSpec
 from stagger.status.look import Look
 from stagger.status.report import write_stats
+from stagger.task import TaskSettings
 
 
 def launch_stage(stage: Stage, look: Look, ranks: list[int], payload: bytes) -> Look:

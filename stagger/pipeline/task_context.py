@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stagger.errors import Interrupted, StaggerError
 from stagger.pipeline.compression import Codec, Compressor, compressor
 from stagger.pipeline.document import Shard
-from stagger.storage.backend import Output
+from stagger.storage import Output
 from stagger.storage.storage import Storage, is_local
 
 if TYPE_CHECKING:

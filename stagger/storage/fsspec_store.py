@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import fsspec
 
 from stagger.errors import StaggerError, StorageError
-from stagger.storage.backend import ONE_PUT_BYTES, Entry
+from stagger.storage import ONE_PUT_BYTES, Entry
 from stagger.storage.retry import Retry
 
 #: Bytes asked for at a time.

@@ -8,7 +8,7 @@ from _thread import get_ident
 from collections.abc import Callable, Iterator
 
 from stagger.errors import StaggerError
-from stagger.storage.backend import Entry
+from stagger.storage import Entry
 
 #: Read from shared file systems in large sequential pieces.
 READ_BYTES = 2**20

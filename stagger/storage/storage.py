@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from stagger.errors import StaggerError
-from stagger.storage.backend import Backend, Entry, Output
+from stagger.storage import Backend, Entry, Output
 
 if TYPE_CHECKING:
     from stagger.storage.retry import Retry

@@ -20,8 +20,8 @@ from stagger.errors import Interrupted, StaggerError, exit_status_of
 from stagger.pipeline.chain import add_import_path
 from stagger.pipeline.task_context import StopFlag
 from stagger.ranks import parse_ranks
-from stagger.rundir.task_settings import TaskSettings
 from stagger.storage.storage import Storage
+from stagger.task import TaskSettings
 from stagger.task.attempt import Attempt, Job
 from stagger.task.attempt_log import log
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stagger.errors import BadInput, Interrupted, StaggerError
 from stagger.pipeline.chain import Step, StepCount, build, chain, own_seconds
@@ -13,10 +13,12 @@ from stagger.pipeline.document import Shard
 from stagger.pipeline.task_context import EXAMPLES, Circumstances, StopFlag, TaskContext
 from stagger.rundir.plan_file import RankPlan, read_rank
 from stagger.rundir.stage_folder import COMPLETION_KEYS, StageFolder, attempt_name, attempt_order, decode, encode
-from stagger.rundir.task_settings import TaskSettings
 from stagger.storage.storage import Storage, is_local
+from stagger.task import TaskSettings
 from stagger.task.attempt_log import AttemptLog, log
-from stagger.task.upload_notes import UploadNotes
+
+if TYPE_CHECKING:
+    from stagger.task.upload_notes import UploadNotes
 
 #: On remote storage the first attempt of a rank does not look for a later one before its job is so old, in seconds: a
 #: request less is worth having 8000 times. Slurm gives up a node that is cut off after SlurmdTimeout, 300 s by default,
@@ -61,6 +63,7 @@ class Attempt:
         self.cpu_started = time.process_time()
         self.counts: list[StepCount] = []
         self.before: dict[str, Any] = {}
+        self.uploads: UploadNotes | None = None
 
     @property
     def repeated(self) -> bool:
@@ -93,7 +96,6 @@ class Attempt:
         )
         if self.repeated and self.settings.commit == "shard":
             self.before = self._progress()
-        uploads = UploadNotes(self.folder, self.rank, self.name)
         task = TaskContext(
             self.storage,
             self.rank,
@@ -102,7 +104,7 @@ class Attempt:
             f"{self.folder.tag}-{self.name}" + (f"-{self.job.process}" if self.job.process else ""),
             repeated=self.repeated,
             read_ahead_bytes=self.settings.read_ahead_mb * 10**6,
-            begin_upload=uploads.begin,
+            begin_upload=self._begin_upload,
             circumstances=Circumstances(self.settings.stage_dir, self.name, self.job.id, self.stop),
         )
         try:
@@ -116,12 +118,21 @@ class Attempt:
             raise
         finally:
             task.close()
-            uploads.end()
+            if self.uploads is not None:
+                self.uploads.end()
         if self.job.process:
             return
         record = self._completion(plan, task, len(plan.shards))
         self.storage.write(self.folder.completion(self.rank), encode(record))
         log(f"done: {record['records_in']} records in, {record['records_out']} out", "SUCCESS")
+
+    def _begin_upload(self, path: str) -> None:
+        """Note a multipart upload before it begins. Few ranks write so much: the others import nothing for it."""
+        if self.uploads is None:
+            from stagger.task.upload_notes import UploadNotes
+
+            self.uploads = UploadNotes(self.folder, self.rank, self.name)
+        self.uploads.begin(path)
 
     def _progress(self) -> dict[str, Any]:
         """What earlier attempts committed, shard by shard: a completion record of the first `shards` shards.

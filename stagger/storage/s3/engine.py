@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from stagger.storage.backend import Entry
+from stagger.storage import Entry
 
 #: Bytes of a body handed on at a time: large enough that handing over costs nothing, small against the memory limit.
 CHUNK_BYTES = 2**20

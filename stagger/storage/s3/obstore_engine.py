@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 from stagger.errors import StaggerError
-from stagger.storage.backend import Entry
+from stagger.storage import Entry
 from stagger.storage.faults import BrokenOff
 from stagger.storage.s3.engine import PAGE_KEYS, Body, Changed, Engine, Page
 

@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCreden
 from fsspec.asyn import sync
 
 from stagger.errors import StaggerError
-from stagger.storage.backend import Entry
+from stagger.storage import Entry
 from stagger.storage.faults import BrokenOff
 from stagger.storage.s3.engine import CHUNK_BYTES, CONNECTIONS, PAGE_KEYS, Body, Changed, Page
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from stagger.errors import BadInput, StaggerError, StorageError
-from stagger.storage.backend import ONE_PUT_BYTES, Entry
+from stagger.storage import ONE_PUT_BYTES, Entry
 from stagger.storage.faults import BrokenOff, fault_of
 from stagger.storage.retry import Retry, Trial
 from stagger.storage.s3.engine import CONNECTIONS, Changed, Engine
