@@ -1,4 +1,5 @@
-# make demo: run the quickstart pipeline here.   make test: install what tests need, start a Slurm cluster, test.
+# make demo: run the quickstart pipeline on this machine.
+# make test: install the test dependencies, start a Slurm cluster, run all tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,6 +15,7 @@ test: $(VENV)/installed-dev lint
 	tests/run.sh $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-dev
+	@! git grep -nE '^(<{7}|>{7}|\|{7})( |$$)' || { echo 'lint: the lines above are merge-conflict markers' >&2; exit 1; }
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -29,7 +31,7 @@ cluster-up:
 cluster-down:
 	tests/cluster/down.sh
 
-# New versions of everything that is installed; the constraints keep the resolver from searching for minutes.
+# Update the pinned versions of all dependencies. Without the pins the resolver searches for minutes.
 lock:
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --no-annotate --no-header \
 		--output-file constraints.txt --upgrade

@@ -1,4 +1,4 @@
-"""The quickstart pipeline from Python: python examples/local_run.py."""
+"""The quickstart pipeline in Python. Run it with: python examples/local_run.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DATA = Path(__file__).parent / "data"
 
 
 def shout(data: Iterable[Document], rank: int, world_size: int) -> Iterator[Document]:
-    """A step is any callable over documents; this one runs in the worker processes."""
+    """Turn the text into capitals. A step is any callable over documents; it runs in the worker processes."""
     for document in data:
         document.text = document.text.upper()
         yield document

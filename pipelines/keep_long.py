@@ -1,4 +1,4 @@
-"""A step of one's own: a function over documents, with the contract (data, rank, world_size) and its parameters."""
+"""A custom step: a function over documents that takes (data, rank, world_size) and its own parameters."""
 
 from __future__ import annotations
 

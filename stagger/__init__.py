@@ -5,28 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stagger.document import Document
+    from stagger.api import LocalExecutor, PipelineExecutor, SlurmExecutor
     from stagger.errors import BadInput, RunFailed, StaggerError
-    from stagger.executor.base import PipelineExecutor
-    from stagger.executor.local import LocalExecutor
-    from stagger.executor.slurm import SlurmExecutor
-    from stagger.sharding import Shard
+    from stagger.pipeline.document import Document, Shard
+    from stagger.pipeline.task_context import TaskContext
     from stagger.steps.csv import ReadCsv
     from stagger.steps.jsonl import ReadJsonl, WriteJsonl
     from stagger.steps.parquet import ReadParquet
     from stagger.steps.parquet_writer import WriteParquet
     from stagger.steps.text import ReadText
     from stagger.steps.warc import ReadWarc
-    from stagger.task_context import TaskContext
 
 __version__ = "0.1.0"
 
 #: Public name -> its module. Imported at first use: a task must not pay for what only a launch needs.
 _PUBLIC = {
     "BadInput": "stagger.errors",
-    "Document": "stagger.document",
-    "LocalExecutor": "stagger.executor.local",
-    "PipelineExecutor": "stagger.executor.base",
+    "Document": "stagger.pipeline.document",
+    "LocalExecutor": "stagger.api",
+    "PipelineExecutor": "stagger.api",
     "ReadJsonl": "stagger.steps.jsonl",
     "ReadCsv": "stagger.steps.csv",
     "ReadParquet": "stagger.steps.parquet",
@@ -34,10 +31,10 @@ _PUBLIC = {
     "WriteParquet": "stagger.steps.parquet_writer",
     "ReadText": "stagger.steps.text",
     "RunFailed": "stagger.errors",
-    "Shard": "stagger.sharding",
-    "SlurmExecutor": "stagger.executor.slurm",
+    "Shard": "stagger.plan.sharding",
+    "SlurmExecutor": "stagger.api",
     "StaggerError": "stagger.errors",
-    "TaskContext": "stagger.task_context",
+    "TaskContext": "stagger.pipeline.task_context",
     "WriteJsonl": "stagger.steps.jsonl",
 }
 

@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from stagger import __version__
 from stagger.errors import StaggerError
-from stagger.job_script import interpreter, percent, render, sbatch_options
+from stagger.executor.job_script import interpreter, percent, render, sbatch_options
 from stagger.progress import busy
 from stagger.slurm import cluster
-from stagger.spec.models import EnvSpec
-from stagger.storage import Storage, absolute, is_local, join
+from stagger.spec.executors import EnvSpec
+from stagger.storage.storage import Storage, absolute, is_local, join
 
 #: How long the one test job is waited for, and a storage that cannot be reached is tried, in seconds.
 JOB_S, UNREACHABLE_S = 60.0, 10.0
@@ -142,7 +142,7 @@ def node_checks(folder: str, partition: str | None) -> Iterator[Check]:
 
 
 def submit(place: str, name: str, token: str, partition: str | None) -> str:
-    from stagger.slurm import submission
+    from stagger.slurm import sbatch
 
     options = {"job-name": name, "output": f"{percent(place)}/out", "time": "5", "ntasks": "1", "chdir": "/"}
     if partition:
@@ -154,7 +154,7 @@ def submit(place: str, name: str, token: str, partition: str | None) -> str:
         token=token,
         python=interpreter(EnvSpec()),
     )
-    return submission.submit(place, script, name)
+    return sbatch.submit(place, script, name)
 
 
 def wait_for(path: str, name: str) -> dict[str, str] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from signal import Signals
+
 
 class StaggerError(Exception):
     """The request was wrong: nothing was launched. The command line prints it and exits with status 2."""
@@ -38,7 +40,20 @@ class BadRecord(BadInput):
 
 
 class Interrupted(BaseException):
-    """A signal asked the task to stop. Not an `Exception`: the `except Exception` of a step must not swallow it."""
+    """A signal asked the process to stop. Not an `Exception`: the `except Exception` of a step must not swallow it."""
+
+    def __init__(self, signal: Signals) -> None:
+        super().__init__(signal.name)
+        self.signal = signal
+
+    @property
+    def exit_status(self) -> int:
+        return exit_status_of(self.signal)
+
+
+def exit_status_of(signal: Signals) -> int:
+    """Exit status of a process that a signal stopped, as shells report it: 128 + the signal's number."""
+    return 128 + signal
 
 
 def missing_extra(extra: str, package: str, error: ImportError) -> StaggerError:

@@ -31,3 +31,7 @@ def parse_ranks(text: str) -> list[int]:
         first, dash, last = part.partition("-")
         ranks.extend(range(int(first), int(last if dash else first) + 1))
     return ranks
+
+
+def pad(rank: int) -> str:
+    return f"{rank:05d}"

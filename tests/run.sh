@@ -1,5 +1,5 @@
 #!/bin/bash
-# Run all tests: those that need the Slurm cluster mostly wait, so the others run beside them. Arguments go to both.
+# Run all tests. Tests that need the Slurm cluster mostly wait, so the others run beside them. Arguments go to both.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
@@ -11,7 +11,7 @@ on_cluster=$?
 wait $!
 beside=$?
 cat "$others"
-# 5: no test was selected, as with -k.
+# pytest exits with 5 if no test was selected, for example by -k.
 for status in "$on_cluster" "$beside"; do
     [[ $status == 0 || $status == 5 ]] || exit "$status"
 done

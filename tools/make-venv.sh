@@ -1,5 +1,5 @@
 #!/bin/bash
-# make-venv.sh PYTHON FOLDER: a virtual environment; says what is missing where Python came without its parts.
+# make-venv.sh PYTHON FOLDER: create a virtual environment, or name the package that Python lacks for it.
 set -euo pipefail
 python=$1 folder=$2
 
@@ -7,7 +7,7 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
     echo "stagger needs Python 3.10 or newer; $python is $("$python" --version 2>&1). Try: make PYTHON=python3.12" >&2
     exit 2
 fi
-# Debian splits ensurepip off; without it a virtual environment has no pip.
+# Debian packages ensurepip separately; without it a virtual environment has no pip.
 if ! "$python" -c 'import ensurepip' 2>/dev/null; then
     if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
         apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q python3-venv

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kit import measure
-from stagger.blocks.placement import compute_throughputs
-from stagger.blocks.registry import Registry
-from stagger.storage import Storage
+from stagger.blocks.placement.petals import compute_throughputs
+from stagger.blocks.server.registry import Registry
+from stagger.storage.storage import Storage
 from tests.kit.claimants import TOTAL, kinds, one_at_a_time, who_claimed
 from tests.kit.s3_server import S3Server, running
 

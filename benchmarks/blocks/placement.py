@@ -19,8 +19,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from benchmarks.kit import measure
-from stagger.blocks import placement
-from stagger.blocks.placement import Span
+from stagger.blocks.placement import petals
+from stagger.blocks.placement.petals import Span
 from tests.kit import blocks_oracle
 
 #: How much of a model fits on a server, and how fast it is: six kinds, about as GPUs differ.
@@ -40,7 +40,7 @@ def swarm(total_blocks: int, servers: int, how: str) -> list[Span]:
         throughput = speed if how == "equal" else speed * draw.uniform(0.8, 1.2)
         start = draw.randrange(total_blocks - length + 1)
         if how == "joined":
-            start = placement.choose_best_blocks(length, spans, total_blocks).start
+            start = petals.choose_best_blocks(length, spans, total_blocks).start
         spans.append(Span(f"{index:05}", start, start + length, throughput))
     return spans
 
@@ -74,7 +74,7 @@ def compare(programs: dict[str, tuple[Callable[[], object], int]], repeat: int) 
 def choose(servers: int, how: str, repeat: int) -> dict[str, Any]:
     spans = swarm(1000, servers, how)
     programs: dict[str, tuple[Callable[[], object], int]] = {
-        "stagger": (lambda: placement.choose_best_blocks(200, spans, 1000).start, 50),
+        "stagger": (lambda: petals.choose_best_blocks(200, spans, 1000).start, 50),
         "plain": (lambda: blocks_oracle.choose_best_blocks(200, spans, 1000).start, 3),
         "at_once": (lambda: best_start_at_once(blocks_oracle.compute_throughputs(spans, 1000), 200), 10),
     }
@@ -83,9 +83,9 @@ def choose(servers: int, how: str, repeat: int) -> dict[str, Any]:
 
 def choose_from_throughputs(servers: int, how: str, repeat: int) -> dict[str, Any]:
     """The choice alone, the sums being known."""
-    throughputs = placement.compute_throughputs(swarm(1000, servers, how), 1000)
+    throughputs = petals.compute_throughputs(swarm(1000, servers, how), 1000)
     programs: dict[str, tuple[Callable[[], object], int]] = {
-        "stagger": (lambda: placement.best_start(throughputs, 200), 200),
+        "stagger": (lambda: petals.best_start(throughputs, 200), 200),
         "plain": (lambda: blocks_oracle.best_start(throughputs, 200), 3),
         "at_once": (lambda: best_start_at_once(throughputs, 200), 10),
     }
@@ -102,7 +102,7 @@ def decide(total_blocks: int, servers: int, how: str, repeat: int) -> dict[str, 
         return rule(local, spans, total_blocks, 0.99, rng=rng), rng.random()
 
     unused = np.random.default_rng(0).random()
-    rule, plain = placement.should_choose_other_blocks, blocks_oracle.should_choose_other_blocks
+    rule, plain = petals.should_choose_other_blocks, blocks_oracle.should_choose_other_blocks
     local = next(span.server_id for span in spans if decision(rule, span.server_id)[1] != unused)
     programs: dict[str, tuple[Callable[[], object], int]] = {
         "stagger": (lambda: decision(rule, local), 3),

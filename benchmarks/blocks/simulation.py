@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.kit import measure
-from stagger.blocks.placement import Span, choose_best_blocks
-from stagger.blocks.planner import planned_moves
+from stagger.blocks.placement.joint_moves import planned_moves
+from stagger.blocks.placement.petals import Span, choose_best_blocks
 from stagger.blocks.simulation.policies import COMPARED, IDEAL, PETALS_LEASE_S, REALISTIC
 from stagger.blocks.simulation.report import TOTAL_BLOCKS, Experiment, compare, document
 from stagger.blocks.simulation.traces import trace

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kit import measure
-from stagger.starts import most_within
+from stagger.start.account import most_within
 from tests.kit.s3_server import S3Server, running
 
 HERE = Path(__file__).parent

@@ -19,9 +19,9 @@ from benchmarks.herd import datatrove
 from benchmarks.herd.cluster import Cluster, storage
 from benchmarks.kit import measure
 from benchmarks.kit.peer import Peer, default_folder
-from stagger.planner.simulation import Herd, simulate
-from stagger.start import auto_window
-from stagger.starts import most_within
+from stagger.start.account import most_within
+from stagger.start.delays import auto_window
+from stagger.start.herd import Herd, simulate
 
 POLICIES = ("none", "uniform", "spread", "limit")
 

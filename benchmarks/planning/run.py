@@ -39,7 +39,7 @@ def plan_listing(folder: str, run_dir: str, tasks: int, shard_by: str) -> dict[s
 
 def plan_in_memory(files: int, run_dir: str, tasks: int, shard_by: str) -> dict[str, Any]:
     """Plan shards that are known already, of log-normal sizes."""
-    from stagger.sharding import Shard
+    from stagger.pipeline.document import Shard
     from stagger.steps.jsonl import ReadJsonl
 
     class Known(ReadJsonl):
@@ -55,10 +55,10 @@ def plan_in_memory(files: int, run_dir: str, tasks: int, shard_by: str) -> dict[
 
 
 def _plan(folder: str, steps: Any, run_dir: str, tasks: int, shard_by: str) -> dict[str, Any]:
-    from stagger.rundir import StageFolder
+    from stagger.plan.stage_plan import make_plan
+    from stagger.rundir.stage_folder import StageFolder
     from stagger.spec.models import StageSpec
-    from stagger.stage_plan import make_plan
-    from stagger.storage import Storage
+    from stagger.storage.storage import Storage
 
     clock = [time.process_time()]
     reader = {"read_jsonl": {"path": folder, "glob": "*.jsonl.gz", "recursive": True}}
@@ -106,8 +106,8 @@ def share_on_s3(path: str, fingerprint: str, ranks: list[int]) -> dict[str, Any]
 def _shares(
     path: str, fingerprint: str, ranks: list[int], options: dict[str, Any], requests: list[str]
 ) -> dict[str, Any]:
-    from stagger.plan import read_rank
-    from stagger.storage import Storage
+    from stagger.rundir.plan_file import read_rank
+    from stagger.storage.storage import Storage
 
     calls: list[tuple[str, int]] = []
 

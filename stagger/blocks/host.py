@@ -5,13 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-from stagger.errors import StaggerError
-from stagger.pipeline import resolve
-
-#: What a host must have.
-METHODS = ("room", "measure", "load", "unload", "serve")
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -62,18 +56,3 @@ class Host(Protocol):
 
     def serve(self, stop: threading.Event) -> None:
         """Serve whatever blocks are loaded, until `stop` is set; then finish what has begun, and return."""
-
-
-def host_class(name: str) -> Any:
-    """The class of a host. Raises StaggerError for a name that is none, or a class that lacks something."""
-    if name == "simulated":
-        from stagger.blocks.simulated import SimulatedHost
-
-        return SimulatedHost
-    found = resolve(name)
-    missing = [method for method in METHODS if not callable(getattr(found, method, None))]
-    if missing:
-        raise StaggerError(
-            f"{name} is no host for blocks: it has no {', '.join(missing)} (see stagger.blocks.host.Host)."
-        )
-    return found

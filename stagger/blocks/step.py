@@ -9,13 +9,17 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from stagger.attempt_log import log
-from stagger.blocks.host import HostContext, host_class
-from stagger.blocks.settings import BlockSettings
+from stagger.blocks.host import HostContext
 from stagger.errors import StaggerError, missing_extra
-from stagger.slurm.job import job_state
-from stagger.storage import Storage, join
-from stagger.task_context import TaskContext
+from stagger.pipeline.chain import resolve
+from stagger.pipeline.task_context import TaskContext
+from stagger.slurm.own_job import job_state
+from stagger.spec.block_settings import BlockSettings
+from stagger.storage.storage import Storage, join
+from stagger.task.attempt_log import log
+
+#: What a host must have.
+METHODS = ("room", "measure", "load", "unload", "serve")
 
 
 def registry_folder(stage_dir: str) -> str:
@@ -56,8 +60,9 @@ class HostBlocks:
         self._task = task
 
     def __call__(self, data: Iterator[Any], rank: int, world_size: int) -> Iterator[Any]:
-        from stagger.blocks.registry import Registry, server_id
-        from stagger.blocks.server import BlockServer, Identity
+        from stagger.blocks.server.block_server import BlockServer, Identity
+        from stagger.blocks.server.records import server_id
+        from stagger.blocks.server.registry import Registry
 
         place, settings = self._task.circumstances, self.settings
         identity = Identity(server_id(rank, place.attempt), place.job, job_ends(place.job))
@@ -70,7 +75,7 @@ class HostBlocks:
             lease_s=settings.lease,
             tell=partial(log, level="WARNING"),
         )
-        context = HostContext(settings.total, settings.model, rank, lambda: bool(place.stop.signal))
+        context = HostContext(settings.total, settings.model, rank, lambda: place.stop.signal is not None)
         host = host_class(settings.host)(context, **settings.host_options)
         server = BlockServer(settings, host, registry, identity, place.stop)
         try:
@@ -94,3 +99,18 @@ def job_ends(job: str) -> float | None:
         log(f"when this job's time is up is not known: {error}", "WARNING")
         return None
     return None if left_s is None else time.time() + left_s
+
+
+def host_class(name: str) -> Any:
+    """The class of a host. Raises StaggerError for a name that is none, or a class that lacks something."""
+    if name == "simulated":
+        from stagger.blocks.server.simulated_host import SimulatedHost
+
+        return SimulatedHost
+    found = resolve(name)
+    missing = [method for method in METHODS if not callable(getattr(found, method, None))]
+    if missing:
+        raise StaggerError(
+            f"{name} is no host for blocks: it has no {', '.join(missing)} (see stagger.blocks.host.Host)."
+        )
+    return found

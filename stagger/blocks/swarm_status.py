@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from stagger.blocks.bound import throughput_bound
-from stagger.blocks.placement import ServerState, compute_throughputs
-from stagger.blocks.registry import Placed, Registry, ServerRecord, View, rank_of
+from stagger.blocks.placement.bound import throughput_bound
+from stagger.blocks.placement.petals import ServerState, compute_throughputs
+from stagger.blocks.server.records import Placed, ServerRecord, View, rank_of
+from stagger.blocks.server.registry import Registry
 
 
 @dataclass(frozen=True)

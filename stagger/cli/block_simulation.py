@@ -9,7 +9,7 @@ from typing import Any
 
 from stagger.errors import StaggerError, missing_extra
 from stagger.progress import busy
-from stagger.spec.steps import nearest
+from stagger.spec.step_checks import nearest
 
 try:
     from stagger.blocks.simulation.policies import COMPARED, IDEAL, POLICIES, REALISTIC, Conditions

@@ -10,17 +10,16 @@ from typing import Any
 from loguru import logger
 
 from stagger.blocks.step import registry_folder
+from stagger.cli.chart import bars
 from stagger.cli.show import CLEAR
 from stagger.errors import StaggerError, missing_extra
-from stagger.launches import read_launches
-from stagger.planner.chart import bars
 from stagger.ranks import format_ranks
-from stagger.run_folder import RunFolder, RunRecord
+from stagger.rundir.run_folder import RunRecord, Stage
 from stagger.spec.models import StageSpec
-from stagger.status import activity_of
+from stagger.status.look import activities
 
 try:
-    from stagger.blocks.registry import Registry
+    from stagger.blocks.server.registry import Registry
     from stagger.blocks.swarm_status import ServerLine, SwarmStatus, swarm_status
 except ImportError as error:
     raise missing_extra("blocks", str(error.name), error) from error
@@ -47,23 +46,23 @@ def stage_of_blocks(record: RunRecord, name: str | None) -> StageSpec:
     return stages[0]
 
 
-def looks(folder: RunFolder, record: RunRecord, stage: StageSpec) -> Iterator[tuple[SwarmStatus, bool]]:
+def looks(stage: Stage) -> Iterator[tuple[SwarmStatus, bool]]:
     """The swarm at one look after another, and whether any of its jobs is still queued or running."""
-    assert stage.blocks is not None
-    assert stage.blocks.total is not None
-    stage_folder = folder.stage(record.spec, stage)
-    place, total = registry_folder(stage_folder.path), stage.blocks.total
-    registry = Registry(folder.storage, place, total, lease_s=stage.blocks.lease, tell=logger.warning)
+    blocks = stage.spec.blocks
+    assert blocks is not None
+    assert blocks.total is not None
+    place = registry_folder(stage.folder.path)
+    registry = Registry(stage.folder.storage, place, blocks.total, lease_s=blocks.lease, tell=logger.warning)
     while True:
-        activity = activity_of(stage_folder, read_launches(stage_folder), folder.path)
+        activity = activities([stage])[2][0]
         running = activity.running | activity.starting.keys()
-        yield swarm_status(registry, stage.blocks.servers, running), bool(activity.ranks)
+        yield swarm_status(registry, blocks.servers, running), bool(activity.ranks)
 
 
-def watch(folder: RunFolder, record: RunRecord, stage: StageSpec, silent: bool) -> SwarmStatus:
+def watch(stage: Stage, silent: bool) -> SwarmStatus:
     """Show the swarm now and then, until none of its jobs is queued or running; the last look."""
     clear = CLEAR if sys.stdout.isatty() and not silent else ""
-    for status, active in looks(folder, record, stage):
+    for status, active in looks(stage):
         if not active:
             break
         if not silent:
@@ -74,8 +73,8 @@ def watch(folder: RunFolder, record: RunRecord, stage: StageSpec, silent: bool) 
     return status
 
 
-def document(run_dir: str, stage: StageSpec, status: SwarmStatus) -> dict[str, Any]:
-    return {"run_dir": run_dir, "stage": stage.name, **status.document()}
+def document(stage: Stage, status: SwarmStatus) -> dict[str, Any]:
+    return {"run_dir": stage.run.path, "stage": stage.name, **status.document()}
 
 
 def show(status: SwarmStatus) -> None:

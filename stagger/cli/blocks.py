@@ -8,17 +8,13 @@ from typing import Annotated
 
 import typer
 
-from stagger.cli.answers import launch_file, print_json
+from stagger.cli.answers import print_json
+from stagger.cli.launch import launch
 from stagger.cli.options import (
-    Assignments,
-    DryRun,
-    ExecutorName,
     Json,
     Options,
     Run,
-    RunDir,
     Stage,
-    Wait,
     storage_options,
 )
 
@@ -34,21 +30,7 @@ def blocks() -> None:
     """Host a model's transformer blocks on many servers."""
 
 
-@app.command()
-def launch(
-    file: Annotated[str, typer.Argument(help="A pipeline file with a stage of `blocks`.", metavar="FILE")],
-    dry_run: DryRun = False,
-    executor: ExecutorName = None,
-    run_dir: RunDir = None,
-    assignments: Assignments = None,
-    wait: Wait = False,
-    json: Json = False,
-) -> int:
-    """Launch block servers: as `stagger launch`, for a file that has some."""
-    from stagger.spec.load import Changes
-
-    changes = Changes(tuple(assignments or ()), executor, None, run_dir)
-    return launch_file(file, changes, dry_run=dry_run, wait=wait, json=json, blocks=True)
+app.command(help="Launch block servers: as `stagger launch`, for a file that has some.")(launch)
 
 
 @app.command()
@@ -61,15 +43,12 @@ def status(
 ) -> int:
     """Which server hosts which blocks, and how fast each block is. Exit status 1 when a block has no server."""
     from stagger.cli import block_status
-    from stagger.run_folder import RunFolder
+    from stagger.rundir.run_folder import RunFolder
 
     folder, record = RunFolder.open(run, storage_options(options))
-    chosen = block_status.stage_of_blocks(record, stage)
-    if watch:
-        found = block_status.watch(folder, record, chosen, silent=json)
-    else:
-        found, _ = next(block_status.looks(folder, record, chosen))
-    print_json(block_status.document(folder.path, chosen, found)) if json else block_status.show(found)
+    chosen = folder.stage(record, block_status.stage_of_blocks(record, stage).name)
+    found = block_status.watch(chosen, silent=json) if watch else next(block_status.looks(chosen))[0]
+    print_json(block_status.document(chosen, found)) if json else block_status.show(found)
     return 1 if min(found.online) == 0 else 0
 
 
@@ -106,7 +85,7 @@ def simulate(
 ) -> int:
     """Compare the policies by which servers balance their blocks, as they come, go and crash."""
     from stagger.cli import block_simulation
-    from stagger.planner.chart import check_plot
+    from stagger.cli.chart import check_plot
 
     if plot is not None:
         check_plot(plot)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from signal import Signals
 from typing import Annotated, NoReturn
 
 import typer
@@ -12,21 +13,18 @@ from loguru import logger
 
 from stagger import __version__
 from stagger.cli import blocks, show
-from stagger.cli.answers import finish, launch_file, print_json
+from stagger.cli.answers import finish, print_json
+from stagger.cli.launch import launch
 from stagger.cli.options import (
-    Assignments,
-    DryRun,
-    ExecutorName,
     Json,
     Options,
     Ranks,
     Run,
-    RunDir,
     Stage,
     Wait,
     storage_options,
 )
-from stagger.errors import Interrupted, StaggerError
+from stagger.errors import Interrupted, StaggerError, exit_status_of
 
 app = typer.Typer(
     help="Run pipelines as thousands of Slurm tasks, or on this machine, without a stampede on the storage.",
@@ -50,12 +48,12 @@ def main() -> NoReturn:
     except Interrupted as error:
         fail(
             f"stopped by {error}; what is done stays done, and the next launch continues",
-            130 if str(error) == "SIGINT" else 143,
+            error.exit_status,
         )
     except typer.Abort:
-        fail("aborted", 130)
+        fail("aborted", exit_status_of(Signals.SIGINT))
     except KeyboardInterrupt:
-        fail("stopped by Ctrl-C", 130)
+        fail("stopped by Ctrl-C", exit_status_of(Signals.SIGINT))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -80,23 +78,7 @@ def set_up_logging() -> None:
     logger.add(sys.stderr, format="<level>{message}</level>", level=os.environ.get("STAGGER_LOG_LEVEL", "INFO"))
 
 
-@app.command()
-def launch(
-    file: Annotated[str, typer.Argument(help="A pipeline file, or the name of a ready one.", metavar="FILE")],
-    dry_run: DryRun = False,
-    executor: ExecutorName = None,
-    tasks: Annotated[int | None, typer.Option(min=1, help="Into how many ranks the work is divided.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many ranks.")] = None,
-    run_dir: RunDir = None,
-    assignments: Assignments = None,
-    wait: Wait = False,
-    json: Json = False,
-) -> int:
-    """Plan, check, render, then submit, or run here. A completed rank is never run again."""
-    from stagger.spec.load import Changes
-
-    changes = Changes(tuple(assignments or ()), executor, tasks, run_dir)
-    return launch_file(file, changes, limit=limit, dry_run=dry_run, wait=wait, json=json)
+app.command()(launch)
 
 
 @app.command()
@@ -116,8 +98,8 @@ def retry(
     options: Options = None,
 ) -> int:
     """Launch again whatever of a run is neither done nor active."""
-    from stagger.launch import retry as start
-    from stagger.run_folder import RunFolder
+    from stagger.launch.retry import retry as start
+    from stagger.rundir.run_folder import RunFolder
 
     with contextlib.redirect_stdout(sys.stderr):
         folder, record = RunFolder.open(run, storage_options(options))
@@ -155,8 +137,8 @@ def status(
     options: Options = None,
 ) -> int:
     """Where a run stands: ranks by state, records, bytes, rate. Exit status 1 if any rank failed."""
-    from stagger.run_folder import RunFolder
-    from stagger.status import status_of
+    from stagger.rundir.run_folder import RunFolder
+    from stagger.status.stage_status import status_of
 
     folder, record = RunFolder.open(run, storage_options(options))
     stages = show.watch_status(folder, record, silent=json) if watch else status_of(folder, record)
@@ -178,7 +160,7 @@ def logs(
 ) -> int:
     """Print what ranks logged. Without --rank or --failed: every rank's latest log, by its path."""
     from stagger.cli import rank_logs
-    from stagger.run_folder import RunFolder
+    from stagger.rundir.run_folder import RunFolder
 
     folder, record = RunFolder.open(run, storage_options(options))
     rank_logs.show_logs(folder, record, stage=stage, rank=rank, attempt=attempt, failed=failed, follow=follow)
@@ -188,15 +170,16 @@ def logs(
 @app.command()
 def cancel(run: Run, ranks: Ranks = None, stage: Stage = None, json: Json = False, options: Options = None) -> int:
     """Cancel what of a run, of a stage, or of single ranks, is queued or running. What is done stays done."""
-    from stagger.cancel import cancel_run, held_back
-    from stagger.run_folder import RunFolder
+    from stagger.launch.cancel import cancel_stages, held_back
+    from stagger.rundir.run_folder import RunFolder
 
     folder, record = RunFolder.open(run, storage_options(options))
     chosen = some_ranks(ranks)
-    stages = record.spec.chosen(stage) if chosen is None else [record.spec.only(stage)]
-    stopped = cancel_run(folder, record, stages, chosen)
+    specs = record.spec.chosen(stage) if chosen is None else [record.spec.only(stage)]
+    stages = [folder.stage(record, spec.name) for spec in specs]
+    stopped = cancel_stages(stages, chosen)
     if stopped:
-        stopped += held_back(folder, record, stages)
+        stopped += held_back(stages)
     if json:
         print_json({"run_dir": run, "stopped": stopped})
     else:
@@ -237,7 +220,7 @@ def plan(
 ) -> int:
     """Compare the start policies before a launch: peaks, refusals, idle core-hours. Submits nothing."""
     from stagger.cli import start_plan
-    from stagger.planner.chart import check_plot
+    from stagger.cli.chart import check_plot
 
     if plot is not None:
         check_plot(plot)

@@ -22,9 +22,6 @@ Options = Annotated[
         help="How to reach the run directory, e.g. '{s3: {endpoint_url: http://...}}'; by default the AWS variables.",
     ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and the exact job scripts; touch nothing.")]
-ExecutorName = Annotated[str | None, typer.Option("--executor", help="Run with this executor: local or slurm.")]
-RunDir = Annotated[str | None, typer.Option("--run-dir", help="Where the run keeps its records.")]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Set any key of the file; may be repeated.")
 ]

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Any
+from collections.abc import Sequence
 
-from stagger.cancel import check_ranks
 from stagger.errors import StaggerError
-from stagger.executor.slurm_jobs import Asked
-from stagger.failed_ranks import find_failed, job_output_path
-from stagger.launches import read_launches
-from stagger.run_folder import RunFolder, RunRecord
-from stagger.rundir import StageFolder, attempt_order, pad
-from stagger.status import activity_of
-from stagger.storage import is_local, join
+from stagger.launch.cancel import check_ranks
+from stagger.ranks import pad
+from stagger.rundir.launch_records import LaunchRecord, SlurmLaunch, read_launches
+from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
+from stagger.rundir.stage_folder import StageFolder, attempt_order
+from stagger.status.look import look_at
+from stagger.storage.storage import is_local, join
 
 #: Lines of a failed rank's log that are shown.
 TAIL = 15
@@ -43,14 +42,13 @@ def show_logs(
     if rank is not None:
         only = record.spec.only(stage)
         check_ranks(only, {rank})
-        show_rank(folder.stage(record.spec, only), rank, attempt, follow, folder.path)
+        show_rank(folder.stage(record, only.name), rank, attempt, follow)
         return
     for one in record.spec.chosen(stage):
-        stage_folder = folder.stage(record.spec, one)
         if failed:
-            show_failed(stage_folder, folder.path)
+            show_failed(folder.stage(record, one.name))
         else:
-            list_logs(stage_folder)
+            list_logs(folder.stage(record, one.name).folder)
 
 
 def latest_attempts(folder: StageFolder, below: str = "") -> dict[int, str]:
@@ -64,13 +62,14 @@ def latest_attempts(folder: StageFolder, below: str = "") -> dict[int, str]:
     return latest
 
 
-def show_rank(folder: StageFolder, rank: int, wanted: str | None, follow: bool, run_dir: str) -> None:
+def show_rank(stage: Stage, rank: int, wanted: str | None, follow: bool) -> None:
+    folder = stage.folder
     if wanted is not None:
         entries = folder.storage.list(join(folder.path, "logs", pad(rank)))
         names = sorted((entry.name.removesuffix(".log") for entry in entries), key=attempt_order)
         if wanted not in names:
             raise StaggerError(f"Rank {rank} has no attempt {wanted}; it has {', '.join(names) or 'none yet'}.")
-        print_growing(folder, folder.log(rank, wanted), follow, run_dir)
+        print_growing(stage, folder.log(rank, wanted), follow)
         return
     while (attempt := latest_attempts(folder, pad(rank)).get(rank)) is None:
         outside = job_output(read_launches(folder), rank)
@@ -81,12 +80,13 @@ def show_rank(folder: StageFolder, rank: int, wanted: str | None, follow: bool, 
         if not follow:
             raise StaggerError(f"Rank {rank} has no log yet: it has not begun (on an object store: it has not ended).")
         time.sleep(FOLLOW_S)
-    print_growing(folder, folder.log(rank, attempt), follow, run_dir)
+    print_growing(stage, folder.log(rank, attempt), follow)
 
 
-def print_growing(folder: StageFolder, path: str, follow: bool, run_dir: str) -> None:
+def print_growing(stage: Stage, path: str, follow: bool) -> None:
     """Print a log; with `follow`, what is added to it until the attempt has ended."""
-    data = folder.storage.read(path)
+    storage = stage.folder.storage
+    data = storage.read(path)
     sys.stdout.buffer.write(data)
     sys.stdout.flush()
     position = len(data)
@@ -94,13 +94,13 @@ def print_growing(folder: StageFolder, path: str, follow: bool, run_dir: str) ->
     asked = time.monotonic()
     while growing:
         # Asked before the read, so that the last words are not missed.
-        growing = not ended(folder, path)
+        growing = not ended(stage.folder, path)
         if growing and time.monotonic() - asked > ASK_S:  # One that was killed leaves no record.
             asked = time.monotonic()
-            growing = int(path.split("/")[-2]) in activity_of(folder, read_launches(folder), run_dir).ranks
+            growing = int(path.split("/")[-2]) in look_at([stage])[stage.name].activity.ranks
         if growing:
             time.sleep(FOLLOW_S)
-        more = folder.storage.read_range(path, position, position + 2**24)
+        more = storage.read_range(path, position, position + 2**24)
         sys.stdout.buffer.write(more)
         sys.stdout.flush()
         position += len(more)
@@ -115,18 +115,16 @@ def ended(folder: StageFolder, log: str) -> bool:
     )
 
 
-def show_failed(folder: StageFolder, run_dir: str) -> None:
-    """Of each failed rank: the error in a sentence, then the end of its log."""
-    launches = read_launches(folder)
-    asked = Asked(launches)
-    active = activity_of(folder, launches, run_dir, asked).ranks  # Before the records are listed, as in stage_status.
-    done = folder.done()
+def show_failed(stage: Stage) -> None:
+    """The error of each failed rank in a sentence, then the end of its log."""
+    folder = stage.folder
+    look = look_at([stage])[stage.name]
     attempts = latest_attempts(folder)
-    for one in find_failed(folder, launches, done, active - done, asked):
+    for one in look.failed:
         said = one.failure["error"] if one.failure else f"its job ended without a word ({one.reason})"
         print(f"rank {one.rank}: {said}")
         data = folder.storage.read(folder.log(one.rank, attempts[one.rank])) if one.rank in attempts else b""
-        ends = [tail(data), "" if one.failure else tail(job_output(launches, one.rank))]
+        ends = [tail(data), "" if one.failure else tail(job_output(look.launches, one.rank))]
         print("".join(f"    {line}\n" for end in ends for line in end.splitlines()))
 
 
@@ -135,10 +133,10 @@ def list_logs(folder: StageFolder) -> None:
         print(f"rank {rank}: {folder.log(rank, attempt)}")
 
 
-def job_output(launches: list[dict[str, Any]], rank: int) -> bytes:
+def job_output(launches: Sequence[LaunchRecord], rank: int) -> bytes:
     """What the rank's latest Slurm job printed outside its ranks; empty when there is none."""
     for launch in reversed(launches):
-        path = job_output_path(launch, rank) if launch["executor"] == "slurm" else None
+        path = launch.output_of(rank) if isinstance(launch, SlurmLaunch) else None
         if path is not None and os.path.isfile(path):
             with open(path, "rb") as file:
                 return file.read()

@@ -9,12 +9,12 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from stagger.efficiency import sentences
-from stagger.launch import Launched
-from stagger.planner.chart import bars
+from stagger.cli.chart import bars
+from stagger.launch.launched import Launched
 from stagger.ranks import format_ranks
-from stagger.run_folder import RunFolder, RunRecord
-from stagger.status import StageStatus, status_of
+from stagger.rundir.run_folder import RunFolder, RunRecord
+from stagger.status.efficiency import sentences
+from stagger.status.stage_status import StageStatus, status_of
 
 #: Seconds between two looks of `stagger status --watch`: Slurm's manual asks not to poll faster than is useful.
 WATCH_S = 5.0

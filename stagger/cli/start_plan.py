@@ -10,13 +10,13 @@ from typing import Any
 
 import yaml
 
+from stagger.cli.chart import bars, binned, save_plot
 from stagger.errors import StaggerError
-from stagger.planner.chart import bars, binned, save_plot
-from stagger.planner.plan import Expected, StartPlan, start_plan
-from stagger.planner.simulation import Herd
 from stagger.progress import busy
-from stagger.start import auto_window
-from stagger.starts import described
+from stagger.start.account import described
+from stagger.start.delays import auto_window
+from stagger.start.forecast import Expected, StartPlan, start_plan
+from stagger.start.herd import Herd
 
 #: Columns of the chart at most, and its lines for each policy.
 CHART_COLUMNS, CHART_LINES = 100, 2
@@ -74,25 +74,26 @@ def plans(
 def plans_of_file(
     file: str, name: str | None, wanted: Wanted, assignments: tuple[str, ...], seed: int
 ) -> dict[str, StartPlan]:
-    from stagger.executor.slurm import SlurmExecutor
-    from stagger.prepare import plan_ready_stages
-    from stagger.run_folder import RunFolder, open_storage
-    from stagger.spec.load import Changes, load_file
+    from stagger.executor.slurm_start import SlurmStart
+    from stagger.launch.check import plan_for_show
+    from stagger.plan.requests import not_yet_planned
+    from stagger.rundir.run_folder import RunFolder, open_storage
+    from stagger.spec.changes import Changes
+    from stagger.spec.load import load_file
 
     # Also a file for the local executor is planned as it would be on Slurm: nothing else starts together.
     spec = load_file(file, Changes(assignments, "slurm", wanted.tasks))
     counted = wanted.requests is None
-    planned = plan_ready_stages(spec, RunFolder(open_storage(spec), spec.run_dir), None) if counted else {}
+    planned = plan_for_show(RunFolder(open_storage(spec), spec.run_dir), spec)[0] if counted else {}
     found = {}
     for stage in spec.chosen(name):
         made = planned.get(stage.name)
         if wanted.throttle is not None:  # The file's own window depends on it.
             settings = stage.executor.model_copy(update={"workers": wanted.throttle})
             stage = stage.model_copy(update={"executor": settings})
-        executor = SlurmExecutor.for_stage(spec, stage, made.input if made else None)
-        assert isinstance(executor, SlurmExecutor)
-        herd = wanted.over(executor.herd(stage.tasks))
-        cores = wanted.cores or executor.settings.cpus_per_task
+        start = SlurmStart(spec, stage, made.input if made else not_yet_planned(stage))
+        herd = wanted.over(start.herd(stage.tasks))
+        cores = wanted.cores or start.settings.cpus_per_task
         with busy(f"{stage.name}: simulating the start"):
             found[stage.name] = start_plan(
                 herd, stage.tasks, cores=cores, counted=counted, other=wanted.window, seed=seed

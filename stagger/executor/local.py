@@ -2,64 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import selectors
 import signal
-import subprocess
-import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
-from loguru import logger
-
-from stagger.errors import Interrupted, StaggerError
-from stagger.executor.base import Activity, ArrayPlan, PipelineExecutor, RunOptions, StageLaunch
-from stagger.launches import write_launch
-from stagger.pipeline import Step
-from stagger.progress import Progress
+from stagger.errors import StaggerError
+from stagger.executor.activity import Activity
+from stagger.executor.base import ArrayPlan, Jobs, StageLaunch, StageRunner
+from stagger.executor.workers import Crew, running_path
 from stagger.ranks import format_ranks, parse_ranks
-from stagger.run_folder import Holder, RunFolder
-from stagger.rundir import StageFolder, attempt_name, decode, encode
-from stagger.storage import join
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from stagger.executor.slurm_jobs import Asked
-
-#: Seconds that an interrupted worker has to end its rank before it is killed.
-GRACE_S = 10.0
-
-#: Seconds between two writes of the list of running ranks, for `stagger status`.
-HEARTBEAT_S = 0.5
-
-#: Workers in a row that die before they take a rank, after which the run is given up.
-MAX_STILLBORN = 3
+from stagger.rundir.launch_records import LocalLaunch, write_launch
+from stagger.rundir.lock import Holder
+from stagger.rundir.run_folder import Stage
+from stagger.rundir.stage_folder import decode
 
 
-class LocalExecutor(PipelineExecutor):
-    """Runs a pipeline on this machine.
-
-    Args:
-        pipeline: the steps: callables `(data, rank, world_size) -> iterator`. The first reads, the last usually writes.
-        run_dir: where the run keeps its records: a local or shared folder, or `s3://...`.
-        workers: ranks at once, each in a process of its own; by default the number of processors.
-        run: `tasks`, `name` and the others that `RunOptions` lists.
-
-    Raises:
-        StaggerError: an argument is wrong.
-    """
-
-    type = "local"
-
-    def __init__(
-        self, pipeline: Sequence[Step], *, run_dir: str, workers: int | None = None, **run: Unpack[RunOptions]
-    ) -> None:
-        super().__init__(pipeline, run_dir, {"workers": workers}, run)
+class LocalRunner(StageRunner):
+    """Runs the ranks of a stage on this machine."""
 
     def window(self, ranks: int) -> int:
         wanted = self.stage.randomize_start_duration
@@ -71,280 +31,53 @@ class LocalExecutor(PipelineExecutor):
     def check(self) -> None:
         pass
 
-    def execute(self, launch: StageLaunch) -> None:
+    def execute(self, launch: StageLaunch) -> LocalLaunch:
         """Run the ranks. Returns when each has ended; raises Interrupted after Ctrl-C or SIGTERM."""
-        record = {
-            "launch": launch.number,
-            "executor": "local",
-            "time": time.time(),
-            "ranks": format_ranks(launch.ranks),
-            "start_policy": self.stage.start_policy,
-            "window_s": launch.settings.window_s,
-            "settings": launch.settings.to_json(),
-            **{key: getattr(Holder.this_process(), key) for key in ("host", "pid", "user")},
-        }
-        write_launch(launch.folder, record)
+        me = Holder.this_process()
+        record = LocalLaunch(
+            launch=launch.number,
+            time=time.time(),
+            ranks=format_ranks(launch.ranks),
+            start_policy=self.stage.start_policy,
+            window_s=launch.settings.window_s,
+            settings=launch.settings.to_json(),
+            host=me.host,
+            pid=me.pid,
+            user=me.user,
+        )
+        write_launch(launch.stage.folder, record)
         assert self.stage.executor.type == "local"
         Crew(launch, min(self.stage.executor.workers, len(launch.ranks))).run()
+        return record
 
-    @classmethod
-    def activity(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, asked: Asked) -> Activity:
-        holder = RunFolder(folder.storage, run_dir).holder()
-        if not launches or holder is None or holder.is_dead() or launches[-1]["pid"] != holder.pid:
+
+class LocalJobs(Jobs[LocalLaunch]):
+    """The worker processes of local launches. The lock of the run names their parent."""
+
+    #: Whom `cancel` has told to stop. One process runs all local stages, and a second signal would kill its workers.
+    _stopped: Holder | None = None
+
+    def activity(self, stage: Stage, launches: Sequence[LocalLaunch]) -> Activity:
+        holder = stage.run.holder()
+        if not launches or holder is None or holder.is_dead() or launches[-1].pid != holder.pid:
             return Activity()
         if holder.is_this_process():  # It asks between two of its launches.
             return Activity()
-        path = running_path(folder, launches[-1]["launch"])
+        path = running_path(stage.folder, launches[-1].launch)
         try:
-            running = set(parse_ranks(decode(folder.storage.read(path), path)["running"]))
+            running = set(parse_ranks(decode(stage.folder.storage.read(path), path)["running"]))
         except FileNotFoundError:
             running = set()
-        ranks = set(parse_ranks(launches[-1]["ranks"]))
-        return Activity(running, pending=ranks - running, holders=[str(holder)])
+        return Activity(running, pending=set(launches[-1].rank_list) - running, holders=[str(holder)])
 
-    @classmethod
-    def cancel(
-        cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, ranks: set[int] | None = None
-    ) -> list[str]:
-        holder = RunFolder(folder.storage, run_dir).holder()
-        if holder is None or holder.is_dead():
+    def cancel(self, stage: Stage, launches: Sequence[LocalLaunch], ranks: set[int] | None = None) -> list[str]:
+        holder = stage.run.holder()
+        if holder is None or holder.is_dead() or holder == self._stopped:
             return []
         if ranks is not None:
             raise StaggerError("A local run is cancelled as a whole; leave --rank out.")
         if holder.host != os.uname().nodename:
             raise StaggerError(f"The run is held by {holder}; cancel it there.")
         os.kill(holder.pid, signal.SIGTERM)
+        self._stopped = holder
         return [f"stopped {holder}"]
-
-
-def running_path(folder: StageFolder, launch: int) -> str:
-    return join(folder.launch(launch), "running.json")
-
-
-class Worker:
-    """One worker process, and the rank that it runs now."""
-
-    def __init__(self, settings: str, number: int) -> None:
-        # A session of its own: Ctrl-C in the terminal reaches the parent alone, which then stops the workers.
-        self.process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "stagger.task", settings, "-", str(number)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,
-        )
-        # Tells of the worker's death also when a child of it holds its standard output open.
-        self.pidfd = open_pidfd(self.process.pid)
-        self.silent = False
-        self.rank: int | None = None
-        self.ready = False
-
-    def give(self, rank: int) -> None:
-        assert self.process.stdin is not None
-        self.rank = rank
-        with contextlib.suppress(BrokenPipeError):  # It has died: its answers end too, and that is looked at.
-            self.process.stdin.write(b"%d\n" % rank)
-
-    def answers(self) -> list[bytes]:
-        """What it has said: `ready` once, then how each of its ranks ended. Notes the end of its output in `silent`."""
-        assert self.process.stdout is not None
-        said: bytes | None = self.process.stdout.read(256)
-        self.silent = said == b""
-        return (said or b"").splitlines()
-
-    def close(self) -> int:
-        """Tell an idle or dead worker that there is nothing more, and wait for its end."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        try:
-            status = self.process.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            status = self.process.wait()
-        self.process.stdout.close()
-        if self.pidfd is not None:
-            os.close(self.pidfd)
-        return status
-
-
-def open_pidfd(pid: int) -> int | None:
-    """A descriptor that tells of a process's death; None where the kernel has none (before Linux 5.3: RHEL 8)."""
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        return None
-
-
-class Crew:
-    """The workers of one launch: hands out ranks, replaces workers that die, and says how each rank ended."""
-
-    def __init__(self, launch: StageLaunch, size: int) -> None:
-        self.launch = launch
-        self.waiting = deque(launch.ranks)
-        self.workers: list[Worker] = []
-        self.size = size
-        self.hired = 0
-        self.stillborn = 0
-        self.selector = selectors.DefaultSelector()
-        self.signal: int | None = None
-        self.signals = 0
-        self.heartbeat = 0.0
-        self.running = ""
-        self.progress = Progress(launch.stage.name, len(launch.ranks))
-
-    def run(self) -> None:
-        """Run all ranks. Raises Interrupted when a signal came, after the workers have ended."""
-        with self._heed_signals():
-            try:
-                with self.progress:
-                    self._work()
-            finally:
-                self._stop()
-        self.selector.close()
-        if self.signal is not None:
-            raise Interrupted(signal.Signals(self.signal).name)
-
-    @contextlib.contextmanager
-    def _heed_signals(self) -> Iterator[None]:
-        """Note Ctrl-C and SIGTERM, and wake the selector; only the main thread is told of signals."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        wakeup, wakeup_write = os.pipe()
-        os.set_blocking(wakeup_write, False)
-        self.selector.register(wakeup, selectors.EVENT_READ)
-        previous = signal.set_wakeup_fd(wakeup_write)
-        handlers = {number: signal.signal(number, self._note_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            signal.set_wakeup_fd(previous)
-            self.selector.unregister(wakeup)
-            os.close(wakeup)
-            os.close(wakeup_write)
-
-    def _note_signal(self, number: int, _frame: object) -> None:
-        self.signal = number
-        self.signals += 1
-
-    def _work(self) -> None:
-        for _ in range(self.size):
-            self._hire()
-        while self.workers and self.signal is None:
-            self._beat()
-            for key, _ in self.selector.select(timeout=HEARTBEAT_S):
-                worker = key.data
-                if isinstance(worker, Worker) and worker in self.workers:
-                    self._hear(worker, died=key.fd == worker.pidfd)
-        self._beat(force=True)
-
-    def _hire(self) -> None:
-        worker = Worker(self.launch.settings.to_json(), self.hired)
-        self.hired += 1
-        assert worker.process.stdout is not None
-        self.workers.append(worker)
-        os.set_blocking(worker.process.stdout.fileno(), False)
-        self.selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
-        if worker.pidfd is not None:
-            self.selector.register(worker.pidfd, selectors.EVENT_READ, worker)
-        worker.give(self.waiting.popleft())
-
-    def _hear(self, worker: Worker, died: bool) -> None:
-        """Take a worker's answers, or notice its death: what it said before that counts."""
-        for answer in worker.answers():
-            if answer == b"ready":
-                worker.ready = True
-                self.stillborn = 0
-            else:
-                worker.rank = None
-                self.progress.advance(failed=answer.endswith(b"failed"))
-                if not died:
-                    self._next(worker)
-        if (died or (worker.silent and worker.pidfd is None)) and worker in self.workers:
-            self._bury(worker)
-
-    def _next(self, worker: Worker) -> None:
-        if self.waiting:
-            worker.give(self.waiting.popleft())
-        else:
-            self._dismiss(worker)
-
-    def _dismiss(self, worker: Worker) -> int:
-        self.selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
-        if worker.pidfd is not None:
-            self.selector.unregister(worker.pidfd)
-        self.workers.remove(worker)
-        return worker.close()
-
-    def _bury(self, worker: Worker) -> None:
-        """A worker died: its rank has failed, and the others go on with a new worker."""
-        status = self._dismiss(worker)
-        reason = death_reason(status)
-        if worker.rank is not None:
-            logger.error(f"rank {worker.rank}: its worker process {worker.process.pid} {reason}")
-            record_death(self.launch, worker.rank, worker.process.pid, reason)
-            self.progress.advance(failed=True)
-        if not worker.ready:
-            self.stillborn += 1
-        if self.stillborn >= MAX_STILLBORN:
-            self.waiting.clear()
-            raise StaggerError(f"{MAX_STILLBORN} worker processes in a row died at their start; see the lines above.")
-        if self.waiting:
-            self._hire()
-
-    def _beat(self, force: bool = False) -> None:
-        """Write down what is running now, for `stagger status`."""
-        now = time.monotonic()
-        if not force and now - self.heartbeat < HEARTBEAT_S:
-            return
-        self.heartbeat = now
-        running = format_ranks(worker.rank for worker in self.workers if worker.rank is not None)
-        if running == self.running:
-            return
-        self.running = running
-        path = running_path(self.launch.folder, self.launch.number)
-        self.launch.folder.storage.write(path, encode({"time": time.time(), "running": running}))
-
-    def _stop(self) -> None:
-        """End the workers that are left: ask, then kill; at once after a second signal."""
-        for worker in self.workers:
-            worker.process.terminate()
-        deadline = time.monotonic() + GRACE_S
-        while any(worker.process.poll() is None for worker in self.workers):
-            if self.signals > 1 or time.monotonic() > deadline:
-                for worker in self.workers:
-                    worker.process.kill()
-            time.sleep(0.02)
-        for worker in self.workers:
-            worker.close()
-        self.workers.clear()
-
-
-def death_reason(status: int) -> str:
-    if status == -signal.SIGKILL:
-        return "was killed by SIGKILL: out of memory, unless somebody did it by hand"
-    if status < 0:
-        return f"was killed by {signal.Signals(-status).name}"
-    return f"ended with exit status {status}"
-
-
-def record_death(launch: StageLaunch, rank: int, pid: int, reason: str) -> None:
-    """The failure record of a rank whose process could not write it any more."""
-    attempt = attempt_name(launch.number, 0)
-    path = launch.folder.failure(rank, attempt)
-    record = {
-        "rank": rank,
-        "kind": "killed",
-        "error": f"worker process {pid} {reason}",
-        "traceback": "",
-        "attempt": attempt,
-        "launch": launch.number,
-        "job": f"local-{pid}",
-        "host": os.uname().nodename,
-        "ended": time.time(),
-    }
-    launch.folder.storage.write(path, encode(record))

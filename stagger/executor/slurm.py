@@ -2,187 +2,44 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
-import uuid
-import zlib
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
 from stagger.errors import StaggerError
-from stagger.executor.base import Activity, ArrayPlan, PipelineExecutor, RunOptions, StageLaunch
-from stagger.executor.scaled import Defaults, scaled
-from stagger.executor.slurm_jobs import (
-    Asked,
-    began_before,
-    cancel_launch,
-    cancel_ranks,
-    elements,
-    jobs_of,
-    unknown_activity,
-)
-from stagger.job_script import WARNING_S, ScriptContext, activate_script, array_script, finalize_script
-from stagger.launches import write_launch
-from stagger.local_files import make_folder
-from stagger.pipeline import Step
-from stagger.ranks import format_ranks, parse_ranks
-from stagger.rundir import StageFolder
+from stagger.executor.arrays import array_record, block_scripts, refuse_too_many, split, throttles, unique_name
+from stagger.executor.base import ArrayPlan, StageLaunch, StageRunner
+from stagger.executor.job_script import ScriptContext, activate_script, array_script, finalize_script
+from stagger.executor.more_resources import Defaults, scaled
+from stagger.executor.slurm_start import SlurmStart
+from stagger.ranks import format_ranks
+from stagger.rundir.launch_records import EndJobRecord, SlurmLaunch, write_launch
+from stagger.rundir.run_folder import StageInput
 from stagger.slurm import cluster
-from stagger.slurm.answers import ENDED, QUEUED, Limits, parse_time
-from stagger.spec.models import SlurmSpec, StageSpec
-from stagger.start import LONG_WINDOW_S, LONGEST_WINDOW_S, SCHEDULER_CYCLE_S, Slots, auto_window, window_for_limit
-from stagger.start_requests import requests_per_start
-from stagger.starts import most_within
-from stagger.storage import is_local, join
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from stagger.planner.simulation import Herd
+from stagger.slurm.answers import Limits
+from stagger.spec.models import RunSpec, StageSpec
+from stagger.storage.local_files import make_folder
+from stagger.storage.storage import is_local, join
 
 
-class SlurmExecutor(PipelineExecutor):
-    """Runs a pipeline as Slurm job arrays.
+class SlurmRunner(StageRunner):
+    """Submits the ranks of a stage as Slurm job arrays."""
 
-    Args:
-        pipeline: the steps: callables `(data, rank, world_size) -> iterator`. The first reads, the last usually writes.
-        run_dir: where the run keeps its records: a shared folder, or `s3://...`.
-        partition: the partition; by default the cluster's.
-        time: time limit of a job, as Slurm writes it.
-        cpus_per_task: processors of a job.
-        mem_per_cpu_gb: memory per processor, in GiB.
-        gpus_per_task: GPUs of a job.
-        workers: the throttle: at most so many jobs at once, over the whole run.
-        ranks_per_job: ranks that one job runs, one after another.
-        nodes_per_task: nodes of a job; on several, srun starts each rank once on every node.
-        max_requeues: how often a job that is preempted, or reaches its time limit after it got something done, is
-            queued again.
-        qos: the quality of service.
-        account: the account to charge.
-        env: what a job sets up before Python starts: `modules`, `venv`, `conda`, `container`, `setup`.
-        sbatch: any further option of sbatch, by its long name.
-        template: a job script template of your own.
-        log_dir: a folder that all nodes share, for what jobs print outside their ranks.
-        run: `tasks`, `name` and the others that `RunOptions` lists.
-
-    Raises:
-        StaggerError: an argument is wrong.
-    """
-
-    type = "slurm"
-
-    def __init__(
-        self,
-        pipeline: Sequence[Step],
-        *,
-        run_dir: str,
-        partition: str | None = None,
-        time: str | int | None = None,
-        cpus_per_task: int = 1,
-        mem_per_cpu_gb: float | None = None,
-        gpus_per_task: int = 0,
-        workers: int | None = None,
-        ranks_per_job: int = 1,
-        nodes_per_task: int = 1,
-        max_requeues: int = 5,
-        qos: str | None = None,
-        account: str | None = None,
-        env: Mapping[str, Any] | None = None,
-        sbatch: Mapping[str, str | int | float | bool] | None = None,
-        template: str | None = None,
-        log_dir: str | None = None,
-        **run: Unpack[RunOptions],
-    ) -> None:
-        options = {
-            "partition": partition,
-            "time": time,
-            "cpus_per_task": cpus_per_task,
-            "mem_per_cpu_gb": mem_per_cpu_gb,
-            "gpus_per_task": gpus_per_task,
-            "workers": workers,
-            "ranks_per_job": ranks_per_job,
-            "nodes_per_task": nodes_per_task,
-            "max_requeues": max_requeues,
-            "qos": qos,
-            "account": account,
-            "env": env,
-            "sbatch": sbatch,
-            "template": template,
-            "log_dir": log_dir,
-        }
-        super().__init__(pipeline, run_dir, options, run)
-
-    @property
-    def settings(self) -> SlurmSpec:
-        assert isinstance(self.stage.executor, SlurmSpec)
-        return self.stage.executor
+    def __init__(self, spec: RunSpec, stage: StageSpec, planned: StageInput | None = None) -> None:
+        super().__init__(spec, stage, planned)
+        self.start = SlurmStart(spec, stage, self.input)
+        self.settings = self.start.settings
 
     def window(self, ranks: int) -> int:
-        wanted = self.stage.randomize_start_duration
-        needed = self.needed_window(ranks)
-        window = (needed or auto_window(ranks)) if wanted == "auto" else wanted
-        limit = self.settings.sbatch.get("time", self.settings.time)
-        limit_s = parse_time(str(limit)) if limit is not None else None
-        if limit_s is not None and 0 < limit_s <= window:
-            raise StaggerError(
-                f"executor.time lets a job of {self.stage.name} run for {limit_s} s, and up to {window} s of that it"
-                " sleeps before it starts: allow more time, or set a smaller randomize_start_duration or throttle"
-                " (executor.workers)."
-            )
-        return window
-
-    def needed_window(self, ranks: int) -> int:
-        """Seconds over which the first wave has to start for `backend_limit`; 0 when there is none."""
-        if self.stage.backend_limit is None:
-            return 0
-        wave = min(self.jobs(ranks), self.settings.workers or ranks)
-        window = math.ceil(min(window_for_limit(wave, self.requests(), self.stage.backend_limit), 1e12))
-        if window > LONGEST_WINDOW_S:
-            raise StaggerError(
-                f"backend_limit {self.stage.backend_limit:g} would spread {wave:,} starts of {self.stage.name} over"
-                f" {window:,} s, more than a day: set a smaller throttle (executor.workers), or a larger limit."
-            )
-        return window
-
-    def jobs(self, ranks: int) -> int:
-        """How many jobs so many ranks are."""
-        return math.ceil(ranks / self.settings.ranks_per_job)
-
-    def requests(self) -> int:
-        """Requests that a job's start stands for. Raises StaggerError when they are limited, and there are none."""
-        requests = requests_per_start(self.spec, self.stage, self.input)
-        if not requests and self.stage.backend_limit is not None:
-            raise StaggerError(
-                f"backend_limit counts requests to remote storage, and {self.stage.name} makes none when it starts: its"
-                " run_dir, input and output are local paths. Set randomize_start_duration instead."
-            )
-        return requests
+        return self.start.window(ranks)
 
     def hold(self, ranks: int) -> int:
-        """Without it, jobs shorter than the window would ask for more in a second as they take turns than they did in
-        the first wave.
-        """
-        throttled = self.settings.workers is not None and self.settings.workers < self.jobs(ranks)
-        return self.needed_window(ranks) if throttled else 0
+        return self.start.hold(ranks)
 
-    def herd(self, ranks: int) -> Herd:
-        """What so many ranks are to the storage as they start."""
-        from stagger.planner.simulation import Herd
-
-        return Herd(
-            jobs=self.jobs(ranks),
-            policy=self.stage.start_policy,
-            window_s=self.window(ranks),
-            requests=self.requests(),
-            limit=self.stage.backend_limit,
-            throttle=self.settings.workers,
-            hold_s=self.hold(ranks),
-            retry_s=self.spec.retry_seconds,
-        )
+    def start_summary(self, ranks: int) -> str:
+        return self.start.summary(ranks)
 
     def check(self) -> None:
         if not cluster.is_here():
@@ -198,253 +55,121 @@ class SlurmExecutor(PipelineExecutor):
 
     def arrays(self, launch: StageLaunch) -> list[ArrayPlan]:
         limits = cluster.limits()
-        if limits.assumed:
-            logger.warning(
-                f"{limits.assumed.rstrip('.')}. Assuming Slurm's default MaxArraySize, {limits.max_array_size}."
-            )
-        self.advise(len(launch.ranks))
-        refuse_too_many(self.jobs(len(launch.ranks)), limits.max_job_count, "the cluster's MaxJobCount")
-        if limits.enforced:
-            refuse_too_many(self.jobs(len(launch.ranks)), cluster.submit_limit(), "your MaxSubmitJobs")
+        self._check_limits(limits, self.start.jobs(len(launch.ranks)))
+        self.start.advise(len(launch.ranks))
         context = self._context(launch)
+        given = defaults(limits) if any(group.tries for group in launch.groups) else Defaults()
         parts = [
             (group, jobs)
             for group in launch.groups
             for jobs in split(group.ranks, self.settings.ranks_per_job, limits.max_array_size)
         ]
-        more = any(group.tries for group in launch.groups)
-        given = defaults(limits) if more else Defaults()
+        shares = throttles(self.settings.workers, [len(jobs) for _, jobs in parts])
         arrays = []
         started = 0
-        for (group, part), throttle in zip(
-            parts, throttles(self.settings.workers, [len(jobs) for _, jobs in parts]), strict=True
-        ):
+        settings = launch.settings
+        for (group, part), throttle in zip(parts, shares, strict=True):
             name = unique_name(launch.stage.name)
-            slots = self._slots(launch, started, min(len(part), throttle or len(part)))
-            started += slots.wave
-            spread = slots if self.stage.start_policy == "spread" else None
+            wave = min(len(part), throttle or len(part))
+            slots = self.start.slots(settings.fingerprint, launch.number, settings.window_s, started, wave)
+            started += wave
             script = array_script(
                 replace(context, spec=scaled(self.settings, group, given)),
                 name,
                 part,
                 throttle,
-                launch.settings.window_s,
-                launch.settings.to_json(),
-                spread,
+                settings.window_s,
+                settings.to_json(),
+                slots if self.stage.start_policy == "spread" else None,
             )
             arrays.append(ArrayPlan(name, group, part, throttle, script))
         return arrays
 
-    def _slots(self, launch: StageLaunch, first: int, wave: int) -> Slots:
-        window = launch.settings.window_s
-        salt = zlib.crc32(f"{launch.settings.fingerprint} {launch.number}".encode())
-        return Slots(window, first, wave, min(window, SCHEDULER_CYCLE_S), salt)
-
-    def advise(self, ranks: int) -> None:
-        """Say what a long window costs, and when a short one breaks the limit."""
-        from stagger.planner.plan import first_wave
-
-        window, needed, limit = self.window(ranks), self.needed_window(ranks), self.stage.backend_limit
-        if limit is not None and window >= needed:
-            most = most_within(first_wave(self.herd(ranks)), 1.0)
-            if most * self.requests() > limit:
-                other = ": leave start_policy out" if self.stage.start_policy == "uniform" else ""
-                logger.warning(
-                    f"{self.stage.name}: up to {most} jobs start within a second, and ask for {most * self.requests()}"
-                    f" requests; what is more than backend_limit is refused, and made again{other}"
-                )
-        if window < needed:
+    def _check_limits(self, limits: Limits, jobs: int) -> None:
+        """Raise StaggerError when `jobs` are more than the cluster or its user may have."""
+        if limits.assumed:
             logger.warning(
-                f"{self.stage.name}: starts over {window} s ask for more than 0.8 of backend_limit; it needs {needed}"
-                " s: leave randomize_start_duration out, or set a smaller throttle (executor.workers)"
+                f"{limits.assumed.rstrip('.')}. Assuming Slurm's default MaxArraySize, {limits.max_array_size}."
             )
-        if window > LONG_WINDOW_S:
-            logger.warning(
-                f"{self.stage.name}: each job of the first wave sleeps {window / 2:.0f} s on average on its processors;"
-                " a throttle (executor.workers) or several launches with --begin (executor.sbatch) cost less"
-            )
+        refuse_too_many(jobs, limits.max_job_count, "the cluster's MaxJobCount")
+        if limits.enforced:
+            refuse_too_many(jobs, cluster.submit_limit(), "your MaxSubmitJobs")
 
-    def start_summary(self, ranks: int) -> str:
-        from stagger.planner.plan import summary
-
-        return summary(self.herd(ranks), self.settings.cpus_per_task)
-
-    def execute(self, launch: StageLaunch) -> None:
+    def execute(self, launch: StageLaunch) -> SlurmLaunch:
         """Submit the arrays, and the job that runs when they have ended. All of them or none."""
-        from stagger.slurm import submission  # submitit takes its time.
-
         context = self._context(launch)
         make_folder(context.log_dir, 0o700)
-        record: dict[str, Any] = {
-            "launch": launch.number,
-            "executor": "slurm",
-            "time": time.time(),
-            "ranks": format_ranks(launch.ranks),
-            "ranks_per_job": self.settings.ranks_per_job,
-            "start_policy": self.stage.start_policy,
-            "window_s": launch.settings.window_s,
-            "settings": launch.settings.to_json(),
-            "resources": self.settings.model_dump(mode="json"),
-            "log_dir": context.log_dir,
-        }
         arrays = self.arrays(launch)
-        record["arrays"] = [array_record(array) for array in arrays]
-        record["finalize"] = {"name": unique_name(f"{launch.stage.name}-end"), "job_id": None}
-        write_launch(launch.folder, record)  # Before the first job: by its name each can be found, whatever happens.
+        record = self._record(launch, arrays, context.log_dir)
+        write_launch(launch.stage.folder, record)  # Before the first job: by its name each can be found in any case.
         try:
-            for array, entry in zip(arrays, record["arrays"], strict=True):
-                path = join(launch.folder.launch(launch.number), f"{array.name}.sh")
-                launch.folder.storage.write(path, array.script.encode())
-                entry["job_id"] = submission.submit(context.log_dir, array.script, array.name)
-            after = [entry["job_id"] for entry in record["arrays"]]
-            script = finalize_script(context, record["finalize"]["name"], after)
-            path = join(launch.folder.launch(launch.number), f"{record['finalize']['name']}.sh")
-            launch.folder.storage.write(path, script.encode())
-            record["finalize"]["job_id"] = submission.submit(context.log_dir, script, record["finalize"]["name"])
+            for array in arrays:
+                record = record.submitted(array.name, submitted(launch, context, array.name, array.script))
+            after = [array.job_id or "" for array in record.arrays]
+            script = finalize_script(context, record.finalize.name, after)
+            record = record.submitted(record.finalize.name, submitted(launch, context, record.finalize.name, script))
         except BaseException as error:
-            record["cancelled"] = f"the launch failed: {error}"
-            cluster.cancel(job["job_id"] for job in jobs_of(record) if job["job_id"])
+            record = replace(record, cancelled=f"the launch failed: {error}")
+            cluster.cancel(job.job_id for job in record.jobs if job.job_id)
             raise
         finally:
-            write_launch(launch.folder, record)
-        count = len(arrays)
+            write_launch(launch.stage.folder, record)
+        name, count = launch.stage.name, len(arrays)
         logger.info(
-            f"{launch.stage.name}: submitted {len(launch.ranks)} ranks in {count} array{'s' if count > 1 else ''}"
+            f"{name}: submitted {len(launch.ranks)} ranks in {count} array{'s' if count > 1 else ''}"
             f" (job {', '.join(after)})"
         )
-        logger.info(f"{launch.stage.name}: {self.start_summary(len(launch.ranks))}")
+        logger.info(f"{name}: {self.start_summary(len(launch.ranks))}")
+        return record
+
+    def _record(self, launch: StageLaunch, arrays: list[ArrayPlan], log_dir: str) -> SlurmLaunch:
+        return SlurmLaunch(
+            launch=launch.number,
+            time=time.time(),
+            ranks=format_ranks(launch.ranks),
+            start_policy=self.stage.start_policy,
+            window_s=launch.settings.window_s,
+            settings=launch.settings.to_json(),
+            ranks_per_job=self.settings.ranks_per_job,
+            resources=self.settings.model_dump(mode="json"),
+            log_dir=log_dir,
+            arrays=tuple(map(array_record, arrays)),
+            finalize=EndJobRecord(None, unique_name(f"{launch.stage.name}-end")),
+        )
 
     def _context(self, launch: StageLaunch) -> ScriptContext:
+        name, folder = launch.stage.name, launch.stage.folder
         log_dir = self.settings.log_dir
         if log_dir is not None:
             log_dir = os.path.join(log_dir, f"launch-{launch.number}")
-        elif is_local(launch.folder.path):
-            log_dir = join(launch.folder.launch(launch.number), "slurm")
+        elif is_local(folder.path):
+            log_dir = join(folder.launch(launch.number), "slurm")
         else:
             log_dir = os.path.join(
-                self.spec.cwd, "slurm_logs", f"{launch.stage.name}-{launch.settings.fingerprint[:8]}-{launch.number}"
+                self.spec.cwd, "slurm_logs", f"{name}-{launch.settings.fingerprint[:8]}-{launch.number}"
             )
         return ScriptContext(
             spec=self.settings,
-            run_dir=launch.run_dir,
-            stage=launch.stage.name,
+            run_dir=launch.stage.run.path,
+            stage=name,
             number=launch.number,
             cwd=self.spec.cwd,
             log_dir=log_dir,
             storage_options=self.spec.storage_options,
-            **block_scripts(launch.stage),
-        )
-
-    @classmethod
-    def activity(cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, asked: Asked) -> Activity:
-        if not cluster.is_here():
-            return unknown_activity(launches)
-        activity = Activity()
-        for launch in launches:
-            activity.ending |= any(job.state not in ENDED for job in asked.jobs[launch["finalize"]["name"]])
-            for array in launch["arrays"]:
-                queued = [job for job in asked.jobs[array["name"]] if job.state not in ENDED]
-                ranks = elements(array, launch["ranks_per_job"]) if queued else []
-                for job in queued:
-                    mine = ranks[job.index]
-                    if job.state in QUEUED:
-                        (activity.requeued if began_before(job) else activity.pending).update(mine)
-                    elif job.seconds is not None and job.seconds <= launch["window_s"]:
-                        activity.starting.update(dict.fromkeys(mine, (launch["launch"], mine[0])))
-                    else:
-                        activity.running.update(mine)
-                for job_id in sorted({job.job_id for job in queued}):
-                    activity.holders.append(f"Slurm job {job_id} (launch {launch['launch']})")
-        return activity
-
-    @classmethod
-    def end_states(cls, launch: dict[str, Any], ranks: set[int], asked: Asked) -> dict[int, str]:
-        mine = [a for a in launch["arrays"] if a["job_id"] and not ranks.isdisjoint(parse_ranks(a["ranks"]))]
-        return {
-            rank: state
-            for array in mine
-            for index, job in enumerate(elements(array, launch["ranks_per_job"]))
-            for rank in job
-            if rank in ranks and (state := asked.end(array["name"], array["job_id"], index)) is not None
-        }
-
-    @classmethod
-    def cancel(
-        cls, folder: StageFolder, launches: list[dict[str, Any]], run_dir: str, ranks: set[int] | None = None
-    ) -> list[str]:
-        asked = Asked(launches)
-        return [
-            line
-            for launch in launches
-            for line in (
-                cancel_launch(folder, launch, asked) if ranks is None else cancel_ranks(folder, launch, asked, ranks)
-            )
-        ]
-
-
-def block_scripts(stage: StageSpec) -> dict[str, Any]:
-    """What is different about the scripts of block servers: they need time to hand over, beside the drain."""
-    if stage.blocks is None:
-        return {}
-    return {"template": "blocks.sbatch.j2", "warning_s": max(WARNING_S, math.ceil(stage.blocks.drain) + 60)}
-
-
-def array_record(array: ArrayPlan) -> dict[str, Any]:
-    """What launch.json says of an array; its job id is known once it is submitted."""
-    return {
-        "job_id": None,
-        "name": array.name,
-        "jobs": len(array.ranks),
-        "ranks": format_ranks(rank for job in array.ranks for rank in job),
-        "throttle": array.throttle,
-        "tries": array.group.tries,
-        "memory_scale": array.group.memory_scale,
-        "time_scale": array.group.time_scale,
-    }
-
-
-def refuse_too_many(jobs: int, most: int | None, what: str) -> None:
-    """Raise StaggerError when a launch needs more jobs than there may be, one for its end included."""
-    if most is not None and jobs + 1 > most:
-        raise StaggerError(
-            f"The launch needs {jobs + 1:,} jobs, but {what} is {most:,}: raise executor.ranks_per_job to"
-            f" {math.ceil((jobs + 1) / max(1, most - 1)):,} times what it is, or launch fewer ranks with --limit."
+            **block_scripts(self.stage),
         )
 
 
-def split(ranks: list[int], per_job: int, most: int) -> list[list[list[int]]]:
-    """Ranks as arrays of at most `most` jobs of `per_job` ranks.
+def submitted(launch: StageLaunch, context: ScriptContext, name: str, script: str) -> str:
+    """Keep a script in the launch's folder, and submit it: its job id."""
+    from stagger.slurm import sbatch  # submitit takes its time.
 
-    >>> split([0, 1, 2, 3, 4], 2, 2)
-    [[[0, 1], [2, 3]], [[4]]]
-    """
-    jobs = [ranks[i : i + per_job] for i in range(0, len(ranks), per_job)]
-    return [jobs[i : i + most] for i in range(0, len(jobs), most)]
+    folder = launch.stage.folder
+    folder.storage.write(join(folder.launch(launch.number), f"{name}.sh"), script.encode())
+    return sbatch.submit(context.log_dir, script, name)
 
 
 def defaults(limits: Limits) -> Defaults:
-    """What jobs get that do not ask. The job that ends a stage got the same, and Slurm says it what."""
+    """The memory and time of a job that asks for neither: those of this job, which the end of a stage runs in."""
     memory = os.environ.get("SLURM_MEM_PER_CPU") or limits.def_mem_per_cpu
     return Defaults(int(memory) if memory else None, cluster.own_time_limit())
-
-
-def unique_name(name: str) -> str:
-    """A job name that no other job has, so that a job can be found by it."""
-    return f"{name}-{uuid.uuid4().hex[:12]}"
-
-
-def throttles(workers: int | None, sizes: Sequence[int]) -> list[int | None]:
-    """The throttle of each array, so that together they hold the run's: Slurm's %K counts per array.
-
-    >>> throttles(100, [1001, 1001, 998]), throttles(5, [3]), throttles(None, [7])
-    ([34, 33, 33], [3], [None])
-    """
-    if workers is None:
-        return [None for _ in sizes]
-    if workers < len(sizes):
-        raise StaggerError(
-            f"executor.workers is {workers}, but the run needs {len(sizes)} arrays, each of which runs one job at"
-            f" least; set workers to {len(sizes)} or more, or raise ranks_per_job."
-        )
-    share, rest = divmod(workers, len(sizes))
-    return [min(share + (i < rest), size) for i, size in enumerate(sizes)]

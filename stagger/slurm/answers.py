@@ -5,31 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from stagger.slurm.states import whole_name
+
 #: Slurm's own defaults (slurm.conf(5)).
 DEFAULT_MAX_ARRAY_SIZE = 1001
 DEFAULT_MAX_JOB_COUNT = 10_000
-
-#: States of a job that has not started, or will start again; every other state in squeue has processes, or just had.
-QUEUED = frozenset(
-    {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD", "CONFIGURING"}
-)
-#: States in which squeue still lists a job that has ended.
-ENDED = frozenset(
-    {
-        "BOOT_FAIL",
-        "CANCELLED",
-        "COMPLETED",
-        "DEADLINE",
-        "FAILED",
-        "LAUNCH_FAILED",
-        "NODE_FAIL",
-        "OUT_OF_MEMORY",
-        "PREEMPTED",
-        "RECONFIG_FAIL",
-        "REVOKED",
-        "TIMEOUT",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -44,7 +24,6 @@ class Limits:
     max_job_count: int = DEFAULT_MAX_JOB_COUNT
     def_mem_per_cpu: int | None = None
     version: str = ""
-    accounting: bool = False
     enforced: bool = False
     assumed: str = ""
 
@@ -70,8 +49,6 @@ def parse_config(text: str) -> Limits:
         def_mem_per_cpu=int(memory) if memory.isdigit() else None,
         version=values.get("SLURM_VERSION", ""),
         enforced=not enforced.isdisjoint(("limits", "safe", "all")),
-        accounting=values.get("AccountingStorageType", "").removeprefix("accounting_storage/")
-        not in ("", "none", "(null)"),
     )
 
 
@@ -143,8 +120,7 @@ def parse_accounting(text: str) -> dict[tuple[str, int], str]:
         if not bar or "." in number:  # A step of a job.
             continue
         array, _, index = number.partition("_")
-        state = rest.partition("|")[0].partition(" ")[0].rstrip("+")
-        state = next((known for known in ENDED if state and known.startswith(state)), state)
+        state = whole_name(rest.partition("|")[0].partition(" ")[0].rstrip("+"))
         if index.isdigit():
             states[array, int(index)] = state
         else:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 
 from stagger.errors import StaggerError
 from stagger.slurm.answers import (
-    ENDED,
     QUEUE_FORMAT,
     Limits,
     Partition,
@@ -21,7 +20,8 @@ from stagger.slurm.answers import (
     parse_queue,
     parse_time,
 )
-from stagger.slurm.runner import run
+from stagger.slurm.command import run
+from stagger.slurm.states import has_ended
 
 #: Job ids in one scancel: the controller takes its time for each.
 IDS_AT_ONCE = 500
@@ -71,7 +71,7 @@ def known_jobs(names: Sequence[str]) -> list[QueuedJob]:
 
 def queue(names: Sequence[str]) -> list[QueuedJob]:
     """The jobs with these names that are queued or running now."""
-    return [job for job in known_jobs(names) if job.state not in ENDED]
+    return [job for job in known_jobs(names) if not has_ended(job.state)]
 
 
 def accounting_command(job_ids: Sequence[str]) -> list[str]:
@@ -99,7 +99,7 @@ def final_states(job_ids: Sequence[str]) -> dict[tuple[str, int], str]:
         states = parse_accounting(run(accounting_command(job_ids), patience_s=0))
     except StaggerError:
         return {}
-    return {job: state for job, state in states.items() if state in ENDED}
+    return {job: state for job, state in states.items() if has_ended(state)}
 
 
 def accounting_answers() -> bool:

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from stagger.blocks.settings import HEARTBEAT_S, LEASE_S, Rebalance
 from stagger.errors import StaggerError
 from stagger.spec.base import Amount, Model
-from stagger.storage import Storage, absolute, join
+from stagger.spec.block_settings import HEARTBEAT_S, LEASE_S, Rebalance
+from stagger.storage.storage import Storage, absolute, join
 
 #: The step that a stage of blocks consists of.
 HOST_STEP = "stagger.blocks.step:HostBlocks"

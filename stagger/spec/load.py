@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from stagger.errors import StaggerError
-from stagger.pipeline import add_import_path
-from stagger.resources import shipped
+from stagger.pipeline.chain import add_import_path
+from stagger.shipped import shipped
 from stagger.spec.blocks import HOST_STEP, BlocksSpec, with_total
-from stagger.spec.models import RUN_KEYS, LocalSpec, PipelineFile, RunSpec, SlurmSpec, StageSpec
-from stagger.spec.steps import check_step, nearest
-from stagger.spec.yaml_file import Path, parse_file, parse_value
-from stagger.storage import UNREACHABLE_S, Storage, absolute, expand_variables
+from stagger.spec.changes import Changes, assign
+from stagger.spec.executors import EXECUTORS
+from stagger.spec.messages import Place, validated
+from stagger.spec.models import RUN_KEYS, PipelineFile, RunSpec, StageSpec
+from stagger.spec.secret_check import check_secrets
+from stagger.spec.step_checks import check_step, nearest
+from stagger.spec.yaml_file import Path, parse_file
+from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, expand_variables
 
-SECRET = re.compile(r"secret|password|token|customer_?key|account_?key|connection_?string|sas_", re.IGNORECASE)
-
-#: A password in a URL.
-IN_URL = re.compile(r"://[^/@\s]*:[^/@\s$]+@")
-
-EXECUTORS: dict[str, type[BaseModel]] = {"local": LocalSpec, "slurm": SlurmSpec}
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What the command line says over the file. `assignments` are `a.b=c` texts."""
-
-    assignments: tuple[str, ...] = ()
-    executor: str | None = None
-    tasks: int | None = None
-    run_dir: str | None = None
+NO_CHANGES = Changes()
 
 
-def load_file(file: str, changes: Changes = Changes()) -> RunSpec:
+def load_file(file: str, changes: Changes = NO_CHANGES) -> RunSpec:
     """The run that a pipeline file describes. Raises StaggerError, one sentence for each thing that is wrong."""
     path = find_file(file)
     os.environ.setdefault("STAGGER_EXAMPLES", str(shipped("examples")))
@@ -73,23 +60,6 @@ def find_file(file: str) -> FilePath:
     )
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a key stands, for messages."""
-
-    file: str
-    lines: Mapping[Path, int]
-
-    def of(self, path: Path) -> str:
-        """`file:line: a.b.c`, with the line of the nearest key around it that the file has."""
-        known = path
-        while known and known not in self.lines:
-            known = known[:-1]
-        line = f":{self.lines[known]}" if known in self.lines and known else ""
-        name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-        return f"{self.file}{line}: {name}" if name else self.file
-
-
 def resolve_run(raw: dict[str, Any], place: Place, executor: str | None, folder: str) -> RunSpec:
     """Check a file's content and make it a `RunSpec`. `executor` replaces every stage's; `folder` is importable."""
     check_secrets(raw.get("storage_options"), place)
@@ -107,8 +77,8 @@ def resolve_run(raw: dict[str, Any], place: Place, executor: str | None, folder:
         if "blocks" in stage:
             own = raw["stages"][index] if "stages" in raw else raw
             stage = of_blocks(stage, own, Storage(options, unreachable_s=UNREACHABLE_S), merged, path)
-        stages.append(_validated(StageSpec, stage, merged, path))
-    spec: RunSpec = _validated(
+        stages.append(validated(StageSpec, stage, merged, path))
+    spec: RunSpec = validated(
         RunSpec,
         {
             **whole,
@@ -135,7 +105,7 @@ def of_blocks(
     for key, instead in (("pipeline", ""), ("tasks", ": the number of servers is blocks.servers")):
         if key in own:
             raise StaggerError(f"{place.of((*path, key))}: not for a stage with `blocks`{instead}; leave it out.")
-    checked: BlocksSpec = _validated(BlocksSpec, stage["blocks"], place, (*path, "blocks"))
+    checked: BlocksSpec = validated(BlocksSpec, stage["blocks"], place, (*path, "blocks"))
     try:
         blocks = with_total(checked, storage).model_dump(mode="json")
     except StaggerError as error:
@@ -152,7 +122,7 @@ def unknown_or_wrong(model: type[BaseModel], raw: dict[str, Any], place: Place) 
     without_stage_keys = {
         key: value for key, value in raw.items() if key not in ("stages", "executor", "pipeline", "blocks")
     }
-    _validated(model, without_stage_keys, place, ())
+    validated(model, without_stage_keys, place, ())
 
 
 def _stages(raw: dict[str, Any]) -> list[tuple[dict[str, Any], Path]]:
@@ -209,69 +179,6 @@ def _ordered(stages: list[StageSpec], place: Place) -> list[StageSpec]:
     return ordered
 
 
-def _validated(model: type[Any], raw: dict[str, Any], place: Place, path: Path) -> Any:
-    try:
-        return model.model_validate(raw)
-    except ValidationError as error:
-        errors = error.errors()
-        # What is wrong within a key makes the key itself wrong too; only the inner one is worth a sentence.
-        inner = [e for e in errors if not any(o["loc"][: len(e["loc"])] == e["loc"] != o["loc"] for o in errors)]
-        sentences = {key_of(item["loc"]): sentence(model, item, place, path) for item in inner}
-        raise StaggerError("\n".join(sentences.values())) from None
-
-
-def key_of(location: tuple[str | int, ...]) -> Path:
-    """The key that an error is about. Unions put the type they tried into it: executor.slurm.partition."""
-    if location[:1] == ("executor",):
-        location = (location[0], *location[2:])
-    return tuple(part for part in location if not str(part).startswith(("literal[", "constrained-")))
-
-
-def sentence(model: type[BaseModel], error: Any, place: Place, path: Path) -> str:
-    """One validation error as one sentence: where, what, and what would be right."""
-    location = key_of(error["loc"])
-    where = place.of((*path, *location))
-    if error["type"] == "extra_forbidden":
-        for kind, other in EXECUTORS.items():
-            if error["loc"][0] == "executor" and location[-1] in other.model_fields:
-                return f"{where}: this key is for `type: {kind}`; set the type, or leave the key out."
-        return f"{where}: unknown key; {nearest(str(location[-1]), valid_keys(model, error['loc'][:-1]))}"
-    if error["type"] == "missing":
-        return f"{where}: this key is missing; give it a value."
-    if error["type"].startswith("union_tag"):
-        return f"{where}: type must be one of {', '.join(EXECUTORS)}."
-    message = error["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(error["input"], (dict, list)) else f", not {error['input']!r}"
-    return f"{where}: {message[0].lower()}{message[1:]}{given}."
-
-
-def valid_keys(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
-    """The keys that are allowed at a place in the model."""
-    if location[:1] == ("executor",) and len(location) > 1:
-        model = EXECUTORS[str(location[1])]
-        location = location[2:]
-    for part in location:
-        field = model.model_fields.get(str(part))
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
-            break
-        model = field.annotation
-    return list(model.model_fields)
-
-
-def check_secrets(value: Any, place: Place, path: Path = ("storage_options",)) -> None:
-    """Refuse a secret written in clear: the run directory and the job scripts keep these options."""
-    if not isinstance(value, dict):
-        return
-    for key, item in value.items():
-        named = isinstance(item, str) and SECRET.search(str(key)) and item and not item.startswith("${")
-        if named or (isinstance(item, str) and IN_URL.search(item)):
-            raise StaggerError(
-                f"{place.of((*path, key))}: a secret in clear would be stored with the run; write ${{NAME}} and"
-                " export NAME, or leave it to the usual AWS variables and files."
-            )
-        check_secrets(item, place, (*path, key))
-
-
 def _expanded(value: Any, path: Path, place: Place) -> Any:
     """`value` with `${NAME}` replaced; an error names the place."""
     if isinstance(value, dict):
@@ -282,76 +189,3 @@ def _expanded(value: Any, path: Path, place: Place) -> Any:
         return expand_variables(value)
     except StaggerError as error:
         raise StaggerError(f"{place.of(path)}: {error}") from None
-
-
-def assign(raw: dict[str, Any], assignment: str) -> None:
-    """Apply one `a.b=c` of the command line; list positions are numbers. Raises StaggerError when it has no place."""
-    target, equals, text = assignment.partition("=")
-    parts = target.split(".")
-    if not equals or not all(parts):
-        raise StaggerError(f"--set {assignment}: write it as key=value, e.g. --set executor.workers=100.")
-    place: Any = raw
-    for part in parts[:-1]:
-        if isinstance(place, list) and part.isdigit() and int(part) < len(place):
-            place = place[int(part)]
-        elif isinstance(place, dict):
-            place = place.setdefault(part, {})
-        else:
-            raise StaggerError(f"--set {assignment}: there is nothing at {part!r} to set a key of.")
-    last = parts[-1]
-    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
-        place[int(last)] = parse_value(text)
-    elif isinstance(place, dict):
-        place[last] = parse_value(text)
-    else:
-        raise StaggerError(f"--set {assignment}: there is nothing at {last!r} to set.")
-
-
-#: What a retry may change of a stage, and of the run: nothing that decides what a rank reads, does or writes.
-CHANGEABLE = ("executor", "randomize_start_duration", "start_policy", "backend_limit", "retries")
-CHANGEABLE_OF_RUN = ("retry_seconds", "read_ahead_mb")
-
-
-def changed_spec(spec: RunSpec, assignments: Sequence[str], stage: str | None) -> RunSpec:
-    """A run's spec with settings changed in all of its stages, or in one. Raises StaggerError for a key that it has to
-    keep.
-    """
-    names = [one.name for one in spec.chosen(stage)]
-    raw = spec.model_dump(mode="json")
-    for assignment in assignments:
-        key = assignment.partition("=")[0].partition(".")[0]
-        if key in CHANGEABLE_OF_RUN:
-            assign(raw, assignment)
-        elif key in CHANGEABLE:
-            for one in raw["stages"]:
-                if one["name"] in names:
-                    assign(one, assignment)
-        else:
-            allowed = ", ".join([*CHANGEABLE, *CHANGEABLE_OF_RUN])
-            raise StaggerError(
-                f"--set {assignment}: a run keeps its {key or 'keys'}; a retry can change {allowed}. For anything else"
-                " launch with a new run_dir."
-            )
-    stages = [_validated(StageSpec, one, Place(f"--set ({one['name']})", {}), ()) for one in raw["stages"]]
-    run: RunSpec = _validated(RunSpec, {**raw, "stages": stages}, Place("--set", {}), ())
-    return run
-
-
-def from_objects(values: dict[str, Any], stage: dict[str, Any], executor: Mapping[str, Any]) -> RunSpec:
-    """The run that Python code describes: one stage, its arguments named as the keys of a file."""
-    place = Place(f"{executor['type'].title()}Executor", {})
-    if not isinstance(values["run_dir"], (str, os.PathLike)):
-        raise StaggerError(f"{place.file}: run_dir must be a path, not {values['run_dir']!r}.")
-    check_secrets(values.get("storage_options"), place)
-    checked = _validated(StageSpec, {**stage, "name": values["name"], "executor": dict(executor)}, place, ())
-    run = {**values, "run_dir": absolute(str(values["run_dir"])), "stages": [checked], "cwd": os.getcwd()}
-    spec: RunSpec = _validated(RunSpec, {**run, "import_path": (script_folder(),), "pickled": True}, place, ())
-    return spec
-
-
-def script_folder() -> str:
-    """Where the launching script's own modules lie."""
-    import __main__
-
-    file = getattr(__main__, "__file__", None)
-    return os.path.dirname(os.path.abspath(file)) if file else os.getcwd()

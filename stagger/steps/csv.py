@@ -6,9 +6,9 @@ import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from stagger.document import Document
 from stagger.errors import BadInput, StaggerError
-from stagger.formats import EXTENSIONS
+from stagger.pipeline.compression import EXTENSIONS
+from stagger.pipeline.document import Document
 from stagger.steps.reader import OpenShard, ShardReader, default_id
 
 #: Characters that a field has at most: far more than a text, and less than a file whose quotes are not closed.

@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from stagger.document import Document
 from stagger.errors import BadInput, BadRecord, StaggerError
+from stagger.pipeline.document import Document
 from stagger.steps.reader import OpenShard, ShardReader, default_id
 from stagger.steps.writer import CompressedWriter
 

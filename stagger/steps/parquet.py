@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import decimal
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,8 +10,9 @@ from typing import Any
 
 import orjson
 
-from stagger.document import Document
 from stagger.errors import BadInput, BadRecord, StaggerError, missing_extra
+from stagger.pipeline.document import Document
+from stagger.steps.arrow_types import is_json, is_plain, is_text, jsonable, without_nanoseconds
 from stagger.steps.reader import OpenShard, ShardReader, default_id
 
 #: Uncompressed bytes that a batch of rows has at most, about; and the rows it has at most.
@@ -25,9 +24,6 @@ BUFFER_BYTES = 2**20
 
 #: The columns for what is no text and no metadata of one name.
 MEDIA, METADATA = "media", "metadata"
-
-#: What marks a column of strings that hold JSON.
-JSON_MARK = {b"stagger": b"json"}
 
 
 def need_pyarrow() -> None:
@@ -179,72 +175,6 @@ class Column:
         except (ValueError, OverflowError) as error:
             wrong[index] = BadRecord("value", f"{self.name!r} cannot be read: {first_line(error)}")
         return None
-
-
-def is_json(field: Any) -> bool:
-    """Whether a column's strings are JSON: as WriteParquet marks them, or by Parquet's type for it."""
-    marked = (field.metadata or {}).get(b"stagger") == JSON_MARK[b"stagger"]
-    return marked or str(getattr(field.type, "extension_name", "")) == "arrow.json"
-
-
-def is_text(type_: Any) -> bool:
-    from pyarrow import types
-
-    if types.is_dictionary(type_):
-        return is_text(type_.value_type)
-    if any(check(type_) for check in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)):
-        return True
-    return str(type_) in ("string_view", "binary_view")
-
-
-def is_plain(type_: Any) -> bool:
-    """Whether Arrow's own conversion of a type gives what JSON has."""
-    from pyarrow import types
-
-    if types.is_list(type_) or types.is_large_list(type_) or types.is_dictionary(type_):
-        return is_plain(type_.value_type)
-    if types.is_struct(type_):
-        return all(is_plain(type_.field(index).type) for index in range(type_.num_fields))
-    checks = (types.is_string, types.is_large_string, types.is_integer, types.is_boolean, types.is_null)
-    return any(check(type_) for check in checks) or types.is_float32(type_) or types.is_float64(type_)
-
-
-def without_nanoseconds(type_: Any) -> Any:
-    """The type with microseconds, which are Python's limit, in place of nanoseconds."""
-    import pyarrow
-    from pyarrow import types
-
-    if types.is_list(type_):
-        return pyarrow.list_(type_.value_field.with_type(without_nanoseconds(type_.value_type)))
-    if types.is_struct(type_):
-        fields = [type_.field(index) for index in range(type_.num_fields)]
-        return pyarrow.struct([field.with_type(without_nanoseconds(field.type)) for field in fields])
-    if getattr(type_, "unit", "") != "ns":
-        return type_
-    if types.is_timestamp(type_):
-        return pyarrow.timestamp("us", type_.tz)
-    return pyarrow.duration("us") if types.is_duration(type_) else pyarrow.time64("us")
-
-
-def jsonable(value: Any) -> Any:
-    """A value as JSON has it. Raises UnicodeDecodeError for binary values that are not UTF-8."""
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    if isinstance(value, (datetime.date, datetime.time)):
-        return value.isoformat()
-    if isinstance(value, datetime.timedelta):
-        return value.total_seconds()
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, dict):
-        return {key: jsonable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        if value and all(isinstance(item, tuple) for item in value):  # So Arrow gives a map.
-            return {str(jsonable(key)): jsonable(item) for key, item in value}
-        return [jsonable(item) for item in value]
-    if isinstance(value, decimal.Decimal):
-        return format(value, "f")
-    return float(value) if hasattr(value, "__float__") else str(value)
 
 
 def id_of(value: Any) -> str:

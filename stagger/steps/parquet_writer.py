@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import orjson
-
-from stagger.document import Document
 from stagger.errors import StaggerError
-from stagger.formats import LEVELS
-from stagger.steps.parquet import (
+from stagger.pipeline.compression import LEVELS
+from stagger.pipeline.document import Document
+from stagger.pipeline.task_context import OutputFile
+from stagger.steps.arrow_types import (
+    GUESSED,
     JSON_MARK,
-    MEDIA,
-    METADATA,
-    first_line,
-    need_pyarrow,
+    Json,
+    converted,
+    json_of,
+    kept,
+    named_type,
+    one_type,
+    python_types,
+    size_of,
+    suggested,
+    type_name,
 )
+from stagger.steps.parquet import MEDIA, METADATA, first_line, need_pyarrow
 from stagger.steps.writer import ShardWriter
-from stagger.task_context import OutputFile
-
-
-class Json(str):
-    """A value that is written as JSON."""
-
-    __slots__ = ()
-
 
 #: Levels that Arrow's codecs have.
 LEVEL_RANGES = {"zstd": (1, 22), "gzip": (1, 9)}
@@ -303,110 +301,3 @@ class Sink:
     def flush(self) -> None: ...
 
     def close(self) -> None: ...
-
-
-#: The types that a column may get by its values.
-GUESSED: dict[type, str] = {
-    str: "string",
-    bool: "bool",
-    int: "int64",
-    float: "float64",
-    datetime.datetime: "timestamp",
-    datetime.date: "date32",
-}
-
-
-def one_type(kinds: set[type]) -> str | None:
-    """The name of the type that values of all these kinds fit into."""
-    if kinds == {int, float}:
-        return "float64"
-    return GUESSED.get(next(iter(kinds))) if len(kinds) == 1 else None
-
-
-def named_type(name: str) -> Any:
-    """Arrow's type of this name. Raises ValueError."""
-    import pyarrow
-
-    return pyarrow.timestamp("us", "UTC") if name == "timestamp" else pyarrow.type_for_alias(name)
-
-
-def python_types(type_: Any) -> set[type] | None:
-    """What a column takes without a loss, beside None; None where Arrow decides. Its own rules turn 1.5 into 1."""
-    from pyarrow import types
-
-    if types.is_integer(type_):
-        return {int, type(None)}
-    if types.is_floating(type_):
-        return {int, float, type(None)}
-    if types.is_boolean(type_):
-        return {bool, type(None)}
-    if types.is_string(type_) or types.is_large_string(type_):
-        return {str, type(None)}
-    if types.is_timestamp(type_):
-        return {datetime.datetime, str, type(None)}
-    if types.is_date(type_):
-        return {datetime.date, str, type(None)}
-    return None
-
-
-def converted(values: list[Any], type_: Any) -> Any:
-    """The values as an Arrow array; strings of dates and times are parsed."""
-    import pyarrow
-    from pyarrow import types
-
-    if types.is_timestamp(type_):
-        values = [timestamp_of(value, type_.tz is not None) for value in values]
-    elif types.is_date(type_):
-        values = [datetime.date.fromisoformat(value) if isinstance(value, str) else value for value in values]
-    elif types.is_list(type_):
-        refuse_items(values, python_types(type_.value_type))
-    return pyarrow.array(values, type_)
-
-
-def timestamp_of(value: Any, zoned: bool) -> Any:
-    """A time, in UTC where the column has a zone: one that says none is taken for UTC."""
-    if isinstance(value, str):
-        value = datetime.datetime.fromisoformat(value.removesuffix("Z") + "+00:00" * value.endswith("Z"))
-    if value is None or zoned == (value.tzinfo is not None):
-        return value
-    if zoned:
-        return value.replace(tzinfo=datetime.timezone.utc)
-    return value.astimezone(datetime.timezone.utc).replace(tzinfo=None)
-
-
-def refuse_items(values: list[Any], allowed: set[type] | None) -> None:
-    """Raise ValueError for an item that a column of lists does not take."""
-    for value in values:
-        if allowed is not None and value is not None and (strange := set(map(type, value)) - allowed):
-            raise ValueError(f"an item is {min(kind.__name__ for kind in strange)}")
-
-
-def kept(value: Any) -> Any:
-    """A value of the metadata as it is now: what may change later is copied, and a subclass is its base."""
-    if value is None or type(value) in GUESSED:
-        return value
-    if isinstance(value, list) and value and not any(isinstance(item, (dict, list, tuple)) for item in value):
-        return list(value)
-    if isinstance(value, (dict, list, tuple)):
-        return json_of(value)
-    base = next((base for base in (str, float, int) if isinstance(value, base)), None)
-    return value if base is None else base(value)
-
-
-def json_of(value: Any) -> Json:
-    return value if type(value) is Json else Json(orjson.dumps(value).decode())
-
-
-def size_of(value: Any) -> int:
-    """About how many bytes a value is; always the same, as the division into row groups follows from it."""
-    if isinstance(value, str):
-        return len(value) if value.isascii() else 2 * len(value)
-    return 8 + sum(map(size_of, value)) if isinstance(value, list) else 8
-
-
-def suggested(value: Any) -> str:
-    return GUESSED.get(type(value), "json")
-
-
-def type_name(value: Any) -> str:
-    return "an object or a list" if type(value) is Json else type(value).__name__

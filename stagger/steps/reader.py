@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import fnmatch
 import io
 import os
 import re
@@ -12,12 +11,12 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal, cast
 
-from stagger.document import Document
 from stagger.errors import BadInput, BadRecord, StaggerError
-from stagger.formats import ReadCodec, codec_of, content
-from stagger.sharding import Shard
-from stagger.storage import Entry, Storage, absolute, is_local, join
-from stagger.task_context import TaskContext
+from stagger.pipeline.compression import ReadCodec, codec_of, content
+from stagger.pipeline.document import Document, Shard
+from stagger.pipeline.task_context import TaskContext
+from stagger.storage import Entry
+from stagger.storage.storage import Storage, absolute, is_local, join
 
 #: What compressed files begin with, and no text.
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zX": "xz"}
@@ -140,6 +139,8 @@ class ShardReader:
 
         Raises StaggerError when nothing matches.
         """
+        import fnmatch  # Only a launch lists.
+
         if self.paths_file is not None:
             return self._listed_shards(storage, self.paths_file)
         found = storage.walk(self.path) if self.recursive else storage.list(self.path)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from stagger.document import Document
+from stagger.pipeline.document import Document
 from stagger.steps.reader import OpenShard, ShardReader, default_id
 
 

@@ -6,18 +6,17 @@ record, and one body that is chunked oddly makes them lose the records after it.
 
 from __future__ import annotations
 
-import codecs
 import fnmatch
-import io
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import islice
 
-from stagger.document import Document
-from stagger.errors import BadInput, BadRecord, StaggerError, missing_extra
+from stagger.errors import BadInput, BadRecord, StaggerError
+from stagger.pipeline.document import Document
+from stagger.steps.charset import text_of
+from stagger.steps.http_body import PIECE_BYTES, decoded, divided, http_fields, looks_decoded
 from stagger.steps.reader import OpenShard, ShardReader, default_id
 
 #: The content types that are read by default: pages.
@@ -32,43 +31,7 @@ HTTP_BYTES = 2**20
 #: More lines than this are no header of a record.
 HEADER_LINES = 1000
 
-#: Bytes at a time, where a record is passed over.
-PIECE_BYTES = 128 * 2**10
-
-#: How far into a page its charset is looked for: browsers look at 1024 bytes, and authors are less careful.
-META_BYTES = 2048
-
-#: Charsets that pages name and browsers take for a larger one (https://encoding.spec.whatwg.org/#names-and-labels).
-LARGER = {
-    "ascii": "cp1252",
-    "iso8859-1": "cp1252",
-    "iso8859-9": "cp1254",
-    "iso8859-11": "cp874",
-    "tis-620": "cp874",
-    "gb2312": "gb18030",
-    "gbk": "gb18030",
-    "shift_jis": "cp932",
-    "euc_kr": "cp949",
-    "big5": "big5hkscs",
-}
-
-#: Names of charsets that Python does not know.
-ALIASES = {"windows-874": "cp874", "windows-31j": "cp932", "iso-8859-8-i": "iso-8859-8", "macintosh": "mac-roman"}
-
-#: Codecs of Python that are no charsets of pages.
-NO_CHARSETS = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined", "utf-7")
-
-#: What gzip begins with.
-GZIP = b"\x1f\x8b"
-
-#: Byte order marks, and what they say.
-MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-
-_HTTP_FIELDS = re.compile(rb"\n(?i:(content-(?:type|encoding)|transfer-encoding)):[ \t]*([^\r\n]*)")
 _STATUS = re.compile(rb"HTTP/\S+[ \t]+(\d{3})")
-_FOLD = re.compile(rb"\r?\n[ \t]+")
-_CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([^\s\"';,]+)", re.I)
-_META = re.compile(rb"(?:<meta\s[^>]*?charset|<\?xml\s[^>]*?encoding)\s*=\s*[\"']?\s*([\w.:+-]+)", re.I)
 
 
 @dataclass(kw_only=True)
@@ -217,21 +180,6 @@ def skip(shard: OpenShard, length: int) -> None:
         left -= piece
 
 
-def http_fields(head: bytes) -> dict[bytes, bytes]:
-    """The fields of an HTTP header that say how to read the body, by their names in small letters."""
-    if b"\n " in head or b"\n\t" in head:
-        head = _FOLD.sub(b" ", head)
-    return {name.lower(): value for name, value in _HTTP_FIELDS.findall(head)}
-
-
-def divided(block: bytes) -> tuple[bytes, bytes]:
-    """The header and the body of a response."""
-    for end in (b"\r\n\r\n", b"\n\n"):
-        if (place := block.find(end)) >= 0:
-            return block[: place + 2], block[place + len(end) :]
-    return block, b""
-
-
 @lru_cache(1024)
 def wanted_type(patterns: tuple[str, ...], header: bytes) -> str | None:
     """The content type that a header says, without its parameters; None if it is not among those to read."""
@@ -241,176 +189,3 @@ def wanted_type(patterns: tuple[str, ...], header: bytes) -> str | None:
 
 def guessed_type(body: bytes) -> bytes:
     return b"text/html" if looks_decoded(body) else b"application/octet-stream"
-
-
-def looks_decoded(body: bytes) -> bool:
-    """Whether a body is a page as it stands."""
-    return body[:META_BYTES].removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"<"
-
-
-def decoded(body: bytes, http: dict[bytes, bytes], truncated: bool, limit: int | None) -> bytes:
-    """The body without its transfer and content encodings; empty if it is larger than `limit` then.
-
-    Many crawlers undo the encodings and leave the header as it was: a body that is not encoded as it says is taken as
-    it is. Raises BadRecord for one that breaks off, unless it is known to be truncated, and for a damaged one.
-    """
-    codings = http.get(b"content-encoding", b"") + b"," + http.get(b"transfer-encoding", b"")
-    for name in reversed([coding.strip().lower() for coding in codings.split(b",")]):
-        undo = CODINGS.get(name)
-        if undo is None or not body:
-            continue
-        try:
-            body, whole = undo(body, -1 if limit is None else limit + 1)
-        except (ValueError, OSError, zlib.error) as error:
-            raise BadRecord("encoding", f"the body is not {name.decode()} as its header says: {error}") from error
-        if limit is not None and len(body) > limit:
-            return b""
-        if not whole and not truncated:
-            raise BadRecord("encoding", f"the body breaks off: its {name.decode()} encoding has no end")
-    return body
-
-
-def unchunked(body: bytes, _limit: int) -> tuple[bytes, bool]:
-    chunks: list[bytes] = []
-    place = 0
-    while (end := body.find(b"\n", place)) >= 0:
-        size = chunk_size(body[place:end])
-        if size is None:
-            if not chunks:
-                return body, True
-            raise ValueError(f"no chunk begins at its byte {place}")
-        if not size:
-            return b"".join(chunks), True
-        chunks.append(body[end + 1 : end + 1 + size])
-        place = end + 3 + size
-        if place <= len(body) and body[place - 2 : place] != b"\r\n":
-            raise ValueError(f"no chunk ends at its byte {place - 2}")
-    return (b"".join(chunks), False) if chunks else (body, True)
-
-
-def chunk_size(line: bytes) -> int | None:
-    digits = line.partition(b";")[0].strip()
-    return int(digits, 16) if 0 < len(digits) <= 16 and not digits.strip(b"0123456789abcdefABCDEF") else None
-
-
-def inflated(body: bytes, limit: int, wbits: int) -> tuple[bytes, bool]:
-    """All streams in the body: several gzip members are one file."""
-    parts: list[bytes] = []
-    size = 0
-    while limit < 0 or size < limit:
-        stream = zlib.decompressobj(wbits)
-        parts.append(stream.decompress(body, max(limit - size, 0)))
-        size += len(parts[-1])
-        body = stream.unused_data
-        if not stream.eof or not body.startswith(GZIP):
-            return b"".join(parts), stream.eof
-    return b"".join(parts), True
-
-
-def ungzipped(body: bytes, limit: int) -> tuple[bytes, bool]:
-    return inflated(body, limit, 31) if body.startswith(GZIP) else (body, True)
-
-
-def undeflated(body: bytes, limit: int) -> tuple[bytes, bool]:
-    """What HTTP calls deflate is a zlib stream, but some servers send what zlib calls deflate."""
-    if looks_decoded(body):
-        return body, True
-    try:
-        return inflated(body, limit, 15)
-    except zlib.error:
-        return inflated(body, limit, -15)
-
-
-def unbrotlied(body: bytes, limit: int) -> tuple[bytes, bool]:
-    if looks_decoded(body):
-        return body, True
-    try:
-        from fastwarc.stream_io import BrotliReader
-    except ImportError as error:
-        raise missing_extra("warc", "fastwarc", error) from error
-    stream = BrotliReader(io.BytesIO(body))
-    pieces: list[bytes] = []
-    size = 0
-    while limit < 0 or size < limit:
-        try:
-            piece = stream.read(PIECE_BYTES)
-        except OSError:
-            if not pieces:
-                raise
-            return b"".join(pieces), False
-        if not piece:
-            break
-        pieces.append(piece)
-        size += len(piece)
-    return b"".join(pieces), True
-
-
-def unzstandarded(body: bytes, _limit: int) -> tuple[bytes, bool]:
-    import zstandard
-
-    if not body.startswith(zstandard.FRAME_HEADER):
-        return body, True
-    stream = zstandard.ZstdDecompressor().decompressobj()
-    try:
-        return stream.decompress(body), stream.eof
-    except zstandard.ZstdError as error:
-        raise ValueError(f"{error}") from error
-
-
-#: The encodings of HTTP, and what undoes them: (body, bytes that are enough or -1) -> (body, whether it is whole).
-CODINGS: dict[bytes, Callable[[bytes, int], tuple[bytes, bool]]] = {
-    b"chunked": unchunked,
-    b"gzip": ungzipped,
-    b"x-gzip": ungzipped,
-    b"deflate": undeflated,
-    b"br": unbrotlied,
-    b"zstd": unzstandarded,
-}
-
-
-def text_of(body: bytes, content_type: bytes) -> str:
-    """A body, decoded by the charset that it turns out to have."""
-    likeliest = ""
-    for charset in charsets(body, content_type):
-        try:
-            return body.decode(charset)
-        except UnicodeError:
-            likeliest = likeliest or charset
-    text = body.decode(likeliest, "replace")
-    if likeliest != "utf-8":
-        return text
-    wrong = text.count("\ufffd")
-    right = len(text) - len(text.encode("ascii", "ignore")) - wrong
-    return text if wrong <= right else body.decode("cp1252", "replace")
-
-
-def charsets(body: bytes, content_type: bytes) -> Iterator[str]:
-    """The charsets that a body may have, the likeliest first."""
-    if body.startswith(tuple(MARKS)):
-        yield next(charset for mark, charset in MARKS.items() if body.startswith(mark))
-    if (said := charset_of(content_type)) is not None:
-        yield said
-    meta = _META.search(body, 0, META_BYTES)
-    if meta is not None and (said := known_charset(meta[1])) is not None:
-        # A page that can be searched for ASCII is not UTF-16, whatever it says.
-        yield "utf-8" if said.startswith(("utf-16", "utf-32")) else said
-    yield "utf-8"
-
-
-@lru_cache(1024)
-def charset_of(content_type: bytes) -> str | None:
-    """The charset in a Content-Type, by Python's name for it."""
-    found = _CHARSET.search(content_type)
-    return known_charset(found[1]) if found else None
-
-
-@lru_cache(1024)
-def known_charset(name: bytes) -> str | None:
-    """Python's name of the charset that a page names; None if there is no such charset."""
-    try:
-        label = name.decode("ascii").lower().removeprefix("x-")
-        known = codecs.lookup(ALIASES.get(label, label)).name
-        b"text".decode(known, "replace")
-    except (LookupError, ValueError):  # Not known, not even a name, or not a charset but the like of base64.
-        return None
-    return None if known in NO_CHARSETS else LARGER.get(known, known)

@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from stagger.document import Document
 from stagger.errors import StaggerError
-from stagger.formats import EXTENSIONS, Codec, check_level, extension_of
-from stagger.sharding import Shard
-from stagger.storage import absolute, join
-from stagger.task_context import OutputFile, TaskContext
+from stagger.pipeline.compression import EXTENSIONS, Codec, check_level, extension_of
+from stagger.pipeline.document import Document, Shard
+from stagger.pipeline.task_context import OutputFile, TaskContext
+from stagger.storage.storage import absolute, join
 
 #: Endings of file names that say what is in the file, and are no part of its stem.
 FORMATS = (".jsonl", ".ndjson", ".json", ".txt", ".csv", ".tsv", ".parquet", ".warc")

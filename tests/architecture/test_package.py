@@ -27,7 +27,7 @@ def test_the_wheel_ships_pipelines_templates_and_types(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for name in (
         "stagger/py.typed",
-        "stagger/report.html.j2",
+        "stagger/status/report.html.j2",
         "stagger/pipelines/quickstart.yaml",
         "stagger/slurm_templates/array.sbatch.j2",
         "stagger/examples/data/devils-dictionary-0.jsonl.gz",

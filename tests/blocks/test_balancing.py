@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stagger.blocks.balancing import own_move, uncovered_by
-from stagger.blocks.placement import ServerState, Span, compute_throughputs
-from stagger.blocks.planner import horizon, planned_moves
+from stagger.blocks.placement.joint_moves import horizon, planned_moves
+from stagger.blocks.placement.own_gain import own_move, uncovered_by
+from stagger.blocks.placement.petals import ServerState, Span, compute_throughputs
 
 #: A server's throughput: a few that tie, and any.
 THROUGHPUTS = st.sampled_from([1.0, 2.0, 3.0, 0.1, 0.2, 0.3]) | st.floats(0.01, 100)

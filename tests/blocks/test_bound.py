@@ -12,8 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from stagger.blocks.bound import routing_capacity, throughput_bound
-from stagger.blocks.placement import ServerState, Span, choose_best_blocks, compute_throughputs
+from stagger.blocks.placement.bound import routing_capacity, throughput_bound
+from stagger.blocks.placement.petals import ServerState, Span, choose_best_blocks, compute_throughputs
 
 
 @st.composite

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stagger.blocks.host import Speed
-from stagger.blocks.measuring import cache_folder, measured
+from stagger.blocks.server.measuring import cache_folder, measured
 from stagger.errors import StaggerError
 
 
@@ -58,7 +58,7 @@ def test_servers_of_a_machine_measure_one_after_another_and_wait_no_longer_than_
 
 HOLD = """
 import hashlib, sys, time
-from stagger.blocks.measuring import locked
+from stagger.blocks.server.measuring import locked
 path = f"{sys.argv[1]}/{hashlib.sha256(b'held').hexdigest()[:24]}.json.lock"
 with locked(path, 1, time.sleep):
     print(path, flush=True)

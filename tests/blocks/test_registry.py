@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from stagger.blocks.placement import ServerState, Span, compute_throughputs
-from stagger.blocks.registry import Claim, Decided, Placed, Registry, ServerRecord, View, as_moves
+from stagger.blocks.placement.petals import ServerState, Span, compute_throughputs
+from stagger.blocks.server.records import Claim, Decided, Placed, ServerRecord, View
+from stagger.blocks.server.registry import Registry, as_moves
 from stagger.blocks.step import clear_registry
-from stagger.storage import Storage
+from stagger.storage.storage import Storage
 from tests.conftest import ROOT
 from tests.kit.claimants import TOTAL, join_as, kinds, name_of, one_at_a_time, record, who_claimed
 from tests.kit.s3_server import running

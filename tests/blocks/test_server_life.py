@@ -7,22 +7,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import pytest
 
 from stagger.blocks.host import HostContext
-from stagger.blocks.placement import MEAN_BLOCK_SELECTION_DELAY, ServerState
-from stagger.blocks.registry import Registry, ServerRecord, as_moves
-from stagger.blocks.server import RULES, BlockServer, Identity
-from stagger.blocks.settings import BlockSettings
+from stagger.blocks.placement.petals import MEAN_BLOCK_SELECTION_DELAY, ServerState
+from stagger.blocks.server.block_server import RULES, BlockServer, Identity
+from stagger.blocks.server.records import ServerRecord
+from stagger.blocks.server.registry import Registry, as_moves
 from stagger.blocks.simulation.policies import POLICIES
 from stagger.errors import Interrupted, StaggerError
-from stagger.executor.slurm import block_scripts
+from stagger.executor.arrays import block_scripts
+from stagger.pipeline.task_context import StopFlag
+from stagger.spec.block_settings import BlockSettings
 from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.spec.models import StageSpec
-from stagger.storage import Storage
-from stagger.task_context import StopFlag
+from stagger.storage.storage import Storage
 from tests.blocks.conftest import QUICK
 from tests.conftest import until
 from tests.kit.block_hosts import Recorder
@@ -36,7 +38,7 @@ class Life:
     ) -> None:
         self.settings = BlockSettings(**{**QUICK, **settings})
         self.stop = StopFlag()
-        context = HostContext(8, None, int(name[:5]), lambda: bool(self.stop.signal))
+        context = HostContext(8, None, int(name[:5]), lambda: self.stop.signal is not None)
         self.host = Recorder(context, **(host or {}))
         self.folder = str(folder / "registry")
         registry = Registry(Storage(), self.folder, 8, name, lease_s=self.settings.lease)
@@ -69,7 +71,7 @@ class Life:
         record = self.record()
         return record is not None and record.state == ServerState.ONLINE and record.serving == (start, end)
 
-    def end(self, signal: str = "SIGTERM") -> Any:
+    def end(self, signal: Signals = Signals.SIGTERM) -> Any:
         """Tell it to stop; how it ended."""
         self.stop.signal = signal
         self.thread.join(20)
@@ -87,7 +89,7 @@ def live(tmp_path: Path) -> Iterator[Callable[..., Life]]:
 
     yield start
     for life in lives:
-        life.stop.signal = "SIGTERM"
+        life.stop.signal = Signals.SIGTERM
 
 
 def test_a_server_claims_loads_serves_and_leaves(live: Callable[..., Life]) -> None:
@@ -113,7 +115,7 @@ def test_a_server_claims_loads_serves_and_leaves(live: Callable[..., Life]) -> N
 def test_a_server_whose_time_is_up_ends_well(live: Callable[..., Life]) -> None:
     one = live()
     until(lambda: one.serves(0, 4), "it to serve")
-    assert one.end("SIGUSR2") == "its job's time is up"
+    assert one.end(Signals.SIGUSR2) == "its job's time is up"
     two = live("00001.1", serve_for=0.5)
     two.thread.join(20)
     assert two.ended == "it has served as long as it was to"
@@ -122,9 +124,9 @@ def test_a_server_whose_time_is_up_ends_well(live: Callable[..., Life]) -> None:
 def test_signals_that_come_while_it_drains_change_nothing(live: Callable[..., Life], tmp_path: Path) -> None:
     one = live(host={"script": {"drain": "wait"}, "flag": str(tmp_path / "flag")}, drain=20)
     until(lambda: one.serves(0, 4), "it to serve")
-    one.stop.signal = "SIGUSR2"
+    one.stop.signal = Signals.SIGUSR2
     until(lambda: (record := one.record()) and record.reason, "it to leave")
-    one.stop.signal = "SIGUSR2"
+    one.stop.signal = Signals.SIGUSR2
     (tmp_path / "flag").touch()
     one.thread.join(20)
     assert one.ended == "its job's time is up"
@@ -272,7 +274,7 @@ def test_a_host_that_hangs_keeps_no_one_from_leaving(live: Callable[..., Life]) 
     assert isinstance(one.end(), Interrupted)
     two = live("00001.1", host={"script": {"drain": "hang"}}, drain=0.2)
     until(lambda: two.serves(0, 4), "it to serve")
-    assert two.end("SIGUSR2") == "its job's time is up"
+    assert two.end(Signals.SIGUSR2) == "its job's time is up"
     three = live("00002.1", host={"script": {"measure": "hang"}}, measure_timeout=0.3)
     three.thread.join(20)
     assert str(three.ended) == "measuring has taken more than 0.3 s."

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from stagger.blocks.rules import Setting, Swarm
+from stagger.blocks.placement.rules import Setting, Swarm
 from stagger.blocks.simulation.policies import (
     COMPARED,
     IDEAL,

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from stagger.cli.chart import check_plot
 from stagger.errors import StaggerError
-from stagger.planner.chart import check_plot
-from stagger.planner.simulation import Herd, simulate
+from stagger.start.herd import Herd, simulate
 from tests.conftest import Bucket, Cli, PipelineFiles
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stagger.cli import show
-from stagger.status import StageStatus
+from stagger.status.stage_status import StageStatus
 
 
 @pytest.mark.parametrize(("terminal", "clears"), [(True, 2), (False, 0)])

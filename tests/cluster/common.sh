@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2034  # the scripts that source this use the variables
-# What up.sh and down.sh share: where things lie, the lock, which daemons run, how to stop them.
+# Shared by up.sh and down.sh: paths, the lock, the running daemons, and how to stop them.
 
 state=${STAGGER_CLUSTER_DIR:-/var/tmp/stagger-cluster}
 port=${STAGGER_CLUSTER_PORT:-16800}
@@ -13,17 +13,17 @@ export SLURM_CONF=$conf
 say() { echo "${0##*/}: $*" >&2; }
 die() { say "$*"; exit 1; }
 
-# What up.sh makes carries this mark; nothing else is written to or removed.
+# up.sh puts this mark into the folder that it makes. The scripts never write to or remove any other folder.
 mark=$state/.stagger-cluster
 check_state() {
-    # Unix socket names end at 107 characters, and slurm.conf cannot quote.
+    # Unix socket paths have at most 107 characters, and slurm.conf has no quoting.
     [[ $state =~ ^/[A-Za-z0-9_./-]{1,70}$ ]] ||
         die "STAGGER_CLUSTER_DIR=$state: use an absolute path of at most 71 letters, digits, '_', '.', '/', '-'"
     [[ -e $mark || -z $(ls -A "$state" 2>/dev/null) ]] ||
         die "STAGGER_CLUSTER_DIR=$state holds something else; name a new or empty folder"
 }
 
-# The lock lies beside the folder because down.sh removes the folder.
+# The lock lies beside the folder, because down.sh removes the folder.
 lock() {
     mkdir -p "$(dirname "$state")"
     { : >>"$state.lock"; } 2>/dev/null || die "cannot write $state.lock: set STAGGER_CLUSTER_DIR, or run as its owner"
@@ -31,8 +31,8 @@ lock() {
     flock -w 180 9 || die "another up.sh or down.sh has held $state.lock for 3 minutes"
 }
 
-# pids PROGRAM [ARGUMENT...]: our processes of that program whose command line has these arguments.
-# "Ours" is read from the environment: pid files go stale, and others may run a Slurm of their own here.
+# pids PROGRAM [ARGUMENT...]: print our processes of the program whose command line has these arguments.
+# The environment shows whether a process is ours: pid files go stale, and others may run their own Slurm here.
 pids() {
     local program=$1 pid line
     shift
@@ -46,14 +46,14 @@ pids() {
 
 alive() { [[ -n $(pids "$@") ]]; }
 
-# Processes of jobs: slurmd marks them with the node's name.
+# The processes of jobs: slurmd sets the node's name in their environment.
 job_pids() {
     { grep -lzxF "SLURM_CONF=$conf" /proc/[0-9]*/environ | xargs -r grep -lz '^SLURMD_NODENAME=' | cut -d/ -f3; } \
         2>/dev/null || true
     pids slurmstepd
 }
 
-# end PROGRAM: SIGTERM, and SIGKILL where that does not help within 8 seconds.
+# end PROGRAM: send SIGTERM, and SIGKILL if the program still runs after 8 seconds.
 end() {
     local list try
     for try in {1..100}; do

@@ -2,7 +2,7 @@
 # shellcheck disable=SC2154  # common.sh sets the variables
 # The configuration of the test cluster. Sourced by up.sh, after common.sh.
 
-# With STAGGER_CLUSTER_CROWD the nodes have room for 10,000 jobs, and nothing looks through all of /proc for each of them.
+# STAGGER_CLUSTER_CROWD makes room for 10,000 jobs, and keeps the daemons from searching all of /proc for each job.
 slurm_conf() {
     local host node i=0 cpus=1000 track=linuxproc gather=linux
     host=$(hostname -s)
@@ -71,7 +71,7 @@ gres_conf() {
     echo "NodeName=n[1-4] Name=gpu File=$state/dev/gpu[0-11]"
 }
 
-# Slurm's MySQL plug-in knows no socket option: up.sh gives it MYSQL_UNIX_PORT.
+# Slurm's MySQL plug-in has no option for a socket, so up.sh sets MYSQL_UNIX_PORT.
 slurmdbd_conf() {
     cat <<END
 DbdHost=localhost

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stop the test cluster and what its jobs left running; remove its state folder unless --keep.
+# Stop the test cluster and the remaining processes of its jobs; remove its state folder unless --keep is given.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=common.sh

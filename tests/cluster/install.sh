@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install what the test cluster is made of (Debian 12, Ubuntu), without starting any of it as a service.
+# Install the test cluster's packages (Debian 12, Ubuntu) without starting any of them as a service.
 set -euo pipefail
 
 packages=(slurm-wlm slurmdbd munge mariadb-server strace procps)
@@ -10,7 +10,7 @@ installed() {
     ! grep -qvx installed <<<"$states"
 }
 
-# apt asks this script before it starts a service; 101 forbids it. One that is there already comes back afterwards.
+# apt runs policy-rc.d before it starts a service; exit status 101 forbids the start. An existing file is put back.
 policy=/usr/sbin/policy-rc.d
 forbid_services() {
     trap restore_policy EXIT

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Bring up the test cluster, or repair it: eval "$(tests/cluster/up.sh)". See README.md beside this file.
+# Start or repair the test cluster: eval "$(tests/cluster/up.sh)". See README.md beside this file.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=common.sh
@@ -7,11 +7,11 @@ source "$here/common.sh"
 # shellcheck source=config.sh
 source "$here/config.sh"
 
-# Slurm's commands retry for minutes where a daemon does not answer.
+# Slurm's commands retry for minutes if a daemon does not answer; limit them to 10 seconds.
 ask() { timeout 10 "$@"; }
 
-# start DAEMON COMMAND...: it outlives this shell, and holds neither its output nor the lock.
-# Its environment is bare: no SLURM_* or LD_PRELOAD of the caller reaches the daemons and their jobs.
+# start DAEMON COMMAND...: start a daemon that outlives this shell and holds neither its output nor the lock.
+# The daemon gets a bare environment: no SLURM_* or LD_PRELOAD of the caller reaches it or its jobs.
 start() {
     local daemon=$1
     shift
@@ -30,7 +30,7 @@ give_up() {
 }
 
 # bring_up SECONDS DAEMON CHECK COMMAND...: start the daemon unless it runs, and wait until CHECK succeeds.
-# It may be started twice: the one that runs at first may be about to end.
+# It may start the daemon twice: a daemon found running may be about to end.
 bring_up() {
     local limit=$((SECONDS + $1)) daemon=$2 check=$3 starts=0 launched=''
     shift 3
@@ -38,7 +38,7 @@ bring_up() {
         if ! { kill -0 "$launched" 2>/dev/null || alive "$@"; }; then
             ((++starts <= 2)) || give_up "$daemon" "$daemon ends as soon as it is started:"
             start "$daemon" "$@"
-            launched=$! # a daemon is not to be found by its name until it is through setsid and env
+            launched=$! # until setsid and env have run, pgrep cannot find the daemon by its name
         fi
         if $check >/dev/null 2>&1; then
             return
@@ -60,7 +60,7 @@ make_folders() {
     [[ -s $state/munge.key ]] || (umask 077 && head -c 1024 /dev/urandom >"$state/munge.key")
 }
 
-# Character devices, as real GPUs are: Slurm sets CUDA_VISIBLE_DEVICES only for those. Links, unlike mknod, need no root.
+# Links to a character device: Slurm sets CUDA_VISIBLE_DEVICES only for devices. Links, unlike mknod, need no root.
 make_gpus() {
     local gpu
     for gpu in "$state"/dev/gpu{0..11}; do
@@ -68,7 +68,7 @@ make_gpus() {
     done
 }
 
-# install_file PATH MODE: stdin becomes that file. Daemons read it only once, so a change stops them all.
+# install_file PATH MODE: write stdin to the file. Daemons read it only once, so a change stops all of them.
 install_file() {
     local new
     new=$(cat)
@@ -103,7 +103,7 @@ database_answers() {
 
 slurmdbd_answers() { ask sacctmgr -n show cluster; }
 
-# Before slurmctld starts: it must find its cluster registered.
+# Run this before slurmctld starts: slurmctld needs its cluster to be registered.
 register() {
     [[ -z $(sacctmgr -nP show assoc cluster=stagger account=stagger user="$me" format=user) ]] || return 0
     say "registering the cluster, the account and $me"
@@ -115,7 +115,8 @@ register() {
 
 slurmctld_answers() { ask scontrol ping; }
 
-# A node is ready for jobs; one that does not answer has a '*' after its state, and may come back without our help.
+# Whether a node is ready for jobs; resumes one that is down, drained or failed. A '*' after the state marks a node that
+# does not respond; it may recover by itself.
 node_ready() {
     case $(ask sinfo -h -p cpu -n "$node" -o %T) in
         idle | mixed | allocated | completing) return 0 ;;

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from stagger.errors import StaggerError
-from stagger.job_script import ScriptContext, array_script, finalize_script
-from stagger.spec.models import EnvSpec, SlurmSpec
+from stagger.executor.job_script import ScriptContext, array_script, finalize_script
+from stagger.spec.executors import EnvSpec, SlurmSpec
 from tests.conftest import DATA
 
 GOLDEN = DATA / "array.sbatch"
@@ -109,4 +109,4 @@ def test_the_end_of_a_stage_waits_for_all_its_arrays() -> None:
     text = finalize_script(context(partition="cpu", gpus_per_task=4), "stage-end", ["11", "12"])
     assert "#SBATCH --dependency=afterany:11:12" in text
     assert "gres" not in text
-    assert "stagger.finalize '/lustre/my runs/100%' stage '{}'" in text
+    assert "stagger.launch.finalize '/lustre/my runs/100%' stage '{}'" in text

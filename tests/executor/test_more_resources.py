@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from stagger.executor.scaled import Defaults, scaled
-from stagger.retries import Group
-from stagger.spec.models import SlurmSpec
+from stagger.executor.more_resources import Defaults, scaled
+from stagger.rundir.launch_records import Group
+from stagger.spec.executors import SlurmSpec
 
 
 def slurm(**settings: Any) -> SlurmSpec:

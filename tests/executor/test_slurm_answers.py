@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stagger.slurm import answers, runner, submission
+from stagger.slurm import answers, command, sbatch, states
 from stagger.slurm.answers import Limits, QueuedJob
 from tests.conftest import DATA
 
@@ -24,12 +24,12 @@ def versions(name: str) -> list[str]:
 
 LIMITS = {
     "20.11": Limits(version="20.11.6"),  # An excerpt without them: Slurm's defaults.
-    "21.08": Limits(500, 10_000, def_mem_per_cpu=4000, version="21.08.5", accounting=True, enforced=True),
-    "22.05": Limits(10_001, 50_000, def_mem_per_cpu=100, version="22.05.8", accounting=True),
-    "23.02": Limits(1001, 10_000, version="23.02.7", accounting=True),
+    "21.08": Limits(500, 10_000, def_mem_per_cpu=4000, version="21.08.5", enforced=True),
+    "22.05": Limits(10_001, 50_000, def_mem_per_cpu=100, version="22.05.8"),
+    "23.02": Limits(1001, 10_000, version="23.02.7"),
     "24.05": Limits(40_001, 200_000, version="24.05.2", enforced=True),
-    "25.05": Limits(11_000, 65_000, version="25.05.5", accounting=True),
-    "25.11": Limits(1001, 10_000, version="25.11.4", accounting=True),
+    "25.05": Limits(11_000, 65_000, version="25.05.5"),
+    "25.11": Limits(1001, 10_000, version="25.11.4"),
 }
 
 
@@ -60,7 +60,7 @@ def test_accounting_is_read_from_any_version(version: str) -> None:
     text = "\n".join(f"{row[columns.index('JobID')]}|{row[columns.index('State')]}" for row in rows)
     found = answers.parse_accounting(text)
     assert {job: found[job] for job in STATES[version]} == STATES[version]
-    assert set(found.values()) <= answers.ENDED | answers.QUEUED | {"RUNNING", "COMPLETING", "REQUEUED"}
+    assert set(found.values()) <= set(states.STATES)
 
 
 def test_a_cut_state_is_known_all_the_same() -> None:
@@ -76,7 +76,7 @@ def test_a_queue_is_read_from_any_version(version: str) -> None:
         index = int(row[1]) if row[1].isdigit() else 0
         assert (job.job_id, job.index, job.state, job.reason, job.name) == (row[0], index, row[2], row[5], row[6])
         assert job.seconds is not None
-    assert any(job.state not in answers.ENDED for job in jobs)
+    assert not all(states.has_ended(job.state) for job in jobs)
 
 
 def test_a_queue_without_an_answer_is_empty_and_a_time_may_be_unknown() -> None:
@@ -133,7 +133,7 @@ def refusals() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("words", "key"), refusals())
 def test_a_refusal_names_the_key_to_change(words: str, key: str) -> None:
-    sentence = submission.refusal(submission.said(words))
+    sentence = sbatch.refusal(sbatch.said(words))
     assert words.strip().splitlines()[0].removeprefix("sbatch: ").removeprefix("error: ").rstrip(".") in sentence
     for word in key.split(" in "):
         assert word in sentence.partition("change ")[2]
@@ -142,8 +142,8 @@ def test_a_refusal_names_the_key_to_change(words: str, key: str) -> None:
 
 @pytest.mark.parametrize("words", recorded("any/passing.txt").splitlines())
 def test_what_passes_is_known(words: str) -> None:
-    assert runner.BUSY.search(words)
-    assert not any(runner.BUSY.search(refused) for refused, _ in refusals())
+    assert command.BUSY.search(words)
+    assert not any(command.BUSY.search(refused) for refused, _ in refusals())
 
 
 @pytest.mark.parametrize("path", sorted(RECORDED.glob("*/sbatch*.txt")), ids=str)

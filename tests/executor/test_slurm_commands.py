@@ -13,7 +13,7 @@ import submitit
 from submitit.core.core import PicklingExecutor
 
 from stagger.errors import StaggerError
-from stagger.slurm import cluster, runner, submission
+from stagger.slurm import cluster, command, sbatch
 
 
 class Clock:
@@ -36,7 +36,7 @@ def failing(times: int) -> Callable[[], str]:
     def call() -> str:
         left[0] -= 1
         if left[0] >= 0:
-            raise runner.SlurmBusy("squeue failed: Socket timed out on send/recv operation")
+            raise command.SlurmBusy("squeue failed: Socket timed out on send/recv operation")
         return "fine"
 
     return call
@@ -44,12 +44,12 @@ def failing(times: int) -> Callable[[], str]:
 
 def test_who_is_turned_away_asks_again_but_not_for_ever() -> None:
     clock = Clock()
-    assert runner.patiently(failing(4), 60, clock=clock, sleep=clock.sleep) == "fine"
+    assert command.patiently(failing(4), 60, clock=clock, sleep=clock.sleep) == "fine"
     assert 0 < clock.now < 60
-    with pytest.raises(runner.SlurmBusy, match="Socket timed out"):
-        runner.patiently(failing(10**6), 60, clock=clock, sleep=clock.sleep)
+    with pytest.raises(command.SlurmBusy, match="Socket timed out"):
+        command.patiently(failing(10**6), 60, clock=clock, sleep=clock.sleep)
     with pytest.raises(StaggerError, match="no"):
-        runner.patiently(lambda: (_ for _ in ()).throw(StaggerError("no")), 60, clock=clock, sleep=clock.sleep)
+        command.patiently(lambda: (_ for _ in ()).throw(StaggerError("no")), 60, clock=clock, sleep=clock.sleep)
 
 
 def stand_in(folder: Path, name: str, script: str) -> None:
@@ -76,7 +76,7 @@ def test_a_busy_slurm_is_asked_again(stand_ins: Path, tmp_path: Path) -> None:
     count = tmp_path / "count"
     stand_in(stand_ins, "sbatch", f'echo x >> {count}; [[ $(wc -l < {count}) -lt 3 ]] && {{ {BUSY}; }}; echo "12;east"')
     stand_in(stand_ins, "squeue", "true")
-    assert submission.submit(str(tmp_path), "#!/bin/bash\n", "name") == "12"
+    assert sbatch.submit(str(tmp_path), "#!/bin/bash\n", "name") == "12"
     assert count.read_text().count("x") == 3
 
 
@@ -85,7 +85,7 @@ def test_a_job_that_was_accepted_without_a_word_is_not_submitted_again(stand_ins
     count = tmp_path / "count"
     stand_in(stand_ins, "sbatch", f"echo x >> {count}; exit 124")  # As `timeout` ends a command that hangs.
     stand_in(stand_ins, "squeue", "echo '77|0|COMPLETED|0:01|None|name'")
-    assert submission.submit(str(tmp_path), "#!/bin/bash\n", "name") == "77"
+    assert sbatch.submit(str(tmp_path), "#!/bin/bash\n", "name") == "77"
     assert count.read_text().count("x") == 1
 
 
@@ -94,13 +94,13 @@ def test_while_nobody_knows_whether_there_is_a_job_none_is_submitted(stand_ins: 
     stand_in(stand_ins, "sbatch", f"echo x >> {count}; {BUSY}")
     stand_in(stand_ins, "squeue", "echo 'slurm_load_jobs error: access denied' >&2; exit 1")
     with pytest.raises(StaggerError, match="squeue failed: slurm_load_jobs error"):
-        submission.submit(str(tmp_path), "#!/bin/bash\n", "name")
+        sbatch.submit(str(tmp_path), "#!/bin/bash\n", "name")
     assert count.read_text().count("x") == 1
 
 
 def test_a_surrounding_job_does_not_leak() -> None:
     inside = {"SLURM_JOB_ID": "1", "SBATCH_PARTITION": "x", "SQUEUE_STATES": "R", "SLURM_CONF": "/c", "HOME": "/h"}
-    assert runner.outside_environment(inside) == {"SLURM_CONF": "/c", "HOME": "/h"}
+    assert command.outside_environment(inside) == {"SLURM_CONF": "/c", "HOME": "/h"}
 
 
 def test_without_slurm_the_next_step_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_without_slurm_the_next_step_is_said(monkeypatch: pytest.MonkeyPatch, tm
     limits = cluster.limits()
     assert (limits.max_array_size, "no scontrol on this machine" in limits.assumed) == (1001, True)
     with pytest.raises(StaggerError, match=r"no sbatch on this machine.*--executor local.*--dry-run"):
-        submission.submit(str(tmp_path), "#!/bin/bash\n", "name")
+        sbatch.submit(str(tmp_path), "#!/bin/bash\n", "name")
     with pytest.raises(StaggerError, match="no squeue on this machine"):
         cluster.queue(["name"])
 
@@ -135,7 +135,7 @@ def test_submission_hides_the_surrounding_job(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
-    assert submission.submit(str(tmp_path), "#!/bin/bash\necho mine\n", "name") == "77"
+    assert sbatch.submit(str(tmp_path), "#!/bin/bash\necho mine\n", "name") == "77"
     text = seen.read_text()
     assert "SLURM_ARRAY_TASK_ID" not in text
     assert "SLURM_CONF=/etc/slurm.conf" in text

@@ -15,9 +15,10 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from stagger.blocks.placement import ServerState, Span, choose_best_blocks, compute_throughputs
-from stagger.blocks.registry import Claim, Placed, Registry, ServerRecord, View
-from stagger.storage import Storage
+from stagger.blocks.placement.petals import ServerState, Span, choose_best_blocks, compute_throughputs
+from stagger.blocks.server.records import Claim, Placed, ServerRecord, View
+from stagger.blocks.server.registry import Registry
+from stagger.storage.storage import Storage
 
 TOTAL = 80
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from stagger.ranks import parse_ranks
+from stagger.rundir.launch_records import ArrayRecord, EndJobRecord, SlurmLaunch
 from stagger.spec.models import RunSpec
 
 
@@ -16,14 +18,18 @@ def spec(executor: dict[str, Any], *names: str, **depends: list[str]) -> RunSpec
     return RunSpec.model_validate({"name": "p", "run_dir": "/run", "cwd": "/", "stages": stages})
 
 
-def launch_record(number: int, ranks: str, *, ranks_per_job: int = 1, **more: Any) -> dict[str, Any]:
-    return {
-        "launch": number,
-        "executor": "slurm",
-        "ranks": ranks,
-        "ranks_per_job": ranks_per_job,
-        "window_s": 60,
-        "arrays": [{"job_id": "7", "name": f"a-{number}", "ranks": ranks}],
-        "finalize": {"name": f"end-{number}"},
+def launch_record(number: int, ranks: str, *, ranks_per_job: int = 1, **more: Any) -> SlurmLaunch:
+    return SlurmLaunch(
+        launch=number,
+        time=0.0,
+        ranks=ranks,
+        start_policy="uniform",
+        window_s=60,
+        settings="{}",
+        ranks_per_job=ranks_per_job,
+        resources={},
+        log_dir="",
+        arrays=(ArrayRecord("7", f"a-{number}", len(parse_ranks(ranks)), ranks),),
+        finalize=EndJobRecord(None, f"end-{number}"),
         **more,
-    }
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stagger.cancel import stages_behind
+from stagger.launch.cancel import stages_behind
 from tests.kit.records import spec
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stagger.errors import StaggerError
-from stagger.storage import Storage
+from stagger.storage.storage import Storage
 from tests.conftest import Cli, PipelineFiles
 
 

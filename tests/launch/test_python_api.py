@@ -17,8 +17,9 @@ import pytest
 from datatrove.pipeline.filters import LambdaFilter, RegexFilter
 
 from stagger import LocalExecutor, ReadJsonl, RunFailed, SlurmExecutor, StaggerError, WriteJsonl
-from stagger.executor.base import RunOptions
-from stagger.spec.models import LocalSpec, PipelineFile, SlurmSpec
+from stagger.api import RunOptions
+from stagger.spec.executors import LocalSpec, SlurmSpec
+from stagger.spec.models import PipelineFile
 from tests.conftest import output_ids
 from tests.kit.runs import EVERYTHING
 

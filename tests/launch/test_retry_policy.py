@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from stagger.retries import Decision, Failed, Group, decide, looks_out_of_memory
-from stagger.spec.models import RetrySpec
+from stagger.launch.retry_policy import Decision, decide
+from stagger.rundir.launch_records import Group
+from stagger.rundir.stage_folder import Failure
+from stagger.slurm.states import STATES
+from stagger.spec.executors import RetrySpec
+from stagger.status.failed import Failed, looks_out_of_memory
 
 FIRST = Group([1, 2, 3])
 
 
-def failure(kind: str, error: str = "it broke", step: str | None = None) -> dict[str, Any]:
-    return {"kind": kind, "error": error, "step": step}
+def failure(kind: str, error: str = "it broke", step: str | None = None, signal: str = "") -> Failure:
+    return {"kind": kind, "error": error, "step": step, "signal": signal}
 
 
-STOPPED = failure("interrupted", "stopped by SIGTERM")
-WARNED = failure("interrupted", "stopped by SIGUSR2")
+STOPPED = failure("interrupted", "stopped by SIGTERM", signal="SIGTERM")
+WARNED = failure("interrupted", "stopped by SIGUSR2", signal="SIGUSR2")
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,7 @@ WARNED = failure("interrupted", "stopped by SIGUSR2")
         ("OUT_OF_MEMORY", failure("ValueError"), "FAILED", "ValueError"),
     ],
 )
-def test_how_a_rank_ended(state: str | None, record: dict[str, Any] | None, end: str, reason: str) -> None:
+def test_how_a_rank_ended(state: str | None, record: Failure | None, end: str, reason: str) -> None:
     failed = Failed(1, FIRST, state, record)
     assert (failed.end, failed.reason) == (end, reason)
 
@@ -94,3 +96,8 @@ def test_what_is_given_up_and_why() -> None:
 )
 def test_how_slurm_says_that_memory_ran_out(text: str) -> None:
     assert looks_out_of_memory(text)
+
+
+def test_what_retries_may_name_is_how_slurms_states_count() -> None:
+    """One table decides (slurm/states.py): an end that no state counts as could never be retried."""
+    assert set(RetrySpec().on) <= {state.counts_as for state in STATES.values()}

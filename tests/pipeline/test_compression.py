@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagger.errors import BadInput
-from stagger.formats import Codec, ReadCodec, codec_of, compressor, content, extension_of
+from stagger.pipeline.compression import Codec, ReadCodec, codec_of, compressor, content, extension_of
 
 TEXT = b"".join(b"line %d of a text that compresses\n" % i for i in range(20_000))
 
@@ -94,8 +94,9 @@ def test_many_streams_and_much_expansion(codec: ReadCodec, piece: int) -> None:
 def test_what_expands_by_thousands_does_not_fill_the_memory(codec: ReadCodec) -> None:
     """400 MB of zeros in a few KB, read by a process of its own."""
     code = (
-        "import sys; from tests.pipeline.test_compression import pack; from stagger.formats import content\n"
-        "from stagger.attempt import peak_rss_mb\n"
+        "import sys; from tests.pipeline.test_compression import pack\n"
+        "from stagger.pipeline.compression import content\n"
+        "from stagger.task.attempt import peak_rss_mb\n"
         "codec = sys.argv[1]; packed = b''.join([pack(bytes(20_000_000), codec)] * 20)\n"
         "before, size, stream = peak_rss_mb(), 0, content(iter([packed]), codec)\n"
         "while data := stream.read1(2**20): size += len(data)\n"

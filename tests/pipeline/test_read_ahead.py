@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from signal import Signals
 
 import pytest
 
 from stagger.errors import Interrupted
-from stagger.read_ahead import ReadAhead
-from stagger.sharding import Shard
-from stagger.storage import Storage
+from stagger.pipeline.document import Shard
+from stagger.pipeline.read_ahead import ReadAhead
+from stagger.storage.storage import Storage
 from tests.conftest import until
 
 
@@ -91,7 +92,7 @@ def test_a_reader_that_waits_for_input_can_be_stopped() -> None:
             yield b""
 
     def stop() -> None:
-        raise Interrupted("SIGTERM")
+        raise Interrupted(Signals.SIGTERM)
 
     release = threading.Event()
     storage = Stuck()

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from stagger.run_folder import RunFolder
-from stagger.start_requests import requests_per_start
+from stagger.plan.requests import requests_per_start
+from stagger.rundir.run_folder import RunFolder
 from tests.conftest import Cli, PipelineFiles, documents, jsonl, until
 from tests.kit.s3_server import S3Server, running
 
@@ -106,7 +106,9 @@ def test_a_rank_that_commits_shard_by_shard_writes_its_progress_too(
 
 
 SCRIPT = """
-from stagger import LocalExecutor, ReadJsonl, WriteJsonl
+from stagger import LocalExecutor
+from stagger import ReadJsonl
+from stagger import WriteJsonl
 if __name__ == "__main__":
     steps = [ReadJsonl("s3://input"), lambda data, rank, world_size: data, WriteJsonl("{place}/output")]
     LocalExecutor(steps, run_dir="{place}/run", tasks=4, workers=1).run(limit=1)

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from stagger.errors import StaggerError
-from stagger.plan import encode_plan, read_all, read_rank
-from stagger.sharding import Shard, assign
-from stagger.storage import Storage
+from stagger.pipeline.document import Shard
+from stagger.plan.sharding import assign
+from stagger.rundir.plan_file import encode_plan, read_all, read_rank
+from stagger.storage.storage import Storage
 
 
 class CountingStorage(Storage):

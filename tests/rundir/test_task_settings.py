@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stagger.task_settings import TaskSettings
+from stagger.task import TaskSettings
 
 
 def test_settings_survive_the_job_script() -> None:

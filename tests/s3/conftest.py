@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from stagger.storage import Entry, Storage
+from stagger.storage import Entry
+from stagger.storage.storage import Storage
 from tests.kit.s3_server import S3Server, running
 
 #: Three in ten requests fail: refused, broken inside, cut off before or in the middle, or stored and not answered.
@@ -27,7 +28,7 @@ def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """The server without faults, and credentials that it does not look at."""
     for name, value in credentials(server).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("stagger.retry.WAITS_S", [0.001])
+    monkeypatch.setattr("stagger.backoff.WAITS_S", [0.001])
     server.set_faults()
     server.reset()
     yield server

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stagger.errors import BadInput, StorageError
-from stagger.storage import Storage
+from stagger.storage.storage import Storage
 from tests.kit.s3_server import S3Server
 from tests.s3.conftest import ENGINES, THREE_IN_TEN, credentials, put, some_bytes
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stagger.storage import Storage
+from stagger.storage.storage import Storage
 from tests.conftest import ROOT, Cli, PipelineFiles, contents, read_jsonl, until
 from tests.kit.runs import counts, status
 from tests.kit.s3_server import S3Server
@@ -30,7 +30,10 @@ def load(shards: Path) -> None:
 
 
 #: Many ranks of a run in one process, which soon asks again.
-MANY_RANKS = "import sys, stagger.retry as r, stagger.task as t; r.WAITS_S[:] = [0.01]; sys.exit(t.main(sys.argv[1:]))"
+MANY_RANKS = (
+    "import sys, stagger.backoff as r, stagger.task.__main__ as t\n"
+    "r.WAITS_S[:] = [0.01]; sys.exit(t.main(sys.argv[1:]))"
+)
 
 
 def test_a_hundred_ranks_with_three_requests_in_ten_failing_write_the_same_bytes(

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stagger.blocks.registry import Registry
-from stagger.storage import Storage
+from stagger.blocks.server.registry import Registry
+from stagger.storage.storage import Storage
 from tests.conftest import Cli, until
 from tests.kit.claimants import one_at_a_time
 from tests.kit.runs import counts, status

@@ -6,7 +6,7 @@ import json
 import zlib
 from pathlib import Path
 
-from stagger.start import Slots, slot_ms
+from stagger.start.delays import Slots, slot_ms
 from tests.conftest import Cli, PipelineFiles, output_ids, until
 from tests.kit.runs import EVERYTHING, SLURM, completions, counts, launches, status
 from tests.slurm.conftest import slurm

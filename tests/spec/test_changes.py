@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stagger.errors import StaggerError
-from stagger.spec.load import changed_spec
+from stagger.spec.changes import changed_spec
 from stagger.spec.models import RunSpec
 from tests.kit.records import spec
 

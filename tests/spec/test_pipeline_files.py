@@ -11,9 +11,11 @@ import pytest
 import yaml
 
 from stagger.errors import StaggerError
-from stagger.resources import shipped
-from stagger.spec.load import Changes, load_file
-from stagger.spec.models import LocalSpec, PipelineFile, SlurmSpec
+from stagger.shipped import shipped
+from stagger.spec.changes import Changes
+from stagger.spec.executors import LocalSpec, SlurmSpec
+from stagger.spec.load import load_file
+from stagger.spec.models import PipelineFile
 from stagger.spec.yaml_file import parse_value
 from tests.conftest import STEPS, Cli
 

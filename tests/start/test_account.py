@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from stagger.starts import start_account
+from stagger.start.account import start_account
 from tests.conftest import Cli, PipelineFiles
 
 

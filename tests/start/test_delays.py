@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from stagger.job_script import ScriptContext, array_script
-from stagger.spec.models import SlurmSpec
-from stagger.start import Slots, slot_ms, spread_delay_ms, throttle_for_limit, uniform_delay, window_for_limit
+from stagger.executor.job_script import ScriptContext, array_script
+from stagger.spec.executors import SlurmSpec
+from stagger.start.delays import Slots, slot_ms, spread_delay_ms, throttle_for_limit, uniform_delay, window_for_limit
 from tests.conftest import Cli, PipelineFiles
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from stagger.planner.plan import limit_window, start_plan, summary
-from stagger.planner.simulation import Herd, simulate
-from stagger.starts import most_within
+from stagger.start.account import most_within
+from stagger.start.forecast import limit_window, start_plan, summary
+from stagger.start.herd import Herd, simulate
 
 
 @pytest.mark.parametrize(

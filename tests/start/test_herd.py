@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from stagger.planner.plan import limit_window
-from stagger.planner.simulation import Herd, delays, simulate
-from stagger.start import SCHEDULER_CYCLE_S, Slots, slot_ms
-from stagger.starts import described, most_within
+from stagger.start.account import described, most_within
+from stagger.start.delays import SCHEDULER_CYCLE_S, Slots, slot_ms
+from stagger.start.forecast import limit_window
+from stagger.start.herd import Herd, delays, simulate
 
 UNIFORM = Herd(jobs=8000, policy="uniform", window_s=180)
 
@@ -78,7 +78,7 @@ def test_slurm_that_begins_jobs_slowly_is_a_stagger_of_its_own() -> None:
 
 
 def test_a_simulation_of_too_many_requests_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stagger.planner.simulation.MOST_REQUESTS", 1000)
+    monkeypatch.setattr("stagger.start.herd.MOST_REQUESTS", 1000)
     outcome = simulate(Herd(jobs=1000, policy="spread", window_s=60, requests=50))
     assert not outcome.complete
     assert 1000 < len(outcome.requests) < 2000

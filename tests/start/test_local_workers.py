@@ -6,7 +6,7 @@ import json
 import zlib
 from pathlib import Path
 
-from stagger.start import spread_delay_ms
+from stagger.start.delays import spread_delay_ms
 from tests.conftest import Cli, PipelineFiles, contents
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stagger.efficiency import efficiency, sentences
+from stagger.status.efficiency import efficiency, sentences
 
 
 def completed(rank: int, job: str, **more: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stagger.failed_ranks import cancelled_ranks
+from stagger.status.failed_ranks import cancelled_ranks
 from tests.conftest import Cli, PipelineFiles
 from tests.kit.records import launch_record
 from tests.kit.runs import failing_run, status

@@ -15,8 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stagger import BadInput, Document, ReadCsv, StaggerError
-from stagger.storage import Storage
-from stagger.task_context import TaskContext
+from stagger.pipeline.task_context import TaskContext
+from stagger.storage.storage import Storage
 
 
 def bound(folder: Path, **options: Any) -> tuple[ReadCsv, TaskContext]:

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagger import BadInput, Document, ReadParquet, Shard, StaggerError, WriteParquet
-from stagger.storage import Storage
-from stagger.task_context import TaskContext
+from stagger.pipeline.task_context import TaskContext
+from stagger.storage.storage import Storage
 
 UTC = datetime.timezone.utc
 
@@ -255,8 +255,8 @@ def test_a_row_group_is_not_read_into_memory_at_once(tmp_path: Path) -> None:
         writer.write_table(pa.table({"text": texts, "id": list(range(len(texts)))}, schema), row_group_size=10**9)
     assert (tmp_path / "a.parquet").stat().st_size > 190e6
     code = (
-        "import sys; from stagger import ReadParquet; from stagger.storage import Storage\n"
-        "from stagger.task_context import TaskContext; import pyarrow.parquet\n"
+        "import sys; from stagger import ReadParquet; from stagger.storage.storage import Storage\n"
+        "from stagger.pipeline.task_context import TaskContext; import pyarrow.parquet\n"
         "def peak():\n"
         "    return next(int(l.split()[1]) // 1024 for l in open('/proc/self/status') if l.startswith('VmHWM'))\n"
         "before = peak(); step = ReadParquet(sys.argv[1])\n"

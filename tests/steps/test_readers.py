@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagger import BadInput, Document, ReadJsonl, ReadText, Shard, StaggerError, WriteJsonl
-from stagger.formats import Codec
-from stagger.storage import Storage
-from stagger.task_context import TaskContext
+from stagger.pipeline.compression import Codec
+from stagger.pipeline.task_context import TaskContext
+from stagger.storage.storage import Storage
 from tests.conftest import read_jsonl
 
 
@@ -119,7 +119,7 @@ def test_a_bad_record_is_named(tmp_path: Path, lines: list[Any], message: str) -
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
 def test_a_shard_that_was_cut_before_the_plan_is_noticed(tmp_path: Path, suffix: str) -> None:
-    from stagger.formats import codec_of, compressor
+    from stagger.pipeline.compression import codec_of, compressor
 
     name = f"a.jsonl{suffix}"
     data = b"".join(b'{"text": "document %d"}\n' % i for i in range(5000))

@@ -18,8 +18,8 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 from stagger import BadInput, Document, ReadWarc, StaggerError
-from stagger.storage import Storage
-from stagger.task_context import TaskContext
+from stagger.pipeline.task_context import TaskContext
+from stagger.storage.storage import Storage
 from tests.conftest import Cli, read_jsonl
 
 HTML = "<html><body>ein Text, größer als nichts</body></html>"

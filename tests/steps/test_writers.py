@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from stagger import Document, Shard, StaggerError, WriteJsonl
+from stagger.pipeline.task_context import TaskContext
 from stagger.steps.writer import stem_of
-from stagger.storage import Storage
-from stagger.task_context import TaskContext
+from stagger.storage.storage import Storage
 from tests.conftest import Cli, PipelineFiles, contents, output_ids, read_jsonl
 
 

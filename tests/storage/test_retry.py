@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from signal import Signals
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
 from obstore.exceptions import GenericError, PermissionDeniedError
 from s3fs.errors import translate_boto_error
 
+from stagger.backoff import BASE_S, CAP_S, full_jitter
 from stagger.errors import Interrupted, StaggerError
-from stagger.retry import BASE_S, CAP_S, BrokenOff, Retry, Trial, fault_of, full_jitter
+from stagger.storage.faults import BrokenOff, fault_of
+from stagger.storage.retry import Retry, Trial
 
 
 def answer(status: int, code: str) -> ClientError:
@@ -102,8 +105,8 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("stagger.retry.time.monotonic", lambda: self.now)
-        monkeypatch.setattr("stagger.retry.time.sleep", self.sleep)
+        monkeypatch.setattr("stagger.storage.retry.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("stagger.storage.retry.time.sleep", self.sleep)
 
     def sleep(self, seconds: float) -> None:
         self.now += max(seconds, 1e-6)
@@ -170,7 +173,7 @@ def fail_for_ever(trial: Trial) -> None:
 def test_a_task_that_is_told_to_stop_does_not_wait(clock: Clock) -> None:
     def check() -> None:
         if clock.now > 1001:
-            raise Interrupted("SIGTERM")
+            raise Interrupted(Signals.SIGTERM)
 
     with pytest.raises(Interrupted):
         Retry(check=check).call("s3://b/k", failing(answer(503, "SlowDown"), 10**9, []))

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from stagger.errors import StaggerError
-from stagger.storage import Entry, Storage, absolute, expand_variables, join
+from stagger.storage import Entry
+from stagger.storage.storage import Storage, absolute, expand_variables, join
 
 
 def test_paths_are_joined_and_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

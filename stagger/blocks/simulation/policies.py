@@ -8,10 +8,10 @@ from enum import Enum
 
 import numpy as np
 
-from stagger.blocks.placement import MEAN_BLOCK_SELECTION_DELAY, balance_check_delay
-from stagger.blocks.planner import plan_delay
-from stagger.blocks.rules import Rule, full, own_gain, planner
-from stagger.blocks.settings import LEASE_S
+from stagger.blocks.placement.joint_moves import plan_delay
+from stagger.blocks.placement.petals import MEAN_BLOCK_SELECTION_DELAY, balance_check_delay
+from stagger.blocks.placement.rules import Rule, full, own_gain, planner
+from stagger.spec.block_settings import LEASE_S
 
 #: Seconds between two checks of a server, on average. The paper's servers check every minute.
 MEAN_CHECK_PERIOD_S = 60.0

@@ -1,7 +1,7 @@
 """A swarm over hours, event by event: who serves which blocks when, under one policy. Seeded.
 
 Throughput here is that of the slowest block, of what is loaded and served (not of what is announced): the measure that
-the rules of `stagger.blocks.placement` are about. It says nothing about the routing of requests.
+the rules of `stagger.blocks.placement.petals` are about. It says nothing about the routing of requests.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from functools import partial
 
 import numpy as np
 
-from stagger.blocks.bound import throughput_bound
-from stagger.blocks.placement import ServerState, Span, choose_best_blocks
-from stagger.blocks.rules import Setting, Swarm
+from stagger.blocks.placement.bound import throughput_bound
+from stagger.blocks.placement.petals import ServerState, Span, choose_best_blocks
+from stagger.blocks.placement.rules import Setting, Swarm
 from stagger.blocks.simulation.policies import (
     MEAN_CHECK_PERIOD_S,
     Checks,

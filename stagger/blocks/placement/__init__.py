@@ -1,0 +1,1 @@
+"""Which server hosts which blocks: pure rules over plain values. No clock, no storage, no Slurm."""

@@ -1,0 +1,1 @@
+"""The life of one block server: claim, load, serve, move, drain, leave."""

@@ -1,0 +1,392 @@
+"""A block server's life: measure, claim, load, announce, hold and check, move, drain, leave. In this order, from `run`.
+
+One thread decides, and talks to the registry; what the host does takes long, and runs beside it, so that heartbeats go
+on, and a signal is heeded, whatever a host does.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from random import Random
+from signal import Signals
+from typing import Any, TypeVar, cast
+
+import numpy as np
+
+from stagger.blocks.host import Host, Speed
+from stagger.blocks.placement.joint_moves import plan_delay
+from stagger.blocks.placement.petals import (
+    MEAN_BALANCE_CHECK_PERIOD,
+    ServerState,
+    balance_check_delay,
+    block_selection_delay,
+    choose_best_blocks,
+    server_throughput,
+)
+from stagger.blocks.placement.rules import Rule, Setting, Swarm, full, own_gain, planner
+from stagger.blocks.server.background import Background
+from stagger.blocks.server.measuring import devices, measured
+from stagger.blocks.server.records import Placed, ServerRecord, View, rank_of
+from stagger.blocks.server.registry import Registry, as_moves, jittered
+from stagger.errors import Interrupted, StaggerError
+from stagger.pipeline.task_context import StopFlag
+from stagger.slurm.own_job import TIME_IS_UP_S
+from stagger.spec.block_settings import BlockSettings
+from stagger.task.attempt_log import log
+
+#: A wait is this often interrupted to look whether a signal has come, or the host is done.
+NAP_S = 0.1
+
+#: What a server says when it leaves, by the signal that made it.
+REASONS = {Signals.SIGTERM: "told to stop", Signals.SIGUSR2: "its job's time is up"}
+
+#: Slurm's warning comes up to so many seconds before a server needs the time that it drains in: jobs are warned 60 s
+#: sooner than that (`stagger.executor.arrays.block_scripts`), and Slurm may do it another 60 s sooner (sbatch(1)).
+WARNED_EARLY_S = 150
+
+#: The rules that `rebalance` names, given `balance_quality`; what they are worth is in docs/block-placement.md.
+RULES: dict[str, Callable[[float], Rule | None]] = {
+    "planner": lambda _: planner,
+    "own_gain": lambda _: own_gain,
+    "full": lambda quality: full(quality, guard=True),
+    "none": lambda _: None,
+}
+
+#: How long a block loads, in seconds, as long as this server has loaded none.
+SECONDS_PER_BLOCK = 3.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a server is, its job, and when that ends, in seconds since the epoch."""
+
+    server_id: str
+    job: str = ""
+    job_ends: float | None = None
+
+
+class BlockServer:
+    """One server of a swarm."""
+
+    def __init__(
+        self,
+        settings: BlockSettings,
+        host: Host,
+        registry: Registry,
+        identity: Identity,
+        stop: StopFlag,
+        seed: int | None = None,
+    ) -> None:
+        self.settings = settings
+        self.rule = RULES[settings.rebalance](settings.balance_quality)
+        self.host = host
+        self.registry = registry
+        self.identity = identity
+        self.stop = stop
+        self.rng = np.random.default_rng(seed)
+        self.random = Random(seed)  # noqa: S311 - jitter.
+        self.record: ServerRecord | None = None
+        self.loaded: set[int] = set()
+        self.view = View(0, {})
+        self.calm_since = time.monotonic()
+        self.heartbeat_at = 0.0
+        self.load_seconds = 0.0
+        self.began = time.monotonic()
+        self.serving = Background("serving", self._serve)
+        self.told_to_end = threading.Event()
+
+    @property
+    def id(self) -> str:
+        return self.identity.server_id
+
+    def run(self) -> str:
+        """Live. Returns why it left when its time was up. Raises Interrupted when it was told to stop before that, and
+        whatever made its host fail.
+        """
+        try:
+            num_blocks, throughput = self.measure()
+            self.pause(block_selection_delay(self.rng, self.settings.mean_block_selection_delay))
+            self.join(num_blocks, throughput)
+            self.load()
+            self.hold()
+            reason = "it has served as long as it was to"
+        except Interrupted as interrupted:
+            self.stop.clear()
+            reason = REASONS.get(interrupted.signal, f"stopped by {interrupted}")
+            self.leave(reason)
+            if interrupted.signal != Signals.SIGUSR2 or not self.near_its_end():
+                raise
+            self.stop.clear()  # One that came meanwhile asks for what is done.
+        except BaseException as error:
+            self.leave(f"failed: {error}")
+            raise
+        else:
+            self.leave(reason)
+        return reason
+
+    def measure(self) -> tuple[int, float]:
+        """How many blocks this server hosts, and how many requests per second it then serves."""
+        room = self.in_background("counting what fits", self.host.room)
+        wanted = room if self.settings.num_blocks == "auto" else self.settings.num_blocks
+        if not 1 <= wanted <= room:
+            raise StaggerError(f"{room} blocks fit on this host, not {wanted} (blocks.num_blocks).")
+        workload = getattr(
+            self.host, "workload", f"{self.settings.host} {self.settings.host_options} {self.settings.model}"
+        )
+        speed: Speed = self.in_background(
+            "measuring", lambda: self._measured(f"{devices()} {workload}"), self.settings.measure_timeout
+        )
+        num_blocks = min(wanted, self.settings.total)
+        throughput = server_throughput(
+            speed.forward_rps, speed.network_rps, num_blocks, behind_relay=speed.behind_relay
+        )
+        log(f"{num_blocks} blocks fit, {throughput:.4g} requests/s each ({speed})")
+        return num_blocks, throughput
+
+    def _measured(self, workload: str) -> Speed:
+        return measured(workload, self.host.measure, self.settings.measure_timeout)
+
+    def join(self, num_blocks: int, throughput: float) -> None:
+        """Claim the blocks that are worst off, and say so."""
+        for name, member in self.registry.refresh().members.items():
+            if member.record is not None and name != self.id and rank_of(name) == rank_of(self.id):
+                self.registry.retire(member.record, f"its job began again, as {self.id}")
+
+        def choose(view: View) -> dict[str, Placed]:
+            self.see(view)
+            window = choose_best_blocks(num_blocks, view.spans(), self.settings.total)
+            return {self.id: Placed(window.start, window.stop, throughput)}
+
+        claim = self.registry.claim(choose, self.pause)
+        assert claim is not None
+        placed = claim.placements[self.id].placed
+        log(f"claims blocks {placed.start} to {placed.end - 1} (claim {claim.number})")
+        self.announce(
+            ServerRecord(
+                server_id=self.id,
+                host=os.uname().nodename,
+                port=getattr(self.host, "port", None),
+                state=ServerState.JOINING,
+                start=placed.start,
+                end=placed.end,
+                serving=None,
+                throughput=throughput,
+                claim=claim.number,
+                job=self.identity.job,
+                job_ends=self.identity.job_ends,
+            )
+        )
+
+    def load(self) -> None:
+        """Load the blocks that are lacking, next to those that are served, and serve them as they come."""
+        record = self.mine
+        for block in load_order(range(record.start, record.end), self.served()):
+            began = time.monotonic()
+            self.in_background(f"loading block {block}", partial(self.host.load, range(block, block + 1)))
+            self.stop.check()  # What a host did after a signal does not count as loaded.
+            self.load_seconds += time.monotonic() - began
+            self.loaded.add(block)
+            self.record = replace(self.mine, blocks_loaded=self.mine.blocks_loaded + 1, serving=self.served())
+            if not self.serving.started:
+                self.serving.start()
+        self.announce(replace(self.mine, state=ServerState.ONLINE, serving=self.served()))
+        log(f"serves blocks {record.start} to {record.end - 1}")
+
+    def hold(self) -> None:
+        """Serve, check the balance now and then, and move, until the time is up."""
+        check_at = time.monotonic() + self.check_delay()
+        while not self.is_over():
+            decided = self.view.members.get(self.id)
+            if decided is not None and decided.claim > self.mine.claim:
+                self.move(decided.target, decided.claim)
+            elif time.monotonic() >= check_at:
+                self.check()
+                check_at = time.monotonic() + self.check_delay()
+            else:
+                self.pause(NAP_S)
+
+    def check_delay(self) -> float:
+        """Seconds until the next check: random, so that servers do not check in step."""
+        mean = self.settings.mean_balance_check_period
+        if mean == "auto" and self.settings.rebalance == "planner":
+            return plan_delay(len(self.view.members), self.rng)
+        return balance_check_delay(self.rng, MEAN_BALANCE_CHECK_PERIOD if mean == "auto" else mean)
+
+    def check(self) -> None:
+        """Decide who should move, this server or others, and claim it for them; clear away what nobody needs."""
+        try:
+            claim = self.registry.claim(lambda view: as_moves(self.wanted_moves(view), view), self.pause)
+            if claim is not None:
+                log(f"claim {claim.number}: to move: {', '.join(claim.moves)}")
+            self.see(self.registry.refresh())
+            self.registry.sweep()
+        except (OSError, StaggerError) as error:  # The next check comes; what is served meanwhile, is.
+            log(f"the balance cannot be checked: {error}", "WARNING")
+
+    def wanted_moves(self, view: View) -> Mapping[str, range]:
+        """Who should move where, by the rule that the swarm goes by. Nobody while this server's record is not there."""
+        self.see(view)
+        if self.id not in view.members:
+            self.announce(self.mine)  # Others took it for gone, while it was cut off.
+            return {}
+        if self.rule is None:
+            return {}
+        swarm = Swarm(view.spans(), view.online(), time.monotonic() - self.calm_since)
+        setting = Setting(self.settings.total, self.seconds_per_block(), delta=True, rng=self.rng)
+        return self.rule(self.id, swarm, setting)
+
+    def seconds_per_block(self) -> float:
+        loaded = self.mine.blocks_loaded
+        return self.load_seconds / loaded if loaded else SECONDS_PER_BLOCK
+
+    def move(self, target: Placed, claim: int) -> None:
+        """Host other blocks: announce it, drop what is not wanted any more, load what is lacking."""
+        window = range(target.start, target.end)
+        kept = self.loaded & set(window)
+        log(f"moves to blocks {target.start} to {target.end - 1} (claim {claim}), of which it has {len(kept)}")
+        dropped = sorted(self.loaded - kept)
+        self.loaded = kept
+        self.record = replace(
+            self.mine,
+            state=ServerState.JOINING,
+            start=target.start,
+            end=target.end,
+            claim=claim,
+            moves=self.mine.moves + 1,
+        )
+        self.announce(replace(self.mine, serving=self.served()))
+        for blocks in runs(dropped):
+            self.in_background(
+                f"dropping blocks {blocks.start} to {blocks.stop - 1}", partial(self.host.unload, blocks)
+            )
+        self.load()
+
+    def leave(self, reason: str) -> None:
+        """Say why, first of all: others take over. Then let what is being served end, for a while."""
+        log(f"leaves: {reason}")
+        self.told_to_end.set()
+        if self.record is not None:
+            self.announce(replace(self.mine, state=ServerState.OFFLINE, serving=None, reason=reason[:500]))
+        if self.serving.started and not self.serving.join(self.settings.drain):
+            log(f"what was being served did not end within {self.settings.drain:g} s (blocks.drain)", "WARNING")
+
+    # ---- Time ----
+
+    def is_over(self) -> bool:
+        """Whether it has served as long as it was to. Raises Interrupted when its job's time is nearly up."""
+        if self.settings.serve_for is not None and time.monotonic() - self.began > self.settings.serve_for:
+            return True
+        if self.identity.job_ends is not None and time.time() > self.identity.job_ends - self.settings.drain - 5:
+            raise Interrupted(Signals.SIGUSR2)
+        return False
+
+    def near_its_end(self) -> bool:
+        """Whether the job's time is up, or will be before anything else can be done; so it is when nobody knows."""
+        ends = self.identity.job_ends
+        return ends is None or time.time() > ends - max(TIME_IS_UP_S, self.settings.drain + WARNED_EARLY_S)
+
+    def pause(self, seconds: float) -> None:
+        """Wait, with heartbeats. Raises Interrupted for a signal, and what made serving fail."""
+        end = time.monotonic() + seconds
+        while True:
+            self.stop.check()
+            self.serving.raise_if_failed()
+            if self.record is not None and time.monotonic() >= self.heartbeat_at:
+                self.announce(self.mine)
+                self.look()
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(left, NAP_S))
+
+    def announce(self, record: ServerRecord) -> None:
+        """Tell the others. What cannot be written now is with the next heartbeat: blocks that took long to load are
+        not given up for that.
+        """
+        self.record = record
+        self.heartbeat_at = time.monotonic() + jittered(self.settings.heartbeat, self.random)
+        try:
+            self.record = self.registry.announce(record)
+        except (OSError, StaggerError) as error:
+            log(f"the registry cannot be written: {error}", "WARNING")
+
+    def look(self) -> None:
+        """See what the others have said."""
+        try:
+            self.see(self.registry.refresh())
+        except (OSError, StaggerError) as error:
+            log(f"the registry cannot be read: {error}", "WARNING")
+
+    def see(self, view: View) -> None:
+        """Keep a view, and since when nobody has come or gone."""
+        if view.members.keys() != self.view.members.keys():
+            self.calm_since = time.monotonic()
+        self.view = view
+
+    # ---- The host ----
+
+    def in_background(self, what: str, work: Callable[[], T], timeout_s: float | None = None) -> T:
+        """Let the host do something, heartbeats going on. Raises what it raises, StaggerError after `timeout_s`."""
+        task = Background(what, work)
+        task.start()
+        began = time.monotonic()
+        while not task.join(NAP_S):
+            if timeout_s is not None and time.monotonic() - began > timeout_s:
+                raise StaggerError(f"{what} has taken more than {timeout_s:g} s.")
+            self.pause(0)
+        task.raise_if_failed()
+        return cast("T", task.result)
+
+    def _serve(self) -> None:
+        self.host.serve(self.told_to_end)
+        if not self.told_to_end.is_set():
+            raise StaggerError("the host stopped serving without having been told to.")
+
+    @property
+    def mine(self) -> ServerRecord:
+        assert self.record is not None
+        return self.record
+
+    def served(self) -> tuple[int, int] | None:
+        """The longest run of loaded blocks: a span has no gaps."""
+        longest = max(runs(sorted(self.loaded)), key=len, default=None)
+        return None if longest is None else (longest.start, longest.stop)
+
+    def notes(self) -> dict[str, Any]:
+        """What the completion record keeps of a server's life."""
+        if self.record is None:
+            return {}
+        return {"server": self.id, "moves": self.mine.moves, "blocks_loaded": self.mine.blocks_loaded}
+
+
+def runs(blocks: list[int]) -> list[range]:
+    """Sorted blocks as ranges without gaps.
+
+    >>> runs([1, 2, 3, 7, 8])
+    [range(1, 4), range(7, 9)]
+    """
+    found: list[range] = []
+    for block in blocks:
+        if found and found[-1].stop == block:
+            found[-1] = range(found[-1].start, block + 1)
+        else:
+            found.append(range(block, block + 1))
+    return found
+
+
+def load_order(window: range, served: tuple[int, int] | None) -> list[int]:
+    """The blocks to load so that what is served grows without gaps: on from its end, then back from its start.
+
+    >>> load_order(range(2, 8), (4, 6)), load_order(range(2, 4), None)
+    ([6, 7, 3, 2], [2, 3])
+    """
+    if served is None:
+        return list(window)
+    return [*range(served[1], window.stop), *range(served[0] - 1, window.start - 1, -1)]

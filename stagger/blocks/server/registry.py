@@ -1,0 +1,225 @@
+"""Where the servers of a swarm find one another: a folder that all of them see (Lustre, NFS, S3), and no other service.
+
+    server.<id>.json    what a server says of itself: replaced whole at each heartbeat, removed some time after its end
+    claim.<n>.json      the n-th decision about who hosts what: created once, never changed
+
+Nobody holds a lock. To claim blocks is to create the next claim exclusively (a hard link on a file system,
+`If-None-Match` on S3), having seen all claims before it: of several that decide on the same view one succeeds, and the
+others look again and decide anew. So all decisions come one after another, as if under a lock, but one who is killed in
+the middle of deciding holds up nobody.
+
+Whether a server is alive, each reader judges by its own clock: as long as the sequence number changes within `lease_s`.
+Clocks need not agree. (Gray and Cheriton, "Leases", SOSP 1989, with the reader's clock alone.)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from random import Random
+
+from stagger.blocks.placement.petals import ServerState
+from stagger.blocks.server.records import Claim, Decided, Member, Placed, ServerRecord, View
+from stagger.spec.block_settings import LEASE_S
+from stagger.storage.storage import Storage, join
+
+#: Before a claim is tried again: U(0, 2^n) times as long as the try took (full jitter), and never longer than this.
+LONGEST_WAIT_S = 5.0
+
+
+class Registry:
+    """A reader of a swarm's folder, and, as server `server_id`, a writer. For one thread.
+
+    Files that are damaged, or tell of blocks beyond the model's, do not count: one must not stop all servers. `clock`
+    gives seconds that only go forward; `tell` is told of each such file once.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        folder: str,
+        total_blocks: int,
+        server_id: str = "",
+        *,
+        lease_s: float = LEASE_S,
+        clock: Callable[[], float] = time.monotonic,
+        tell: Callable[[str], None] = print,
+    ) -> None:
+        self.storage = storage
+        self.folder = folder
+        self.total_blocks = total_blocks
+        self.server_id = server_id
+        self.lease_s = lease_s
+        self._clock = clock
+        self._tell = tell
+        self._random = Random()  # noqa: S311 - jitter, seeded by the system in each process.
+        self._versions: dict[str, str] = {}
+        self._records: dict[str, ServerRecord] = {}
+        self._claim: Claim | None = None  # The latest that can be read.
+        self._taken = 0  # A number that another's claim was found to have: NFS may list it late.
+        self._seen: dict[int, float] = {}  # When a claim was first seen, by its number.
+        #: Who has claimed (the claim's number, and when it was seen), and has not announced itself yet.
+        self._waiting: dict[str, tuple[int, float]] = {}
+        self._heard: dict[str, float] = {}  # When a server's sequence number was last seen to change.
+        self._gone_since: dict[str, float] = {}
+        self._damaged: set[str] = set()
+
+    # ---- Reading ----
+
+    def refresh(self) -> View:
+        """The swarm as it is now: one listing, and a read of the latest claim and each record that is new."""
+        entries = {entry.name: entry.version for entry in self.storage.list(self.folder)}
+        now = self._clock()
+        numbers = {int(_key(name)) for name in entries if _kind(name) == "claim"} | {self._taken}
+        self._seen = {number: self._seen.get(number, now) for number in numbers}
+        latest = _claim_name(max(numbers))
+        # File systems tell no version: there each record is read, at each look. Claims never change.
+        changed = [n for n, v in entries.items() if _kind(n) == "server" and (not v or self._versions.get(n) != v)]
+        unread = [*changed, *([latest] if latest not in self._versions and max(numbers) else [])]
+        contents = self.storage.read_many([join(self.folder, name) for name in unread])
+        self._versions = {name: v for name, v in self._versions.items() if name in entries or name == latest}
+        for name, data in zip(unread, contents, strict=True):
+            if data is not None:  # Removed since it was listed.
+                self._versions[name] = entries.get(name, "")
+                self._take(name, data, now)
+        servers = {_key(name) for name in self._versions if _kind(name) == "server"}
+        self._records = {name: record for name, record in self._records.items() if name in servers}
+        return self._view(now)
+
+    def _take(self, name: str, data: bytes, now: float) -> None:
+        """Note what a file says. One that is damaged does not count; of a claim, its number is taken all the same."""
+        key = _key(name)
+        try:
+            if _kind(name) == "claim":
+                self._claim = Claim.decode(data, self.total_blocks)
+                return
+            record = ServerRecord.decode(data, self.total_blocks)
+            if record.server_id != key:
+                raise ValueError(f"it is of {record.server_id}")
+        except ValueError as error:  # orjson's too.
+            if name not in self._damaged:
+                self._damaged.add(name)
+                self._tell(f"{join(self.folder, name)} is damaged ({error}), and does not count")
+            self._records.pop(key, None)
+            return
+        before = self._records.get(key)
+        if before is None or before.sequence != record.sequence:
+            self._heard[key] = now
+        self._records[key] = record
+
+    def _view(self, now: float) -> View:
+        decided = self._claim.placements if self._claim is not None else {}
+        members: dict[str, Member] = {}
+        gone: dict[str, ServerRecord] = {}
+        for name, record in self._records.items():
+            lost = name != self.server_id and now - self._heard[name] > self.lease_s
+            if lost or record.state == ServerState.OFFLINE:
+                gone[name] = record if record.reason else replace(record, reason="not heard of any more")
+                continue
+            target = Placed(record.start, record.end, record.throughput), record.claim
+            if name in decided and decided[name].claim > record.claim:
+                target = decided[name]
+            members[name] = Member(*target, record)
+        waiting = {name: claim for name, (_, claim) in decided.items() if name not in self._records}
+        known = self._waiting
+        self._waiting = {
+            name: known[name] if name in known and known[name][0] == claim else (claim, now)
+            for name, claim in waiting.items()
+        }
+        for name, (claim, since) in self._waiting.items():
+            if now - since <= self.lease_s:
+                members[name] = Member(decided[name].placed, claim, None)
+        self._gone_since = {name: self._gone_since.get(name, now) for name in gone}
+        return View(max(self._seen), members, gone)
+
+    # ---- Writing ----
+
+    def claim(
+        self, decide: Callable[[View], Mapping[str, Placed]], pause: Callable[[float], None] = time.sleep
+    ) -> Claim | None:
+        """Announce what `decide` makes of the swarm, if by then nobody has decided anything else: then it looks again.
+
+        None when `decide` finds nothing to do. `pause` waits before that. Raises what these raise.
+        """
+        failures = 0
+        while True:
+            looked = self._clock()
+            view = self.refresh()
+            moves = dict(decide(view))
+            if not moves:
+                return None
+            number = view.claim + 1
+            placements = {name: Decided(member.target, member.claim) for name, member in view.members.items()}
+            placements |= {name: Decided(placed, number) for name, placed in moves.items()}
+            claim = Claim(number, self.server_id, time.time(), sorted(moves), placements)
+            path = join(self.folder, _claim_name(number))
+            if self.storage.create(path, claim.encode()):
+                if self._clock() - looked <= self.lease_s / 2 or self.refresh().claim == number:
+                    return claim
+                # Old claims are removed after a lease: this one came so late that its number had been another's.
+                self.storage.remove(path)
+            else:
+                self._taken = max(self._taken, number)
+            failures += 1
+            longest = min(LONGEST_WAIT_S, (self._clock() - looked) * 2.0**failures)
+            pause(self._random.random() * longest)
+
+    def announce(self, record: ServerRecord) -> ServerRecord:
+        """Replace the own record; a new sequence number says that it is alive. Returns it with that one."""
+        record = replace(record, sequence=record.sequence + 1)
+        self.storage.write(self._server_path(record.server_id), record.encode())
+        self._records[record.server_id] = record
+        self._heard[record.server_id] = self._clock()
+        return record
+
+    def retire(self, record: ServerRecord, reason: str) -> None:
+        """Say of another server that it is gone, because this one knows."""
+        gone = replace(record, state=ServerState.OFFLINE, serving=None, sequence=record.sequence + 1, reason=reason)
+        self.storage.write(self._server_path(record.server_id), gone.encode())
+
+    def sweep(self) -> None:
+        """Remove what nobody needs any more, after a `refresh`: all claims but the latest, records of who is gone.
+
+        Only what this reader has known for a lease to be of no use, so that no one can be surprised by it.
+        """
+        now, latest = self._clock(), max(self._seen, default=0)
+        for number, since in self._seen.items():
+            if number not in (0, latest) and now - since > self.lease_s:
+                self.storage.remove(join(self.folder, _claim_name(number)))
+        named = self._claim.placements if self._claim is not None else {}
+        for name, since in self._gone_since.items():
+            if name not in named and now - since > self.lease_s:
+                self.storage.remove(self._server_path(name))
+
+    def _server_path(self, server_id: str) -> str:
+        return join(self.folder, f"server.{server_id}.json")
+
+
+def _claim_name(number: int) -> str:
+    return f"claim.{number:09d}.json"
+
+
+def _kind(name: str) -> str:
+    """`server` or `claim`, by the name of a file of the registry; empty for any other."""
+    kind, _, rest = name.partition(".")
+    if kind == "claim" and rest.endswith(".json") and rest.removesuffix(".json").isdecimal():
+        return kind
+    return kind if kind == "server" and rest.endswith(".json") and rest != ".json" else ""
+
+
+def _key(name: str) -> str:
+    return name.partition(".")[2].removesuffix(".json")
+
+
+def jittered(seconds: float, random: Random) -> float:
+    """U(0.5, 1.5) times `seconds`: what is done by many every so often must not be done in step."""
+    return seconds * (0.5 + random.random())
+
+
+def as_moves(windows: Mapping[str, range], view: View) -> dict[str, Placed]:
+    """Windows for members of a swarm, as a claim holds them."""
+    return {
+        name: Placed(window.start, window.stop, view.members[name].target.throughput)
+        for name, window in windows.items()
+    }

@@ -1,0 +1,203 @@
+"""Rendering job scripts from the templates in slurm_templates/: every value quoted, nothing undefined."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import orjson
+
+from stagger.errors import StaggerError
+from stagger.ranks import format_ranks
+from stagger.shipped import shipped
+from stagger.slurm.answers import parse_time
+from stagger.spec.executors import EnvSpec, SlurmSpec
+from stagger.start.delays import GOLDEN, RESTART_SALT, Slots
+
+#: Seconds before its time limit at which Slurm tells a job to end, so that it can commit and queue itself again.
+WARNING_S = 120
+
+
+@dataclass(frozen=True)
+class ScriptContext:
+    """What the scripts of one launch have in common. `log_dir` is where Slurm writes what jobs print.
+
+    `template` is what an array's script is made from, unless the user has one; `warning_s` how many seconds before its
+    time limit a job is told to end.
+    """
+
+    spec: SlurmSpec
+    run_dir: str
+    stage: str
+    number: int
+    cwd: str
+    log_dir: str
+    storage_options: dict[str, dict[str, Any]]
+    template: str = "array.sbatch.j2"
+    warning_s: int = WARNING_S
+
+
+def array_script(
+    context: ScriptContext,
+    name: str,
+    ranks: Sequence[Sequence[int]],
+    throttle: int | None,
+    window_s: int,
+    settings: str,
+    slots: Slots | None = None,
+) -> str:
+    """The script of one job array, element i of which runs `ranks[i]`. Without `slots` each job draws its delay."""
+    spec = context.spec
+    every = [rank for job in ranks for rank in job]
+    dense = every == list(range(every[0], every[-1] + 1))
+    array = f"0-{len(ranks) - 1}" + (f"%{throttle}" if throttle is not None else "")
+    options: dict[str, Any] = {"job-name": name, "array": array, "output": f"{percent(context.log_dir)}/%A_%a.out"}
+    options |= {"nodes": str(spec.nodes_per_task), "ntasks": str(spec.nodes_per_task), **resources(spec)}
+    options |= {"chdir": "/", "open-mode": "append", "signal": f"B:USR2@{warning_s(spec.time, context.warning_s)}"}
+    if "no-requeue" not in spec.sbatch:
+        options["requeue"] = True
+    return render(
+        spec.template or context.template,
+        options=sbatch_options({**options, **spec.sbatch}),
+        title=f"Stage {one_line(context.stage)} of {one_line(context.run_dir)}, launch {context.number}.",
+        window_s=window_s,
+        slots=slots,
+        golden=GOLDEN,
+        restart_salt=RESTART_SALT,
+        cwd=context.cwd,
+        env=quoted_env(spec.env),
+        dense=dense,
+        first_rank=every[0],
+        last_rank=every[-1],
+        ranks_per_job=len(ranks[0]),
+        job_ranks=[format_ranks(job) for job in ranks],
+        python=command(spec, context.cwd),
+        settings=settings,
+    )
+
+
+def finalize_script(context: ScriptContext, name: str, after: Sequence[str]) -> str:
+    """The script of the small job that runs when the arrays `after` have ended."""
+    spec = context.spec
+    output = f"{percent(context.log_dir)}/finalize-%j.out"
+    options: dict[str, Any] = {"job-name": name, "output": output, "nodes": "1", "ntasks": "1"}
+    options |= {"dependency": f"afterany:{':'.join(after)}", "cpus-per-task": "1", "chdir": "/", "requeue": True}
+    for option, value in (("partition", spec.partition), ("qos", spec.qos), ("account", spec.account)):
+        if value:
+            options[option] = value
+    return render(
+        "finalize.sbatch.j2",
+        options=sbatch_options(options),
+        title=f"The end of stage {one_line(context.stage)} of {one_line(context.run_dir)}, launch {context.number}.",
+        cwd=context.cwd,
+        env=quoted_env(spec.env),
+        python=interpreter(spec.env),
+        run_dir=context.run_dir,
+        stage=context.stage,
+        storage_options=orjson.dumps(context.storage_options).decode(),
+    )
+
+
+def resources(spec: SlurmSpec) -> dict[str, str]:
+    """What a job asks for, as options of sbatch."""
+    options = {
+        "partition": spec.partition,
+        "time": spec.time,
+        "cpus-per-task": str(spec.cpus_per_task),
+        "mem-per-cpu": f"{round(spec.mem_per_cpu_gb * 1024)}M" if spec.mem_per_cpu_gb else None,
+        "gres": f"gpu:{spec.gpus_per_task}" if spec.gpus_per_task else None,
+        "qos": spec.qos,
+        "account": spec.account,
+    }
+    return {option: value for option, value in options.items() if value}
+
+
+def sbatch_options(options: Mapping[str, Any]) -> list[str]:
+    """`#SBATCH` options, quoted; true stands for a bare option, false leaves it out.
+
+    Raises StaggerError for a value with a line break: what follows it would be read as a command.
+    """
+    lines = []
+    for option, value in options.items():
+        if value is True:
+            lines.append(f"--{option}")
+        elif value is not False:
+            text = str(value)
+            if any(ord(character) < 32 for character in text):
+                raise StaggerError(f"The value {text!r} of sbatch's {option} has a line break or control character.")
+            lines.append(f"--{option}={shlex.quote(text)}")
+    return lines
+
+
+def percent(path: str) -> str:
+    """A path for sbatch's --output, where a plain % starts a pattern."""
+    return path.replace("%", "%%")
+
+
+def one_line(text: str) -> str:
+    """Text for a comment of the script."""
+    return " ".join(text.split())
+
+
+def quoted_env(env: EnvSpec) -> dict[str, Any]:
+    return {**env.model_dump(), "venv": activate_script(env.venv) if env.venv else None}
+
+
+def activate_script(venv: str) -> str:
+    """The activate script of a virtual environment, given as its folder or as the script itself."""
+    return venv if venv.endswith("/activate") else f"{venv}/bin/activate"
+
+
+def interpreter(env: EnvSpec) -> str:
+    """The absolute interpreter of the jobs, as a word of shell: this one, or that of the environment they activate."""
+    if env.venv:
+        return shlex.quote(os.path.join(os.path.dirname(activate_script(env.venv)), "python"))
+    if env.conda:
+        return '"$CONDA_PREFIX"/bin/python'
+    if env.container:
+        return "python"
+    return shlex.quote(sys.executable)
+
+
+def warning_s(limit: str | None, wanted: int = WARNING_S) -> int:
+    """Seconds before its time limit at which a job is told to end: two minutes; of a short limit, a tenth."""
+    limit_s = parse_time(limit) if limit else None
+    return wanted if limit_s is None else max(1, min(wanted, limit_s // 10))
+
+
+def command(spec: SlurmSpec, cwd: str) -> str:
+    """The words of shell that start Python for a rank: on each of a task's nodes, in the container."""
+    words = interpreter(spec.env)
+    if spec.env.container:
+        arguments = [f"--pwd={cwd}", *spec.env.container_args, spec.env.container]
+        words = f"apptainer exec {shlex.join(arguments)} {words}"
+    if spec.nodes_per_task > 1:
+        words = f"srun --nodes={spec.nodes_per_task} --ntasks-per-node=1 --kill-on-bad-exit=1 {words}"
+    return words
+
+
+def render(template: str, **values: Any) -> str:
+    """A template's text with `values`. Raises StaggerError for a template that is missing, broken or asks for more."""
+    own = os.path.isfile(template)
+    folder = os.path.dirname(os.path.abspath(template)) if own else str(shipped("slurm_templates"))
+    environment = jinja2.Environment(  # noqa: S701 - shell, not HTML: values go through `quote`.
+        loader=jinja2.FileSystemLoader([folder, str(shipped("slurm_templates"))]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["quote"] = shlex.quote
+    try:
+        return environment.get_template(os.path.basename(template) if own else template).render(values)
+    except jinja2.TemplateNotFound:
+        raise StaggerError(
+            f"There is no job script template {template}; give its path, or leave `template` out."
+        ) from None
+    except jinja2.TemplateError as error:
+        raise StaggerError(f"The job script template {template} cannot be rendered: {error}.") from error

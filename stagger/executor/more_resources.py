@@ -1,0 +1,61 @@
+"""What a job asks for when it is tried again with more of what it ran out of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loguru import logger
+
+from stagger.rundir.launch_records import Group
+from stagger.slurm.answers import format_time, parse_memory, parse_time
+from stagger.spec.executors import SlurmSpec
+
+#: Options of sbatch that say what `mem_per_cpu_gb` says, in another way.
+MEMORY_OPTIONS = ("mem", "mem-per-cpu", "mem-per-gpu")
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What the partition gives a job that does not ask: MiB per processor, seconds; None where that is not known."""
+
+    memory_mib: int | None = None
+    time_s: int | None = None
+
+
+def scaled(spec: SlurmSpec, group: Group, defaults: Defaults) -> SlurmSpec:
+    """The settings for a group of ranks.
+
+    >>> spec = SlurmSpec(type="slurm", mem_per_cpu_gb=1.5, time="10")
+    >>> again = scaled(spec, Group([3], 1, memory_scale=2.0, time_scale=1.5), Defaults())
+    >>> again.mem_per_cpu_gb, again.time
+    (3.0, '0-00:15:00')
+    """
+    if group.memory_scale > 1:
+        spec = _with_memory(spec, group.memory_scale, defaults.memory_mib)
+    if group.time_scale > 1:
+        spec = _with_time(spec, group.time_scale, defaults.time_s)
+    return spec
+
+
+def _with_memory(spec: SlurmSpec, scale: float, default_mib: int | None) -> SlurmSpec:
+    if named := [option for option in MEMORY_OPTIONS if option in spec.sbatch]:
+        more = {option: f"{round(parse_memory(str(spec.sbatch[option])) * scale)}M" for option in named}
+        return spec.model_copy(update={"sbatch": {**spec.sbatch, **more}})
+    if spec.mem_per_cpu_gb is not None:
+        return spec.model_copy(update={"mem_per_cpu_gb": spec.mem_per_cpu_gb * scale})
+    if default_mib is not None:
+        return spec.model_copy(update={"mem_per_cpu_gb": default_mib * scale / 1024})
+    logger.warning("Slurm does not say how much memory a job gets: tried again with no more; set mem_per_cpu_gb.")
+    return spec
+
+
+def _with_time(spec: SlurmSpec, scale: float, default_s: int | None) -> SlurmSpec:
+    given = spec.sbatch.get("time", spec.time)
+    limit_s = default_s if given is None else parse_time(str(given))
+    if limit_s is None:
+        logger.warning("Slurm does not say how long a job may run: tried again with no more time; set executor.time.")
+        return spec
+    more = format_time(round(limit_s * scale))
+    if "time" in spec.sbatch:
+        return spec.model_copy(update={"sbatch": {**spec.sbatch, "time": more}})
+    return spec.model_copy(update={"time": more})

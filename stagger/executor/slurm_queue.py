@@ -1,0 +1,132 @@
+"""The Slurm jobs of launches: what Slurm knows of them, and cancelling them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+
+from loguru import logger
+
+from stagger.executor.activity import Activity
+from stagger.executor.base import Jobs
+from stagger.ranks import format_ranks, parse_ranks
+from stagger.rundir.launch_records import SlurmLaunch, write_launch
+from stagger.rundir.run_folder import Stage
+from stagger.slurm import cluster
+from stagger.slurm.answers import QueuedJob
+from stagger.slurm.states import has_ended, is_queued
+
+
+class SlurmJobs(Jobs[SlurmLaunch]):
+    """The jobs of Slurm launches: squeue and sacct are each asked once, when their answer is first needed."""
+
+    @cached_property
+    def known(self) -> dict[str, list[QueuedJob]]:
+        """The elements of each array, by its name, that the controller knows; those that ended, for a few minutes."""
+        found: dict[str, list[QueuedJob]] = defaultdict(list)
+        for job in cluster.known_jobs([job.name for launch in self._launches for job in launch.jobs]):
+            found[job.name].append(job)
+        return found
+
+    def alive(self, name: str) -> list[QueuedJob]:
+        """The elements of the array of this name that are queued or running."""
+        return [job for job in self.known[name] if not has_ended(job.state)]
+
+    @cached_property
+    def _ended(self) -> dict[tuple[str, int], str]:
+        every = (job for jobs in self.known.values() for job in jobs)
+        return {(job.name, job.index): job.state for job in every if has_ended(job.state)}
+
+    @cached_property
+    def _accounting(self) -> dict[tuple[str, int], str]:
+        ids = [array.job_id for launch in self._launches for array in launch.arrays if array.job_id]
+        return cluster.final_states(ids)
+
+    def _end(self, name: str, job_id: str, index: int) -> str | None:
+        """How an element ended, None when nobody knows. The controller knows it first, accounting for longer."""
+        return self._ended.get((name, index)) or self._accounting.get((job_id, index))
+
+    def activity(self, stage: Stage, launches: Sequence[SlurmLaunch]) -> Activity:
+        if not cluster.is_here():
+            return unknown_activity(launches)
+        activity = Activity()
+        for launch in launches:
+            activity.ending |= bool(self.alive(launch.finalize.name))
+            for array in launch.arrays:
+                alive = self.alive(array.name)
+                ranks = array.elements(launch.ranks_per_job) if alive else []
+                for job in alive:
+                    note_job(activity, launch, job, ranks[job.index])
+                for job_id in sorted({job.job_id for job in alive}):
+                    activity.holders.append(f"Slurm job {job_id} (launch {launch.launch})")
+        return activity
+
+    def end_states(self, launch: SlurmLaunch, ranks: set[int]) -> dict[int, str]:
+        states: dict[int, str] = {}
+        for array in launch.arrays:
+            if array.job_id is None or ranks.isdisjoint(array.rank_list):
+                continue
+            for index, job in enumerate(array.elements(launch.ranks_per_job)):
+                wanted = [rank for rank in job if rank in ranks]
+                if wanted and (state := self._end(array.name, array.job_id, index)) is not None:
+                    states |= dict.fromkeys(wanted, state)
+        return states
+
+    def cancel(self, stage: Stage, launches: Sequence[SlurmLaunch], ranks: set[int] | None = None) -> list[str]:
+        return [
+            line
+            for launch in launches
+            for line in (
+                self._cancel_launch(stage, launch) if ranks is None else self._cancel_ranks(stage, launch, ranks)
+            )
+        ]
+
+    def _cancel_launch(self, stage: Stage, launch: SlurmLaunch) -> list[str]:
+        """Cancel what is left of a launch, the job that ends it included."""
+        active = sorted({job.job_id for job_of in launch.jobs for job in self.alive(job_of.name)})
+        if active:  # Written first: whoever looks at it meanwhile is to know that it is on purpose.
+            write_launch(stage.folder, replace(launch, cancelled="by stagger cancel"))
+        cluster.cancel(active)
+        return [f"cancelled Slurm job {number}" for number in active]
+
+    def _cancel_ranks(self, stage: Stage, launch: SlurmLaunch, ranks: set[int]) -> list[str]:
+        """Cancel the jobs of a launch that run, or would run, any of these ranks."""
+        found: dict[str, list[int]] = {}
+        for array in launch.arrays:
+            by_index = array.elements(launch.ranks_per_job)
+            for job in self.alive(array.name):
+                if not ranks.isdisjoint(by_index[job.index]):
+                    found[f"{job.job_id}_{job.index}"] = by_index[job.index]
+        if not found:
+            return []
+        stopped = {rank for job in found.values() for rank in job}
+        cancelled = format_ranks([*parse_ranks(launch.cancelled_ranks), *stopped])
+        write_launch(stage.folder, replace(launch, cancelled_ranks=cancelled))
+        cluster.cancel(found)
+        others = f"; ranks {format_ranks(stopped - ranks)} were in the same jobs" if stopped - ranks else ""
+        jobs = f"{len(found)} job{'s' if len(found) > 1 else ''}"
+        return [f"cancelled ranks {format_ranks(stopped & ranks)} ({jobs}){others}"]
+
+
+def note_job(activity: Activity, launch: SlurmLaunch, job: QueuedJob, ranks: list[int]) -> None:
+    """Add a job that is queued or running, and its ranks, to a stage's activity."""
+    if is_queued(job.state):
+        (activity.requeued if was_requeued(job) else activity.pending).update(ranks)
+    elif job.seconds is not None and job.seconds <= launch.window_s:
+        activity.starting.update(dict.fromkeys(ranks, (launch.launch, ranks[0])))
+    else:
+        activity.running.update(ranks)
+
+
+def was_requeued(job: QueuedJob) -> bool:
+    """Whether a queued job was requeued: Slurm holds those back with the reason BeginTime."""
+    return job.state != "PENDING" or job.reason == "BeginTime"
+
+
+def unknown_activity(launches: Sequence[SlurmLaunch]) -> Activity:
+    """Where no Slurm can be asked, whatever was launched may still be waiting, and is not called failed."""
+    logger.warning("There is no squeue on this machine: ranks that are not done are shown as pending.")
+    ranks = {rank for launch in launches for rank in launch.rank_list}
+    return Activity(pending=ranks, holders=["Slurm jobs, perhaps: there is no squeue here to ask"])

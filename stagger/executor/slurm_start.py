@@ -1,0 +1,143 @@
+"""How the jobs of a Slurm stage start: their window, how long they hold their slots, and their load on the storage."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import TYPE_CHECKING
+
+from loguru import logger
+
+from stagger.errors import StaggerError
+from stagger.plan.requests import requests_per_start
+from stagger.rundir.run_folder import StageInput
+from stagger.slurm.answers import parse_time
+from stagger.spec.executors import SlurmSpec
+from stagger.spec.models import RunSpec, StageSpec
+from stagger.start.account import most_within
+from stagger.start.delays import (
+    LONG_WINDOW_S,
+    LONGEST_WINDOW_S,
+    SCHEDULER_CYCLE_S,
+    Slots,
+    auto_window,
+    window_for_limit,
+)
+
+if TYPE_CHECKING:
+    from stagger.start.herd import Herd
+
+
+class SlurmStart:
+    """The start of one stage's jobs. Decides only: asks neither Slurm nor the storage.
+
+    Args:
+        spec: the run.
+        stage: its stage, for Slurm.
+        planned: what the stage reads and writes.
+    """
+
+    def __init__(self, spec: RunSpec, stage: StageSpec, planned: StageInput) -> None:
+        assert isinstance(stage.executor, SlurmSpec)
+        self.spec = spec
+        self.stage = stage
+        self.input = planned
+        self.settings = stage.executor
+
+    def window(self, ranks: int) -> int:
+        wanted = self.stage.randomize_start_duration
+        needed = self.needed_window(ranks)
+        window = (needed or auto_window(ranks)) if wanted == "auto" else wanted
+        limit = self.settings.sbatch.get("time", self.settings.time)
+        limit_s = parse_time(str(limit)) if limit is not None else None
+        if limit_s is not None and 0 < limit_s <= window:
+            raise StaggerError(
+                f"executor.time lets a job of {self.stage.name} run for {limit_s} s, and up to {window} s of that it"
+                " sleeps before it starts: allow more time, or set a smaller randomize_start_duration or throttle"
+                " (executor.workers)."
+            )
+        return window
+
+    def needed_window(self, ranks: int) -> int:
+        """Seconds over which the first wave has to start for `backend_limit`; 0 when there is none."""
+        if self.stage.backend_limit is None:
+            return 0
+        wave = min(self.jobs(ranks), self.settings.workers or ranks)
+        window = math.ceil(min(window_for_limit(wave, self.requests(), self.stage.backend_limit), 1e12))
+        if window > LONGEST_WINDOW_S:
+            raise StaggerError(
+                f"backend_limit {self.stage.backend_limit:g} would spread {wave:,} starts of {self.stage.name} over"
+                f" {window:,} s, more than a day: set a smaller throttle (executor.workers), or a larger limit."
+            )
+        return window
+
+    def jobs(self, ranks: int) -> int:
+        """How many jobs so many ranks are."""
+        return math.ceil(ranks / self.settings.ranks_per_job)
+
+    def requests(self) -> int:
+        """Requests that a job's start stands for. Raises StaggerError when they are limited, and there are none."""
+        requests = requests_per_start(self.spec, self.stage, self.input)
+        if not requests and self.stage.backend_limit is not None:
+            raise StaggerError(
+                f"backend_limit counts requests to remote storage, and {self.stage.name} makes none when it starts: its"
+                " run_dir, input and output are local paths. Set randomize_start_duration instead."
+            )
+        return requests
+
+    def hold(self, ranks: int) -> int:
+        """Seconds a job stays allocated after its start, so that jobs taking turns stay below the limit; 0 when nothing
+        is throttled.
+        """
+        throttled = self.settings.workers is not None and self.settings.workers < self.jobs(ranks)
+        return self.needed_window(ranks) if throttled else 0
+
+    def herd(self, ranks: int) -> Herd:
+        """What so many ranks are to the storage as they start."""
+        from stagger.start.herd import Herd
+
+        return Herd(
+            jobs=self.jobs(ranks),
+            policy=self.stage.start_policy,
+            window_s=self.window(ranks),
+            requests=self.requests(),
+            limit=self.stage.backend_limit,
+            throttle=self.settings.workers,
+            hold_s=self.hold(ranks),
+            retry_s=self.spec.retry_seconds,
+        )
+
+    def summary(self, ranks: int) -> str:
+        """How `ranks` ranks will start, in one line."""
+        from stagger.start.forecast import summary
+
+        return summary(self.herd(ranks), self.settings.cpus_per_task)
+
+    def slots(self, fingerprint: str, number: int, window_s: int, first: int, wave: int) -> Slots:
+        """The slots of an array of launch `number` whose first wave is `wave` jobs; `first` were taken before it."""
+        salt = zlib.crc32(f"{fingerprint} {number}".encode())
+        return Slots(window_s, first, wave, min(window_s, SCHEDULER_CYCLE_S), salt)
+
+    def advise(self, ranks: int) -> None:
+        """Say what a long window costs, and when a short one breaks the limit."""
+        from stagger.start.forecast import first_wave
+
+        window, needed, limit = self.window(ranks), self.needed_window(ranks), self.stage.backend_limit
+        if limit is not None and window >= needed:
+            most = most_within(first_wave(self.herd(ranks)), 1.0)
+            if most * self.requests() > limit:
+                other = ": leave start_policy out" if self.stage.start_policy == "uniform" else ""
+                logger.warning(
+                    f"{self.stage.name}: up to {most} jobs start within a second, and ask for {most * self.requests()}"
+                    f" requests; what is more than backend_limit is refused, and made again{other}"
+                )
+        if window < needed:
+            logger.warning(
+                f"{self.stage.name}: starts over {window} s ask for more than 0.8 of backend_limit; it needs {needed}"
+                " s: leave randomize_start_duration out, or set a smaller throttle (executor.workers)"
+            )
+        if window > LONG_WINDOW_S:
+            logger.warning(
+                f"{self.stage.name}: each job of the first wave sleeps {window / 2:.0f} s on average on its processors;"
+                " a throttle (executor.workers) or several launches with --begin (executor.sbatch) cost less"
+            )

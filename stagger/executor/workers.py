@@ -1,0 +1,265 @@
+"""The worker processes of a local launch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+
+from loguru import logger
+
+from stagger.errors import Interrupted, StaggerError
+from stagger.executor.base import StageLaunch
+from stagger.progress import Progress
+from stagger.ranks import format_ranks
+from stagger.rundir.stage_folder import StageFolder, attempt_name, encode
+from stagger.storage.storage import join
+
+#: Seconds that an interrupted worker has to end its rank before it is killed.
+GRACE_S = 10.0
+
+#: Seconds between two writes of the list of running ranks, for `stagger status`.
+HEARTBEAT_S = 0.5
+
+#: Workers in a row that die before they take a rank, after which the run is given up.
+MAX_STILLBORN = 3
+
+
+def running_path(folder: StageFolder, launch: int) -> str:
+    return join(folder.launch(launch), "running.json")
+
+
+class Worker:
+    """One worker process, and the rank that it runs now."""
+
+    def __init__(self, settings: str, number: int) -> None:
+        # A session of its own: Ctrl-C in the terminal reaches the parent alone, which then stops the workers.
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-m", "stagger.task", settings, "-", str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        )
+        # Tells of the worker's death also when a child of it holds its standard output open.
+        self.pidfd = open_pidfd(self.process.pid)
+        self.silent = False
+        self.rank: int | None = None
+        self.ready = False
+
+    def give(self, rank: int) -> None:
+        assert self.process.stdin is not None
+        self.rank = rank
+        with contextlib.suppress(BrokenPipeError):  # It has died: its answers end too, and that is looked at.
+            self.process.stdin.write(b"%d\n" % rank)
+
+    def answers(self) -> list[bytes]:
+        """What it has said: `ready` once, then how each of its ranks ended. Notes the end of its output in `silent`."""
+        assert self.process.stdout is not None
+        said: bytes | None = self.process.stdout.read(256)
+        self.silent = said == b""
+        return (said or b"").splitlines()
+
+    def close(self) -> int:
+        """Tell an idle or dead worker that there is nothing more, and wait for its end."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        try:
+            status = self.process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            status = self.process.wait()
+        self.process.stdout.close()
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+        return status
+
+
+def open_pidfd(pid: int) -> int | None:
+    """A descriptor that tells of a process's death; None where the kernel has none (before Linux 5.3: RHEL 8)."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+class Crew:
+    """The workers of one launch: hands out ranks, replaces workers that die, and says how each rank ended."""
+
+    def __init__(self, launch: StageLaunch, size: int) -> None:
+        self.launch = launch
+        self.waiting = deque(launch.ranks)
+        self.workers: list[Worker] = []
+        self.size = size
+        self.hired = 0
+        self.stillborn = 0
+        self.selector = selectors.DefaultSelector()
+        self.signal: int | None = None
+        self.signals = 0
+        self.heartbeat = 0.0
+        self.running = ""
+        self.progress = Progress(launch.stage.name, len(launch.ranks))
+
+    def run(self) -> None:
+        """Run all ranks. Raises Interrupted when a signal came, after the workers have ended."""
+        with self._heed_signals():
+            try:
+                with self.progress:
+                    self._work()
+            finally:
+                self._stop()
+        self.selector.close()
+        if self.signal is not None:
+            raise Interrupted(signal.Signals(self.signal))
+
+    @contextlib.contextmanager
+    def _heed_signals(self) -> Iterator[None]:
+        """Note Ctrl-C and SIGTERM, and wake the selector; only the main thread is told of signals."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        wakeup, wakeup_write = os.pipe()
+        os.set_blocking(wakeup_write, False)
+        self.selector.register(wakeup, selectors.EVENT_READ)
+        previous = signal.set_wakeup_fd(wakeup_write)
+        handlers = {number: signal.signal(number, self._note_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(previous)
+            self.selector.unregister(wakeup)
+            os.close(wakeup)
+            os.close(wakeup_write)
+
+    def _note_signal(self, number: int, _frame: object) -> None:
+        self.signal = number
+        self.signals += 1
+
+    def _work(self) -> None:
+        for _ in range(self.size):
+            self._hire()
+        while self.workers and self.signal is None:
+            self._beat()
+            for key, _ in self.selector.select(timeout=HEARTBEAT_S):
+                worker = key.data
+                if isinstance(worker, Worker) and worker in self.workers:
+                    self._hear(worker, died=key.fd == worker.pidfd)
+        self._beat(force=True)
+
+    def _hire(self) -> None:
+        worker = Worker(self.launch.settings.to_json(), self.hired)
+        self.hired += 1
+        assert worker.process.stdout is not None
+        self.workers.append(worker)
+        os.set_blocking(worker.process.stdout.fileno(), False)
+        self.selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
+        if worker.pidfd is not None:
+            self.selector.register(worker.pidfd, selectors.EVENT_READ, worker)
+        worker.give(self.waiting.popleft())
+
+    def _hear(self, worker: Worker, died: bool) -> None:
+        """Take a worker's answers, or notice its death: what it said before that counts."""
+        for answer in worker.answers():
+            if answer == b"ready":
+                worker.ready = True
+                self.stillborn = 0
+            else:
+                worker.rank = None
+                self.progress.advance(failed=answer.endswith(b"failed"))
+                if not died:
+                    self._next(worker)
+        if (died or (worker.silent and worker.pidfd is None)) and worker in self.workers:
+            self._bury(worker)
+
+    def _next(self, worker: Worker) -> None:
+        if self.waiting:
+            worker.give(self.waiting.popleft())
+        else:
+            self._dismiss(worker)
+
+    def _dismiss(self, worker: Worker) -> int:
+        self.selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
+        if worker.pidfd is not None:
+            self.selector.unregister(worker.pidfd)
+        self.workers.remove(worker)
+        return worker.close()
+
+    def _bury(self, worker: Worker) -> None:
+        """A worker died: its rank has failed, and the others go on with a new worker."""
+        status = self._dismiss(worker)
+        reason = death_reason(status)
+        if worker.rank is not None:
+            logger.error(f"rank {worker.rank}: its worker process {worker.process.pid} {reason}")
+            record_death(self.launch, worker.rank, worker.process.pid, reason)
+            self.progress.advance(failed=True)
+        if not worker.ready:
+            self.stillborn += 1
+        if self.stillborn >= MAX_STILLBORN:
+            self.waiting.clear()
+            raise StaggerError(f"{MAX_STILLBORN} worker processes in a row died at their start; see the lines above.")
+        if self.waiting:
+            self._hire()
+
+    def _beat(self, force: bool = False) -> None:
+        """Write down what is running now, for `stagger status`."""
+        now = time.monotonic()
+        if not force and now - self.heartbeat < HEARTBEAT_S:
+            return
+        self.heartbeat = now
+        running = format_ranks(worker.rank for worker in self.workers if worker.rank is not None)
+        if running == self.running:
+            return
+        self.running = running
+        path = running_path(self.launch.stage.folder, self.launch.number)
+        self.launch.stage.folder.storage.write(path, encode({"time": time.time(), "running": running}))
+
+    def _stop(self) -> None:
+        """End the workers that are left: ask, then kill; at once after a second signal."""
+        for worker in self.workers:
+            worker.process.terminate()
+        deadline = time.monotonic() + GRACE_S
+        while any(worker.process.poll() is None for worker in self.workers):
+            if self.signals > 1 or time.monotonic() > deadline:
+                for worker in self.workers:
+                    worker.process.kill()
+            time.sleep(0.02)
+        for worker in self.workers:
+            worker.close()
+        self.workers.clear()
+
+
+def death_reason(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "was killed by SIGKILL: out of memory, unless somebody did it by hand"
+    if status < 0:
+        return f"was killed by {signal.Signals(-status).name}"
+    return f"ended with exit status {status}"
+
+
+def record_death(launch: StageLaunch, rank: int, pid: int, reason: str) -> None:
+    """The failure record of a rank whose process could not write it any more."""
+    attempt = attempt_name(launch.number, 0)
+    path = launch.stage.folder.failure(rank, attempt)
+    record = {
+        "rank": rank,
+        "kind": "killed",
+        "error": f"worker process {pid} {reason}",
+        "traceback": "",
+        "attempt": attempt,
+        "launch": launch.number,
+        "job": f"local-{pid}",
+        "host": os.uname().nodename,
+        "ended": time.time(),
+    }
+    launch.stage.folder.storage.write(path, encode(record))

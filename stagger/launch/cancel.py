@@ -1,0 +1,58 @@
+"""Stopping a run, a stage of it, or single ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stagger.errors import StaggerError
+from stagger.executor.kinds import LaunchedJobs
+from stagger.rundir.launch_records import LaunchRecord, SlurmLaunch, read_launches
+from stagger.rundir.run_folder import Stage
+from stagger.spec.models import RunSpec, StageSpec
+
+
+def cancel_stages(stages: Sequence[Stage], ranks: set[int] | None = None) -> list[str]:
+    """Stop whatever of some stages of a run, or of their `ranks`, is queued or running.
+
+    One sentence for each thing that was stopped. Raises StaggerError for ranks that a stage does not have.
+    """
+    for stage in stages:
+        check_ranks(stage.spec, ranks or set())
+    stopped = _cancel(stages, ranks)
+    if stopped and ranks is None:  # The job that ends a stage may have launched more of it, or the next, just before.
+        stopped += _cancel(stages, None, SlurmLaunch)
+    return list(dict.fromkeys(stopped))
+
+
+def _cancel(stages: Sequence[Stage], ranks: set[int] | None, kind: type[LaunchRecord] = LaunchRecord) -> list[str]:
+    """Stop jobs of launches of this `kind`. Later stages first: a stage that ends must not launch those behind it."""
+    launches = [[launch for launch in read_launches(stage.folder) if isinstance(launch, kind)] for stage in stages]
+    jobs = LaunchedJobs([launch for mine in launches for launch in mine])
+    pairs = reversed(list(zip(stages, launches, strict=True)))
+    return [line for stage, mine in pairs for line in jobs.cancel(stage, mine, ranks)]
+
+
+def held_back(stages: Sequence[Stage]) -> list[str]:
+    """One sentence for each of some cancelled stages that others wait for, which are not among them."""
+    names = {stage.name for stage in stages}
+    found = []
+    for stage in stages:
+        if waiting := [name for name in stages_behind(stage.record.spec, stage.spec) if name not in names]:
+            behind = ", ".join(waiting)
+            found.append(f"{behind} will not begin before {stage.name} is done: stagger retry {stage.run.path}")
+    return found
+
+
+def stages_behind(spec: RunSpec, stage: StageSpec) -> list[str]:
+    """Stages that depend on this one, directly or through others."""
+    behind: list[str] = []
+    for other in spec.stages:
+        if not {stage.name, *behind}.isdisjoint(other.depends):
+            behind.append(other.name)
+    return behind
+
+
+def check_ranks(stage: StageSpec, ranks: set[int]) -> None:
+    """Raise StaggerError when a stage has not all of the ranks."""
+    if ranks and max(ranks) >= stage.tasks:
+        raise StaggerError(f"There is no rank {max(ranks)}: the ranks of {stage.name} are 0 to {stage.tasks - 1}.")

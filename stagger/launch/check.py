@@ -1,0 +1,140 @@
+"""Before anything is launched: the plans of the stages that are ready, and whether they fit the run directory."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from stagger.errors import StaggerError
+from stagger.pipeline.chain import Step, add_import_path
+from stagger.plan.stage_plan import StagePlan, make_plan, steps_of
+from stagger.progress import busy
+from stagger.rundir.plan_file import read_all
+from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
+from stagger.rundir.stage_folder import StageFolder
+from stagger.spec.models import RunSpec, StageSpec
+from stagger.status.look import Look, done_ranks
+from stagger.storage.storage import Storage, join
+
+
+def ready_stages(spec: RunSpec, done: Collection[str]) -> list[StageSpec]:
+    """The stages whose input is there: those that depend on nothing, or only on `done` stages. Pure."""
+    return [stage for stage in spec.stages if set(done).issuperset(stage.depends)]
+
+
+def plan_stages(
+    storage: Storage, stages: Iterable[StageSpec], objects: Sequence[Step] | None = None
+) -> dict[str, StagePlan]:
+    """The plans of some stages, by name. `objects` are the steps of a run made of Python objects."""
+    return {stage.name: make_plan(storage, stage, objects) for stage in stages}
+
+
+def plan_for_show(run: RunFolder, spec: RunSpec) -> tuple[dict[str, StagePlan], dict[str, set[int]]]:
+    """The plans of the stages whose input is there, and the ranks of each stage that are done. Changes nothing."""
+    add_import_path(spec.import_path)
+    done = {stage.name: done_ranks(stage) for stage in run.stages(RunRecord(spec))}
+    complete = {name for name, ranks in done.items() if len(ranks) >= spec.stage(name).tasks}
+    return plan_stages(run.storage, ready_stages(spec, complete)), done
+
+
+def check_fingerprints(folder: RunFolder, record: RunRecord, plans: dict[str, StagePlan]) -> None:
+    """Refuse a run directory that was made with other steps, tasks or inputs. The message says what changed.
+
+    Args:
+        folder: the run directory.
+        record: its run.json.
+        plans: the plans of this launch, by stage.
+    """
+    for name, plan in plans.items():
+        old = record.fingerprints.get(name)
+        if old is None or old == plan.fingerprint:
+            continue
+        changes = difference(folder.stage(record, name), old, plan)
+        raise StaggerError(
+            f"{folder.path} holds another run of stage {name}: {'; '.join(changes)}. Give this one a new run_dir,"
+            f" continue the old one as it was with: stagger retry {folder.path}, or remove the folder."
+        )
+    old_names = [stage.name for stage in record.spec.stages]
+    if not plans.keys() <= set(old_names):
+        raise StaggerError(
+            f"{folder.path} holds another run, with the stages {', '.join(old_names)}; give this one a new run_dir."
+        )
+
+
+def save_plans(
+    folder: RunFolder,
+    before: RunRecord | None,
+    spec: RunSpec,
+    plans: dict[str, StagePlan],
+    outputs: dict[str, list[str]],
+) -> RunRecord:
+    """Write missing plans, and run.json with the settings of this launch. `before` is the run.json that was there."""
+    fingerprints = dict(before.fingerprints) if before else {}
+    inputs = dict(before.inputs) if before else {}
+    for name, plan in plans.items():
+        path = folder.stage(RunRecord(spec), name).folder.plan(plan.fingerprint)
+        if fingerprints.get(name) != plan.fingerprint or folder.storage.entry(path) is None:
+            with busy(f"{name}: writing the plan"):
+                folder.storage.write(path, plan.encode())
+        fingerprints[name], inputs[name] = plan.fingerprint, plan.input
+    record = RunRecord(spec, fingerprints, inputs, outputs, before.created if before else time.time())
+    folder.save(record)
+    return record
+
+
+def refuse_foreign_completions(look: Look, plan: StagePlan) -> None:
+    """Refuse completion records that are there without a run.json and of another plan: they are not this run's.
+
+    They may lie where this run's would, or where those of a run with more or fewer stages do.
+    """
+    run = look.stage.run
+    elsewhere = {run.path, join(run.path, plan.stage.name)} - {look.stage.folder.path}
+    for stage_folder in (look.stage.folder, *(StageFolder(run.storage, path) for path in elsewhere)):
+        ranks = look.done if stage_folder is look.stage.folder else stage_folder.done()
+        for record in stage_folder.completions(ranks):
+            if record["fingerprint"] != plan.fingerprint:
+                raise StaggerError(
+                    f"{stage_folder.path} has completion records of another run, and no run.json; give this run a new"
+                    " run_dir, or restore the run.json."
+                )
+
+
+def enter(spec: RunSpec) -> None:
+    """Take the place that the run was launched from: its steps' relative paths and modules start there."""
+    try:
+        os.chdir(spec.cwd)
+    except OSError as error:
+        raise StaggerError(f"The folder {spec.cwd}, which the run was launched from, is gone: {error}.") from error
+    add_import_path(spec.import_path)
+
+
+def difference(stage: Stage, old: str, new: StagePlan) -> list[str]:
+    """What changed between the plan with fingerprint `old`, which the run was made with, and this launch's."""
+    changes = []
+    for key in ("tasks", "shard_by"):
+        before, after = getattr(stage.spec, key), getattr(new.stage, key)
+        if before != after:
+            changes.append(f"{key}: {before} before, {after} now")
+    before_steps, after_steps = steps_of(stage.spec), steps_of(new.stage)
+    if len(before_steps) != len(after_steps):
+        changes.append(f"steps: {len(before_steps)} before, {len(after_steps)} now")
+    for number, (one, other) in enumerate(zip(before_steps, after_steps, strict=False), 1):
+        if one != other:
+            changes.append(f"step {number}: {_step_text(one)} before, {_step_text(other)} now")
+    before_shards = {s.name: s for rank in read_all(stage.folder.storage, stage.folder.plan(old)) for s in rank.shards}
+    after_shards = {s.name: s for shards in new.ranks for s in shards}
+    for what, names in (
+        ("new", after_shards.keys() - before_shards.keys()),
+        ("gone", before_shards.keys() - after_shards.keys()),
+        ("changed", {n for n in after_shards.keys() & before_shards if after_shards[n] != before_shards[n]}),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            changes.append(f"input: {min(names)}{more} {'is' if len(names) == 1 else 'are'} {what}")
+    return changes
+
+
+def _step_text(step: dict[str, Any]) -> str:
+    return f"{step['use']}({', '.join(f'{key}={value!r}' for key, value in step['params'].items())})"

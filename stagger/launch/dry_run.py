@@ -1,0 +1,56 @@
+"""What a launch would do, down to the job scripts. Touches nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stagger.executor.base import StageLaunch
+from stagger.executor.kinds import runner_of
+from stagger.launch.check import check_fingerprints, plan_for_show
+from stagger.launch.hand_over import task_settings
+from stagger.launch.stages import wanted_ranks
+from stagger.plan.stage_plan import StagePlan
+from stagger.rundir.launch_records import Group, read_launches
+from stagger.rundir.run_folder import RunFolder, RunRecord, Stage, open_storage, run_fingerprint
+from stagger.spec.models import RunSpec
+
+
+def dry_run(spec: RunSpec, *, limit: int | None = None) -> dict[str, Any]:
+    """The document that `stagger launch --dry-run --json` prints. Raises StaggerError as a launch would."""
+    run = RunFolder(open_storage(spec), spec.run_dir)
+    plans, done = plan_for_show(run, spec)
+    run.storage.check_writable(spec.run_dir)
+    if (before := run.load()) is not None:
+        check_fingerprints(run, before, plans)
+    fingerprints = {name: plan.fingerprint for name, plan in plans.items()}
+    record = RunRecord(spec, {**dict.fromkeys((stage.name for stage in spec.stages), ""), **fingerprints})
+    stages = []
+    for stage in run.stages(record):
+        ranks = [rank for rank in wanted_ranks(stage.spec, limit) if rank not in done[stage.name]]
+        stages.append(dry_stage(stage, plans.get(stage.name), ranks))
+    return {"run_dir": spec.run_dir, "fingerprint": run_fingerprint(fingerprints), "stages": stages}
+
+
+def dry_stage(stage: Stage, plan: StagePlan | None, ranks: list[int]) -> dict[str, Any]:
+    """One stage of the document: `ranks` would be launched."""
+    spec = stage.spec
+    runner = runner_of(stage.record.spec, spec, plan.input if plan else None)
+    number = len(read_launches(stage.folder)) + 1
+    settings = task_settings(stage, runner, number, len(ranks))
+    arrays = runner.arrays(StageLaunch(stage, number, [Group(ranks)], settings)) if ranks else []
+    return {
+        "name": spec.name,
+        "executor": spec.executor.type,
+        "depends": list(spec.depends),
+        "tasks": spec.tasks,
+        "ranks": len(ranks),
+        "shards": plan.shards if plan else None,
+        "bytes": plan.size if plan else None,
+        "jobs": sum(len(array.ranks) for array in arrays),
+        "arrays": [{"jobs": len(a.ranks), "throttle": a.throttle, "script": a.script} for a in arrays],
+        "start": {
+            "policy": spec.start_policy,
+            "window_s": settings.window_s,
+            "summary": runner.start_summary(len(ranks)) if ranks else "",
+        },
+    }

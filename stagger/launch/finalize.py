@@ -1,0 +1,102 @@
+"""The end job of a stage: `python -I -m stagger.launch.finalize RUN_DIR STAGE OPTIONS`, when its arrays have ended."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from dataclasses import replace
+
+import orjson
+from loguru import logger
+
+from stagger.errors import StaggerError
+from stagger.launch.check import enter
+from stagger.launch.hand_over import start
+from stagger.launch.leftovers import remove_leftovers
+from stagger.launch.retry_policy import decide
+from stagger.launch.stages import run_stages
+from stagger.ranks import format_ranks
+from stagger.rundir.launch_records import Group
+from stagger.rundir.run_folder import RunFolder, RunRecord
+from stagger.spec.executors import RetrySpec
+from stagger.status.efficiency import sentences
+from stagger.status.look import Look, look_at_run
+from stagger.status.report import write_stats
+
+#: Seconds that a stage's end waits for the lock: a stage that runs locally holds it for as long as it runs.
+LOCK_WAIT_S = 6 * 3600.0
+
+
+def main(arguments: list[str]) -> int:
+    """Merge the statistics; run failed ranks again, as `retries` says; launch what waited, if every rank is done."""
+    run_dir, name, options = arguments
+    run, record = RunFolder.open(run_dir, orjson.loads(options), patient=True)
+    with run.lock(wait_s=LOCK_WAIT_S):
+        return finalize(run, run.load() or record, name)
+
+
+def finalize(run: RunFolder, record: RunRecord, name: str) -> int:
+    """What `main` does, under the lock of the run. The exit status: 1 when ranks are left undone."""
+    looks = look_at_run(run, record)
+    look, stage = looks[name], run.stage(record, name)
+    stats = write_stats(look)
+    if not look.activity.ranks:
+        remove_leftovers(stage)
+    for line in sentences(stats.get("efficiency", {})):
+        logger.info(f"{name}: {line}")
+    if not stats["missing_ranks"]:
+        logger.success(f"{name}: all {stage.spec.tasks} ranks are done")
+        launch_dependents(run, record, looks, name)
+        return 0
+    logger.warning(f"{name}: ranks {stats['missing_ranks']} are not done")
+    if stage.spec.retries is not None and retry_failed(look, stage.spec.retries):
+        return 0
+    failed = format_ranks(one.rank for one in look.failed)
+    logger.error(f"{name}: ranks {stats['missing_ranks']} are not done ({failed} failed)")
+    return 1
+
+
+def retry_failed(look: Look, retries: RetrySpec) -> bool:
+    """Launch failed ranks again, as the policy says. True when some were."""
+    name = look.stage.name
+    decision = decide(retries, look.failed)
+    given_up = defaultdict(list)
+    for rank, reason in decision.given_up.items():
+        given_up[reason].append(rank)
+    for reason, ranks in given_up.items():
+        logger.warning(f"{name}: given up: ranks {format_ranks(ranks)}: {reason}")
+    for group in decision.again:
+        logger.info(
+            f"{name}: retry {group.tries} of {retries.max} for ranks {format_ranks(group.ranks)}, with"
+            f" {group.memory_scale:g} times the memory and {group.time_scale:g} times the time"
+        )
+    if decision.again:
+        start_again(look, decision.again)
+    return bool(decision.again)
+
+
+def start_again(look: Look, groups: list[Group]) -> None:
+    """Launch ranks of a stage once more, each group with its own resources."""
+    enter(look.stage.record.spec)
+    settled = look.done | look.activity.ranks
+    left = [replace(group, ranks=[rank for rank in group.ranks if rank not in settled]) for group in groups]
+    if left := [group for group in left if group.ranks]:
+        start(look.stage, look, left)
+
+
+def launch_dependents(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: str) -> None:
+    """Launch the stages that waited for stage `name`, now that it is done.
+
+    A stage for the local executor is not for this small job, but for the machine of whoever follows the run.
+    """
+    enter(record.spec)
+    waited = [s.name for s in record.spec.stages if name in s.depends and s.executor.type == "slurm"]
+    run_stages(run, record, looks, only=waited)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except StaggerError as error:
+        logger.error(str(error))
+        sys.exit(error.exit_status)

@@ -1,0 +1,80 @@
+"""Handing a stage's ranks to its executor, and to its tasks what they need to know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from loguru import logger
+
+from stagger.errors import StaggerError
+from stagger.executor.base import StageLaunch, StageRunner
+from stagger.executor.kinds import runner_of
+from stagger.launch.leftovers import remove_leftovers
+from stagger.pipeline.pickled import sha256
+from stagger.rundir.launch_records import Group, LaunchRecord
+from stagger.rundir.run_folder import Stage
+from stagger.spec.executors import SlurmSpec
+from stagger.status.look import Look
+from stagger.status.report import write_stats
+from stagger.task import TaskSettings
+
+
+def launch_stage(stage: Stage, look: Look, ranks: list[int], payload: bytes) -> Look:
+    """Hand `ranks`, which are neither done nor active, to the stage's executor. Returns the look after that."""
+    if look.done:
+        logger.info(f"{stage.name}: {len(look.done)} of {stage.spec.tasks} ranks are done already")
+    if not ranks:
+        write_stats(look)
+        return look
+    if not look.activity.ranks:
+        remove_leftovers(stage)
+    look = look.after(start(stage, look, [Group(ranks)], payload))
+    if stage.spec.executor.type == "local" and (write_stats(look)["missing_ranks"] or stage.spec.blocks):
+        remove_leftovers(stage)
+    return look
+
+
+def start(stage: Stage, look: Look, groups: list[Group], payload: bytes = b"") -> LaunchRecord:
+    """Hand ranks to the stage's executor, as the next launch of it."""
+    runner = runner_of(stage.record.spec, stage.spec, stage.record.inputs[stage.name])
+    number = len(look.launches) + 1
+    settings = task_settings(stage, runner, number, sum(len(group.ranks) for group in groups))
+    settings = with_pickle(settings, stage, look.launches, payload)
+    runner.check()
+    return runner.execute(StageLaunch(stage, number, groups, settings))
+
+
+def task_settings(stage: Stage, runner: StageRunner, number: int, ranks: int) -> TaskSettings:
+    """The settings of the tasks of launch `number` of a stage, which has `ranks` ranks."""
+    run, spec = stage.record.spec, stage.spec
+    return TaskSettings(
+        stage_dir=stage.folder.path,
+        fingerprint=stage.record.fingerprints[stage.name],
+        launch=number,
+        cwd=run.cwd,
+        import_path=list(run.import_path),
+        storage_options=run.storage_options,
+        start_policy=spec.start_policy,
+        window_s=runner.window(ranks),
+        hold_s=runner.hold(ranks),
+        commit=spec.commit,
+        max_requeues=spec.executor.max_requeues if isinstance(spec.executor, SlurmSpec) else 0,
+        retry_seconds=run.retry_seconds,
+        read_ahead_mb=run.read_ahead_mb,
+    )
+
+
+def with_pickle(settings: TaskSettings, stage: Stage, launches: Sequence[LaunchRecord], payload: bytes) -> TaskSettings:
+    """The settings with the pickled pipeline: this launch's, or, for a retry, the one of the launch before."""
+    run, folder = stage.record.spec, stage.folder
+    if not run.pickled:
+        return settings
+    if payload:
+        path, digest = folder.pickle(settings.launch), sha256(payload)
+        folder.storage.write(path, payload, private=True)
+        return replace(settings, pickle_path=path, pickle_sha256=digest)
+    if not launches:
+        raise StaggerError(f"The steps of {run.run_dir} were never stored; launch it again from its Python script.")
+    before = TaskSettings.from_json(launches[-1].settings)
+    return replace(settings, pickle_path=before.pickle_path, pickle_sha256=before.pickle_sha256)

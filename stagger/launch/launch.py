@@ -1,0 +1,96 @@
+"""Launching a run: plan, check, lock, look, then hand each stage that is ready to its executor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loguru import logger
+
+from stagger.errors import StaggerError
+from stagger.executor.kinds import runner_of
+from stagger.launch.check import (
+    check_fingerprints,
+    plan_stages,
+    ready_stages,
+    refuse_foreign_completions,
+    save_plans,
+)
+from stagger.launch.follow import follow
+from stagger.launch.launched import Launched
+from stagger.launch.stages import run_stages
+from stagger.pipeline.chain import Step, add_import_path
+from stagger.pipeline.pickled import dump_pickle
+from stagger.plan.stage_plan import StagePlan, output_folders
+from stagger.rundir.run_folder import RunFolder, RunRecord, open_storage
+from stagger.spec.models import RunSpec
+from stagger.status.look import Look, look_at_run
+from stagger.storage.storage import join
+
+
+def launch(
+    spec: RunSpec, objects: Sequence[Step] | None = None, *, limit: int | None = None, wait: bool = False
+) -> Launched:
+    """Launch whatever of the run is not done. `objects` are the steps of a run made of Python objects.
+
+    Raises StaggerError when the request is wrong: nothing was launched then.
+    """
+    storage = open_storage(spec)
+    run = RunFolder(storage, spec.run_dir)
+    add_import_path(spec.import_path)
+    outputs = {stage.name: output_folders(stage, objects) for stage in spec.stages}
+    plans = plan_stages(storage, ready_stages(spec, done=[]), objects)
+    check_runners(spec, plans)
+    storage.check_writable(spec.run_dir)
+    if (before := run.load()) is not None:
+        check_fingerprints(run, before, plans)
+    payload = dump_pickle(objects) if objects else b""
+    run.create()
+    with run.lock():
+        before = run.load()  # Once more: another launch may have made the run since.
+        looks = look_at_run(run, RunRecord(spec))
+        done = {name for name, look in looks.items() if look.is_done}
+        plans |= plan_stages(storage, [stage for stage in ready_stages(spec, done) if stage.name not in plans], objects)
+        check_runners(spec, plans)
+        if before is None:
+            for name, plan in plans.items():
+                refuse_foreign_completions(looks[name], plan)
+        else:
+            check_fingerprints(run, before, plans)
+        for name, plan in plans.items():
+            refuse_if_active(looks[name])
+            warn_of_foreign_outputs(looks[name], plan, outputs[name])
+        for path in (path for paths in outputs.values() for path in paths):
+            storage.make_folder(path)
+        record = save_plans(run, before, spec, plans, outputs)
+        launched = run_stages(run, record, looks, payload, limit=limit)
+    return follow(run, record, launched, limit) if wait else launched
+
+
+def check_runners(spec: RunSpec, plans: dict[str, StagePlan]) -> None:
+    """Raise StaggerError when this machine cannot run a stage, or a limit makes no sense for what was planned."""
+    for stage in spec.stages:
+        runner = runner_of(spec, stage, plans[stage.name].input if stage.name in plans else None)
+        runner.check()
+        runner.window(stage.tasks)
+
+
+def warn_of_foreign_outputs(look: Look, plan: StagePlan, folders: list[str]) -> None:
+    """Warn about existing files that this run would overwrite but did not write."""
+    mine = {output["path"] for record in look.completions for output in record["outputs"]}
+    there = [join(path, entry.name) for path in folders for entry in look.stage.folder.storage.list(path)]
+    foreign = [path for path in there if path in plan.outputs and path not in mine]
+    if foreign:
+        logger.warning(
+            f"{plan.stage.name}: {len(foreign)} of its outputs are there already, written by something else, and will"
+            f" be replaced: {foreign[0]}{', ...' if len(foreign) > 1 else ''}. Stop this if another run writes there."
+        )
+
+
+def refuse_if_active(look: Look) -> None:
+    path = look.stage.run.path
+    if look.activity.ranks:
+        raise StaggerError(
+            f"{path} is already running: {', '.join(look.activity.holders)}. Follow it with: stagger status"
+            f" {path}; launch what is neither done nor active with: stagger retry {path}; stop it with:"
+            f" stagger cancel {path}"
+        )

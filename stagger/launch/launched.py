@@ -1,0 +1,48 @@
+"""How a launch left the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from stagger.errors import RunFailed
+from stagger.ranks import format_ranks
+from stagger.status.stage_status import StageStatus
+
+
+@dataclass
+class Launched:
+    """How a launch left the run. `submitted` when Slurm jobs are still to run."""
+
+    run_dir: str
+    stages: list[StageStatus] = field(default_factory=list)
+    submitted: bool = False
+    lost_outputs: list[str] = field(default_factory=list)
+    unfinished: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def failed_ranks(self) -> dict[str, list[int]]:
+        return {stage.name: stage.failed_ranks for stage in self.stages if stage.failed_ranks}
+
+    def raise_if_failed(self) -> None:
+        """Raise RunFailed when ranks failed, or outputs of ranks that were done are gone; it names them."""
+        if self.lost_outputs:
+            count = len(self.lost_outputs)
+            raise RunFailed(
+                f"{count} of the outputs of ranks that are done are gone or"
+                f" changed: {self.lost_outputs[0]}{', ...' if count > 1 else ''}. Put them back; or remove the"
+                f" completion records of those ranks in {self.run_dir} and launch again.",
+                self.failed_ranks,
+            )
+        if self.failed_ranks:
+            count = sum(map(len, self.failed_ranks.values()))
+            raise RunFailed(
+                f"{count} rank{'s' if count > 1 else ''} of {self.run_dir} failed; see why with: stagger logs"
+                f" {self.run_dir} --failed; run them again with: stagger retry {self.run_dir}",
+                self.failed_ranks,
+            )
+        if self.unfinished:
+            names = "; ".join(f"{name}: {format_ranks(ranks)}" for name, ranks in self.unfinished.items())
+            raise RunFailed(
+                f"Ranks of {self.run_dir} were stopped before they were done ({names}); launch them again with:"
+                f" stagger retry {self.run_dir}"
+            )

@@ -1,0 +1,151 @@
+"""Which stages of a run start now, and starting them. What decides is pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from loguru import logger
+
+from stagger.launch.check import plan_stages, save_plans
+from stagger.launch.hand_over import launch_stage
+from stagger.launch.launched import Launched
+from stagger.launch.leftovers import lost_outputs
+from stagger.rundir.run_folder import RunFolder, RunRecord
+from stagger.spec.models import StageSpec
+from stagger.status.look import Look
+from stagger.status.stage_status import stage_status
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a stage stands, as far as it decides what starts. `depends` names the stages that it needs."""
+
+    tasks: int
+    depends: tuple[str, ...] = ()
+    done: Collection[int] = frozenset()
+    active: Collection[int] = frozenset()
+
+    @classmethod
+    def of(cls, look: Look) -> Standing:
+        spec = look.stage.spec
+        return cls(spec.tasks, spec.depends, frozenset(look.done), frozenset(look.activity.ranks))
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.done) >= self.tasks
+
+
+@dataclass(frozen=True)
+class Start:
+    """These ranks of the stage can be launched; none when all are done or active."""
+
+    ranks: list[int]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The stage starts once these are done, with their outputs in place."""
+
+    stages: list[str]
+
+
+def next_start(
+    name: str, standings: Mapping[str, Standing], lost: Collection[str], wanted: Iterable[int]
+) -> Start | Waiting:
+    """Whether a stage can start, and with which of the `wanted` ranks. `lost` are stages whose outputs are gone.
+
+    >>> standings = {"a": Standing(2, done={0, 1}), "b": Standing(3, depends=("a",), done={0}, active={2})}
+    >>> next_start("b", standings, lost=[], wanted=range(3))
+    Start(ranks=[1])
+    >>> next_start("b", standings, lost=["a"], wanted=range(3))
+    Waiting(stages=['a'])
+    """
+    mine = standings[name]
+    waiting = [other for other in mine.depends if not standings[other].is_done]
+    if not mine.is_done:
+        waiting += [other for other in mine.depends if other in lost and other not in waiting]
+    if waiting:
+        return Waiting(waiting)
+    return Start([rank for rank in wanted if rank not in mine.done and rank not in mine.active])
+
+
+def needed_outputs(names: Iterable[str], standings: Mapping[str, Standing]) -> list[str]:
+    """The stages whose outputs must be there for `names` to go on.
+
+    These are the stages themselves, and, while one is not done, the stages that it reads. Outputs that only finished
+    stages read may be removed, and often are.
+    """
+    needed = dict.fromkeys(
+        other
+        for name in names
+        for other in (
+            *(other for other in standings[name].depends if not standings[name].is_done and standings[other].is_done),
+            *([] if spent(name, standings) else [name]),
+        )
+    )
+    return list(needed)
+
+
+def spent(name: str, standings: Mapping[str, Standing]) -> bool:
+    """Whether all stages that read a stage's outputs are done; false when none reads them."""
+    readers = [other for other in standings.values() if name in other.depends]
+    return bool(readers) and all(reader.is_done for reader in readers)
+
+
+def run_stages(
+    run: RunFolder,
+    record: RunRecord,
+    looks: dict[str, Look],
+    payload: bytes = b"",
+    *,
+    limit: int | None = None,
+    only: Collection[str] | None = None,
+    ranks: Mapping[str, set[int] | None] = MappingProxyType({}),
+) -> Launched:
+    """Launch each stage as far as it can go now. What waits for Slurm jobs is launched by their end job.
+
+    Args:
+        run: the run directory, whose lock this process holds.
+        record: its run.json.
+        looks: a look at each stage, taken under the lock; those of stages that ran or were submitted are replaced.
+        payload: the pickled steps of a run made of Python objects.
+        limit: launch only the first `limit` ranks of each stage.
+        only: launch only these stages.
+        ranks: stage -> launch only these ranks of it.
+    """
+    launched = Launched(run.path)
+    names = [stage.name for stage in record.spec.stages if only is None or stage.name in only]
+    standings = {name: Standing.of(look) for name, look in looks.items()}
+    lost = {name: paths for name in needed_outputs(names, standings) if (paths := lost_outputs(looks[name]))}
+    launched.lost_outputs = [path for paths in lost.values() for path in paths]
+    for name in names:
+        spec = record.spec.stage(name)
+        decision = next_start(name, standings, lost, wanted_ranks(spec, limit, ranks.get(name)))
+        if isinstance(decision, Waiting):
+            how = "" if spec.executor.type == "slurm" else f"; call stagger retry {run.path} here then"
+            logger.info(f"{name}: starts when {', '.join(decision.stages)} is done{how}")
+        else:
+            if name not in record.fingerprints:
+                record = save_plans(run, record, record.spec, plan_stages(run.storage, [spec]), record.outputs)
+            looks[name] = launch_stage(run.stage(record, name), looks[name], decision.ranks, payload)
+            standings[name] = Standing.of(looks[name])
+            submitted = bool(decision.ranks) and spec.executor.type == "slurm"
+            launched.submitted |= submitted
+            if not submitted and ranks.get(name) is None:
+                note_unfinished(launched, looks[name], limit)
+        launched.stages.append(stage_status(looks[name]))
+    return launched
+
+
+def wanted_ranks(stage: StageSpec, limit: int | None, chosen: set[int] | None = None) -> Collection[int]:
+    """The ranks that a launch is about: the `chosen` ones, or the first `limit`, or all."""
+    return range(min(limit or stage.tasks, stage.tasks)) if chosen is None else sorted(chosen)
+
+
+def note_unfinished(launched: Launched, look: Look, limit: int | None) -> None:
+    """Note what was to run here and is neither done nor active, whatever the reason: that is never success."""
+    settled = look.activity.ranks | look.done
+    if ranks := [rank for rank in wanted_ranks(look.stage.spec, limit) if rank not in settled]:
+        launched.unfinished[look.stage.name] = ranks

@@ -1,0 +1,1 @@
+"""Which rank gets which shard, decided once at launch. No task imports it."""

@@ -1,0 +1,26 @@
+"""Which rank reads which shard. Pure."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+from stagger.pipeline.document import Shard, ShardBy
+
+
+def assign(shards: Sequence[Shard], tasks: int, shard_by: ShardBy) -> list[list[Shard]]:
+    """The shards of each rank. Every shard goes to exactly one rank, in the order of `shards` within it.
+
+    `count` is round robin, datatrove's rule: rank r reads shards r, r + tasks, r + 2 tasks, ...
+    `bytes` evens out the bytes per rank: largest first to the least loaded rank (LPT; Graham 1969: the fullest rank
+    holds at most 4/3 - 1/(3 tasks) times what the best assignment would give it).
+    """
+    if shard_by == "count":
+        return [list(shards[rank::tasks]) for rank in range(tasks)]
+    loads = [(0, rank) for rank in range(tasks)]
+    indices: list[list[int]] = [[] for _ in range(tasks)]
+    for index in sorted(range(len(shards)), key=lambda i: -shards[i].size):
+        load, rank = loads[0]
+        heapq.heapreplace(loads, (load + shards[index].size, rank))
+        indices[rank].append(index)
+    return [[shards[index] for index in sorted(mine)] for mine in indices]

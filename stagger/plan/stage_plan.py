@@ -1,0 +1,178 @@
+"""Making a stage's plan at launch: list the input once, give it to ranks, and fingerprint the whole."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from loguru import logger
+
+from stagger.errors import StaggerError
+from stagger.pipeline.chain import Step, build, resolve
+from stagger.pipeline.document import Shard
+from stagger.plan.sharding import assign
+from stagger.progress import busy
+from stagger.rundir.plan_file import encode_plan
+from stagger.rundir.run_folder import StageInput
+from stagger.rundir.stage_folder import collection_paused
+from stagger.spec.models import StageSpec
+from stagger.storage.storage import Storage, is_local
+
+if TYPE_CHECKING:
+    from stagger.pipeline.hooks import Reader, Writer
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a stage would do: `ranks[r]` holds the shards of rank r. `fingerprint` names steps, tasks and inputs.
+
+    `outputs` are the files that it would write, as far as their names are known; `remote_shards` says how many of its
+    shards lie on remote storage.
+    """
+
+    stage: StageSpec
+    fingerprint: str
+    ranks: list[list[Shard]]
+    outputs: Collection[str] = ()
+    remote_shards: int = 0
+
+    @property
+    def shards(self) -> int:
+        return sum(map(len, self.ranks))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all shards."""
+        return sum(shard.size for shards in self.ranks for shard in shards)
+
+    @property
+    def input(self) -> StageInput:
+        """What it asks of remote storage, in numbers."""
+        return StageInput(self.size, self.remote_shards, sum(not is_local(path) for path in self.outputs))
+
+    def encode(self) -> bytes:
+        """The plan file."""
+        with collection_paused():
+            return encode_plan(self.stage.name, self.fingerprint, steps_of(self.stage), self.ranks)
+
+
+def steps_of(stage: StageSpec) -> list[dict[str, Any]]:
+    return [{"use": step.use, "params": step.params} for step in stage.pipeline]
+
+
+def make_plan(storage: Storage, stage: StageSpec, objects: Sequence[Step] | None) -> StagePlan:
+    """Plan a stage: one listing of its input. `objects` are its steps when they are Python objects.
+
+    Raises StaggerError when the input matches nothing.
+    """
+    with busy(f"{stage.name}: listing the input"), collection_paused():
+        plan = _plan(stage, _find_shards(storage, stage, objects))
+        readers, writers = (steps_with(hook, stage, objects) for hook in ("path_of", "planned_outputs"))
+        first = next(itertools.chain.from_iterable(plan.ranks), None)
+        remote = first is not None and any(not is_local(reader.path_of(first)) for reader in readers)
+        return replace(plan, outputs=check_outputs(plan, readers, writers), remote_shards=plan.shards if remote else 0)
+
+
+def _plan(stage: StageSpec, shards: list[Shard]) -> StagePlan:
+    check_names(shards)
+    content = {"steps": steps_of(stage), "tasks": stage.tasks, "shard_by": stage.shard_by}
+    digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS))
+    for shard in shards:
+        digest.update(b"%s\0%d\0%s\n" % (shard.name.encode(), shard.size, shard.version.encode()))
+    return StagePlan(stage, digest.hexdigest()[:16], assign(shards, stage.tasks, stage.shard_by))
+
+
+def check_names(shards: list[Shard]) -> None:
+    """Raise StaggerError for a name that is not UTF-8: neither JSON nor S3 can hold it."""
+    for shard in shards:
+        if not shard.name.isascii():
+            try:
+                shard.name.encode()
+            except UnicodeEncodeError:
+                raise StaggerError(f"The name of the input {shard.name!a} is not UTF-8; rename it.") from None
+
+
+def _find_shards(storage: Storage, stage: StageSpec, objects: Sequence[Step] | None) -> list[Shard]:
+    steps = list(objects) if objects else [resolve(step.use) for step in stage.pipeline]
+    for number, step in enumerate(steps[1:], 2):
+        if hasattr(step, "find_shards"):
+            use = stage.pipeline[number - 1].use
+            raise StaggerError(f"Step {number} ({use}) is a reader, but only the first step's input is given to ranks.")
+    if not hasattr(steps[0], "find_shards"):
+        return []
+    first: Any = objects[0] if objects else build_at_launch(stage, 0)
+    try:
+        found: list[Shard] = first.find_shards(storage)
+    except OSError as error:
+        raise StaggerError(f"The input of {stage.name} cannot be listed: {error}.") from error
+    empty = [shard.name for shard in found if not shard.size]
+    if empty and not getattr(first, "allow_empty", True):
+        logger.warning(
+            f"{stage.name}: {len(empty)} of {len(found)} shards are empty ({empty[0]} first), and will fail their"
+            " ranks: remove them, or set allow_empty: true"
+        )
+    return found
+
+
+def build_at_launch(stage: StageSpec, index: int) -> Any:
+    """A step of the stage. Raises StaggerError with what its constructor said."""
+    step = stage.pipeline[index]
+    try:
+        return build(step.use, step.params)
+    except StaggerError as error:
+        raise StaggerError(f"Step {index + 1} ({step.use}): {error}") from error
+    except Exception as error:  # The constructor is the user's.
+        raise StaggerError(f"Step {index + 1} ({step.use}) cannot be made: {type(error).__name__}: {error}.") from error
+
+
+def check_outputs(plan: StagePlan, readers: Sequence[Reader], writers: Sequence[Writer]) -> Collection[str]:
+    """The outputs. Raises StaggerError when two would have the same name, or one that of an input."""
+    of: dict[str, str] = {}
+    for writer in writers:
+        for path, what in writer.planned_outputs(plan.ranks):
+            if path in of:
+                raise StaggerError(
+                    f"{of[path][0].upper()}{of[path][1:]} and {what} would both be written to {path}: give each"
+                    " writer a folder of its own, or a filename that tells them apart ({rank}, {stem})."
+                )
+            of[path] = what
+    for path, what in of.items():
+        folder = path.rpartition("/")[0]
+        if folder in of:
+            raise StaggerError(f"{folder} would be the output of {of[folder]}, and a folder for that of {what}.")
+    for reader in readers:
+        for shard in itertools.chain.from_iterable(plan.ranks) if of else ():
+            if (path := reader.path_of(shard)) in of:
+                raise StaggerError(
+                    f"The output of {of[path]} would replace the input {path}: write into another folder, or under"
+                    " another filename."
+                )
+    return of.keys()
+
+
+def output_folders(stage: StageSpec, objects: Sequence[Step] | None) -> list[str]:
+    """Where the stage writes, as far as its steps say so (`output_folder`).
+
+    Raises StaggerError when its ranks would write the same file, or with `commit: shard` its shards.
+    """
+    for step in steps_with("check_tasks", stage, objects):
+        step.check_tasks(stage.tasks)
+    writers = steps_with("output_folder", stage, objects)
+    if stage.commit == "shard" and not (writers and all(getattr(step, "shard_by_shard", False) for step in writers)):
+        raise StaggerError(
+            f"{stage.name}: commit: shard needs an output for each shard: put {{stem}} into the filename of every"
+            " writer, or leave commit out."
+        )
+    return [step.output_folder for step in writers]
+
+
+def steps_with(hook: str, stage: StageSpec, objects: Sequence[Step] | None) -> list[Any]:
+    """The steps that have something to say at launch."""
+    if objects:
+        return [step for step in objects if hasattr(step, hook)]
+    uses = [resolve(step.use) for step in stage.pipeline]
+    return [build_at_launch(stage, index) for index, use in enumerate(uses) if hasattr(use, hook)]

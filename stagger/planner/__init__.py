@@ -1,1 +1,0 @@
-"""The start-up planner: what each start policy would do to the storage, before anything is launched."""

@@ -1,0 +1,236 @@
+"""The record of every launch of a stage: launches/<n>/launch.json."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar, get_type_hints
+
+from stagger.ranks import parse_ranks
+from stagger.rundir.stage_folder import StageFolder, damaged, decode, encode
+from stagger.storage.storage import join
+
+
+@dataclass(frozen=True)
+class Group:
+    """Ranks of a launch that share their resources: the file's, times `memory_scale` and `time_scale`.
+
+    `tries` counts the automatic retries of these ranks: 0 in their first launch.
+    """
+
+    ranks: list[int]
+    tries: int = 0
+    memory_scale: float = 1.0
+    time_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class ArrayRecord:
+    """One job array. `job_id` is None until it is submitted; `ranks` is a text as `format_ranks` writes it."""
+
+    job_id: str | None
+    name: str
+    jobs: int
+    ranks: str
+    throttle: int | None = None
+    tries: int = 0
+    memory_scale: float = 1.0
+    time_scale: float = 1.0
+
+    @cached_property
+    def rank_list(self) -> list[int]:
+        return parse_ranks(self.ranks)
+
+    def elements(self, ranks_per_job: int) -> list[list[int]]:
+        """The ranks of each element of the array."""
+        return [self.rank_list[i : i + ranks_per_job] for i in range(0, len(self.rank_list), ranks_per_job)]
+
+    @property
+    def group(self) -> Group:
+        return Group(self.rank_list, self.tries, self.memory_scale, self.time_scale)
+
+
+@dataclass(frozen=True)
+class EndJobRecord:
+    """The job that runs when the arrays of a launch have ended."""
+
+    job_id: str | None
+    name: str
+
+
+@dataclass(frozen=True)
+class LaunchRecord:
+    """The fields that local and Slurm launches share.
+
+    `launch` counts the launches of the stage from 1; `time` is in seconds since the epoch; `settings` is the JSON
+    argument of each task (`TaskSettings.to_json`).
+    """
+
+    executor: ClassVar[str]
+
+    launch: int
+    time: float
+    ranks: str
+    start_policy: str
+    window_s: int
+    settings: str
+
+    @cached_property
+    def rank_list(self) -> list[int]:
+        return parse_ranks(self.ranks)
+
+    @property
+    def groups(self) -> list[Group]:
+        """The ranks by what they asked for."""
+        return [Group(self.rank_list)]
+
+    @property
+    def cancelled_list(self) -> list[int]:
+        """The ranks that a user cancelled."""
+        return []
+
+
+@dataclass(frozen=True)
+class LocalLaunch(LaunchRecord):
+    """Ranks that a process of user `user` on `host` ran."""
+
+    executor = "local"
+
+    host: str
+    pid: int
+    user: str
+
+
+@dataclass(frozen=True)
+class SlurmLaunch(LaunchRecord):
+    """Job arrays, and the job that runs after them.
+
+    `resources` are the executor's settings; `log_dir` is the folder of the jobs' own output. `cancelled` is the reason
+    why the whole launch was cancelled; `cancelled_ranks` are the ranks that were cancelled one by one.
+    """
+
+    executor = "slurm"
+
+    ranks_per_job: int
+    resources: dict[str, Any]
+    log_dir: str
+    arrays: tuple[ArrayRecord, ...]
+    finalize: EndJobRecord
+    cancelled: str = ""
+    cancelled_ranks: str = ""
+
+    @property
+    def groups(self) -> list[Group]:
+        return [array.group for array in self.arrays]
+
+    @property
+    def cancelled_list(self) -> list[int]:
+        return self.rank_list if self.cancelled else parse_ranks(self.cancelled_ranks)
+
+    def submitted(self, name: str, job_id: str) -> SlurmLaunch:
+        """The record, now that the job of this name has its id."""
+        if name == self.finalize.name:
+            return replace(self, finalize=replace(self.finalize, job_id=job_id))
+        arrays = (replace(array, job_id=job_id) if array.name == name else array for array in self.arrays)
+        return replace(self, arrays=tuple(arrays))
+
+    def output_of(self, rank: int) -> str | None:
+        """The file with what the job of a rank printed outside its ranks; None for a rank of another launch."""
+        for array in self.arrays:
+            if rank in array.rank_list:
+                index = array.rank_list.index(rank) // self.ranks_per_job
+                return os.path.join(self.log_dir, f"{array.job_id}_{index}.out")
+        return None
+
+    @property
+    def jobs(self) -> tuple[ArrayRecord | EndJobRecord, ...]:
+        """The arrays, and the job that ends them."""
+        return (*self.arrays, self.finalize)
+
+
+#: `executor` in launch.json -> its record.
+RECORDS: dict[str, type[LaunchRecord]] = {record.executor: record for record in (LocalLaunch, SlurmLaunch)}
+
+
+def read_launches(folder: StageFolder) -> list[LaunchRecord]:
+    """All launch records of a stage, oldest first. Raises StaggerError for a damaged one."""
+    records: list[LaunchRecord] = []
+    while True:
+        path = record_path(folder, len(records) + 1)
+        try:
+            records.append(decode_launch(folder.storage.read(path), path))
+        except FileNotFoundError:
+            return records
+
+
+def write_launch(folder: StageFolder, record: LaunchRecord) -> None:
+    folder.storage.write(record_path(folder, record.launch), encode_launch(record))
+
+
+def record_path(folder: StageFolder, number: int) -> str:
+    return join(folder.launch(number), "launch.json")
+
+
+def encode_launch(record: LaunchRecord) -> bytes:
+    """launch.json. What was not cancelled does not mention it."""
+    content = {"launch": record.launch, "executor": record.executor, **asdict(record)}
+    return encode({key: value for key, value in content.items() if value or not key.startswith("cancelled")})
+
+
+def decode_launch(data: bytes, path: str) -> LaunchRecord:
+    """The record in `data`. Raises StaggerError that names `path` and the key that is missing or wrong."""
+    content = decode(data, path, "executor")
+    if content["executor"] not in RECORDS:
+        raise damaged(path, f"executor is {content['executor']!r}")
+    record = from_json(RECORDS[content["executor"]], content, path)
+    try:
+        record.rank_list, record.groups, record.cancelled_list  # noqa: B018  # Parsed now, while the file can be named.
+    except ValueError as error:
+        raise damaged(path, f"ranks: {error}") from error
+    return record
+
+
+Record = TypeVar("Record")
+
+
+def from_json(record: type[Record], content: Any, path: str, place: str = "") -> Record:
+    """A record of this type from its JSON object, which stands at `place` of the file."""
+    if not isinstance(content, Mapping):
+        raise damaged(path, f"{place or 'the record'} is not an object")
+    hints = get_type_hints(record)
+    found = {}
+    for field in fields(record):  # type: ignore[arg-type]  # Each record is a dataclass.
+        key = f"{place}.{field.name}" if place else field.name
+        if field.name in content:
+            found[field.name] = _value(hints[field.name], content[field.name], path, key)
+        elif not _has_default(field):
+            raise damaged(path, f"it has no {key!r}")
+    return record(**found)
+
+
+def _value(hint: Any, value: Any, path: str, key: str) -> Any:
+    if hint == tuple[ArrayRecord, ...] and isinstance(value, list):
+        return tuple(from_json(ArrayRecord, item, path, f"{key}[{number}]") for number, item in enumerate(value))
+    if hint is EndJobRecord:
+        return from_json(EndJobRecord, value, path, key)
+    if not isinstance(value, PLAIN.get(hint, object)):
+        raise damaged(path, f"{key} is {value!r}")
+    return value
+
+
+def _has_default(field: Field[Any]) -> bool:
+    return field.default is not MISSING
+
+
+#: Type of a field -> types of its value in JSON.
+PLAIN: dict[Any, Any] = {
+    int: int,
+    float: (int, float),
+    str: str,
+    int | None: (int, type(None)),
+    str | None: (str, type(None)),
+    dict[str, Any]: dict,
+    tuple[ArrayRecord, ...]: list,
+}

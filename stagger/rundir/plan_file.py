@@ -1,0 +1,99 @@
+"""The plan of a stage: what every rank does, decided once, in one immutable file that tasks read by range.
+
+    16 bytes  magic, version
+     8 bytes  number of ranks
+     8 bytes  per rank and one more: where each frame starts (little-endian)
+     ...      one zstd frame per rank (with checksum): a JSON object, `shards` being its [name, size(, version)]
+
+A task reads 16 bytes of the table and its own frame: two range reads, whatever the number of ranks and shards.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import zstandard
+
+from stagger.errors import StaggerError
+from stagger.pipeline.document import Shard
+from stagger.storage.storage import Storage
+
+MAGIC = b"stagger plan 1\n\0"
+TABLE = len(MAGIC) + 8
+LEVEL = 3
+
+#: No frame is larger: what the table says beyond it is damage.
+MAX_FRAME = 2**31
+
+
+@dataclass(frozen=True)
+class RankPlan:
+    """What one rank does: `steps` as the spec holds them, over `shards`."""
+
+    stage: str
+    fingerprint: str
+    rank: int
+    world_size: int
+    steps: list[dict[str, Any]]
+    shards: list[Shard]
+
+
+def encode_plan(stage: str, fingerprint: str, steps: list[dict[str, Any]], ranks: Sequence[Sequence[Shard]]) -> bytes:
+    """The plan file's bytes. `ranks[r]` holds the shards of rank r."""
+    compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
+    frames = []
+    for rank, shards in enumerate(ranks):
+        head = {"stage": stage, "fingerprint": fingerprint, "rank": rank, "world_size": len(ranks), "steps": steps}
+        frames.append(compressor.compress(orjson.dumps({**head, "shards": list(map(_as_list, shards))})))
+    offset = TABLE + 8 * (len(ranks) + 1)
+    offsets = [offset]
+    for frame in frames:
+        offset += len(frame)
+        offsets.append(offset)
+    return b"".join([MAGIC, struct.pack(f"<{len(offsets) + 1}Q", len(ranks), *offsets), *frames])
+
+
+def read_rank(storage: Storage, path: str, fingerprint: str, rank: int) -> RankPlan:
+    """One rank's slice of the plan, by two range reads. Raises StaggerError when the file is missing or damaged."""
+    entry = TABLE + 8 * rank
+    try:
+        start, end = struct.unpack("<2Q", storage.read_range(path, entry, entry + 16))
+        if not entry < start < end < start + MAX_FRAME:
+            raise ValueError(f"rank {rank} is not in it")
+        plan = _decode(storage.read_range(path, start, end))
+    except FileNotFoundError:
+        raise StaggerError(f"The plan {path} is missing; launch the pipeline again to make it anew.") from None
+    except (struct.error, zstandard.ZstdError, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+    if plan.rank != rank or plan.fingerprint != fingerprint:
+        raise _damaged(path, f"found rank {plan.rank} of {plan.fingerprint} in place of rank {rank} of {fingerprint}")
+    return plan
+
+
+def read_all(storage: Storage, path: str) -> list[RankPlan]:
+    """Every rank's slice, for comparing a plan with what a new launch finds."""
+    data = storage.read(path)
+    try:
+        (count,) = struct.unpack_from("<Q", data, len(MAGIC))
+        offsets = struct.unpack_from(f"<{count + 1}Q", data, TABLE)
+        return [_decode(data[start:end]) for start, end in itertools.pairwise(offsets)]
+    except (struct.error, zstandard.ZstdError, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _as_list(shard: Shard) -> list[Any]:
+    return list(shard) if shard.version else [shard.name, shard.size]
+
+
+def _decode(frame: bytes) -> RankPlan:
+    plan = orjson.loads(zstandard.ZstdDecompressor().decompress(frame))
+    return RankPlan(**{**plan, "shards": [Shard(*shard) for shard in plan["shards"]]})
+
+
+def _damaged(path: str, reason: object) -> StaggerError:
+    return StaggerError(f"The plan {path} is damaged ({reason}); remove it and launch the pipeline again.")

@@ -1,0 +1,214 @@
+"""A whole run on disk: its record, its stages' folders, and the lock that keeps two launches apart."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from loguru import logger
+from pydantic import ValidationError
+
+from stagger import __version__
+from stagger.errors import StaggerError
+from stagger.progress import LINE_S
+from stagger.rundir.lock import Holder
+from stagger.rundir.stage_folder import StageFolder, decode, encode
+from stagger.spec.models import RunSpec, StageSpec
+from stagger.storage.local_files import make_folder
+from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, is_local, join
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """run.json: the spec of the latest launch, and of each stage where it writes; its fingerprint and its input, once
+    it is planned.
+    """
+
+    spec: RunSpec
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, StageInput] = field(default_factory=dict)
+    outputs: dict[str, list[str]] = field(default_factory=dict)
+    created: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run: its settings, the folder of its files, and the run that it belongs to."""
+
+    run: RunFolder
+    record: RunRecord
+    spec: StageSpec
+    folder: StageFolder
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+
+def open_storage(spec: RunSpec, unreachable_s: float | None = UNREACHABLE_S) -> Storage:
+    """The storage of a run, for a command that somebody waits for."""
+    return Storage(spec.storage_options, retry_s=spec.retry_seconds, unreachable_s=unreachable_s, tell=told())
+
+
+def told() -> Callable[[str], None]:
+    """Logs what it is given, but not faster than anyone reads."""
+    said = time.monotonic()
+
+    def tell(message: str) -> None:
+        nonlocal said
+        if time.monotonic() - said > LINE_S:
+            said = time.monotonic()
+            logger.warning(message)
+
+    return tell
+
+
+class RunFolder:
+    """The run directory of a run."""
+
+    def __init__(self, storage: Storage, path: str) -> None:
+        self.storage = storage
+        self.path = path
+        self._stages: dict[str, StageFolder] = {}
+
+    @classmethod
+    def open(
+        cls, path: str, options: dict[str, dict[str, Any]] | None = None, *, patient: bool = False
+    ) -> tuple[RunFolder, RunRecord]:
+        """An existing run, from any folder. Raises StaggerError when there is none at `path`.
+
+        `options` are for reaching run.json itself; the run's own storage options are in it. `patient`: nobody waits at
+        a terminal, who would rather be told that the storage cannot be reached.
+        """
+        path = absolute(path)
+        unreachable_s = None if patient else UNREACHABLE_S
+        folder = cls(Storage(options, unreachable_s=unreachable_s, tell=told()), path)
+        record = folder.load()
+        if record is None:
+            raise StaggerError(f"There is no run in {path}: it has no run.json. Give the run_dir of a pipeline file.")
+        return cls(open_storage(record.spec, unreachable_s), path), record
+
+    def stage(self, record: RunRecord, name: str) -> Stage:
+        """One stage of the run as `record` has it. Files of the only stage lie in the run directory itself."""
+        if name not in self._stages:
+            path = self.path if len(record.spec.stages) == 1 else join(self.path, name)
+            self._stages[name] = StageFolder(self.storage, path)
+        return Stage(self, record, record.spec.stage(name), self._stages[name])
+
+    def stages(self, record: RunRecord) -> list[Stage]:
+        """All stages, each after those that it depends on."""
+        return [self.stage(record, stage.name) for stage in record.spec.stages]
+
+    def create(self) -> None:
+        """Make the run directory, private to its owner; an object store has no folders."""
+        if is_local(self.path):
+            make_folder(self.path, 0o700)
+
+    def load(self) -> RunRecord | None:
+        """run.json, None when there is none. Raises StaggerError when it is damaged or of another version."""
+        path = join(self.path, "run.json")
+        try:
+            data = self.storage.read(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        record = decode(data, path)
+        if record.get("schema") != SCHEMA:
+            raise StaggerError(
+                f"{path} has schema {record.get('schema')}; this stagger reads {SCHEMA}: use the one that wrote it,"
+                f" {record.get('stagger', 'unknown')}."
+            )
+        try:
+            spec = RunSpec.model_validate(record["spec"])
+            return RunRecord(
+                spec.model_copy(update={"run_dir": self.path}),
+                record["fingerprints"],
+                {name: StageInput(**numbers) for name, numbers in record["inputs"].items()},
+                record["outputs"],
+                record["created"],
+            )
+        except (KeyError, TypeError, ValidationError) as error:
+            raise StaggerError(f"{path} is damaged ({error}); restore or remove it.") from error
+
+    def save(self, record: RunRecord) -> None:
+        content = {
+            "schema": SCHEMA,
+            "stagger": __version__,
+            "created": record.created,
+            "fingerprint": run_fingerprint(record.fingerprints),
+            "fingerprints": record.fingerprints,
+            "inputs": {name: vars(numbers) for name, numbers in record.inputs.items()},
+            "outputs": record.outputs,
+            "spec": record.spec.model_dump(mode="json"),
+        }
+        self.storage.write(join(self.path, "run.json"), encode(content))
+
+    @contextlib.contextmanager
+    def lock(self, wait_s: float = 0.0) -> Iterator[None]:
+        """Hold the run for launching. Raises StaggerError naming the process that holds it already, after `wait_s`."""
+        path = join(self.path, "lock")
+        deadline = time.monotonic() + wait_s
+        mine = encode(vars(Holder.this_process()))
+        while not self.storage.create(path, mine):
+            holder = self.holder()
+            if holder is None:
+                continue  # It was let go between the two calls.
+            if not holder.is_dead():
+                if time.monotonic() < deadline:
+                    time.sleep(0.5)
+                    continue
+                raise StaggerError(
+                    f"{self.path} is in use by {holder}. Wait for it, or stop it with: stagger cancel {self.path}"
+                    + ("" if holder.host == socket.gethostname() else f" (if it is gone from there: remove {path})")
+                )
+            self._take_over(holder, path, mine)
+        try:
+            yield
+        finally:
+            self.storage.remove(path)
+
+    def _take_over(self, dead: Holder, path: str, mine: bytes) -> None:
+        """Remove a dead process's lock. One at a time: a second one could remove the lock that the first then took."""
+        guard = f"{path}.takeover"
+        if not self.storage.create(guard, mine):
+            time.sleep(0.2)
+            if self.holder() == dead:
+                raise StaggerError(f"{path} is being taken over from {dead}; if that does not end, remove {guard}.")
+            return
+        try:
+            if self.holder() == dead:
+                self.storage.remove(path)
+        finally:
+            self.storage.remove(guard)
+
+    def holder(self) -> Holder | None:
+        """Who holds the lock, None when nobody does."""
+        path = join(self.path, "lock")
+        try:
+            return Holder(**decode(self.storage.read(path), path))
+        except FileNotFoundError:
+            return None
+        except TypeError as error:
+            raise StaggerError(f"{path} is damaged ({error}); remove it if nothing runs.") from error
+
+
+def run_fingerprint(fingerprints: dict[str, str]) -> str:
+    """The run's fingerprint: its stage's, or all of its stages' in turn."""
+    return "-".join(fingerprints.values())
+
+
+@dataclass(frozen=True)
+class StageInput:
+    """What is planned for a stage, as far as requests depend on it: numbers for all of its ranks together.
+
+    `remote_shards` and `remote_outputs` lie on remote storage: each is one request.
+    """
+
+    bytes: int = 0
+    remote_shards: int = 0
+    remote_outputs: int = 0

@@ -1,0 +1,263 @@
+"""The run directory: what was planned, launched, done and failed, as files that people can read.
+
+    run.json                        the resolved pipeline and settings, schema version, fingerprints
+    lock                            who is launching, or running, right now
+    <stage>/plan/<fingerprint>      what every rank does (`stagger.rundir.plan_file`)
+    <stage>/launches/<n>/           launch.json, the job scripts, Slurm's own output
+    <stage>/completions/<rank>.json written last by the task: the only thing that makes a rank done
+    <stage>/progress/<rank>.json    the shards that a rank has committed so far, with `commit: shard`
+    <stage>/failures/<rank>.<attempt>.json
+    <stage>/logs/<rank>/<attempt>.log
+    <stage>/uploads/                notes of multipart uploads under way (`stagger.task.upload_notes`)
+    <stage>/registry/               where block servers find one another (`stagger.blocks.server.registry`)
+    <stage>/stats.json, report.html
+
+A run of one stage has no `<stage>` folder: its files lie directly in the run directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import zlib
+from collections.abc import Iterator
+from typing import Any, TypedDict, cast
+
+import orjson
+
+from stagger.errors import StaggerError
+from stagger.ranks import pad
+from stagger.storage.storage import Storage, join
+
+
+class OutputRecord(TypedDict):
+    """One committed file: its path, its size in bytes, and the records in it."""
+
+    path: str
+    bytes: int
+    records: int
+
+
+class BadRecords(TypedDict):
+    """Records that were skipped, counted by kind, with the first few in full."""
+
+    skipped: dict[str, int]
+    examples: list[dict[str, Any]]
+
+
+class Retried(TypedDict):
+    """Requests that were made again, counted by the kind of fault, and the seconds that were waited for them."""
+
+    requests: dict[str, int]
+    waited_s: float
+
+
+class StepRecord(TypedDict):
+    """One step: the records that left it, and its own seconds."""
+
+    name: str
+    records: int
+    seconds: float
+
+
+class AttemptRecord(TypedDict):
+    """Where and when an attempt ran. Times are in seconds since the epoch; `cpu_s` in CPU seconds, memory in MiB."""
+
+    attempt: str
+    launch: int
+    restart: int
+    job: str
+    host: str
+    pid: int
+    start_policy: str
+    window_s: int
+    delay_s: float
+    script_started: float
+    started: float
+    ended: float
+    cpu_s: float
+    peak_rss_mb: int
+    retried: Retried
+
+
+class _Notes(TypedDict, total=False):
+    notes: dict[str, Any]
+
+
+class Completion(AttemptRecord, _Notes):
+    """completions/<rank>.json; with `commit: shard` also progress/<rank>.json, of the first `shards` shards.
+
+    `notes` is what steps noted. The other keys are always there.
+    """
+
+    rank: int
+    world_size: int
+    stage: str
+    fingerprint: str
+    first_read: float | None
+    shards: int
+    bytes_in: int
+    records_in: int
+    records_out: int
+    bytes_out: int
+    outputs: list[OutputRecord]
+    bad_records: BadRecords
+    steps: list[StepRecord]
+
+
+class Failure(TypedDict, total=False):
+    """failures/<rank>.<attempt>.json. `kind` and `error` are always there, `signal` if a signal stopped the attempt."""
+
+    rank: int
+    kind: str
+    error: str
+    traceback: str
+    step: str | None
+    signal: str
+    attempt: str
+    launch: int
+    job: str
+    host: str
+    ended: float
+
+
+#: The fingerprint comes first: a record without it may be any run's.
+COMPLETION_KEYS = ("fingerprint", *sorted(Completion.__required_keys__ - {"fingerprint"}))
+FAILURE_KEYS = ("kind", "error")
+
+
+def encode(value: Any) -> bytes:
+    """The one JSON encoding of the run directory: indented, for people."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def decode(data: bytes, path: str, *keys: str) -> dict[str, Any]:
+    """The record in `data`. Raises StaggerError naming `path` when it is damaged, or lacks one of `keys`."""
+    try:
+        record = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise damaged(path, str(error)) from error
+    if not isinstance(record, dict):
+        raise damaged(path, "not a JSON object")
+    for key in keys:
+        if key not in record:
+            raise damaged(path, f"it has no {key!r}")
+    return record
+
+
+def damaged(path: str, reason: str) -> StaggerError:
+    return StaggerError(f"{path} is damaged ({reason}); restore or remove it.")
+
+
+@contextlib.contextmanager
+def collection_paused() -> Iterator[None]:
+    """Pause garbage collection: with a million live objects it costs a third of the time and frees nothing."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def attempt_name(launch: int, restart: int) -> str:
+    """How an attempt of a rank is called: `3` in the third launch, `3r1` when Slurm restarted its job once.
+
+    Made of what the task knows, so that finding its own name costs no request.
+    """
+    return f"{launch}r{restart}" if restart else f"{launch}"
+
+
+def attempt_order(name: str) -> tuple[int, int]:
+    """(launch, restart) of an attempt's name: later attempts are larger. A file of another origin comes before all.
+
+    >>> attempt_order("3"), attempt_order("3r1"), attempt_order("3 (copy)")
+    ((3, 0), (3, 1), (0, 0))
+    """
+    launch, _, restart = name.partition("r")
+    if not launch.isdecimal() or not (restart or "0").isdecimal():
+        return 0, 0
+    return int(launch), int(restart or 0)
+
+
+class StageFolder:
+    """Where one stage's files lie. `path` is the run directory itself when it is the run's only stage."""
+
+    def __init__(self, storage: Storage, path: str) -> None:
+        self.storage = storage
+        self.path = path
+        self._completions: dict[int, Completion] = {}
+
+    @property
+    def tag(self) -> str:
+        """Keeps temporary files of this stage apart from those of other runs that write to the same folder."""
+        return f"{zlib.crc32(self.path.encode()):08x}"
+
+    def plan(self, fingerprint: str) -> str:
+        return join(self.path, "plan", fingerprint)
+
+    def pickle(self, launch: int) -> str:
+        return join(self.launch(launch), "pipeline.pkl")
+
+    def launch(self, number: int) -> str:
+        return join(self.path, "launches", str(number))
+
+    def completion(self, rank: int) -> str:
+        return join(self.path, "completions", f"{pad(rank)}.json")
+
+    def progress(self, rank: int) -> str:
+        return join(self.path, "progress", f"{pad(rank)}.json")
+
+    def failure(self, rank: int, attempt: str) -> str:
+        return join(self.path, "failures", f"{pad(rank)}.{attempt}.json")
+
+    def log(self, rank: int, attempt: str) -> str:
+        return join(self.path, "logs", pad(rank), f"{attempt}.log")
+
+    def upload(self, rank: int, attempt: str, number: int) -> str:
+        return join(self.path, "uploads", f"{pad(rank)}.{attempt}.{number}.json")
+
+    def uploads(self) -> list[str]:
+        """The notes of multipart uploads that nobody has ended: one listing."""
+        folder = join(self.path, "uploads")
+        return [join(folder, entry.name) for entry in self.storage.list(folder) if entry.name.endswith(".json")]
+
+    def stats(self) -> str:
+        return join(self.path, "stats.json")
+
+    def report(self) -> str:
+        return join(self.path, "report.html")
+
+    def done(self) -> set[int]:
+        """The ranks that have a completion record: one listing."""
+        names = self.storage.named(join(self.path, "completions"), "")
+        ranks = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+        return {int(rank) for rank in ranks if rank.isdecimal()}
+
+    def completions(self, ranks: set[int]) -> list[Completion]:
+        """The completion records of `ranks`, ascending by rank. They are immutable: each is read once."""
+        unread = sorted(ranks - self._completions.keys())
+        paths = [self.completion(rank) for rank in unread]
+        with collection_paused():
+            for rank, path, data in zip(unread, paths, self.storage.read_many(paths), strict=True):
+                if data is not None:  # Removed by hand since it was listed.
+                    self._completions[rank] = cast("Completion", decode(data, path, *COMPLETION_KEYS))
+        return [self._completions[rank] for rank in sorted(ranks & self._completions.keys())]
+
+    def failed_attempts(self) -> dict[int, list[str]]:
+        """The attempts that failed, the latest last, of each rank that ever failed: one listing."""
+        attempts: dict[int, list[str]] = {}
+        for name in self.storage.named(join(self.path, "failures"), ""):
+            rank, _, attempt = name.removesuffix(".json").partition(".")
+            if rank.isdecimal():
+                attempts.setdefault(int(rank), []).append(attempt)
+        for names in attempts.values():
+            names.sort(key=attempt_order)
+        return attempts
+
+    def failure_records(self, attempts: list[tuple[int, str]]) -> list[Failure | None]:
+        """The failure records of (rank, attempt); None for one that is not there."""
+        paths = [self.failure(rank, attempt) for rank, attempt in attempts]
+        found = zip(paths, self.storage.read_many(paths), strict=True)
+        return [None if data is None else cast("Failure", decode(data, path, *FAILURE_KEYS)) for path, data in found]

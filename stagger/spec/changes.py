@@ -1,0 +1,75 @@
+"""Changes of a pipeline file's settings: by the command line, and by a retry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stagger.errors import StaggerError
+from stagger.spec.messages import Place, validated
+from stagger.spec.models import RunSpec, StageSpec
+from stagger.spec.yaml_file import parse_value
+
+#: What a retry may change of a stage, and of the run: nothing that decides what a rank reads, does or writes.
+CHANGEABLE = ("executor", "randomize_start_duration", "start_policy", "backend_limit", "retries")
+
+CHANGEABLE_OF_RUN = ("retry_seconds", "read_ahead_mb")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What the command line says over the file. `assignments` are `a.b=c` texts."""
+
+    assignments: tuple[str, ...] = ()
+    executor: str | None = None
+    tasks: int | None = None
+    run_dir: str | None = None
+
+
+def assign(raw: dict[str, Any], assignment: str) -> None:
+    """Apply one `a.b=c` of the command line; list positions are numbers. Raises StaggerError when it has no place."""
+    target, equals, text = assignment.partition("=")
+    parts = target.split(".")
+    if not equals or not all(parts):
+        raise StaggerError(f"--set {assignment}: write it as key=value, e.g. --set executor.workers=100.")
+    place: Any = raw
+    for part in parts[:-1]:
+        if isinstance(place, list) and part.isdigit() and int(part) < len(place):
+            place = place[int(part)]
+        elif isinstance(place, dict):
+            place = place.setdefault(part, {})
+        else:
+            raise StaggerError(f"--set {assignment}: there is nothing at {part!r} to set a key of.")
+    last = parts[-1]
+    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
+        place[int(last)] = parse_value(text)
+    elif isinstance(place, dict):
+        place[last] = parse_value(text)
+    else:
+        raise StaggerError(f"--set {assignment}: there is nothing at {last!r} to set.")
+
+
+def changed_spec(spec: RunSpec, assignments: Sequence[str], stage: str | None) -> RunSpec:
+    """A run's spec with settings changed in all of its stages, or in one. Raises StaggerError for a key that it has to
+    keep.
+    """
+    names = [one.name for one in spec.chosen(stage)]
+    raw = spec.model_dump(mode="json")
+    for assignment in assignments:
+        key = assignment.partition("=")[0].partition(".")[0]
+        if key in CHANGEABLE_OF_RUN:
+            assign(raw, assignment)
+        elif key in CHANGEABLE:
+            for one in raw["stages"]:
+                if one["name"] in names:
+                    assign(one, assignment)
+        else:
+            allowed = ", ".join([*CHANGEABLE, *CHANGEABLE_OF_RUN])
+            raise StaggerError(
+                f"--set {assignment}: a run keeps its {key or 'keys'}; a retry can change {allowed}. For anything else"
+                " launch with a new run_dir."
+            )
+    stages = [validated(StageSpec, one, Place(f"--set ({one['name']})", {}), ()) for one in raw["stages"]]
+    run: RunSpec = validated(RunSpec, {**raw, "stages": stages}, Place("--set", {}), ())
+    return run

@@ -1,0 +1,33 @@
+"""A run made of Python objects, as a pipeline file would describe it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from stagger.errors import StaggerError
+from stagger.spec.messages import Place, validated
+from stagger.spec.models import RunSpec, StageSpec
+from stagger.spec.secret_check import check_secrets
+from stagger.storage.storage import absolute
+
+
+def from_objects(values: dict[str, Any], stage: dict[str, Any], executor: Mapping[str, Any]) -> RunSpec:
+    """The run that Python code describes: one stage, its arguments named as the keys of a file."""
+    place = Place(f"{executor['type'].title()}Executor", {})
+    if not isinstance(values["run_dir"], (str, os.PathLike)):
+        raise StaggerError(f"{place.file}: run_dir must be a path, not {values['run_dir']!r}.")
+    check_secrets(values.get("storage_options"), place)
+    checked = validated(StageSpec, {**stage, "name": values["name"], "executor": dict(executor)}, place, ())
+    run = {**values, "run_dir": absolute(str(values["run_dir"])), "stages": [checked], "cwd": os.getcwd()}
+    spec: RunSpec = validated(RunSpec, {**run, "import_path": (script_folder(),), "pickled": True}, place, ())
+    return spec
+
+
+def script_folder() -> str:
+    """Where the launching script's own modules lie."""
+    import __main__
+
+    file = getattr(__main__, "__file__", None)
+    return os.path.dirname(os.path.abspath(file)) if file else os.getcwd()

@@ -1,0 +1,80 @@
+"""What is wrong with a pipeline file, in sentences that name the place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from stagger.errors import StaggerError
+from stagger.spec.executors import EXECUTORS
+from stagger.spec.step_checks import nearest
+from stagger.spec.yaml_file import Path
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a key stands, for messages."""
+
+    file: str
+    lines: Mapping[Path, int]
+
+    def of(self, path: Path) -> str:
+        """`file:line: a.b.c`, with the line of the nearest key around it that the file has."""
+        known = path
+        while known and known not in self.lines:
+            known = known[:-1]
+        line = f":{self.lines[known]}" if known in self.lines and known else ""
+        name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+        return f"{self.file}{line}: {name}" if name else self.file
+
+
+def validated(model: type[Any], raw: dict[str, Any], place: Place, path: Path) -> Any:
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        errors = error.errors()
+        # What is wrong within a key makes the key itself wrong too; only the inner one is worth a sentence.
+        inner = [e for e in errors if not any(o["loc"][: len(e["loc"])] == e["loc"] != o["loc"] for o in errors)]
+        sentences = {key_of(item["loc"]): sentence(model, item, place, path) for item in inner}
+        raise StaggerError("\n".join(sentences.values())) from None
+
+
+def key_of(location: tuple[str | int, ...]) -> Path:
+    """The key that an error is about. Unions put the type they tried into it: executor.slurm.partition."""
+    if location[:1] == ("executor",):
+        location = (location[0], *location[2:])
+    return tuple(part for part in location if not str(part).startswith(("literal[", "constrained-")))
+
+
+def sentence(model: type[BaseModel], error: Any, place: Place, path: Path) -> str:
+    """One validation error as one sentence: where, what, and what would be right."""
+    location = key_of(error["loc"])
+    where = place.of((*path, *location))
+    if error["type"] == "extra_forbidden":
+        for kind, other in EXECUTORS.items():
+            if error["loc"][0] == "executor" and location[-1] in other.model_fields:
+                return f"{where}: this key is for `type: {kind}`; set the type, or leave the key out."
+        return f"{where}: unknown key; {nearest(str(location[-1]), valid_keys(model, error['loc'][:-1]))}"
+    if error["type"] == "missing":
+        return f"{where}: this key is missing; give it a value."
+    if error["type"].startswith("union_tag"):
+        return f"{where}: type must be one of {', '.join(EXECUTORS)}."
+    message = error["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(error["input"], (dict, list)) else f", not {error['input']!r}"
+    return f"{where}: {message[0].lower()}{message[1:]}{given}."
+
+
+def valid_keys(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+    """The keys that are allowed at a place in the model."""
+    if location[:1] == ("executor",) and len(location) > 1:
+        model = EXECUTORS[str(location[1])]
+        location = location[2:]
+    for part in location:
+        field = model.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            break
+        model = field.annotation
+    return list(model.model_fields)

@@ -1,0 +1,1 @@
+"""When jobs start: delays, windows, and simulated herds. Decides only; imports neither storage nor Slurm."""

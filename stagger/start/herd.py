@@ -1,0 +1,216 @@
+"""A herd of jobs that start, and storage that takes so many requests a second: a seeded discrete-event simulation.
+
+The delays are those of delays.py, which the job script's are tested to equal, and what is refused is asked again
+as stagger/storage/retry.py does. The storage is a token bucket that holds one second's worth of requests.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from stagger.backoff import full_jitter
+from stagger.start.delays import SCHEDULER_CYCLE_S, Slots, StartPolicy, slot_ms, uniform_delay
+
+#: Events closer together than this, in seconds, are taken up in the order in which they became known.
+BIN_S = 0.01
+
+#: A simulation ends once so many requests have been refused: the storage is hopelessly overloaded, and it only grows.
+MOST_REFUSED = 250_000
+
+#: And once so many have been made: what a gigabyte holds of five policies.
+MOST_REQUESTS = 5_000_000
+
+
+@dataclass(frozen=True)
+class Herd:
+    """What starts, and what it meets. Times in seconds, rates per second.
+
+    jobs: how many there are.
+    policy, window_s: how they sleep.
+    requests: what each asks of the storage as it starts, one after another.
+    limit: requests per second that the storage takes; None for any number.
+    throttle: the most jobs at once, which Slurm was told; under `spread` only so many take the window.
+    slots: the most jobs at once, which the cluster has room for; every job takes the window.
+    dispatch_rate: jobs per second that Slurm begins; None for all in the same instant.
+    task_s: how long a job runs after its start; hold_s: how long it keeps its place at least.
+    latency_s: how long the storage takes to answer.
+    cycle_s: a job that ended is replaced at a multiple of this.
+    retry_s: for how long a request is made again.
+    """
+
+    jobs: int
+    policy: StartPolicy
+    window_s: int
+    requests: int = 4
+    limit: float | None = None
+    throttle: int | None = None
+    slots: int | None = None
+    dispatch_rate: float | None = None
+    task_s: float = 600.0
+    hold_s: int = 0
+    latency_s: float = 0.05
+    cycle_s: float = SCHEDULER_CYCLE_S
+    retry_s: float = 600.0
+
+    @property
+    def wave(self) -> int:
+        """How many jobs start at the same moment."""
+        return min(self.jobs, self.throttle or self.jobs)
+
+    @property
+    def later_s(self) -> int:
+        """The window of the jobs that begin when others have ended."""
+        return self.window_s if self.policy == "uniform" else min(self.window_s, SCHEDULER_CYCLE_S)
+
+    @property
+    def asleep_s(self) -> float:
+        """Seconds that all jobs sleep together, of all that could be drawn."""
+        return (self.wave * self.window_s + (self.jobs - self.wave) * self.later_s) / 2
+
+    @property
+    def kept_s(self) -> float:
+        """Seconds that all jobs together keep their places when their work is done."""
+        return self.jobs * max(0.0, self.hold_s - self.task_s)
+
+    @property
+    def at_once(self) -> int:
+        """How many jobs there are at any time at most."""
+        return min(self.wave, self.slots or self.jobs)
+
+
+@dataclass
+class Outcome:
+    """What happened. Times in seconds since the first job began, in ascending order.
+
+    starts: when each job's delay was over.
+    requests: when each request was made, refused ones included.
+    last_start_s: when the last job had been given all that it asks for as it starts.
+    failed: jobs one of whose requests was refused for too long.
+    waited_s: seconds that all jobs waited after a refusal.
+    complete: whether it was simulated to its end.
+    """
+
+    starts: list[float] = field(default_factory=list)
+    requests: list[float] = field(default_factory=list)
+    refused: int = 0
+    failed: int = 0
+    last_start_s: float = 0.0
+    waited_s: float = 0.0
+    complete: bool = True
+
+
+def delays(herd: Herd, random: Random) -> list[float]:
+    """Every job's delay in seconds, as its job script would find it."""
+    if herd.policy == "uniform":
+        bits: Callable[[], int] = lambda: random.getrandbits(32)  # noqa: E731
+        return [float(uniform_delay(herd.window_s, bits)) for _ in range(herd.jobs)]
+    slots = Slots(herd.window_s, 0, herd.wave, herd.later_s, random.getrandbits(32))
+    return [slot_ms(slots, index) / 1000 for index in range(herd.jobs)]
+
+
+class Calendar:
+    """Jobs by when something happens to them next: a queue of bins, cheaper than a heap of a million events."""
+
+    def __init__(self) -> None:
+        self.bins: dict[int, list[int]] = {}
+        self.order: list[int] = []
+
+    def put(self, time: float, job: int) -> None:
+        number = int(time / BIN_S)
+        found = self.bins.get(number)
+        if found is not None:
+            found.append(job)
+        else:
+            self.bins[number] = [job]
+            heapq.heappush(self.order, number)
+
+    def take(self) -> list[int]:
+        """The jobs of the earliest bin. What is put into that bin while they are taken up comes next."""
+        return self.bins.pop(heapq.heappop(self.order))
+
+
+#: A job that has got all that it asks for as it starts, and runs.
+RUNNING = -1
+
+
+def simulate(herd: Herd, seed: int = 0) -> Outcome:
+    """Run a herd from the moment at which Slurm begins its first job until the last one has started."""
+    random = Random(seed)  # noqa: S311 # It has to be the same each time.
+    delay = delays(herd, random)
+    outcome = Outcome()
+    calendar = Calendar()
+    at = [0.0] * herd.jobs
+    left = [herd.requests] * herd.jobs
+    refusals = [0] * herd.jobs
+    since: list[float | None] = [None] * herd.jobs
+    gap = 1 / herd.dispatch_rate if herd.dispatch_rate else 0.0
+    rate = herd.limit or math.inf
+    most = max(1.0, rate)
+    tokens, filled = most, 0.0
+    begun, last_begin = 0, -gap
+    put, asked = calendar.put, outcome.requests.append  # The loop below runs millions of times.
+    latency_s, jobs = herd.latency_s, herd.jobs
+
+    def begin(now: float) -> None:
+        """Slurm begins the next job, not faster than it can."""
+        nonlocal begun, last_begin
+        last_begin = max(now, last_begin + gap)
+        at[begun] = last_begin + delay[begun]
+        outcome.starts.append(at[begun])
+        put(at[begun], begun)
+        begun += 1
+
+    for _ in range(herd.at_once):
+        begin(0.0)
+    while calendar.order:
+        for job in calendar.take():
+            now = at[job]
+            if left[job] == RUNNING:
+                if begun < jobs:
+                    begin(math.ceil(now / herd.cycle_s) * herd.cycle_s)
+                continue
+            if left[job]:
+                asked(now)
+                if now > filled:
+                    tokens += (now - filled) * rate
+                    filled = now
+                    if tokens > most:
+                        tokens = most
+                if tokens < 1:
+                    outcome.refused += 1
+                    first = since[job]
+                    since[job] = first = now if first is None else first
+                    wait = full_jitter(refusals[job], random)
+                    refusals[job] += 1
+                    if now + wait - first <= herd.retry_s:
+                        outcome.waited_s += wait
+                        at[job] = now + latency_s + wait
+                        put(at[job], job)
+                        continue
+                    outcome.failed += 1
+                    left[job] = 0
+                else:
+                    tokens -= 1
+                    left[job] -= 1
+                    if refusals[job]:
+                        refusals[job], since[job] = 0, None
+                    now += latency_s
+            if left[job]:
+                at[job] = now
+                put(now, job)
+                continue
+            outcome.last_start_s = max(outcome.last_start_s, now)
+            if begun < jobs:  # Somebody waits for its end.
+                left[job] = RUNNING
+                at[job] = now + max(herd.task_s, herd.hold_s)
+                put(at[job], job)
+        if outcome.refused > MOST_REFUSED or len(outcome.requests) > MOST_REQUESTS:
+            outcome.complete = False
+            break
+    outcome.starts.sort()
+    outcome.requests.sort()
+    return outcome

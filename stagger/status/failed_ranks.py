@@ -1,0 +1,109 @@
+"""How the ranks ended that are neither done nor under way: from failure records and Slurm's final states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stagger.executor.kinds import LaunchedJobs
+from stagger.rundir.launch_records import Group, LaunchRecord, LocalLaunch, SlurmLaunch
+from stagger.rundir.stage_folder import Failure, StageFolder, attempt_order
+from stagger.status.failed import Failed, looks_out_of_memory
+
+#: Bytes at the end of a job's output, in which Slurm reports that it was killed for its memory.
+TAIL_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Try:
+    """A launch that a rank was in, with the resources of its group."""
+
+    launch: LaunchRecord
+    group: Group
+    cancelled: bool
+
+
+def find_failed(
+    folder: StageFolder, launches: Sequence[LaunchRecord], done: set[int], active: set[int], jobs: LaunchedJobs
+) -> list[Failed]:
+    """The ranks whose latest launch ended without a completion record, ascending.
+
+    A Slurm job that is gone without any record was killed with its node, or never started Python: failed, and never
+    taken for success. A rank that was stopped on purpose, by Ctrl-C or `stagger cancel`, is only pending.
+    """
+    if done.issuperset(rank for launch in launches for rank in launch.rank_list):
+        return []
+    tries = tries_of(launches)
+    wanted = [rank for rank in sorted(tries) if rank not in done and not tries[rank][-1].cancelled]
+    # A local launch does not try a rank twice: one that has failed is not active any more.
+    wanted = [rank for rank in wanted if rank not in active or isinstance(tries[rank][-1].launch, LocalLaunch)]
+    if not wanted:
+        return []
+    attempts = folder.failed_attempts()
+    latest = _records(folder, attempts, {rank: tries[rank][-1] for rank in wanted})
+    again = {rank: tries[rank][-2] for rank in wanted if tries[rank][-1].group.tries > 0 and len(tries[rank]) > 1}
+    before = _records(folder, attempts, again)
+    states = _end_states({rank: tries[rank][-1] for rank in wanted}, latest, jobs)
+    failed = []
+    for rank in wanted:
+        last, failure = tries[rank][-1], latest.get(rank)
+        if isinstance(last.launch, LocalLaunch) and (failure is None or failure["kind"] == "interrupted"):
+            continue
+        failed.append(Failed(rank, last.group, states.get(rank), failure, before.get(rank)))
+    return failed
+
+
+def tries_of(launches: Sequence[LaunchRecord]) -> dict[int, list[Try]]:
+    """Each rank's launches, oldest first."""
+    tries: dict[int, list[Try]] = {}
+    for launch in launches:
+        cancelled = set(launch.cancelled_list)
+        for group in launch.groups:
+            for rank in group.ranks:
+                tries.setdefault(rank, []).append(Try(launch, group, rank in cancelled))
+    return tries
+
+
+def cancelled_ranks(launches: Sequence[LaunchRecord]) -> set[int]:
+    """The ranks whose latest launch was cancelled, as a whole or for them."""
+    if not any(launch.cancelled_list for launch in launches):
+        return set()
+    return {rank for rank, tries in tries_of(launches).items() if tries[-1].cancelled}
+
+
+def _records(folder: StageFolder, attempts: dict[int, list[str]], tries: dict[int, Try]) -> dict[int, Failure]:
+    """The latest failure record of each rank in the launch of its try."""
+    wanted = []
+    for rank, one in tries.items():
+        names = [name for name in attempts.get(rank, []) if attempt_order(name)[0] == one.launch.launch]
+        wanted += [(rank, names[-1])] if names else []
+    found = folder.failure_records(wanted)
+    return {rank: record for (rank, _), record in zip(wanted, found, strict=True) if record is not None}
+
+
+def _end_states(tries: dict[int, Try], latest: dict[int, Failure], jobs: LaunchedJobs) -> dict[int, str]:
+    """Slurm's final state for ranks that left no failure record of their own, or only that they were stopped."""
+    silent: dict[int, set[int]] = {}
+    launches: dict[int, SlurmLaunch] = {}
+    for rank, one in tries.items():
+        if isinstance(one.launch, SlurmLaunch) and (rank not in latest or latest[rank]["kind"] == "interrupted"):
+            silent.setdefault(one.launch.launch, set()).add(rank)
+            launches[one.launch.launch] = one.launch
+    states: dict[int, str] = {}
+    for number, ranks in silent.items():
+        states |= jobs.end_states(launches[number], ranks)
+        for rank in ranks:
+            if states.get(rank) == "FAILED" and rank not in latest and _killed_for_memory(launches[number], rank):
+                states[rank] = "OUT_OF_MEMORY"
+    return states
+
+
+def _killed_for_memory(launch: SlurmLaunch, rank: int) -> bool:
+    """Whether the job's output ends with Slurm's message: not every cluster has a state for it."""
+    try:
+        with open(launch.output_of(rank) or "", "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - TAIL_BYTES))
+            return looks_out_of_memory(file.read().decode(errors="replace"))
+    except OSError:
+        return False

@@ -1,0 +1,84 @@
+"""One look at a stage: what was launched, what of it is under way, what is done. Taken once, and handed on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from stagger.executor.activity import Activity
+from stagger.executor.kinds import LaunchedJobs
+from stagger.progress import busy
+from stagger.rundir.launch_records import LaunchRecord, read_launches
+from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
+from stagger.rundir.stage_folder import Completion
+from stagger.status.failed import Failed
+from stagger.status.failed_ranks import find_failed
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look at a stage found. `done` are the ranks with a completion record, of those that the stage has.
+
+    Failure and completion records are read when they are first needed.
+    """
+
+    stage: Stage
+    launches: list[LaunchRecord]
+    jobs: LaunchedJobs
+    activity: Activity
+    done: set[int]
+
+    @property
+    def is_done(self) -> bool:
+        return len(self.done) >= self.stage.spec.tasks
+
+    @cached_property
+    def failed(self) -> list[Failed]:
+        """The ranks whose latest launch ended without a completion record, ascending."""
+        active = self.activity.ranks - self.done
+        return find_failed(self.stage.folder, self.launches, self.done, active, self.jobs)
+
+    @cached_property
+    def completions(self) -> list[Completion]:
+        with busy(f"{self.stage.name}: reading {len(self.done)} completion records"):
+            return self.stage.folder.completions(self.done)
+
+    def after(self, launch: LaunchRecord) -> Look:
+        """The stage once `launch` has been submitted, or has run here: its completions are then listed again."""
+        launches = [*self.launches, launch]
+        if launch.executor == "slurm":
+            ours = Activity(pending=set(launch.rank_list))
+            ours.add(self.activity)
+            return replace(self, launches=launches, activity=ours)
+        return replace(self, launches=launches, done=done_ranks(self.stage))
+
+
+def done_ranks(stage: Stage) -> set[int]:
+    """The ranks that have a completion record: one listing."""
+    return {rank for rank in stage.folder.done() if rank < stage.spec.tasks}
+
+
+def look_at(stages: Sequence[Stage]) -> dict[str, Look]:
+    """A look at each of some stages of a run, by name. Slurm is asked once for all of them.
+
+    Activity is asked first and the records are listed after it: a rank that ends in between is then found done, and
+    never taken for one that vanished.
+    """
+    launches, jobs, found = activities(stages)
+    return {
+        stage.name: Look(stage, mine, jobs, activity, done_ranks(stage))
+        for stage, mine, activity in zip(stages, launches, found, strict=True)
+    }
+
+
+def activities(stages: Sequence[Stage]) -> tuple[list[list[LaunchRecord]], LaunchedJobs, list[Activity]]:
+    """The launches of each of some stages, their jobs, and what of each stage is running or queued."""
+    launches = [read_launches(stage.folder) for stage in stages]
+    jobs = LaunchedJobs([launch for mine in launches for launch in mine])
+    return launches, jobs, [jobs.activity(stage, mine) for stage, mine in zip(stages, launches, strict=True)]
+
+
+def look_at_run(folder: RunFolder, record: RunRecord) -> dict[str, Look]:
+    """A look at each stage of a run."""
+    return look_at(folder.stages(record))

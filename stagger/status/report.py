@@ -1,0 +1,64 @@
+"""What a stage did, merged over its ranks: stats.json for programs, report.html for people."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import jinja2
+
+from stagger.ranks import format_ranks
+from stagger.rundir.launch_records import SlurmLaunch
+from stagger.rundir.stage_folder import Completion, encode
+from stagger.spec.models import StageSpec
+from stagger.status.efficiency import efficiency, sentences
+from stagger.status.look import Look
+from stagger.status.totals import totals
+
+
+def write_stats(look: Look) -> dict[str, Any]:
+    """Merge the completion records into stats.json and report.html, also when ranks are missing: they are named."""
+    stage, folder = look.stage.spec, look.stage.folder
+    stats = merge(stage, look.completions, [rank for rank in range(stage.tasks) if rank not in look.done])
+    if look.launches and isinstance(look.launches[-1], SlurmLaunch):
+        stats["efficiency"] = efficiency(look.completions, look.launches[-1].resources)
+    folder.storage.write(folder.stats(), encode(stats))
+    folder.storage.write(folder.report(), render_report(stats).encode())
+    return stats
+
+
+def merge(stage: StageSpec, completions: list[Completion], missing: list[int]) -> dict[str, Any]:
+    """The content of stats.json. Each rank has one completion record, so nothing is counted twice."""
+    steps = [
+        {
+            "name": name.use,
+            "records": sum(record["steps"][index]["records"] for record in completions),
+            "seconds": round(sum(record["steps"][index]["seconds"] for record in completions), 6),
+        }
+        for index, name in enumerate(stage.pipeline)
+    ]
+    delays = [record["delay_s"] for record in completions]
+    return {
+        "stage": stage.name,
+        "tasks": stage.tasks,
+        "done": len(completions),
+        "missing_ranks": format_ranks(missing),
+        **vars(totals(completions)),
+        "delay_s": {"max": max(delays, default=0), "sum": sum(delays)},
+        "steps": steps,
+        "merged": time.time(),
+    }
+
+
+def render_report(stats: dict[str, Any]) -> str:
+    """One self-contained page."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        {**stats, "efficiency": sentences(stats.get("efficiency", {}))}
+    )

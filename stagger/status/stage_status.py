@@ -1,0 +1,138 @@
+"""Where a run stands, from its completion and failure records and one question to what runs it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from stagger.ranks import pad
+from stagger.rundir.launch_records import SlurmLaunch
+from stagger.rundir.run_folder import RunFolder, RunRecord
+from stagger.rundir.stage_folder import StageFolder, attempt_order
+from stagger.status.efficiency import efficiency
+from stagger.status.failed_ranks import cancelled_ranks
+from stagger.status.look import Look, look_at_run
+from stagger.status.totals import totals
+from stagger.storage.storage import is_local, join
+
+#: The fields of a status that are sums over the completion records.
+SUMMED = ("records_in", "records_out", "bytes_out", "bad_records", "retried", "retry_waited_s", "starts")
+
+#: The slowest ranks that are shown, when they take so many times the median, and so many seconds.
+SLOWEST = 3
+SLOW_FACTOR, SLOW_S = 2.0, 10.0
+
+
+@dataclass
+class StageStatus:
+    """Every rank of the stage is counted once: done + failed + running + sleeping + requeued + pending == tasks.
+
+    `sleeping`: in the delay of its staggered start. `requeued`: waits to be started once more. `slowest`: [rank,
+    seconds] of those that took much longer than most. `cancelled`: how many of the pending a user cancelled.
+    """
+
+    name: str
+    tasks: int
+    done: int = 0
+    failed: int = 0
+    running: int = 0
+    sleeping: int = 0
+    requeued: int = 0
+    pending: int = 0
+    cancelled: int = 0
+    failed_ranks: list[int] = field(default_factory=list)
+    records_in: int = 0
+    records_out: int = 0
+    bytes_out: int = 0
+    bad_records: dict[str, int] = field(default_factory=dict)
+    retried: dict[str, int] = field(default_factory=dict)
+    retry_waited_s: float = 0.0
+    starts: dict[str, Any] = field(default_factory=dict)
+    slowest: list[tuple[int, float]] = field(default_factory=list)
+    records_per_s: float | None = None
+    bytes_per_s: float | None = None
+    eta_s: float | None = None
+    reasons: dict[str, int] = field(default_factory=dict)
+    active: bool = False
+    efficiency: dict[str, Any] = field(default_factory=dict)
+    output_folders: list[str] = field(default_factory=list)
+
+
+def status_of(folder: RunFolder, record: RunRecord) -> list[StageStatus]:
+    """The status of each stage, by one look at the run."""
+    return [stage_status(look) for look in look_at_run(folder, record).values()]
+
+
+def stage_status(look: Look) -> StageStatus:
+    """Where a stage stands."""
+    name, tasks, activity = look.stage.name, look.stage.spec.tasks, look.activity
+    status = StageStatus(name, tasks, done=len(look.done), failed=len(look.failed))
+    status.failed_ranks = [one.rank for one in look.failed]
+    status.reasons = dict(Counter(one.reason for one in look.failed).most_common())
+    # A rank of a running local launch that has failed already is not waiting for anything.
+    settled = look.done.union(status.failed_ranks)
+    sleeping = asleep(look.stage.folder, activity.starting) - settled
+    status.sleeping = len(sleeping)
+    status.running = len((activity.running | activity.starting.keys()) - sleeping - settled)
+    status.requeued = len(activity.requeued - settled)
+    counted = status.done + status.failed + status.running + status.sleeping + status.requeued
+    status.pending = tasks - counted
+    status.active = bool(activity.ranks - settled)
+    status.cancelled = len(cancelled_ranks(look.launches) - activity.ranks - settled)
+    add_totals(status, look)
+    return status
+
+
+def asleep(folder: StageFolder, starting: dict[int, tuple[int, int]]) -> set[int]:
+    """The ranks of those jobs that have not begun yet: the first rank of each has no log of this launch.
+
+    On an object store a log appears at the end of its attempt: there all of them may be asleep.
+    """
+    if not is_local(folder.path):
+        return set(starting)
+    begun = {job for job in set(starting.values()) if has_log(folder, *job)}
+    return {rank for rank, job in starting.items() if job not in begun}
+
+
+def has_log(folder: StageFolder, launch: int, rank: int) -> bool:
+    """Whether an attempt of the rank in this launch has begun."""
+    logs = folder.storage.list(join(folder.path, "logs", pad(rank)))
+    return any(attempt_order(log.name.removesuffix(".log"))[0] == launch for log in logs)
+
+
+def add_totals(status: StageStatus, look: Look) -> None:
+    """Sums over the completion records, and the rate of the latest launch."""
+    completions = look.completions
+    sums = totals(completions)
+    for key in SUMMED:
+        setattr(status, key, getattr(sums, key))
+    status.slowest = slowest(completions)
+    paths = {output["path"].rpartition("/")[0] for record in completions for output in record["outputs"]}
+    status.output_folders = sorted(paths)
+    if not look.launches:
+        return
+    latest = look.launches[-1]
+    if not status.active:
+        if isinstance(latest, SlurmLaunch):
+            status.efficiency = efficiency(completions, latest.resources)
+        return
+    recent = [record for record in completions if record["launch"] == latest.launch]
+    elapsed = time.time() - latest.time
+    if recent and elapsed > 0:
+        left = status.running + status.sleeping + status.requeued + status.pending
+        status.records_per_s = round(sum(record["records_in"] for record in recent) / elapsed, 1)
+        status.bytes_per_s = round(sum(record["bytes_in"] for record in recent) / elapsed, 1)
+        status.eta_s = round(elapsed / len(recent) * left, 1)
+
+
+def slowest(completions: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """(rank, seconds) of the ranks that took much longer than most, the slowest first."""
+    took = sorted(((r["ended"] - r["started"], r["rank"]) for r in completions), reverse=True)
+    if not took:
+        return []
+    least = max(SLOW_S, SLOW_FACTOR * median(seconds for seconds, _ in took))
+    return [(rank, round(seconds, 1)) for seconds, rank in took[:SLOWEST] if seconds > least]

@@ -1,0 +1,84 @@
+"""The character set of a web page, and its text."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+
+from stagger.steps.http_body import META_BYTES
+
+#: Charsets that pages name and browsers take for a larger one (https://encoding.spec.whatwg.org/#names-and-labels).
+LARGER = {
+    "ascii": "cp1252",
+    "iso8859-1": "cp1252",
+    "iso8859-9": "cp1254",
+    "iso8859-11": "cp874",
+    "tis-620": "cp874",
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "shift_jis": "cp932",
+    "euc_kr": "cp949",
+    "big5": "big5hkscs",
+}
+
+#: Names of charsets that Python does not know.
+ALIASES = {"windows-874": "cp874", "windows-31j": "cp932", "iso-8859-8-i": "iso-8859-8", "macintosh": "mac-roman"}
+
+#: Codecs of Python that are no charsets of pages.
+NO_CHARSETS = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined", "utf-7")
+
+#: Byte order marks, and what they say.
+MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+_CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([^\s\"';,]+)", re.I)
+_META = re.compile(rb"(?:<meta\s[^>]*?charset|<\?xml\s[^>]*?encoding)\s*=\s*[\"']?\s*([\w.:+-]+)", re.I)
+
+
+def text_of(body: bytes, content_type: bytes) -> str:
+    """A body, decoded by the charset that it turns out to have."""
+    likeliest = ""
+    for charset in charsets(body, content_type):
+        try:
+            return body.decode(charset)
+        except UnicodeError:
+            likeliest = likeliest or charset
+    text = body.decode(likeliest, "replace")
+    if likeliest != "utf-8":
+        return text
+    wrong = text.count("\ufffd")
+    right = len(text) - len(text.encode("ascii", "ignore")) - wrong
+    return text if wrong <= right else body.decode("cp1252", "replace")
+
+
+def charsets(body: bytes, content_type: bytes) -> Iterator[str]:
+    """The charsets that a body may have, the likeliest first."""
+    if body.startswith(tuple(MARKS)):
+        yield next(charset for mark, charset in MARKS.items() if body.startswith(mark))
+    if (said := charset_of(content_type)) is not None:
+        yield said
+    meta = _META.search(body, 0, META_BYTES)
+    if meta is not None and (said := known_charset(meta[1])) is not None:
+        # A page that can be searched for ASCII is not UTF-16, whatever it says.
+        yield "utf-8" if said.startswith(("utf-16", "utf-32")) else said
+    yield "utf-8"
+
+
+@lru_cache(1024)
+def charset_of(content_type: bytes) -> str | None:
+    """The charset in a Content-Type, by Python's name for it."""
+    found = _CHARSET.search(content_type)
+    return known_charset(found[1]) if found else None
+
+
+@lru_cache(1024)
+def known_charset(name: bytes) -> str | None:
+    """Python's name of the charset that a page names; None if there is no such charset."""
+    try:
+        label = name.decode("ascii").lower().removeprefix("x-")
+        known = codecs.lookup(ALIASES.get(label, label)).name
+        b"text".decode(known, "replace")
+    except (LookupError, ValueError):  # Not known, not even a name, or not a charset but the like of base64.
+        return None
+    return None if known in NO_CHARSETS else LARGER.get(known, known)

@@ -1,0 +1,80 @@
+"""Bytes at any path: local files, S3, and whatever fsspec opens. Knows nothing of runs, plans or Slurm.
+
+Here are the words that all backends speak; storage.py picks a backend by the path. (They lie in the package's own file
+because every task reads it: one more file would cost each task six file-system calls.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
+
+#: Above this an object is sent in parts while it is written; up to it, one PUT is cheaper than a multipart upload.
+ONE_PUT_BYTES = 64 * 2**20
+
+
+class Entry(NamedTuple):
+    """A file found below a folder: its path relative to that folder, and its bytes; -1 for a link to nothing.
+
+    `version` is what an object store calls this content (S3's ETag); empty on file systems.
+    """
+
+    name: str
+    size: int
+    version: str = ""
+
+
+class Output(Protocol):
+    """A file being written: invisible under its final path until `commit`, gone after `abort`."""
+
+    path: str
+    size: int
+
+    @property
+    def held(self) -> int:
+        """Bytes that wait in memory."""
+
+    def write(self, data: bytes) -> int: ...
+
+    def finish(self) -> None:
+        """Make everything written durable, still invisible. After it, `commit` can hardly fail."""
+
+    def commit(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class Backend(Protocol):
+    """What stagger asks of a file system or an object store."""
+
+    def read(self, path: str) -> bytes: ...
+
+    def read_range(self, path: str, start: int, end: int) -> bytes: ...
+
+    def read_many(self, paths: list[str]) -> list[bytes | None]: ...
+
+    def write(self, path: str, data: bytes, *, private: bool) -> None: ...
+
+    def create(self, path: str, data: bytes) -> bool: ...
+
+    def remove(self, path: str) -> None: ...
+
+    def named(self, folder: str, start: str) -> list[str]: ...
+
+    def list(self, folder: str) -> list[Entry]: ...
+
+    def walk(self, folder: str) -> Iterator[Entry]: ...
+
+    def entry(self, path: str) -> Entry | None: ...
+
+    def stream(self, path: str, size: int, version: str) -> Iterator[bytes]: ...
+
+    def output(self, path: str, tag: str, begin: Callable[[str], None]) -> Output: ...
+
+    def abort_uploads(self, path: str) -> int: ...
+
+    def make_folder(self, folder: str) -> None: ...
+
+    def remove_leftovers(self, folder: str, tag: str) -> None: ...
+
+    def check_writable(self, folder: str) -> None: ...

@@ -1,0 +1,107 @@
+"""Which failures of a request to remote storage may pass: by error code, HTTP status, exception and text."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+#: What the store says (S3's error codes) -> the kind of fault. Any other status below 500 is an answer, not a fault.
+CODES = {
+    "SlowDown": "throttled",
+    "Throttling": "throttled",
+    "ThrottlingException": "throttled",
+    "RequestLimitExceeded": "throttled",
+    "TooManyRequests": "throttled",
+    "RequestTimeout": "time-out",
+    "ConditionalRequestConflict": "conflict",
+    "OperationAborted": "conflict",
+    "BadDigest": "damaged on the way",
+    "XAmzContentSHA256Mismatch": "damaged on the way",
+    "IncompleteBody": "broken off",
+}
+
+#: HTTP status -> the kind of fault, where the code says nothing.
+STATUSES = {408: "time-out", 429: "throttled", 503: "throttled"}
+
+#: Names of exceptions of the network (Python's, botocore's, aiohttp's, fsspec's) -> the kind of fault.
+#: The first that matches the exception, or a class that it derives from, counts.
+EXCEPTIONS: dict[str, str | None] = {
+    "SSLError": None,
+    "SSLCertVerificationError": None,
+    "EndpointConnectionError": "unreachable",
+    "ClientConnectorError": "unreachable",
+    "ConnectionRefusedError": "unreachable",
+    "gaierror": "unreachable",
+    "ConnectTimeoutError": "time-out",
+    "ReadTimeoutError": "time-out",
+    "FSTimeoutError": "time-out",
+    "TimeoutError": "time-out",
+    "BrokenOff": "broken off",
+    "ClientPayloadError": "broken off",
+    "IncompleteReadError": "broken off",
+    "IncompleteRead": "broken off",
+    "ResponseStreamingError": "broken off",
+    "ResponseParserError": "broken off",
+    "ContentLengthError": "broken off",
+    "ConnectionClosedError": "reset",
+    "ServerDisconnectedError": "reset",
+    "ClientOSError": "reset",
+    "ConnectionError": "reset",
+    "HTTPClientError": "reset",
+}
+
+FAULT_TEXTS = (
+    (re.compile(r"IncompleteBody|UnexpectedEof|IncompleteMessage"), "broken off"),
+    (re.compile(r"ConnectionRefused|ConnectError|dns error|HostUnreachable|NetworkUnreachable"), "unreachable"),
+    (re.compile(r"TimedOut|timed out"), "time-out"),
+    (re.compile(r"error sending request|response body error|ConnectionReset|ConnectionAborted|BrokenPipe"), "reset"),
+)
+
+#: What obstore says of a fault: its errors are text, with the answer in it where there was one.
+STATUS_TEXT = re.compile(r"status code: (\d{3})")
+
+CODE_TEXT = re.compile(r"<Code>(\w+)</Code>")
+
+
+class BrokenOff(Exception):
+    """A body ended before its length."""
+
+
+def fault_of(error: BaseException) -> str | None:
+    """The kind of a fault that may pass, None for an answer that will stay the same (403, 404, a bad request)."""
+    seen: BaseException | None = error
+    for _ in range(8):  # Libraries wrap one another's errors.
+        if seen is None:
+            return None
+        response = getattr(seen, "response", None)
+        if isinstance(response, dict):
+            return _fault_in_response(response)
+        if type(seen).__module__.startswith("obstore"):
+            return _fault_in_text(str(seen))
+        inner = getattr(seen, "kwargs", {}).get("error")  # What botocore wraps.
+        if isinstance(inner, Exception) and (kind := fault_of(inner)):
+            return kind
+        for cls in type(seen).__mro__:
+            if cls.__name__ in EXCEPTIONS:
+                return EXCEPTIONS[cls.__name__]
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _fault_in_response(response: dict[str, Any]) -> str | None:
+    code = str(response.get("Error", {}).get("Code", ""))
+    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
+    if code.isdecimal():  # An answer without a body: HEAD.
+        status = status or int(code)
+    return _fault_in_answer(status, code)
+
+
+def _fault_in_answer(status: int, code: str) -> str | None:
+    return CODES.get(code) or STATUSES.get(status) or ("server error" if status >= 500 else None)
+
+
+def _fault_in_text(text: str) -> str | None:
+    if status := STATUS_TEXT.search(text):
+        code = CODE_TEXT.search(text)
+        return _fault_in_answer(int(status[1]), code[1] if code else "")
+    return next((kind for pattern, kind in FAULT_TEXTS if pattern.search(text)), None)

@@ -1,0 +1,179 @@
+"""Any other object store (Google's, Azure's, Hugging Face's, ...), through fsspec. S3 has its own: s3/."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
+
+import fsspec
+
+from stagger.errors import StaggerError, StorageError
+from stagger.storage import ONE_PUT_BYTES, Entry
+from stagger.storage.retry import Retry
+
+#: Bytes asked for at a time.
+CHUNK_BYTES = 8 * 2**20
+
+#: No small file of a run directory is larger.
+WHOLE = 2**30
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def asking(path: str) -> Iterator[None]:
+    """What the store or the network says, as one error that names the path; a missing file stays FileNotFoundError."""
+    try:
+        yield
+    except (FileNotFoundError, StaggerError):
+        raise
+    except Exception as error:  # The implementations' errors have no common base.
+        raise StorageError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+class ObjectStore:
+    """A `Backend` over one fsspec file system. An object appears whole, when its upload is complete, or never."""
+
+    def __init__(self, protocol: str, options: dict[str, Any], retry: Retry) -> None:
+        try:
+            self._files = fsspec.filesystem(protocol, **options)
+        except (ValueError, ImportError) as error:
+            raise StaggerError(f"No storage speaks {protocol}://: {error}") from error
+        self._retry = retry
+
+    def _ask(self, path: str, ask: Callable[[], T]) -> T:
+        with asking(path):
+            return self._retry.call(path, ask)
+
+    def read(self, path: str) -> bytes:
+        return self.read_range(path, 0, WHOLE)
+
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        return cast("bytes", self._ask(path, lambda: self._files.cat_file(path, start=start, end=end)))
+
+    def read_many(self, paths: list[str]) -> list[bytes | None]:
+        found = self._files.cat_ranges(paths, [0] * len(paths), [WHOLE] * len(paths), on_error="return")
+        return [data if isinstance(data, bytes) else self._again(path) for path, data in zip(paths, found, strict=True)]
+
+    def _again(self, path: str) -> bytes | None:
+        """One that was missing, or could not be had, when all were asked for at once."""
+        try:
+            return self.read(path)
+        except FileNotFoundError:
+            return None
+
+    def write(self, path: str, data: bytes, *, private: bool) -> None:
+        self._ask(path, lambda: self._files.pipe_file(path, data))
+
+    def create(self, path: str, data: bytes) -> bool:
+        with asking(path):
+            try:
+                self._files.pipe_file(path, data, mode="create")
+            except FileExistsError:
+                return False
+        return True
+
+    def remove(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._ask(path, lambda: self._files.rm_file(path))
+
+    def named(self, folder: str, start: str) -> list[str]:
+        below, _, name = start.rpartition("/")
+        below = f"{below}/" if below else ""
+        return [below + entry.name for entry in self.list(f"{folder}/{below}") if entry.name.startswith(name)]
+
+    def list(self, folder: str) -> list[Entry]:
+        self._files.invalidate_cache()
+        try:
+            found = self._ask(folder, lambda: self._files.ls(folder, detail=True))
+        except FileNotFoundError:
+            return []
+        return [Entry(info["name"].rpartition("/")[2], info["size"]) for info in found if info["type"] == "file"]
+
+    def walk(self, folder: str) -> Iterator[Entry]:
+        root = self._files._strip_protocol(folder).rstrip("/") + "/"
+        self._files.invalidate_cache()
+        try:
+            found = self._ask(folder, lambda: self._files.find(folder, detail=True))
+        except FileNotFoundError:
+            return
+        for name, info in found.items():
+            if name.startswith(root) and not name.endswith("/"):
+                yield Entry(name.removeprefix(root), info["size"])
+
+    def entry(self, path: str) -> Entry | None:
+        self._files.invalidate_cache()
+        try:
+            info = self._ask(path, lambda: self._files.info(path))
+        except FileNotFoundError:
+            return None
+        return Entry(path, info["size"]) if info["type"] == "file" else None
+
+    def stream(self, path: str, size: int, version: str) -> Iterator[bytes]:
+        for start in range(0, size, CHUNK_BYTES):
+            yield self.read_range(path, start, min(start + CHUNK_BYTES, size))
+
+    def output(self, path: str, tag: str, begin: Callable[[str], None]) -> ObjectOutput:
+        return ObjectOutput(self._files, path)
+
+    def abort_uploads(self, path: str) -> int:
+        return 0  # fsspec has no way to ask for them.
+
+    def make_folder(self, folder: str) -> None:
+        self.check_writable(folder)  # Its names need no folders.
+
+    def remove_leftovers(self, folder: str, tag: str) -> None:
+        pass  # An object that was not committed has no name.
+
+    def check_writable(self, folder: str) -> None:
+        bucket = self._files._strip_protocol(folder).partition("/")[0]
+        reachable = self._ask(folder, lambda: self._files.exists(bucket))
+        if not reachable:
+            raise StaggerError(
+                f"{folder} cannot be written: there is no bucket {bucket}. Create it, or correct the path."
+            )
+
+
+class ObjectOutput:
+    """An object in the making: held in memory up to one PUT's size, then handed to fsspec, which sends it in parts."""
+
+    def __init__(self, files: Any, path: str) -> None:
+        self.path = path
+        self.size = 0
+        self._files = files
+        self._buffer: io.BytesIO | None = io.BytesIO()
+        self._upload: Any = None
+
+    @property
+    def held(self) -> int:
+        return self._buffer.tell() if self._buffer is not None else 0
+
+    def write(self, data: bytes) -> int:
+        self.size += len(data)
+        if self._buffer is not None:
+            self._buffer.write(data)
+            if self._buffer.tell() > ONE_PUT_BYTES:
+                self._upload = self._files.open(self.path, "wb", autocommit=False, block_size=ONE_PUT_BYTES)
+                self._upload.write(self._buffer.getbuffer())
+                self._buffer = None
+        else:
+            self._upload.write(data)
+        return len(data)
+
+    def finish(self) -> None:
+        if self._upload is not None:
+            self._upload.close()
+
+    def commit(self) -> None:
+        if self._upload is not None:
+            self._upload.commit()
+            self._upload = None
+        elif self._buffer is not None:
+            self._files.pipe_file(self.path, self._buffer.getvalue())
+
+    def abort(self) -> None:
+        if self._upload is not None:
+            self._upload.discard()
+        self._buffer = self._upload = None

@@ -1,0 +1,210 @@
+"""The fast S3 engine: obstore (Rust's object_store), for reading, listing and single PUTs; a tenth of s3fs's start-up.
+
+It takes the options of s3fs that have a meaning here. What only a launch or a large output needs goes through the s3fs
+engine: multipart uploads (obstore cannot send a part again, nor complete an upload later), and listings of one folder
+or of a part of one.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any, cast
+
+from stagger.errors import StaggerError
+from stagger.storage import Entry
+from stagger.storage.faults import BrokenOff
+from stagger.storage.s3.engine import PAGE_KEYS, Body, Changed, Engine, Page
+
+try:
+    import obstore
+    from obstore import exceptions
+    from obstore.store import S3Store
+except ImportError as missing:
+    raise StaggerError(
+        f"The S3 engine obstore is not installed ({missing}); install it with: pip install 'stagger-slurm[obstore]'"
+    ) from missing
+
+#: s3fs's options -> obstore's.
+OPTIONS = {
+    "key": "access_key_id",
+    "secret": "secret_access_key",
+    "token": "session_token",
+    "endpoint_url": "endpoint",
+    "anon": "skip_signature",
+    "requester_pays": "request_payer",
+}
+CLIENT_OPTIONS = {
+    "region_name": "region",
+    "endpoint_url": "endpoint",
+    "aws_access_key_id": "access_key_id",
+    "aws_secret_access_key": "secret_access_key",
+    "aws_session_token": "session_token",
+}
+
+#: Bytes of a body handed on at a time: what is gathered when it breaks off is lost.
+PIECE_BYTES = 64 * 2**10
+
+#: A body may take long, an answer may not.
+TIMEOUTS = {"connect_timeout": timedelta(seconds=10), "read_timeout": timedelta(seconds=60)}
+
+
+class ObstoreEngine:
+    """An `Engine` over one obstore store a bucket. Its own retries are off."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = options
+        self._config, self._profile = translate(options)
+        self._stores: dict[str, S3Store] = {}
+
+    def _store(self, bucket: str) -> S3Store:
+        if bucket not in self._stores:
+            config = {**aws_files(self._profile, self._config), **self._config}
+            endpoint = config.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL_S3")
+            endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL") or ""
+            client = {**TIMEOUTS, "timeout": timedelta(days=7), "allow_http": endpoint.startswith("http://")}
+            try:
+                self._stores[bucket] = S3Store(
+                    bucket,
+                    client_options=cast("Any", client),
+                    retry_config={"max_retries": 0, "retry_timeout": timedelta(0)},
+                    **{**config, **({"endpoint": endpoint} if endpoint else {})},
+                )
+            except (exceptions.BaseError, ValueError) as error:
+                raise StaggerError(f"storage_options of s3: {error}") from error
+        return self._stores[bucket]
+
+    @functools.cached_property
+    def _s3fs(self) -> Engine:
+        from stagger.storage.s3.s3fs_engine import S3fsEngine
+
+        return S3fsEngine(self._options)
+
+    def get(self, bucket: str, key: str, start: int, end: int | None, version: str) -> Body:
+        options: dict[str, Any] = {}
+        if start or end is not None:
+            options["range"] = {"offset": start} if end is None else (start, end)
+        if version:
+            options["if_match"] = version
+        try:
+            answer = obstore.get(self._store(bucket), key, options=cast("Any", options))
+        except exceptions.PreconditionError as error:
+            raise Changed from error
+        except exceptions.BaseError as error:
+            if "range" in options and "status code: 416" in str(error):
+                return Body(version, iter(()))
+            raise
+        first, last = answer.range
+        return Body(str(answer.meta["e_tag"] or ""), self._chunks(answer, last - first))
+
+    def _chunks(self, answer: obstore.GetResult, length: int) -> Iterator[bytes]:
+        for chunk in answer.stream(min_chunk_size=PIECE_BYTES):
+            length -= len(chunk)
+            yield bytes(chunk)
+        if length > 0:
+            raise BrokenOff(f"{length} bytes are missing")
+
+    def put(self, bucket: str, key: str, data: bytes, *, create: bool) -> None:
+        mode: Any = "create" if create else "overwrite"
+        try:
+            obstore.put(self._store(bucket), key, data, mode=mode, use_multipart=False)
+        except exceptions.AlreadyExistsError as error:
+            raise FileExistsError(key) from error
+
+    def delete(self, bucket: str, key: str) -> None:
+        obstore.delete(self._store(bucket), key)
+
+    def head(self, bucket: str, key: str) -> Entry | None:
+        try:
+            found = obstore.head(self._store(bucket), key)
+        except FileNotFoundError:
+            return None
+        return Entry(key, found["size"], str(found["e_tag"] or ""))
+
+    def page(self, bucket: str, prefix: str, *, recursive: bool, more: str) -> Page:
+        """One page: obstore would go on by itself, so that a page that fails would take those before it with it.
+
+        It can list whole folders only, with all that is below them, at a twentieth of s3fs's cost.
+        """
+        if not recursive or (prefix and not prefix.endswith("/")):
+            return self._s3fs.page(bucket, prefix, recursive=recursive, more=more)
+        listing = obstore.list(self._store(bucket), prefix, offset=more or None, chunk_size=PAGE_KEYS)
+        try:
+            found: Sequence[obstore.ObjectMeta] = next(iter(listing), [])
+        except exceptions.InvalidPathError as error:
+            raise StaggerError(
+                f"s3://{bucket}/{prefix} holds a key that the engine obstore cannot name ({first_line(error)});"
+                " use the engine s3fs, or another folder."
+            ) from error
+        entries = [Entry(item["path"], item["size"], str(item["e_tag"] or "")) for item in found]
+        return Page(entries, entries[-1].name if len(entries) == PAGE_KEYS else "")
+
+    def has_bucket(self, bucket: str) -> bool:
+        return self._s3fs.has_bucket(bucket)
+
+    def begin_upload(self, bucket: str, key: str) -> str:
+        return self._s3fs.begin_upload(bucket, key)
+
+    def put_part(self, bucket: str, key: str, upload: str, number: int, data: bytes) -> str:
+        return self._s3fs.put_part(bucket, key, upload, number, data)
+
+    def complete_upload(self, bucket: str, key: str, upload: str, parts: list[str]) -> None:
+        self._s3fs.complete_upload(bucket, key, upload, parts)
+
+    def abort_upload(self, bucket: str, key: str, upload: str) -> None:
+        self._s3fs.abort_upload(bucket, key, upload)
+
+    def uploads(self, bucket: str, prefix: str) -> list[tuple[str, str]]:
+        return self._s3fs.uploads(bucket, prefix)
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def translate(options: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """obstore's configuration from s3fs's options, and the AWS profile. Raises StaggerError for what has no meaning."""
+    config: dict[str, Any] = {}
+    profile = ""
+    for name, value in options.items():
+        if name in OPTIONS:
+            config[OPTIONS[name]] = value
+        elif name == "profile":
+            profile = str(value)
+        elif name == "client_kwargs" and isinstance(value, dict) and value.keys() <= CLIENT_OPTIONS.keys():
+            config |= {CLIENT_OPTIONS[key]: item for key, item in value.items()}
+        else:
+            known = [*OPTIONS, "profile", f"client_kwargs ({', '.join(CLIENT_OPTIONS)})"]
+            raise StaggerError(
+                f"storage_options of s3: the engine obstore does not take {name!r}; it takes {', '.join(known)}."
+                " Use the engine s3fs for anything else."
+            )
+    return config, profile
+
+
+def aws_files(profile: str, config: dict[str, Any]) -> dict[str, Any]:
+    """What the usual AWS files hold (~/.aws/credentials, ~/.aws/config): obstore itself reads the environment alone."""
+    given = "access_key_id" in config or config.get("skip_signature") or os.environ.get("AWS_ACCESS_KEY_ID")
+    names = ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config")
+    files = [os.path.expanduser(os.environ.get(variable, name)) for variable, name in names]
+    if not profile and (given or not any(map(os.path.exists, files))):
+        return {}
+    import botocore.session
+
+    session = botocore.session.Session(profile=profile or None)
+    found: dict[str, Any] = {}
+    if region := session.get_config_variable("region"):
+        found["region"] = region
+    if endpoint := session.get_scoped_config().get("endpoint_url"):
+        found["endpoint"] = endpoint
+    if (credentials := session.get_credentials()) is not None:
+
+        def frozen() -> dict[str, Any]:
+            now = credentials.get_frozen_credentials()
+            named = {"access_key_id": now.access_key, "secret_access_key": now.secret_key}
+            return {**named, "token": now.token, "expires_at": getattr(credentials, "_expiry_time", None)}
+
+        found["credential_provider"] = frozen
+    return found

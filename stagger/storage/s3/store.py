@@ -1,0 +1,315 @@
+"""S3 as a `Backend`: retries, resumed reads, one PUT or a multipart upload for each output."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from stagger.errors import BadInput, StaggerError, StorageError
+from stagger.storage import ONE_PUT_BYTES, Entry
+from stagger.storage.faults import BrokenOff, fault_of
+from stagger.storage.retry import Retry, Trial
+from stagger.storage.s3.engine import CONNECTIONS, Changed, Engine
+
+#: Bytes of a part of a multipart upload. S3 takes 10 000 parts of 5 MiB at least: outputs of up to 83 GB.
+PART_BYTES = 8 * 2**20
+
+ENGINES = ("s3fs", "obstore")
+
+
+@contextlib.contextmanager
+def asking(path: str) -> Iterator[None]:
+    """What the store or the network says, as one error that names the path; a missing file stays FileNotFoundError."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError, Changed, StaggerError, BadInput):
+        raise
+    except Exception as error:  # The engines' errors have no common base.
+        raise StorageError(f"{path}: {explain(error)}") from error
+
+
+def explain(error: BaseException) -> str:
+    """One line on what went wrong, with the store's own words."""
+    kind = type(error).__name__ if error.__cause__ is None else type(error.__cause__).__name__
+    text = " ".join(str(error).partition("Debug source:")[0].split())
+    if "<Error>" in text:  # obstore shows the answer as it came.
+        text = ": ".join(re.findall(r"<(?:Code|Message)>([^<]*)<", text))
+    fault = fault_of(error)
+    return f"{kind}: {text}{f' ({fault}; tried again until the time was over)' if fault else ''}"
+
+
+def connect(engine: str, options: dict[str, Any]) -> Engine:
+    """The engine of that name. Raises StaggerError when there is none, or its package is missing."""
+    if engine == "s3fs":
+        from stagger.storage.s3.s3fs_engine import S3fsEngine
+
+        return S3fsEngine(options)
+    if engine == "obstore":
+        from stagger.storage.s3.obstore_engine import ObstoreEngine
+
+        return ObstoreEngine(options)
+    raise StaggerError(f"storage_options of s3: there is no engine {engine!r}; valid are {', '.join(ENGINES)}.")
+
+
+def split(path: str) -> tuple[str, str]:
+    """Bucket and key of `s3://bucket/key`. Raises StaggerError when there is no bucket."""
+    bucket, _, key = path.partition("://")[2].partition("/")
+    if not bucket:
+        raise StaggerError(f"{path!r} names no bucket; write s3://bucket/folder.")
+    return bucket, key
+
+
+class S3:
+    """A `Backend`. An object appears whole, when its upload is complete, or never."""
+
+    def __init__(self, options: dict[str, Any], retry: Retry) -> None:
+        options = dict(options)
+        self._engine = connect(options.pop("engine", "s3fs"), options)
+        self._retry = retry
+        self.held_bytes = 0  # Of outputs that are finished and wait in memory for their commit.
+
+    def read(self, path: str) -> bytes:
+        return self._read(path, 0, None)
+
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        return self._read(path, start, end)
+
+    def _read(self, path: str, start: int, end: int | None) -> bytes:
+        bucket, key = split(path)
+        with asking(path):
+            return self._retry.call(path, lambda: b"".join(self._engine.get(bucket, key, start, end, "").chunks))
+
+    def read_many(self, paths: list[str]) -> list[bytes | None]:
+        def read(path: str) -> bytes | None:
+            try:
+                return self.read(path)
+            except FileNotFoundError:
+                return None
+
+        with ThreadPoolExecutor(min(CONNECTIONS, len(paths))) as threads:
+            return list(threads.map(read, paths))
+
+    def write(self, path: str, data: bytes, *, private: bool) -> None:
+        bucket, key = split(path)
+        with asking(path):
+            self._retry.call(path, lambda: self._engine.put(bucket, key, data, create=False))
+
+    def create(self, path: str, data: bytes) -> bool:
+        bucket, key = split(path)
+        with asking(path):
+            try:
+                self._retry.call(path, lambda: self._engine.put(bucket, key, data, create=True))
+            except FileExistsError:
+                # Perhaps by ourselves: a request whose answer was lost has been made all the same.
+                return self.read(path) == data
+        return True
+
+    def remove(self, path: str) -> None:
+        bucket, key = split(path)
+        with asking(path), contextlib.suppress(FileNotFoundError):
+            self._retry.call(path, lambda: self._engine.delete(bucket, key))
+
+    def named(self, folder: str, start: str) -> list[str]:
+        bucket, key = split(folder)
+        prefix = f"{key.rstrip('/')}/" if key else ""
+        found = self._pages(folder, bucket, prefix + start, recursive=True)
+        return [entry.name.removeprefix(prefix) for entry in found]
+
+    def list(self, folder: str) -> list[Entry]:
+        return list(self._entries(folder, recursive=False))
+
+    def walk(self, folder: str) -> Iterator[Entry]:
+        return self._entries(folder, recursive=True)
+
+    def _entries(self, folder: str, *, recursive: bool) -> Iterator[Entry]:
+        bucket, key = split(folder)
+        prefix = f"{key.rstrip('/')}/" if key else ""
+        for entry in self._pages(folder, bucket, prefix, recursive=recursive):
+            if not entry.name.endswith("/"):  # What some tools make as a folder.
+                yield Entry(entry.name.removeprefix(prefix), entry.size, entry.version)
+
+    def _pages(self, path: str, bucket: str, prefix: str, *, recursive: bool) -> Iterator[Entry]:
+        more = ""
+        while True:
+            token = more
+
+            def ask(token: str = token) -> Any:
+                return self._engine.page(bucket, prefix, recursive=recursive, more=token)
+
+            with asking(path):
+                try:
+                    entries, more = self._retry.call(path, ask)
+                except FileNotFoundError:
+                    return
+            yield from entries
+            if not more:
+                return
+
+    def entry(self, path: str) -> Entry | None:
+        bucket, key = split(path)
+        if not key:
+            return None
+        with asking(path):
+            return self._retry.call(path, lambda: self._engine.head(bucket, key))
+
+    def stream(self, path: str, size: int, version: str) -> Iterator[bytes]:
+        bucket, key = split(path)
+        trial = Trial(self._retry, path)
+        offset = 0
+        with asking(path):
+            while offset < size:
+                try:
+                    body = self._engine.get(bucket, key, offset, None, version)
+                    version = body.version or version
+                    for chunk in body.chunks:
+                        offset += len(chunk)
+                        trial.progressed()
+                        yield chunk
+                    if offset < size:
+                        if not offset:
+                            raise Changed
+                        raise BrokenOff(f"{size - offset} bytes are missing")
+                except FileNotFoundError:
+                    raise
+                except Changed:
+                    raise BadInput("the object has been replaced since the plan was made") from None
+                except Exception as error:
+                    trial.failed(error)
+
+    def output(self, path: str, tag: str, begin: Callable[[str], None]) -> S3Output:
+        return S3Output(self, self._engine, self._retry, path, begin)
+
+    def make_folder(self, folder: str) -> None:
+        self.check_writable(folder)  # Its names need no folders.
+
+    def remove_leftovers(self, folder: str, tag: str) -> None:
+        pass  # An object that was not committed has no name; uploads are aborted by the notes of them.
+
+    def abort_uploads(self, path: str) -> int:
+        bucket, key = split(path)
+        with asking(path):
+            found = self._retry.call(path, lambda: self._engine.uploads(bucket, key))
+        mine = [upload for name, upload in found if name == key]
+        for upload in mine:
+            self.abort(path, bucket, key, upload)
+        return len(mine)
+
+    def abort(self, path: str, bucket: str, key: str, upload: str) -> None:
+        with asking(path), contextlib.suppress(FileNotFoundError):
+            self._retry.call(path, lambda: self._engine.abort_upload(bucket, key, upload))
+
+    def check_writable(self, folder: str) -> None:
+        bucket, _ = split(folder)
+        with asking(folder):
+            reachable = self._retry.call(folder, lambda: self._engine.has_bucket(bucket))
+        if not reachable:
+            raise StaggerError(
+                f"{folder} cannot be written: there is no bucket {bucket}. Create it, or correct the path."
+            )
+
+
+class S3Output:
+    """An object in the making: held in memory up to one PUT's size, then sent as parts of a multipart upload.
+
+    Finished outputs wait for their commit in memory, as long as they fit into one PUT's size together.
+    """
+
+    def __init__(self, store: S3, engine: Engine, retry: Retry, path: str, begin: Callable[[str], None]) -> None:
+        self.path = path
+        self.size = 0
+        self._store = store
+        self._engine = engine
+        self._retry = retry
+        self._begin = begin
+        self._bucket, self._key = split(path)
+        self._buffer = io.BytesIO()  # Its getvalue() makes no copy.
+        self._upload = ""
+        self._parts: list[str] = []
+        self._digests: list[bytes] = []
+        self._held = 0
+        self._sending = 0
+
+    @property
+    def held(self) -> int:
+        return self._buffer.tell() + self._sending
+
+    def write(self, data: bytes) -> int:
+        self._buffer.write(data)
+        self.size += len(data)
+        if self._buffer.tell() >= (PART_BYTES if self._upload else ONE_PUT_BYTES + 1):
+            self._send_parts(PART_BYTES)
+        return len(data)
+
+    def finish(self) -> None:
+        if self._upload or self._store.held_bytes + self._buffer.tell() > ONE_PUT_BYTES:
+            self._send_parts(1)
+        else:
+            self._held = self._buffer.tell()
+            self._store.held_bytes += self._held
+
+    def _send_parts(self, least: int) -> None:
+        """Send what is buffered, in parts of PART_BYTES and, when `least` is smaller, a last one."""
+        with asking(self.path):
+            if not self._upload:
+                self._begin(self.path)
+                self._upload = self._retry.call(self.path, lambda: self._engine.begin_upload(self._bucket, self._key))
+            data = self._buffer.getvalue()
+            self._buffer, self._sending = io.BytesIO(), len(data)
+            sent = 0
+            while len(data) - sent >= least:
+                self._send_part(data[sent : sent + PART_BYTES])
+                sent += PART_BYTES
+            self._buffer.write(data[sent:])
+            self._sending = 0
+
+    def _send_part(self, data: bytes) -> None:
+        number = len(self._parts) + 1
+
+        def send() -> str:
+            return self._engine.put_part(self._bucket, self._key, self._upload, number, data)
+
+        self._parts.append(self._retry.call(self.path, send))
+        self._digests.append(hashlib.md5(data, usedforsecurity=False).digest())
+
+    def commit(self) -> None:
+        self._release()
+        with asking(self.path):
+            if self._upload:
+                self._complete()
+                self._upload = ""
+            else:
+                data = self._buffer.getvalue()
+                self._retry.call(self.path, lambda: self._engine.put(self._bucket, self._key, data, create=False))
+        self._buffer = io.BytesIO()
+
+    def _complete(self) -> None:
+        def complete() -> None:
+            try:
+                self._engine.complete_upload(self._bucket, self._key, self._upload, self._parts)
+            except FileNotFoundError:  # No such upload: an attempt whose answer was lost has completed it.
+                if not self._is_there():
+                    raise
+
+        self._retry.call(self.path, complete)
+
+    def _is_there(self) -> bool:
+        """Whether the object is the one that these parts make: S3's ETag of it is the MD5 of the parts' MD5s."""
+        found = self._engine.head(self._bucket, self._key)
+        whole = hashlib.md5(b"".join(self._digests), usedforsecurity=False).hexdigest()
+        return found is not None and found.size == self.size and found.version == f'"{whole}-{len(self._parts)}"'
+
+    def abort(self) -> None:
+        self._release()
+        self._buffer = io.BytesIO()
+        if self._upload:
+            upload, self._upload = self._upload, ""
+            self._store.abort(self.path, self._bucket, self._key, upload)
+
+    def _release(self) -> None:
+        self._store.held_bytes -= self._held
+        self._held = 0

@@ -1,0 +1,207 @@
+"""One way to open a path: a local or shared file system by plain system calls, everything else through fsspec.
+
+`Storage` takes any path and hands it to the right backend. fsspec (and s3fs, 3000 file-system calls to import) is
+imported at the first remote path, never for a local one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+from stagger.errors import StaggerError
+from stagger.storage import Backend, Entry, Output
+
+if TYPE_CHECKING:
+    from stagger.storage.retry import Retry
+
+#: How long a command that somebody waits for tries an endpoint that cannot be reached at all, in seconds.
+UNREACHABLE_S = 10.0
+
+S3_PROTOCOLS = ("s3", "s3a")
+
+
+def is_local(path: str) -> bool:
+    return "://" not in path or path.startswith("file://")
+
+
+def join(folder: str, *names: str) -> str:
+    """`names` below `folder`; an absolute path or a URL among them replaces what is before it."""
+    path = folder
+    for name in names:
+        path = name if name.startswith("/") or "://" in name else f"{path.rstrip('/')}/{name}"
+    return path
+
+
+def absolute(path: str) -> str:
+    """`path` as tasks on other nodes can use it: `~` expanded, relative paths from the current folder."""
+    if not path.strip() or path.rstrip("/").endswith(":"):
+        raise StaggerError(f"{path!r} is not a path; write a folder, or s3://bucket/folder.")
+    if is_local(path):
+        return os.path.abspath(os.path.expanduser(path.removeprefix("file://")))
+    return path.rstrip("/")
+
+
+class Storage:
+    """Reads and writes any path. `options` holds keyword arguments for fsspec, per protocol: `{"s3": {...}}`.
+
+    A value `${NAME}` in the options is read from the environment when the protocol is first used, so that secrets
+    need never be stored. What a remote store refuses for the moment is asked for again, for `retry_s` seconds
+    (`unreachable_s` when it cannot be reached at all); meanwhile `check` may raise, and `tell` is told.
+    """
+
+    def __init__(
+        self,
+        options: dict[str, dict[str, Any]] | None = None,
+        *,
+        retry_s: float = 600.0,
+        unreachable_s: float | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        self.options = options or {}
+        self.retry_s = retry_s
+        self.check: Callable[[], None] = lambda: None
+        self._unreachable_s = unreachable_s
+        self._tell = tell
+        self._retry: Retry | None = None
+        self._backends: dict[str, Backend] = {}
+
+    def backend(self, path: str) -> Backend:
+        protocol = "file" if is_local(path) else path.partition("://")[0]
+        if protocol not in self._backends:
+            self._backends[protocol] = self._connect(protocol)
+        return self._backends[protocol]
+
+    def _connect(self, protocol: str) -> Backend:
+        if protocol == "file":
+            from stagger.storage.local_files import LocalFiles
+
+            return LocalFiles()
+        options = cast("dict[str, Any]", expand_variables(self.options.get(protocol, {})))
+        if protocol in S3_PROTOCOLS:
+            from stagger.storage.s3.store import S3
+
+            return S3(options, self.retry)
+        from stagger.storage.fsspec_store import ObjectStore
+
+        return ObjectStore(protocol, options, self.retry)
+
+    @property
+    def retry(self) -> Retry:
+        """How remote stores are asked again: made when the first is."""
+        if self._retry is None:
+            from stagger.storage.retry import Retry
+
+            self._retry = Retry(self.retry_s, self._unreachable_s, check=lambda: self.check(), tell=self._tell)
+        return self._retry
+
+    def retried(self) -> dict[str, Any]:
+        """What was asked again, by the kind of fault, and the seconds that this took: since the last call of this."""
+        return {"requests": {}, "waited_s": 0.0} if self._retry is None else self._retry.take_account()
+
+    def read(self, path: str) -> bytes:
+        """The whole file. Raises FileNotFoundError."""
+        return self.backend(path).read(path)
+
+    def read_range(self, path: str, start: int, end: int) -> bytes:
+        """Bytes `start` to `end` (exclusive) of the file, in one request; fewer where it is shorter."""
+        return self.backend(path).read_range(path, start, end)
+
+    def read_many(self, paths: list[str]) -> list[bytes | None]:
+        """Many small files of one backend, concurrently where that helps; None for those that are not there."""
+        return self.backend(paths[0]).read_many(paths) if paths else []
+
+    def write(self, path: str, data: bytes, *, private: bool = False) -> None:
+        """Put a whole file in place atomically and durably; `private` makes it readable by its owner alone."""
+        self.backend(path).write(path, data, private=private)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Put a file there unless there is one: False then. Of several callers at once, one gets True."""
+        return self.backend(path).create(path, data)
+
+    def remove(self, path: str) -> None:
+        """Remove a file; no error when there is none."""
+        self.backend(path).remove(path)
+
+    def named(self, folder: str, start: str) -> list[str]:
+        """Files below a folder whose path relative to it starts with `start`, as far as its last `/` exactly."""
+        return self.backend(folder).named(folder, start)
+
+    def entries(self, paths: list[str]) -> list[Entry | None]:
+        """Size and version of many files, those on remote storage asked for several at a time."""
+        if not paths or is_local(paths[0]):
+            return [self.entry(path) for path in paths]
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(32) as threads:
+            return list(threads.map(self.entry, paths))
+
+    def list(self, folder: str) -> list[Entry]:
+        """The files directly in a folder, sorted; empty when there is no such folder."""
+        return sorted(self.backend(folder).list(folder))
+
+    def walk(self, folder: str) -> Iterator[Entry]:
+        """Every file below a folder, in no order."""
+        return self.backend(folder).walk(folder)
+
+    def entry(self, path: str) -> Entry | None:
+        """A file's size and version, None when there is no such file."""
+        return self.backend(path).entry(path)
+
+    def stream(self, path: str, size: int, version: str = "") -> Iterator[bytes]:
+        """The content of a file that is known to have `size` bytes, in pieces of about 1 MiB: one request, no other.
+
+        Raises FileNotFoundError, and `BadInput` when it is another version. What comes may still be longer or shorter.
+        """
+        return self.backend(path).stream(path, size, version)
+
+    def output(self, path: str, tag: str, begin: Callable[[str], None] = lambda path: None) -> Output:
+        """A new file that appears under `path` when it is committed; `tag` keeps two writers of it apart.
+
+        `begin` is called before anything is sent that would stay, invisible, if this process were killed then, and
+        that `remove_leftovers` does not find: `abort_uploads` does.
+        """
+        return self.backend(path).output(path, tag, begin)
+
+    def abort_uploads(self, path: str) -> int:
+        """Abort all unfinished uploads of `path`; how many there were."""
+        return self.backend(path).abort_uploads(path)
+
+    def make_folder(self, folder: str) -> None:
+        """Make a folder that files can be written to. Raises StaggerError when that is not possible."""
+        self.backend(folder).make_folder(folder)
+
+    def remove_leftovers(self, folder: str, tag: str) -> None:
+        """Remove the temporary files of dead writers in a folder: those of `output` with tags that start with `tag`."""
+        self.backend(folder).remove_leftovers(folder, tag)
+
+    def check_writable(self, folder: str) -> None:
+        """Raise StaggerError when files cannot be written below `folder`. Changes nothing."""
+        self.backend(folder).check_writable(folder)
+
+
+def expand_variables(value: object) -> object:
+    """`value` with every `${NAME}` in its strings replaced from the environment; `$${` stands for a plain `${`.
+
+    Raises StaggerError for a variable that is not set.
+    """
+    if isinstance(value, dict):
+        return {key: expand_variables(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [expand_variables(item) for item in value]
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    head, *rest = value.split("${")
+    text = head
+    for part in rest:
+        if text.endswith("$"):
+            text = f"{text[:-1]}${{{part}"
+            continue
+        name, brace, after = part.partition("}")
+        if not brace:
+            raise StaggerError(f"{value!r} has a '${{' without its '}}'; write $${{ for a plain ${{.")
+        if name not in os.environ:
+            raise StaggerError(f"The environment variable {name} is not set ({value!r} needs it); export it and retry.")
+        text += os.environ[name] + after
+    return text

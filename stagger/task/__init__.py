@@ -1,0 +1,45 @@
+"""One task, top to bottom: its settings, its entry, an attempt, its log. Imports no launch, executor or spec.
+
+The settings are what a launch tells each of its tasks, as one JSON argument in the job script. (They lie in the
+package's own file because every task reads it: one more file would cost each task six file-system calls.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import orjson
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """Everything a task needs beside its rank; it finds the rest in the plan.
+
+    `storage_options` holds secrets only as `${NAME}`; `cwd` is the folder that the run was launched from;
+    `commit` says whether outputs are committed by `rank` or by `shard`; `hold_s` is how long a job keeps its place
+    after its start; `pickle_path` is set only for pipelines of Python objects.
+    """
+
+    stage_dir: str
+    fingerprint: str
+    launch: int
+    cwd: str
+    import_path: list[str] = field(default_factory=list)
+    storage_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    start_policy: str = "uniform"
+    window_s: int = 0
+    hold_s: int = 0
+    commit: str = "rank"
+    max_requeues: int = 0
+    retry_seconds: float = 600.0
+    read_ahead_mb: int = 64
+    pickle_path: str = ""
+    pickle_sha256: str = ""
+
+    def to_json(self) -> str:
+        return orjson.dumps(asdict(self)).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> TaskSettings:
+        return cls(**orjson.loads(text))

@@ -1,0 +1,317 @@
+"""One attempt of one rank: slice of the plan -> steps -> commit -> completion record."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stagger.errors import BadInput, Interrupted, StaggerError
+from stagger.pipeline.chain import Step, StepCount, build, chain, own_seconds
+from stagger.pipeline.document import Shard
+from stagger.pipeline.task_context import EXAMPLES, Circumstances, StopFlag, TaskContext
+from stagger.rundir.plan_file import RankPlan, read_rank
+from stagger.rundir.stage_folder import COMPLETION_KEYS, StageFolder, attempt_name, attempt_order, decode, encode
+from stagger.storage.storage import Storage, is_local
+from stagger.task import TaskSettings
+from stagger.task.attempt_log import AttemptLog, log
+
+if TYPE_CHECKING:
+    from stagger.task.upload_notes import UploadNotes
+
+#: On remote storage the first attempt of a rank does not look for a later one before its job is so old, in seconds: a
+#: request less is worth having 8000 times. Slurm gives up a node that is cut off after SlurmdTimeout, 300 s by default,
+#: and starts its jobs again two minutes later (slurm.conf(5)). Where a node answers, a job is killed before that.
+YOUNG_S = 300.0
+
+
+@dataclass
+class Job:
+    """Where attempts run: the Slurm job or local process, and how its staggered start went.
+
+    `delay_s` is the drawn delay; `script_started` the time (seconds since the epoch) at which the job began to sleep;
+    `process` counts those of a job on several nodes, of which the first alone commits and records; `advanced` says
+    whether the job has got anything done that will not have to be done again.
+    """
+
+    id: str
+    restart: int
+    delay_s: float
+    script_started: float
+    process: int = 0
+    processes: int = 1
+    advanced: bool = False
+
+
+class Superseded(StaggerError):
+    """A later attempt of the rank has begun: this one, which Slurm took for dead, must not commit any more."""
+
+
+class Attempt:
+    """One execution of one rank."""
+
+    def __init__(self, settings: TaskSettings, storage: Storage, job: Job, rank: int, stop: StopFlag) -> None:
+        self.settings = settings
+        self.storage = storage
+        self.job = job
+        self.rank = rank
+        self.stop = stop
+        self.name = attempt_name(settings.launch, job.restart)
+        self.folder = StageFolder(storage, settings.stage_dir)
+        self.started = time.time()
+        self.cpu_started = time.process_time()
+        self.counts: list[StepCount] = []
+        self.before: dict[str, Any] = {}
+        self.uploads: UploadNotes | None = None
+
+    @property
+    def repeated(self) -> bool:
+        """Whether there may have been an earlier attempt."""
+        return self.settings.launch > 1 or self.job.restart > 0
+
+    def run(self) -> bool:
+        """Run the rank and record how it ended. True when it is done, its completion record in place."""
+        if self.repeated and self._record(self.folder.completion(self.rank)):
+            log(f"rank {self.rank} is done already")
+            return True
+        name = f"{self.name}.node{self.job.process}" if self.job.process else self.name
+        with AttemptLog(self.storage, self.folder.log(self.rank, name), announce=self.repeated):
+            log(f"rank {self.rank}, attempt {self.name}, job {self.job.id} on {os.uname().nodename}")
+            try:
+                self._work()
+            except Interrupted as error:
+                self._record_failure(error)
+                raise
+            except BaseException as error:  # Also SystemExit: a step that calls sys.exit() has not finished its rank.
+                self._record_failure(error)
+                return False
+        self.job.advanced = True
+        return True
+
+    def _work(self) -> None:
+        """Run the steps, commit their outputs, write the completion record: in this order."""
+        plan = read_rank(
+            self.storage, self.folder.plan(self.settings.fingerprint), self.settings.fingerprint, self.rank
+        )
+        if self.repeated and self.settings.commit == "shard":
+            self.before = self._progress()
+        task = TaskContext(
+            self.storage,
+            self.rank,
+            plan.world_size,
+            plan.shards[self.before.get("shards", 0) :],
+            f"{self.folder.tag}-{self.name}" + (f"-{self.job.process}" if self.job.process else ""),
+            repeated=self.repeated,
+            read_ahead_bytes=self.settings.read_ahead_mb * 10**6,
+            begin_upload=self._begin_upload,
+            circumstances=Circumstances(self.settings.stage_dir, self.name, self.job.id, self.stop),
+        )
+        try:
+            steps = self._bound_steps(plan, task)
+            self.counts = [StepCount(step["use"]) for step in plan.steps]
+            self._run_steps(steps, plan, task)
+            if self.settings.commit == "rank":
+                self._commit(task, plan.shards)
+        except BaseException:
+            task.abort()
+            raise
+        finally:
+            task.close()
+            if self.uploads is not None:
+                self.uploads.end()
+        if self.job.process:
+            return
+        record = self._completion(plan, task, len(plan.shards))
+        self.storage.write(self.folder.completion(self.rank), encode(record))
+        log(f"done: {record['records_in']} records in, {record['records_out']} out", "SUCCESS")
+
+    def _begin_upload(self, path: str) -> None:
+        """Note a multipart upload before it begins. Few ranks write so much: the others import nothing for it."""
+        if self.uploads is None:
+            from stagger.task.upload_notes import UploadNotes
+
+            self.uploads = UploadNotes(self.folder, self.rank, self.name)
+        self.uploads.begin(path)
+
+    def _progress(self) -> dict[str, Any]:
+        """What earlier attempts committed, shard by shard: a completion record of the first `shards` shards.
+
+        Nothing when an output of theirs is not there any more.
+        """
+        record = self._record(self.folder.progress(self.rank))
+        outputs = record.get("outputs", [])
+        there = self.storage.entries([output["path"] for output in outputs])
+        for output, entry in zip(outputs, there, strict=True):
+            if entry is None or entry.size != output["bytes"]:
+                log(f"{output['path']} is gone or changed; the rank starts over", "WARNING")
+                return {}
+        if record:
+            log(f"goes on after {record['shards']} shards, which attempt {record['attempt']} committed")
+        return record
+
+    def _record(self, path: str) -> dict[str, Any]:
+        """A record of an earlier attempt; empty when there is none, or one of another plan."""
+        try:
+            record = decode(self.storage.read(path), path, *COMPLETION_KEYS)
+        except FileNotFoundError:
+            return {}
+        return record if record["fingerprint"] == self.settings.fingerprint else {}
+
+    def _commit(self, task: TaskContext, shards: list[Shard]) -> None:
+        """Make the outputs of `shards` visible, if all steps have read all records and no later attempt has begun."""
+        self.stop.check()
+        for count in self.counts:
+            if count.error is not None:  # A later step swallowed it, and the records after it are missing.
+                raise count.error
+        if self.job.process:
+            task.abort()
+            return
+        self._check_latest()
+        task.commit(shards)
+
+    def _check_latest(self) -> None:
+        """Raise Superseded when a later attempt of the rank has begun: each has a log from its first moment."""
+        path = self.folder.log(self.rank, self.name)
+        young = not self.repeated and time.time() - self.job.script_started < YOUNG_S
+        if young and not is_local(path):
+            return
+        logs = self.storage.list(path.rpartition("/")[0])
+        latest = max((entry.name.removesuffix(".log") for entry in logs), key=attempt_order, default=self.name)
+        if attempt_order(latest) > attempt_order(self.name):
+            raise Superseded(f"Attempt {latest} has begun meanwhile: this one, {self.name}, commits nothing.")
+
+    def _run_steps(self, steps: list[Step], plan: RankPlan, task: TaskContext) -> None:
+        """Pull the last step's records: that runs all steps, for the rank as a whole or for each of its shards."""
+        rounds = task.shard_by_shard() if any(getattr(step, "shard_by_shard", False) for step in steps) else [None]
+        ended = len(plan.shards) - len(task.all_shards)
+        for shard in rounds:
+            for _ in chain(steps, self.counts, self.rank, task.world_size, self.stop.check):
+                pass
+            for step in steps:
+                if hasattr(step, "end_shard"):
+                    step.end_shard()
+            if self.settings.commit == "shard" and shard is not None:
+                self._commit(task, [shard])
+                ended += 1
+                if ended < len(plan.shards) and not self.job.process:  # The completion record says it of the last one.
+                    progress = encode(self._completion(plan, task, ended))
+                    self.storage.write(self.folder.progress(self.rank), progress)
+                self.job.advanced = True
+
+    def _bound_steps(self, plan: RankPlan, task: TaskContext) -> list[Step]:
+        """The steps, made anew for each rank, so that none keeps anything of another; those that ask know the task."""
+        steps = load_steps(self.settings, self.storage, plan)
+        for step in steps:
+            if hasattr(step, "bind"):
+                step.bind(task)
+        return steps
+
+    def _completion(self, plan: RankPlan, task: TaskContext, shards: int) -> dict[str, Any]:
+        """The record of the rank's first `shards` shards, earlier attempts' included."""
+        counts = own_seconds(self.counts)
+        outputs = [{"path": o.output.path, "bytes": o.output.size, "records": o.records} for o in task.outputs]
+        record = {
+            "rank": self.rank,
+            "world_size": plan.world_size,
+            "stage": plan.stage,
+            "fingerprint": plan.fingerprint,
+            **self._circumstances(),
+            "first_read": task.first_read,
+            "shards": shards,
+            "bytes_in": sum(shard.size for shard in plan.shards[:shards]),
+            "records_in": counts[0].records,
+            "records_out": sum(o.records for o in task.outputs) if outputs else counts[-1].records,
+            "bytes_out": sum(o.output.size for o in task.outputs),
+            "outputs": outputs,
+            "bad_records": {"skipped": task.bad_records, "examples": task.bad_examples},
+            "steps": [{"name": c.name, "records": c.records, "seconds": round(c.seconds, 6)} for c in counts],
+            **({"notes": task.notes} if task.notes else {}),
+        }
+        return added(self.before, record) if self.before else record
+
+    def _circumstances(self) -> dict[str, Any]:
+        return {
+            "attempt": self.name,
+            "launch": self.settings.launch,
+            "restart": self.job.restart,
+            "job": self.job.id,
+            "host": os.uname().nodename,
+            "pid": os.getpid(),
+            "start_policy": self.settings.start_policy,
+            "window_s": self.settings.window_s,
+            "delay_s": self.job.delay_s,
+            "script_started": self.job.script_started,
+            "started": self.started,
+            "ended": time.time(),
+            "cpu_s": round(time.process_time() - self.cpu_started, 6),
+            "peak_rss_mb": peak_rss_mb(),
+            "retried": self.storage.retried(),
+        }
+
+    def _record_failure(self, error: BaseException) -> None:
+        """Say in the log and in a failure record why the attempt ended. The run directory itself may be the reason."""
+        import traceback
+
+        kind, message = describe(error, self.counts)
+        step = next((count.name for count in self.counts if count.error is not None), None)
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        log(f"rank {self.rank} failed: {message}\n{trace}", "ERROR")
+        record = {"rank": self.rank, "kind": kind, "step": step, "error": message, "traceback": trace}
+        if isinstance(error, Interrupted):
+            record["signal"] = error.signal.name
+        record |= self._circumstances()
+        path = self.folder.failure(self.rank, self.name)
+        try:
+            if self.job.processes > 1:  # The first that fails is why the others are stopped.
+                self.storage.create(path, encode(record))
+            else:
+                self.storage.write(path, encode(record))
+        except Exception as second:
+            log(f"the failure record cannot be written: {second}", "ERROR")
+
+
+def added(before: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """A completion record of what this attempt did, with what attempts before it had committed."""
+    earlier, later = before["bad_records"], record["bad_records"]
+    skipped = dict(earlier["skipped"])
+    for kind, count in later["skipped"].items():
+        skipped[kind] = skipped.get(kind, 0) + count
+    return {
+        **record,
+        **{key: before[key] + record[key] for key in ("records_in", "records_out", "bytes_out", "outputs", "cpu_s")},
+        "bad_records": {"skipped": skipped, "examples": [*earlier["examples"], *later["examples"]][:EXAMPLES]},
+        "steps": [
+            {**now, "records": one["records"] + now["records"], "seconds": round(one["seconds"] + now["seconds"], 6)}
+            for one, now in zip(before["steps"], record["steps"], strict=True)
+        ],
+    }
+
+
+def peak_rss_mb() -> int:
+    """The process's largest resident memory, in MiB. Not getrusage's: that one starts from the parent's at the exec."""
+    with open("/proc/self/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"VmHWM:"):
+                return int(line.split()[1]) // 1024
+    return 0
+
+
+def describe(error: BaseException, counts: list[StepCount]) -> tuple[str, str]:
+    """(kind, sentence) for a failure record; the step is named that raised the error first."""
+    if isinstance(error, Interrupted):
+        return "interrupted", f"stopped by {error}"
+    step = next((count.name for count in counts if count.error is not None), None)
+    where = f" in {step}" if step else ""
+    if isinstance(error, (BadInput, StaggerError)):
+        return type(error).__name__, f"{error}"
+    return type(error).__name__, f"{type(error).__name__}{where}: {error}"
+
+
+def load_steps(settings: TaskSettings, storage: Storage, plan: RankPlan) -> list[Step]:
+    """The steps by their names in the plan; only those of a run of Python objects come from a pickle."""
+    if settings.pickle_path:
+        from stagger.pipeline.pickled import load_pickle
+
+        return load_pickle(storage, settings.pickle_path, settings.pickle_sha256)
+    return [build(step["use"], step["params"]) for step in plan.steps]

@@ -1,0 +1,60 @@
+"""Job scripts, compared whole with recorded ones: each change of a template is seen in review, line by line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stagger.executor.arrays import block_scripts
+from stagger.executor.job_script import ScriptContext, array_script, finalize_script
+from stagger.spec.blocks import HOST_STEP, BlocksSpec
+from stagger.spec.executors import EnvSpec, SlurmSpec
+from stagger.spec.models import StageSpec
+from stagger.start.delays import Slots
+
+RECORDED = Path(__file__).parents[1] / "data" / "scripts"
+
+SETTINGS = '{"stage_dir": "it\'s here"}'
+
+
+def context(more: dict[str, Any] | None = None, **spec: Any) -> ScriptContext:
+    return ScriptContext(
+        spec=SlurmSpec(type="slurm", **spec),
+        run_dir="/lustre/my runs/100%",
+        stage="stage",
+        number=2,
+        cwd="/home/user",
+        log_dir="/lustre/my runs/100%/launches/2/slurm",
+        storage_options={"s3": {"endpoint_url": "http://it's", "secret": "${SECRET}"}},
+        **(more or {}),
+    )
+
+
+def blocks() -> dict[str, Any]:
+    spec = BlocksSpec(model=None, total=24, servers=4, drain=90, host="simulated")
+    executor = SlurmSpec(type="slurm")
+    stage = StageSpec(name="swarm", tasks=4, pipeline=[{"use": HOST_STEP}], blocks=spec, executor=executor)  # type: ignore[arg-type]
+    return block_scripts(stage)
+
+
+def scripts() -> dict[str, str]:
+    ranks = [[0], [1], [2], [3]]
+    container = EnvSpec(container="docker://image", container_args=("--nv", "--bind=/data"))
+    return {
+        "plain": array_script(context(), "stage-0123", ranks, None, 0, SETTINGS),
+        "packed": array_script(context(time="90"), "stage-0123", [[0, 3], [4, 9], [20]], 2, 60, SETTINGS),
+        "spread": array_script(context(), "stage-0123", ranks, 3, 60, SETTINGS, Slots(60, 7, 3, 1, 42)),
+        "venv": array_script(context(env=EnvSpec(venv="/opt/my venv")), "stage-0123", ranks, None, 30, SETTINGS),
+        "container": array_script(context(env=container), "stage-0123", ranks, None, 30, SETTINGS),
+        "nodes": array_script(context(nodes_per_task=4), "stage-0123", ranks, None, 30, SETTINGS),
+        "blocks": array_script(context(blocks(), time="1:00:00"), "swarm-0123", ranks, None, 30, SETTINGS),
+        "end": finalize_script(context(partition="cpu", qos="high", account="me"), "stage-end-0123", ["11", "12"]),
+    }
+
+
+@pytest.mark.parametrize("name", ["plain", "packed", "spread", "venv", "container", "nodes", "blocks", "end"])
+def test_a_script_is_as_it_was_recorded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/opt/python/bin/python")
+    assert scripts()[name] == (RECORDED / f"{name}.sbatch").read_text()
