@@ -1,6 +1,6 @@
 """sbatch: through submitit's `SlurmExecutor`, whose private hooks are touched here only.
 
-`tests/test_slurm_room.py` holds submitit to them.
+`tests/executor/test_slurm_commands.py` holds submitit to them.
 """
 
 from __future__ import annotations

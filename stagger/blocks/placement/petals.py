@@ -6,7 +6,7 @@ worst off (rule 1), and now and then asks whether the swarm gains enough when it
 
 Source: Borzunov et al., "Distributed Inference and Fine-tuning of Large Language Models Over The Internet" (NeurIPS
 2023, arXiv 2312.08361), appendix D; thresholds and guards as in the code of Petals 2.3 (2024). Written anew from the
-rules; tests/blocks_oracle.py holds them in plain words, and answers of the original are in tests/data.
+rules; tests/kit/blocks_oracle.py holds them in plain words, and answers of the original are in tests/data.
 """
 
 from __future__ import annotations
