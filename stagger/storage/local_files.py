@@ -139,8 +139,10 @@ class LocalFiles:
 
 def file_entry(entry: os.DirEntry[str], below: str) -> Entry | None:
     """A file of a folder, None for what is none. The size of a link to nothing is -1: it must not be overlooked."""
-    if entry.is_file():
-        return Entry(below + entry.name, entry.stat().st_size)
+    # A file may go after it was listed, as the temporary one of every write does: the others of its folder are there.
+    with contextlib.suppress(FileNotFoundError):
+        if entry.is_file():
+            return Entry(below + entry.name, entry.stat().st_size)
     return Entry(below + entry.name, -1) if entry.is_symlink() and not entry.is_dir() else None
 
 

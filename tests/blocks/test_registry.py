@@ -67,10 +67,11 @@ def test_view_of_a_server_follows_its_claims_and_its_record(registry: Callable[[
     view = reader.refresh()
     assert view.spans() == [Span("one", 5, 15, 2.0, ServerState.JOINING)]
     assert view.online() == [Span("one", 0, 10, 2.0)]
+    assert view.kept() == [Span("one", 5, 10, 2.0)]
     one.announce(replace(mine, start=5, end=15, serving=(5, 10), claim=moved.number))
     view = reader.refresh()
     assert view.spans() == [Span("one", 5, 15, 2.0, ServerState.JOINING)]
-    assert view.online() == [Span("one", 5, 10, 2.0)]
+    assert view.online() == view.kept() == [Span("one", 5, 10, 2.0)]
     one.announce(replace(mine, state=ServerState.OFFLINE, serving=None, reason="its time is up"))
     view = reader.refresh()
     assert view.members == {}

@@ -207,6 +207,25 @@ def test_while_it_loads_it_serves_what_it_has_and_its_heart_beats(live: Callable
 
 
 @pytest.mark.parametrize("rebalance", ["planner", "own_gain", "full"])
+def test_nobody_relies_on_a_server_that_is_to_leave_and_has_not_heard_of_it(tmp_path: Path, rebalance: str) -> None:
+    """On the first half are a fast server, a slow one that is to leave it, and one that loads and serves nothing."""
+    one = Life(tmp_path, rebalance=rebalance, lease=3600)
+    for name, state, throughput in (
+        ("00000.1", ServerState.ONLINE, 1.0),
+        ("00001.1", ServerState.ONLINE, 0.1),
+        ("00002.1", ServerState.JOINING, 1.0),
+    ):
+        serving = (0, 4) if state == ServerState.ONLINE else None
+        record = ServerRecord(name, "node", None, state, 0, 4, serving, throughput, claim=0)
+        one.server.registry.announce(record)
+        one.server.record = one.server.record or record
+    assert one.server.wanted_moves(one.reader.refresh()) == {"00000.1": range(4, 8)}
+    leader = Registry(Storage(), one.folder, 8, "leader")
+    assert leader.claim(lambda view: as_moves({"00001.1": range(4, 8)}, view)) is not None
+    assert one.server.wanted_moves(one.reader.refresh()) == {}
+
+
+@pytest.mark.parametrize("rebalance", ["planner", "own_gain", "full"])
 def test_the_rules_move_servers_to_where_they_are_needed(live: Callable[..., Life], rebalance: str) -> None:
     """Two servers on the first half and none on the second; then both are where they are needed."""
     one = live(rebalance=rebalance)

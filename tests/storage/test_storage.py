@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,30 @@ def test_lists_and_reads(tmp_path: Path) -> None:
     storage.remove(str(tmp_path / "b"))
     storage.remove(str(tmp_path / "b"))
     assert storage.entry(str(tmp_path / "b")) is None
+
+
+@pytest.mark.parametrize("how", ["list", "walk"])
+def test_a_file_that_goes_while_its_folder_is_listed_hides_no_other(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the temporary file of each write does: an empty registry would be a swarm that nobody serves."""
+    scan = os.scandir
+
+    @contextlib.contextmanager
+    def late(folder: str) -> Iterator[list[os.DirEntry[str]]]:
+        """The entries of a folder, of which one has been renamed and one removed since."""
+        with scan(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        (tmp_path / ".b.tmp").rename(tmp_path / "b")
+        (tmp_path / "c").unlink()
+        yield entries
+
+    for name in ("a", ".b.tmp", "c"):
+        (tmp_path / name).write_bytes(b"12")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", late)
+        assert list(getattr(Storage(), how)(str(tmp_path))) == [Entry("a", 2)]
+    assert Storage().list(str(tmp_path)) == [Entry("a", 2), Entry("b", 2)]
 
 
 def test_a_link_into_the_tree_is_refused_and_one_out_of_it_followed(tmp_path: Path) -> None:

@@ -17,7 +17,10 @@ from stagger.blocks.placement.petals import Span, choose_best_blocks, should_cho
 
 @dataclass(frozen=True)
 class Swarm:
-    """What a server sees: the blocks that each server hosts or is about to, and those that each serves now."""
+    """What a server sees: the blocks that each server hosts or is about to, and those that each serves now.
+
+    What a server has been told to leave does not count as served, whether it has heard of that or not.
+    """
 
     spans: Sequence[Span]
     online: Sequence[Span]

@@ -238,7 +238,7 @@ class BlockServer:
             return {}
         if self.rule is None:
             return {}
-        swarm = Swarm(view.spans(), view.online(), time.monotonic() - self.calm_since)
+        swarm = Swarm(view.spans(), view.kept(), time.monotonic() - self.calm_since)
         setting = Setting(self.settings.total, self.seconds_per_block(), delta=True, rng=self.rng)
         return self.rule(self.id, swarm, setting)
 

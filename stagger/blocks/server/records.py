@@ -131,6 +131,14 @@ class Member:
         return self.record.serving if self.record else None
 
     @property
+    def keeps(self) -> tuple[int, int] | None:
+        """What it serves and is to go on serving: it drops the rest as soon as it hears of the latest claim."""
+        if self.serving is None:
+            return None
+        start, end = max(self.serving[0], self.target.start), min(self.serving[1], self.target.end)
+        return (start, end) if start < end else None
+
+    @property
     def state(self) -> ServerState:
         """JOINING also of one that has not heard yet that it is to move."""
         known = self.record is not None and self.record.claim >= self.claim
@@ -162,6 +170,14 @@ class View:
             Span(name, *member.serving, member.target.throughput)
             for name, member in sorted(self.members.items())
             if member.serving is not None
+        ]
+
+    def kept(self) -> list[Span]:
+        """What is served, and will be when all have heard of the latest claim: what counts for leaving blocks."""
+        return [
+            Span(name, *member.keeps, member.target.throughput)
+            for name, member in sorted(self.members.items())
+            if member.keeps is not None
         ]
 
 
