@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install what the test cluster is made of (Debian 12, Ubuntu), without starting any of it as a service.
+# Install what the test cluster is made of (Debian 12 and 13, Ubuntu), without starting any of it as a service.
 set -euo pipefail
 
 packages=(slurm-wlm slurmdbd munge mariadb-server strace procps)
