@@ -33,10 +33,12 @@ lock() {
 
 # pids PROGRAM [ARGUMENT...]: our processes of that program whose command line has these arguments.
 # "Ours" is read from the environment: pid files go stale, and others may run a Slurm of their own here.
+# From Slurm 23.11 on, a daemon that reads its configuration again also executes itself again, by the name of its file:
+# in Debian slurmd-wlm, not slurmd.
 pids() {
     local program=$1 pid line
     shift
-    for pid in $(pgrep -x "$program"); do
+    for pid in $(pgrep -x "$program"; pgrep -x "$program-wlm"); do
         { grep -qzxF "SLURM_CONF=$conf" "/proc/$pid/environ" &&
             line=$(tr '\0' ' ' <"/proc/$pid/cmdline"); } 2>/dev/null || continue
         [[ " $line " == *" $* "* || $# == 0 ]] && echo "$pid"
