@@ -33,10 +33,11 @@ lock() {
 
 # pids PROGRAM [ARGUMENT...]: print our processes of the program whose command line has these arguments.
 # The environment shows whether a process is ours: pid files go stale, and others may run their own Slurm here.
+# From Slurm 23.11 on, a daemon that rereads its configuration restarts under the name of its file: slurmd-wlm in Debian.
 pids() {
     local program=$1 pid line
     shift
-    for pid in $(pgrep -x "$program"); do
+    for pid in $(pgrep -x "$program"; pgrep -x "$program-wlm"); do
         { grep -qzxF "SLURM_CONF=$conf" "/proc/$pid/environ" &&
             line=$(tr '\0' ' ' <"/proc/$pid/cmdline"); } 2>/dev/null || continue
         [[ " $line " == *" $* "* || $# == 0 ]] && echo "$pid"

@@ -104,3 +104,8 @@ innodb_lock_wait_timeout=900
 innodb_flush_log_at_trx_commit=0
 END
 }
+
+# slurmd loads a cgroup plugin even if nothing in slurm.conf uses one, and exits if it finds no cgroups.
+cgroup_conf() {
+    echo "CgroupPlugin=disabled"
+}

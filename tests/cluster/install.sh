@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install the test cluster's packages (Debian 12, Ubuntu) without starting any of them as a service.
+# Install the test cluster's packages (Debian 12 and 13, Ubuntu) without starting any of them as a service.
 set -euo pipefail
 
 packages=(slurm-wlm slurmdbd munge mariadb-server strace procps)

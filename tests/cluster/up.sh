@@ -78,9 +78,17 @@ install_file() {
     chmod "$2" "$1"
 }
 
+# Since 24.05; an older slurmd exits at that value. slurmd tells its version without a configuration, clients do not.
+knows_disabled_cgroups() {
+    local version
+    version=$(slurmd -V)
+    ! [[ ${version##* } < 24.05 ]]
+}
+
 write_config() {
     slurm_conf | install_file "$conf" 644
     gres_conf | install_file "$state/gres.conf" 644
+    ! knows_disabled_cgroups || cgroup_conf | install_file "$state/cgroup.conf" 644
     slurmdbd_conf | install_file "$state/slurmdbd.conf" 600
     my_cnf | install_file "$state/my.cnf" 644
 }

@@ -28,6 +28,7 @@ LIMITS = {
     "22.05": Limits(10_001, 50_000, def_mem_per_cpu=100, version="22.05.8"),
     "23.02": Limits(1001, 10_000, version="23.02.7"),
     "24.05": Limits(40_001, 200_000, version="24.05.2", enforced=True),
+    "24.11": Limits(10_001, 50_000, def_mem_per_cpu=100, version="24.11.5"),
     "25.05": Limits(11_000, 65_000, version="25.05.5"),
     "25.11": Limits(1001, 10_000, version="25.11.4"),
 }
@@ -46,6 +47,7 @@ STATES = {
     "20.11": {("700", 0): "COMPLETED", ("700", 1): "OUT_OF_MEMORY", ("700", 4): "PENDING"},
     "21.08": {("700", 0): "COMPLETED", ("700", 1): "TIMEOUT"},  # After it had been preempted.
     "22.05": {("75767", 0): "CANCELLED", ("75766", 1): "FAILED", ("75766", 2): "CANCELLED", ("75766", 3): "FAILED"},
+    "24.11": {("344", 0): "CANCELLED", ("343", 1): "FAILED", ("343", 2): "CANCELLED", ("343", 4): "COMPLETED"},
     "23.11": {("2699001", 0): "CANCELLED", ("2699102", 0): "OUT_OF_MEMORY", ("2699103", 0): "NODE_FAIL"},
 }
 

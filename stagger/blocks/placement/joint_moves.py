@@ -184,15 +184,21 @@ class _Swarm:
         lacking[starts == self.starts] = 0
         return lacking
 
-    def value(self, slowest: Floats, slowest_kept: Floats, most: Ints, loaded: Ints) -> Floats:
+    def value(
+        self,
+        slowest: Floats | np.float64,
+        slowest_kept: Floats | np.float64,
+        most: Ints | np.integer,
+        loaded: Ints | np.integer,
+    ) -> Floats:
         """What plans gain, as a mean over the horizon, less what is lost while their servers load, and their price.
 
-        Given the slowest block's throughput after and during each, the most blocks that a server loads, and the sum.
+        Given the slowest block's throughput after and during each, the most blocks that a server loads, and the sum; of
+        a single plan or of many.
         """
         loading = self.load * most
         lost = (self.slowest_served - slowest_kept) * loading
-        value: Floats = (slowest - self.slowest_now) * (1 - loading) - lost - self.price * loaded
-        return value
+        return np.asarray((slowest - self.slowest_now) * (1 - loading) - lost - self.price * loaded)
 
     def allowed(self, index: int, starts: Ints, hosted: Bools) -> Bools:
         """Where a server may start, when the others are as `starts` says."""
