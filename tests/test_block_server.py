@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -435,10 +436,33 @@ def swarm_status(cli: Cli, run: Path) -> dict[str, Any]:
     return document
 
 
+#: However long it takes to see that all servers are there, none fails before that, and none leaves.
+HELD = '''
+import os
+from stagger.blocks.simulated import SimulatedHost
+
+class Held(SimulatedHost):
+    """Its time to fail begins when the file `flag` is there. Its process's number is in the file `flag`-<rank>."""
+
+    def __init__(self, context, flag, **options):
+        super().__init__(context, **options)
+        self.flag, self.rank = flag, context.rank
+
+    def serve(self, stop):
+        with open(f"{self.flag}-{self.rank}", "w") as file:
+            file.write(str(os.getpid()))
+        while not os.path.exists(self.flag) and not stop.wait(0.02):
+            pass
+        super().serve(stop)
+'''
+
+
 def test_a_rehearsal_on_this_machine(cli: Cli, swarm: Callable[..., Path], tmp_path: Path) -> None:
-    """Servers of two kinds; one fails, and the others take over; then all have served as long as they were to."""
-    failing = {"room": [6, 8], "seconds_per_block": 0.02, "fail_after": [None, None, 6, None]}
-    file = swarm(serve_for=16, host_options=failing, servers=5)
+    """Servers of two kinds; one fails, and the others take over; then the time of all is up."""
+    (tmp_path / "held.py").write_text(HELD)
+    flag = tmp_path / "flag"
+    failing = {"room": [6, 8], "seconds_per_block": 0.02, "fail_after": [None, None, 0.1, None], "flag": str(flag)}
+    file = swarm(host="held:Held", host_options=failing, servers=5)
     run = tmp_path / "swarm"
     launched = cli.start("blocks", "launch", file)
 
@@ -454,11 +478,14 @@ def test_a_rehearsal_on_this_machine(cli: Cli, swarm: Callable[..., Path], tmp_p
     shown = cli("blocks", "status", run, check=0).out
     assert "5 servers: 5 online" in shown
     assert "######" in shown
+    flag.touch()
     assert until(lambda: covered(4), "the others to take over")
+    for rank in (0, 1, 3, 4):
+        os.kill(int(Path(f"{flag}-{rank}").read_text()), signal.SIGUSR2)
     assert launched.wait(timeout=60) == 1
     assert counts(status(cli, run)) == (4, 1, 0, 0)
     failure = json.loads((run / "failures" / "00002.1.json").read_text())
-    assert failure["error"] == ("serving failed: StaggerError: the simulated host fails after 6 s, as it was told to")
+    assert failure["error"] == ("serving failed: StaggerError: the simulated host fails after 0.1 s, as it was told to")
     record = json.loads((run / "completions" / "00000.json").read_text())
     assert record["notes"]["server"] == "00000.1"
     assert list((run / "registry").iterdir()) == []
