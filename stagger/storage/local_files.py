@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from _thread import get_ident
 from collections.abc import Callable, Iterator
 
@@ -100,7 +101,11 @@ class LocalFiles:
                         yield found
 
     def entry(self, path: str) -> Entry | None:
-        return Entry(path, os.stat(path).st_size) if os.path.isfile(path) else None
+        try:
+            info = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return Entry(path, info.st_size) if stat.S_ISREG(info.st_mode) else None
 
     def stream(self, path: str, size: int, version: str) -> Iterator[bytes]:
         # Not open(): that asks for the file's size. A pipe in its place must not stop the task: it has no content.
