@@ -139,9 +139,8 @@ def decode(data: bytes, path: str, *keys: str) -> dict[str, Any]:
         raise damaged(path, str(error)) from error
     if not isinstance(record, dict):
         raise damaged(path, "not a JSON object")
-    for key in keys:
-        if key not in record:
-            raise damaged(path, f"it has no {key!r}")
+    if not all(map(record.__contains__, keys)):
+        raise damaged(path, f"it has no {next(key for key in keys if key not in record)!r}")
     return record
 
 

@@ -10,7 +10,7 @@ import jinja2
 
 from stagger.ranks import format_ranks
 from stagger.rundir.launch_records import SlurmLaunch
-from stagger.rundir.stage_folder import Completion, encode
+from stagger.rundir.stage_folder import Completion, collection_paused, encode
 from stagger.spec.models import StageSpec
 from stagger.status.efficiency import efficiency, sentences
 from stagger.status.look import Look
@@ -20,9 +20,10 @@ from stagger.status.totals import totals
 def write_stats(look: Look) -> dict[str, Any]:
     """Merge the completion records into stats.json and report.html, also when ranks are missing: they are named."""
     stage, folder = look.stage.spec, look.stage.folder
-    stats = merge(stage, look.completions, [rank for rank in range(stage.tasks) if rank not in look.done])
-    if look.launches and isinstance(look.launches[-1], SlurmLaunch):
-        stats["efficiency"] = efficiency(look.completions, look.launches[-1].resources)
+    with collection_paused():
+        stats = merge(stage, look.completions, [rank for rank in range(stage.tasks) if rank not in look.done])
+        if look.launches and isinstance(look.launches[-1], SlurmLaunch):
+            stats["efficiency"] = efficiency(look.completions, look.launches[-1].resources)
     folder.storage.write(folder.stats(), encode(stats))
     folder.storage.write(folder.report(), render_report(stats).encode())
     return stats

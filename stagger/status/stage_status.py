@@ -12,7 +12,7 @@ from typing import Any
 from stagger.ranks import pad
 from stagger.rundir.launch_records import SlurmLaunch
 from stagger.rundir.run_folder import RunFolder, RunRecord
-from stagger.rundir.stage_folder import StageFolder, attempt_order
+from stagger.rundir.stage_folder import StageFolder, attempt_order, collection_paused
 from stagger.status.efficiency import efficiency
 from stagger.status.failed_ranks import cancelled_ranks
 from stagger.status.look import Look, look_at_run
@@ -83,7 +83,8 @@ def stage_status(look: Look) -> StageStatus:
     status.pending = tasks - counted
     status.active = bool(activity.ranks - settled)
     status.cancelled = len(cancelled_ranks(look.launches) - activity.ranks - settled)
-    add_totals(status, look)
+    with collection_paused():
+        add_totals(status, look)
     return status
 
 
