@@ -46,7 +46,7 @@ def tree(folder: Path) -> dict[str, float]:
         ({"source": "/no/such/folder"}, "Nothing in /no/such/folder matches"),
         ({"run_dir": "/proc/nothing/run"}, "/proc/nothing/run cannot be"),
         ({"output": "/proc/nothing/out"}, "/proc/nothing/out cannot be"),
-        ({"run_dir": "nonesuch://x"}, "No storage speaks nonesuch://"),
+        ({"run_dir": "nonesuch://x"}, "Cannot open nonesuch:// paths"),
         ({"steps": ("no_such_module:step",)}, "step 2: The step 'no_such_module:step' cannot be imported"),
     ],
 )

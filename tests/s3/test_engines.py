@@ -140,7 +140,7 @@ def test_what_will_not_pass_is_asked_once_and_said_in_one_sentence(s3: S3Server,
         storage.read("s3://data/denied/a")
     assert s3.stats()["requests"] == {"GetObject": 1}
     s3.set_faults(p_503=1.0)
-    with pytest.raises(StorageError, match=r"reduce your request rate.*\(throttled; tried again until") as caught:
+    with pytest.raises(StorageError, match=r"reduce your request rate.*\(throttled; retries exhausted\)") as caught:
         storage.read("s3://data/denied/a")
     assert "\n" not in str(caught.value)
     # Of all layers one asks again: every request is one of its attempts.
@@ -149,7 +149,7 @@ def test_what_will_not_pass_is_asked_once_and_said_in_one_sentence(s3: S3Server,
 
 def test_options_that_an_engine_does_not_have_are_named(s3: S3Server) -> None:
     for options, message in (
-        ({"engine": "boto"}, "there is no engine 'boto'; valid are s3fs, obstore"),
+        ({"engine": "boto"}, "there is no engine 'boto'; valid engines: s3fs, obstore"),
         (
             {"engine": "obstore", "s3_additional_kwargs": {}},
             "obstore does not take 's3_additional_kwargs'; it takes key",

@@ -163,7 +163,7 @@ def test_an_upload_that_fails_for_good_leaves_nothing_and_says_so(
     failure = json.loads((tmp_path / "refused" / "failures" / "00000.1.json").read_text())
     assert failure["kind"] == "StorageError"
     assert "s3://out/refused/output/00000.jsonl: " in failure["error"]
-    assert "throttled; tried again until the time was over" in failure["error"]
+    assert "throttled; retries exhausted" in failure["error"]
     assert failure["retried"]["requests"]["throttled"] >= 1
     assert s3.stats()["open_uploads"] == 0
     assert Storage().list("s3://out/refused/output") == []
@@ -221,7 +221,7 @@ def test_a_key_that_looks_like_a_path_is_a_key(
     options = '{"s3": {"engine": "obstore"}}'
     file = pipeline_file("obstore", source="s3://data/odd/x", storage_options=json.loads(options))
     ran = s3_cli("launch", file, "--set", "pipeline.0.read_jsonl.recursive=true", check=2)
-    assert "holds a key that the engine obstore cannot name" in ran.err
+    assert "holds a key that the engine obstore cannot represent" in ran.err
     assert "use the engine s3fs" in ran.err
 
 

@@ -126,7 +126,7 @@ def test_what_failed_is_asked_again_and_accounted_for(clock: Clock) -> None:
     assert account["requests"] == {"throttled": 5, "reset": 2}
     assert account["waited_s"] == pytest.approx(clock.now - 1000, abs=0.01)
     assert len(told) == 7
-    assert told[0].startswith("s3://b/k: throttled; trying again in ")
+    assert told[0].startswith("s3://b/k: throttled; retrying in ")
     assert retry.take_account() == {"requests": {}, "waited_s": 0.0}
 
 

@@ -147,7 +147,7 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 
 def test_an_unknown_protocol_is_said() -> None:
-    with pytest.raises(StaggerError, match="No storage speaks nonesuch://"):
+    with pytest.raises(StaggerError, match="Cannot open nonesuch:// paths"):
         Storage().read("nonesuch://x/y")
 
 
