@@ -1,4 +1,4 @@
-"""Runs with everything on S3, against moto's server."""
+"""Runs with input, output and run directory on S3, against moto's server."""
 
 from __future__ import annotations
 

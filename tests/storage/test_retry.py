@@ -1,4 +1,4 @@
-"""The retry policy: what is asked again, how long, and how it waits."""
+"""The retry policy: which errors are retried, for how long, and with which waits."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def failing(error: Exception, times: int, calls: list[int]) -> Callable[[], str]
 
 
 class Clock:
-    """Time that passes only while somebody sleeps."""
+    """A clock that advances only during sleeps."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
