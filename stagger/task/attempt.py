@@ -194,7 +194,7 @@ class Attempt:
             if self.settings.commit == "shard" and shard is not None:
                 self._commit(task, [shard])
                 ended += 1
-                if ended < len(plan.shards) and not self.job.process:  # After the last, the completion record follows.
+                if ended < len(plan.shards) and not self.job.process:  # The last is covered by the completion record.
                     progress = encode(self._completion(plan, task, ended))
                     self.storage.write(self.folder.progress(self.rank), progress)
                 self.job.advanced = True
