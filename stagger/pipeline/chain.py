@@ -1,4 +1,4 @@
-"""From the steps of a plan to a running pipeline: a chain of iterators, each step pulling from the one before it."""
+"""Turns the steps of a plan into a running pipeline: a chain of iterators, each step pulling from the one before."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from stagger.errors import StaggerError
 
-#: Name in a pipeline file -> where the step is. A step's module is imported when a pipeline names it.
+#: Name in a pipeline file -> module and class of the step. The module is imported when a pipeline names the step.
 BUILTIN = {
     "read_csv": "stagger.steps.csv:ReadCsv",
     "read_jsonl": "stagger.steps.jsonl:ReadJsonl",
@@ -23,14 +23,14 @@ BUILTIN = {
     "write_parquet": "stagger.steps.parquet_writer:WriteParquet",
 }
 
-#: `(data, rank, world_size) -> iterator`, datatrove's contract. `data` is None for the first step.
+#: `(data, rank, world_size) -> iterator`: datatrove's contract. `data` is None for the first step.
 Step = Callable[[Any, int, int], "Iterable[Any] | None"]
 
 
 def resolve(use: str) -> Any:
-    """The object that a step's name stands for: a built-in's class, or whatever `module:name` holds.
+    """The class or function that a step's name refers to: a built-in name, or `module:name`.
 
-    Raises StaggerError when it cannot be imported, with the reason.
+    Raises StaggerError with the reason when it cannot be imported.
     """
     module, colon, name = BUILTIN.get(use, use).partition(":")
     if not colon:
@@ -38,12 +38,12 @@ def resolve(use: str) -> Any:
 
         close = difflib.get_close_matches(use, BUILTIN, n=1)
         raise StaggerError(
-            f"There is no step {use!r}{f'; did you mean {close[0]!r}?' if close else '.'} The built-in ones are"
-            f" {', '.join(BUILTIN)}; others are written module:name."
+            f"There is no step {use!r}{f'; did you mean {close[0]!r}?' if close else '.'} The built-in steps are"
+            f" {', '.join(BUILTIN)}; write any other step as module:name."
         )
     try:
         target: Any = importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # The module is the user's: importing it can raise anything.
+    except (Exception, SystemExit) as error:  # The module is the user's: its import can raise anything.
         raise StaggerError(f"The step {use!r} cannot be imported: {type(error).__name__}: {error}.") from error
     for part in name.split("."):
         if not hasattr(target, part):
@@ -60,7 +60,7 @@ def build(use: str, params: dict[str, Any]) -> Step:
 
 
 def add_import_path(folders: Iterable[str]) -> None:
-    """Make modules in `folders` importable, after everything that is installed."""
+    """Make modules in `folders` importable, with lower priority than installed ones."""
     for folder in folders:
         if folder and folder not in sys.path:
             sys.path.append(folder)
@@ -68,7 +68,7 @@ def add_import_path(folders: Iterable[str]) -> None:
 
 @dataclass
 class StepCount:
-    """What one step did in one rank: the records it gave, and the seconds it took to give them."""
+    """One step's work in one rank: the records it yielded, and the seconds this took."""
 
     name: str
     records: int = 0
@@ -79,9 +79,9 @@ class StepCount:
 def chain(
     steps: list[Step], counts: list[StepCount], rank: int, world_size: int, check: Callable[[], None]
 ) -> Iterable[Any]:
-    """Connect the steps. Iterating over the result runs them; `counts` has one entry a step, and grows with it.
+    """Connect the steps. Iterating over the result runs them, and updates `counts`, which has one entry per step.
 
-    `check` is called for every record that the first step gives: it raises when the task has been told to stop.
+    `check` is called for each record of the first step, and raises when the task has to stop.
     """
     data: Iterable[Any] | None = None
     for index, (step, count) in enumerate(zip(steps, counts, strict=True)):
@@ -93,8 +93,10 @@ def chain(
             raise
         if data is None:
             if index + 1 < len(steps):
-                raise TypeError(f"step {index + 1} ({count.name}) returned None; a step returns an iterator")
-            return before or ()  # A sink has read it to its end; one that did not must not leave it unread.
+                raise TypeError(
+                    f"step {index + 1} ({count.name}) returned None; only the last step may: return an iterator"
+                )
+            return before or ()  # A final step may return None. If it did not exhaust its input, the caller will.
         data = _counted(data, count, check if index == 0 else None)
     return data or ()
 
@@ -111,7 +113,7 @@ def _counted(data: Iterable[Any], count: StepCount, check: Callable[[], None] | 
             yield record
             started = clock()
         seconds += clock() - started
-    except GeneratorExit:  # A later step wants no more.
+    except GeneratorExit:  # A later step stopped early.
         raise
     except BaseException as error:
         count.error = error
@@ -122,7 +124,7 @@ def _counted(data: Iterable[Any], count: StepCount, check: Callable[[], None] | 
 
 
 def own_seconds(counts: list[StepCount]) -> list[StepCount]:
-    """The counts with each step's own time: what `chain` measured includes the steps that it pulled from."""
+    """The counts with each step's own seconds: those of `chain` include the steps that it pulled from."""
     before = [0.0, *(count.seconds for count in counts)]
     return [
         StepCount(count.name, count.records, max(0.0, count.seconds - pulled))

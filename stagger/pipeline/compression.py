@@ -1,7 +1,7 @@
-"""Codecs: what turns the bytes of a shard into the bytes of its records, and back.
+"""Codecs: decompress the bytes of a shard, and compress those of an output.
 
-Decompression checks what the codec lets it check: a stream that ends before its end mark, or fails its checksum, is an
-error, never a short file. Codecs are imported when the first file needs them.
+Decompression uses every check of its codec: a stream that ends before its end mark, or fails its checksum, is an error,
+never a shorter file. A codec is imported when the first file needs it.
 """
 
 from __future__ import annotations
@@ -13,41 +13,41 @@ from typing import Any, Literal, Protocol, cast
 
 from stagger.errors import BadInput
 
-#: What outputs can be compressed with, and what inputs can besides.
+#: Codecs for outputs, and for inputs.
 Codec = Literal["gzip", "zstd"]
 ReadCodec = Literal["gzip", "zstd", "bz2", "xz"]
 
-#: Compressed bytes given to a decompressor at a time, and bytes buffered behind it: more leaves the processor's cache.
+#: Compressed bytes per call of a decompressor, and bytes buffered after it: larger ones overflow the processor's cache.
 PIECE_BYTES = 128 * 2**10
 
-#: Decompressed bytes taken at a time, about: input that expands by thousands is given in smaller pieces.
+#: Approximate decompressed bytes per call: input that expands a thousandfold is fed in smaller pieces.
 OUTPUT_BYTES = 2**20
 
-#: What `zstd --long=31` needs to be read again.
+#: Window in bytes needed to decompress files of `zstd --long=31`.
 MAX_WINDOW = 2**31
 
-#: File name endings, and the codec that each stands for.
+#: File name ending -> codec.
 EXTENSIONS: dict[str, ReadCodec] = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 
-#: Default levels: zstd-3 compresses 13 times as fast as gzip-9, and better; isal's 2 is its default.
+#: Default levels. zstd-3 compresses better than gzip-9, and 13 times as fast; 2 is isal's own default.
 LEVELS: dict[Codec, int] = {"gzip": 2, "zstd": 3}
 
-#: Levels that there are. gzip is isal's: its levels end at 3, with about the ratio of zlib's 4.
+#: Valid levels. gzip is compressed by isal: its highest level is 3, with about the ratio of zlib's 4.
 LEVEL_RANGES: dict[Codec, tuple[int, int]] = {"gzip": (0, 3), "zstd": (-7, 22)}
 
 
 def codec_of(name: str) -> ReadCodec | None:
-    """The codec that a file's name stands for, None for an uncompressed file."""
+    """The codec that a file's name implies; None for an uncompressed file."""
     return EXTENSIONS.get(os.path.splitext(name)[1].lower())
 
 
 def extension_of(codec: ReadCodec | None) -> str:
-    """What a file name of this codec ends with; empty for None."""
+    """The ending of a codec's file names; empty for None."""
     return {codec: extension for extension, codec in EXTENSIONS.items()}[codec] if codec else ""
 
 
 class _Decompressor(Protocol):
-    """The standard library's shape of a decompressor, which zstandard shares."""
+    """The standard library's decompressor interface, which zstandard shares."""
 
     @property
     def eof(self) -> bool: ...
@@ -73,9 +73,9 @@ def _decompressor(codec: ReadCodec) -> _Decompressor:
 
 
 class _Content(io.RawIOBase):
-    """The content of a file, from the pieces of it that storage gives.
+    """The content of a file, from its pieces as storage yields them.
 
-    `taken` counts those pieces' bytes; `line_start` is where the last line that was given begins, whole or not.
+    `taken` counts the bytes of those pieces; `line_start` is the offset of the last line begun so far.
     """
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
@@ -105,7 +105,7 @@ class _Content(io.RawIOBase):
         return end - start
 
     def _refill(self) -> bool:
-        """Make more output; False at the end of the file."""
+        """Produce more output; False at the end of the file."""
         self._set(self._take())
         return bool(self._output)
 
@@ -119,7 +119,7 @@ class _Content(io.RawIOBase):
 
 
 class _Gunzipped(_Content):
-    """The content of a gzip file, over any number of members: isal's own file is faster where they are small."""
+    """The content of a gzip file of any number of members. isal's own file object is faster for small members."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         from isal import igzip, isal_zlib
@@ -143,7 +143,7 @@ class _Gunzipped(_Content):
 
 
 class _Decompressed(_Content):
-    """The decompressed content of a file, over any number of frames."""
+    """The decompressed content of a file of any number of frames."""
 
     def __init__(self, pieces: Iterator[bytes], codec: ReadCodec) -> None:
         super().__init__(pieces)
@@ -166,20 +166,20 @@ class _Decompressed(_Content):
         data = b"" if self._has_more() else self._input[: self._feed]
         try:
             output = self._decompress(self._stream, data)
-        except Exception as error:  # Each codec has its own: zstandard's ZstdError, LZMAError, OSError.
+        except Exception as error:  # Each codec raises its own: ZstdError, LZMAError, OSError.
             raise BadInput(f"the {self._codec} stream is damaged: {error}") from error
         self._feed = max(self._feed // 8, 64) if len(output) > OUTPUT_BYTES else min(self._feed * 2, PIECE_BYTES)
         self._set(output)
         left = self._input[len(data) :]
         if self._stream.eof:
             rest, self._stream = self._stream.unused_data, None
-            # What is left is mostly still in the input; not where the decompressor has held it back.
+            # The remainder is usually a suffix of the input; some decompressors return more than they were just given.
             left = self._input[len(data) - len(rest) :] if len(rest) <= len(data) else memoryview(rest + left.tobytes())
         self._input = left
         return True
 
     def _has_more(self) -> bool:
-        """Whether bz2 or xz holds output back; zstandard never does."""
+        """Whether the decompressor can yield more output without more input; zstandard never can."""
         return self._stream is not None and not getattr(self._stream, "needs_input", True)
 
     def _decompress(self, stream: Any, data: bytes | memoryview) -> bytes:
@@ -189,9 +189,9 @@ class _Decompressed(_Content):
 
 
 def content(pieces: Iterator[bytes], codec: ReadCodec | None) -> io.BufferedReader:
-    """The decompressed content of a file, to be read once from its start to its end; `tell()` is the place in it.
+    """The decompressed content of a file, to be read once from start to end; `tell()` is the offset in it.
 
-    Reading raises BadInput where the compressed stream is damaged or truncated. `raw.taken` counts the file's bytes.
+    Reading raises BadInput where the compressed stream is damaged or truncated. `raw.taken` counts the stored bytes.
     """
     if codec is None:
         return io.BufferedReader(_Content(pieces), PIECE_BYTES)
@@ -199,7 +199,7 @@ def content(pieces: Iterator[bytes], codec: ReadCodec | None) -> io.BufferedRead
 
 
 class Compressor(Protocol):
-    """The standard library's shape of a compressor."""
+    """The standard library's compressor interface."""
 
     def compress(self, data: bytes, /) -> bytes: ...
 
@@ -207,7 +207,7 @@ class Compressor(Protocol):
 
 
 def compressor(codec: Codec, level: int | None = None) -> Compressor:
-    """A compressor for one file. The same input gives the same bytes: no time stamp, no name, one thread."""
+    """A compressor for one file. Deterministic: no time stamp, no file name, one thread."""
     level = LEVELS[codec] if level is None else level
     if codec == "gzip":
         from isal import isal_zlib
@@ -219,7 +219,7 @@ def compressor(codec: Codec, level: int | None = None) -> Compressor:
 
 
 def check_level(codec: Codec | None, level: int | None) -> None:
-    """Raise ValueError for a level that the codec does not have."""
+    """Raise ValueError for a level that the codec does not have, and for a level without a codec."""
     if level is None:
         return
     if codec is None:

@@ -1,4 +1,4 @@
-"""What flows through a pipeline."""
+"""The records that flow through a pipeline, and the shards they are read from."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ ShardBy = Literal["count", "bytes"]
 
 @dataclass(slots=True)
 class Document:
-    """One record: the text, an id that is unique in the data set, and whatever else is known of it.
+    """One record: its text, an id that is unique in the data set, and any other data.
 
-    The same fields as datatrove's `Document`, so that its filters and formatters run unchanged.
+    It has the fields of datatrove's `Document`, so that datatrove's filters and formatters run unchanged.
     """
 
     text: str
@@ -22,10 +22,10 @@ class Document:
 
 
 class Shard(NamedTuple):
-    """One input file: its path below the reader's `path` (or a whole path), and its bytes when the plan was made.
+    """One input file: its path relative to the reader's `path` (or its whole path), and its size in bytes at planning.
 
-    `version` is what an object store then called its content (S3's ETag): an object that was replaced since is noticed
-    even when it is as long as before. Empty on file systems.
+    `version` is an object store's identifier for the content at that time (S3's ETag): it reveals an object that has
+    been replaced by one of equal size. Empty on file systems.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""What a step may have beside `__call__(data, rank, world_size)`: each hook is looked for by its name.
+"""Optional methods of a step besides `__call__(data, rank, world_size)`; stagger finds each hook by its name.
 
-All are optional, and a step may have any of them. These protocols are for reading and for types: no step inherits from
-them. `Reader` and `Writer` list the hooks that the readers and writers of stagger/steps have.
+A step may have any of them. These protocols serve readers and type checkers: no step inherits from them. `Reader` and
+`Writer` list the hooks of the readers and writers in stagger/steps.
 """
 
 from __future__ import annotations
@@ -16,45 +16,45 @@ if TYPE_CHECKING:
 
 
 class Bound(Protocol):
-    """A step that wants to know the task it runs in."""
+    """A step that needs the context of its task."""
 
     def bind(self, task: TaskContext) -> None:
-        """Called in the task, once per rank, before the step is called."""
+        """Called in the task, once per rank, before the step itself."""
 
 
 class Reader(Bound, Protocol):
-    """The first step of a pipeline, when its input can be divided into shards."""
+    """The first step of a pipeline whose input consists of shards."""
 
     @property
     def allow_empty(self) -> bool:
-        """Whether an empty shard has no documents; otherwise a launch warns of empty shards, and reading one fails."""
+        """Whether empty shards are valid; if not, a launch warns of them, and reading one fails."""
 
     def find_shards(self, storage: Storage) -> list[Shard]:
         """Called at launch: every shard of the input, sorted by name. Raises StaggerError when nothing matches."""
 
     def path_of(self, shard: Shard) -> str:
-        """Called at launch: the whole path of a shard, so that no output replaces an input."""
+        """Called at launch: the whole path of a shard, to check that no output would overwrite an input."""
 
 
 class Writer(Bound, Protocol):
-    """A step that writes files by `TaskContext.open_output`."""
+    """A step that writes files with `TaskContext.open_output`."""
 
     @property
     def output_folder(self) -> str:
-        """The folder of its files. A launch makes it, and removes what killed attempts left there."""
+        """The folder of its files. A launch creates it, and removes what killed attempts left there."""
 
     @property
     def shard_by_shard(self) -> bool:
-        """Whether the steps run for each shard by itself, so that each output can be traced to its input."""
+        """Whether the steps run once per shard, so that each output can be traced to its input."""
 
     def check_tasks(self, tasks: int) -> None:
-        """Called at launch: raise StaggerError when `tasks` ranks would write the same file."""
+        """Called at launch. Raises StaggerError when several of the `tasks` ranks would write the same file."""
 
     def planned_outputs(self, ranks: Sequence[Sequence[Shard]]) -> Iterator[tuple[str, str]]:
-        """Called at launch: (path, what it is the output of) of each file that the stage would write.
+        """Called at launch: (path, source of the output) for each file that the stage would write.
 
-        `ranks[r]` holds the shards of rank r. Two equal paths, or an input among them, refuse the launch.
+        `ranks[r]` holds the shards of rank r. The launch is rejected if two paths are equal, or one is an input.
         """
 
     def end_shard(self) -> None:
-        """Called in the task after the steps have run for a shard, or for the whole rank."""
+        """Called in the task after the steps have run for one shard, or for the whole rank."""

@@ -1,4 +1,4 @@
-"""Pipelines of Python objects (functions, lambdas, instances): the only thing that is ever pickled."""
+"""Pipelines of Python objects (functions, lambdas, instances). Nothing else is ever pickled."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from stagger.storage.storage import Storage, is_local
 
 
 def dump_pickle(steps: Sequence[Step]) -> bytes:
-    """The steps as bytes, functions of the launching script included by value. Raises StaggerError if one cannot be."""
+    """The steps pickled, with the launching script's functions by value. Raises StaggerError when a step cannot be."""
     import cloudpickle
 
     try:
         return cast("bytes", cloudpickle.dumps(list(steps)))
-    except Exception as error:  # Whatever a user's object raises when it is asked for its state.
+    except Exception as error:  # Pickling a user's object can raise anything.
         raise StaggerError(
             f"The pipeline cannot be sent to its tasks: {error}. Open files, locks and connections inside the step,"
             " when it runs."
@@ -31,7 +31,7 @@ def sha256(data: bytes) -> str:
 
 
 def load_pickle(storage: Storage, path: str, expected_sha256: str) -> list[Any]:
-    """The steps. Raises StaggerError when the file is another user's, or not the one that was launched."""
+    """The unpickled steps. Raises StaggerError when the file is another user's, or not the one that was launched."""
     if is_local(path) and os.stat(path).st_uid not in (os.geteuid(), 0):
         raise StaggerError(f"{path} belongs to another user; loading it would run that user's code.")
     data = storage.read(path)

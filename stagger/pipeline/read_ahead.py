@@ -1,4 +1,4 @@
-"""Input from remote storage, fetched while what came before it is still being worked on."""
+"""Fetches input from remote storage ahead of its use, while earlier input is processed."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from collections.abc import Callable, Iterator
 from stagger.pipeline.document import Shard
 from stagger.storage.storage import Storage
 
-#: How often a reader that waits for input looks whether the task has been told to stop, in seconds.
+#: Seconds between two checks for a stop request while a reader waits for input.
 LOOK_UP_S = 0.2
 
 
 class Closed(Exception):
-    """Nobody reads any more."""
+    """The read-ahead has been closed: stop fetching."""
 
 
 class Left(Exception):
-    """Nobody reads this shard any more."""
+    """The reader has moved on to a later shard: stop fetching this one."""
 
 
 class ReadAhead:
     """Streams the shards, one request each, by one thread into a queue of at most `limit()` bytes.
 
-    The thread runs on into the next shard while the one before is decoded: a task never waits for the first byte of a
-    shard but the first. `path_of` says where a shard lies.
+    The thread continues with the next shard while the current one is decoded, so a task waits only for the first byte
+    of its first shard. `path_of` returns the path of a shard.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class ReadAhead:
         self._limit = limit
         self._queue: deque[tuple[int, bytes | BaseException | None]] = deque()  # (shard, piece); None ends a shard.
         self._held = 0
-        self._wanted = 0  # Nobody reads the shards before this one any more.
+        self._wanted = 0  # The reader has left all shards before this one.
         self._change = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._fetch, daemon=True)
@@ -52,7 +52,7 @@ class ReadAhead:
                     self._fetch_shard(index, shard)
         except Closed:
             pass
-        except BaseException as error:  # Raised in the reader, when it has come to the place.
+        except BaseException as error:  # Queued, and raised in the reader once it gets there.
             with self._change:
                 self._queue.append((index, error))
                 self._change.notify()
@@ -72,10 +72,10 @@ class ReadAhead:
             self._change.notify()
 
     def _wait(self, index: int, size: int) -> None:
-        """Wait for room. Raises Closed, or Left when this shard is not read any more."""
+        """Wait until the queue has room. Raises Closed, or Left when the reader has left this shard."""
 
         def room() -> bool:
-            # One piece always fits: a limit below a piece's size must not stop everything.
+            # One piece always fits, so that a limit smaller than a piece cannot block everything.
             return not self._held or self._held + size <= self._limit()
 
         self._change.wait_for(lambda: self._closed or index < self._wanted or room())
@@ -85,7 +85,7 @@ class ReadAhead:
             raise Left
 
     def shard(self, index: int) -> Iterator[bytes]:
-        """The pieces of a shard. Those before it need not have been read, and cannot be any more."""
+        """The pieces of a shard. Earlier shards may be unread, and can no longer be read."""
         with self._change:
             self._wanted = index
             self._change.notify_all()

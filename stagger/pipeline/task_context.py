@@ -1,4 +1,4 @@
-"""What a step may know of the task it runs in, beyond the contract `(data, rank, world_size)`."""
+"""What a step can learn of its task beyond the contract `(data, rank, world_size)`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from stagger.storage.storage import Storage, is_local
 if TYPE_CHECKING:
     from stagger.pipeline.read_ahead import ReadAhead
 
-#: Compressing many small records one by one costs a call each; this many bytes are gathered first.
+#: Bytes of small records gathered before one call of the compressor: a call per record would be slow.
 GATHER_BYTES = 64 * 2**10
 
-#: So many bad records are kept in full in the completion record; all are counted.
+#: Maximum bad records kept in full in the completion record; all are counted.
 EXAMPLES = 10
 
 
 class OutputFile:
-    """One output of a rank: whole under its final path once the whole rank has succeeded, otherwise never there."""
+    """One output of a rank: complete under its final path once the whole rank has succeeded, else never visible."""
 
     def __init__(self, output: Output, codec: Codec | None, level: int | None) -> None:
         self.output = output
         self.records = 0
         self.finished = False
-        #: Called before the file ends: what a format still has to write then.
+        #: Called before the file ends, to write the format's last part (such as Parquet's footer).
         self.closing: Callable[[], None] | None = None
         self._compressor: Compressor | None = compressor(codec, level) if codec else None
         self._gathered: list[bytes] = []
@@ -47,7 +47,7 @@ class OutputFile:
 
     @property
     def size(self) -> int:
-        """Bytes of the file so far. Of a compressed one those that have left the compressor: the rest follow."""
+        """Bytes of the file so far; for a compressed file, only those that have left the compressor."""
         return self.output.size + (0 if self._compressor else self._gathered_bytes)
 
     def _spill(self) -> None:
@@ -56,7 +56,7 @@ class OutputFile:
         self.output.write(self._compressor.compress(data) if self._compressor else data)
 
     def finish(self) -> None:
-        """End the compressed stream and make the file durable, still invisible."""
+        """End the compressed stream and make the file durable, but still invisible."""
         if self.finished:
             return
         if self.closing is not None:
@@ -71,7 +71,7 @@ class OutputFile:
 
 
 class StopFlag:
-    """Set by a signal handler, looked at between records: a handler that raised could be swallowed by a step."""
+    """Set by a signal handler and checked between records. A handler that raised could be swallowed by a step."""
 
     def __init__(self) -> None:
         self.signal: Signals | None = None
@@ -82,13 +82,13 @@ class StopFlag:
             raise Interrupted(self.signal)
 
     def clear(self) -> None:
-        """Forget the signal: it has been heeded."""
+        """Forget the signal, once it has been handled."""
         self.signal = None
 
 
 @dataclass(frozen=True)
 class Circumstances:
-    """Where a rank runs: its stage's folder, its attempt's name, its Slurm job or local process, what may stop it."""
+    """Where a rank runs: its stage's folder, its attempt's name, its Slurm job or local process, and its stop flag."""
 
     stage_dir: str = ""
     attempt: str = "1"
@@ -99,12 +99,11 @@ class Circumstances:
 class TaskContext:
     """The rank's shards, its outputs and the storage.
 
-    A step that has a method `bind(task)` is handed it before it is called (hooks.py). Steps that stay with the contract
-    need nothing of this.
+    A step with a method `bind(task)` receives it before it is called (hooks.py). Other steps do not need it.
 
-    `all_shards` are the rank's, `shards` what the steps are to read now: all of them, or one after another where a
-    writer names its outputs after them. `bad_records` counts what readers skipped, by kind; `bad_examples` holds the
-    first of them in full. What a step puts into `notes` is kept in the completion record.
+    `all_shards` are the rank's shards; `shards` are those to read now: all of them, or one after another if a writer
+    names its outputs after them. `bad_records` counts skipped records by kind; `bad_examples` holds the first ones in
+    full. The completion record keeps everything that a step puts into `notes`.
     """
 
     def __init__(
@@ -141,16 +140,16 @@ class TaskContext:
         self._earlier: list[Callable[[list[Shard]], list[str]]] = []
 
     def shard_by_shard(self) -> Iterator[Shard]:
-        """Each shard of the rank, `shards` being that one alone meanwhile."""
+        """Iterate over the rank's shards; in each iteration, `shards` holds only the current one."""
         for shard in self.all_shards:
             self.shards = [shard]
             yield shard
 
     def stream(self, shard: Shard, path_of: Callable[[Shard], str]) -> Iterator[bytes]:
-        """The bytes of one of the rank's shards, as they are stored. They are asked for in order, each once.
+        """The stored bytes of one of the rank's shards. Call it in the order of the shards, once for each.
 
-        Remote ones are fetched ahead of this, with one request each. Raises FileNotFoundError, and `BadInput` for a
-        shard that is another version than planned.
+        Remote shards are fetched ahead, one request each. Raises FileNotFoundError, and `BadInput` when the shard's
+        version is not the planned one.
         """
         if self.first_read is None:
             self.first_read = time.time()
@@ -165,12 +164,12 @@ class TaskContext:
         return self._ahead.shard(self._place)
 
     def _read_ahead_limit(self) -> int:
-        """Input that may wait in memory: outputs that wait there too leave less of it."""
+        """Bytes of input that may wait in memory. Outputs waiting there reduce it, but to no less than an eighth."""
         held = sum(file.output.held for file in self.outputs)
         return max(self._read_ahead_bytes - held, self._read_ahead_bytes // 8)
 
     def skipped(self, shard: str, record: int, byte: int, kind: str, reason: str) -> int:
-        """Note a bad record that is left out. Returns how many there are in this rank by now."""
+        """Count a skipped record; the first EXAMPLES are kept in full. Returns the rank's bad records so far."""
         self.bad_records[kind] = self.bad_records.get(kind, 0) + 1
         if len(self.bad_examples) < EXAMPLES:
             example = {"shard": shard, "record": record, "byte": byte, "kind": kind, "reason": reason}
@@ -178,9 +177,9 @@ class TaskContext:
         return sum(self.bad_records.values())
 
     def open_output(self, path: str, codec: Codec | None = None, level: int | None = None) -> OutputFile:
-        """A new output of this rank. It is committed with the rank's others when all steps have succeeded.
+        """Open a new output of this rank. It is committed with the rank's other outputs when all steps have succeeded.
 
-        Raises StaggerError for a path that the rank writes already.
+        Raises StaggerError when the rank already writes `path`.
         """
         if any(file.output.path == path for file in self.outputs):
             raise StaggerError(f"Two steps write {path}; give each its own path or filename.")
@@ -189,17 +188,17 @@ class TaskContext:
         return file
 
     def replaces(self, earlier: Callable[[list[Shard]], list[str]]) -> None:
-        """Have files removed, at the commit, that an earlier attempt of the rank wrote and this one did not.
+        """Register files for removal at the commit: those of an earlier attempt that this one does not write again.
 
-        `earlier` finds the paths that the rank may have written for the shards it is given; it is called only when
-        there was an earlier attempt.
+        `earlier` returns the paths that the rank may have written for the given shards. It is called only if there was
+        an earlier attempt.
         """
         self._earlier.append(earlier)
 
     def commit(self, shards: list[Shard]) -> None:
-        """Make the outputs since the last commit durable, then visible; remove what earlier attempts wrote beside them.
+        """Make the outputs since the last commit durable, then visible; remove other files of earlier attempts.
 
-        `shards` are those that the outputs are of.
+        `shards` are the shards that these outputs were made from.
         """
         files = self.outputs[self._committed :]
         for file in files:
@@ -210,7 +209,7 @@ class TaskContext:
                 file.output.commit()
                 committed.append(file.output.path)
         except BaseException:
-            for path in committed:  # The rank has failed: nothing of it is to be taken for data.
+            for path in committed:  # The rank has failed: none of its outputs may be taken for data.
                 self.storage.remove(path)
             raise
         self._committed = len(self.outputs)
@@ -220,7 +219,7 @@ class TaskContext:
                 self.storage.remove(path)
 
     def abort(self) -> None:
-        """Drop all outputs that are not committed; nothing of them stays."""
+        """Discard all uncommitted outputs without a trace."""
         for file in self.outputs[self._committed :]:
             file.output.abort()
         self._committed = len(self.outputs)

@@ -1,1 +1,1 @@
-"""The steps that ship with stagger: readers and writers. A step's module is imported when a pipeline names it."""
+"""The readers and writers that ship with stagger. A step's module is imported when a pipeline names the step."""

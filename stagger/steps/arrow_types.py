@@ -1,4 +1,4 @@
-"""Arrow's types and Python's: what Parquet columns hold, and how values are converted."""
+"""Arrow's and Python's types: which Parquet columns hold which values, and how values are converted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-#: The types that a column may get by its values.
+#: Python type -> name of the column type inferred from it.
 GUESSED: dict[type, str] = {
     str: "string",
     bool: "bool",
@@ -18,12 +18,12 @@ GUESSED: dict[type, str] = {
     datetime.date: "date32",
 }
 
-#: What marks a column of strings that hold JSON.
+#: Field metadata that marks a column of strings as JSON.
 JSON_MARK = {b"stagger": b"json"}
 
 
 def is_json(field: Any) -> bool:
-    """Whether a column's strings are JSON: as WriteParquet marks them, or by Parquet's type for it."""
+    """Whether a column's strings are JSON: marked by WriteParquet, or of Parquet's own JSON type."""
     marked = (field.metadata or {}).get(b"stagger") == JSON_MARK[b"stagger"]
     return marked or str(getattr(field.type, "extension_name", "")) == "arrow.json"
 
@@ -39,7 +39,7 @@ def is_text(type_: Any) -> bool:
 
 
 def is_plain(type_: Any) -> bool:
-    """Whether Arrow's own conversion of a type gives what JSON has."""
+    """Whether Arrow's own conversion of this type yields values that JSON has."""
     from pyarrow import types
 
     if types.is_list(type_) or types.is_large_list(type_) or types.is_dictionary(type_):
@@ -51,7 +51,7 @@ def is_plain(type_: Any) -> bool:
 
 
 def without_nanoseconds(type_: Any) -> Any:
-    """The type with microseconds, which are Python's limit, in place of nanoseconds."""
+    """The type with nanoseconds replaced by microseconds, Python's finest unit."""
     import pyarrow
     from pyarrow import types
 
@@ -68,7 +68,7 @@ def without_nanoseconds(type_: Any) -> Any:
 
 
 def jsonable(value: Any) -> Any:
-    """A value as JSON has it. Raises UnicodeDecodeError for binary values that are not UTF-8."""
+    """The value in a form that JSON has. Raises UnicodeDecodeError for binary values that are not UTF-8."""
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, (datetime.date, datetime.time)):
@@ -80,7 +80,7 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: jsonable(item) for key, item in value.items()}
     if isinstance(value, list):
-        if value and all(isinstance(item, tuple) for item in value):  # So Arrow gives a map.
+        if value and all(isinstance(item, tuple) for item in value):  # Arrow's form of a map.
             return {str(jsonable(key)): jsonable(item) for key, item in value}
         return [jsonable(item) for item in value]
     if isinstance(value, decimal.Decimal):
@@ -89,27 +89,27 @@ def jsonable(value: Any) -> Any:
 
 
 class Json(str):
-    """A value that is written as JSON."""
+    """A string of JSON."""
 
     __slots__ = ()
 
 
 def one_type(kinds: set[type]) -> str | None:
-    """The name of the type that values of all these kinds fit into."""
+    """The name of the type that holds values of all these kinds; None if there is none."""
     if kinds == {int, float}:
         return "float64"
     return GUESSED.get(next(iter(kinds))) if len(kinds) == 1 else None
 
 
 def named_type(name: str) -> Any:
-    """Arrow's type of this name. Raises ValueError."""
+    """The Arrow type called `name`. Raises ValueError if there is none."""
     import pyarrow
 
     return pyarrow.timestamp("us", "UTC") if name == "timestamp" else pyarrow.type_for_alias(name)
 
 
 def python_types(type_: Any) -> set[type] | None:
-    """What a column takes without a loss, beside None; None where Arrow decides. Its own rules turn 1.5 into 1."""
+    """The Python types that a column takes without loss; None to leave it to Arrow, whose own rules turn 1.5 into 1."""
     from pyarrow import types
 
     if types.is_integer(type_):
@@ -128,7 +128,7 @@ def python_types(type_: Any) -> set[type] | None:
 
 
 def converted(values: list[Any], type_: Any) -> Any:
-    """The values as an Arrow array; strings of dates and times are parsed."""
+    """The values as an Arrow array; strings in columns of dates or times are parsed."""
     import pyarrow
     from pyarrow import types
 
@@ -142,7 +142,7 @@ def converted(values: list[Any], type_: Any) -> Any:
 
 
 def timestamp_of(value: Any, zoned: bool) -> Any:
-    """A time, in UTC where the column has a zone: one that says none is taken for UTC."""
+    """The time in the column's form: in UTC if the column has a zone. A time without a zone counts as UTC."""
     if isinstance(value, str):
         value = datetime.datetime.fromisoformat(value.removesuffix("Z") + "+00:00" * value.endswith("Z"))
     if value is None or zoned == (value.tzinfo is not None):
@@ -153,14 +153,14 @@ def timestamp_of(value: Any, zoned: bool) -> Any:
 
 
 def refuse_items(values: list[Any], allowed: set[type] | None) -> None:
-    """Raise ValueError for an item that a column of lists does not take."""
+    """Raise ValueError for an item that a column of lists cannot hold."""
     for value in values:
         if allowed is not None and value is not None and (strange := set(map(type, value)) - allowed):
             raise ValueError(f"an item is {min(kind.__name__ for kind in strange)}")
 
 
 def kept(value: Any) -> Any:
-    """A value of the metadata as it is now: what may change later is copied, and a subclass is its base."""
+    """A snapshot of a metadata value: mutable values are copied, and instances of subclasses become their base type."""
     if value is None or type(value) in GUESSED:
         return value
     if isinstance(value, list) and value and not any(isinstance(item, (dict, list, tuple)) for item in value):
@@ -176,7 +176,7 @@ def json_of(value: Any) -> Json:
 
 
 def size_of(value: Any) -> int:
-    """About how many bytes a value is; always the same, as the division into row groups follows from it."""
+    """The approximate size of a value in bytes. Deterministic, because the split into row groups depends on it."""
     if isinstance(value, str):
         return len(value) if value.isascii() else 2 * len(value)
     return 8 + sum(map(size_of, value)) if isinstance(value, list) else 8

@@ -1,4 +1,4 @@
-"""The character set of a web page, and its text."""
+"""Detects the character set of a web page, and decodes its text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from stagger.steps.http_body import META_BYTES
 
-#: Charsets that pages name and browsers take for a larger one (https://encoding.spec.whatwg.org/#names-and-labels).
+#: Charsets that browsers read as a superset of them (https://encoding.spec.whatwg.org/#names-and-labels).
 LARGER = {
     "ascii": "cp1252",
     "iso8859-1": "cp1252",
@@ -23,13 +23,13 @@ LARGER = {
     "big5": "big5hkscs",
 }
 
-#: Names of charsets that Python does not know.
+#: Charset names that Python does not know.
 ALIASES = {"windows-874": "cp874", "windows-31j": "cp932", "iso-8859-8-i": "iso-8859-8", "macintosh": "mac-roman"}
 
-#: Codecs of Python that are no charsets of pages.
+#: Codecs of Python that are not charsets of web pages.
 NO_CHARSETS = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined", "utf-7")
 
-#: Byte order marks, and what they say.
+#: Byte order mark -> charset.
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([^\s\"';,]+)", re.I)
@@ -37,7 +37,7 @@ _META = re.compile(rb"(?:<meta\s[^>]*?charset|<\?xml\s[^>]*?encoding)\s*=\s*[\"'
 
 
 def text_of(body: bytes, content_type: bytes) -> str:
-    """A body, decoded by the charset that it turns out to have."""
+    """The body decoded by its likeliest charset that fits; see `ReadWarc` for the order."""
     likeliest = ""
     for charset in charsets(body, content_type):
         try:
@@ -53,32 +53,32 @@ def text_of(body: bytes, content_type: bytes) -> str:
 
 
 def charsets(body: bytes, content_type: bytes) -> Iterator[str]:
-    """The charsets that a body may have, the likeliest first."""
+    """Candidate charsets of a body, the likeliest first."""
     if body.startswith(tuple(MARKS)):
         yield next(charset for mark, charset in MARKS.items() if body.startswith(mark))
     if (said := charset_of(content_type)) is not None:
         yield said
     meta = _META.search(body, 0, META_BYTES)
     if meta is not None and (said := known_charset(meta[1])) is not None:
-        # A page that can be searched for ASCII is not UTF-16, whatever it says.
+        # A page whose bytes match an ASCII pattern is not UTF-16, whatever it declares.
         yield "utf-8" if said.startswith(("utf-16", "utf-32")) else said
     yield "utf-8"
 
 
 @lru_cache(1024)
 def charset_of(content_type: bytes) -> str | None:
-    """The charset in a Content-Type, by Python's name for it."""
+    """The charset in a Content-Type header, as Python's name for it."""
     found = _CHARSET.search(content_type)
     return known_charset(found[1]) if found else None
 
 
 @lru_cache(1024)
 def known_charset(name: bytes) -> str | None:
-    """Python's name of the charset that a page names; None if there is no such charset."""
+    """Python's name for a charset; None if there is no such charset."""
     try:
         label = name.decode("ascii").lower().removeprefix("x-")
         known = codecs.lookup(ALIASES.get(label, label)).name
         b"text".decode(known, "replace")
-    except (LookupError, ValueError):  # Not known, not even a name, or not a charset but the like of base64.
+    except (LookupError, ValueError):  # Unknown, an invalid name, or a codec such as base64 that yields no text.
         return None
     return None if known in NO_CHARSETS else LARGER.get(known, known)

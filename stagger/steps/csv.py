@@ -1,4 +1,4 @@
-"""CSV and TSV: a document per record, its columns are the text, the id and the metadata."""
+"""CSV and TSV: one document per record. Columns hold its text, id and metadata."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stagger.pipeline.compression import EXTENSIONS
 from stagger.pipeline.document import Document
 from stagger.steps.reader import OpenShard, ShardReader, default_id
 
-#: Characters that a field has at most: far more than a text, and less than a file whose quotes are not closed.
+#: Maximum characters of a field: far more than any text has, but fewer than a large file with an unclosed quote.
 FIELD_CHARS = 2**28
 
 BOM = b"\xef\xbb\xbf"
@@ -21,16 +21,15 @@ BOM = b"\xef\xbb\xbf"
 class ReadCsv(ShardReader):
     """Reads CSV in UTF-8, quoted as spreadsheets and databases do: `"a ""quoted"" field, over two lines"`.
 
-    All values are strings; empty lines are left out. A file that was cut within a quoted field or a record is noticed;
-    one that was cut within the last field of a record cannot be, unless it was compressed.
+    All values are strings; empty lines are skipped. A file truncated within a quoted field or between fields is
+    detected; one truncated within the last field of a record is detected only if it was compressed.
 
     Args:
         text_key: the column that holds the text.
-        id_key: the column that holds the id; documents without it, or with an empty one, get `<file>/<number of the
-            record>`.
+        id_key: the column that holds the id; documents with an empty id or none get `<file>/<record number>`.
         metadata_keys: the columns that go into the metadata; null for all others.
-        delimiter: what separates fields, one character; by default a tab for files named .tsv, otherwise a comma.
-        columns: the columns' names, if the files do not begin with them.
+        delimiter: the character between fields; by default a tab for files named .tsv, otherwise a comma.
+        columns: the columns' names, if the files have no header line.
     """
 
     text_key: str = "text"
@@ -69,9 +68,9 @@ class ReadCsv(ShardReader):
             if layout is None:
                 shard.record, shard.byte = 0, start
                 if lines.broken_off:
-                    raise BadInput("the names of the columns break off: the file is truncated")
+                    raise BadInput("the header line breaks off: the file is truncated")
                 if wrong is not None:
-                    raise BadInput(f"the names of the columns cannot be read: {wrong[1]}")
+                    raise BadInput(f"the header line cannot be read: {wrong[1]}")
                 layout = Layout.of(self, row)
                 shard.record = shard.byte = -1
                 continue
@@ -87,15 +86,15 @@ class ReadCsv(ShardReader):
                 continue
             yield layout.document(shard, row)
         if layout is None:
-            raise BadInput("there are no names of columns: the file is empty, or columns has to name them")
+            raise BadInput("there is no header line: the file is empty; if the files have no header, set columns")
 
     def _why(self, shard: OpenShard, start: int, lines: Lines, error: csv.Error) -> tuple[str, str]:
-        """The kind of a record that is no CSV, and what is wrong. Raises BadInput if there is no going on."""
+        """The kind of a malformed record, and the reason. Raises BadInput if the rest cannot be read either."""
         if lines.ended:
             shard.record += 1
             shard.byte = start
             raise BadInput(
-                "a quote is opened and not closed: the file is truncated, or the quote is not one"
+                "a quoted field is not closed: the file is truncated, or the quote belongs to the text"
             ) from error
         if "field limit" in str(error):
             shard.record += 1
@@ -105,7 +104,7 @@ class ReadCsv(ShardReader):
 
 
 def delimiter_of(name: str) -> str:
-    """What separates the fields of a file of this name."""
+    """The default delimiter for a file of this name."""
     root, dot, ending = name.lower().rpartition(".")
     return "\t" if (root if dot + ending in EXTENSIONS else name.lower()).endswith(".tsv") else ","
 
@@ -113,8 +112,8 @@ def delimiter_of(name: str) -> str:
 class Lines:
     """The lines of a file, decoded, for the csv module.
 
-    `place` is how many bytes have been given, `not_utf8` what is wrong with a line that was given, `ended` whether the
-    end was reached, `broken_off` whether the last line has no end of line.
+    `place` is the number of bytes read so far, `not_utf8` the reason why a line was not UTF-8, `ended` whether the end
+    was reached, `broken_off` whether the last line read has no line end.
     """
 
     def __init__(self, stream: Iterable[bytes]) -> None:
@@ -143,7 +142,7 @@ class Lines:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which column of a file is what, by its index."""
+    """The roles of a file's columns, by their indices."""
 
     width: int
     text: int
@@ -152,12 +151,12 @@ class Layout:
 
     @classmethod
     def of(cls, step: ReadCsv, names: list[str]) -> Layout:
-        """Raises BadInput for columns that are not there, or twice."""
-        there = f"there are {', '.join(map(repr, names))}"
+        """The layout of a file with these column names. Raises BadInput for a missing or a duplicate column."""
+        there = f"the columns are {', '.join(map(repr, names))}"
         index = {name: place for place, name in enumerate(names)}
         if len(index) < len(names):
             twice = next(name for place, name in enumerate(names) if index[name] != place)
-            raise BadInput(f"there are two columns {twice!r}; {there}")
+            raise BadInput(f"the column {twice!r} appears twice; {there}")
         others = [name for name in names if name not in (step.text_key, step.id_key)]
         wanted = others if step.metadata_keys is None else step.metadata_keys
         for name in (step.text_key, *wanted):

@@ -1,4 +1,4 @@
-"""The body of an HTTP response in a WARC record: its fields, transfer and content codings undone."""
+"""The body of an HTTP response in a WARC record: reads its header, and undoes transfer and content encodings."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 from stagger.errors import BadRecord, missing_extra
 
-#: Bytes at a time, where a record is passed over.
+#: Bytes per read when a record is skipped.
 PIECE_BYTES = 128 * 2**10
 
-#: How far into a page its charset is looked for: browsers look at 1024 bytes, and authors are less careful.
+#: Bytes at the start of a page that are searched for its charset: browsers search 1024, authors are less careful.
 META_BYTES = 2048
 
-#: What gzip begins with.
+#: Leading bytes of gzip data.
 GZIP = b"\x1f\x8b"
 
 _HTTP_FIELDS = re.compile(rb"\n(?i:(content-(?:type|encoding)|transfer-encoding)):[ \t]*([^\r\n]*)")
@@ -24,14 +24,14 @@ _FOLD = re.compile(rb"\r?\n[ \t]+")
 
 
 def http_fields(head: bytes) -> dict[bytes, bytes]:
-    """The fields of an HTTP header that say how to read the body, by their names in small letters."""
+    """The HTTP header fields that determine how to read the body, by lower-case name."""
     if b"\n " in head or b"\n\t" in head:
         head = _FOLD.sub(b" ", head)
     return {name.lower(): value for name, value in _HTTP_FIELDS.findall(head)}
 
 
 def divided(block: bytes) -> tuple[bytes, bytes]:
-    """The header and the body of a response."""
+    """The header and the body of a response, split at the first empty line."""
     for end in (b"\r\n\r\n", b"\n\n"):
         if (place := block.find(end)) >= 0:
             return block[: place + 2], block[place + len(end) :]
@@ -39,15 +39,15 @@ def divided(block: bytes) -> tuple[bytes, bytes]:
 
 
 def looks_decoded(body: bytes) -> bool:
-    """Whether a body is a page as it stands."""
+    """Whether a body looks like an unencoded page."""
     return body[:META_BYTES].removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"<"
 
 
 def decoded(body: bytes, http: dict[bytes, bytes], truncated: bool, limit: int | None) -> bytes:
-    """The body without its transfer and content encodings; empty if it is larger than `limit` then.
+    """The body without its transfer and content encodings; empty if it then has more than `limit` bytes.
 
-    Many crawlers undo the encodings and leave the header as it was: a body that is not encoded as it says is taken as
-    it is. Raises BadRecord for one that breaks off, unless it is known to be truncated, and for a damaged one.
+    Many crawlers decode the body but keep the original header: a body that is not in the declared encoding is returned
+    as it is. Raises BadRecord for a damaged body, and for an incomplete one unless `truncated` is set.
     """
     codings = http.get(b"content-encoding", b"") + b"," + http.get(b"transfer-encoding", b"")
     for name in reversed([coding.strip().lower() for coding in codings.split(b",")]):
@@ -57,7 +57,7 @@ def decoded(body: bytes, http: dict[bytes, bytes], truncated: bool, limit: int |
         try:
             body, whole = undo(body, -1 if limit is None else limit + 1)
         except (ValueError, OSError, zlib.error) as error:
-            raise BadRecord("encoding", f"the body is not {name.decode()} as its header says: {error}") from error
+            raise BadRecord("encoding", f"the body cannot be decoded as {name.decode()}: {error}") from error
         if limit is not None and len(body) > limit:
             return b""
         if not whole and not truncated:
@@ -89,7 +89,7 @@ def chunk_size(line: bytes) -> int | None:
 
 
 def inflated(body: bytes, limit: int, wbits: int) -> tuple[bytes, bool]:
-    """All streams in the body: several gzip members are one file."""
+    """All streams in the body, joined: a gzip file may have several members."""
     parts: list[bytes] = []
     size = 0
     while limit < 0 or size < limit:
@@ -107,7 +107,7 @@ def ungzipped(body: bytes, limit: int) -> tuple[bytes, bool]:
 
 
 def undeflated(body: bytes, limit: int) -> tuple[bytes, bool]:
-    """What HTTP calls deflate is a zlib stream, but some servers send what zlib calls deflate."""
+    """The body inflated. HTTP's deflate is a zlib stream, but some servers send raw deflate data."""
     if looks_decoded(body):
         return body, True
     try:
@@ -152,7 +152,7 @@ def unzstandarded(body: bytes, _limit: int) -> tuple[bytes, bool]:
         raise ValueError(f"{error}") from error
 
 
-#: The encodings of HTTP, and what undoes them: (body, bytes that are enough or -1) -> (body, whether it is whole).
+#: HTTP encoding -> its decoder: (body, number of bytes that suffice or -1) -> (decoded body, whether it is complete).
 CODINGS: dict[bytes, Callable[[bytes, int], tuple[bytes, bool]]] = {
     b"chunked": unchunked,
     b"gzip": ungzipped,

@@ -16,11 +16,11 @@ from stagger.steps.writer import CompressedWriter
 
 @dataclass(kw_only=True)
 class ReadJsonl(ShardReader):
-    """Reads JSON Lines. Keys that are not named here go into the metadata too.
+    """Reads JSON Lines. All other keys of a record go into the metadata too.
 
     Args:
         text_key: the key that holds the text.
-        id_key: the key that holds the id; documents without it get `<file>/<number of the line>`.
+        id_key: the key that holds the id; documents without one get `<file>/<line number>`.
         metadata_key: the key that holds an object of metadata.
     """
 
@@ -54,7 +54,7 @@ class ReadJsonl(ShardReader):
                 self.bad(shard, *self._why(line))
 
     def _why(self, line: bytes) -> tuple[str, str]:
-        """The kind of a bad line, and what is wrong with it. Raises BadInput for one that the end of the file cuts."""
+        """The kind of a bad line, and the reason. Raises BadInput for a line that the end of the file cuts off."""
         try:
             record = orjson.loads(line)
         except orjson.JSONDecodeError as error:
@@ -62,7 +62,7 @@ class ReadJsonl(ShardReader):
         if not isinstance(record, dict):
             return "json", "not a JSON object"
         if self.text_key not in record:
-            return "text", f"there is no {self.text_key!r}; text_key says which key holds the text"
+            return "text", f"there is no key {self.text_key!r}; set text_key to the key that holds the text"
         if not isinstance(text := record[self.text_key], str):
             return "text", f"{self.text_key!r} holds {type(text).__name__}, not a string"
         metadata = record.get(self.metadata_key)
@@ -72,29 +72,29 @@ class ReadJsonl(ShardReader):
         metadata = metadata or {}
         if twice := [key for key in metadata.keys() & record.keys() - known if metadata[key] != record[key]]:
             return "json", f"{twice[0]!r} has one value in the record and another in its {self.metadata_key!r}"
-        return "id", f"{self.id_key!r} is neither a string nor an integer of 64 bits"
+        return "id", f"{self.id_key!r} is neither a string nor a 64-bit integer"
 
 
 def merged(metadata: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """Both. Raises BadRecord where they disagree."""
+    """The two objects merged. Raises BadRecord when they hold different values for one key."""
     if any(metadata[key] != record[key] for key in metadata.keys() & record.keys()):
         raise BadRecord("json", "two values")
     return {**metadata, **record}
 
 
 def why_not_json(line: bytes, error: ValueError) -> tuple[str, str]:
-    """The kind of a line that is not JSON, and the reason. Raises BadInput for one that the end of the file cuts."""
+    """The kind of a line that is not JSON, and the reason. Raises BadInput if the end of the file cuts it off."""
     if not line.endswith(b"\n"):
         raise BadInput(f"the last line breaks off: the file is truncated ({error})") from error
     try:
         line.decode()
     except UnicodeDecodeError as wrong:
-        return "utf-8", f"not UTF-8: byte {line[wrong.start]:#04x} at its position {wrong.start}"
+        return "utf-8", f"not UTF-8: byte {line[wrong.start]:#04x} at position {wrong.start} of the record"
     return "json", f"not JSON: {error}"
 
 
 def whole_number(value: Any) -> str:
-    """An id that is no string. Raises BadRecord for a float: an integer of more than 64 bits is one by now."""
+    """A numeric id as a string. Raises BadRecord for a float: the parser turns integers beyond 64 bits into floats."""
     if type(value) is int:
         return str(value)
     raise BadRecord("id", "not an id")
@@ -107,7 +107,7 @@ class WriteJsonl(CompressedWriter):
     Args:
         text_key: the key for the text.
         id_key: the key for the id.
-        metadata_key: the key for the object of metadata; null puts each of its keys beside the text.
+        metadata_key: the key for the metadata object; null puts each key of the metadata beside the text.
     """
 
     filename: str = field(default="{rank}.jsonl", kw_only=False)
@@ -120,8 +120,8 @@ class WriteJsonl(CompressedWriter):
         keys = [self.text_key, self.id_key, *([] if self.metadata_key is None else [self.metadata_key]), "media"]
         if len(set(keys)) < len(keys):
             raise StaggerError(
-                f"text_key {self.text_key!r}, id_key {self.id_key!r} and metadata_key {self.metadata_key!r} have to"
-                " differ from one another and from 'media': one value would replace another."
+                f"text_key {self.text_key!r}, id_key {self.id_key!r} and metadata_key {self.metadata_key!r} must differ"
+                " from each other and from 'media', or one value would overwrite another."
             )
 
     def encode(self, document: Document) -> bytes:
@@ -129,14 +129,19 @@ class WriteJsonl(CompressedWriter):
         if self.metadata_key is None:
             own = {*record, "media"} if document.media else record.keys()
             if taken := own & document.metadata.keys():
-                raise StaggerError(f"The metadata of {document.id} has the key {min(taken)!r} too; give metadata_key.")
+                raise StaggerError(
+                    f"The metadata of {document.id} has the key {min(taken)!r}, which the record uses already; set"
+                    " metadata_key."
+                )
             record |= document.metadata
         else:
             record[self.metadata_key] = document.metadata
         if document.media:
             record["media"] = document.media
         if type(document.text) is not str or type(document.id) is not str:
-            raise StaggerError(f"The text or the id of the document {document.id!r} is no string: a step made it so.")
+            raise StaggerError(
+                f"The text or the id of the document {document.id!r} is not a string; correct the step that set it."
+            )
         try:
             return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
         except TypeError as error:

@@ -1,4 +1,4 @@
-"""Reading Parquet: a document is a row, its text, id and metadata are columns. Needs the extra `parquet`: pyarrow."""
+"""Reading Parquet: one document per row. Columns hold its text, id and metadata. Needs the extra `parquet`."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from stagger.pipeline.document import Document
 from stagger.steps.arrow_types import is_json, is_plain, is_text, jsonable, without_nanoseconds
 from stagger.steps.reader import OpenShard, ShardReader, default_id
 
-#: Uncompressed bytes that a batch of rows has at most, about; and the rows it has at most.
+#: Approximate maximum of a batch of rows, in uncompressed bytes; and its maximum in rows.
 BATCH_BYTES = 8 * 2**20
 BATCH_ROWS = 1000
 
-#: Bytes of a column read at a time: without that pyarrow reads a row group's whole column.
+#: Bytes of a column per read: without this, pyarrow reads a row group's whole column.
 BUFFER_BYTES = 2**20
 
-#: The columns for what is no text and no metadata of one name.
+#: Names of the columns for a document's media, and for its metadata as a whole.
 MEDIA, METADATA = "media", "metadata"
 
 
 def need_pyarrow() -> None:
-    """Raise StaggerError when pyarrow is not installed; it is imported when the first file needs it."""
+    """Raise StaggerError when pyarrow is not installed; the import itself waits for the first file."""
     if importlib.util.find_spec("pyarrow") is None:
         raise missing_extra("parquet", "pyarrow", ModuleNotFoundError("No module named 'pyarrow'"))
 
 
 @dataclass(kw_only=True)
 class ReadParquet(ShardReader):
-    """Reads Parquet files. Columns that are not named here go into the metadata, a null as None.
+    """Reads Parquet files. All other columns go into the metadata; null becomes None.
 
-    Only the columns that are asked for are read. The memory it takes does not grow with the file or its row groups. A
-    column `metadata` of structs is merged into the metadata, a column `media` of lists becomes the documents' media.
-    Values that JSON does not have become strings: dates and times in ISO 8601 (of nanoseconds the microseconds),
-    decimals in digits, binary values by UTF-8. Durations become seconds.
+    Only the requested columns are read. Memory use does not grow with the size of the file or its row groups. A column
+    `metadata` of structs is merged into the metadata, a column `media` of lists becomes the documents' media. Values
+    that JSON does not have become strings: dates and times in ISO 8601 (nanoseconds cut to microseconds), decimals as
+    digits, binary values decoded as UTF-8. Durations become seconds.
 
     Args:
         text_key: the column that holds the text.
-        id_key: the column that holds the id; documents without it get `<file>/<number of the row>`.
+        id_key: the column that holds the id; documents without one get `<file>/<row number>`.
         metadata_keys: the other columns to read; null for all.
-        batch_size: rows read at a time; by default as many as have about 8 MiB, and 1000 at most.
+        batch_size: rows read at a time; by default about 8 MiB of them, but at most 1000.
     """
 
     text_key: str = "text"
@@ -56,7 +56,7 @@ class ReadParquet(ShardReader):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.batch_size is not None and self.batch_size < 1:
-            raise StaggerError(f"batch_size is {self.batch_size}; give a number of rows.")
+            raise StaggerError(f"batch_size is {self.batch_size}; give a number of rows, at least 1.")
         need_pyarrow()
 
     def read(self, shard: OpenShard) -> Iterator[Document]:
@@ -68,7 +68,7 @@ class ReadParquet(ShardReader):
             try:
                 yield from self._rows(shard, file)
             except (pyarrow.ArrowException, OSError, ValueError) as error:
-                shard.record += 1  # It is the next one that cannot be read.
+                shard.record += 1  # The error concerns the next record.
                 raise BadInput(f"{why_not_parquet(file)} ({first_line(error)})") from error
 
     def _rows(self, shard: OpenShard, file: Any) -> Iterator[Document]:
@@ -81,27 +81,29 @@ class ReadParquet(ShardReader):
         for batch in source.iter_batches(batch_size=size, columns=names, use_threads=False):
             yield from self._documents_of(shard, columns, batch)
         if shard.record + 1 != source.metadata.num_rows:
-            raise BadInput(f"the file is damaged: {shard.record + 1} of {source.metadata.num_rows} rows are there")
+            raise BadInput(f"the file is damaged: only {shard.record + 1} of {source.metadata.num_rows} rows are there")
 
     def _columns(self, schema: Any) -> list[Column]:
-        """The columns to read, the text's first. Raises BadInput for one that is not there."""
+        """The columns to read, the text's first. Raises BadInput for a missing column."""
         own = (self.text_key, self.id_key)
         others = [name for name in (self.metadata_keys or ()) if name not in own]
         if self.metadata_keys is None:
             others = [name for name in schema.names if name not in own]
         if len(set(schema.names)) < len(schema.names):
-            raise BadInput(f"two columns have the same name; there are {', '.join(map(repr, schema.names))}")
+            raise BadInput(f"two columns have the same name; the columns are {', '.join(map(repr, schema.names))}")
         for name in (self.text_key, *others):
             if name not in schema.names:
-                raise BadInput(f"there is no column {name!r}; there are {', '.join(map(repr, schema.names))}")
+                raise BadInput(f"there is no column {name!r}; the columns are {', '.join(map(repr, schema.names))}")
         ids = [self.id_key] if self.id_key in schema.names else []
         columns = [Column.of(schema.field(name)) for name in dict.fromkeys((self.text_key, *ids, *others))]
         if not is_text(columns[0].type):
-            raise BadInput(f"the column {self.text_key!r} holds {columns[0].type}, not strings; text_key names another")
+            raise BadInput(
+                f"the column {self.text_key!r} holds {columns[0].type}, not strings; set text_key to another"
+            )
         return columns
 
     def _documents_of(self, shard: OpenShard, columns: list[Column], batch: Any) -> Iterator[Document]:
-        """The documents of a batch. One that cannot be read is a bad record."""
+        """The documents of a batch. A row that cannot be read is a bad record."""
         wrong: dict[int, BadRecord] = {}
         values = {column.name: column.values(batch.column(column.name), wrong) for column in columns}
         whole = {column.name for column in columns if column.is_whole}
@@ -112,7 +114,7 @@ class ReadParquet(ShardReader):
         names = list(values)
         rows: Iterable[tuple[Any, ...]] = zip(*values.values(), strict=True) if names else repeat(())
         start = shard.record + 1
-        # Not strict: what repeats is endless.
+        # Not strict: the repeat iterators are endless.
         for text, id_, items, more, row in zip(texts, ids, media, merged, rows, strict=False):
             shard.record += 1
             try:
@@ -124,7 +126,7 @@ class ReadParquet(ShardReader):
                     id_ = default_id(shard.name, shard.record) if id_ is None else id_of(id_)
                 metadata = dict(zip(names, row, strict=True))
                 if more and any(metadata[name] != more[name] for name in more.keys() & metadata.keys()):
-                    raise BadRecord("metadata", f"a column and {METADATA!r} hold different values of one name")
+                    raise BadRecord("metadata", f"a column and {METADATA!r} hold different values for the same name")
             except BadRecord as error:
                 self.bad(shard, error.kind, str(error))
                 continue
@@ -133,10 +135,10 @@ class ReadParquet(ShardReader):
 
 @dataclass(frozen=True)
 class Column:
-    """A column that is read: how its values become those of a document.
+    """A column to read, and the conversion of its values.
 
-    `is_whole` says that a value is the document's whole media or metadata; `convert` is None where Arrow's own
-    conversion gives what JSON has.
+    `is_whole` is set if a value is the document's whole media or metadata. `convert` is None if Arrow's own conversion
+    yields values that JSON has.
     """
 
     name: str
@@ -155,7 +157,7 @@ class Column:
         return cls(field.name, field.type, is_metadata or is_media, None if is_plain(field.type) else jsonable)
 
     def values(self, data: Any, wrong: dict[int, BadRecord]) -> Sequence[Any]:
-        """The values of a part of the column; what is not one is noted in `wrong`, by the number of its row."""
+        """The values of a part of the column. Unreadable ones are None, and added to `wrong` by their row's number."""
         if (target := without_nanoseconds(self.type)) != self.type:
             data = data.cast(target, safe=False)
         convert = self.convert
@@ -170,7 +172,7 @@ class Column:
             value = scalar.as_py()
             return value if value is None or self.convert is None else self.convert(value)
         except UnicodeDecodeError as error:
-            place = f"byte {error.object[error.start]:#04x} at its position {error.start}"
+            place = f"byte {error.object[error.start]:#04x} at position {error.start} of the value"
             wrong[index] = BadRecord("utf-8", f"{self.name!r} is not UTF-8: {place}")
         except (ValueError, OverflowError) as error:
             wrong[index] = BadRecord("value", f"{self.name!r} cannot be read: {first_line(error)}")
@@ -178,21 +180,21 @@ class Column:
 
 
 def id_of(value: Any) -> str:
-    """An id that is no string. Raises BadRecord for one that does not name a document exactly."""
+    """An integer id as a string. Raises BadRecord for any other type: it might not name a document exactly."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     raise BadRecord("id", f"the id {value!r} is neither a string nor an integer")
 
 
 def rows_at_a_time(metadata: Any) -> int:
-    """How many rows have about BATCH_BYTES, by the row group whose rows are largest."""
+    """The number of rows that make up about BATCH_BYTES, based on the row group with the largest rows."""
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     largest = max((group.total_byte_size / group.num_rows for group in groups if group.num_rows), default=0.0)
     return BATCH_ROWS if largest < 1 else max(1, min(BATCH_ROWS, int(BATCH_BYTES / largest)))
 
 
 def why_not_parquet(file: Any) -> str:
-    """What is wrong with a file that is not read, by its first and last bytes."""
+    """The reason why a file cannot be read, from its first and last bytes."""
     magic = b"PAR1"
     file.seek(0)
     if file.read(len(magic)) != magic:

@@ -1,4 +1,4 @@
-"""Writing Parquet: a document is a row, its text, id and metadata are columns."""
+"""Writing Parquet: one row per document. Columns hold its text, id and metadata."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from stagger.steps.arrow_types import (
 from stagger.steps.parquet import MEDIA, METADATA, first_line, need_pyarrow
 from stagger.steps.writer import ShardWriter
 
-#: Levels that Arrow's codecs have.
+#: Valid levels of Arrow's codecs.
 LEVEL_RANGES = {"zstd": (1, 22), "gzip": (1, 9)}
 
 
@@ -35,19 +35,19 @@ LEVEL_RANGES = {"zstd": (1, 22), "gzip": (1, 9)}
 class WriteParquet(ShardWriter):
     """Writes Parquet, and passes the documents on.
 
-    The first row group of a file decides which columns the file has, and their types. A document that does not fit is
-    an error, and nothing of it is dropped. Objects, lists that are not of one simple type, and media are written as
-    JSON; ReadParquet reads them as they were. What a document lacks is null.
+    The first row group of a file determines the file's columns and their types. A document that does not fit is an
+    error; none of it is silently dropped. Objects, lists of anything but one simple type, and media are written as
+    JSON; ReadParquet restores them. Values that a document lacks become null.
 
     Args:
         compression: zstd, snappy, gzip, or null for none.
         level: the codec's level; by default 3 for zstd, 6 for gzip.
         text_key: the column for the text.
         id_key: the column for the id.
-        metadata: whether each key of the metadata is a column, or all of them are one column `metadata` of JSON.
-        columns: types of metadata columns, which are then there in any case: Arrow's names such as string, int64,
-            float64, bool, date32 or timestamp[us]; timestamp (of microseconds in UTC); json.
-        row_group_bytes: how much a row group holds, uncompressed. That much is kept in memory.
+        metadata: whether each key of the metadata becomes a column, or all of them one column `metadata` of JSON.
+        columns: types of metadata columns, which then always exist: Arrow's names such as string, int64, float64, bool,
+            date32 or timestamp[us]; timestamp (microseconds in UTC); json.
+        row_group_bytes: uncompressed size of a row group in bytes. As much is kept in memory.
     """
 
     filename: str = field(default="{rank}.parquet", kw_only=False)
@@ -64,26 +64,30 @@ class WriteParquet(ShardWriter):
         super().__post_init__()
         need_pyarrow()
         if self.row_group_bytes < 1:
-            raise StaggerError(f"row_group_bytes is {self.row_group_bytes}; give a number of bytes.")
+            raise StaggerError(f"row_group_bytes is {self.row_group_bytes}; give a number of bytes, at least 1.")
         if self.level is not None:
             low, high = LEVEL_RANGES.get(self.compression or "", (1, 0))
             if not low <= self.level <= high:
                 ranges = ", ".join(f"{codec} {low} to {high}" for codec, (low, high) in LEVEL_RANGES.items())
-                raise StaggerError(f"compression {self.compression} has no level {self.level} in Parquet; {ranges}.")
+                raise StaggerError(
+                    f"compression {self.compression} has no level {self.level} in Parquet; valid levels: {ranges}."
+                )
         if self.columns and self.metadata == "json":
-            raise StaggerError("columns gives types to the columns of metadata; with metadata: json there are none.")
+            raise StaggerError(
+                "columns sets types of metadata columns, but metadata: json writes none; remove one of them."
+            )
         if self.text_key == self.id_key or {self.text_key, self.id_key} & {METADATA, MEDIA}:
             raise StaggerError(
-                f"text_key {self.text_key!r} and id_key {self.id_key!r} have to differ from each other, and from"
+                f"text_key {self.text_key!r} and id_key {self.id_key!r} must differ from each other, and from"
                 f" {METADATA!r} and {MEDIA!r}; give another name."
             )
         for key in self.columns or ():
             if key in (self.text_key, self.id_key):
-                raise StaggerError(f"columns names {key!r}, which is the column of the text or the id; leave it out.")
+                raise StaggerError(f"columns contains {key!r}, which is the column of the text or the id; remove it.")
         self.types()
 
     def types(self) -> dict[str, Any]:
-        """The Arrow types of `columns`; None stands for JSON. Raises StaggerError for a type that there is not."""
+        """The Arrow types of `columns`; None stands for JSON. Raises StaggerError for an unknown type."""
         if not self.columns:
             return {}
         import pyarrow
@@ -94,7 +98,7 @@ class WriteParquet(ShardWriter):
                 types[key] = None if name == "json" else named_type(name)
             except ValueError as error:
                 raise StaggerError(
-                    f"columns: there is no type {name!r} for {key!r}; there are string, int64, float64, bool, date32,"
+                    f"columns: there is no type {name!r} for {key!r}; valid are string, int64, float64, bool, date32,"
                     f" timestamp, json, and Arrow's others (pyarrow {pyarrow.__version__})."
                 ) from error
         return types
@@ -115,7 +119,7 @@ class WriteParquet(ShardWriter):
 
 
 class Rows:
-    """The rows of one file: gathered, and written as a row group when they are enough."""
+    """The rows of one file: buffered, and written as a row group once there are enough bytes."""
 
     def __init__(self, step: WriteParquet, file: OutputFile) -> None:
         self._step = step
@@ -129,7 +133,7 @@ class Rows:
         self._writer: Any = None
 
     def add(self, document: Document) -> None:
-        """Add a row. The document may be changed afterwards."""
+        """Add a row. The document may be modified afterwards."""
         row = self._row(document)
         self._texts.append(document.text)
         self._ids.append(document.id)
@@ -156,7 +160,7 @@ class Rows:
         return row
 
     def close(self) -> None:
-        """Write the rest, and the footer."""
+        """Write the remaining rows and the footer."""
         self._flush()
         if self._writer is not None:
             with self._sink:
@@ -211,7 +215,7 @@ class Rows:
         return pyarrow.schema(fields)
 
     def _guessed_type(self, key: str) -> Any:
-        """The type of a column by the first rows' values; None for JSON. Raises StaggerError where they differ."""
+        """The type of a column, inferred from the first rows; None for JSON. Raises StaggerError when values differ."""
         import pyarrow
 
         values = [row[key] for row in self._metadata if row.get(key) is not None]
@@ -227,7 +231,7 @@ class Rows:
         first = type(values[0])
         other = next((value for value in values if type(value) is not first), None)
         if other is None:
-            raise self._misfit(key, "what JSON has", values[0])
+            raise self._misfit(key, "JSON values", values[0])
         raise self._misfit(key, type_name(values[0]), other)
 
     def _array(self, field: Any, values: list[Any]) -> Any:
@@ -255,11 +259,13 @@ class Rows:
         if key in (step.text_key, step.id_key):
             values = self._texts if key == step.text_key else self._ids
             document = self._ids[next(index for index, one in enumerate(values) if one is value)]
-            return StaggerError(f"The column {key!r} cannot hold what {document} has{why}: it takes valid strings.")
+            return StaggerError(
+                f"The column {key!r} cannot hold the value of document {document}{why}; it takes valid strings."
+            )
         document = self._ids[next(index for index, row in enumerate(self._metadata) if row.get(key) is value)]
         return StaggerError(
-            f"The column {key!r} holds {type_}, and the metadata of {document} has {type_name(value)} there{why}; give"
-            f" columns a type for it that takes both, such as {key}: json, or use metadata: json."
+            f"The column {key!r} holds {type_}, but the metadata of {document} has {type_name(value)} there{why}; set a"
+            f" type that takes both in columns, such as {key}: json, or use metadata: json."
         )
 
     def _refuse_new_keys(self) -> None:
@@ -267,14 +273,14 @@ class Rows:
         for id_, row in zip(self._ids, self._metadata, strict=True):
             if new := [key for key in row if key not in known]:
                 raise StaggerError(
-                    f"{id_} has {new[0]!r} with {type_name(row[new[0]])}, which is no column of this file: no document"
-                    f" of its first row group has it; give columns its type, as {new[0]}: {suggested(row[new[0]])}, or"
-                    " use metadata: json."
+                    f"{id_} has {new[0]!r} ({type_name(row[new[0]])}), which is not a column of this file: no document"
+                    f" of its first row group has it; set its type in columns, as {new[0]}: {suggested(row[new[0]])},"
+                    " or use metadata: json."
                 )
 
 
 class Sink:
-    """What pyarrow writes to. It takes nothing while it is not entered: a writer that is dropped writes its footer."""
+    """The file that pyarrow writes to. Ignores writes outside its `with`: a dropped writer would write its footer."""
 
     def __init__(self, file: OutputFile) -> None:
         self._output = file.output

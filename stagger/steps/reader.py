@@ -1,4 +1,4 @@
-"""What all readers share: finding their shards at launch, and reading the rank's share of them in a task."""
+"""The base of all readers: finds the shards at launch, and reads a rank's share of them in its task."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from stagger.pipeline.task_context import TaskContext
 from stagger.storage import Entry
 from stagger.storage.storage import Storage, absolute, is_local, join
 
-#: What compressed files begin with, and no text.
+#: Leading bytes of compressed files; no text begins with them.
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zX": "xz"}
 
 
 class OpenShard:
-    """A shard that is being read: its content, and which record the reader is at.
+    """A shard being read: its content, and the reader's position in it.
 
-    `name` is the same wherever the input lies: relative to the reader's folder. `record` counts from 0.
+    `name` is relative to the reader's folder, and so does not depend on where the input lies. `record` counts from 0;
+    `byte` is the offset of a bad record in the content, -1 while unknown.
     """
 
     def __init__(self, name: str, path: str, codec: ReadCodec | None, pieces: Iterator[bytes]) -> None:
@@ -40,24 +41,24 @@ class OpenShard:
 
     @property
     def stream(self) -> io.BufferedReader:
-        """The content, decompressed; its end is reached only if the file is whole."""
+        """The decompressed content. Its end is reached only if the file is complete."""
         if self._stream is None:
             self._stream = content(self._pieces, self.codec)
         return self._stream
 
     @property
     def text_stream(self) -> io.BufferedReader:
-        """The content of a text file, behind its byte order mark. Raises BadInput for one that is compressed."""
+        """The content of a text file after its byte order mark. Raises BadInput when the content is compressed."""
         start = self.stream.peek(4)[:4]
         if start.startswith(codecs.BOM_UTF8):
             self.stream.read(len(codecs.BOM_UTF8))
         for magic, codec in MAGIC.items():
             if start.startswith(magic):
-                raise BadInput(f"the content is {codec}, which the file's name does not say: set compression")
+                raise BadInput(f"the content is {codec}, contrary to the file's name: set compression")
         return self.stream
 
     def as_file(self) -> BinaryIO:
-        """The file as it is stored, to be read at any place: a remote one is fetched whole, to this machine's disk."""
+        """The file as stored, seekable: a remote file is first downloaded whole to a temporary file on this machine."""
         if is_local(self.path):
             return open(self.path, "rb")
         import tempfile
@@ -74,43 +75,44 @@ class OpenShard:
         return cast("BinaryIO", file)
 
     def took(self, size: int) -> None:
-        """Note the file's size, where it was not read through `stream`."""
+        """Set the file's size in bytes, if the file was not read through `stream`."""
         self._taken = size
 
     @property
     def taken(self) -> int:
-        """Bytes of the file that have been read."""
+        """Bytes of the stored file that have been read."""
         return self._taken if self._stream is None else cast("int", self._stream.raw.taken)  # type: ignore[attr-defined]
 
     def place(self) -> str:
-        """Which record is bad, counted from 1, and where it begins in the content, as far as that is known."""
+        """The bad record's number, counted from 1, and its byte offset in the content if that is known."""
         if self.byte >= 0:
             return f"record {self.record + 1}, byte {self.byte}"
         if self._stream is None:
             return f"record {max(self.record, 0) + 1}"
-        # It broke off while the next record was being read.
+        # The content broke off while the next record was being read.
         return f"record {self.record + 2}, byte {self._stream.raw.line_start}"  # type: ignore[attr-defined]
 
 
 @dataclass(kw_only=True)
 class ShardReader:
-    """Reads the files below `path` that match `glob`; a rank reads those that the plan gives it.
+    """Reads the files below `path` that match `glob`; each rank reads the shards that the plan assigns to it.
 
-    Hidden files and folders (`.name`) are never input: temporary files look so.
+    Hidden files and folders (`.name`) are never input, because temporary files have such names.
 
     Args:
         path: a folder or a file, on any storage.
-        glob: which files of the folder; matched against the name, or against the path below `path` if it has a `/`.
-        recursive: whether folders below `path` are searched too.
-        paths_file: a file that lists the input instead, a path a line, relative to `path` or whole.
-        compression: gzip, zstd, bz2, xz, or null for none; by default what the file's name says.
-        limit: how many documents a rank reads at most.
-        add_source: whether documents get their shard's path and their number in it, as `shard` and `position` in the
-            metadata.
+        glob: pattern of the files to read, matched against a file's name or, if it contains a `/`, against the path
+            below `path`.
+        recursive: whether to search folders below `path` too.
+        paths_file: a file that lists the input instead: one path per line, absolute or relative to `path`.
+        compression: gzip, zstd, bz2, xz, or null for none; by default inferred from the file's name.
+        limit: maximum number of documents that a rank reads.
+        add_source: whether to add the shard's path and the document's number in it to the metadata, as `shard` and
+            `position`.
         on_bad_record: whether a record that cannot be read fails the rank, or is skipped and counted. A truncated or
             damaged file always fails it.
-        max_bad_records: how many a rank skips before it fails.
-        allow_empty: whether a file of no bytes is taken for one without documents, and not for a damaged one.
+        max_bad_records: number of bad records that a rank skips before it fails.
+        allow_empty: whether a file of zero bytes counts as a shard without documents, not as damaged.
     """
 
     path: str = field(kw_only=False)
@@ -132,12 +134,12 @@ class ShardReader:
             self.paths_file = absolute(os.fspath(self.paths_file))
         for name in ("limit", "max_bad_records"):
             if (getattr(self, name) or 0) < 0:
-                raise StaggerError(f"{name} is {getattr(self, name)}; it counts, and cannot be negative.")
+                raise StaggerError(f"{name} is {getattr(self, name)}; give 0 or more.")
 
     def find_shards(self, storage: Storage) -> list[Shard]:
-        """Every shard of the input, sorted by name: one listing, made once, at launch.
+        """Every shard of the input, sorted by name, from a single listing made at launch.
 
-        Raises StaggerError when nothing matches.
+        Raises StaggerError when nothing matches, and for a link to a missing file.
         """
         import fnmatch  # Only a launch lists.
 
@@ -152,37 +154,39 @@ class ShardReader:
             if matches(entry.name if whole else entry.name.rpartition("/")[2]) and not is_hidden(entry.name)
         )
         if shards and (gone := min(shards, key=lambda shard: shard.size)).size < 0:
-            raise StaggerError(f"{join(self.path, gone.name)} is a link to a file that is gone; restore or remove it.")
+            raise StaggerError(
+                f"{join(self.path, gone.name)} links to a missing file; restore the file or remove the link."
+            )
         if not shards and (entry := storage.entry(self.path)) is not None:
             shards = [Shard(self.path, entry.size, entry.version)]
         if not shards:
             raise StaggerError(
                 f"Nothing in {self.path} matches {self.glob!r}"
-                f"{'' if self.recursive else ' (folders below it are searched with recursive: true)'};"
+                f"{'' if self.recursive else ' (set recursive: true to search the folders below it)'};"
                 " correct path or glob."
             )
         return shards
 
     def _listed_shards(self, storage: Storage, paths_file: str) -> list[Shard]:
-        """The shards that a file names, in its order."""
+        """The shards that `paths_file` lists, in its order."""
         try:
             lines = storage.read(paths_file).decode("utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise StaggerError(f"paths_file {paths_file} cannot be read: {error}.") from error
         names = [self._named(line.strip()) for line in lines if line.strip()]
         if not names:
-            raise StaggerError(f"paths_file {paths_file} is empty; list a path on each line.")
+            raise StaggerError(f"paths_file {paths_file} is empty; list one path per line.")
         paths = [join(self.path, name) for name in names]
         if twice := [path for path, count in Counter(paths).items() if count > 1]:
-            raise StaggerError(f"paths_file {paths_file} names {twice[0]} twice; its documents would be read twice.")
+            raise StaggerError(f"paths_file {paths_file} lists {twice[0]} twice; remove the duplicate.")
         found = storage.entries(paths)
         for name, entry in zip(names, found, strict=True):
             if entry is None:
-                raise StaggerError(f"{join(self.path, name)}, which {paths_file} names, does not exist.")
+                raise StaggerError(f"{join(self.path, name)}, listed in {paths_file}, does not exist.")
         return [Shard(name, e.size, e.version) for name, e in zip(names, cast("list[Entry]", found), strict=True)]
 
     def _named(self, line: str) -> str:
-        """One name for each file: relative where it is below `path`."""
+        """The one name of a listed file: relative if the file is below `path`, absolute otherwise."""
         if not is_local(self.path) or not is_local(line):
             return line.removeprefix(f"{self.path}/")
         path = os.path.normpath(join(self.path, line.removeprefix("file://")))
@@ -208,20 +212,20 @@ class ShardReader:
                 return
 
     def path_of(self, shard: Shard) -> str:
-        """Where a shard lies. A listed name is always below `path`: a key of an object store may look like anything."""
+        """The path of a shard. A name from a listing is always below `path`: an object's key can look like any path."""
         if self.paths_file is not None or shard.name == self.path:
             return join(self.path, shard.name)
         return f"{self.path.rstrip('/')}/{shard.name}"
 
     def _documents(self, task: TaskContext, shard: Shard) -> Generator[Document, None, None]:
-        """The documents of one shard. Raises BadInput naming the shard and the place where it is not whole."""
+        """The documents of one shard. Raises BadInput naming the shard and the position of the damage."""
         path = self.path_of(shard)
         name = shard.name.rpartition("/")[2] if path == shard.name else shard.name
         codec = codec_of(shard.name) if self.compression == "auto" else self.compression
         if not shard.size:
             if not self.allow_empty:
                 raise BadInput(
-                    f"{path}, record 1, byte 0: the file is empty, which no whole file is unless allow_empty says so"
+                    f"{path}, record 1, byte 0: the file is empty; if that is no damage, set allow_empty: true"
                 )
             return
         source = OpenShard(name, path, codec, task.stream(shard, self.path_of))
@@ -240,15 +244,17 @@ class ShardReader:
             raise BadInput(f"{path} has changed: {source.taken} bytes now, {shard.size} when the plan was made")
 
     def bad(self, shard: OpenShard, kind: str, reason: str) -> None:
-        """The record at `shard.byte` cannot be read: note it when bad records are skipped, else raise BadRecord."""
+        """Handle the unreadable record at `shard.byte`: count it if bad records are skipped, else raise BadRecord.
+
+        Raises BadInput when the rank has more than `max_bad_records`.
+        """
         if self.on_bad_record != "skip":
             raise BadRecord(kind, reason)
         assert self._task is not None
         count = self._task.skipped(shard.path, shard.record + 1, shard.byte, kind, reason)
         if count > self.max_bad_records:
             raise BadInput(
-                f"{reason}; with it {count} records of this rank are bad, more than max_bad_records"
-                f" ({self.max_bad_records})"
+                f"{reason}; this rank now has {count} bad records, more than max_bad_records ({self.max_bad_records})"
             )
         shard.byte = -1
 
@@ -265,7 +271,7 @@ def with_source(documents: Iterator[Document], shard: OpenShard) -> Iterator[Doc
 
 
 def path_pattern(glob: str) -> str:
-    """A regular expression for a glob over whole paths: `*` stays within a folder, `**/` is any number of folders."""
+    """The regular expression for a glob over whole paths: `*` stays within a folder, `**/` spans any number of them."""
     from fsspec.utils import glob_translate
 
     return str(glob_translate(glob))
@@ -276,5 +282,5 @@ def is_hidden(name: str) -> bool:
 
 
 def default_id(name: str, index: int) -> str:
-    """An id for a document that has none: the same wherever the input lies, since `name` is relative to its folder."""
+    """The id of a document without one: its shard's relative name and its number, the same wherever the input lies."""
     return f"{name}/{index}"

@@ -15,7 +15,7 @@ class ReadText(ShardReader):
     """Reads UTF-8 text.
 
     Args:
-        document: whether each line is a document (empty lines are left out), or each file.
+        document: whether each line is a document (empty lines are skipped), or each file.
     """
 
     document: Literal["line", "file"] = "line"
@@ -37,7 +37,7 @@ class ReadText(ShardReader):
         try:
             return data.decode()
         except UnicodeDecodeError as error:
-            reason = f"not UTF-8: byte {data[error.start]:#04x} at its position {error.start}"
+            reason = f"not UTF-8: byte {data[error.start]:#04x} at position {error.start} of the record"
             shard.byte = shard.stream.tell() - len(data)
             self.bad(shard, "utf-8", reason)
             return None

@@ -1,7 +1,7 @@
 """WARC files: the pages of a web crawl, as it archived them.
 
-The records are taken apart here and not by a library: those at hand end quietly where a file breaks off within a
-record, and one body that is chunked oddly makes them lose the records after it.
+The records are parsed here, not by a library: the available ones stop without an error where a file breaks off within a
+record, and lose the following records after one malformed chunked body.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from stagger.steps.charset import text_of
 from stagger.steps.http_body import PIECE_BYTES, decoded, divided, http_fields, looks_decoded
 from stagger.steps.reader import OpenShard, ShardReader, default_id
 
-#: The content types that are read by default: pages.
+#: Content types read by default: pages.
 PAGES = ("text/html", "application/xhtml+xml", "text/plain")
 
-#: The types of records that are read.
+#: Types of the records that are read.
 READ_TYPES = (b"response", b"conversion")
 
-#: Room for an HTTP header, where a record is compared with the limit for bodies.
+#: Allowance in bytes for an HTTP header when a whole record is compared with the limit for bodies.
 HTTP_BYTES = 2**20
 
-#: More lines than this are no header of a record.
+#: Maximum lines of a record's header.
 HEADER_LINES = 1000
 
 _STATUS = re.compile(rb"HTTP/\S+[ \t]+(\d{3})")
@@ -38,21 +38,21 @@ _STATUS = re.compile(rb"HTTP/\S+[ \t]+(\d{3})")
 class ReadWarc(ShardReader):
     """Reads the pages of WARC files: `response` records, and the texts of WET files (`conversion` records).
 
-    The text is the body: transfer and content encodings undone, decoded by the first charset that fits. These are
-    tried: a byte order mark, the charset of the Content-Type, that of the page's <meta> or XML declaration, UTF-8. When
-    none fits, the first of them decodes what it can; where that is UTF-8, and more is wrong for it than right,
-    Windows-1252 does. The id is the WARC-Record-ID. The metadata are `url`, `date` (as in the file), `content_type`
-    and, of a response, `status`.
+    The text is the decoded body, after transfer and content encodings are undone. The first charset that fits is used;
+    in this order: a byte order mark, the charset of the Content-Type, that of the page's <meta> or XML declaration,
+    UTF-8. If none fits, the first of them is used, with replacement characters; if that is UTF-8 and it replaces more
+    characters than it decodes beyond ASCII, Windows-1252 is used. The id is the WARC-Record-ID. The metadata are
+    `url`, `date` (as in the file), `content_type` and, for a response, `status`.
 
-    Other types of records, other content types, and records without a text are left out. A body whose encoding breaks
-    off or is damaged is a bad record, unless the record says WARC-Truncated: then it is read as far as it goes. Bodies
-    in the encoding `br` need the extra `warc`.
+    Other record types, other content types, and records without text are skipped. A body whose encoding is incomplete
+    or damaged is a bad record; but if the record has the field WARC-Truncated, an incomplete one is read as far as it
+    goes. Bodies in the encoding `br` need the extra `warc`.
 
     Args:
         content_types: the content types to read, with `*` for any characters; by default text/html,
-            application/xhtml+xml and text/plain. What the crawler identified counts more than what the server said;
-            a body without any is HTML if it begins with `<`.
-        max_body_bytes: larger responses and bodies are left out; by default there is no limit but the memory.
+            application/xhtml+xml and text/plain. The type that the crawler identified overrides the server's;
+            a body without either is HTML if it begins with `<`.
+        max_body_bytes: size in bytes above which responses and bodies are skipped; by default only memory limits it.
     """
 
     content_types: list[str] | None = None
@@ -62,9 +62,11 @@ class ReadWarc(ShardReader):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_body_bytes is not None and self.max_body_bytes < 1:
-            raise StaggerError(f"max_body_bytes is {self.max_body_bytes}; give the size of a body in bytes.")
+            raise StaggerError(
+                f"max_body_bytes is {self.max_body_bytes}; give the size of a body in bytes, at least 1."
+            )
         if self.content_types is not None and not self.content_types:
-            raise StaggerError("content_types is empty: nothing would be read; leave it out, or name types.")
+            raise StaggerError("content_types is empty, so nothing would be read; leave it out, or list types.")
         types = PAGES if self.content_types is None else self.content_types
         self._wanted = partial(wanted_type, tuple(name.lower() for name in types))
 
@@ -77,7 +79,7 @@ class ReadWarc(ShardReader):
                 continue
             block = shard.stream.read(length)
             if len(block) < length:
-                raise breaks_off(f"{len(block)} of the {length} bytes of the record's content are there")
+                raise breaks_off(f"only {len(block)} of the {length} bytes of the record's content are there")
             try:
                 document = self._document(shard, fields, block)
             except BadRecord as error:
@@ -87,9 +89,11 @@ class ReadWarc(ShardReader):
                     yield document
 
     def _document(self, shard: OpenShard, fields: dict[bytes, bytes], block: bytes) -> Document | None:
-        """The document of a record; None if it is left out. Raises BadRecord for a body that cannot be decoded."""
+        """The document of a record; None to skip the record. Raises BadRecord for a body that cannot be decoded."""
         if min(fields) < b"!":
-            raise BadRecord("header", "a line of the record's header goes on in the next one, which is not supported")
+            raise BadRecord(
+                "header", "a line of the record's header continues on the next line, which is not supported"
+            )
         head, body, http = b"", block, fields
         if block.startswith(b"HTTP/"):
             head, body = divided(block)
@@ -105,7 +109,7 @@ class ReadWarc(ShardReader):
         text = text_of(body, said)
         if not text or text.isspace():
             return None
-        # Some crawlers put the URL in angle brackets, as an old version of the standard wanted it.
+        # Some crawlers put the URL in angle brackets, as an old version of the standard required.
         metadata: dict[str, str | int] = {
             "url": fields.get(b"warc-target-uri", b"").strip(b"<> \r\n").decode("utf-8", "replace"),
             "date": fields.get(b"warc-date", b"").strip().decode("utf-8", "replace"),
@@ -118,10 +122,10 @@ class ReadWarc(ShardReader):
 
 
 def records(shard: OpenShard) -> Iterator[tuple[dict[bytes, bytes], int]]:
-    """Each record's header, names in small letters, and the length of its content, which the caller reads.
+    """The header of each record, by lower-case name, and its content length in bytes; the caller reads the content.
 
-    Raises BadInput for anything that is not a record followed by two empty lines. Where one of them is missing, or
-    there are more, between two records, nothing is lost; at the end of the file it was cut.
+    Raises BadInput for anything but records that are each followed by two empty lines. Missing or additional empty
+    lines between two records are tolerated; missing ones at the end of the file mean that it is truncated.
     """
     stream = shard.stream
     tell, readline = stream.tell, stream.readline
@@ -140,7 +144,7 @@ def records(shard: OpenShard) -> Iterator[tuple[dict[bytes, bytes], int]]:
         if not line.startswith(b"WARC/"):
             if line == b"\r" or b"WARC/".startswith(line):
                 raise breaks_off("it ends within a line")
-            raise BadInput(f"no record begins here, but {line[:40]!r}: the file is damaged, or not a WARC file")
+            raise BadInput(f"expected a record, found {line[:40]!r}: the file is damaged, or not a WARC file")
         if not line.endswith(b"\r\n"):
             raise BadInput("the record's first line does not end with CRLF: the file is truncated, or was converted")
         fields = {}
@@ -162,8 +166,8 @@ def breaks_off(reason: str) -> BadInput:
 
 
 def no_length(fields: dict[bytes, bytes]) -> BadInput:
-    """What to say of a record whose header does not tell its length."""
-    if b"" in fields:  # That is what is read behind the end.
+    """The error for a record whose header has no valid Content-Length."""
+    if b"" in fields:  # readline() returned nothing: the end of the file.
         return breaks_off("the header of the last record has no end")
     said = fields.get(b"content-length")
     what = "there is no Content-Length" if said is None else f"the Content-Length is {said.strip()[:40]!r}"
@@ -171,18 +175,18 @@ def no_length(fields: dict[bytes, bytes]) -> BadInput:
 
 
 def skip(shard: OpenShard, length: int) -> None:
-    """Read over a record's content. Raises BadInput if it is not all there."""
+    """Read past a record's content. Raises BadInput if it is incomplete."""
     left = length
     while left:
         piece = len(shard.stream.read(min(left, PIECE_BYTES)))
         if not piece:
-            raise breaks_off(f"{length - left} of the {length} bytes of the record's content are there")
+            raise breaks_off(f"only {length - left} of the {length} bytes of the record's content are there")
         left -= piece
 
 
 @lru_cache(1024)
 def wanted_type(patterns: tuple[str, ...], header: bytes) -> str | None:
-    """The content type that a header says, without its parameters; None if it is not among those to read."""
+    """The content type in a header, without its parameters; None if it matches none of the patterns."""
     name = header.partition(b";")[0].strip().lower().decode("utf-8", "replace")
     return name if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) else None
 

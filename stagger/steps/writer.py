@@ -1,4 +1,4 @@
-"""What all writers share: naming their files, dividing them by size, and leaving nothing of earlier attempts."""
+"""The base of all writers: names the files, splits them by size, and removes those of earlier attempts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stagger.pipeline.document import Document, Shard
 from stagger.pipeline.task_context import OutputFile, TaskContext
 from stagger.storage.storage import absolute, join
 
-#: Endings of file names that say what is in the file, and are no part of its stem.
+#: File endings that name a format; they do not belong to a file's stem.
 FORMATS = (".jsonl", ".ndjson", ".json", ".txt", ".csv", ".tsv", ".parquet", ".warc")
 
 FIELDS = ("rank", "stem", "part")
@@ -24,15 +24,15 @@ FIELDS = ("rank", "stem", "part")
 class ShardWriter:
     """Writes files below `path`, and passes the documents on.
 
-    A file appears under its name when its rank is done. A rank without documents writes none, and a rank that runs
-    again replaces, or removes, all files that an earlier attempt of it wrote.
+    A file appears under its name when its rank is done. A rank without documents writes no file. A rank that runs
+    again replaces or removes all files that its earlier attempts wrote.
 
     Args:
         path: the folder for the output, on any storage.
-        filename: the files' names. `{rank}` is the zero-padded rank; `{stem}` the name of the input shard without its
-            endings: one output for each, and the steps run for each shard by itself. `{part}` counts the files of a
-            rank or shard when there is a `max_bytes`.
-        max_bytes: a file of this size is full: the next document begins another one.
+        filename: the files' names. `{rank}` is the zero-padded rank. `{stem}` is the name of the input shard without
+            its endings; the steps then run once per shard, and each shard gets its own output. `{part}` numbers the
+            files of a rank or shard if `max_bytes` is set.
+        max_bytes: size in bytes at which a file is full; the next document starts another file.
     """
 
     path: str = field(kw_only=False)
@@ -42,7 +42,7 @@ class ShardWriter:
     _file: OutputFile | None = field(default=None, init=False, repr=False)
     _part: int = field(default=0, init=False, repr=False)
 
-    #: What a codec that the name does not say adds to it.
+    #: The codec's ending, appended to `filename`.
     extension: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
@@ -50,52 +50,52 @@ class ShardWriter:
         used = re.findall(r"\{([^{}]*)\}", self.filename)
         if unknown := [name for name in used if name not in FIELDS]:
             raise StaggerError(
-                f"filename {self.filename!r}: there is no {{{unknown[0]}}}; it takes {{rank}}, {{stem}} and {{part}}."
+                f"filename {self.filename!r}: there is no {{{unknown[0]}}}; valid are {{rank}}, {{stem}} and {{part}}."
             )
         if "/" in self.filename:
-            raise StaggerError(f"filename {self.filename!r} has a '/'; the folder is `path`.")
+            raise StaggerError(f"filename {self.filename!r} contains a '/'; set the folder in `path`.")
         plain = re.sub(r"\{(rank|stem|part)\}", "x", self.filename)
         if not plain or plain.startswith(".") or len(plain) > 150 or re.search(r"[{}\0]", plain):
             raise StaggerError(
-                f"filename {self.filename!r} is no name for a file: 1 to 150 characters, no '.' first, and no braces"
-                " but those of {rank}, {stem} and {part}."
+                f"filename {self.filename!r} is not a valid file name: use 1 to 150 characters, no leading '.', and no"
+                " braces except those of {rank}, {stem} and {part}."
             )
         if self.max_bytes is not None and self.max_bytes < 1:
-            raise StaggerError(f"max_bytes is {self.max_bytes}; give the size of a file in bytes.")
+            raise StaggerError(f"max_bytes is {self.max_bytes}; give the size of a file in bytes, at least 1.")
         if "part" in used and self.max_bytes is None:
             raise StaggerError(
-                f"filename {self.filename!r} has {{part}}, but there is no max_bytes to divide files by."
+                f"filename {self.filename!r} contains {{part}}, but max_bytes is not set; set it, or remove {{part}}."
             )
         if self.max_bytes is not None and "part" not in used:
             stem, dot, ending = self.filename.partition(".")
             self.filename = f"{stem}-{{part}}{dot}{ending}"
         if re.search(r"[}\d]\{part\}|\{part\}[{\d]", self.filename):
             raise StaggerError(
-                f"filename {self.filename!r}: put a letter or a sign between {{part}} and what is next to it."
+                f"filename {self.filename!r}: put a letter or a hyphen between {{part}} and the next digit or field."
             )
 
     @property
     def output_folder(self) -> str:
-        """Where it writes: a launch makes the folder, and clears what killed attempts left there."""
+        """The folder for the output: a launch creates it, and removes what killed attempts left there."""
         return self.path
 
     @property
     def shard_by_shard(self) -> bool:
-        """Whether the steps have to run for each shard by itself, so that it is known what came of it."""
+        """Whether the steps have to run once per shard, so that each output can be traced to its input."""
         return "{stem}" in self.filename
 
     def check_tasks(self, tasks: int) -> None:
         """Raise StaggerError at launch when several ranks would write the same file."""
         if tasks > 1 and not self.shard_by_shard and "{rank}" not in self.filename:
             raise StaggerError(
-                f"filename {self.filename!r} is the same for all {tasks} ranks, and each would replace the others'"
+                f"filename {self.filename!r} is the same for all {tasks} ranks, which would overwrite each other's"
                 " output; put {rank} into it."
             )
 
     def planned_outputs(self, ranks: Sequence[Sequence[Shard]]) -> Iterator[tuple[str, str]]:
-        """(path, what it is the output of) of all files of a stage; of divided ones, the first. For a launch to check.
+        """(path, source of the output) for all files of a stage, for checks at launch; of split files, the first only.
 
-        Raises StaggerError when they are named after shards, and there are none.
+        Raises StaggerError when the files are named after shards but the stage reads none.
         """
         if self.shard_by_shard and not any(ranks):
             raise StaggerError(f"filename {self.filename!r} has {{stem}}, but the first step reads no files.")
@@ -107,7 +107,7 @@ class ShardWriter:
                 stem = stem_of(shard.name)
                 if not {"", ".", ".."}.isdisjoint(stem.split("/")):
                     raise StaggerError(
-                        f"No output can be named after the shard {shard.name}: use {{rank}} in filename."
+                        f"No output can be named after the shard {shard.name}; use {{rank}} in filename instead."
                     )
                 yield join(self.path, self._name(stem, rank, 0)), f"shard {shard.name}"
 
@@ -116,7 +116,7 @@ class ShardWriter:
         task.replaces(self._earlier_files)
 
     def _earlier_files(self, shards: list[Shard]) -> list[str]:
-        """The files that the rank may have written in an earlier attempt for these shards."""
+        """The files that an earlier attempt of this rank may have written for these shards."""
         assert self._task is not None
         rank = self._task.rank
         stems = [stem_of(shard.name) for shard in shards] if self.shard_by_shard else [""]
@@ -135,7 +135,7 @@ class ShardWriter:
         return _filled(self.filename + self.extension, stem, rank, part)
 
     def open_file(self) -> OutputFile:
-        """The next file of the rank, or of the shard that is being read."""
+        """Open the next file of the rank, or of the current shard."""
         assert self._task is not None
         stem = stem_of(self._task.shards[0].name) if self.shard_by_shard else ""
         path = join(self.path, self._name(stem, self._task.rank, self._part))
@@ -147,7 +147,7 @@ class ShardWriter:
         return self._task.open_output(path)
 
     def file_for(self, size: int) -> OutputFile:
-        """The file for the next `size` bytes."""
+        """The file for the next `size` bytes: the current one, or a new one if `max_bytes` would be exceeded."""
         if self._file is not None and self.max_bytes is not None and self._file.size + size > self.max_bytes:
             self.close_file()
         if self._file is None:
@@ -155,15 +155,15 @@ class ShardWriter:
         return self._file
 
     def close_file(self) -> None:
-        """No more is written to the present file."""
+        """Finish the current file; nothing more is written to it."""
         if self._file is not None:
             self._file.finish()
             self._file = None
 
     def end_shard(self) -> None:
-        """The steps have run for a shard, or for all: outputs that are named after shards end here.
+        """Finish the outputs named after a shard, once the steps have run for it.
 
-        Called by the attempt, since a later step may have stopped early, and left this one waiting.
+        The attempt calls this, because a later step may stop early and leave this one suspended.
         """
         if self.shard_by_shard:
             self.close_file()
@@ -174,17 +174,17 @@ class ShardWriter:
         return self.write(data or ())
 
     def write(self, documents: Iterable[Document]) -> Iterator[Document]:
-        """Write the documents, and pass them on."""
+        """Write the documents, and pass each on."""
         raise NotImplementedError
 
 
 @dataclass(kw_only=True)
 class CompressedWriter(ShardWriter):
-    """Writes records that are bytes, through a codec.
+    """Writes one bytes record per document, through a codec.
 
     Args:
         compression: zstd, gzip, or null for none.
-        level: the codec's level; by default 3 for zstd, 2 for gzip (isal, whose levels end at 3).
+        level: the codec's level; by default 3 for zstd, 2 for gzip (isal, whose highest level is 3).
     """
 
     compression: Codec | None = "zstd"
@@ -213,7 +213,7 @@ class CompressedWriter(ShardWriter):
             yield document
 
     def encode(self, document: Document) -> bytes:
-        """One record, with its end mark."""
+        """One record, including its end mark."""
         raise NotImplementedError
 
 
@@ -222,7 +222,7 @@ def _filled(template: str, stem: str, rank: int, part: int) -> str:
 
 
 def stem_of(name: str) -> str:
-    """A shard's name without the endings for its codec and format; below the reader's folder it keeps its folders.
+    """A shard's name without the endings of its codec and format; it keeps its folders below the reader's folder.
 
     >>> stem_of("2024/part-1.jsonl.gz"), stem_of("s3://bucket/a.warc.gz"), stem_of("v1.2")
     ('2024/part-1', 'a', 'v1.2')

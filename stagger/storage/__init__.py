@@ -1,7 +1,7 @@
-"""Bytes at any path: local files, S3, and whatever fsspec opens. Knows nothing of runs, plans or Slurm.
+"""Bytes at any path: local files, S3, and any fsspec URL. Knows nothing of runs, plans or Slurm.
 
-Here are the words that all backends speak; storage.py picks a backend by the path. (They lie in the package's own file
-because every task reads it: one more file would cost each task six file-system calls.)
+This file defines the types that all backends share; storage.py picks a backend by path. (They live in the package's
+own file because every task imports it: one more file would cost each task six file-system calls.)
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
-#: Above this an object is sent in parts while it is written; up to it, one PUT is cheaper than a multipart upload.
+#: Larger objects are sent in parts while they are written; up to this size, one PUT is cheaper.
 ONE_PUT_BYTES = 64 * 2**20
 
 
 class Entry(NamedTuple):
-    """A file found below a folder: its path relative to that folder, and its bytes; -1 for a link to nothing.
+    """A file found below a folder: its path relative to that folder, and its size in bytes (-1 for a dangling link).
 
-    `version` is what an object store calls this content (S3's ETag); empty on file systems.
+    `version` is an object store's identifier for this content (S3's ETag); empty on file systems.
     """
 
     name: str
@@ -25,19 +25,19 @@ class Entry(NamedTuple):
 
 
 class Output(Protocol):
-    """A file being written: invisible under its final path until `commit`, gone after `abort`."""
+    """A file being written: invisible under its final path until `commit`, discarded by `abort`."""
 
     path: str
     size: int
 
     @property
     def held(self) -> int:
-        """Bytes that wait in memory."""
+        """Bytes buffered in memory."""
 
     def write(self, data: bytes) -> int: ...
 
     def finish(self) -> None:
-        """Make everything written durable, still invisible. After it, `commit` can hardly fail."""
+        """Make everything written durable, but still invisible. After it, `commit` hardly ever fails."""
 
     def commit(self) -> None: ...
 
@@ -45,7 +45,7 @@ class Output(Protocol):
 
 
 class Backend(Protocol):
-    """What stagger asks of a file system or an object store."""
+    """The operations that stagger needs from a file system or an object store."""
 
     def read(self, path: str) -> bytes: ...
 

@@ -1,11 +1,11 @@
-"""Which failures of a request to remote storage may pass: by error code, HTTP status, exception and text."""
+"""Which failed requests to remote storage are worth a retry: by error code, HTTP status, exception and text."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-#: What the store says (S3's error codes) -> the kind of fault. Any other status below 500 is an answer, not a fault.
+#: S3 error code -> the kind of fault. A status below 500 that is in neither table is an answer, not a fault.
 CODES = {
     "SlowDown": "throttled",
     "Throttling": "throttled",
@@ -20,11 +20,11 @@ CODES = {
     "IncompleteBody": "broken off",
 }
 
-#: HTTP status -> the kind of fault, where the code says nothing.
+#: HTTP status -> the kind of fault, when the error code is not in CODES.
 STATUSES = {408: "time-out", 429: "throttled", 503: "throttled"}
 
-#: Names of exceptions of the network (Python's, botocore's, aiohttp's, fsspec's) -> the kind of fault.
-#: The first that matches the exception, or a class that it derives from, counts.
+#: Names of network exceptions (Python's, botocore's, aiohttp's, fsspec's) -> the kind of fault; None: not transient.
+#: The first name found in the exception's method resolution order counts.
 EXCEPTIONS: dict[str, str | None] = {
     "SSLError": None,
     "SSLCertVerificationError": None,
@@ -57,20 +57,20 @@ FAULT_TEXTS = (
     (re.compile(r"error sending request|response body error|ConnectionReset|ConnectionAborted|BrokenPipe"), "reset"),
 )
 
-#: What obstore says of a fault: its errors are text, with the answer in it where there was one.
+#: obstore's errors are plain text; they contain the HTTP status if there was a response.
 STATUS_TEXT = re.compile(r"status code: (\d{3})")
 
 CODE_TEXT = re.compile(r"<Code>(\w+)</Code>")
 
 
 class BrokenOff(Exception):
-    """A body ended before its length."""
+    """A body ended before its announced length."""
 
 
 def fault_of(error: BaseException) -> str | None:
-    """The kind of a fault that may pass, None for an answer that will stay the same (403, 404, a bad request)."""
+    """The kind of a transient fault; None for an answer that a retry would not change (403, 404, a bad request)."""
     seen: BaseException | None = error
-    for _ in range(8):  # Libraries wrap one another's errors.
+    for _ in range(8):  # Libraries wrap each other's errors.
         if seen is None:
             return None
         response = getattr(seen, "response", None)
@@ -78,7 +78,7 @@ def fault_of(error: BaseException) -> str | None:
             return _fault_in_response(response)
         if type(seen).__module__.startswith("obstore"):
             return _fault_in_text(str(seen))
-        inner = getattr(seen, "kwargs", {}).get("error")  # What botocore wraps.
+        inner = getattr(seen, "kwargs", {}).get("error")  # The error that botocore wraps.
         if isinstance(inner, Exception) and (kind := fault_of(inner)):
             return kind
         for cls in type(seen).__mro__:
@@ -91,7 +91,7 @@ def fault_of(error: BaseException) -> str | None:
 def _fault_in_response(response: dict[str, Any]) -> str | None:
     code = str(response.get("Error", {}).get("Code", ""))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
-    if code.isdecimal():  # An answer without a body: HEAD.
+    if code.isdecimal():  # A response without a body, as to HEAD: the code is the status.
         status = status or int(code)
     return _fault_in_answer(status, code)
 

@@ -1,4 +1,4 @@
-"""Any other object store (Google's, Azure's, Hugging Face's, ...), through fsspec. S3 has its own: s3/."""
+"""All other object stores (Google's, Azure's, Hugging Face's, ...), through fsspec. S3 has its own backend: s3/."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from stagger.errors import StaggerError, StorageError
 from stagger.storage import ONE_PUT_BYTES, Entry
 from stagger.storage.retry import Retry
 
-#: Bytes asked for at a time.
+#: Bytes per read request.
 CHUNK_BYTES = 8 * 2**20
 
-#: No small file of a run directory is larger.
+#: Upper limit in bytes for reading a file whole: no small file of a run directory is larger.
 WHOLE = 2**30
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def asking(path: str) -> Iterator[None]:
-    """What the store or the network says, as one error that names the path; a missing file stays FileNotFoundError."""
+    """Turn any error of the store or the network into a StorageError naming the path; FileNotFoundError passes."""
     try:
         yield
     except (FileNotFoundError, StaggerError):
@@ -34,13 +34,13 @@ def asking(path: str) -> Iterator[None]:
 
 
 class ObjectStore:
-    """A `Backend` over one fsspec file system. An object appears whole, when its upload is complete, or never."""
+    """A `Backend` over one fsspec file system. An object appears whole, once its upload is complete, or never."""
 
     def __init__(self, protocol: str, options: dict[str, Any], retry: Retry) -> None:
         try:
             self._files = fsspec.filesystem(protocol, **options)
         except (ValueError, ImportError) as error:
-            raise StaggerError(f"No storage speaks {protocol}://: {error}") from error
+            raise StaggerError(f"Cannot open {protocol}:// paths: {error}") from error
         self._retry = retry
 
     def _ask(self, path: str, ask: Callable[[], T]) -> T:
@@ -58,7 +58,7 @@ class ObjectStore:
         return [data if isinstance(data, bytes) else self._again(path) for path, data in zip(paths, found, strict=True)]
 
     def _again(self, path: str) -> bytes | None:
-        """One that was missing, or could not be had, when all were asked for at once."""
+        """Read a file once more, on its own, because the concurrent request for it failed."""
         try:
             return self.read(path)
         except FileNotFoundError:
@@ -119,13 +119,13 @@ class ObjectStore:
         return ObjectOutput(self._files, path)
 
     def abort_uploads(self, path: str) -> int:
-        return 0  # fsspec has no way to ask for them.
+        return 0  # fsspec cannot list unfinished uploads.
 
     def make_folder(self, folder: str) -> None:
-        self.check_writable(folder)  # Its names need no folders.
+        self.check_writable(folder)  # An object store has no folders to make.
 
     def remove_leftovers(self, folder: str, tag: str) -> None:
-        pass  # An object that was not committed has no name.
+        pass  # An uncommitted object has no name.
 
     def check_writable(self, folder: str) -> None:
         bucket = self._files._strip_protocol(folder).partition("/")[0]
@@ -137,7 +137,7 @@ class ObjectStore:
 
 
 class ObjectOutput:
-    """An object in the making: held in memory up to one PUT's size, then handed to fsspec, which sends it in parts."""
+    """An object being written: held in memory up to the size of one PUT, then sent in parts by fsspec."""
 
     def __init__(self, files: Any, path: str) -> None:
         self.path = path

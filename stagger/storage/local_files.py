@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 from stagger.errors import StaggerError
 from stagger.storage import Entry
 
-#: Read from shared file systems in large sequential pieces.
+#: Bytes per read call: shared file systems favour large sequential reads.
 READ_BYTES = 2**20
 
-#: What a record of the run directory fits in, mostly.
+#: Bytes that hold most records of a run directory.
 SMALL_BYTES = 2**14
 
 
 class LocalFiles:
-    """A `Backend` over POSIX calls. Files come into place by fsync and rename within one folder."""
+    """A `Backend` over POSIX calls. A file is written aside, fsynced and renamed within its folder."""
 
     def read(self, path: str) -> bytes:
         with open(path, "rb") as file:
@@ -47,7 +47,7 @@ class LocalFiles:
 
     def create(self, path: str, data: bytes) -> bool:
         make_folder(os.path.dirname(path))
-        # Written aside and linked, so that nobody reads a half-written file. Linking fails when the name is taken.
+        # Written aside and linked, so that nobody reads a half-written file. link() fails when the name is taken.
         temporary = hidden(path, writer_tag())
         with open(temporary, "wb") as file:
             file.write(data)
@@ -67,7 +67,7 @@ class LocalFiles:
         below, _, name = start.rpartition("/")
         below = f"{below}/" if below else ""
         try:
-            # Not list(): that asks for the size of each, and on Lustre every one of those is a request.
+            # Not list(): it needs each file's size, which costs one request per file on Lustre.
             with os.scandir(f"{folder}/{below}") as entries:
                 return [below + entry.name for entry in entries if entry.name.startswith(name) and is_there(entry)]
         except (FileNotFoundError, NotADirectoryError):
@@ -108,7 +108,7 @@ class LocalFiles:
         return Entry(path, info.st_size) if stat.S_ISREG(info.st_mode) else None
 
     def stream(self, path: str, size: int, version: str) -> Iterator[bytes]:
-        # Not open(): that asks for the file's size. A pipe in its place must not stop the task: it has no content.
+        # Not open(): it queries the file's size. O_NONBLOCK: a named pipe at this path must not block the task.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             while data := os.read(descriptor, READ_BYTES):
@@ -143,8 +143,8 @@ class LocalFiles:
 
 
 def file_entry(entry: os.DirEntry[str], below: str) -> Entry | None:
-    """A file of a folder, None for what is none. The size of a link to nothing is -1: it must not be overlooked."""
-    # A file may go after it was listed, as the temporary one of every write does: the others of its folder are there.
+    """The `Entry` of a file in a folder; None for anything else. A dangling link has size -1, to be noticed."""
+    # A listed file may vanish before its stat, as temporary files do. The folder's other files must still be found.
     with contextlib.suppress(FileNotFoundError):
         if entry.is_file():
             return Entry(below + entry.name, entry.stat().st_size)
@@ -152,12 +152,12 @@ def file_entry(entry: os.DirEntry[str], below: str) -> Entry | None:
 
 
 def is_there(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry of a folder is a file, or a link to nothing, as `file_entry` has it."""
+    """Whether a folder's entry is a file or a dangling link, as in `file_entry`."""
     return entry.is_file() or (entry.is_symlink() and not entry.is_dir())
 
 
 def read_small(path: str) -> bytes | None:
-    """The content of a file, None when there is none: for files by the thousand, of which open() asks too much."""
+    """The content of a file; None if it does not exist. Takes fewer system calls than open(): it reads thousands."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -172,7 +172,7 @@ def read_small(path: str) -> bytes | None:
 
 
 class LocalOutput:
-    """A file under a hidden temporary name in its final folder, then fsynced, then renamed."""
+    """A file written under a hidden temporary name in its final folder, then fsynced and renamed."""
 
     def __init__(self, path: str, tag: str, mode: int) -> None:
         self.path = path
@@ -191,7 +191,7 @@ class LocalOutput:
 
     def write(self, data: bytes) -> int:
         view = memoryview(data)
-        while view:  # A disk that fills up takes part of the data first, and refuses the next call.
+        while view:  # A disk that fills up takes part of the data first, and rejects the next call.
             view = view[os.write(self._descriptor, view) :]
         self.size += len(data)
         return len(data)
@@ -216,18 +216,18 @@ class LocalOutput:
 
 
 def writer_tag() -> str:
-    """Tells this thread from all others that see the same folder."""
+    """A name for this thread, unique among all processes and nodes that see the same folder."""
     return f"{os.uname().nodename}-{os.getpid()}-{get_ident()}"
 
 
 def hidden(path: str, tag: str) -> str:
-    """The temporary name of a file: in the same folder, since a rename across Lustre's metadata targets is slow."""
+    """A file's temporary name: in the same folder, because a rename across Lustre's metadata targets is slow."""
     folder, name = os.path.split(path)
     return f"{folder}/.{name}.{tag}.tmp"
 
 
 def sync_folder(folder: str) -> None:
-    """Make renames within a folder survive a power cut."""
+    """Make renames within a folder survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -236,7 +236,7 @@ def sync_folder(folder: str) -> None:
 
 
 def make_folder(folder: str, mode: int = 0o777) -> None:
-    """Create a folder and those above it. Raises StaggerError with the reason when that is not possible."""
+    """Create a folder and its parents. Raises StaggerError with the reason when that is impossible."""
     try:
         os.makedirs(folder, mode, exist_ok=True)
     except OSError as error:

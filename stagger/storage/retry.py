@@ -1,8 +1,8 @@
-"""The one retry policy, for everything that asks an object store.
+"""The one retry policy, for all requests to object stores.
 
 Full jitter (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015): the n-th wait is uniform
-between 0 and min(CAP_S, BASE_S * 2^n), so that tasks that were refused together do not come back together. It is
-bounded by time, not by attempts: thousands of tasks that share a limit need minutes, however often each has asked.
+between 0 and min(CAP_S, BASE_S * 2^n), so that tasks rejected together do not come back together. Retries are limited
+by time, not by attempts: thousands of tasks that share a limit need minutes, however many attempts each makes.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any, TypeVar
 from stagger.backoff import full_jitter
 from stagger.storage.faults import fault_of
 
-#: A wait is this often interrupted to look whether the task has been told to stop.
+#: Seconds between two checks for a stop request during a wait.
 NAP_S = 0.2
 
 T = TypeVar("T")
 
 
 class Retry:
-    """Calls again what failed by a fault that may pass, for up to `seconds` after the first failure.
+    """Retries calls that failed with a transient fault, for up to `seconds` after the first failure.
 
-    An endpoint that cannot be reached at all is given up after `unreachable_s`: a task waits for it as for any fault, a
-    person at a terminal has rather mistyped it. `check` is called while it waits, and raises when the process has been
-    told to stop; `tell` is told of each wait.
+    An unreachable endpoint is given up after `unreachable_s`: tasks wait for it like for any other fault, but a person
+    at a terminal has probably mistyped it. `check` runs during each wait, and raises when the process has to stop;
+    `tell` gets a message before each wait.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Retry:
         self.random = Random()  # noqa: S311 # Seeded by the system, anew in each process.
 
     def call(self, path: str, ask: Callable[[], T]) -> T:
-        """What `ask` returns. Raises its last error when that is none that may pass, or the time is over."""
+        """The result of `ask`. Raises its last error when that is not transient, or when the time is up."""
         trial = Trial(self, path)
         while True:
             try:
@@ -58,19 +58,19 @@ class Retry:
                 trial.failed(error)
 
     def pause(self, path: str, kind: str, seconds: float) -> None:
-        """Note the fault, and sleep, unless the task is told to stop."""
+        """Record the fault and sleep; `check` may interrupt the sleep."""
         with self._account:
             self._retried[kind] += 1
             self._waited_s += seconds
         if self._tell is not None:
-            self._tell(f"{path}: {kind}; trying again in {seconds:.1f} s")
+            self._tell(f"{path}: {kind}; retrying in {seconds:.1f} s")
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self._check()
             time.sleep(min(left, NAP_S))
 
     def take_account(self) -> dict[str, Any]:
-        """Requests that were made again, by the kind of fault, and the seconds waited; then it begins anew."""
+        """Retried requests by kind of fault, and the seconds waited, both since the last call; resets them."""
         with self._account:
             account = {"requests": dict(self._retried), "waited_s": round(self._waited_s, 3)}
             self._retried, self._waited_s = Counter(), 0.0
@@ -78,7 +78,7 @@ class Retry:
 
 
 class Trial:
-    """One thing that is tried until it succeeds: how often it has failed, and since when."""
+    """One operation that is tried until it succeeds: the number of failures, and the time of the first."""
 
     def __init__(self, retry: Retry, path: str) -> None:
         self._retry = retry
@@ -101,6 +101,6 @@ class Trial:
         self._retry.pause(self._path, kind, delay)
 
     def progressed(self) -> None:
-        """Part of it succeeded: a body that breaks off is asked for from there, with the whole time again."""
+        """Reset the time limit after a partial success: a read resumes where its body broke off."""
         self._failures = 0
         self._since = 0.0

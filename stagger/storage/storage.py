@@ -1,7 +1,7 @@
-"""One way to open a path: a local or shared file system by plain system calls, everything else through fsspec.
+"""One way to open a path: system calls for local and shared file systems, fsspec for everything else.
 
-`Storage` takes any path and hands it to the right backend. fsspec (and s3fs, 3000 file-system calls to import) is
-imported at the first remote path, never for a local one.
+`Storage` takes any path and hands it to the right backend. It imports fsspec (and s3fs: 3000 file-system calls) at
+the first remote path, never for a local one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stagger.storage import Backend, Entry, Output
 if TYPE_CHECKING:
     from stagger.storage.retry import Retry
 
-#: How long a command that somebody waits for tries an endpoint that cannot be reached at all, in seconds.
+#: Seconds that an interactive command retries an endpoint that cannot be reached at all.
 UNREACHABLE_S = 10.0
 
 S3_PROTOCOLS = ("s3", "s3a")
@@ -27,7 +27,7 @@ def is_local(path: str) -> bool:
 
 
 def join(folder: str, *names: str) -> str:
-    """`names` below `folder`; an absolute path or a URL among them replaces what is before it."""
+    """`names` appended to `folder`; an absolute path or a URL among them replaces everything before it."""
     path = folder
     for name in names:
         path = name if name.startswith("/") or "://" in name else f"{path.rstrip('/')}/{name}"
@@ -35,7 +35,10 @@ def join(folder: str, *names: str) -> str:
 
 
 def absolute(path: str) -> str:
-    """`path` as tasks on other nodes can use it: `~` expanded, relative paths from the current folder."""
+    """`path` in a form that works on other nodes: `~` expanded, relative paths resolved from the current folder.
+
+    Raises StaggerError when `path` is empty or ends with a colon.
+    """
     if not path.strip() or path.rstrip("/").endswith(":"):
         raise StaggerError(f"{path!r} is not a path; write a folder, or s3://bucket/folder.")
     if is_local(path):
@@ -46,9 +49,9 @@ def absolute(path: str) -> str:
 class Storage:
     """Reads and writes any path. `options` holds keyword arguments for fsspec, per protocol: `{"s3": {...}}`.
 
-    A value `${NAME}` in the options is read from the environment when the protocol is first used, so that secrets
-    need never be stored. What a remote store refuses for the moment is asked for again, for `retry_s` seconds
-    (`unreachable_s` when it cannot be reached at all); meanwhile `check` may raise, and `tell` is told.
+    A value `${NAME}` in the options is replaced from the environment at the protocol's first use, so secrets never
+    have to be stored. Transient errors of a remote store are retried for `retry_s` seconds (`unreachable_s` when the
+    endpoint cannot be reached at all). During each wait `check` runs, and may raise; `tell` gets one message per wait.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class Storage:
 
     @property
     def retry(self) -> Retry:
-        """How remote stores are asked again: made when the first is."""
+        """The retry policy of all remote stores, created at first use."""
         if self._retry is None:
             from stagger.storage.retry import Retry
 
@@ -97,7 +100,7 @@ class Storage:
         return self._retry
 
     def retried(self) -> dict[str, Any]:
-        """What was asked again, by the kind of fault, and the seconds that this took: since the last call of this."""
+        """Retried requests by kind of fault, and the seconds spent waiting, both since the last call of this."""
         return {"requests": {}, "waited_s": 0.0} if self._retry is None else self._retry.take_account()
 
     def read(self, path: str) -> bytes:
@@ -105,31 +108,31 @@ class Storage:
         return self.backend(path).read(path)
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
-        """Bytes `start` to `end` (exclusive) of the file, in one request; fewer where it is shorter."""
+        """Bytes `start` to `end` (exclusive) of the file, in one request; fewer if the file is shorter."""
         return self.backend(path).read_range(path, start, end)
 
     def read_many(self, paths: list[str]) -> list[bytes | None]:
-        """Many small files of one backend, concurrently where that helps; None for those that are not there."""
+        """Contents of many small files of one backend, read concurrently where that helps; None for a missing file."""
         return self.backend(paths[0]).read_many(paths) if paths else []
 
     def write(self, path: str, data: bytes, *, private: bool = False) -> None:
-        """Put a whole file in place atomically and durably; `private` makes it readable by its owner alone."""
+        """Write a whole file atomically and durably. `private` makes it readable by its owner only."""
         self.backend(path).write(path, data, private=private)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Put a file there unless there is one: False then. Of several callers at once, one gets True."""
+        """Create a file; False if it exists already. Of several concurrent callers, exactly one gets True."""
         return self.backend(path).create(path, data)
 
     def remove(self, path: str) -> None:
-        """Remove a file; no error when there is none."""
+        """Remove a file; no error if there is none."""
         self.backend(path).remove(path)
 
     def named(self, folder: str, start: str) -> list[str]:
-        """Files below a folder whose path relative to it starts with `start`, as far as its last `/` exactly."""
+        """Files whose path relative to `folder` starts with `start`; they lie in the folder before its last `/`."""
         return self.backend(folder).named(folder, start)
 
     def entries(self, paths: list[str]) -> list[Entry | None]:
-        """Size and version of many files, those on remote storage asked for several at a time."""
+        """Size and version of many files, with concurrent requests on remote storage; None for a missing file."""
         if not paths or is_local(paths[0]):
             return [self.entry(path) for path in paths]
         from concurrent.futures import ThreadPoolExecutor
@@ -138,42 +141,43 @@ class Storage:
             return list(threads.map(self.entry, paths))
 
     def list(self, folder: str) -> list[Entry]:
-        """The files directly in a folder, sorted; empty when there is no such folder."""
+        """The files directly in a folder, sorted; empty if the folder does not exist."""
         return sorted(self.backend(folder).list(folder))
 
     def walk(self, folder: str) -> Iterator[Entry]:
-        """Every file below a folder, in no order."""
+        """Every file below a folder, in no particular order."""
         return self.backend(folder).walk(folder)
 
     def entry(self, path: str) -> Entry | None:
-        """A file's size and version, None when there is no such file."""
+        """A file's size and version; None if there is no such file."""
         return self.backend(path).entry(path)
 
     def stream(self, path: str, size: int, version: str = "") -> Iterator[bytes]:
-        """The content of a file that is known to have `size` bytes, in pieces of about 1 MiB: one request, no other.
+        """The content of a file of known `size` in bytes, in pieces of about 1 MiB, with a single request.
 
-        Raises FileNotFoundError, and `BadInput` when it is another version. What comes may still be longer or shorter.
+        Raises FileNotFoundError, and `BadInput` when the file's version is not `version`. The content may still turn
+        out longer or shorter than `size`.
         """
         return self.backend(path).stream(path, size, version)
 
     def output(self, path: str, tag: str, begin: Callable[[str], None] = lambda path: None) -> Output:
-        """A new file that appears under `path` when it is committed; `tag` keeps two writers of it apart.
+        """A new file that appears under `path` when it is committed; `tag` keeps concurrent writers of `path` apart.
 
-        `begin` is called before anything is sent that would stay, invisible, if this process were killed then, and
-        that `remove_leftovers` does not find: `abort_uploads` does.
+        `begin` is called with the path before a multipart upload starts. If this process is killed afterwards, the
+        upload stays in the store, invisible: `remove_leftovers` does not find it, `abort_uploads` does.
         """
         return self.backend(path).output(path, tag, begin)
 
     def abort_uploads(self, path: str) -> int:
-        """Abort all unfinished uploads of `path`; how many there were."""
+        """Abort all unfinished uploads of `path`. Returns their number."""
         return self.backend(path).abort_uploads(path)
 
     def make_folder(self, folder: str) -> None:
-        """Make a folder that files can be written to. Raises StaggerError when that is not possible."""
+        """Make a folder that files can be written to. Raises StaggerError when that is impossible."""
         self.backend(folder).make_folder(folder)
 
     def remove_leftovers(self, folder: str, tag: str) -> None:
-        """Remove the temporary files of dead writers in a folder: those of `output` with tags that start with `tag`."""
+        """Remove temporary files that dead writers left below `folder`: `output`s whose tag starts with `tag`."""
         self.backend(folder).remove_leftovers(folder, tag)
 
     def check_writable(self, folder: str) -> None:
@@ -182,9 +186,9 @@ class Storage:
 
 
 def expand_variables(value: object) -> object:
-    """`value` with every `${NAME}` in its strings replaced from the environment; `$${` stands for a plain `${`.
+    """`value` with every `${NAME}` in its strings replaced from the environment; `$${` stands for a literal `${`.
 
-    Raises StaggerError for a variable that is not set.
+    Raises StaggerError for a variable that is not set, and for a `${` without its `}`.
     """
     if isinstance(value, dict):
         return {key: expand_variables(item) for key, item in value.items()}

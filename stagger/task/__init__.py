@@ -1,7 +1,7 @@
 """One task, top to bottom: its settings, its entry, an attempt, its log. Imports no launch, executor or spec.
 
-The settings are what a launch tells each of its tasks, as one JSON argument in the job script. (They lie in the
-package's own file because every task reads it: one more file would cost each task six file-system calls.)
+A launch passes the settings to each task as one JSON argument in the job script. (They live in the package's own file
+because every task imports it: one more file would cost each task six file-system calls.)
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import orjson
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """Everything a task needs beside its rank; it finds the rest in the plan.
+    """Everything that a task needs besides its rank and the plan.
 
-    `storage_options` holds secrets only as `${NAME}`; `cwd` is the folder that the run was launched from;
-    `commit` says whether outputs are committed by `rank` or by `shard`; `hold_s` is how long a job keeps its place
-    after its start; `pickle_path` is set only for pipelines of Python objects.
+    `storage_options` holds secrets only as `${NAME}`; `cwd` is the folder that the run was launched from; `commit` is
+    `rank` or `shard`, the unit in which outputs are committed; `hold_s` is how many seconds a job holds its slot after
+    its start; `pickle_path` is set only for pipelines of Python objects.
     """
 
     stage_dir: str

@@ -1,8 +1,8 @@
 """The entry point of every task: `python -I -m stagger.task SETTINGS RANKS`.
 
-A Slurm job names its ranks. A worker of the local executor passes `-`, and is handed one rank a line on standard input.
-From here on a task goes through attempt.py beside this file, and stagger/pipeline/chain.py. A test holds what it may
-import.
+A Slurm job names its ranks. A worker of the local executor passes `-`, and reads one rank per line from standard input.
+From here a task continues in attempt.py beside this file, and in stagger/pipeline/chain.py. A test limits which modules
+it may import.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from stagger.task.attempt_log import log
 if TYPE_CHECKING:
     import queue
 
-#: Signals that ask a task to stop: a cancelled or preempted job, and the warning before a job's time limit.
+#: Signals that ask a task to stop: for a cancelled or preempted job, and shortly before a job's time limit.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 
-#: Seconds that a local worker has to end its rank when its parent has died.
+#: Seconds that a local worker has to end its rank after its parent has died.
 ORPHAN_S = 10.0
 
 
 def main(arguments: list[str]) -> int:
-    """Run the ranks. 0 when all are done, 1 when one failed, 128 + n when signal n stopped the task."""
+    """Run the ranks. Returns 0 when all are done, 1 when one failed, 128 + n when signal n stopped the task."""
     stop = StopFlag()
     install_handlers(stop)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # A log is read while it grows.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # Logs are read while they grow.
     settings = TaskSettings.from_json(arguments[0])
     add_import_path([*settings.import_path, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     storage = Storage(settings.storage_options, retry_s=settings.retry_seconds)
@@ -53,11 +53,11 @@ def main(arguments: list[str]) -> int:
 
 
 def run_job(settings: TaskSettings, storage: Storage, job: Job, ranks: list[int], stop: StopFlag) -> int:
-    """What `main` returns for a Slurm job; one that has to stop before its end asks Slurm to start it again."""
+    """Run a Slurm job's ranks; returns as `main`. A job that has to stop early asks Slurm to requeue it."""
     try:
         status = run_ranks(settings, storage, job, ranks, stop)
     except Interrupted as error:
-        # On several nodes SIGTERM may mean that another process of the rank has failed; Slurm preempts by itself.
+        # In a job of several processes, SIGTERM may mean that another one failed; Slurm itself requeues preempted jobs.
         if job.process == 0 and (job.processes == 1 or error.signal == signal.SIGUSR2):
             come_back(settings, job, error.signal.name)
         raise
@@ -66,22 +66,25 @@ def run_job(settings: TaskSettings, storage: Storage, job: Job, ranks: list[int]
 
 
 def come_back(settings: TaskSettings, job: Job, reason: str) -> None:
-    """Have this job queued again, if it is preempted or at the end of its time, and not cancelled."""
+    """Requeue this job if it was preempted or reached its time limit, but not if it was cancelled."""
     from stagger.slurm.own_job import TIME_IS_UP_S, job_state, requeue
 
     try:
         state, left_s = job_state(job.id)
         if state != "RUNNING":
-            log(f"stopped by {reason}; Slurm calls the job {state}")
+            log(f"stopped by {reason}; not requeued, because the job's state is {state}")
         elif job.restart >= settings.max_requeues:
-            log(f"stopped by {reason}; not queued again after {job.restart} times (executor.max_requeues)", "WARNING")
+            log(f"stopped by {reason}; not requeued after {job.restart} requeues (executor.max_requeues)", "WARNING")
         elif left_s is not None and left_s < TIME_IS_UP_S and not job.advanced:
-            log(f"stopped by {reason}, with nothing done in the job's time: it would come no further again", "WARNING")
+            log(
+                f"stopped by {reason}; not requeued: the job finished nothing within its time limit; raise executor.time",
+                "WARNING",
+            )
         else:
             requeue(job.id)
-            log(f"stopped by {reason}; queued again, for the {job.restart + 1}. time")
+            log(f"stopped by {reason}; requeued (requeue {job.restart + 1})")
     except StaggerError as error:
-        log(f"stopped by {reason}; it cannot be queued again: {error}", "WARNING")
+        log(f"stopped by {reason}; the requeue failed: {error}", "WARNING")
 
 
 def install_handlers(stop: StopFlag) -> None:
@@ -93,27 +96,27 @@ def install_handlers(stop: StopFlag) -> None:
 
 
 def run_ranks(settings: TaskSettings, storage: Storage, job: Job, ranks: Iterable[int], stop: StopFlag) -> int:
-    """Run ranks one after another. One that fails does not keep the others from running."""
+    """Run ranks one after another. A failed rank does not prevent the later ones. Returns 0, or 1 if any failed."""
     failed = 0
     for rank in ranks:
         stop.check()
-        os.chdir(settings.cwd)  # Each time: a step of the rank before may have gone elsewhere.
+        os.chdir(settings.cwd)  # For each rank: a step of the previous one may have changed it.
         try:
             failed += not Attempt(settings, storage, job, rank, stop).run()
-        except (OSError, StaggerError) as error:  # Its log or records cannot be written: say so in the job's own.
+        except (OSError, StaggerError) as error:  # The rank's log or record cannot be written: use the job's log.
             log(f"rank {rank}: the run directory {settings.stage_dir} cannot be used: {error}", "ERROR")
             failed += 1
     return 1 if failed else 0
 
 
 def keep_place(seconds: float, status: int, stop: StopFlag) -> None:
-    """Let the next job of a throttled array not begin before that: it would ask too much of the storage too soon.
+    """Hold this job's slot for `seconds` more; else the next job of the array would start too early for backend_limit.
 
-    A signal ends it, and the process: all ranks have ended by then, with `status`.
+    All ranks have ended by now: a signal ends the process at once, with exit status `status`.
     """
     if seconds <= 0:
         return
-    log(f"keeps its place for {seconds:.1f} s: with the next job the requests would exceed backend_limit")
+    log(f"holds its slot for {seconds:.1f} s: an earlier start of the next job would exceed backend_limit")
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: os._exit(status))
     if stop.signal is None:
@@ -121,7 +124,7 @@ def keep_place(seconds: float, status: int, stop: StopFlag) -> None:
 
 
 def slurm_job() -> Job:
-    """The job as Slurm and the job script describe it to its processes."""
+    """The job, as described by the environment variables of Slurm and the job script."""
     environment = os.environ
     array = environment.get("SLURM_ARRAY_JOB_ID")
     number = f"{array}_{environment['SLURM_ARRAY_TASK_ID']}" if array else environment.get("SLURM_JOB_ID", "none")
@@ -143,7 +146,7 @@ def slurm_job() -> Job:
 def serve(settings: TaskSettings, storage: Storage, stop: StopFlag, number: int) -> int:
     """A worker of the local executor: run the ranks that its parent writes to standard input, until that ends.
 
-    Says `ready`, then `<rank> ok` or `<rank> failed` for each, on the descriptor that was its standard output.
+    Writes `ready`, then `<rank> ok` or `<rank> failed` for each rank, to its original standard output.
     """
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
@@ -154,14 +157,14 @@ def serve(settings: TaskSettings, storage: Storage, stop: StopFlag, number: int)
     job = Job(id=f"local-{os.getpid()}", restart=0, delay_s=delay, script_started=started)
     while (left := started + delay - time.time()) > 0:
         stop.check()
-        time.sleep(min(left, 0.1))  # Short naps: Python takes a sleep up again after a signal.
+        time.sleep(min(left, 0.1))  # Short naps: Python resumes a sleep that a signal interrupted.
     while (rank := ranks.get()) is not None:
         answers.write(b"%d %s\n" % (rank, b"failed" if run_ranks(settings, storage, job, [rank], stop) else b"ok"))
     return 0
 
 
 def start_delay_s(settings: TaskSettings, number: int) -> float:
-    """Seconds that worker `number` sleeps before its first rank. A Slurm job has slept in its script already."""
+    """Seconds that worker `number` sleeps before its first rank. (A Slurm job has already slept in its script.)"""
     from stagger.start.delays import spread_delay_ms, uniform_delay
 
     if settings.start_policy == "uniform":
@@ -170,7 +173,7 @@ def start_delay_s(settings: TaskSettings, number: int) -> float:
 
 
 def watched_orders(stop: StopFlag) -> queue.SimpleQueue[int | None]:
-    """The ranks on standard input, then None. A parent that dies during a rank closes it, and the rank is stopped."""
+    """The ranks from standard input, then None. When the parent dies, standard input ends, and the rank is stopped."""
     import queue
     import threading
 
@@ -178,14 +181,14 @@ def watched_orders(stop: StopFlag) -> queue.SimpleQueue[int | None]:
 
     def read() -> None:
         text = b""
-        # Not sys.stdin: a thread that waits within its buffer is a fatal error when the interpreter ends.
+        # Not sys.stdin: a thread blocked inside its buffer is a fatal error at interpreter exit.
         while data := os.read(0, 4096):
             *lines, text = (text + data).split(b"\n")
             for line in lines:
                 ranks.put(int(line))
         ranks.put(None)
         stop.signal = stop.signal or signal.SIGTERM
-        time.sleep(ORPHAN_S)  # An idle worker has ended by now; one whose step never looks up has no parent to kill it.
+        time.sleep(ORPHAN_S)  # An idle worker has exited by now; a step that never checks for a stop has to be killed.
         os._exit(exit_status_of(signal.SIGTERM))
 
     threading.Thread(target=read, daemon=True).start()
@@ -196,4 +199,4 @@ if __name__ == "__main__":
     status = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # A thread that a step left behind must not keep the job alive.
+    os._exit(status)  # A thread left behind by a step must not keep the job alive.

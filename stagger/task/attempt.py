@@ -20,19 +20,19 @@ from stagger.task.attempt_log import AttemptLog, log
 if TYPE_CHECKING:
     from stagger.task.upload_notes import UploadNotes
 
-#: On remote storage the first attempt of a rank does not look for a later one before its job is so old, in seconds: a
-#: request less is worth having 8000 times. Slurm gives up a node that is cut off after SlurmdTimeout, 300 s by default,
-#: and starts its jobs again two minutes later (slurm.conf(5)). Where a node answers, a job is killed before that.
+#: Seconds of a job's age below which a rank's first attempt on remote storage does not check for a later attempt: this
+#: saves a request per rank. Slurm gives up an unreachable node after SlurmdTimeout, 300 s by default, and restarts its
+#: jobs two minutes later (slurm.conf(5)). On a node that responds, the old job is killed before its requeue.
 YOUNG_S = 300.0
 
 
 @dataclass
 class Job:
-    """Where attempts run: the Slurm job or local process, and how its staggered start went.
+    """Where attempts run: the Slurm job or local process, and its staggered start.
 
-    `delay_s` is the drawn delay; `script_started` the time (seconds since the epoch) at which the job began to sleep;
-    `process` counts those of a job on several nodes, of which the first alone commits and records; `advanced` says
-    whether the job has got anything done that will not have to be done again.
+    `delay_s` is the drawn delay in seconds; `script_started` is the time (seconds since the epoch) at which the job
+    began to sleep; `process` numbers the processes of a job on several nodes, of which only process 0 commits and
+    records; `advanced` is set once the job has completed work that will not be repeated.
     """
 
     id: str
@@ -45,7 +45,7 @@ class Job:
 
 
 class Superseded(StaggerError):
-    """A later attempt of the rank has begun: this one, which Slurm took for dead, must not commit any more."""
+    """A later attempt of the rank has started. This one, which Slurm gave up for dead, must not commit any more."""
 
 
 class Attempt:
@@ -71,9 +71,9 @@ class Attempt:
         return self.settings.launch > 1 or self.job.restart > 0
 
     def run(self) -> bool:
-        """Run the rank and record how it ended. True when it is done, its completion record in place."""
+        """Run the rank and record the outcome. True when the rank is done and its completion record written."""
         if self.repeated and self._record(self.folder.completion(self.rank)):
-            log(f"rank {self.rank} is done already")
+            log(f"rank {self.rank} is already done")
             return True
         name = f"{self.name}.node{self.job.process}" if self.job.process else self.name
         with AttemptLog(self.storage, self.folder.log(self.rank, name), announce=self.repeated):
@@ -83,14 +83,14 @@ class Attempt:
             except Interrupted as error:
                 self._record_failure(error)
                 raise
-            except BaseException as error:  # Also SystemExit: a step that calls sys.exit() has not finished its rank.
+            except BaseException as error:  # Including SystemExit: a step that calls sys.exit() has not finished.
                 self._record_failure(error)
                 return False
         self.job.advanced = True
         return True
 
     def _work(self) -> None:
-        """Run the steps, commit their outputs, write the completion record: in this order."""
+        """Run the steps, commit their outputs, write the completion record, in this order."""
         plan = read_rank(
             self.storage, self.folder.plan(self.settings.fingerprint), self.settings.fingerprint, self.rank
         )
@@ -127,7 +127,7 @@ class Attempt:
         log(f"done: {record['records_in']} records in, {record['records_out']} out", "SUCCESS")
 
     def _begin_upload(self, path: str) -> None:
-        """Note a multipart upload before it begins. Few ranks write so much: the others import nothing for it."""
+        """Write a note before a multipart upload begins. Few ranks write that much; the others skip the import."""
         if self.uploads is None:
             from stagger.task.upload_notes import UploadNotes
 
@@ -135,9 +135,9 @@ class Attempt:
         self.uploads.begin(path)
 
     def _progress(self) -> dict[str, Any]:
-        """What earlier attempts committed, shard by shard: a completion record of the first `shards` shards.
+        """The progress record of earlier attempts: a completion record of the first `shards` shards, all committed.
 
-        Nothing when an output of theirs is not there any more.
+        Empty when there is none, or when one of its outputs is missing or has changed.
         """
         record = self._record(self.folder.progress(self.rank))
         outputs = record.get("outputs", [])
@@ -147,11 +147,11 @@ class Attempt:
                 log(f"{output['path']} is gone or changed; the rank starts over", "WARNING")
                 return {}
         if record:
-            log(f"goes on after {record['shards']} shards, which attempt {record['attempt']} committed")
+            log(f"resumes after {record['shards']} shards, committed by attempt {record['attempt']}")
         return record
 
     def _record(self, path: str) -> dict[str, Any]:
-        """A record of an earlier attempt; empty when there is none, or one of another plan."""
+        """A record of an earlier attempt; empty when there is none, or when it belongs to another plan."""
         try:
             record = decode(self.storage.read(path), path, *COMPLETION_KEYS)
         except FileNotFoundError:
@@ -159,10 +159,10 @@ class Attempt:
         return record if record["fingerprint"] == self.settings.fingerprint else {}
 
     def _commit(self, task: TaskContext, shards: list[Shard]) -> None:
-        """Make the outputs of `shards` visible, if all steps have read all records and no later attempt has begun."""
+        """Make the outputs of `shards` visible, if no step failed and no later attempt has started."""
         self.stop.check()
         for count in self.counts:
-            if count.error is not None:  # A later step swallowed it, and the records after it are missing.
+            if count.error is not None:  # A later step swallowed the error; the following records are missing.
                 raise count.error
         if self.job.process:
             task.abort()
@@ -171,7 +171,7 @@ class Attempt:
         task.commit(shards)
 
     def _check_latest(self) -> None:
-        """Raise Superseded when a later attempt of the rank has begun: each has a log from its first moment."""
+        """Raise Superseded when a later attempt of the rank has started: every attempt has a log from its start."""
         path = self.folder.log(self.rank, self.name)
         young = not self.repeated and time.time() - self.job.script_started < YOUNG_S
         if young and not is_local(path):
@@ -179,10 +179,10 @@ class Attempt:
         logs = self.storage.list(path.rpartition("/")[0])
         latest = max((entry.name.removesuffix(".log") for entry in logs), key=attempt_order, default=self.name)
         if attempt_order(latest) > attempt_order(self.name):
-            raise Superseded(f"Attempt {latest} has begun meanwhile: this one, {self.name}, commits nothing.")
+            raise Superseded(f"Attempt {latest} of this rank has started: attempt {self.name} commits nothing.")
 
     def _run_steps(self, steps: list[Step], plan: RankPlan, task: TaskContext) -> None:
-        """Pull the last step's records: that runs all steps, for the rank as a whole or for each of its shards."""
+        """Exhaust the last step, which runs all steps, once for the whole rank or once per shard."""
         rounds = task.shard_by_shard() if any(getattr(step, "shard_by_shard", False) for step in steps) else [None]
         ended = len(plan.shards) - len(task.all_shards)
         for shard in rounds:
@@ -194,13 +194,13 @@ class Attempt:
             if self.settings.commit == "shard" and shard is not None:
                 self._commit(task, [shard])
                 ended += 1
-                if ended < len(plan.shards) and not self.job.process:  # The completion record says it of the last one.
+                if ended < len(plan.shards) and not self.job.process:  # The last is covered by the completion record.
                     progress = encode(self._completion(plan, task, ended))
                     self.storage.write(self.folder.progress(self.rank), progress)
                 self.job.advanced = True
 
     def _bound_steps(self, plan: RankPlan, task: TaskContext) -> list[Step]:
-        """The steps, made anew for each rank, so that none keeps anything of another; those that ask know the task."""
+        """The steps, created anew for each rank so that no state carries over, and bound to the task."""
         steps = load_steps(self.settings, self.storage, plan)
         for step in steps:
             if hasattr(step, "bind"):
@@ -208,7 +208,7 @@ class Attempt:
         return steps
 
     def _completion(self, plan: RankPlan, task: TaskContext, shards: int) -> dict[str, Any]:
-        """The record of the rank's first `shards` shards, earlier attempts' included."""
+        """The record of the rank's first `shards` shards, including those of earlier attempts."""
         counts = own_seconds(self.counts)
         outputs = [{"path": o.output.path, "bytes": o.output.size, "records": o.records} for o in task.outputs]
         record = {
@@ -250,7 +250,7 @@ class Attempt:
         }
 
     def _record_failure(self, error: BaseException) -> None:
-        """Say in the log and in a failure record why the attempt ended. The run directory itself may be the reason."""
+        """Log why the attempt ended, and write a failure record. The run directory itself may be unwritable."""
         import traceback
 
         kind, message = describe(error, self.counts)
@@ -263,7 +263,7 @@ class Attempt:
         record |= self._circumstances()
         path = self.folder.failure(self.rank, self.name)
         try:
-            if self.job.processes > 1:  # The first that fails is why the others are stopped.
+            if self.job.processes > 1:  # The first process to fail is the cause; the others are stopped because of it.
                 self.storage.create(path, encode(record))
             else:
                 self.storage.write(path, encode(record))
@@ -272,7 +272,7 @@ class Attempt:
 
 
 def added(before: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """A completion record of what this attempt did, with what attempts before it had committed."""
+    """The completion record of this attempt, plus the counts and outputs that earlier attempts committed."""
     earlier, later = before["bad_records"], record["bad_records"]
     skipped = dict(earlier["skipped"])
     for kind, count in later["skipped"].items():
@@ -289,7 +289,7 @@ def added(before: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
 
 
 def peak_rss_mb() -> int:
-    """The process's largest resident memory, in MiB. Not getrusage's: that one starts from the parent's at the exec."""
+    """Peak resident memory of the process, in MiB. getrusage would include the parent's before exec."""
     with open("/proc/self/status", "rb") as file:
         for line in file:
             if line.startswith(b"VmHWM:"):
@@ -298,7 +298,7 @@ def peak_rss_mb() -> int:
 
 
 def describe(error: BaseException, counts: list[StepCount]) -> tuple[str, str]:
-    """(kind, sentence) for a failure record; the step is named that raised the error first."""
+    """(kind, message) for a failure record. The message names the step that raised the error first."""
     if isinstance(error, Interrupted):
         return "interrupted", f"stopped by {error}"
     step = next((count.name for count in counts if count.error is not None), None)
@@ -309,7 +309,7 @@ def describe(error: BaseException, counts: list[StepCount]) -> tuple[str, str]:
 
 
 def load_steps(settings: TaskSettings, storage: Storage, plan: RankPlan) -> list[Step]:
-    """The steps by their names in the plan; only those of a run of Python objects come from a pickle."""
+    """The steps of the plan, by name; for a run of Python objects, from its pickle."""
     if settings.pickle_path:
         from stagger.pipeline.pickled import load_pickle
 

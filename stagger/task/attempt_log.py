@@ -1,8 +1,8 @@
 """The log of one attempt: everything that the task, its steps and their libraries print.
 
-Standard output and standard error are redirected at the level of file descriptors, so that `print`, loguru, logging,
-warnings and C libraries all arrive there, flushed as they are written, and so that a task need not import loguru (1000
-file-system calls) for a few lines of its own.
+Standard output and standard error are redirected at file-descriptor level, which captures `print`, loguru, logging,
+warnings and C libraries without buffering. It also spares a task importing loguru (1000 file-system calls) for a few
+lines of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stagger.storage.storage import Storage, is_local
 
 
 def log(message: str, level: str = "INFO") -> None:
-    """One line on standard error, in loguru's form, so that it goes well with what steps log."""
+    """Print one line on standard error, in loguru's format, to match the lines that steps log."""
     now = time.time()
     stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
     print(f"{stamp}.{int(now % 1 * 1000):03d} | {level: <8} | {message}", file=sys.stderr, flush=True)
@@ -26,8 +26,8 @@ def log(message: str, level: str = "INFO") -> None:
 class AttemptLog:
     """Redirects standard output and error into the attempt's log while it is open.
 
-    On a file system the log is live. An object store cannot append: there the log is spooled on this machine and
-    uploaded when the attempt ends; with `announce`, an empty one is there from the beginning.
+    On a file system the log is live. An object store cannot append: the log is spooled on this machine and uploaded
+    when the attempt ends. With `announce`, an empty log is uploaded at the start.
     """
 
     def __init__(self, storage: Storage, path: str, *, announce: bool = False) -> None:

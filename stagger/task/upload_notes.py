@@ -1,7 +1,7 @@
-"""Notes of multipart uploads under way, so that those of a killed task can be aborted: nothing else ever ends them.
+"""Notes of multipart uploads in flight, so that a killed task's uploads can be aborted: nothing else ends them.
 
-The note is written before the upload begins, and holds just the path: whatever upload of that very object is found when
-nobody writes it any more was left behind.
+A note is written before its upload begins, and holds only the path of the object. Once no attempt is active, any upload
+of that object was left behind.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ class UploadNotes:
         self._paths: list[str] = []
 
     def begin(self, path: str) -> None:
-        """An upload of `path` is about to begin."""
+        """Write the note of an upload of `path` that is about to begin."""
         note = self._folder.upload(self._rank, self._attempt, len(self._paths))
         self._folder.storage.write(note, encode({"path": path}))
         self._paths.append(note)
 
     def end(self) -> None:
-        """All uploads have been completed or aborted."""
+        """Remove the notes, once all uploads have been completed or aborted."""
         for note in self._paths:
             try:
                 self._folder.storage.remove(note)
-            except StorageError as error:  # The rank's fate is decided by now; the stage's end looks at the note.
-                log(f"the note of an upload stays: {error}", "WARNING")
+            except StorageError as error:  # The rank's outcome is decided; the end of the stage handles the note.
+                log(f"the note of an upload could not be removed: {error}", "WARNING")
         self._paths = []
 
 
 def abort_left_uploads(folder: StageFolder) -> int:
-    """Abort what killed attempts had begun; call it only when no attempt is active. Returns how many there were."""
+    """Abort the uploads of killed attempts. Call it only when no attempt is active. Returns their number."""
     storage = folder.storage
     notes = folder.uploads()
     count = 0

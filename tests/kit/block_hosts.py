@@ -1,4 +1,4 @@
-"""Hosts of blocks as tests need them."""
+"""Block hosts for tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stagger.blocks.host import HostContext, Speed
 
 
 class Recorder:
-    """Notes what it is asked to do; does what `script` says: hang, fail, or wait for a file, at one of its calls."""
+    """Records the calls it gets. `script` makes one of its calls hang, fail, or wait for the file `flag`."""
 
     def __init__(
         self, context: HostContext, room: int = 4, script: dict[str, str] | None = None, flag: str = ""
@@ -63,7 +63,7 @@ class Recorder:
 
 
 class Half:
-    """No host: it lacks most of what one has."""
+    """An invalid host: it lacks most methods."""
 
     def __init__(self, context: HostContext) -> None:
         pass

@@ -1,7 +1,7 @@
-"""The rules of block placement, read plainly: what `stagger.blocks.placement` must answer, to the bit.
+"""A plain implementation of the block placement rules; `stagger.blocks.placement` must match it to the bit.
 
-Source: Borzunov et al. 2023 (arXiv 2312.08361), appendix D. Slow; also what
-benchmarks/blocks/placement.py compares with.
+Source: Borzunov et al. 2023 (arXiv 2312.08361), appendix D. Slow; benchmarks/blocks/placement.py also compares
+with it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def compute_throughputs(spans: Iterable[Span], total_blocks: int) -> NDArray[np.
 
 
 def best_start(throughputs: NDArray[np.float64], length: int) -> int:
-    """The lowest of the windows whose sorted throughputs are lexicographically smallest."""
+    """The start of the window whose sorted throughputs are lexicographically smallest; of equal ones, the lowest."""
     starts = range(len(throughputs) - length + 1)
     return min((sorted(throughputs[start : start + length]), start) for start in starts)[1]
 

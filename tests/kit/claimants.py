@@ -1,7 +1,7 @@
-"""Servers that claim blocks at once: `python -m tests.kit.claimants FOLDER OPTIONS COUNT HOW`, each a process.
+"""Servers that claim blocks concurrently, one process each: `python -m tests.kit.claimants FOLDER OPTIONS COUNT HOW`.
 
-They are forked from here once everything is imported, and begin together. HOW: `whole`; every eighth one is killed by
-kill -9 while it is `deciding`, or when it has `claimed`; or they look and announce, `unclaimed`. Prints their exit
+They are forked once everything is imported, and start together. HOW: `whole`; or every eighth server is killed by
+kill -9 while `deciding`, or once it has `claimed`; or they look and announce `unclaimed`. Prints the servers' exit
 statuses.
 """
 
@@ -22,7 +22,7 @@ from stagger.storage.storage import Storage
 
 TOTAL = 80
 
-#: How many blocks servers hold, and how fast they are, in turn.
+#: (blocks held, throughput) of the servers, in turn.
 KINDS = ((7, 1.0), (10, 1.5), (13, 3.0), (20, 2.2))
 
 
@@ -31,7 +31,7 @@ def name_of(number: int) -> str:
 
 
 def join_as(name: str, blocks: int, throughput: float) -> Callable[[View], dict[str, Placed]]:
-    """What a new server does: it takes what is worst off."""
+    """The decision of a new server: it takes the blocks with the lowest throughput."""
 
     def decide(view: View) -> dict[str, Placed]:
         window = choose_best_blocks(blocks, view.spans(), TOTAL)
@@ -43,7 +43,7 @@ def join_as(name: str, blocks: int, throughput: float) -> Callable[[View], dict[
 def one_at_a_time(servers: Mapping[str, tuple[int, float]], total_blocks: int = TOTAL) -> float:
     """Requests per second of the slowest block when servers (blocks, throughput) join in order, each seeing all before.
 
-    Their names matter: sums are added in order of them, and round.
+    The names matter: throughputs are summed in the order of names, with rounding.
     """
     spans: list[Span] = []
     for name, (blocks, throughput) in servers.items():
@@ -53,13 +53,13 @@ def one_at_a_time(servers: Mapping[str, tuple[int, float]], total_blocks: int = 
 
 
 def who_claimed(storage: Storage, folder: str, count: int) -> list[int]:
-    """The numbers of the servers that made the first so many claims, in order."""
+    """The numbers of the servers that made the first `count` claims, in order."""
     paths = [f"{folder}/claim.{number:09d}.json" for number in range(1, count + 1)]
     return [int(Claim.decode(data or b"", TOTAL).by) for data in storage.read_many(paths)]
 
 
 def kinds(order: Iterable[int]) -> dict[str, tuple[int, float]]:
-    """How many blocks servers of these numbers hold, and how fast they are."""
+    """(blocks held, throughput) of the servers with these numbers, by name."""
     return {name_of(number): KINDS[number % len(KINDS)] for number in order}
 
 
@@ -92,7 +92,7 @@ def work(folder: str, options: dict[str, Any], number: int, how: str) -> None:
 
 def main(folder: str, options: dict[str, Any], count: int, how: str) -> list[int]:
     if "s3" in options:
-        import obstore  # noqa: F401 - before the fork, once.
+        import obstore  # noqa: F401 - imported once, before the fork.
     ready, go = os.pipe(), os.pipe()
     pids = []
     for number in range(count):
@@ -102,7 +102,7 @@ def main(folder: str, options: dict[str, Any], count: int, how: str) -> list[int
             try:
                 os.close(go[1])
                 os.write(ready[1], b"x")
-                os.read(go[0], 1)  # Until the parent closes it.
+                os.read(go[0], 1)  # Returns when the parent closes the pipe.
                 work(folder, options, number, how)
                 status = 0
             except BaseException:

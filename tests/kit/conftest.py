@@ -1,4 +1,4 @@
-"""The S3 server of the load and fault tests, and raw connections to it."""
+"""Fixtures: the S3 server of the load and fault tests, and raw connections to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def shared() -> Iterator[S3Server]:
 
 @pytest.fixture
 def server(shared: S3Server) -> S3Server:
-    """The module's server without faults, with its counts at zero and an empty bucket `data`."""
+    """The module's server without faults, with its counts reset and an empty bucket `data`."""
     shared.set_faults()
     files = s3fs.S3FileSystem(endpoint_url=shared.endpoint, key="key", secret="secret", skip_instance_cache=True)
     if files.exists("data"):
@@ -32,7 +32,7 @@ def server(shared: S3Server) -> S3Server:
 
 
 class Wire:
-    """Requests as bytes on one connection of our own."""
+    """Sends raw requests, each on its own connection."""
 
     def __init__(self, server: S3Server) -> None:
         self.address = (urlsplit(server.endpoint).hostname, urlsplit(server.endpoint).port)
@@ -47,7 +47,7 @@ class Wire:
     def ask(
         self, method: str, path: str, body: bytes | Iterator[bytes] | None = None, **headers: str
     ) -> tuple[int, bytes]:
-        """Status and body; headers with _ for -."""
+        """Status and body of the response. Write `_` for `-` in names of headers."""
         connection = http.client.HTTPConnection(*self.address, timeout=60)  # type: ignore[arg-type]
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
@@ -58,7 +58,7 @@ class Wire:
             connection.close()
 
     def outcome(self, method: str, path: str, body: bytes | None = None) -> str:
-        """What a client without any retries sees."""
+        """The outcome as seen by a client that does not retry."""
         try:
             return str(self.ask(method, path, body)[0])
         except http.client.IncompleteRead:

@@ -1,4 +1,4 @@
-"""Run files and launch records, made up."""
+"""Made-up run files and launch records."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stagger.spec.models import RunSpec
 
 
 def spec(executor: dict[str, Any], *names: str, **depends: list[str]) -> RunSpec:
-    """A run of these stages, each with the stages that it depends on."""
+    """A run with these stages; `depends` maps a stage to the stages that it depends on."""
     stages = [
         {"name": name, "pipeline": ["read_jsonl"], "executor": executor, "depends": depends.get(name, [])}
         for name in names

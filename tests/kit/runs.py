@@ -1,4 +1,4 @@
-"""What runs have to show: their counts and their records."""
+"""The counts and records of runs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from tests.conftest import Cli, PipelineFiles
 
-#: An executor on the cluster of the tests.
+#: An executor on the tests' Slurm cluster.
 SLURM = {"type": "slurm", "partition": "cpu", "time": 10}
 
-#: The ids of all documents of the fixture `shards`.
+#: Ids of all documents of the fixture `shards`.
 EVERYTHING = sorted(f"doc-{i}" for i in range(600))
 
 
@@ -36,7 +36,7 @@ def completions(run: Path) -> list[dict[str, Any]]:
 
 
 def failing_run(cli: Cli, files: PipelineFiles, folder: Path, *ranks: int) -> Path:
-    """A local run of four ranks of which some failed; they do not any more once the file that is returned exists."""
+    """Launch a local run of four ranks in which `ranks` fail until the returned file exists."""
     flag = folder / "flag"
     cli("launch", files(steps=({"my_steps:fail_on": {"ranks": list(ranks), "flag": str(flag)}},)), check=1)
     return flag

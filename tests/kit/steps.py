@@ -1,4 +1,4 @@
-"""Steps that tests put beside their pipeline files, as the module my_steps."""
+"""Steps that tests place beside their pipeline files, as the module my_steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def fail_on(
     data: Documents, rank: int, world_size: int, ranks: Sequence[int] = (), flag: str = ""
 ) -> Iterator[Document]:
-    """Raises on some ranks, after some documents; not any more once the file `flag` is there."""
+    """Raises on some ranks, after some documents, until the file `flag` exists."""
     for count, document in enumerate(data):
         if rank in ranks and count == 20 and not os.path.exists(flag):
             raise ValueError(f"rank {rank} cannot go on")
@@ -28,7 +28,7 @@ def fail_on(
 def kill_on(
     data: Documents, rank: int, world_size: int, ranks: Sequence[int] = (), flag: str = ""
 ) -> Iterator[Document]:
-    """Is killed, as by the out-of-memory killer, on some ranks."""
+    """Kills its process on some ranks, like the out-of-memory killer, until the file `flag` exists."""
     for count, document in enumerate(data):
         if rank in ranks and count == 20 and not os.path.exists(flag):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -38,7 +38,7 @@ def kill_on(
 def hold(
     data: Documents, rank: int, world_size: int, ranks: Sequence[int] | None = None, flag: str = ""
 ) -> Iterator[Document]:
-    """Waits after some documents until the file `flag` is there; says so with the file `flag`-<rank>."""
+    """Waits after some documents until the file `flag` exists; creates the file `flag`-<rank> before."""
     for count, document in enumerate(data):
         if count == 20 and (ranks is None or rank in ranks):
             open(f"{flag}-{rank}", "w").close()
@@ -50,7 +50,7 @@ def hold(
 def dawdle(
     data: Documents, rank: int, world_size: int, ranks: Sequence[int] = (), flag: str = ""
 ) -> Iterator[Document]:
-    """Takes its time on some ranks; says with the file `flag`-<rank> that it has begun."""
+    """Processes documents slowly on some ranks; creates the file `flag`-<rank> when it begins."""
     for document in data:
         if rank in ranks:
             open(f"{flag}-{rank}", "w").close()
@@ -59,7 +59,7 @@ def dawdle(
 
 
 def fail_from(data: Documents, rank: int, world_size: int, first: int, flag: str = "") -> Iterator[Document]:
-    """Raises at the first document whose number is `first` or more, until the file `flag` is there."""
+    """Raises at the first document whose number is `first` or more, until the file `flag` exists."""
     for document in data:
         if int(document.id.rpartition("-")[2]) >= first and not os.path.exists(flag):
             raise ValueError("no further")
@@ -69,7 +69,7 @@ def fail_from(data: Documents, rank: int, world_size: int, first: int, flag: str
 def linger(
     data: Documents, rank: int, world_size: int, first: int, seconds: float = 1, flag: str = ""
 ) -> Iterator[Document]:
-    """Takes so long for each document from number `first` on, and says so, until the file `flag` is there."""
+    """Takes `seconds` for each document from number `first` on, and creates `flag`-<rank>, until `flag` exists."""
     for document in data:
         if int(document.id.rpartition("-")[2]) >= first and not os.path.exists(flag):
             open(f"{flag}-{rank}", "w").close()
@@ -78,7 +78,7 @@ def linger(
 
 
 def note_node(data: Documents, rank: int, world_size: int, flag: str = "") -> Documents:
-    """Says which process of how many is at work on the rank, each on a node of its own."""
+    """Creates a file named after the rank, the process's number and the number of processes (one per node)."""
     name = f"{flag}-{rank}-{os.environ['RANK']}-of-{os.environ['WORLD_SIZE']}"
     open(name, "w").close()
     return data
@@ -87,7 +87,7 @@ def note_node(data: Documents, rank: int, world_size: int, flag: str = "") -> Do
 def need_memory(
     data: Documents, rank: int, world_size: int, ranks: Sequence[int] = (), mb: int = 0, flag: str = ""
 ) -> Iterator[Document]:
-    """Needs so many MB on some ranks, until it has had them for a while."""
+    """Allocates `mb` MB on some ranks, and waits 5 s."""
     held = bytearray(0)
     for count, document in enumerate(data):
         if rank in ranks and count == 20:
@@ -97,7 +97,7 @@ def need_memory(
 
 
 def swallow(data: Documents, rank: int, world_size: int) -> Iterator[Document]:
-    """A step that goes on whatever happens."""
+    """Ignores every exception."""
     iterator = iter(data)
     while True:
         try:
@@ -109,14 +109,14 @@ def swallow(data: Documents, rank: int, world_size: int) -> Iterator[Document]:
 
 
 def shorter(data: Documents, rank: int, world_size: int) -> Iterator[Document]:
-    """Gives only ten documents of a shard once the file `short` is there."""
+    """Yields only ten documents per shard once the file `short` exists."""
     for document in data:
         if not os.path.exists("short") or int(document.id.rpartition("-")[2]) % 50 < 10:
             yield document
 
 
 def first(data: Documents, rank: int, world_size: int, count: int = 1) -> Iterator[Document]:
-    """Gives the first documents, and asks for no more."""
+    """Yields the first `count` documents, then stops."""
     for number, document in enumerate(data, 1):
         yield document
         if number == count:
@@ -124,7 +124,7 @@ def first(data: Documents, rank: int, world_size: int, count: int = 1) -> Iterat
 
 
 def backwards(data: Documents, rank: int, world_size: int) -> Iterator[Document]:
-    """Gives nothing before it has read everything, and makes its documents anew."""
+    """Reads everything before it yields anything, and creates new documents."""
     from stagger import Document
 
     for document in reversed(list(data)):
@@ -142,7 +142,7 @@ class Upper:
 
 
 def large(data: Documents, rank: int, world_size: int, flag: str = "") -> Iterator[Document]:
-    """A source of 110 MB. In its first attempt it writes its process's number to the file `flag`, and waits there."""
+    """A source of 110 MB. In its first attempt it writes its process id to the file `flag`, and then hangs."""
     from stagger import Document
 
     for i in range(110):

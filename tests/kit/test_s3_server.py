@@ -1,4 +1,4 @@
-"""The S3 server of the load and fault tests answers as moto does, to every client that stagger uses."""
+"""The S3 server of the load and fault tests answers every client that stagger uses as moto does."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ODD_KEYS = ["a b", "a+b", "a%20b", "ü/ö", "<&>\"'", "x=y&z", "d//e", "dots..",
 
 @pytest.fixture(params=["moto", "s3_server"])
 def endpoint(request: pytest.FixtureRequest) -> str:
-    """Either server: what a test expects of ours, the reference must do too."""
+    """moto's server, then ours: the reference must meet every expectation too."""
     if request.param == "moto":
         return str(request.getfixturevalue("s3_server"))
     found: S3Server = request.getfixturevalue("server")
     return found.endpoint
 
 
-#: What of an answer must be the same on both servers; ids and dates cannot be.
+#: Fields of a response that must be equal on both servers; ids and dates cannot be.
 TOLD = (
     *("AcceptRanges", "Bucket", "CommonPrefixes", "ContentEncoding", "ContentLength", "ContentRange", "ContentType"),
     *("Delimiter", "ETag", "IsTruncated", "Key", "KeyCount", "MaxKeys", "Metadata", "Name", "StartAfter"),
@@ -42,7 +42,7 @@ TOLD_OF_ITEMS = {
 
 
 class Transcript:
-    """Calls a client and writes down what the server said."""
+    """Calls a client and records the server's responses."""
 
     def __init__(self, endpoint: str) -> None:
         self.client = boto(endpoint)

@@ -1,4 +1,4 @@
-"""The faults of the S3 server do what they say, and its counts are true."""
+"""The S3 server's faults occur as configured, and its counts are correct."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_every_fault_of_reads_is_counted_and_comes_again(wire: Wire, server: S3S
     assert counts["reset"] == faults["reset_before"] + faults["reset_body"]
     assert min(faults.values()) >= 5
     server.reset()
-    with ThreadPoolExecutor(8) as pool:  # whatever the order in which they arrive
+    with ThreadPoolExecutor(8) as pool:  # The order of arrival does not matter.
         again = [result for _ in range(5) for result in pool.map(lambda path: wire.outcome("GET", path), PATHS)]
     assert again == seen
     assert server.stats()["faults"] == faults

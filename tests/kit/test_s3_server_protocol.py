@@ -1,4 +1,4 @@
-"""The S3 server at the level of bytes: what it takes, and what it refuses."""
+"""The S3 server at byte level: which requests it accepts, and which it rejects."""
 
 from __future__ import annotations
 

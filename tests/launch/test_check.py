@@ -18,7 +18,7 @@ from tests.conftest import Cli, PipelineFiles
     ("steps", "tasks", "said"),
     [
         (({"write_jsonl": {"path": "x", "filename": "all.jsonl"}},), 4, "is the same for all 4 ranks"),
-        (({"write_jsonl": {"path": "x", "filename": "../{rank}"}},), 1, "has a '/'"),
+        (({"write_jsonl": {"path": "x", "filename": "../{rank}"}},), 1, "contains a '/'; set the folder in `path`"),
         (({"read_jsonl": {"path": "input"}},), 1, "Step 2 (read_jsonl) is a reader"),
         (({"my_steps:Upper": {"suffix": {1: 2}}},), 1, "do not fit into JSON"),
         (({"my_steps:Upper": {"suffix": float("inf")}},), 1, "do not fit into JSON"),
@@ -46,7 +46,7 @@ def tree(folder: Path) -> dict[str, float]:
         ({"source": "/no/such/folder"}, "Nothing in /no/such/folder matches"),
         ({"run_dir": "/proc/nothing/run"}, "/proc/nothing/run cannot be"),
         ({"output": "/proc/nothing/out"}, "/proc/nothing/out cannot be"),
-        ({"run_dir": "nonesuch://x"}, "No storage speaks nonesuch://"),
+        ({"run_dir": "nonesuch://x"}, "Cannot open nonesuch:// paths"),
         ({"steps": ("no_such_module:step",)}, "step 2: The step 'no_such_module:step' cannot be imported"),
     ],
 )

@@ -1,1 +1,1 @@
-"""What steps build upon: compression, reading ahead."""
+"""Tests of the foundations of steps: compression and reading ahead."""

@@ -1,4 +1,4 @@
-"""Codecs, against the standard library's and zstandard's own decoders."""
+"""Codecs, compared with the standard library's and zstandard's own decoders."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_many_streams_and_much_expansion(codec: ReadCodec, piece: int) -> None:
 
 @pytest.mark.parametrize("codec", ["zstd", "bz2", "xz"])
 def test_what_expands_by_thousands_does_not_fill_the_memory(codec: ReadCodec) -> None:
-    """400 MB of zeros in a few KB, read by a process of its own."""
+    """A separate process reads 400 MB of zeros, compressed to a few KB."""
     code = (
         "import sys; from tests.pipeline.test_compression import pack\n"
         "from stagger.pipeline.compression import content\n"

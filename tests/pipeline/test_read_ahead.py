@@ -1,4 +1,4 @@
-"""Reading ahead: everything in its order, never more than the limit, and errors at their place."""
+"""Reading ahead keeps the order, stays below the limit, and raises errors where they occurred."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.conftest import until
 
 
 class Pieces(Storage):
-    """A storage whose files are pieces of 10 bytes. `sent` counts what has been taken from it."""
+    """A storage whose files consist of 10-byte pieces. `sent` counts the bytes read from it."""
 
     def __init__(self, broken: str = "") -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def test_no_more_is_held_than_the_limit_and_it_runs_on_into_the_next_shard() -> 
     storage = Pieces()
     reader = ahead(storage, {"a": 20, "b": 1000}, 100)
     pieces = reader.shard(0)
-    until(lambda: storage.sent == 110, "the queue to be full")  # 100 in the queue, one piece in the thread's hand.
+    until(lambda: storage.sent == 110, "the queue to be full")  # 100 bytes are queued, and the thread holds one piece.
     assert next(pieces) == b"a000000000"
     until(lambda: storage.sent == 120, "one more piece to be fetched")
     reader.close()
@@ -108,4 +108,4 @@ def test_a_shard_that_is_left_in_the_middle_gives_nothing_to_the_next() -> None:
     assert next(reader.shard(0)) == b"a000000000"
     assert b"".join(reader.shard(2)) == b"".join(b"c%09d" % i for i in range(0, 50, 10))
     assert len(b"".join(reader.shard(3))) == 30
-    assert storage.sent < 1000  # The rest of the first one is not fetched either.
+    assert storage.sent < 1000  # The rest of the first shard is not fetched.

@@ -43,7 +43,7 @@ def test_the_next_attempt_goes_on_after_the_last_committed_shard(
         assert [output["records"] for output in record["outputs"]] == [50] * 6
         assert [step["records"] for step in record["steps"]] == [300, 300, 300]
     log = (tmp_path / "run" / "logs" / "00000" / "2.log").read_text()
-    assert "goes on after 3 shards, which attempt 1 committed" in log
+    assert "resumes after 3 shards, committed by attempt 1" in log
 
 
 def test_a_rank_whose_committed_output_is_gone_starts_over(

@@ -40,12 +40,12 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "04-checksum.jsonl.zst": (flipped(ZSTD, len(ZSTD) - 2), r"record \d+, byte \d+: the zstd stream is damaged"),
     "05-utf8.jsonl": (
         with_line(b'{"text": "a\xffb", "id": "x"}\n'),
-        rf"record 1501, byte {OFFSET}: not UTF-8: byte 0xff at its position 11",
+        rf"record 1501, byte {OFFSET}: not UTF-8: byte 0xff at position 11 of the record",
     ),
     "06-json.jsonl": (with_line(b'{"text": "x",,}\n'), rf"record 1501, byte {OFFSET}: not JSON"),
     "07-key.jsonl.gz": (
         gzip.compress(with_line(b'{"txt": "x"}\n')),
-        rf"record 1501, byte {OFFSET}: there is no 'text'; text_key says",
+        rf"record 1501, byte {OFFSET}: there is no key 'text'; set text_key",
     ),
     "08-empty.jsonl": (b"", r"record 1, byte 0: the file is empty"),
     "09-empty.jsonl.gz": (b"", r"record 1, byte 0: the file is empty"),
@@ -103,7 +103,7 @@ def test_bad_records_can_be_skipped_and_are_counted(cli: Cli, pipeline_file: Pip
         "record": 4,
         "byte": len(LINES[0] + bad[0] + LINES[1]),
         "kind": "text",
-        "reason": "there is no 'text'; text_key says which key holds the text",
+        "reason": "there is no key 'text'; set text_key to the key that holds the text",
     }
     assert output_ids(tmp_path / "run-output") == sorted(f"doc-{i}" for i in range(10))
     assert json.loads((tmp_path / "run" / "stats.json").read_text())["bad_records"]["utf-8"] == 13
@@ -117,7 +117,7 @@ def test_one_bad_record_too_many_fails_the_rank(cli: Cli, pipeline_file: Pipelin
     cli("launch", skipping(pipeline_file(source=str(source), tasks=1), max_bad_records=2), check=1)
     failure = json.loads((tmp_path / "run" / "failures" / "00000.1.json").read_text())
     assert "a.jsonl, record 8, byte" in failure["error"]
-    assert "with it 3 records of this rank are bad, more than max_bad_records (2)" in failure["error"]
+    assert "this rank now has 3 bad records, more than max_bad_records (2)" in failure["error"]
 
 
 def test_truncated_files_are_never_skipped(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Runs and storage engines on S3 servers, which refuse, break off and lose answers."""
+"""Runs and storage engines on S3 servers that reject requests, break off bodies and lose responses."""

@@ -1,4 +1,4 @@
-"""A server with faults, and both engines that speak to it."""
+"""Fixtures: an S3 server with faults, and both engines as its clients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stagger.storage import Entry
 from stagger.storage.storage import Storage
 from tests.kit.s3_server import S3Server, running
 
-#: Three in ten requests fail: refused, broken inside, cut off before or in the middle, or stored and not answered.
+#: Three in ten requests fail: rejected, server error, reset before or within the body, or stored without a response.
 THREE_IN_TEN = {"p_503": 0.08, "p_500": 0.04, "p_reset": 0.09, "p_truncate": 0.09, "p_reset_put": 0.18}
 
 ENGINES = ("s3fs", "obstore")
@@ -25,7 +25,7 @@ def server() -> Iterator[S3Server]:
 
 @pytest.fixture
 def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """The server without faults, and credentials that it does not look at."""
+    """The server without faults, and credentials, which it does not check."""
     for name, value in credentials(server).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("stagger.backoff.WAITS_S", [0.001])

@@ -1,4 +1,4 @@
-"""Both engines on a store that throttles, breaks off and loses answers: what arrives, and what is asked for."""
+"""Both engines on a store that throttles, breaks off and loses responses: received data and requests made."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_body_that_breaks_off_goes_on_from_there(storage: Storage, s3: S3Serve
     starts = [int(asked.removeprefix("bytes=").partition("-")[0]) for asked in ranges if asked]
     assert starts == sorted(starts)
     assert starts[-1] > 0
-    # What had arrived is not asked for again, but for a piece that was not full yet.
+    # Only an incomplete piece is requested again, not the bytes that arrived before it.
     assert s3.stats()["bytes_out"] <= len(data) + len(ranges) * 2**20
     assert sum(storage.retried()["requests"].values()) == len(ranges) - 1
 
@@ -48,7 +48,7 @@ def test_an_object_that_was_replaced_is_noticed_though_it_is_as_long(storage: St
 def test_an_object_that_is_replaced_while_it_is_read_is_noticed(storage: Storage, s3: S3Server) -> None:
     put(storage, "s3://data/replaced/b", some_bytes(4 * 10**6))
     s3.set_faults(p_truncate=1.0, only=["GET"])
-    pieces = storage.stream("s3://data/replaced/b", 4 * 10**6)  # A store whose listing told no version.
+    pieces = storage.stream("s3://data/replaced/b", 4 * 10**6)  # As from a store that lists no versions.
     assert some_bytes(4 * 10**6).startswith(next(pieces))
     s3.set_faults()
     put(storage, "s3://data/replaced/b", bytes(4 * 10**6))
@@ -101,7 +101,7 @@ def test_a_large_output_under_faults_is_whole_or_nothing(storage: Storage, s3: S
     getattr(output, end)()
     assert announced == [path]
     assert (storage.read(path) == piece * 12) if end == "commit" else storage.entry(path) is None
-    storage.abort_uploads(path)  # An upload whose beginning was not answered is nobody's: the stage's end aborts it.
+    storage.abort_uploads(path)  # One whose id was lost is left over: the end of the stage aborts it.
     assert s3.stats()["open_uploads"] == 0
 
 
@@ -121,7 +121,7 @@ def test_many_finished_outputs_do_not_fill_the_memory(storage: Storage, s3: S3Se
         output.write(bytes([number]) * 30 * 2**20)
         output.finish()
         outputs.append(output)
-    assert s3.stats()["requests"]["CreateMultipartUpload"] == 3  # Two fit into memory together.
+    assert s3.stats()["requests"]["CreateMultipartUpload"] == 3  # Two outputs fit into memory together.
     assert storage.list("s3://out/many") == []
     for output in outputs:
         output.commit()
@@ -140,16 +140,16 @@ def test_what_will_not_pass_is_asked_once_and_said_in_one_sentence(s3: S3Server,
         storage.read("s3://data/denied/a")
     assert s3.stats()["requests"] == {"GetObject": 1}
     s3.set_faults(p_503=1.0)
-    with pytest.raises(StorageError, match=r"reduce your request rate.*\(throttled; tried again until") as caught:
+    with pytest.raises(StorageError, match=r"reduce your request rate.*\(throttled; retries exhausted\)") as caught:
         storage.read("s3://data/denied/a")
     assert "\n" not in str(caught.value)
-    # Of all layers one asks again: every request is one of its attempts.
+    # Only one layer retries: every request is one of its attempts.
     assert s3.stats()["requests"]["GetObject"] == 2 + storage.retried()["requests"]["throttled"]
 
 
 def test_options_that_an_engine_does_not_have_are_named(s3: S3Server) -> None:
     for options, message in (
-        ({"engine": "boto"}, "there is no engine 'boto'; valid are s3fs, obstore"),
+        ({"engine": "boto"}, "there is no engine 'boto'; valid engines: s3fs, obstore"),
         (
             {"engine": "obstore", "s3_additional_kwargs": {}},
             "obstore does not take 's3_additional_kwargs'; it takes key",

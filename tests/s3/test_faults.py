@@ -1,4 +1,4 @@
-"""Runs on a store that throttles, breaks off and loses answers: all arrives, once, or the rank fails and says why."""
+"""Runs on a store that throttles, breaks off and loses responses: complete data, or a failed rank with the reason."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load(shards: Path) -> None:
         storage.write(f"s3://data/input/{path.name}", path.read_bytes())
 
 
-#: Many ranks of a run in one process, which soon asks again.
+#: Runs many ranks of a run in one process, with short waits between retries.
 MANY_RANKS = (
     "import sys, stagger.backoff as r, stagger.task.__main__ as t\n"
     "r.WAITS_S[:] = [0.01]; sys.exit(t.main(sys.argv[1:]))"
@@ -39,7 +39,7 @@ MANY_RANKS = (
 def test_a_hundred_ranks_with_three_requests_in_ten_failing_write_the_same_bytes(
     s3_cli: Cli, s3: S3Server, shards: Path, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:
-    """Each reads a copy of its own of the same shards, with other faults (their draws go by the keys)."""
+    """Each rank reads its own copy of the same shards, with different faults (drawn by key)."""
     copies = 50
     s3_cli("launch", pipeline_file("undisturbed", tasks=1), check=0)
     wanted = contents(tmp_path / "undisturbed-output")["00000.jsonl.zst"]
@@ -115,7 +115,7 @@ def test_a_task_makes_one_request_for_each_shard_and_output_and_four_of_its_own(
 def test_a_task_killed_in_the_middle_of_an_upload_leaves_nothing(
     s3_cli: Cli, s3: S3Server, pipeline_file: PipelineFiles, tmp_path: Path, engine: str
 ) -> None:
-    """90 MB are beyond one PUT: an upload is under way when the task is killed; the end of the stage aborts it."""
+    """90 MB exceed one PUT: the task is killed during a multipart upload, and the end of the stage aborts it."""
     flag = tmp_path / "flag"
     content = {
         "name": "killed",
@@ -163,7 +163,7 @@ def test_an_upload_that_fails_for_good_leaves_nothing_and_says_so(
     failure = json.loads((tmp_path / "refused" / "failures" / "00000.1.json").read_text())
     assert failure["kind"] == "StorageError"
     assert "s3://out/refused/output/00000.jsonl: " in failure["error"]
-    assert "throttled; tried again until the time was over" in failure["error"]
+    assert "throttled; retries exhausted" in failure["error"]
     assert failure["retried"]["requests"]["throttled"] >= 1
     assert s3.stats()["open_uploads"] == 0
     assert Storage().list("s3://out/refused/output") == []
@@ -221,7 +221,7 @@ def test_a_key_that_looks_like_a_path_is_a_key(
     options = '{"s3": {"engine": "obstore"}}'
     file = pipeline_file("obstore", source="s3://data/odd/x", storage_options=json.loads(options))
     ran = s3_cli("launch", file, "--set", "pipeline.0.read_jsonl.recursive=true", check=2)
-    assert "holds a key that the engine obstore cannot name" in ran.err
+    assert "holds a key that the engine obstore cannot represent" in ran.err
     assert "use the engine s3fs" in ran.err
 
 

@@ -1,4 +1,4 @@
-"""Runs with everything on S3, against moto's server."""
+"""Runs with input, output and run directory on S3, against moto's server."""
 
 from __future__ import annotations
 
@@ -131,4 +131,4 @@ def test_a_store_that_cannot_be_reached_is_one_sentence(
     *waiting, last = ran.err.splitlines()
     assert last.startswith(f"stagger: {bucket.url}/run/run.json: ")
     assert said in last
-    assert all("trying again" in line for line in waiting)
+    assert all("retrying in" in line for line in waiting)

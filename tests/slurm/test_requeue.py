@@ -35,7 +35,7 @@ def test_at_its_time_limit_a_job_goes_on_with_the_first_shard_that_is_not_commit
     record = completions(life.run)[1]
     assert record["attempt"] == "1r1"
     log = (life.run / "logs" / "00001" / "1r1.log").read_text()
-    assert "goes on after 2 shards, which attempt 1 committed" in log
+    assert "resumes after 2 shards, committed by attempt 1" in log
     assert len(record["outputs"]) == record["shards"] == 6
 
 
@@ -56,7 +56,7 @@ def test_a_job_that_was_queued_again_often_enough_is_failed(life: Life) -> None:
     until(lambda: counts(status(life.cli, life.run)) == (3, 1, 0, 0), "it to end")
     assert status(life.cli, life.run)["reasons"] == {"PREEMPTED": 1}
     output = (life.run / "launches" / "1" / "slurm" / f"{life.array}_1.out").read_text()
-    assert "not queued again after 0 times (executor.max_requeues)" in output
+    assert "not requeued after 0 requeues (executor.max_requeues)" in output
     life.cli("retry", life.run, "--wait", check=0)
     life.compare()
 
@@ -70,7 +70,7 @@ def test_an_attempt_that_slurm_took_for_dead_commits_nothing_any_more(life: Life
     life.flag.touch()
     until(lambda: (life.run / "failures" / "00001.1.json").exists(), "the old attempt to end")
     failure = json.loads((life.run / "failures" / "00001.1.json").read_text())
-    assert failure["error"] == "Attempt 1r1 has begun meanwhile: this one, 1, commits nothing."
+    assert failure["error"] == "Attempt 1r1 of this rank has started: attempt 1 commits nothing."
     assert "00001.jsonl.zst" not in visible(life.folder / "run-output")
     life.cli("retry", life.run, "--wait", check=0)
     life.compare()

@@ -214,7 +214,7 @@ def test_a_job_keeps_its_place_after_its_work_unless_it_is_told_to_stop(
     assert json.loads(done.read_text())["rank"] == 1
     held = task(600, time.time())
     assert held.stderr is not None
-    while "keeps its place" not in (line := held.stderr.readline()):
+    while "holds its slot" not in (line := held.stderr.readline()):
         assert line
     assert done.exists()
     held.terminate()

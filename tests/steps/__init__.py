@@ -1,1 +1,1 @@
-"""Readers and writers that ship, each against another implementation where there is one."""
+"""Tests of the shipped readers and writers, each compared with another implementation where one exists."""

@@ -1,4 +1,4 @@
-"""Reading CSV: what the standard library writes, and what is said about a file that is not right."""
+"""Reading CSV: files written by the standard library, and the errors for files that are malformed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_what_the_standard_library_writes(
     folder = tmp_path_factory.mktemp("csv")
     out = io.StringIO(newline="")
     writer = csv.writer(out, delimiter=delimiter, lineterminator=end, quoting=quoting)
-    if quoting == csv.QUOTE_MINIMAL and end == "\n":  # A lone carriage return is not quoted then, and ambiguous.
+    if quoting == csv.QUOTE_MINIMAL and end == "\n":  # Then a lone carriage return is not quoted, and so ambiguous.
         rows = [(url.replace("\r", ""), text.replace("\r", ""), id_.replace("\r", "")) for url, text, id_ in rows]
     writer.writerows([("url", "text", "id"), *rows])
     data = out.getvalue().encode()
@@ -87,12 +87,12 @@ def test_long_texts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("body,id\nx,1\n", "record 1, byte 0: there is no column 'text'; there are 'body', 'id'"),
-        ("text,id,text\n", "there are two columns 'text'; there are 'text', 'id', 'text'"),
-        ("\n\n", "there are no names of columns: the file is empty"),
-        (b"text,\xff\nx,1\n", "record 1, byte 0: the names of the columns cannot be read: not UTF-8"),
-        ('text,id\nx,1\n"y,2\n', "record 2, byte 12: a quote is opened and not closed: the file is truncated"),
-        ('text,id\nx,1\ny,"2', "record 2, byte 12: a quote is opened and not closed: the file is truncated"),
+        ("body,id\nx,1\n", "record 1, byte 0: there is no column 'text'; the columns are 'body', 'id'"),
+        ("text,id,text\n", "the column 'text' appears twice; the columns are 'text', 'id', 'text'"),
+        ("\n\n", "there is no header line: the file is empty"),
+        (b"text,\xff\nx,1\n", "record 1, byte 0: the header line cannot be read: not UTF-8"),
+        ('text,id\nx,1\n"y,2\n', "record 2, byte 12: a quoted field is not closed: the file is truncated"),
+        ('text,id\nx,1\ny,"2', "record 2, byte 12: a quoted field is not closed: the file is truncated"),
         ("text,id\nx,1\ny", "record 2, byte 12: the last line breaks off after 1 fields: the file is truncated"),
     ],
 )
@@ -141,7 +141,7 @@ def test_a_file_that_was_cut_is_noticed(tmp_path: Path, suffix: str) -> None:
         if not suffix and (
             part.endswith((b'"', b",")) or data[length - 1 : length + 1] in (b'"\n', b"\n1", b"\n2", b"\n3")
         ):
-            continue  # Between records, or where a field ends: nothing tells that there was more.
+            continue  # Cut between records, or at the end of a field: this cannot be detected.
         try:
             documents = read(tmp_path, part, f"a.csv{suffix}", on_bad_record="skip")
         except BadInput as error:
@@ -166,8 +166,8 @@ def test_a_file_that_was_cut_after_the_plan_is_noticed(tmp_path: Path) -> None:
     [
         ({"delimiter": ",,"}, "delimiter is ',,'; give one character"),
         ({"delimiter": '"'}, "give one character"),
-        ({"columns": ["id"]}, "columns: there is no column 'text'; there are 'id'"),
-        ({"columns": ["text", "text"]}, "columns: there are two columns 'text'"),
+        ({"columns": ["id"]}, "columns: there is no column 'text'; the columns are 'id'"),
+        ({"columns": ["text", "text"]}, "columns: the column 'text' appears twice"),
     ],
 )
 def test_options_that_do_not_fit(tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Reading and writing Parquet: against pyarrow itself, and that what is written reads back equal."""
+"""Reading and writing Parquet: compared with pyarrow, and every document reads back as it was written."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read(folder: Path, **options: Any) -> list[Document]:
 
 
 def write(folder: Path, documents: list[Document], **options: Any) -> list[Path]:
-    """The files of a rank that writes the documents."""
+    """The files that a rank writes for these documents."""
     step = WriteParquet(str(folder), **options)
     task = TaskContext(Storage(), 0, 1, [], "tag")
     step.bind(task)
@@ -87,7 +87,7 @@ def test_columns_by_their_names(tmp_path: Path) -> None:
     (first, _) = read(tmp_path, text_key="content", add_source=True, metadata_keys=["n"])
     assert first.metadata == {"n": 2, "shard": str(tmp_path / "a.parquet"), "position": 0}
     table(tmp_path / "a.parquet", {**columns, "n": [1, 3]})
-    with pytest.raises(BadInput, match="a column and 'metadata' hold different values of one name"):
+    with pytest.raises(BadInput, match="a column and 'metadata' hold different values for the same name"):
         read(tmp_path, text_key="content")
 
 
@@ -160,7 +160,7 @@ def test_values_become_what_json_has(tmp_path: Path) -> None:
         (
             {"text": pa.array([b"x", b"\xff", b"z"])},
             "utf-8",
-            "record 2: 'text' is not UTF-8: byte 0xff at its position 0",
+            "record 2: 'text' is not UTF-8: byte 0xff at position 0 of the value",
         ),
         ({"text": ["x", "y", "z"], "b": [b"x", b"y\xfe", b"z"]}, "utf-8", "record 2: 'b' is not UTF-8: byte 0xfe"),
         ({"text": ["x", "y", "z"], "id": [None, 1.5, None]}, "id", "record 2: the id 1.5 is neither a string nor"),
@@ -189,9 +189,9 @@ def test_strings_that_are_not_utf8_are_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"text_key": "body"}, "there is no column 'body'; there are 'text', 'id', 'n'"),
-        ({"metadata_keys": ["n", "lang"]}, "there is no column 'lang'; there are 'text', 'id', 'n'"),
-        ({"text_key": "n"}, "the column 'n' holds int64, not strings; text_key names another"),
+        ({"text_key": "body"}, "there is no column 'body'; the columns are 'text', 'id', 'n'"),
+        ({"metadata_keys": ["n", "lang"]}, "there is no column 'lang'; the columns are 'text', 'id', 'n'"),
+        ({"text_key": "n"}, "the column 'n' holds int64, not strings; set text_key"),
     ],
 )
 def test_a_column_that_is_not_there_is_an_error_of_the_file(
@@ -229,7 +229,7 @@ def test_a_flipped_bit_in_the_pages_is_never_another_document(
         found = read(folder)
     except BadInput:
         return
-    assert found == documents  # It was in statistics, or such.
+    assert found == documents  # The bit is in statistics or the like.
 
 
 def test_a_file_that_changed_after_the_plan_is_noticed(tmp_path: Path) -> None:
@@ -340,21 +340,21 @@ def test_media_read_back_equal(tmp_path: Path) -> None:
         (
             {},
             {"new": "x"},
-            "doc-5 has 'new' with str, which is no column of this file: .* as new: string, or use metadata",
+            r"doc-5 has 'new' \(str\), which is not a column of this file: .* as new: string, or use metadata",
         ),
-        ({"a": 1}, {"a": "x"}, "The column 'a' holds int64, and the metadata of doc-5 has str there; .* a: json"),
-        ({"a": 1}, {"a": 1.5}, "The column 'a' holds int64, and the metadata of doc-5 has float there"),
-        ({"a": 1}, {"a": True}, "The column 'a' holds int64, and the metadata of doc-5 has bool there"),
-        ({"a": "x"}, {"a": 1}, "The column 'a' holds string, and the metadata of doc-5 has int there"),
-        ({"a": "x"}, {"a": {"b": 1}}, "The column 'a' holds string, and the metadata of doc-5 has an object or a list"),
-        ({"a": None}, {"a": 1}, "The column 'a' holds string, and the metadata of doc-5 has int there"),
+        ({"a": 1}, {"a": "x"}, "The column 'a' holds int64, but the metadata of doc-5 has str there; .* a: json"),
+        ({"a": 1}, {"a": 1.5}, "The column 'a' holds int64, but the metadata of doc-5 has float there"),
+        ({"a": 1}, {"a": True}, "The column 'a' holds int64, but the metadata of doc-5 has bool there"),
+        ({"a": "x"}, {"a": 1}, "The column 'a' holds string, but the metadata of doc-5 has int there"),
+        ({"a": "x"}, {"a": {"b": 1}}, "The column 'a' holds string, but the metadata of doc-5 has an object or a list"),
+        ({"a": None}, {"a": 1}, "The column 'a' holds string, but the metadata of doc-5 has int there"),
         (
             {"a": [1]},
             {"a": ["x"]},
-            r"The column 'a' holds list<.*int64>, and the metadata of doc-5 has list there \(an",
+            r"The column 'a' holds list<.*int64>, but the metadata of doc-5 has list there \(an",
         ),
-        ({"a": 1}, {"a": 2**63}, "The column 'a' holds int64, and the metadata of doc-5 has int there"),
-        ({"a": 1.5}, {"a": 2**60 + 1}, "The column 'a' holds double, and the metadata of doc-5 has int there"),
+        ({"a": 1}, {"a": 2**63}, "The column 'a' holds int64, but the metadata of doc-5 has int there"),
+        ({"a": 1.5}, {"a": 2**60 + 1}, "The column 'a' holds double, but the metadata of doc-5 has int there"),
     ],
 )
 @pytest.mark.parametrize("row_group_bytes", [1, 10**9])
@@ -410,18 +410,21 @@ def test_columns_with_given_types(tmp_path: Path) -> None:
             "gone": None,
         },
     ]
-    with pytest.raises(StaggerError, match=r"holds date32\[day\], and the metadata of 1 has str there \(Invalid"):
+    with pytest.raises(StaggerError, match=r"holds date32\[day\], but the metadata of 1 has str there \(Invalid"):
         write(tmp_path / "b", [Document("x", "1", [], {"day": "yesterday"})], columns=columns)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"columns": {"a": "strin"}}, "columns: there is no type 'strin' for 'a'; there are string, int64"),
-        ({"columns": {"text": "string"}}, "columns names 'text', which is the column of the text or the id"),
-        ({"columns": {"a": "string"}, "metadata": "json"}, "with metadata: json there are none"),
+        ({"columns": {"a": "strin"}}, "columns: there is no type 'strin' for 'a'; valid are string, int64"),
+        ({"columns": {"text": "string"}}, "columns contains 'text', which is the column of the text or the id"),
+        ({"columns": {"a": "string"}, "metadata": "json"}, "metadata: json writes none"),
         ({"row_group_bytes": 0}, "row_group_bytes is 0"),
-        ({"level": 3, "compression": "snappy"}, "compression snappy has no level 3 in Parquet; zstd 1 to 22"),
+        (
+            {"level": 3, "compression": "snappy"},
+            "compression snappy has no level 3 in Parquet; valid levels: zstd 1 to 22",
+        ),
     ],
 )
 def test_options_that_do_not_fit(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -433,7 +436,7 @@ def test_options_that_do_not_fit(tmp_path: Path, options: dict[str, Any], messag
 def test_a_metadata_key_that_is_a_column_of_its_own(tmp_path: Path, key: str) -> None:
     with pytest.raises(StaggerError, match=f"The metadata of 1 has the key '{key}', which is a column of its own"):
         write(tmp_path, [Document("x", "1", [], {key: "y"})])
-    with pytest.raises(StaggerError, match="The column 'text' cannot hold what 2 has"):
+    with pytest.raises(StaggerError, match="The column 'text' cannot hold the value of document 2"):
         write(tmp_path, [Document("x", "1"), Document("\ud800", "2")])
 
 
@@ -462,7 +465,7 @@ def test_files_are_divided_by_size(tmp_path: Path) -> None:
 
 
 def test_a_file_of_the_rank_stays_open_while_shards_end(tmp_path: Path) -> None:
-    """Another writer makes the steps run for each shard by itself: the rank's own file goes on."""
+    """Another writer makes the steps run once per shard; the file named after the rank stays open."""
     shards = [Shard("x/a.jsonl", 1), Shard("x/b.jsonl", 1)]
     task = TaskContext(Storage(), 4, 9, shards, "tag")
     whole = WriteParquet(str(tmp_path / "whole"))

@@ -1,4 +1,4 @@
-"""Reading shards: what documents come out, and what is said about a shard that is not right."""
+"""Reading shards: the documents of a good shard, and the errors for a bad one."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_link_to_nothing_is_not_overlooked(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").symlink_to(tmp_path / "gone")
     (tmp_path / ".#lock.jsonl").symlink_to("nothing")
     for recursive in (False, True):
-        with pytest.raises(StaggerError, match=r"b\.jsonl is a link to a file that is gone"):
+        with pytest.raises(StaggerError, match=r"b\.jsonl links to a missing file"):
             read(ReadJsonl(str(tmp_path), recursive=recursive))
 
 
@@ -93,7 +93,7 @@ def test_the_same_id_wherever_a_single_file_lies(tmp_path: Path) -> None:
 
 def test_input_that_matches_nothing_is_an_error(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nothing"):
-        with pytest.raises(StaggerError, match=r"Nothing in .* matches '\*\.jsonl' \(folders below it .*recursive"):
+        with pytest.raises(StaggerError, match=r"Nothing in .* matches '\*\.jsonl' \(set recursive: true to search"):
             ReadJsonl(str(path), glob="*.jsonl").find_shards(Storage())
 
 
@@ -101,12 +101,12 @@ def test_input_that_matches_nothing_is_an_error(tmp_path: Path) -> None:
     ("lines", "message"),
     [
         ([{"text": "x"}, b'{"text": "y'], r"a\.jsonl, record 2, byte 14: not JSON: .*"),
-        ([{"text": "x"}, b'{"text": "\xff"}'], r"record 2, byte 14: not UTF-8: byte 0xff at its position 10"),
-        ([{"test": "x"}], r"record 1, byte 0: there is no 'text'; text_key says"),
+        ([{"text": "x"}, b'{"text": "\xff"}'], r"record 2, byte 14: not UTF-8: byte 0xff at position 10 of the record"),
+        ([{"test": "x"}], r"record 1, byte 0: there is no key 'text'; set text_key"),
         ([{"text": "x"}, b"", [1, 2]], r"record 3, byte 15: not a JSON object"),
         ([{"text": 5}], r"record 1, byte 0: 'text' holds int, not a string"),
         ([{"text": None}], r"'text' holds NoneType"),
-        ([b'{"text": "x", "id": 12345678901234567890123}'], r"'id' is neither a string nor an integer of 64"),
+        ([b'{"text": "x", "id": 12345678901234567890123}'], r"'id' is neither a string nor a 64-bit integer"),
         ([{"text": "x", "metadata": 5}], r"'metadata' holds int, not an object"),
         ([{"text": "x", "metadata": [["a", 1]]}], r"'metadata' holds list, not an object"),
     ],
@@ -147,7 +147,7 @@ def test_text_by_line_and_by_file(tmp_path: Path) -> None:
     assert read(ReadText(str(tmp_path))) == [Document("one", "a.txt/0"), Document("two é", "a.txt/2")]
     assert read(ReadText(str(tmp_path), document="file")) == [Document("one\r\n\ntwo é\n", "a.txt")]
     (tmp_path / "b.txt").write_bytes(b"good\nbad \xff\n")
-    with pytest.raises(BadInput, match=r"b\.txt, record 2, byte 5: not UTF-8: byte 0xff at its position 4"):
+    with pytest.raises(BadInput, match=r"b\.txt, record 2, byte 5: not UTF-8: byte 0xff at position 4 of the record"):
         read(ReadText(str(tmp_path)))
 
 
@@ -189,10 +189,10 @@ def test_a_file_can_list_the_input(tmp_path: Path) -> None:
     paths.write_bytes(b"\xef\xbb\xbf./sub/../a.jsonl\r\n")
     assert texts(tmp_path / "in", paths_file=str(paths)) == ["a.jsonl"]
     for lines, message in (
-        (f"a.jsonl\n{tmp_path}/in/a.jsonl\n", r"names .*a\.jsonl twice"),
-        ("sub/c.jsonl\n./sub/c.jsonl\n", r"names .*c\.jsonl twice"),
-        ("a.jsonl\nnone.jsonl\n", r"in/none\.jsonl, which .*paths\.txt names, does not exist"),
-        ("a.jsonl\nb.jsonl\na.jsonl\n", r"names .*a\.jsonl twice"),
+        (f"a.jsonl\n{tmp_path}/in/a.jsonl\n", r"lists .*a\.jsonl twice"),
+        ("sub/c.jsonl\n./sub/c.jsonl\n", r"lists .*c\.jsonl twice"),
+        ("a.jsonl\nnone.jsonl\n", r"in/none\.jsonl, listed in .*paths\.txt, does not exist"),
+        ("a.jsonl\nb.jsonl\na.jsonl\n", r"lists .*a\.jsonl twice"),
         ("\n", r"paths\.txt is empty"),
     ):
         paths.write_text(lines)
@@ -240,7 +240,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", [ReadJsonl, ReadText])
 def test_compressed_content_under_a_plain_name_is_said(tmp_path: Path, step: Any) -> None:
     (tmp_path / "a.txt").write_bytes(gzip.compress(b'{"text": "x"}\n'))
-    with pytest.raises(BadInput, match="the content is gzip, which the file's name does not say: set compression"):
+    with pytest.raises(BadInput, match="the content is gzip, contrary to the file's name: set compression"):
         read(step(str(tmp_path)))
 
 
@@ -256,7 +256,7 @@ def test_where_a_file_breaks_off_is_where_its_last_record_begins(tmp_path: Path,
             read(ReadJsonl(str(tmp_path)))
         number, byte = map(int, re.findall(r"record (\d+), byte (\d+): ", str(caught.value))[0])
         assert byte == sum(map(len, lines[: number - 1]))
-        assert number == whole + 1 or name.endswith("gz")  # What gzip has not decoded yet is not there.
+        assert number == whole + 1 or name.endswith("gz")  # gzip holds back what it has not decoded yet.
 
 
 def test_what_is_not_media_is_metadata_and_two_values_are_none(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_what_is_not_media_is_metadata_and_two_values_are_none(tmp_path: Path) -
         ({"text": "x", "metadata": {"url": 1}, "url": 2}, "'url' has one value in the record and another in its"),
         ({"text": "x", "metadata": ""}, "'metadata' holds str, not an object"),
         ({"text": "x", "metadata": [], "a": 1}, "'metadata' holds list, not an object"),
-        ({"text": "x", "id": True}, "'id' is neither a string nor an integer"),
+        ({"text": "x", "id": True}, "'id' is neither a string nor a 64-bit integer"),
     ):
         write(tmp_path, "a.jsonl", line)
         with pytest.raises(BadInput, match=message):
@@ -315,7 +315,7 @@ def test_any_documents_survive_and_others_read_the_same(documents: list[Document
 def _encodable(document: Document) -> bool:
     try:
         json.dumps([document.text, document.id, document.metadata], ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # A lone surrogate is no text, and no UTF-8.
+    except UnicodeEncodeError:  # A lone surrogate cannot be encoded.
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""Reading WARC files: against warcio on the same files, and every way that a file can be damaged."""
+"""Reading WARC files: compared with warcio on the same files, and with every kind of damage."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def record(
     length: Any = None,
     end: bytes = b"\r\n\r\n",
 ) -> bytes:
-    """A record as its bytes; `length` and `end` may be wrong."""
+    """The bytes of a record; `length` and `end` may be wrong."""
     block = f"HTTP/1.1 200 OK\r\n{http}\r\n\r\n".encode() + body
     header = (
         f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Record-ID: <urn:uuid:{index}>\r\n"
@@ -210,7 +210,7 @@ def test_brotli_is_undone(tmp_path: Path) -> None:
             "no chunk ends at its byte 1011",
         ),
         ("Content-Encoding: gzip", gzip.compress(PAGE)[:-9], "breaks off: its gzip"),
-        ("Content-Encoding: gzip", gzip.compress(PAGE)[:-8] + b"a" * 8, "not gzip as its header says"),
+        ("Content-Encoding: gzip", gzip.compress(PAGE)[:-8] + b"a" * 8, "cannot be decoded as gzip: "),
         ("Content-Encoding: deflate", zlib.compress(PAGE)[:-9], "breaks off: its deflate"),
         ("Content-Encoding: zstd", zstandard.compress(PAGE)[:-9], "breaks off: its zstd"),
     ],
@@ -363,18 +363,18 @@ def test_a_flipped_bit_in_a_gzip_file_is_noticed_or_harmless(
         documents = read(folder, bytes(packed), "a.warc.gz")
     except BadInput:
         return
-    assert [document.text for document in documents] == [HTML, HTML]  # It was in a part of gzip's header without use.
+    assert [document.text for document in documents] == [HTML, HTML]  # The bit is in an unused part of gzip's header.
 
 
 @pytest.mark.parametrize(
     ("middle", "message"),
     [
-        (b"garbage\r\n" + RECORDS[2], "no record begins here, but b'garbage"),
-        (bytes(100) + RECORDS[2], r"no record begins here, but b'\\x00"),
-        (RECORDS[2].replace(b"WARC/1.0", b"WARK/1.0"), "no record begins here, but b'WARK/1.0"),
-        (record(2, length=50) + RECORDS[2], "no record begins here, but"),
-        (record(2, length=len(HTML) + 200), "no record begins here, but"),
-        (record(2, length=10**9), "of the 1000000000 bytes of the record's content are there"),
+        (b"garbage\r\n" + RECORDS[2], "expected a record, found b'garbage"),
+        (bytes(100) + RECORDS[2], r"expected a record, found b'\\x00"),
+        (RECORDS[2].replace(b"WARC/1.0", b"WARK/1.0"), "expected a record, found b'WARK/1.0"),
+        (record(2, length=50) + RECORDS[2], "expected a record, found"),
+        (record(2, length=len(HTML) + 200), "expected a record, found"),
+        (record(2, length=10**9), r"only \d+ of the 1000000000 bytes of the record's content are there"),
         (record(2, length="many"), "the Content-Length is b'many'"),
         (record(2, length=-1), "the Content-Length is b'-1'"),
         (record(2).replace(b"Content-Length", b"Content-Width"), "there is no Content-Length"),
@@ -389,7 +389,7 @@ def test_garbage_and_wrong_lengths_are_noticed(tmp_path: Path, middle: bytes, me
 
 
 def test_a_file_that_is_something_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"record 1, byte 0: no record begins here, but .*not a WARC file"):
+    with pytest.raises(BadInput, match=r"record 1, byte 0: expected a record, found .*not a WARC file"):
         read(tmp_path, b"<html>\n" * 100)
 
 
@@ -400,7 +400,7 @@ def test_missing_and_additional_lines_between_records_lose_nothing(tmp_path: Pat
 
 def test_a_header_that_goes_on_in_the_next_line_is_a_bad_record(tmp_path: Path) -> None:
     folded = record(1).replace(b"WARC-Target-URI: ", b"WARC-Target-URI:\r\n ")
-    with pytest.raises(BadInput, match=f"record 2, byte {len(record(0))}: a line of the record's header goes on"):
+    with pytest.raises(BadInput, match=f"record 2, byte {len(record(0))}: a line of the record's header continues"):
         texts(tmp_path, record(0), folded)
 
 

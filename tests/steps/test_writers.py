@@ -1,4 +1,4 @@
-"""Naming outputs, dividing them by size, and leaving nothing of an earlier attempt."""
+"""Writers name outputs, split them by size, and remove those of earlier attempts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.conftest import Cli, PipelineFiles, contents, output_ids, read_jsonl
 
 
 def write(step: Any, documents: list[Document], *, shards: list[Shard] | None = None, **options: Any) -> TaskContext:
-    """One attempt of rank 3 with a writer alone; for each of its shards when the writer asks for that."""
+    """Run a writer as the only step of rank 3: once per shard if the writer requires that, else once."""
     task = TaskContext(Storage(), 3, 8, shards or [], "tag", **options)
     step.bind(task)
     for _ in task.shard_by_shard() if step.shard_by_shard else [None]:
@@ -102,8 +102,8 @@ def test_an_attempt_removes_what_an_earlier_one_wrote_beside_it(tmp_path: Path, 
     [
         (Document("t", "i", [], {"a": b"bytes"}), "The document 'i' cannot be written as JSON: Type is not JSON"),
         (Document("t", "i", [], {1: 2}), "The document 'i' cannot be written as JSON: Dict key must be str"),  # type: ignore[dict-item]
-        (Document(None, "i"), "The text or the id of the document 'i' is no string"),  # type: ignore[arg-type]
-        (Document("t", 7), "The text or the id of the document 7 is no string"),  # type: ignore[arg-type]
+        (Document(None, "i"), "The text or the id of the document 'i' is not a string"),  # type: ignore[arg-type]
+        (Document("t", 7), "The text or the id of the document 7 is not a string"),  # type: ignore[arg-type]
     ],
 )
 def test_what_json_cannot_hold_is_named(tmp_path: Path, document: Document, message: str) -> None:
@@ -122,7 +122,7 @@ def test_media_do_not_replace_metadata(tmp_path: Path) -> None:
     step = WriteJsonl(str(tmp_path), compression=None, metadata_key=None)
     write(step, [Document("t", "i", [], {"media": "BBC"})])
     assert read_jsonl(tmp_path / "00003.jsonl") == [{"text": "t", "id": "i", "media": "BBC"}]
-    with pytest.raises(StaggerError, match="has the key 'media' too"):
+    with pytest.raises(StaggerError, match="has the key 'media', which the record uses already"):
         write(WriteJsonl(str(tmp_path), metadata_key=None), [Document("t", "i", [1], {"media": "BBC"})])
 
 
@@ -143,26 +143,26 @@ def test_keys_of_the_output(tmp_path: Path) -> None:
     document = Document("t", "i", [], {"url": "u"})
     write(WriteJsonl(str(tmp_path), compression=None, text_key="content", id_key="key", metadata_key=None), [document])
     assert read_jsonl(tmp_path / "00003.jsonl") == [{"content": "t", "key": "i", "url": "u"}]
-    with pytest.raises(StaggerError, match="metadata of i has the key 'url' too"):
+    with pytest.raises(StaggerError, match="metadata of i has the key 'url', which the record uses already"):
         write(WriteJsonl(str(tmp_path), text_key="url", metadata_key=None), [document])
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"filename": "{name}.jsonl"}, r"there is no \{name\}; it takes \{rank\}, \{stem\} and \{part\}"),
-        ({"filename": ""}, "is no name for a file"),
-        ({"filename": ".{rank}.jsonl"}, "no '.' first"),
-        ({"filename": "{rank.jsonl"}, "no braces but those"),
+        ({"filename": "{name}.jsonl"}, r"there is no \{name\}; valid are \{rank\}, \{stem\} and \{part\}"),
+        ({"filename": ""}, "is not a valid file name"),
+        ({"filename": ".{rank}.jsonl"}, "no leading '.'"),
+        ({"filename": "{rank.jsonl"}, "no braces except those"),
         ({"filename": "{rank}" + "x" * 200}, "1 to 150 characters"),
-        ({"filename": "a/{rank}.jsonl"}, "has a '/'; the folder is `path`"),
-        ({"filename": "{rank}-{part}.jsonl"}, "there is no max_bytes"),
+        ({"filename": "a/{rank}.jsonl"}, "contains a '/'; set the folder in `path`"),
+        ({"filename": "{rank}-{part}.jsonl"}, "max_bytes is not set"),
         ({"max_bytes": 0}, "max_bytes is 0"),
-        ({"filename": "{stem}{part}.jsonl", "max_bytes": 5}, "put a letter or a sign between"),
-        ({"filename": "{rank}-1{part}.jsonl", "max_bytes": 5}, "put a letter or a sign between"),
-        ({"text_key": "id"}, "have to differ"),
-        ({"metadata_key": "text"}, "have to differ"),
-        ({"id_key": "media"}, "have to differ from one another and from 'media'"),
+        ({"filename": "{stem}{part}.jsonl", "max_bytes": 5}, "put a letter or a hyphen between"),
+        ({"filename": "{rank}-1{part}.jsonl", "max_bytes": 5}, "put a letter or a hyphen between"),
+        ({"text_key": "id"}, "must differ"),
+        ({"metadata_key": "text"}, "must differ"),
+        ({"id_key": "media"}, "must differ from each other and from 'media'"),
         ({"level": 9, "compression": "gzip"}, "gzip has the levels 0 to 3, not 9"),
         ({"level": 3, "compression": None}, "level 3 needs a compression"),
     ],
@@ -244,7 +244,7 @@ def test_stems() -> None:
 def test_a_rank_that_runs_again_replaces_all_of_its_files(
     cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:
-    """Also when the attempt before was killed between its commit and its completion record: that is what is played."""
+    """Even if the previous attempt was killed between its commit and its completion record, as simulated here."""
     file = pipeline_file(steps=("my_steps:shorter",), compression=None)
     content = json.loads(file.read_text())
     content["pipeline"][-1]["write_jsonl"]["max_bytes"] = 3000
@@ -265,7 +265,7 @@ def test_a_rank_that_runs_again_replaces_all_of_its_files(
 
 
 def test_outputs_named_after_their_shards(cli: Cli, pipeline_file: PipelineFiles, shards: Path, tmp_path: Path) -> None:
-    """The steps run for each shard by itself, so that buffering, or making documents anew, mixes nothing up."""
+    """The steps run once per shard, so steps that buffer or recreate documents cannot mix up the outputs."""
     file = pipeline_file(steps=("my_steps:backwards",))
     content = json.loads(file.read_text())
     content["pipeline"][-1]["write_jsonl"]["filename"] = "{stem}.jsonl"

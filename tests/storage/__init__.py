@@ -1,1 +1,1 @@
-"""Storage on a file system, and what is asked again."""
+"""Tests of storage: file systems, and the retry policy."""

@@ -1,4 +1,4 @@
-"""The retry policy: what is asked again, how long, and how it waits."""
+"""The retry policy: which errors are retried, for how long, and with which waits."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def failing(error: Exception, times: int, calls: list[int]) -> Callable[[], str]
 
 
 class Clock:
-    """Time that passes only while somebody sleeps."""
+    """A clock that advances only during sleeps."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -126,7 +126,7 @@ def test_what_failed_is_asked_again_and_accounted_for(clock: Clock) -> None:
     assert account["requests"] == {"throttled": 5, "reset": 2}
     assert account["waited_s"] == pytest.approx(clock.now - 1000, abs=0.01)
     assert len(told) == 7
-    assert told[0].startswith("s3://b/k: throttled; trying again in ")
+    assert told[0].startswith("s3://b/k: throttled; retrying in ")
     assert retry.take_account() == {"requests": {}, "waited_s": 0.0}
 
 

@@ -1,4 +1,4 @@
-"""Storage on a file system: atomic, exclusive, and clear about what it cannot do."""
+"""Storage on a file system: atomic, exclusive, and with clear errors."""
 
 from __future__ import annotations
 
@@ -106,12 +106,12 @@ def test_lists_and_reads(tmp_path: Path) -> None:
 def test_a_file_that_goes_while_its_folder_is_listed_hides_no_other(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the temporary file of each write does: an empty registry would be a swarm that nobody serves."""
+    """Temporary files of writes vanish like this. An empty listing of a registry would mean a swarm without servers."""
     scan = os.scandir
 
     @contextlib.contextmanager
     def late(folder: str) -> Iterator[list[os.DirEntry[str]]]:
-        """The entries of a folder, of which one has been renamed and one removed since."""
+        """A folder's entries, of which one is renamed and one removed before they are returned."""
         with scan(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
         (tmp_path / ".b.tmp").rename(tmp_path / "b")
@@ -147,7 +147,7 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 
 def test_an_unknown_protocol_is_said() -> None:
-    with pytest.raises(StaggerError, match="No storage speaks nonesuch://"):
+    with pytest.raises(StaggerError, match="Cannot open nonesuch:// paths"):
         Storage().read("nonesuch://x/y")
 
 

@@ -1,1 +1,1 @@
-"""What one task does beside its work: its log."""
+"""Tests of a task's log."""

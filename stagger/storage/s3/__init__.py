@@ -1,1 +1,1 @@
-"""S3: one engine makes one request; retries, resumed reads and multipart uploads are decided above it."""
+"""S3. An engine makes single requests; store.py adds retries, resumed reads and multipart uploads."""

@@ -1,4 +1,4 @@
-"""An S3 engine: one HTTP request a call, tried once. Retries and resumption are `stagger.storage.s3.store`'s."""
+"""The interface of an S3 engine: one HTTP request per call, tried once. store.py adds retries and resumption."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ from typing import NamedTuple, Protocol
 
 from stagger.storage import Entry
 
-#: Bytes of a body handed on at a time: large enough that handing over costs nothing, small against the memory limit.
+#: Bytes per piece of a body: large enough to make handing it over cheap, small compared to the memory limit.
 CHUNK_BYTES = 2**20
 
-#: Keys in one page of a listing: what S3 gives at most.
+#: Keys per page of a listing: S3's maximum.
 PAGE_KEYS = 1000
 
-#: Requests in flight at once, for many small objects.
+#: Concurrent requests for many small objects.
 CONNECTIONS = 32
 
 
 class Changed(Exception):
-    """The object is not the version that was asked for (412)."""
+    """The object is no longer the requested version (412)."""
 
 
 class Body(NamedTuple):
-    """An object's content as it arrives; `version` is its ETag."""
+    """An object's content as it arrives. `version` is its ETag."""
 
     version: str
     chunks: Iterator[bytes]
 
 
 class Page(NamedTuple):
-    """Part of a listing; `more` continues it, empty at its end. Names are whole keys."""
+    """Part of a listing. `more` is the token of the next page, empty on the last. Names are whole keys."""
 
     entries: list[Entry]
     more: str
 
 
 class Engine(Protocol):
-    """Errors are the engine's own, but for FileNotFoundError (404), FileExistsError (412 on create) and Changed."""
+    """Raises its library's errors, but FileNotFoundError for 404, FileExistsError for 412 on create, and Changed."""
 
     def get(self, bucket: str, key: str, start: int, end: int | None, version: str) -> Body:
-        """Bytes from `start` to `end` (exclusive; None: to the last), of `version` alone when one is given.
+        """Bytes from `start` to `end` (exclusive; None: to the last byte), only of `version` if one is given.
 
-        Empty when the object ends before `start`.
+        Empty if the object ends before `start`.
         """
 
     def put(self, bucket: str, key: str, data: bytes, *, create: bool) -> None: ...
@@ -64,4 +64,4 @@ class Engine(Protocol):
     def abort_upload(self, bucket: str, key: str, upload: str) -> None: ...
 
     def uploads(self, bucket: str, prefix: str) -> list[tuple[str, str]]:
-        """(key, id) of the uploads that were begun and neither completed nor aborted."""
+        """(key, upload id) of the uploads that were neither completed nor aborted."""

@@ -1,8 +1,8 @@
-"""The fast S3 engine: obstore (Rust's object_store), for reading, listing and single PUTs; a tenth of s3fs's start-up.
+"""The fast S3 engine: obstore (Rust's object_store) for reads, listings and single PUTs; starts in a tenth of the time.
 
-It takes the options of s3fs that have a meaning here. What only a launch or a large output needs goes through the s3fs
-engine: multipart uploads (obstore cannot send a part again, nor complete an upload later), and listings of one folder
-or of a part of one.
+It takes those options of s3fs that obstore can express. Operations that only a launch or a large output needs go
+through the s3fs engine: multipart uploads (obstore can neither resend a part nor complete an upload later), and
+listings of a single folder or of part of one.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ CLIENT_OPTIONS = {
     "aws_session_token": "session_token",
 }
 
-#: Bytes of a body handed on at a time: what is gathered when it breaks off is lost.
+#: Bytes per piece of a body. When a body breaks off, the piece being gathered is lost.
 PIECE_BYTES = 64 * 2**10
 
-#: A body may take long, an answer may not.
+#: Limits for connecting and for one read; a whole body may take far longer.
 TIMEOUTS = {"connect_timeout": timedelta(seconds=10), "read_timeout": timedelta(seconds=60)}
 
 
 class ObstoreEngine:
-    """An `Engine` over one obstore store a bucket. Its own retries are off."""
+    """An `Engine` over one obstore store per bucket. obstore's own retries are off."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self._options = options
@@ -124,9 +124,9 @@ class ObstoreEngine:
         return Entry(key, found["size"], str(found["e_tag"] or ""))
 
     def page(self, bucket: str, prefix: str, *, recursive: bool, more: str) -> Page:
-        """One page: obstore would go on by itself, so that a page that fails would take those before it with it.
+        """One page of a listing. Left alone, obstore fetches page after page, and one failing page discards them all.
 
-        It can list whole folders only, with all that is below them, at a twentieth of s3fs's cost.
+        obstore can only list a whole folder with everything below it, at a twentieth of s3fs's cost.
         """
         if not recursive or (prefix and not prefix.endswith("/")):
             return self._s3fs.page(bucket, prefix, recursive=recursive, more=more)
@@ -135,7 +135,7 @@ class ObstoreEngine:
             found: Sequence[obstore.ObjectMeta] = next(iter(listing), [])
         except exceptions.InvalidPathError as error:
             raise StaggerError(
-                f"s3://{bucket}/{prefix} holds a key that the engine obstore cannot name ({first_line(error)});"
+                f"s3://{bucket}/{prefix} holds a key that the engine obstore cannot represent ({first_line(error)});"
                 " use the engine s3fs, or another folder."
             ) from error
         entries = [Entry(item["path"], item["size"], str(item["e_tag"] or "")) for item in found]
@@ -165,7 +165,7 @@ def first_line(error: BaseException) -> str:
 
 
 def translate(options: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """obstore's configuration from s3fs's options, and the AWS profile. Raises StaggerError for what has no meaning."""
+    """obstore's configuration, and the AWS profile, from s3fs's options. Raises StaggerError for any other option."""
     config: dict[str, Any] = {}
     profile = ""
     for name, value in options.items():
@@ -185,7 +185,7 @@ def translate(options: dict[str, Any]) -> tuple[dict[str, Any], str]:
 
 
 def aws_files(profile: str, config: dict[str, Any]) -> dict[str, Any]:
-    """What the usual AWS files hold (~/.aws/credentials, ~/.aws/config): obstore itself reads the environment alone."""
+    """Settings from the AWS files (~/.aws/credentials, ~/.aws/config): obstore itself only reads the environment."""
     given = "access_key_id" in config or config.get("skip_signature") or os.environ.get("AWS_ACCESS_KEY_ID")
     names = ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config")
     files = [os.path.expanduser(os.environ.get(variable, name)) for variable, name in names]

@@ -1,4 +1,4 @@
-"""The default S3 engine: s3fs and botocore, with any option that s3fs takes."""
+"""The default S3 engine: s3fs and botocore, with all of s3fs's options."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from stagger.storage import Entry
 from stagger.storage.faults import BrokenOff
 from stagger.storage.s3.engine import CHUNK_BYTES, CONNECTIONS, PAGE_KEYS, Body, Changed, Page
 
-#: Every retry is stagger's: two layers that both retry would multiply.
+#: Retries are off: stagger retries, and the attempts of two retrying layers would multiply.
 CONFIG = {"max_pool_connections": CONNECTIONS, "connect_timeout": 10, "read_timeout": 60}
 RETRIES = {"total_max_attempts": 1, "mode": "standard"}
 
 
 class S3fsEngine:
-    """An `Engine` over s3fs's `call_s3`, so that credentials, endpoints and settings are found as s3fs finds them."""
+    """An `Engine` over s3fs's `call_s3`: s3fs finds credentials, endpoints and settings as usual."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         try:
@@ -30,8 +30,8 @@ class S3fsEngine:
                 **{**options, "config_kwargs": config}, use_listings_cache=False, skip_instance_cache=True
             )
             self._files.retries = 1
-            with contextlib.suppress(NoCredentialsError, PartialCredentialsError):  # The first request says so.
-                self._files.connect()  # No request, but what is wrong with the options shows.
+            with contextlib.suppress(NoCredentialsError, PartialCredentialsError):  # The first request reports them.
+                self._files.connect()  # Sends no request, but reveals wrong options.
         except (TypeError, KeyError, ValueError, BotoCoreError) as error:
             raise StaggerError(f"storage_options of s3: {type(error).__name__}: {error}") from error
 
@@ -65,11 +65,11 @@ class S3fsEngine:
                     pieces.append(piece)
                     size += len(piece)
             except Exception as error:
-                broken.append(error)  # What has arrived counts.
+                broken.append(error)  # Keep the bytes that have arrived.
             return b"".join(pieces)
 
         try:
-            # To the empty read behind the last byte: there botocore compares the checksum, if the object has one.
+            # Read on until an empty read after the last byte: only then botocore verifies the checksum, if any.
             while chunk := cast("bytes", sync(self._files.loop, gather)):
                 length -= len(chunk)
                 yield chunk
@@ -145,6 +145,6 @@ class S3fsEngine:
 
 
 def status_of(error: BaseException) -> int:
-    """The HTTP status behind an error of s3fs; 0 when there is none."""
+    """The HTTP status behind an error of s3fs; 0 if it has none."""
     response = getattr(error.__cause__, "response", None) or {}
     return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)

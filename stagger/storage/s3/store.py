@@ -1,4 +1,4 @@
-"""S3 as a `Backend`: retries, resumed reads, one PUT or a multipart upload for each output."""
+"""S3 as a `Backend`: retries, resumed reads, and one PUT or one multipart upload per output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stagger.storage.faults import BrokenOff, fault_of
 from stagger.storage.retry import Retry, Trial
 from stagger.storage.s3.engine import CONNECTIONS, Changed, Engine
 
-#: Bytes of a part of a multipart upload. S3 takes 10 000 parts of 5 MiB at least: outputs of up to 83 GB.
+#: Bytes per part of a multipart upload. S3 takes 10 000 parts of at least 5 MiB: outputs of up to 83 GB.
 PART_BYTES = 8 * 2**20
 
 ENGINES = ("s3fs", "obstore")
@@ -24,7 +24,7 @@ ENGINES = ("s3fs", "obstore")
 
 @contextlib.contextmanager
 def asking(path: str) -> Iterator[None]:
-    """What the store or the network says, as one error that names the path; a missing file stays FileNotFoundError."""
+    """Turn any error of the store or the network into a StorageError naming the path; a missing file's error passes."""
     try:
         yield
     except (FileNotFoundError, FileExistsError, Changed, StaggerError, BadInput):
@@ -34,17 +34,17 @@ def asking(path: str) -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str:
-    """One line on what went wrong, with the store's own words."""
+    """One line on what went wrong, including the store's own message."""
     kind = type(error).__name__ if error.__cause__ is None else type(error.__cause__).__name__
     text = " ".join(str(error).partition("Debug source:")[0].split())
-    if "<Error>" in text:  # obstore shows the answer as it came.
+    if "<Error>" in text:  # obstore includes the raw XML answer.
         text = ": ".join(re.findall(r"<(?:Code|Message)>([^<]*)<", text))
     fault = fault_of(error)
-    return f"{kind}: {text}{f' ({fault}; tried again until the time was over)' if fault else ''}"
+    return f"{kind}: {text}{f' ({fault}; retries exhausted)' if fault else ''}"
 
 
 def connect(engine: str, options: dict[str, Any]) -> Engine:
-    """The engine of that name. Raises StaggerError when there is none, or its package is missing."""
+    """The engine called `engine`. Raises StaggerError when there is none, or its package is missing."""
     if engine == "s3fs":
         from stagger.storage.s3.s3fs_engine import S3fsEngine
 
@@ -53,11 +53,11 @@ def connect(engine: str, options: dict[str, Any]) -> Engine:
         from stagger.storage.s3.obstore_engine import ObstoreEngine
 
         return ObstoreEngine(options)
-    raise StaggerError(f"storage_options of s3: there is no engine {engine!r}; valid are {', '.join(ENGINES)}.")
+    raise StaggerError(f"storage_options of s3: there is no engine {engine!r}; valid engines: {', '.join(ENGINES)}.")
 
 
 def split(path: str) -> tuple[str, str]:
-    """Bucket and key of `s3://bucket/key`. Raises StaggerError when there is no bucket."""
+    """Bucket and key of `s3://bucket/key`. Raises StaggerError when the bucket is missing."""
     bucket, _, key = path.partition("://")[2].partition("/")
     if not bucket:
         raise StaggerError(f"{path!r} names no bucket; write s3://bucket/folder.")
@@ -65,13 +65,13 @@ def split(path: str) -> tuple[str, str]:
 
 
 class S3:
-    """A `Backend`. An object appears whole, when its upload is complete, or never."""
+    """A `Backend` for S3. An object appears whole, once its upload is complete, or never."""
 
     def __init__(self, options: dict[str, Any], retry: Retry) -> None:
         options = dict(options)
         self._engine = connect(options.pop("engine", "s3fs"), options)
         self._retry = retry
-        self.held_bytes = 0  # Of outputs that are finished and wait in memory for their commit.
+        self.held_bytes = 0  # Of finished outputs that wait in memory for their commit.
 
     def read(self, path: str) -> bytes:
         return self._read(path, 0, None)
@@ -105,7 +105,7 @@ class S3:
             try:
                 self._retry.call(path, lambda: self._engine.put(bucket, key, data, create=True))
             except FileExistsError:
-                # Perhaps by ourselves: a request whose answer was lost has been made all the same.
+                # The object may be ours: a PUT whose answer was lost has still been made.
                 return self.read(path) == data
         return True
 
@@ -130,7 +130,7 @@ class S3:
         bucket, key = split(folder)
         prefix = f"{key.rstrip('/')}/" if key else ""
         for entry in self._pages(folder, bucket, prefix, recursive=recursive):
-            if not entry.name.endswith("/"):  # What some tools make as a folder.
+            if not entry.name.endswith("/"):  # A folder marker, as some tools make them.
                 yield Entry(entry.name.removeprefix(prefix), entry.size, entry.version)
 
     def _pages(self, path: str, bucket: str, prefix: str, *, recursive: bool) -> Iterator[Entry]:
@@ -185,10 +185,10 @@ class S3:
         return S3Output(self, self._engine, self._retry, path, begin)
 
     def make_folder(self, folder: str) -> None:
-        self.check_writable(folder)  # Its names need no folders.
+        self.check_writable(folder)  # S3 has no folders to make.
 
     def remove_leftovers(self, folder: str, tag: str) -> None:
-        pass  # An object that was not committed has no name; uploads are aborted by the notes of them.
+        pass  # An uncommitted object has no name; unfinished uploads are aborted from the upload notes.
 
     def abort_uploads(self, path: str) -> int:
         bucket, key = split(path)
@@ -214,9 +214,9 @@ class S3:
 
 
 class S3Output:
-    """An object in the making: held in memory up to one PUT's size, then sent as parts of a multipart upload.
+    """An object being written: held in memory up to the size of one PUT, then sent as parts of a multipart upload.
 
-    Finished outputs wait for their commit in memory, as long as they fit into one PUT's size together.
+    Finished outputs wait in memory for their commit, as long as together they fit into one PUT.
     """
 
     def __init__(self, store: S3, engine: Engine, retry: Retry, path: str, begin: Callable[[str], None]) -> None:
@@ -227,7 +227,7 @@ class S3Output:
         self._retry = retry
         self._begin = begin
         self._bucket, self._key = split(path)
-        self._buffer = io.BytesIO()  # Its getvalue() makes no copy.
+        self._buffer = io.BytesIO()  # getvalue() makes no copy.
         self._upload = ""
         self._parts: list[str] = []
         self._digests: list[bytes] = []
@@ -253,7 +253,7 @@ class S3Output:
             self._store.held_bytes += self._held
 
     def _send_parts(self, least: int) -> None:
-        """Send what is buffered, in parts of PART_BYTES and, when `least` is smaller, a last one."""
+        """Send the buffer in parts of PART_BYTES. A shorter rest is sent as the last part if it has `least` bytes."""
         with asking(self.path):
             if not self._upload:
                 self._begin(self.path)
@@ -291,14 +291,14 @@ class S3Output:
         def complete() -> None:
             try:
                 self._engine.complete_upload(self._bucket, self._key, self._upload, self._parts)
-            except FileNotFoundError:  # No such upload: an attempt whose answer was lost has completed it.
+            except FileNotFoundError:  # No such upload: an earlier attempt, its answer lost, may have completed it.
                 if not self._is_there():
                     raise
 
         self._retry.call(self.path, complete)
 
     def _is_there(self) -> bool:
-        """Whether the object is the one that these parts make: S3's ETag of it is the MD5 of the parts' MD5s."""
+        """Whether the stored object consists of these parts. S3's ETag for it is the MD5 of the parts' MD5s."""
         found = self._engine.head(self._bucket, self._key)
         whole = hashlib.md5(b"".join(self._digests), usedforsecurity=False).hexdigest()
         return found is not None and found.size == self.size and found.version == f'"{whole}-{len(self._parts)}"'

@@ -1,6 +1,6 @@
 """An S3 server for load and fault tests: fast, seeded faults, counts of every request; standard library only.
 
-As a program it prints one JSON line with its endpoint and runs until its standard input, if that is a pipe, is closed:
+As a program it prints one JSON line with its endpoint. If its standard input is a pipe, it runs until that is closed:
 
     python -m tests.kit.s3_server --bucket data --virtual data/shards/:1000:64M --rate 3500 --p-503 0.01 --seed 7
 
@@ -22,13 +22,13 @@ from urllib.request import Request, urlopen
 
 from tests.kit.s3_server.protocol import ADMIN
 
-#: Where `tests` is imported from.
+#: The folder from which `tests` is imported.
 ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running server, seen from the process that started it."""
+    """A running server, as seen by the process that started it."""
 
     endpoint: str
     pid: int
@@ -38,19 +38,19 @@ class S3Server:
         return found
 
     def log(self) -> list[tuple[str, str, str, int]]:
-        """(kind, key or prefix, range, status) of each request, oldest first; status 0 if it was not answered."""
+        """(kind, key or prefix, range, status) of each request, oldest first; status 0 without a response."""
         return [tuple(entry) for entry in self.admin("GET", "log")]
 
     def set_faults(self, **settings: Any) -> None:
-        """Sets what goes wrong: see `faults.Settings`; what is not named is off."""
+        """Set the faults: see `faults.Settings`. Settings that are not given are off."""
         self.admin("PUT", "faults", settings)
 
     def reset(self) -> None:
-        """Counts and log start again, and so do the faults' seed and token bucket; objects stay."""
+        """Restart counts and log, and the faults' seed and token bucket; objects stay."""
         self.admin("POST", "reset")
 
     def add_virtual(self, bucket: str, prefix: str, count: int, size: int) -> None:
-        """Objects `{prefix}00000000` and so on, that take no memory."""
+        """Add objects `{prefix}00000000`, ..., that take no memory."""
         self.admin("PUT", "virtual", {"bucket": bucket, "prefix": prefix, "count": count, "size": size})
 
     def admin(self, method: str, name: str, body: Any = None) -> Any:
@@ -61,7 +61,7 @@ class S3Server:
 
 @contextlib.contextmanager
 def running(*options: str | int | float | Path) -> Iterator[S3Server]:
-    """A server in a process of its own, with the program's options, until the block ends."""
+    """A server in its own process, with the program's options, for the duration of the block."""
     command = [sys.executable, "-m", __name__, *map(str, options)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path}

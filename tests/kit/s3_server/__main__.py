@@ -1,4 +1,4 @@
-"""Runs `program`: pytest takes no doctests from a file of this name."""
+"""Runs `program`, because pytest does not collect doctests from a file named __main__.py."""
 
 from tests.kit.s3_server.program import main
 

@@ -1,4 +1,4 @@
-"""One client's connection: requests one after the other, bodies at their pace, answers as far as they are to go."""
+"""One client's connection: requests in order, bodies at their bandwidth, responses as far as their faults allow."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ HEAD_LIMIT = 64 * 1024
 
 
 class Connection(asyncio.Protocol):
-    """One client: takes requests one after the other, in the order they came."""
+    """One client: processes requests one after another, in order of arrival."""
 
     transport: asyncio.Transport
 
     def __init__(self, server: Server) -> None:
         self.server = server
         self.inbox = b""
-        self.at = 0  # where the unread part of the inbox begins
+        self.at = 0  # Start of the unread part of the inbox.
         self.request: Request | None = None
         self.body: Body | None = None
         self.content: Content | None = None
         self.position = self.stop = 0
         self.pacer: Pacer | None = None
         self.timer: asyncio.TimerHandle | None = None
-        self.busy = False  # an answer is not finished, or there will be no more
-        self.paused = False  # the client does not read
+        self.busy = False  # A response is unfinished, or the connection is closing.
+        self.paused = False  # The client does not read.
         self.advancing = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -67,7 +67,7 @@ class Connection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def advance(self) -> None:
-        """Take up what has arrived, until an answer has to wait."""
+        """Process the input received so far, until a response has to wait."""
         if self.advancing:
             return
         self.advancing = True
@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def received(self, body: Body, size: int) -> None:
-        """Some bytes of the body are there."""
+        """Handle `size` new bytes of the body."""
         assert self.request is not None
         if self.request.kind != ADMIN:
             self.server.stats.bytes_in += size
@@ -160,7 +160,7 @@ class Connection(asyncio.Protocol):
         if content is None or request.method == "HEAD":
             stop = start
         if request.plan.fault in ("reset_body", "truncate"):
-            if stop == start:  # the head alone would be a whole answer
+            if stop == start:  # A head without a body would be a complete response.
                 self.end()
                 return
             stop = start + (stop - start) // 2
@@ -178,7 +178,7 @@ class Connection(asyncio.Protocol):
         self.pump()
 
     def pump(self) -> None:
-        """Write on until the client is full, the schedule says to wait, or all is written."""
+        """Write until the client's buffer is full, the pacer requires a wait, or everything is written."""
         while self.position < self.stop and not (self.paused or self.transport.is_closing()):
             size = min(SLICE, self.stop - self.position)
             if self.pacer:
@@ -202,7 +202,7 @@ class Connection(asyncio.Protocol):
             self.server.stats.bytes_out += size
 
     def end(self) -> None:
-        """The answer is written, as far as it was to be."""
+        """Finish a response, as far as it was to be written."""
         assert self.request is not None
         request, self.request = self.request, None
         if request.plan.fault == "reset_body":

@@ -1,4 +1,4 @@
-"""What was asked and answered: counts, peaks, a log."""
+"""Counts of requests and responses, peak rates, a log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.kit.s3_server.protocol import Request
 
 
 class SlidingPeak:
-    """The most events within any window of so many seconds."""
+    """The largest number of events within any `window` seconds."""
 
     def __init__(self, window: float) -> None:
         self.window = window

@@ -1,4 +1,4 @@
-"""What goes wrong: settings, the fate of each request, limits of requests and of bandwidth."""
+"""Faults: their settings, the treatment of each request, limits on requests and bandwidth."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ PACED_SLICE = 64 * 1024
 
 @dataclass(frozen=True)
 class Settings:
-    """What goes wrong, and for which requests. All off by default."""
+    """Which faults occur, and for which requests. All are off by default."""
 
-    rate: float | None = None  # requests/s of a token bucket; what is over it gets 503 SlowDown
-    burst: float | None = None  # tokens of a full bucket; one second's worth unless given
-    latency: float = 0.0  # s before the first byte of the answer
-    jitter: float = 0.0  # s, uniform, on top of the latency
-    bandwidth: float | None = None  # bytes/s of each connection, both ways
+    rate: float | None = None  # requests/s of a token bucket; requests beyond it get 503 SlowDown
+    burst: float | None = None  # tokens in a full bucket; by default one second's worth
+    latency: float = 0.0  # s before the first byte of the response
+    jitter: float = 0.0  # s, upper end of a uniform addition to the latency
+    bandwidth: float | None = None  # bytes/s per connection, in both directions
     p_503: float = 0.0
     p_500: float = 0.0
-    p_reset: float = 0.0  # GET and HEAD: half before the answer, half within its body
-    p_truncate: float = 0.0  # GetObject: the right Content-Length, half of the body, end of the connection
+    p_reset: float = 0.0  # GET and HEAD: half of them before the response, half within its body
+    p_truncate: float = 0.0  # GetObject: correct Content-Length, half of the body, then the connection ends
     p_reset_put: float = 0.0  # PUT, POST, DELETE: half within the request's body, half done but not answered
     seed: int = 0
-    only: tuple[str, ...] = ()  # methods or kinds that get the above; all if empty
-    prefix: str = ""  # keys that get the above
-    deny: str | None = None  # keys below this prefix get 403
-    require_auth: bool = False  # requests that are not signed get 403
+    only: tuple[str, ...] = ()  # methods or kinds that get the above faults; all if empty
+    prefix: str = ""  # prefix of the keys that get the above faults
+    deny: str | None = None  # keys with this prefix get 403
+    require_auth: bool = False  # unsigned requests get 403
 
     def __post_init__(self) -> None:
         if self.p_503 + self.p_500 + max(self.p_reset + self.p_truncate, self.p_reset_put) > 1:
@@ -74,7 +74,7 @@ class TokenBucket:
 
 
 class Pacer:
-    """The schedule of a transfer at a steady rate; time lost to the other side is not made up for beyond 0.25 s."""
+    """The schedule of a transfer at a steady rate. Up to 0.25 s lost by the other side are made up for."""
 
     CREDIT_S = 0.25
 
@@ -85,19 +85,19 @@ class Pacer:
         self.slice = max(1, min(PACED_SLICE, int(rate / 50)))
 
     def due(self, now: float) -> int:
-        """Bytes that should have passed by now and have not."""
+        """Bytes that are due by `now` and have not been transferred."""
         self.start = max(self.start, now - self.CREDIT_S - self.done / self.rate)
         return int((now - self.start) * self.rate) - self.done
 
     def wait(self, size: int, now: float) -> float:
-        """Seconds until so many bytes more are due."""
+        """Seconds until `size` more bytes are due."""
         return self.start + (self.done + size) / self.rate - now
 
 
 class Faults:
-    """Decides each request's fate from the seed, what it asks for, and how often that was asked for before.
+    """Decides each request's treatment from the seed, the request, and the number of equal requests before it.
 
-    The order in which concurrent requests arrive does not matter, except to the token bucket.
+    The arrival order of concurrent requests does not matter, except for the token bucket.
     """
 
     def __init__(self, settings: Settings, now: float) -> None:

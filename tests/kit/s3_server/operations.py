@@ -1,4 +1,4 @@
-"""What S3 does: an operation for each kind of request, and which one a request is."""
+"""S3's operations, and the routing of requests to them."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def texts(body: bytes, record: str, *names: str) -> list[tuple[str, ...]]:
 
 
 def after(prefix: str) -> str:
-    """The first string behind all that start with this one."""
+    """The smallest string greater than all strings with this prefix."""
     return prefix[:-1] + chr(ord(prefix[-1]) + 1)
 
 
 def page(bucket: Bucket, prefix: str, delimiter: str, start: str, limit: int) -> tuple[list[str], list[str], str]:
-    """Keys, common prefixes, and where the next page starts: "" after the last."""
+    """Keys, common prefixes, and the start of the next page ("" after the last page)."""
     keys, found, folders = bucket.keys, list[str](), list[str]()
     at = bisect_left(keys, max(prefix, start))
     while at < len(keys) and keys[at].startswith(prefix):
@@ -79,7 +79,7 @@ def page(bucket: Bucket, prefix: str, delimiter: str, start: str, limit: int) ->
 
 
 class S3:
-    """The operations, each a method that answers a request or raises S3Error."""
+    """The operations: each is a method that answers a request or raises S3Error."""
 
     def __init__(self) -> None:
         self.buckets: dict[str, Bucket] = {}
@@ -285,7 +285,7 @@ class S3:
         return xml("ListPartsResult", body + f"<UploadId>{request.query['uploadId']}</UploadId>" + "".join(rows))
 
 
-#: By method and by what is addressed: the query parameter that selects an operation, its name, its method.
+#: (method, level of the path) -> (query parameter that selects the operation, kind, operation).
 OPERATIONS: dict[tuple[str, str], tuple[tuple[str, str, Operation], ...]] = {
     ("GET", "service"): (("", "ListBuckets", S3.list_buckets),),
     ("PUT", "bucket"): (("", "CreateBucket", S3.create_bucket),),
@@ -310,12 +310,12 @@ OPERATIONS: dict[tuple[str, str], tuple[tuple[str, str, Operation], ...]] = {
         ("", "DeleteObject", S3.delete_object),
     ),
 }
-#: Query parameters that ask for something else than the object or bucket itself, and that nothing here answers.
+#: Query parameters that address a subresource which this server does not implement.
 UNSUPPORTED = {"acl", "attributes", "cors", "lifecycle", "policy", "retention", "tagging", "versions"}
 
 
 def route(request: Request) -> tuple[str, Operation | None]:
-    """The kind of a request, and what answers it: None for what this server does not do."""
+    """The kind of a request, and its operation; None if this server does not implement it."""
     if "x-amz-copy-source" in request.headers:
         return ("UploadPartCopy", None) if "partNumber" in request.query else ("CopyObject", S3.copy_object)
     level = "object" if request.key else "bucket" if request.bucket else "service"

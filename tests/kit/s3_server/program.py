@@ -1,4 +1,4 @@
-"""The S3 server as a program: see the package."""
+"""The S3 server as a program; the package's docstring shows its use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.kit.s3_server.store import Bucket
 
 
 def parse_size(text: str) -> int:
-    """Bytes, or KiB, MiB, GiB.
+    """Bytes from a number with an optional suffix K, M, G or T (KiB, MiB, GiB, TiB).
 
     >>> parse_size("64M"), parse_size("1000")
     (67108864, 1000)
@@ -37,19 +37,19 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument("--host", default="127.0.0.1")
-    options.add_argument("--port", type=int, default=0, help="0 chooses a free one")
-    options.add_argument("--log", type=int, default=100_000, help="requests that the log holds")
-    options.add_argument("--bucket", action="append", default=[], help="a bucket that is there from the start")
+    options.add_argument("--port", type=int, default=0, help="0 chooses a free port")
+    options.add_argument("--log", type=int, default=100_000, help="number of requests that the log holds")
+    options.add_argument("--bucket", action="append", default=[], help="a bucket that exists from the start")
     options.add_argument("--virtual", action="append", default=[], metavar="BUCKET/PREFIX:COUNT:SIZE")
-    options.add_argument("--serve", action="append", default=[], metavar="BUCKET=DIR", help="the files of a folder")
-    faults = options.add_argument_group("faults", "off unless given; see also PUT /_admin/faults")
+    options.add_argument("--serve", action="append", default=[], metavar="BUCKET=DIR", help="serve a folder's files")
+    faults = options.add_argument_group("faults", "off by default; see also PUT /_admin/faults")
     for name in ("rate", "burst", "latency", "jitter", "bandwidth", "p-503", "p-500", "p-reset", "p-truncate"):
         faults.add_argument(f"--{name}", type=float)
     faults.add_argument("--p-reset-put", type=float)
     faults.add_argument("--seed", type=int)
     faults.add_argument("--only", action="append", metavar="METHOD|KIND")
-    faults.add_argument("--prefix", metavar="PREFIX", help="the keys that get faults")
-    faults.add_argument("--deny", metavar="PREFIX", help="keys that are refused with 403")
+    faults.add_argument("--prefix", metavar="PREFIX", help="prefix of the keys that get faults")
+    faults.add_argument("--deny", metavar="PREFIX", help="prefix of the keys that get 403")
     faults.add_argument("--require-auth", action="store_true", default=None)
     return options
 

@@ -1,4 +1,4 @@
-"""Requests as they come and answers as they go: heads, bodies, chunks, ranges, errors."""
+"""Parses requests and formats responses: heads, bodies, chunks, ranges, errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from xml.sax.saxutils import escape
 from tests.kit.s3_server.store import Content, Memory
 
 XMLNS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
-ADMIN = "_admin"  # no bucket's name may start with an underscore
+ADMIN = "_admin"  # A bucket's name cannot start with an underscore.
 
 
 class S3Error(Exception):
@@ -38,22 +38,22 @@ def failed(condition: str) -> S3Error:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to happen to one request."""
+    """The treatment of one request: its fault, its latency in s, its bandwidth in bytes/s."""
 
     fault: str = ""
     latency: float = 0.0
     bandwidth: float | None = None
 
 
-#: Of most requests.
+#: The plan of most requests.
 UNDISTURBED = Plan()
 
-#: Of requests, in the order in which their heads came.
+#: Numbers of requests, in the order in which their heads arrive.
 NUMBERS = itertools.count(1)
 
 
 class Request:
-    """One request's head, and its body once that has come."""
+    """One request's head, and its body once it has arrived."""
 
     def __init__(self, head: bytes) -> None:
         lines = head.decode("latin-1").split("\r\n")
@@ -76,12 +76,12 @@ class Request:
 
     @property
     def subject(self) -> str:
-        """The key, or the prefix that a request to a bucket is about."""
+        """The key, or the prefix in a request to a bucket."""
         return self.key or self.query.get("prefix", "")
 
     @property
     def declared(self) -> int:
-        """How long the body says it will be."""
+        """The declared length of the body."""
         headers = self.headers
         return int(headers.get("content-length") or headers.get("x-amz-decoded-content-length") or 0)
 
@@ -89,7 +89,7 @@ class Request:
         return self.headers.get(name, "")
 
     def decode_body(self) -> None:
-        """Undo aws-chunked; check what the client says about the bytes."""
+        """Undo aws-chunked, and verify the checksums that the client sent."""
         encoding = self.header("content-encoding")
         if "aws-chunked" in encoding or self.header("x-amz-content-sha256").startswith("STREAMING-"):
             chunked = ChunkedBody()
@@ -113,7 +113,7 @@ DIGESTS: dict[str, Callable[[bytes], bytes]] = {
 
 
 class Body:
-    """A request's body while it comes."""
+    """A request's body while it arrives."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
@@ -122,7 +122,7 @@ class Body:
         self.done = False
 
     def feed(self, data: bytes, at: int) -> int:
-        """Takes what is the body's own from data[at:]; where the rest begins."""
+        """Take the part of data[at:] that belongs to the body. Returns where the rest begins."""
         raise NotImplementedError
 
     def data(self) -> bytes:
@@ -143,7 +143,7 @@ class LengthBody(Body):
 
 
 class ChunkedBody(Body):
-    """HTTP's chunked coding; aws-chunked is the same, its signatures are chunk extensions."""
+    """HTTP's chunked encoding. aws-chunked is the same, with its signatures as chunk extensions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class ChunkedBody(Body):
         return len(data) - (len(self.rest) if self.done else 0)
 
     def step(self) -> bool:
-        """Takes one chunk or one line of the trailer, if it is all there."""
+        """Take one chunk or one line of the trailer. Returns False while it is incomplete."""
         line, end, _ = self.rest.partition(b"\r\n") if self.last else self.rest[:200].partition(b"\r\n")
         if not end:
             return False
@@ -180,7 +180,7 @@ class ChunkedBody(Body):
 
 @dataclass(slots=True)
 class Response:
-    """An answer; `start` and `stop` say which bytes of the content are its body."""
+    """A response; its body is content[start:stop]."""
 
     status: int = 200
     headers: str = ""
@@ -201,7 +201,7 @@ class Response:
         ).encode("latin-1")
 
 
-#: An operation of `operations.S3`, which answers a request.
+#: An operation of `operations.S3`: it answers a request.
 Operation = Callable[[Any, Request], Response]
 
 REASONS = {status.value: status.phrase for status in HTTPStatus}
@@ -231,7 +231,7 @@ def iso_date(second: int) -> str:
 
 
 def parse_range(value: str, size: int) -> tuple[int, int] | None:
-    """The bytes a Range header asks for; None if it is none that S3 follows.
+    """The start and stop of the bytes in a Range header; None for a header that S3 ignores.
 
     >>> parse_range("bytes=2-5", 10), parse_range("bytes=-3", 10), parse_range("bytes=8-99", 10)
     ((2, 6), (7, 10), (8, 10))

@@ -1,4 +1,4 @@
-"""What all connections share: the store, the faults, the counts, and the requests to /_admin."""
+"""The state that all connections share (store, faults, counts), and the requests to /_admin."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.kit.s3_server.store import Bucket
 
 
 class Server:
-    """What all connections share."""
+    """The state that all connections share."""
 
     def __init__(self, clock: Callable[[], float], settings: Settings, log_size: int) -> None:
         self.clock = clock
@@ -37,7 +37,7 @@ class Server:
         counts["peak"] = max(counts["peak"], counts["open"])
 
     def admit(self, request: Request) -> None:
-        """Count a request and decide its fate, when its head is there."""
+        """Count a request and plan its faults, once its head has arrived."""
         if request.bucket == ADMIN:
             request.kind = ADMIN
             return
@@ -47,7 +47,7 @@ class Server:
         self.stats.arrived(request, now)
 
     def answer(self, request: Request) -> Response | None:
-        """What the client is told; None if the connection breaks without a word."""
+        """The response; None to reset the connection instead."""
         if request.kind == ADMIN:
             return self.administer(request)
         fault = request.plan.fault

@@ -1,4 +1,4 @@
-"""Objects and the buckets that hold them; what an object's bytes come from."""
+"""Objects, the buckets that hold them, and the sources of an object's bytes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Memory:
 
 
 class Mapped:
-    """A local file, mapped when it is first read."""
+    """A local file, mapped at its first read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,10 +45,10 @@ class Mapped:
 
 
 class Virtual:
-    """Bytes that follow from the key and the offset alone, and need no memory."""
+    """Bytes computed from the key and the offset; they need no memory."""
 
     __slots__ = ("shift", "size")
-    #: A prime number of bytes: a chunk at the wrong multiple of a usual chunk size has the wrong content.
+    #: A prime number, so that a chunk from a wrong multiple of a common chunk size has wrong content.
     PERIOD = 1_048_583
     NOISE = memoryview(Random(0).randbytes(PERIOD) * 2)
 
@@ -88,7 +88,7 @@ class Upload:
 
 
 class Bucket:
-    """Objects by key, and the keys in the order S3 lists them: by code point, as UTF-8 sorts too."""
+    """Objects by key, and their keys in S3's listing order: by code point, which is also UTF-8's order."""
 
     def __init__(self) -> None:
         self.objects: dict[str, StoredObject] = {}
@@ -122,7 +122,7 @@ class Bucket:
 
 
 def unhashed_etag(*identity: object) -> str:
-    """An ETag of content that was not read; the suffix tells clients that it is not the content's MD5."""
+    """An ETag for content that has not been read; its suffix marks it as other than the content's MD5."""
     return f"{md5(repr(identity).encode())}-1"
 
 
