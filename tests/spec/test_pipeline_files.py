@@ -1,4 +1,4 @@
-"""Pipeline files: what they resolve to, and what is said about each mistake."""
+"""Pipeline files: the runs that they describe, and the error for each mistake."""
 
 from __future__ import annotations
 

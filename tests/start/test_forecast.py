@@ -1,4 +1,4 @@
-"""What is recommended for a herd: windows, throttles, and the line that a launch says."""
+"""Recommendations for a herd: windows, throttles, and the line that a launch prints."""
 
 from __future__ import annotations
 
