@@ -18,8 +18,7 @@ CONTRACT = ("data", "rank", "world_size")
 
 
 def check_step(use: str, params: dict[str, Any], where: str) -> None:
-    """Raise StaggerError when a step cannot be imported or does not accept its parameters. `where` starts the message.
-    """
+    """Raise StaggerError when a step cannot be imported or does not accept its parameters. `where` names the step."""
     try:
         target = resolve(use)
     except StaggerError as error:

@@ -32,7 +32,7 @@ LOAD = 0.8
 #: starts the successors of all jobs that have ended; their starts are spread over this time.
 SCHEDULER_CYCLE_S = 30
 
-#: A longer window, in seconds, costs more than other ways of starting slowly, since jobs sleep on their processors.
+#: A window longer than this, in seconds, costs more than other ways of starting slowly: jobs sleep on their processors.
 LONG_WINDOW_S = 300
 
 #: Maximum window, in seconds: one day. The 64-bit arithmetic of the job script would overflow after 24 days.
@@ -100,7 +100,7 @@ def slot_ms(slots: Slots, index: int, restart: int = 0) -> int:
 
 
 def window_for_limit(tasks: int, requests_per_start: float, limit: float) -> float:
-    """The window in seconds for which `tasks` starts stay below 0.8 `limit` requests per second: N R / (0.8 L).
+    """The window, in seconds, that keeps N `tasks` with R `requests_per_start` each below 0.8 `limit` L: N R / (0.8 L).
 
     >>> window_for_limit(8000, 4, 3500), window_for_limit(8000, 4, 50)
     (11.428571428571429, 800.0)
@@ -109,7 +109,7 @@ def window_for_limit(tasks: int, requests_per_start: float, limit: float) -> flo
 
 
 def throttle_for_limit(task_s: float, requests_per_task: float, limit: float) -> int:
-    """Number of tasks of `task_s` seconds that may run at once in steady state: K <= 0.8 L T / R, at least 1.
+    """Number K of tasks of T = `task_s` seconds that may run at once in steady state: K <= 0.8 L T / R, at least 1.
 
     >>> throttle_for_limit(600, 10, 50)
     2400

@@ -18,7 +18,7 @@ from stagger.start.delays import SCHEDULER_CYCLE_S, Slots, StartPolicy, slot_ms,
 #: Width of a bin of `Calendar`, in seconds. Events within a bin are handled in the order in which they were scheduled.
 BIN_S = 0.01
 
-#: A simulation stops after this many rejected requests: the storage is hopelessly overloaded, and it gets only worse.
+#: A simulation stops after this many rejected requests: the storage is hopelessly overloaded, and only gets worse.
 MOST_REFUSED = 250_000
 
 #: A simulation also stops after this many requests: those of five policies fit into 1 GB.

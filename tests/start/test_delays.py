@@ -190,7 +190,7 @@ def test_before_the_sleep_nothing_is_looked_up_but_the_systems_own(tmp_path: Pat
     system = ("/usr/", "/lib", "/bin/", "/etc/", "/dev/", "/proc/", "/sys/", "/var/run/nscd/")
     assert paths[0] == str(job)
     foreign = {path for path in paths[1 : asleep + 1] if not path.startswith(system)}
-    assert foreign <= {str(job), "/", ".", ""}  # slurmd runs its own copy of the script, in `/`; "" stands for an open file.
+    assert foreign <= {str(job), "/", ".", ""}  # slurmd runs its own copy of the script, in `/`; "" is an open file.
 
 
 def test_a_job_keeps_its_place_after_its_work_unless_it_is_told_to_stop(
