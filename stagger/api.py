@@ -33,13 +33,15 @@ class RunOptions(TypedDict, total=False):
     start_policy: how a job gets its delay. `uniform`: it draws randint(0, window); `spread`: it has its own slot in the
         window.
     backend_limit: requests per second that the remote storage can take. The window becomes long enough to keep starts
-        below 0.8 of it; `start_policy` defaults to `spread`.
+        below 0.8 of it; `start_policy` defaults to `spread`; each job of a throttled launch holds its slot for the
+        length of the window.
     storage_options: fsspec options per protocol. Write secrets as `${NAME}`.
     retry_seconds: seconds for which a request is retried that the storage throttled, rejected for the moment, or cut
         off.
     read_ahead_mb: MB of remote input that a task fetches into memory ahead of its reader.
     commit: when outputs are committed. `rank`: all outputs of a rank together, when it is done; `shard`: each shard's
-        outputs as soon as it is done, so that a stopped rank resumes there.
+        outputs as soon as it is done, so that a stopped rank resumes there. `shard` needs `{stem}` in every writer's
+        filename.
     retries: on Slurm, automatic retries of failed ranks, with more memory or time for those that ran out: `max`,
         `memory_factor`, `time_factor`, `on`.
     """

@@ -23,7 +23,7 @@ def describe_object(step: Any) -> dict[str, Any]:
 
 
 def as_json(value: Any) -> Any:
-    """Convert a value to what JSON makes of it (sets become sorted lists); NotImplemented if JSON cannot hold it."""
+    """Pass a value through JSON (sets become sorted lists); NotImplemented if JSON cannot hold it."""
     try:
         return orjson.loads(orjson.dumps(value, default=lambda v: sorted(v) if isinstance(v, (set, frozenset)) else v))
     except (TypeError, ValueError):

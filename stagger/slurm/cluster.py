@@ -65,7 +65,7 @@ def queue_command(names: Sequence[str]) -> list[str]:
 
 
 def known_jobs(names: Sequence[str]) -> list[QueuedJob]:
-    """All elements of jobs with these names that the controller knows. It forgets ended ones after MinJobAge (300 s)."""
+    """All elements of jobs with these names that the controller knows; ended ones stay for MinJobAge (300 s)."""
     return parse_queue(run(queue_command(names))) if names else []
 
 
