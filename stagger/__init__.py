@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-#: Public name -> its module. Imported at first use: a task must not pay for what only a launch needs.
+#: Public name -> its module, imported at first use, so that a task does not import modules that only a launch needs.
 _PUBLIC = {
     "BadInput": "stagger.errors",
     "Document": "stagger.pipeline.document",

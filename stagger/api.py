@@ -1,4 +1,4 @@
-"""What Python scripts construct: a pipeline of Python objects, and where it runs."""
+"""The executors for Python scripts: each runs a pipeline of Python objects."""
 
 from __future__ import annotations
 
@@ -23,20 +23,27 @@ if TYPE_CHECKING:
 
 
 class RunOptions(TypedDict, total=False):
-    """What every executor takes beside its own settings, named as in a pipeline file.
+    """Options of every executor, besides its own settings; named as in a pipeline file.
 
-    tasks: into how many ranks the work is divided; 1 by default.
-    name: the run's name.
-    shard_by: how shards are given to ranks: `count` (round robin) or `bytes` (evening them out).
-    randomize_start_duration: seconds over which the jobs' starts are spread; `auto` by the number of tasks.
-    start_policy: how a job finds its delay: `uniform` or `spread`.
-    backend_limit: requests per second that the remote storage can take: the window is made accordingly.
-    storage_options: options for fsspec, per protocol; secrets only as `${NAME}`.
-    retry_seconds: for how long a request to remote storage is made again that failed by a fault that may pass.
-    read_ahead_mb: memory that a task fills with input from remote storage before it is asked for, in MB.
-    commit: whether outputs are committed by `rank`, or by `shard`, so that a rank that is stopped goes on from there.
-    retries: on Slurm, run failed ranks again, with more of what they ran out of: `max`, `memory_factor`,
-        `time_factor`, `on`.
+    tasks: number of ranks that divide the work; 1 by default.
+    name: name of the run.
+    shard_by: how shards are assigned to ranks. `count`: round robin; `bytes`: each rank gets about as many bytes.
+    randomize_start_duration: the window: seconds over which starts are spread. `auto`: 0, 30, 60 or 180 by the number
+        of ranks; 0 locally.
+    start_policy: how a job gets its delay. `uniform`: it draws randint(0, window); `spread`: it has its own slot in the
+        window.
+    backend_limit: requests per second that the remote storage can take. The window becomes long enough to keep starts
+        below 0.8 of it; `start_policy` defaults to `spread`; each job of a throttled launch holds its slot for the
+        length of the window.
+    storage_options: fsspec options per protocol. Write secrets as `${NAME}`.
+    retry_seconds: seconds for which a request is retried that the storage throttled, rejected for the moment, or cut
+        off.
+    read_ahead_mb: MB of remote input that a task fetches into memory ahead of its reader.
+    commit: when outputs are committed. `rank`: all outputs of a rank together, when it is done; `shard`: each shard's
+        outputs as soon as it is done, so that a stopped rank resumes there. `shard` needs `{stem}` in every writer's
+        filename.
+    retries: on Slurm, automatic retries of failed ranks, with more memory or time for those that ran out: `max`,
+        `memory_factor`, `time_factor`, `on`.
     """
 
     tasks: int
@@ -59,7 +66,7 @@ class PipelineExecutor(ABC):
         pipeline: the steps: callables `(data, rank, world_size) -> iterator`. The first reads, the last usually writes.
         run_dir: where the run keeps its records: a local or shared folder, or `s3://...`.
         options: the executor's own settings.
-        run: what `RunOptions` lists.
+        run: the options listed in `RunOptions`.
 
     Raises:
         StaggerError: an argument is wrong.
@@ -84,20 +91,21 @@ class PipelineExecutor(ABC):
         )
 
     def run(self, *, limit: int | None = None, wait: bool = True) -> Launched:
-        """Launch whatever is not done; a completed rank is never run again.
+        """Launch all ranks that are not done. A completed rank never runs again.
 
         Args:
-            limit: only the first so many ranks.
-            wait: on Slurm, return when all jobs have ended, not when they are submitted.
+            limit: run only the first `limit` ranks.
+            wait: on Slurm, return when all jobs have ended, rather than when they are submitted.
 
         Raises:
             StaggerError: the request is wrong, and nothing was launched.
             RunFailed: ranks failed; `failed_ranks` names them.
-            KeyboardInterrupt: after Ctrl-C, once the workers have ended; what is done stays done.
+            KeyboardInterrupt: Ctrl-C was pressed, and the workers have ended. Completed ranks stay done.
+            SystemExit: the same, after another signal.
         """
         try:
             launched = launch(self.spec, self.pipeline, limit=limit, wait=wait)
-        except Interrupted as interrupted:  # As a script expects it: Ctrl-C is KeyboardInterrupt.
+        except Interrupted as interrupted:  # Scripts expect KeyboardInterrupt after Ctrl-C.
             stopped = KeyboardInterrupt if interrupted.signal == Signals.SIGINT else SystemExit(interrupted.exit_status)
             raise stopped from None
         launched.raise_if_failed()
@@ -110,8 +118,8 @@ class LocalExecutor(PipelineExecutor):
     Args:
         pipeline: the steps: callables `(data, rank, world_size) -> iterator`. The first reads, the last usually writes.
         run_dir: where the run keeps its records: a local or shared folder, or `s3://...`.
-        workers: ranks at once, each in a process of its own; by default the number of processors.
-        run: `tasks`, `name` and the others that `RunOptions` lists.
+        workers: number of ranks that run at once, each in its own process; by default the number of processors.
+        run: `tasks`, `name` and the other options listed in `RunOptions`.
 
     Raises:
         StaggerError: an argument is wrong.
@@ -131,23 +139,24 @@ class SlurmExecutor(PipelineExecutor):
     Args:
         pipeline: the steps: callables `(data, rank, world_size) -> iterator`. The first reads, the last usually writes.
         run_dir: where the run keeps its records: a shared folder, or `s3://...`.
-        partition: the partition; by default the cluster's.
-        time: time limit of a job, as Slurm writes it.
-        cpus_per_task: processors of a job.
-        mem_per_cpu_gb: memory per processor, in GiB.
-        gpus_per_task: GPUs of a job.
-        workers: the throttle: at most so many jobs at once, over the whole run.
+        partition: the partition; by default the cluster's default partition.
+        time: time limit of a job: minutes, H:MM:SS or D-HH:MM:SS.
+        cpus_per_task: processors per job.
+        mem_per_cpu_gb: memory per processor, in GiB; by default the partition's default.
+        gpus_per_task: GPUs per job.
+        workers: the throttle: maximum number of jobs at once, over the whole run.
         ranks_per_job: ranks that one job runs, one after another.
-        nodes_per_task: nodes of a job; on several, srun starts each rank once on every node.
-        max_requeues: how often a job that is preempted, or reaches its time limit after it got something done, is
-            queued again.
-        qos: the quality of service.
-        account: the account to charge.
-        env: what a job sets up before Python starts: `modules`, `venv`, `conda`, `container`, `setup`.
-        sbatch: any further option of sbatch, by its long name.
-        template: a job script template of your own.
-        log_dir: a folder that all nodes share, for what jobs print outside their ranks.
-        run: `tasks`, `name` and the others that `RunOptions` lists.
+        nodes_per_task: nodes per job. On several nodes, srun starts each rank once per node; only the first node
+            commits outputs.
+        max_requeues: maximum number of times that a job is requeued: after preemption, or at its time limit if it made
+            progress.
+        qos: quality of service.
+        account: account to charge.
+        env: the environment that a job sets up before Python starts: `modules`, `venv`, `conda`, `container`, `setup`.
+        sbatch: any other options of sbatch, by their long names.
+        template: your own job script template.
+        log_dir: folder for the output of jobs before and after their ranks run; all nodes must share it.
+        run: `tasks`, `name` and the other options listed in `RunOptions`.
 
     Raises:
         StaggerError: an argument is wrong.
@@ -198,13 +207,13 @@ class SlurmExecutor(PipelineExecutor):
 
 
 def check_steps(pipeline: Sequence[Step]) -> list[Step]:
-    """The steps as a list. Raises StaggerError for what cannot be a step."""
+    """Return the steps as a list. Raises StaggerError for anything that cannot be a step."""
     if not isinstance(pipeline, (list, tuple)):
         raise StaggerError(f"pipeline must be a list of steps, not {pipeline!r}.")
     for number, step in enumerate(pipeline, 1):
         if not callable(step) or isinstance(step, type):
-            raise StaggerError(f"Step {number} is {step!r}; a step is a function or an instance: WriteJsonl(...).")
+            raise StaggerError(f"Step {number} is {step!r}; pass a function or an instance, such as WriteJsonl(...).")
         if hasattr(step, "bind") and any(step is other for other in pipeline[: number - 1]):
-            raise StaggerError(f"Step {number} is the very object of a step before it; make a new one for each.")
+            raise StaggerError(f"Step {number} is the same object as an earlier step; create a new one for each step.")
         check_built_in(step, f"Step {number}")
     return list(pipeline)

@@ -1,18 +1,21 @@
-"""Exponential backoff with full jitter: one for storage, for Slurm, and for the simulation of herds."""
+"""Exponential backoff with full jitter, for storage, for Slurm, and for the simulation of herds.
+
+Source: Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+"""
 
 from __future__ import annotations
 
 from random import Random
 
-#: Upper end of the first wait, and of any wait, in seconds.
+#: Upper bounds of the first wait, and of any wait, in seconds.
 BASE_S = 0.2
 
 CAP_S = 30.0
 
-#: Upper ends of the first wait, the second, ...; all further ones are like the last.
+#: Upper bounds of the first wait, the second, ... in seconds. All further waits have the last one.
 WAITS_S = [min(CAP_S, BASE_S * 2.0**failures) for failures in range(9)]
 
 
 def full_jitter(failures: int, random: Random) -> float:
-    """A draw of the wait after the n-th failure in a row, in seconds; the first is number 0."""
+    """Draw the wait, in seconds, after `failures` earlier failures in a row: 0 after the first failure."""
     return random.random() * WAITS_S[min(failures, len(WAITS_S) - 1)]

@@ -1,4 +1,4 @@
-"""Whether runs can work from here: Slurm, its compute nodes, the folder that they share, the storage."""
+"""Checks whether runs can work from here: Slurm, its compute nodes, the folder that they share, the storage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stagger.slurm import cluster
 from stagger.spec.executors import EnvSpec
 from stagger.storage.storage import Storage, absolute, is_local, join
 
-#: How long the one test job is waited for, and a storage that cannot be reached is tried, in seconds.
+#: Seconds to wait for the test job, and seconds to try a storage that cannot be reached.
 JOB_S, UNREACHABLE_S = 60.0, 10.0
 
 #: Clocks further apart than this, in seconds, make times in records misleading.
@@ -30,7 +30,7 @@ CLOCKS_S = 5.0
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at; `text` says what was found, and, when it is not `ok`, what to do."""
+    """The result of one check. `text` is the finding and, if `state` is not `ok`, what to do."""
 
     name: str
     state: Literal["ok", "warning", "problem"]
@@ -38,7 +38,7 @@ class Check:
 
 
 def checks(run_dir: str | None, options: dict[str, dict[str, Any]], partition: str | None) -> Iterator[Check]:
-    """Look at everything, one thing after another."""
+    """Run all checks, one after another."""
     yield Check(
         "versions", "ok", f"stagger {__version__}, Python {platform.python_version()}, submitit {version('submitit')}"
     )
@@ -59,7 +59,7 @@ def checks(run_dir: str | None, options: dict[str, dict[str, Any]], partition: s
         "slurm",
         "ok",
         f"Slurm {limits.version}: MaxArraySize {limits.max_array_size:,}, MaxJobCount {limits.max_job_count:,},"
-        f" {'no limit of jobs for you' if most is None else f'at most {most:,} jobs for you'}",
+        f" {'no job limit for you' if most is None else f'at most {most:,} jobs for you'}",
     )
     if cluster.accounting_answers():
         yield Check("accounting", "ok", "sacct answers")
@@ -67,7 +67,7 @@ def checks(run_dir: str | None, options: dict[str, dict[str, Any]], partition: s
         yield Check(
             "accounting",
             "warning",
-            "sacct does not answer: how a job ended is known for some minutes, then from its own records only.",
+            "sacct does not answer: a few minutes after a job has ended, only its own records show how it ended.",
         )
     yield from partition_checks(partition)
     shared = folder if folder is not None and is_local(folder) else os.getcwd()
@@ -79,7 +79,7 @@ def partition_checks(wanted: str | None) -> Iterator[Check]:
     up = [one for one in found if one.available]
     if wanted is not None and wanted not in {one.name for one in found}:
         yield Check(
-            "partition", "problem", f"There is no partition {wanted}; there are {', '.join(p.name for p in found)}."
+            "partition", "problem", f"There is no partition {wanted}; choose from {', '.join(p.name for p in found)}."
         )
     elif not up:
         yield Check("partition", "problem", "No partition is up; ask the cluster's administrators.")
@@ -89,18 +89,18 @@ def partition_checks(wanted: str | None) -> Iterator[Check]:
 
 
 def storage_checks(folder: str, storage: Storage) -> Iterator[Check]:
-    """Write, read, create once, remove: what a run asks of its run directory."""
+    """Make the requests that a run makes to its run directory: write, read, create once, remove."""
     path = join(folder, f"stagger-doctor-{uuid.uuid4().hex[:12]}")
     started = time.monotonic()
     try:
-        with busy(f"asking {folder}"):
+        with busy(f"checking {folder}"):
             storage.check_writable(folder)
             if not is_local(folder):
                 created = storage.create(path, b"stagger") and not storage.create(path, b"twice")
                 same = storage.read(path) == b"stagger"
                 storage.remove(path)
                 if not (created and same):
-                    text = f"{folder} does not keep what is created with If-None-Match; runs need a store that does."
+                    text = f"{folder} does not support conditional writes (If-None-Match); use a store that does."
                     yield Check("storage", "problem", text)
                     return
     except (StaggerError, OSError) as error:
@@ -111,7 +111,7 @@ def storage_checks(folder: str, storage: Storage) -> Iterator[Check]:
 
 
 def node_checks(folder: str, partition: str | None) -> Iterator[Check]:
-    """What a tiny job says of a compute node. It is waited for a minute, and leaves nothing."""
+    """Check a compute node with a tiny job. Waits for it up to JOB_S seconds, and removes its files."""
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     try:
@@ -158,11 +158,11 @@ def submit(place: str, name: str, token: str, partition: str | None) -> str:
 
 
 def wait_for(path: str, name: str) -> dict[str, str] | None:
-    """The answer of the job, None when there is none in time, or the job has ended without one."""
+    """The job's answer; None if it comes too late, or if the job has ended without one."""
     deadline = time.monotonic() + JOB_S
     ended = False
     while True:
-        os.listdir(os.path.dirname(path))  # NFS looks again.
+        os.listdir(os.path.dirname(path))  # Makes NFS refresh its view of the folder.
         if os.path.exists(path):
             with open(path) as file:
                 return dict(line.rstrip("\n").split(" ", 1) for line in file if " " in line)
@@ -182,20 +182,20 @@ def not_answered(place: str, name: str, job: str) -> Check:
     return Check(
         "node",
         "problem",
-        f"A job ran, but {os.path.dirname(place)} has nothing of it: compute nodes do not see this folder; give a"
-        " shared one with --run-dir.",
+        f"A test job ran, but its answer is not in {os.path.dirname(place)}: compute nodes do not see this folder;"
+        " choose a shared one with --run-dir.",
     )
 
 
 def judged(answer: dict[str, str], place: str, before: float, after: float) -> Iterator[Check]:
-    """What the job's answer means."""
+    """Turn the job's answer into checks."""
     host = answer.get("host", "the node")
     shared = os.path.dirname(place)
     if answer.get("folder") == "yes":
         yield Check("folder", "ok", f"{host} reads and writes {shared}")
     else:
         yield Check(
-            "folder", "problem", f"{host} does not see what this machine writes into {shared}; use a shared folder."
+            "folder", "problem", f"{host} does not see files that this machine writes to {shared}; use a shared folder."
         )
     if answer.get("python") == "yes":
         yield Check("python", "ok", f"{host} imports stagger with this interpreter")
@@ -203,22 +203,22 @@ def judged(answer: dict[str, str], place: str, before: float, after: float) -> I
         yield Check(
             "python",
             "problem",
-            f"{host} cannot import stagger with this interpreter: install it in a folder that nodes share, or name an"
-            " environment there (executor.env).",
+            f"{host} cannot import stagger with this interpreter: install it in a folder that nodes share, or set"
+            " executor.env to an environment there.",
         )
     missing = [command for command in ("scontrol", "sbatch") if answer.get(command) != "yes"]
     if missing:
         yield Check(
             "commands",
             "warning",
-            f"{' and '.join(missing)} do not work on {host}: jobs cannot queue themselves again, or launch what comes"
-            " after them; use stagger retry from here.",
+            f"{' and '.join(missing)} do not work on {host}: jobs cannot requeue themselves or launch the next stage;"
+            " use stagger retry from here.",
         )
     else:
         yield Check("commands", "ok", f"scontrol and sbatch work on {host}")
     there = float(answer.get("time", before))
     off = max(before - there, there - after, 0.0)
     if off > CLOCKS_S:
-        yield Check("clock", "warning", f"The clock of {host} is {off:.0f} s off; times in records will mislead.")
+        yield Check("clock", "warning", f"The clock of {host} is {off:.0f} s off; times in records will be misleading.")
     else:
-        yield Check("clock", "ok", f"the clock of {host} agrees with this one's")
+        yield Check("clock", "ok", f"the clock of {host} agrees with this machine's")

@@ -1,4 +1,4 @@
-"""The errors that a user meets. Each message says what is wrong, where, and what to do next."""
+"""The errors that users see. Each message names the mistake, its place, and what to do next."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from signal import Signals
 
 
 class StaggerError(Exception):
-    """The request was wrong: nothing was launched. The command line prints it and exits with status 2."""
+    """Base of all errors with a message for the user. The command line prints it and exits with `exit_status`: 2 if the
+    request was wrong and nothing was launched, 1 in subclasses for failures at run time.
+    """
 
     exit_status = 2
 
@@ -22,17 +24,17 @@ class RunFailed(StaggerError):
 
 
 class StorageError(StaggerError):
-    """The storage did not answer, or refused: the message names the path and what the store said."""
+    """The storage did not answer, or rejected a request. The message names the path and the store's own error."""
 
     exit_status = 1
 
 
 class BadInput(Exception):
-    """A shard cannot be read whole: truncated, damaged, changed since the plan was made, or not what its name says."""
+    """A shard cannot be read to its end: truncated, damaged, changed since planning, or not of the format it claims."""
 
 
 class BadRecord(BadInput):
-    """One record of a shard is not what it should be; those after it can be read. It is counted under `kind`."""
+    """One record of a shard is malformed; the records after it can be read. It is counted under `kind`."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
@@ -40,7 +42,7 @@ class BadRecord(BadInput):
 
 
 class Interrupted(BaseException):
-    """A signal asked the process to stop. Not an `Exception`: the `except Exception` of a step must not swallow it."""
+    """A signal asked the process to stop. Not an `Exception`, so that no step's `except Exception` swallows it."""
 
     def __init__(self, signal: Signals) -> None:
         super().__init__(signal.name)
@@ -57,7 +59,7 @@ def exit_status_of(signal: Signals) -> int:
 
 
 def missing_extra(extra: str, package: str, error: ImportError) -> StaggerError:
-    """What to say when an optional part is not installed."""
+    """The error for an optional dependency that is not installed."""
     return StaggerError(
         f"{package} is not installed here ({error}); install it with: pip install 'stagger-slurm[{extra}]'"
     )

@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar on a terminal, a line now and then anywhere else."""
+"""Progress on standard error: a bar on a terminal, and otherwise a line every few seconds."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from types import TracebackType
 
 from loguru import logger
 
-#: Seconds between two lines when standard error is not a terminal.
+#: Minimum seconds between two lines if standard error is not a terminal.
 LINE_S = 2.0
 
 
 @contextlib.contextmanager
 def busy(what: str) -> Iterator[None]:
-    """Say now and then that something which takes its time is still under way."""
+    """Log every LINE_S seconds that `what` is still running."""
     ended = threading.Event()
     started = time.monotonic()
 
@@ -35,7 +35,7 @@ def busy(what: str) -> Iterator[None]:
 
 
 class Progress:
-    """How many of `total` ranks have ended, and how many of those failed."""
+    """Shows how many of `total` ranks have ended, and how many of those failed."""
 
     def __init__(self, name: str, total: int) -> None:
         self.name = name
@@ -66,11 +66,11 @@ class Progress:
         return self
 
     def advance(self, *, failed: bool) -> None:
-        """One more rank has ended."""
+        """Count one more rank that has ended."""
         self.set(self.ended + 1, self.failed + failed)
 
     def set(self, ended: int, failed: int) -> None:
-        """So many ranks have ended by now, so many of them failed."""
+        """Set the number of ranks that have ended by now, and how many of those failed."""
         news = ended != self.ended
         self.ended, self.failed = ended, failed
         failures = f"{failed} failed" if failed else ""

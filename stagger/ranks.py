@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def format_ranks(ranks: Iterable[int]) -> str:
-    """Shortest text for a set of ranks.
+    """Format a set of ranks as the shortest text.
 
     >>> format_ranks([0, 1, 2, 7, 9, 8])
     '0-2,7-9'
@@ -21,7 +21,7 @@ def format_ranks(ranks: Iterable[int]) -> str:
 
 
 def parse_ranks(text: str) -> list[int]:
-    """The ranks that `format_ranks` wrote, ascending. Raises ValueError for anything else.
+    """Parse a text of `format_ranks` into ascending ranks. Raises ValueError for anything else.
 
     >>> parse_ranks("0-2,7")
     [0, 1, 2, 7]

@@ -8,6 +8,6 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def shipped(folder: str) -> Path:
-    """A shipped folder: inside the package when installed from a wheel, beside it in a checkout."""
+    """The path of a shipped folder: inside the package if installed from a wheel, beside it in a checkout."""
     inside = PACKAGE / folder
     return inside if inside.is_dir() else PACKAGE.parent / folder

@@ -1,4 +1,4 @@
-"""What tests of several rooms share: a way to run the command, real shards, and one S3 server a session."""
+"""Shared by tests of several rooms: running the command, real shards, and one S3 server per session."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ ROOT = Path(__file__).parent.parent
 CLUSTER = ROOT / "tests" / "cluster"
 DATA = ROOT / "tests" / "data"
 
-#: What tests put beside their pipeline files, as the module my_steps.
+#: The module that tests copy beside their pipeline files as my_steps.
 STEPS = ROOT / "tests" / "kit" / "steps.py"
 
-#: How long a test waits for an event that must come; never how long it takes.
+#: Seconds after which a test fails if an event has not come. No test relies on how long an event takes.
 PATIENCE_S = 120.0
 
 
@@ -43,7 +43,7 @@ class Ran:
 
 
 class Cli:
-    """Runs `stagger` as a user would: a process of its own, in a folder of its own."""
+    """Runs `stagger` as a user would: in its own process and folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,7 +63,7 @@ class Cli:
         return Ran(done.returncode, done.stdout, done.stderr)
 
     def start(self, *arguments: str | Path, **env: str) -> subprocess.Popen[str]:
-        """The command in the background, in a process group of its own."""
+        """Start the command in the background, in its own process group."""
         return subprocess.Popen(
             [sys.executable, "-m", "stagger", *map(str, arguments)],
             cwd=self.folder,
@@ -81,7 +81,7 @@ def cli(tmp_path: Path) -> Cli:
 
 
 def until(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
-    """Wait for an event of another process; its value."""
+    """Wait until `condition` returns a true value, and return it."""
     deadline = time.monotonic() + patience_s
     while not (value := condition()):
         assert time.monotonic() < deadline, f"waited {patience_s:.0f} s for {what}"
@@ -114,7 +114,7 @@ def shards(tmp_path: Path) -> Path:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The records of an output file, by decoders that are not stagger's."""
+    """The records of an output file, decoded without stagger's own code."""
     data = path.read_bytes()
     if path.suffix == ".zst":
         data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
@@ -124,7 +124,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def output_ids(folder: Path) -> list[str]:
-    """The ids in all outputs of a folder, sorted; hidden files are no outputs."""
+    """The sorted ids in all outputs of a folder, without hidden files."""
     files = [path for path in folder.iterdir() if not path.name.startswith(".")]
     return sorted(record["id"] for path in files for record in read_jsonl(path))
 
@@ -184,7 +184,7 @@ def pipeline_file(tmp_path: Path, shards: Path) -> PipelineFiles:
 
 
 def missing(what: str) -> None:
-    """A part that tests need is not here: on CI a failure, never a skip."""
+    """Skip a test that needs `what`; on CI fail instead."""
     if os.environ.get("CI"):
         pytest.fail(f"{what} is missing, and CI must have it")
     pytest.skip(f"{what} is missing; make test installs it")
@@ -213,7 +213,7 @@ class Bucket:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """moto's server, in a process of its own, so that forks and kills of tests do not touch it."""
+    """moto's server, in its own process, so that forks and kills of tests do not touch it."""
     code = (
         "from moto.server import ThreadedMotoServer as S; import sys, time\n"
         "s = S(ip_address='127.0.0.1', port=0, verbose=False); s.start(); print(s.get_host_and_port()[1], flush=True)\n"
@@ -241,6 +241,6 @@ def bucket(s3_server: str) -> Bucket:
 
 @pytest.fixture
 def loaded(bucket: Bucket, shards: Path) -> Bucket:
-    """The bucket with the shards below input/."""
+    """The bucket, with the shards below input/."""
     bucket.files.put([str(path) for path in sorted(shards.iterdir())], f"{bucket.name}/input/")
     return bucket

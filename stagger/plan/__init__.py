@@ -1,1 +1,1 @@
-"""Which rank gets which shard, decided once at launch. No task imports it."""
+"""Decides once, at launch, which rank gets which shard. No task imports this room."""

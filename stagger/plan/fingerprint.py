@@ -1,4 +1,4 @@
-"""How the run's records name a step that is a Python object."""
+"""Describes steps that are Python objects, for the run's records."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import orjson
 
 
 def describe_object(step: Any) -> dict[str, Any]:
-    """A Python step as the run's records name it: where it is defined, and its plain settings."""
+    """Describe a Python step: where it is defined, and those of its settings that JSON can hold."""
     settings: dict[str, Any] = {}
     if isinstance(step, functools.partial):
         settings = {**dict(step.keywords), **({"args": step.args} if step.args else {})}
@@ -23,7 +23,7 @@ def describe_object(step: Any) -> dict[str, Any]:
 
 
 def as_json(value: Any) -> Any:
-    """A plain value as JSON holds it (sets sorted); NotImplemented for anything else."""
+    """Pass a value through JSON (sets become sorted lists); NotImplemented if JSON cannot hold it."""
     try:
         return orjson.loads(orjson.dumps(value, default=lambda v: sorted(v) if isinstance(v, (set, frozenset)) else v))
     except (TypeError, ValueError):

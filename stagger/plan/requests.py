@@ -1,4 +1,4 @@
-"""How many requests to remote storage the start of a job stands for: the R of `window_for_limit`. Counted by a test."""
+"""Counts the requests to remote storage that a job makes at its start: R in `window_for_limit`. A test verifies it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from stagger.spec.executors import SlurmSpec
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.storage.storage import is_local
 
-#: Two range reads, for the plan's entry and frame; then, at a rank's end, its completion record and its log.
+#: Each rank makes two range reads of the plan (entry and frame) and, at its end, writes a completion record and a log.
 PLAN_REQUESTS, END_REQUESTS = 2, 2
 
 
 def not_yet_planned(stage: StageSpec) -> StageInput:
-    """What is assumed of a stage whose input is to be made yet: for each rank a shard, and an output of each writer."""
+    """Assumption for a stage whose input does not exist yet: each rank has one shard, and one output per writer."""
     source, *others = (str(step.params.get("path", "")) for step in stage.pipeline)
     return StageInput(
         remote_shards=0 if is_local(source) else stage.tasks,
@@ -23,17 +23,16 @@ def not_yet_planned(stage: StageSpec) -> StageInput:
 
 
 def requests_of_rank(spec: RunSpec, stage: StageSpec, planned: StageInput) -> int:
-    """What one rank asks for from its start to its end, on average: the plan, its shards, its outputs, its records."""
+    """Mean number of requests that one rank makes from start to end: for the plan, its shards, outputs and records."""
     control = 0 if is_local(spec.run_dir) else PLAN_REQUESTS + spec.pickled + END_REQUESTS
-    if control and stage.commit == "shard":  # Of the last shard the completion record tells.
+    if control and stage.commit == "shard":  # The completion record covers the last shard.
         control += max(0, math.ceil(planned.remote_shards / stage.tasks) - 1)
     return control + math.ceil((planned.remote_shards + planned.remote_outputs) / stage.tasks)
 
 
 def requests_per_start(spec: RunSpec, stage: StageSpec, planned: StageInput) -> int:
-    """What a job asks for without a pause: until its read-ahead is full, or as long as its ranks are shorter than that.
-
-    0 when it asks for nothing remote.
+    """Requests that a job makes back to back after its start: up to a full read-ahead buffer, or, for small ranks, all
+    ranks that fit into one. 0 if nothing is remote.
     """
     ranks = stage.executor.ranks_per_job if isinstance(stage.executor, SlurmSpec) else 1
     read_ahead, rank_bytes = spec.read_ahead_mb * 10**6, planned.bytes / stage.tasks
@@ -42,5 +41,5 @@ def requests_per_start(spec: RunSpec, stage: StageSpec, planned: StageInput) -> 
         return short * requests_of_rank(spec, stage, planned)
     control = 0 if is_local(spec.run_dir) else PLAN_REQUESTS + spec.pickled
     shards = planned.remote_shards / stage.tasks
-    # The next shard is asked for as soon as the one before it fits.
+    # One more than fits: a shard is requested as soon as the one before it has found room.
     return control + math.ceil(min(shards, math.floor(shards * read_ahead / rank_bytes) + 1))

@@ -1,4 +1,4 @@
-"""Which rank reads which shard. Pure."""
+"""Assigns shards to ranks. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from stagger.pipeline.document import Shard, ShardBy
 
 
 def assign(shards: Sequence[Shard], tasks: int, shard_by: ShardBy) -> list[list[Shard]]:
-    """The shards of each rank. Every shard goes to exactly one rank, in the order of `shards` within it.
+    """Assign every shard to exactly one rank. Each rank keeps the order of `shards`.
 
     `count` is round robin, datatrove's rule: rank r reads shards r, r + tasks, r + 2 tasks, ...
-    `bytes` evens out the bytes per rank: largest first to the least loaded rank (LPT; Graham 1969: the fullest rank
-    holds at most 4/3 - 1/(3 tasks) times what the best assignment would give it).
+    `bytes` balances bytes: the largest shard goes first, to the least loaded rank (LPT). The fullest rank gets at most
+    4/3 - 1/(3 tasks) times its load under the best assignment (Graham 1969).
     """
     if shard_by == "count":
         return [list(shards[rank::tasks]) for rank in range(tasks)]

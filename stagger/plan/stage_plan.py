@@ -1,4 +1,4 @@
-"""Making a stage's plan at launch: list the input once, give it to ranks, and fingerprint the whole."""
+"""Makes a stage's plan at launch: lists the input once, assigns it to ranks, and fingerprints the whole."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What a stage would do: `ranks[r]` holds the shards of rank r. `fingerprint` names steps, tasks and inputs.
+    """The plan of a stage: `ranks[r]` holds the shards of rank r. `fingerprint` is a hash of steps, tasks and inputs.
 
-    `outputs` are the files that it would write, as far as their names are known; `remote_shards` says how many of its
-    shards lie on remote storage.
+    `outputs` are the files that the stage will write, as far as their names are known. `remote_shards` is the number of
+    shards on remote storage.
     """
 
     stage: StageSpec
@@ -51,11 +51,11 @@ class StagePlan:
 
     @property
     def input(self) -> StageInput:
-        """What it asks of remote storage, in numbers."""
+        """Bytes, remote shards and remote outputs, from which `requests.py` counts requests."""
         return StageInput(self.size, self.remote_shards, sum(not is_local(path) for path in self.outputs))
 
     def encode(self) -> bytes:
-        """The plan file."""
+        """The content of the plan file."""
         with collection_paused():
             return encode_plan(self.stage.name, self.fingerprint, steps_of(self.stage), self.ranks)
 
@@ -65,9 +65,9 @@ def steps_of(stage: StageSpec) -> list[dict[str, Any]]:
 
 
 def make_plan(storage: Storage, stage: StageSpec, objects: Sequence[Step] | None) -> StagePlan:
-    """Plan a stage: one listing of its input. `objects` are its steps when they are Python objects.
+    """Plan a stage with one listing of its input. `objects` are its steps if they are Python objects.
 
-    Raises StaggerError when the input matches nothing.
+    Raises StaggerError when the input matches nothing, or when outputs would collide.
     """
     with busy(f"{stage.name}: listing the input"), collection_paused():
         plan = _plan(stage, _find_shards(storage, stage, objects))
@@ -87,7 +87,7 @@ def _plan(stage: StageSpec, shards: list[Shard]) -> StagePlan:
 
 
 def check_names(shards: list[Shard]) -> None:
-    """Raise StaggerError for a name that is not UTF-8: neither JSON nor S3 can hold it."""
+    """Raise StaggerError for a shard whose name is not UTF-8: neither JSON nor S3 can hold it."""
     for shard in shards:
         if not shard.name.isascii():
             try:
@@ -101,7 +101,7 @@ def _find_shards(storage: Storage, stage: StageSpec, objects: Sequence[Step] | N
     for number, step in enumerate(steps[1:], 2):
         if hasattr(step, "find_shards"):
             use = stage.pipeline[number - 1].use
-            raise StaggerError(f"Step {number} ({use}) is a reader, but only the first step's input is given to ranks.")
+            raise StaggerError(f"Step {number} ({use}) is a reader; only the first step can be a reader.")
     if not hasattr(steps[0], "find_shards"):
         return []
     first: Any = objects[0] if objects else build_at_launch(stage, 0)
@@ -112,52 +112,57 @@ def _find_shards(storage: Storage, stage: StageSpec, objects: Sequence[Step] | N
     empty = [shard.name for shard in found if not shard.size]
     if empty and not getattr(first, "allow_empty", True):
         logger.warning(
-            f"{stage.name}: {len(empty)} of {len(found)} shards are empty ({empty[0]} first), and will fail their"
-            " ranks: remove them, or set allow_empty: true"
+            f"{stage.name}: {len(empty)} of {len(found)} shards are empty (the first is {empty[0]}), and their ranks"
+            " will fail: remove them, or set allow_empty: true"
         )
     return found
 
 
 def build_at_launch(stage: StageSpec, index: int) -> Any:
-    """A step of the stage. Raises StaggerError with what its constructor said."""
+    """Create a step of the stage. Raises StaggerError with the error of its constructor."""
     step = stage.pipeline[index]
     try:
         return build(step.use, step.params)
     except StaggerError as error:
         raise StaggerError(f"Step {index + 1} ({step.use}): {error}") from error
     except Exception as error:  # The constructor is the user's.
-        raise StaggerError(f"Step {index + 1} ({step.use}) cannot be made: {type(error).__name__}: {error}.") from error
+        raise StaggerError(
+            f"Step {index + 1} ({step.use}) cannot be created: {type(error).__name__}: {error}."
+        ) from error
 
 
 def check_outputs(plan: StagePlan, readers: Sequence[Reader], writers: Sequence[Writer]) -> Collection[str]:
-    """The outputs. Raises StaggerError when two would have the same name, or one that of an input."""
+    """The paths of all outputs. Raises StaggerError when an output would collide with another output or an input."""
     of: dict[str, str] = {}
     for writer in writers:
         for path, what in writer.planned_outputs(plan.ranks):
             if path in of:
                 raise StaggerError(
                     f"{of[path][0].upper()}{of[path][1:]} and {what} would both be written to {path}: give each"
-                    " writer a folder of its own, or a filename that tells them apart ({rank}, {stem})."
+                    " writer its own folder, or a filename that differs ({rank}, {stem})."
                 )
             of[path] = what
     for path, what in of.items():
         folder = path.rpartition("/")[0]
         if folder in of:
-            raise StaggerError(f"{folder} would be the output of {of[folder]}, and a folder for that of {what}.")
+            raise StaggerError(
+                f"{folder} would be the output of {of[folder]}, and also the folder for the output of {what}: change"
+                " the filename, or rename an input."
+            )
     for reader in readers:
         for shard in itertools.chain.from_iterable(plan.ranks) if of else ():
             if (path := reader.path_of(shard)) in of:
                 raise StaggerError(
-                    f"The output of {of[path]} would replace the input {path}: write into another folder, or under"
-                    " another filename."
+                    f"The output of {of[path]} would replace the input {path}: choose another folder or filename for"
+                    " the output."
                 )
     return of.keys()
 
 
 def output_folders(stage: StageSpec, objects: Sequence[Step] | None) -> list[str]:
-    """Where the stage writes, as far as its steps say so (`output_folder`).
+    """The folders that the stage writes to, as far as its steps define `output_folder`.
 
-    Raises StaggerError when its ranks would write the same file, or with `commit: shard` its shards.
+    Raises StaggerError when two ranks would write the same file or, with `commit: shard`, two shards would.
     """
     for step in steps_with("check_tasks", stage, objects):
         step.check_tasks(stage.tasks)
@@ -171,7 +176,7 @@ def output_folders(stage: StageSpec, objects: Sequence[Step] | None) -> list[str
 
 
 def steps_with(hook: str, stage: StageSpec, objects: Sequence[Step] | None) -> list[Any]:
-    """The steps that have something to say at launch."""
+    """The steps of the stage that define `hook`."""
     if objects:
         return [step for step in objects if hasattr(step, hook)]
     uses = [resolve(step.use) for step in stage.pipeline]

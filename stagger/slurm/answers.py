@@ -1,4 +1,4 @@
-"""What Slurm's commands print, parsed. Pure functions."""
+"""Parses the output of Slurm's commands. Pure functions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ DEFAULT_MAX_JOB_COUNT = 10_000
 
 @dataclass(frozen=True)
 class Limits:
-    """What the cluster allows and gives; or, where none can be asked, Slurm's defaults, and in `assumed` why.
+    """The cluster's limits. If Slurm cannot be queried, they are Slurm's defaults, and `assumed` holds the reason.
 
-    `def_mem_per_cpu` is in MiB, None when jobs get a whole node's memory, or the partition decides; `enforced` whether
-    limits of associations are.
+    `def_mem_per_cpu` is in MiB; None if jobs get a whole node's memory, or if the partition decides. `enforced` is
+    whether Slurm enforces the limits of associations.
     """
 
     max_array_size: int = DEFAULT_MAX_ARRAY_SIZE
@@ -29,7 +29,7 @@ class Limits:
 
 
 def parse_config(text: str) -> Limits:
-    r"""From `scontrol show config`; `max_array_tasks` among the scheduler's parameters can lower the array size.
+    r"""Parse `scontrol show config`. `max_array_tasks` in SchedulerParameters can lower the array size.
 
     >>> parse_config("MaxArraySize = 1001\nSchedulerParameters = bf_continue,max_array_tasks=500").max_array_size
     500
@@ -58,7 +58,7 @@ def _number(text: str | None, default: int) -> int:
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """An element of an array (or a single job, index 0) that Slurm still knows of; `seconds` since it began."""
+    """An array element (or a single job, index 0) that Slurm still knows; it started `seconds` ago."""
 
     job_id: str
     index: int
@@ -68,12 +68,12 @@ class QueuedJob:
     reason: str = ""
 
 
-#: The fields of `parse_queue`; the name, which alone may hold a bar, is the last.
+#: The fields of `parse_queue`. The name comes last, since only a name may contain a bar.
 QUEUE_FORMAT = "%F|%K|%T|%M|%r|%j"
 
 
 def parse_queue(text: str) -> list[QueuedJob]:
-    r"""The jobs in squeue's output.
+    r"""Parse squeue's output in QUEUE_FORMAT.
 
     >>> parse_queue("12|3|RUNNING|1:02|None|a-1\n13|N/A|PENDING|0:00|Priority|b-2\n")[0]
     QueuedJob(job_id='12', index=3, state='RUNNING', name='a-1', seconds=62, reason='None')
@@ -90,7 +90,7 @@ def parse_queue(text: str) -> list[QueuedJob]:
 
 @dataclass(frozen=True)
 class Partition:
-    """A partition: whether jobs can start in it, its time limit as Slurm writes it, its nodes."""
+    """A partition: whether jobs can start in it, its time limit in Slurm's format, its number of nodes."""
 
     name: str
     available: bool
@@ -99,7 +99,7 @@ class Partition:
 
 
 def parse_partitions(text: str) -> list[Partition]:
-    r"""From `sinfo --format=%R|%a|%l|%D`: a line for each partition and limit.
+    r"""Parse `sinfo --format=%R|%a|%l|%D`: one line per partition and limit.
 
     >>> parse_partitions("cpu|up|infinite|4\ngpu|inact|1-00:00:00|2\n")[1]
     Partition(name='gpu', available=False, time_limit='1-00:00:00', nodes=2)
@@ -109,7 +109,7 @@ def parse_partitions(text: str) -> list[Partition]:
 
 
 def parse_accounting(text: str) -> dict[tuple[str, int], str]:
-    r"""(array job id, index) -> state, as `sacct` tells it; of several records, as after a requeue, the last counts.
+    r"""Parse sacct's output: (array job id, index) -> state. After a requeue, the last of several records counts.
 
     >>> parse_accounting("12_3|FAILED|1:0|n1\n12_4|CANCELLED by 0|0:15|n2\n12_[5-6%2]|PENDING|0:0|None assigned\n")
     {('12', 3): 'FAILED', ('12', 4): 'CANCELLED', ('12', 5): 'PENDING', ('12', 6): 'PENDING'}
@@ -129,7 +129,7 @@ def parse_accounting(text: str) -> dict[tuple[str, int], str]:
 
 
 def expand_indices(text: str) -> list[int]:
-    """The indices in the part of a job id behind its underscore.
+    """The array indices in the part of a job id after the underscore.
 
     >>> expand_indices("[3,5-9:2%4]"), expand_indices("7"), expand_indices("")
     ([3, 5, 7, 9], [7], [0])
@@ -144,7 +144,7 @@ def expand_indices(text: str) -> list[int]:
 
 
 def parse_submitted(text: str) -> str | None:
-    r"""The job id in what sbatch printed, with or without --parsable, also of a federation; None when there is none.
+    r"""The job id in sbatch's output, with or without --parsable or a cluster's name; None if it has none.
 
     >>> parse_submitted("12;east\n"), parse_submitted("Submitted batch job 13 on cluster east"), parse_submitted("no")
     ('12', '13', None)
@@ -154,7 +154,7 @@ def parse_submitted(text: str) -> str | None:
 
 
 def parse_time(text: str) -> int | None:
-    """Seconds of a time as Slurm writes it, and takes it: minutes, M:S, H:M:S, D-H[:M[:S]]; None for UNLIMITED etc.
+    """Seconds of a time in Slurm's format: minutes, M:S, H:M:S, D-H[:M[:S]]; None for UNLIMITED etc.
 
     >>> [parse_time(text) for text in ("90", "1:30", "1:30:00", "2-12", "1-00:00:01", "UNLIMITED")]
     [5400, 90, 5400, 216000, 86401, None]
@@ -164,7 +164,7 @@ def parse_time(text: str) -> int | None:
     if not all(part.isdigit() for part in [*parts, *([days] if dash else [])]) or len(parts) > 3:
         return None
     numbers = [int(part) for part in parts]
-    if dash:  # Days, hours, and what follows of minutes and seconds.
+    if dash:  # Days and hours; minutes and seconds are optional.
         numbers = [*numbers, 0, 0][:3]
     elif len(numbers) == 1:  # Minutes.
         numbers = [0, numbers[0], 0]
@@ -173,7 +173,7 @@ def parse_time(text: str) -> int | None:
 
 
 def format_time(seconds: int) -> str:
-    """Seconds as `D-HH:MM:SS`, which every version of Slurm takes.
+    """Format seconds as `D-HH:MM:SS`, which every version of Slurm accepts.
 
     >>> format_time(90_061)
     '1-01:01:01'
@@ -183,12 +183,13 @@ def format_time(seconds: int) -> str:
 
 
 def parse_memory(text: str) -> int:
-    """MiB of an amount of memory as Slurm takes it: a number of MiB, or one with K, M, G or T.
+    """MiB of an amount of memory in Slurm's format: a number of MiB, or a number with K, M, G or T. Raises ValueError
+    for anything else.
 
     >>> parse_memory("4G"), parse_memory("500"), parse_memory("2048K")
     (4096, 500, 2)
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?[cn]?", text.strip(), re.IGNORECASE)
     if match is None:
-        raise ValueError(f"{text!r} is no amount of memory")
+        raise ValueError(f"{text!r} is not an amount of memory")
     return round(float(match[1]) * {"K": 1 / 1024, "": 1, "M": 1, "G": 1024, "T": 1024**2}[match[2].upper()])

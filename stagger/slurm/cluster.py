@@ -1,4 +1,4 @@
-"""What is asked of Slurm, and told it: about a whole run in one question."""
+"""Queries Slurm about the cluster and about jobs, with one command for a whole run; cancels jobs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stagger.slurm.answers import (
 from stagger.slurm.command import run
 from stagger.slurm.states import has_ended
 
-#: Job ids in one scancel: the controller takes its time for each.
+#: Maximum number of job ids in one scancel: the controller needs time for each.
 IDS_AT_ONCE = 500
 
 
@@ -33,15 +33,15 @@ def is_here() -> bool:
 
 
 def limits() -> Limits:
-    """The cluster's limits, or Slurm's defaults where there is no Slurm."""
+    """The cluster's limits, or Slurm's defaults if Slurm cannot be queried."""
     try:
         return parse_config(run(["scontrol", "show", "config"]))
-    except StaggerError as error:  # A dry run works anywhere; sbatch says the same again when it comes to that.
+    except StaggerError as error:  # A dry run works anywhere; a real launch fails at sbatch.
         return Limits(assumed=str(error))
 
 
 def submit_limit() -> int | None:
-    """How many jobs this user may have at once, by association; None for any number, or without accounting."""
+    """Number of jobs that this user's associations allow at once; None without a limit, or without accounting."""
     command = ["sacctmgr", "--noheader", "--parsable2", "show", "assoc", "where", f"user={getpass.getuser()}"]
     try:
         found = run([*command, "format=MaxSubmitJobs"], patience_s=0)
@@ -52,7 +52,7 @@ def submit_limit() -> int | None:
 
 
 def queue_command(names: Sequence[str]) -> list[str]:
-    """By job name: `squeue --jobs` fails for a job that has left the queue, a name is never wrong."""
+    """The squeue command for jobs of these names. `squeue --jobs` would fail for a job that has left the queue."""
     return [
         "squeue",
         "--noheader",
@@ -65,17 +65,19 @@ def queue_command(names: Sequence[str]) -> list[str]:
 
 
 def known_jobs(names: Sequence[str]) -> list[QueuedJob]:
-    """All elements of the jobs with these names that the controller knows: those that ended, for MinJobAge (300 s)."""
+    """All elements of jobs with these names that the controller knows; ended ones stay for MinJobAge (300 s)."""
     return parse_queue(run(queue_command(names))) if names else []
 
 
 def queue(names: Sequence[str]) -> list[QueuedJob]:
-    """The jobs with these names that are queued or running now."""
+    """The jobs with these names that are queued or running."""
     return [job for job in known_jobs(names) if not has_ended(job.state)]
 
 
 def accounting_command(job_ids: Sequence[str]) -> list[str]:
-    """One question for all arrays. Without -S sacct searches from the epoch; without the variable it cuts lists."""
+    """One sacct command for all arrays. Without --starttime, sacct searches from the epoch; without SLURM_BITSTR_LEN=0,
+    it truncates lists of indices.
+    """
     return [
         "env",
         "SLURM_BITSTR_LEN=0",
@@ -92,7 +94,7 @@ def accounting_command(job_ids: Sequence[str]) -> list[str]:
 
 
 def final_states(job_ids: Sequence[str]) -> dict[tuple[str, int], str]:
-    """How accounting says that these arrays' elements ended; empty on a cluster without accounting."""
+    """Final states of these arrays' elements, from accounting; empty on a cluster without accounting."""
     if not job_ids or shutil.which("sacct") is None:
         return {}
     try:
@@ -119,17 +121,17 @@ def partitions() -> list[Partition]:
 
 
 def own_time_limit() -> int | None:
-    """The time limit, in seconds, of the job that this process runs in; None without one."""
+    """The time limit, in seconds, of the job that this process runs in; None outside a job, or without a limit."""
     job = os.environ.get("SLURM_JOB_ID")
     return parse_time(run(["squeue", "--noheader", "--jobs", job, "--format=%l"]).strip()) if job else None
 
 
 def cancel(jobs: Iterable[str]) -> None:
-    """Cancel whole arrays (`12`) or elements (`12_3`), whatever of them is left; those that have ended are no error."""
+    """Cancel whole arrays (`12`) or elements (`12_3`). Jobs that have already ended are ignored."""
     wanted = list(jobs)
     for start in range(0, len(wanted), IDS_AT_ONCE):
         try:
             run(["scancel", *wanted[start : start + IDS_AT_ONCE]])
-        except StaggerError as error:  # It has gone through all of them.
+        except StaggerError as error:  # scancel has still tried all the others.
             if not re.search(r"invalid job id|already complet", str(error), re.IGNORECASE):
                 raise

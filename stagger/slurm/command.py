@@ -1,4 +1,4 @@
-"""Running one of Slurm's commands; asking again, with full jitter, when Slurm is only busy, or restarts."""
+"""Runs Slurm's commands, and retries them with full jitter while Slurm is busy or restarts."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from loguru import logger
 from stagger.backoff import full_jitter
 from stagger.errors import StaggerError
 
-#: Variables of a job, and defaults for Slurm's commands, that must not leak into what is asked here.
+#: Prefixes of variables that a surrounding job or the user's defaults set. They must not affect the commands run here.
 LEAKING = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SUBMITIT_")
-#: Where Slurm itself is configured.
+#: Exception: the path of Slurm's own configuration.
 KEPT = ("SLURM_CONF",)
 
-#: Seconds after which a command that does not answer is given up, and for how long one is asked again.
+#: Seconds after which a command without an answer is abandoned, and seconds for which a command is retried.
 TIMEOUT_S = 120
 PATIENCE_S = 120.0
 
-#: What Slurm says when the same command may succeed in a moment: it is busy, restarting, or out of reach.
+#: Messages with which Slurm fails while it is busy, restarting, or out of reach: the same command may succeed later.
 BUSY = re.compile(
     r"temporarily unable|timed out|unable to contact slurm controller|zero bytes were transmitted"
     r"|resource temporarily unavailable|connection (refused|reset)|connect failure|communication connection failure"
@@ -33,18 +33,18 @@ BUSY = re.compile(
 
 
 class SlurmBusy(StaggerError):
-    """Slurm did not answer, or could not now."""
+    """Slurm did not answer, or is too busy now. A retry may succeed."""
 
     exit_status = 1
 
 
 def outside_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what a surrounding job, or the user's defaults for Slurm's commands, put there."""
+    """The environment without the variables of a surrounding job and the user's defaults for Slurm's commands."""
     return {k: v for k, v in environment.items() if k in KEPT or not k.startswith(LEAKING)}
 
 
 def run(command: Sequence[str], *, patience_s: float = PATIENCE_S) -> str:
-    """A Slurm command's output. Raises StaggerError with Slurm's own words when it fails."""
+    """Run a Slurm command and return its output. Raises StaggerError with Slurm's own message when it fails."""
     return patiently(lambda: run_once(command), patience_s)
 
 
@@ -56,8 +56,11 @@ def patiently(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] | None = None,
 ) -> str:
-    """What `call` returns, called again while Slurm is busy, for so many seconds; `least_s` pass between two calls."""
-    random = Random()  # noqa: S311 # So that those who were turned away together do not come back together.
+    """Call `call` until Slurm is no longer busy, and return its result. At least `least_s` seconds pass between calls.
+
+    Raises SlurmBusy when Slurm is still busy after `patience_s` seconds.
+    """
+    random = Random()  # noqa: S311 # Unseeded: clients rejected together must not retry together.
     deadline = clock() + patience_s
     failures = 0
     while True:
@@ -69,12 +72,12 @@ def patiently(
             if clock() + wait > deadline:
                 raise
             if failures == 1:
-                logger.warning(f"{str(error).rstrip('.')}; asking again for up to {patience_s:.0f} s")
+                logger.warning(f"{str(error).rstrip('.')}; retrying for up to {patience_s:.0f} s")
             (sleep or time.sleep)(wait)
 
 
 def run_once(command: Sequence[str]) -> str:
-    """A Slurm command's output. Raises SlurmBusy when it may succeed in a moment, StaggerError when it will not."""
+    """Run a Slurm command once and return its output. Raises SlurmBusy if a retry may succeed, else StaggerError."""
     try:
         done = subprocess.run(
             command,

@@ -1,4 +1,4 @@
-"""What a task asks Slurm about its own job, and tells it. Nothing is imported here that a task need not import."""
+"""A task's requests to Slurm about its own job. Imports nothing that a task need not import."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import subprocess
 from stagger.errors import StaggerError
 from stagger.slurm.answers import parse_time
 
-#: A task that has to stop has no more time than this for a question, in seconds.
+#: Seconds for one command: a task that has to stop has no more time.
 TIMEOUT_S = 60
 
-#: A job with less time left than this, in seconds, was stopped because its time is up: Slurm's warning comes 120 s
-#: before the end, or up to 60 s sooner (sbatch(1), --signal).
+#: A job that is stopped with less time left than this, in seconds, is stopped for its time limit: Slurm's warning comes
+#: 120 s before the end, or up to 60 s earlier (sbatch(1), --signal).
 TIME_IS_UP_S = 200
 
 
 def job_state(element: str) -> tuple[str, int | None]:
-    """The job's state, and the seconds that it has left, None without a limit. `element`: `12_3`, or `12`."""
+    """The state of a job, and the seconds that it has left (None without a limit). `element` is `12_3`, or `12`."""
     state, _, left = _run("squeue", "--noheader", "--jobs", element, "--format=%T|%L").strip().partition("|")
     return state, parse_time(left)
 
 
 def requeue(element: str) -> None:
-    """Have Slurm start the job again. The bare number of an array's job could mean every job of the array."""
+    """Requeue a job. `element` names an array's element as `12_3`: a bare number could mean the whole array."""
     _run("scontrol", "requeue", element)
 
 
@@ -38,14 +38,14 @@ def _run(*command: str) -> str:
 
 
 def node_process() -> tuple[int, int]:
-    """(number, count) of this process among those of a task on several nodes; (0, 1) on one.
+    """(number, count) of this process among the processes of a task on several nodes; (0, 1) on one node.
 
-    On several, the variables are set that torch.distributed and its like look for: RANK, WORLD_SIZE, MASTER_ADDR, ...
+    On several nodes, also set the variables that torch.distributed reads: RANK, WORLD_SIZE, MASTER_ADDR, ...
     """
     processes = int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
     if processes == 1:
         return 0, 1
-    os.environ["SUBMITIT_EXECUTOR"] = "slurm"  # By this its JobEnvironment knows whose variables to read.
+    os.environ["SUBMITIT_EXECUTOR"] = "slurm"  # Makes submitit's JobEnvironment read Slurm's variables.
     from submitit.helpers import TorchDistributedEnvironment
 
     return TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True).rank, processes

@@ -1,6 +1,6 @@
-"""sbatch: through submitit's `SlurmExecutor`, whose private hooks are touched here only.
+"""Submits jobs through submitit's `SlurmExecutor`. Only this module overrides submitit's private hooks.
 
-`tests/executor/test_slurm_commands.py` holds submitit to them.
+`tests/executor/test_slurm_commands.py` checks that submitit still has them.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from stagger.slurm.answers import parse_submitted
 from stagger.slurm.cluster import is_here, known_jobs
 from stagger.slurm.command import BUSY, SlurmBusy, outside_environment, patiently
 
-#: Seconds after which an sbatch that does not answer is given up, and for how long it is tried again.
+#: Seconds after which an sbatch without an answer is abandoned, and seconds for which a submission is retried.
 SBATCH_TIMEOUT_S = 180
 PATIENCE_S = 300.0
 
-#: Seconds between two tries, at least: what the controller has taken is in its queue by then.
+#: Minimum seconds between two tries. By then the controller's queue lists a job that it has accepted.
 SETTLE_S = 15.0
 
-#: Variables that have the loader and bash look into folders of the user's before a script's first line, and the start
-#: of the names under which the scripts get them instead, for after their delay (slurm_templates/restore.sh.j2).
+#: Variables that make the loader and bash search the user's folders before the first line of a script. Scripts get them
+#: under names with the prefix LATER, and restore them after their delay (slurm_templates/restore.sh.j2).
 DEFERRED = ("BASH_ENV", "LD_LIBRARY_PATH", "LD_PRELOAD")
 LATER = "STAGGER_LATER_"
 
-#: What Slurm says of a job that it does not take, and the key of the pipeline file to change.
+#: Patterns of Slurm's messages about rejected jobs, and the key of the pipeline file to change.
 REFUSALS = (
     (r"invalid account", "executor.account"),
     (r"partition", "executor.partition"),
@@ -52,14 +52,14 @@ REFUSALS = (
 
 
 class _Submitter(submitit.SlurmExecutor):
-    """submitit's submission, with a script of ours in place of its own. No pickle, no result file."""
+    """Submits stagger's own script by submitit's means, without its pickle and result file."""
 
     def __init__(self, folder: Path, script: str) -> None:
         super().__init__(folder)
         self._script = script
 
     def submit_script(self) -> str:
-        """The id of the submitted job. The copy of its script that submitit keeps is one file too many."""
+        """Submit the script, remove the copy of it that submitit keeps, and return the job id."""
         job = self._submit_command(self._submitit_command_str)
         job.paths.submission_file.unlink(missing_ok=True)
         return str(job.job_id)
@@ -81,12 +81,12 @@ class _Submitter(submitit.SlurmExecutor):
         text = string if isinstance(string, str) else string.decode()
         number = parse_submitted(text)
         if number is None:
-            raise FailedSubmissionError(f"sbatch said no job id, but: {text.strip()}")
+            raise FailedSubmissionError(f"sbatch printed no job id, but: {text.strip()}")
         return number
 
 
 def deferred(environment: Mapping[str, str], script: str) -> dict[str, str]:
-    r"""The variables that a script is to get only after its delay: if it restores them, and says nothing of `export`.
+    r"""Variables that a script gets only after its delay. Empty if it does not restore them, or sets `--export` itself.
 
     >>> deferred({"LD_LIBRARY_PATH": "/apps/lib", "LD_PRELOAD": "", "HOME": "/h"}, "for name in ${!STAGGER_LATER_*}")
     {'LD_LIBRARY_PATH': '/apps/lib'}
@@ -99,10 +99,10 @@ def deferred(environment: Mapping[str, str], script: str) -> dict[str, str]:
 
 
 def submit(folder: str, script: str, name: str) -> str:
-    """Submit a job script, by way of a file in `folder`. `name` is the job's unique name. The job id.
+    """Submit a job script, through a file in `folder`, and return the job id. `name` is the job's unique name.
 
-    Never twice: an sbatch that failed may have been accepted all the same, so the job is looked up by its name before
-    it is submitted again. Raises StaggerError with Slurm's own words when it is refused.
+    Submits no job twice: Slurm may have accepted a job although sbatch failed, so each further try first looks up the
+    job by its name. Raises StaggerError with Slurm's own message when the job is rejected.
     """
     if not is_here():
         raise StaggerError(
@@ -113,7 +113,7 @@ def submit(folder: str, script: str, name: str) -> str:
 
     def attempt() -> str:
         nonlocal tried
-        if tried and (job_id := look_up(name)):  # The controller may have taken it after it was looked for.
+        if tried and (job_id := look_up(name)):  # Accepted since the last look-up.
             return job_id
         tried = True
         return submit_once(folder, script, name)
@@ -122,17 +122,17 @@ def submit(folder: str, script: str, name: str) -> str:
 
 
 def look_up(name: str) -> str | None:
-    """The id of the job with this name, also of one that has ended; None when there is none.
+    """The id of the job with this name, even if it has ended; None if there is none.
 
-    Unless Slurm answers this, whether there is a job is not known, and the error ends the submission.
+    If Slurm does not answer, nobody knows whether the job exists, and the error ends the submission.
     """
     return next((job.job_id for job in known_jobs([name])), None)
 
 
 def submit_once(folder: str, script: str, name: str) -> str:
-    """Try to submit. Raises SlurmBusy when it may succeed in a moment."""
+    """Try to submit once. Raises SlurmBusy if a retry may succeed, StaggerError if Slurm rejects the job."""
     try:
-        # submitit prints what sbatch said before it raises; it is in the error anyway.
+        # submitit prints sbatch's message before it raises, but the error contains it anyway.
         with contextlib.redirect_stderr(io.StringIO()):
             return _Submitter(Path(folder), script).submit_script()
     except (FailedJobError, FailedSubmissionError) as error:
@@ -145,13 +145,13 @@ def submit_once(folder: str, script: str, name: str) -> str:
 
 
 def said(text: str) -> str:
-    """What sbatch said, on one line, each sentence once."""
+    """Join sbatch's messages on one line, each only once."""
     lines = (line.strip().removeprefix("sbatch: ").removeprefix("error: ") for line in text.splitlines())
     return "; ".join(dict.fromkeys(line.rstrip(".") for line in lines if line))
 
 
 def refusal(words: str) -> str:
-    """One sentence for a job that Slurm does not take.
+    """The error message for a job that Slurm rejected.
 
     >>> refusal("Batch job submission failed: Invalid qos specification")
     'Slurm refused the job (Batch job submission failed: Invalid qos specification); change executor.qos.'

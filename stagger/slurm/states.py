@@ -1,4 +1,4 @@
-"""Slurm's job states, in one table: squeue(1) and sacct(1), JOB STATE CODES. Pure."""
+"""Slurm's job states, in one table (squeue(1) and sacct(1), JOB STATE CODES). Pure."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ Phase = Literal["queued", "active", "ended"]
 
 
 class State(NamedTuple):
-    """What a state means. `counts_as` is how a rank ended that left no record of its own, for `retries.on`."""
+    """The meaning of a state. `counts_as` is the end, as in `retries.on`, of a rank that left no record of its own."""
 
     phase: Phase
     counts_as: str = ""
 
 
-#: A state that Slurm adds later has processes, or had some a moment ago: the careful reading.
+#: A state that Slurm has added since. To be careful, assume that the job's processes still run.
 UNKNOWN = State("active")
 
-#: A job that is gone, and of which neither the controller nor accounting knows any more.
+#: A job that neither the controller nor accounting knows any more.
 LOST = State("ended", "NODE_FAIL")
 
 STATES = {
     "PENDING": State("queued"),
-    "CONFIGURING": State("queued"),  # Its nodes boot; nothing has started.
+    "CONFIGURING": State("queued"),  # Its nodes are booting; nothing has started.
     "REQUEUED": State("queued"),
     "REQUEUE_FED": State("queued"),
     "REQUEUE_HOLD": State("queued"),
@@ -37,7 +37,7 @@ STATES = {
     "SUSPENDED": State("active"),
     "BOOT_FAIL": State("ended", "NODE_FAIL"),
     "CANCELLED": State("ended", "CANCELLED"),
-    "COMPLETED": State("ended", "FAILED"),  # Exit status 0 without a completion record is no success.
+    "COMPLETED": State("ended", "FAILED"),  # Without a completion record, exit status 0 is no success.
     "DEADLINE": State("ended", "TIMEOUT"),
     "FAILED": State("ended", "FAILED"),
     "LAUNCH_FAILED": State("ended", "LAUNCH_FAILED"),
@@ -51,17 +51,17 @@ STATES = {
 
 
 def is_queued(state: str) -> bool:
-    """Whether a job has not started, or will start again."""
+    """Whether a job in this state has not started, or will start again."""
     return STATES.get(state, UNKNOWN).phase == "queued"
 
 
 def has_ended(state: str) -> bool:
-    """Whether a job has ended for good; squeue lists it for MinJobAge more."""
+    """Whether a job in this state has ended for good. squeue still lists it for MinJobAge."""
     return STATES.get(state, UNKNOWN).phase == "ended"
 
 
 def counts_as(state: str | None) -> str:
-    """How a rank of a job in this last known state ended: CANCELLED, one of `retries.on`, or the state itself.
+    """The end of a rank whose job was last seen in this state: CANCELLED, one of `retries.on`, or the state itself.
 
     >>> counts_as("BOOT_FAIL"), counts_as("COMPLETED"), counts_as(None)
     ('NODE_FAIL', 'FAILED', 'NODE_FAIL')
@@ -70,7 +70,7 @@ def counts_as(state: str | None) -> str:
 
 
 def whole_name(state: str) -> str:
-    """The name of an ended state that sacct has cut off.
+    """The full name of an ended state that sacct has truncated.
 
     >>> whole_name("OUT_OF_ME"), whole_name("RUNNING")
     ('OUT_OF_MEMORY', 'RUNNING')

@@ -1,1 +1,1 @@
-"""What a user asks for, as one typed value: from a YAML file (`load`) or from Python objects."""
+"""The run spec: one typed value, from a YAML file (`load.py`) or from Python objects (`from_python.py`)."""

@@ -1,4 +1,4 @@
-"""What all parts of a run spec are made of."""
+"""The base class of all parts of a run spec."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Model(BaseModel):
-    """Immutable, and without unknown keys."""
+    """An immutable model that rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

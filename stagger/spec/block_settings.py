@@ -1,23 +1,23 @@
-"""What a launch tells each block server: the key `blocks` of its stage, checked (`stagger.spec.blocks`)."""
+"""Settings of a block server: the key `blocks` of its stage, once `stagger.spec.blocks` has checked it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-#: How servers decide who moves.
+#: Rules for moving servers.
 Rebalance = Literal["planner", "own_gain", "full", "none"]
 
-#: Seconds between two heartbeats of a server, on average.
+#: Mean seconds between two heartbeats of a server.
 HEARTBEAT_S = 15.0
 
-#: Seconds without a heartbeat after which a server counts as gone: three of them.
+#: Seconds without a heartbeat after which a server counts as gone: three intervals.
 LEASE_S = 45.0
 
 
 @dataclass(frozen=True)
 class BlockSettings:
-    """The fields of `BlocksSpec`, where each is explained, with `total` known. Plain: tasks import no pydantic."""
+    """The fields of `BlocksSpec`, which explains them, with `total` filled in. Tasks do not import pydantic."""
 
     total: int
     servers: int

@@ -1,4 +1,4 @@
-"""Changes of a pipeline file's settings: by the command line, and by a retry."""
+"""Changes to a pipeline file's settings, by the command line or by a retry."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from stagger.spec.messages import Place, validated
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.spec.yaml_file import parse_value
 
-#: What a retry may change of a stage, and of the run: nothing that decides what a rank reads, does or writes.
+#: Keys of a stage that a retry may change: none affects what a rank reads, does or writes.
 CHANGEABLE = ("executor", "randomize_start_duration", "start_policy", "backend_limit", "retries")
 
+#: Keys of the run that a retry may change.
 CHANGEABLE_OF_RUN = ("retry_seconds", "read_ahead_mb")
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What the command line says over the file. `assignments` are `a.b=c` texts."""
+    """Values from the command line that replace the file's. `assignments` are texts such as `a.b=c`."""
 
     assignments: tuple[str, ...] = ()
     executor: str | None = None
@@ -28,7 +29,9 @@ class Changes:
 
 
 def assign(raw: dict[str, Any], assignment: str) -> None:
-    """Apply one `a.b=c` of the command line; list positions are numbers. Raises StaggerError when it has no place."""
+    """Set one `a.b=c` of the command line in `raw`; numbers select list items. Raises StaggerError when the text is
+    malformed, or `a` has no place for `b`.
+    """
     target, equals, text = assignment.partition("=")
     parts = target.split(".")
     if not equals or not all(parts):
@@ -40,19 +43,19 @@ def assign(raw: dict[str, Any], assignment: str) -> None:
         elif isinstance(place, dict):
             place = place.setdefault(part, {})
         else:
-            raise StaggerError(f"--set {assignment}: there is nothing at {part!r} to set a key of.")
+            raise StaggerError(f"--set {assignment}: the file has no place for {part!r}; check the keys before it.")
     last = parts[-1]
     if isinstance(place, list) and last.isdigit() and int(last) < len(place):
         place[int(last)] = parse_value(text)
     elif isinstance(place, dict):
         place[last] = parse_value(text)
     else:
-        raise StaggerError(f"--set {assignment}: there is nothing at {last!r} to set.")
+        raise StaggerError(f"--set {assignment}: the file has no place for {last!r}; check the keys before it.")
 
 
 def changed_spec(spec: RunSpec, assignments: Sequence[str], stage: str | None) -> RunSpec:
-    """A run's spec with settings changed in all of its stages, or in one. Raises StaggerError for a key that it has to
-    keep.
+    """Change settings of a run's spec, in all stages or only in `stage`. Raises StaggerError for a key that a retry
+    cannot change.
     """
     names = [one.name for one in spec.chosen(stage)]
     raw = spec.model_dump(mode="json")
@@ -67,8 +70,8 @@ def changed_spec(spec: RunSpec, assignments: Sequence[str], stage: str | None) -
         else:
             allowed = ", ".join([*CHANGEABLE, *CHANGEABLE_OF_RUN])
             raise StaggerError(
-                f"--set {assignment}: a run keeps its {key or 'keys'}; a retry can change {allowed}. For anything else"
-                " launch with a new run_dir."
+                f"--set {assignment}: a retry cannot change {key or 'this'}, only {allowed}. For anything else launch"
+                " with a new run_dir."
             )
     stages = [validated(StageSpec, one, Place(f"--set ({one['name']})", {}), ()) for one in raw["stages"]]
     run: RunSpec = validated(RunSpec, {**raw, "stages": stages}, Place("--set", {}), ())

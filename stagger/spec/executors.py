@@ -1,4 +1,4 @@
-"""Every setting of the executors in a pipeline file."""
+"""The settings of executors in a pipeline file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, field_valida
 from stagger.spec.base import Amount, Model
 from stagger.storage.storage import absolute
 
-#: Options of sbatch that decide which ranks run and where their output goes, and what to set instead.
+#: Options of sbatch that stagger sets itself, and the key to set instead. They determine which ranks run, and where
+#: their output goes.
 RESERVED_OPTIONS = {
     "array": "; the throttle is `workers`",
     "job-name": "; it is made from `name`",
@@ -24,15 +25,15 @@ RESERVED_OPTIONS = {
     "open-mode": "",
 }
 
-#: How a job can end that `retries` may run again: as Slurm calls it, or FAILED for whatever its own code raised.
+#: Ends of a job that `retries` can handle: Slurm's state, or FAILED for any error that the job's own code raised.
 EndState = Literal["OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "FAILED"]
 
-#: What Slurm takes as a time limit: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
+#: Time limits that Slurm accepts: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]].
 SLURM_TIME = re.compile(r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}")
 
 
 def absolute_path(path: str | None) -> str | None:
-    """A path as it is meant where the run is launched, for a retry from anywhere."""
+    """The path made absolute at launch, so that a retry from another folder finds it."""
     return None if path is None else absolute(path)
 
 
@@ -41,24 +42,24 @@ class LocalSpec(Model):
 
     type: Literal["local"] = "local"
     workers: PositiveInt = Field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    """Ranks at once, each in a process of its own; by default the number of processors."""
+    """Number of ranks that run at once, each in its own process; by default the number of processors."""
 
 
 class EnvSpec(Model):
-    """What a job sets up after its delay and before Python starts."""
+    """The environment that a job sets up after its delay, before Python starts."""
 
     modules: tuple[str, ...] = ()
-    """Modules to load."""
+    """Environment modules to load."""
     venv: str | None = None
-    """A virtual environment's folder, or its activate script."""
+    """Folder of a virtual environment, or its activate script."""
     conda: str | None = None
-    """A conda environment's name or folder."""
+    """Name or folder of a conda environment."""
     setup: tuple[str, ...] = ()
-    """Shell commands, run as they are."""
+    """Shell commands, run as written."""
     container: str | None = None
-    """An apptainer image: the task runs in it, with its own `python`, in which stagger is installed."""
+    """An apptainer image. The task runs in it with the image's `python`, in which stagger must be installed."""
     container_args: tuple[str, ...] = ()
-    """Further arguments of `apptainer exec`, such as `--nv` or `--bind=/data`."""
+    """More arguments for `apptainer exec`, such as `--nv` or `--bind=/data`."""
 
     _from_here = field_validator("venv")(absolute_path)
 
@@ -71,9 +72,9 @@ class EnvSpec(Model):
     def _one_python(self) -> EnvSpec:
         named = [name for name in ("venv", "conda", "container") if getattr(self, name)]
         if len(named) > 1:
-            raise ValueError(f"{' and '.join(named)} each bring a Python of their own; keep one of them")
+            raise ValueError(f"{' and '.join(named)} each bring their own Python; keep one of them")
         if self.container_args and not self.container:
-            raise ValueError("container_args are for a container, and there is none")
+            raise ValueError("container_args is set, but container is not; set container, or leave container_args out")
         return self
 
 
@@ -82,36 +83,36 @@ class SlurmSpec(Model):
 
     type: Literal["slurm"]
     partition: str | None = None
-    """The partition; by default the cluster's."""
+    """The partition; by default the cluster's default partition."""
     time: str | None = None
-    """Time limit of a job, as Slurm writes it: minutes, H:MM:SS or D-HH:MM:SS."""
+    """Time limit of a job: minutes, H:MM:SS or D-HH:MM:SS."""
     cpus_per_task: PositiveInt = 1
-    """Processors of a job."""
+    """Processors per job."""
     mem_per_cpu_gb: Amount | None = None
-    """Memory per processor, in GiB; by default the partition's."""
+    """Memory per processor, in GiB; by default the partition's default."""
     gpus_per_task: NonNegativeInt = 0
-    """GPUs of a job."""
+    """GPUs per job."""
     workers: PositiveInt | None = None
-    """The throttle: at most so many jobs at once, over the whole run."""
+    """The throttle: maximum number of jobs at once, over the whole run."""
     ranks_per_job: PositiveInt = 1
     """Ranks that one job runs, one after another."""
     nodes_per_task: PositiveInt = 1
-    """Nodes of a job. On several, srun starts each rank once on every node; the first one's outputs count."""
+    """Nodes per job. On several nodes, srun starts each rank once per node; only the first node commits outputs."""
     max_requeues: NonNegativeInt = 5
-    """How often a job that is preempted, or reaches its time limit after it got something done, is queued again."""
+    """Maximum number of times that a job is requeued: after preemption, or at its time limit if it made progress."""
     qos: str | None = None
-    """The quality of service."""
+    """Quality of service."""
     account: str | None = None
-    """The account to charge."""
+    """Account to charge."""
     env: EnvSpec = EnvSpec()
-    """What a job sets up before Python starts."""
+    """The environment that a job sets up before Python starts."""
     sbatch: dict[str, str | int | float | bool] = {}
-    """Any further option of sbatch by its long name: `{constraint: a100, exclusive: true}`."""
+    """Any other options of sbatch, by their long names: `{constraint: a100, exclusive: true}`."""
     template: str | None = None
-    """A job script template of your own; start from slurm_templates/array.sbatch.j2."""
+    """Your own job script template; start from slurm_templates/array.sbatch.j2."""
     log_dir: str | None = None
-    """A folder that all nodes share, for what jobs print before and after their ranks run; by default within the run
-    directory, or in ./slurm_logs when that is on an object store."""
+    """Folder for the output of jobs before and after their ranks run; all nodes must share it. By default it is in the
+    run directory, or ./slurm_logs if the run directory is on an object store."""
 
     _from_here = field_validator("template", "log_dir")(absolute_path)
 
@@ -136,19 +137,19 @@ class SlurmSpec(Model):
 
 
 class RetrySpec(Model):
-    """Running failed ranks again, with more of what they ran out of: decided by the job that ends the stage."""
+    """Automatic retries of failed ranks, launched by the end job. Ranks that ran out of memory or time get more."""
 
     max: PositiveInt = 2
-    """How often a rank is run again."""
+    """Maximum number of retries per rank."""
     memory_factor: Annotated[float, Field(ge=1)] = 2.0
-    """Each time after OUT_OF_MEMORY, so many times the memory."""
+    """Factor by which each retry after OUT_OF_MEMORY multiplies the memory."""
     time_factor: Annotated[float, Field(ge=1)] = 1.5
-    """Each time after TIMEOUT, so many times the time limit."""
+    """Factor by which each retry after TIMEOUT multiplies the time limit."""
     on: tuple[EndState, ...] = ("OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "FAILED")
-    """Which ends are tried again. A rank whose own code fails with the same error twice is not, in any case."""
+    """Ends that are retried. A rank whose own code raises the same error twice is never retried."""
 
 
 Executor = Annotated[LocalSpec | SlurmSpec, Field(discriminator="type")]
 
-#: `type` in a pipeline file -> its settings.
+#: `type` in a pipeline file -> model of its settings.
 EXECUTORS: dict[str, type[BaseModel]] = {"local": LocalSpec, "slurm": SlurmSpec}

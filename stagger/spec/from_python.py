@@ -1,4 +1,4 @@
-"""A run made of Python objects, as a pipeline file would describe it."""
+"""Builds a `RunSpec` from Python objects, as `load.py` does from a pipeline file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from stagger.storage.storage import absolute
 
 
 def from_objects(values: dict[str, Any], stage: dict[str, Any], executor: Mapping[str, Any]) -> RunSpec:
-    """The run that Python code describes: one stage, its arguments named as the keys of a file."""
+    """Make a run of one stage, whose arguments are named like the keys of a pipeline file. Raises StaggerError when an
+    argument is wrong.
+    """
     place = Place(f"{executor['type'].title()}Executor", {})
     if not isinstance(values["run_dir"], (str, os.PathLike)):
         raise StaggerError(f"{place.file}: run_dir must be a path, not {values['run_dir']!r}.")
@@ -26,7 +28,7 @@ def from_objects(values: dict[str, Any], stage: dict[str, Any], executor: Mappin
 
 
 def script_folder() -> str:
-    """Where the launching script's own modules lie."""
+    """The folder of the launching script, from which it imports its own modules."""
     import __main__
 
     file = getattr(__main__, "__file__", None)

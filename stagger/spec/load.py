@@ -1,4 +1,4 @@
-"""From a pipeline file and the command line's changes to one checked `RunSpec`."""
+"""Turns a pipeline file and the command line's changes into one checked `RunSpec`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_CHANGES = Changes()
 
 
 def load_file(file: str, changes: Changes = NO_CHANGES) -> RunSpec:
-    """The run that a pipeline file describes. Raises StaggerError, one sentence for each thing that is wrong."""
+    """Load a pipeline file. Raises StaggerError with one sentence per mistake."""
     path = find_file(file)
     os.environ.setdefault("STAGGER_EXAMPLES", str(shipped("examples")))
     try:
@@ -47,7 +47,9 @@ def load_file(file: str, changes: Changes = NO_CHANGES) -> RunSpec:
 
 
 def find_file(file: str) -> FilePath:
-    """A pipeline file: by its path, or, when there is none, a shipped one by its name or `pipelines/NAME.yaml`."""
+    """Find a pipeline file by its path, or else a shipped one by its name or `pipelines/NAME.yaml`. Raises StaggerError
+    when there is neither.
+    """
     path = FilePath(file)
     ready = shipped("pipelines") / (path.name if path.suffix else f"{path.name}.yaml")
     if path.is_file():
@@ -56,15 +58,17 @@ def find_file(file: str) -> FilePath:
         return ready
     names = ", ".join(sorted(found.stem for found in shipped("pipelines").glob("*.yaml")))
     raise StaggerError(
-        f"There is no file {file}; write the path of a pipeline file, or the name of a ready one: {names}."
+        f"There is no file {file}; give the path of a pipeline file, or the name of a shipped one: {names}."
     )
 
 
 def resolve_run(raw: dict[str, Any], place: Place, executor: str | None, folder: str) -> RunSpec:
-    """Check a file's content and make it a `RunSpec`. `executor` replaces every stage's; `folder` is importable."""
+    """Check a file's content and make it a `RunSpec`. `executor` replaces the executor of every stage. Steps can be
+    imported from `folder`.
+    """
     check_secrets(raw.get("storage_options"), place)
     options = raw.get("storage_options", {})
-    expand_variables(options)  # They are stored as they are written; a missing variable is an error now.
+    expand_variables(options)  # Only to report a missing variable now: the run stores the options unexpanded.
     raw = {key: options if key == "storage_options" else _expanded(value, (key,), place) for key, value in raw.items()}
     if not {"pipeline", "stages", "blocks"} & raw.keys():
         raise StaggerError(f"{place.file}: there is no pipeline; list its steps under `pipeline:`.")
@@ -101,10 +105,12 @@ def resolve_run(raw: dict[str, Any], place: Place, executor: str | None, folder:
 def of_blocks(
     stage: dict[str, Any], own: Mapping[str, Any], storage: Storage, place: Place, path: Path
 ) -> dict[str, Any]:
-    """A stage with `blocks` as any other: one rank a server, whose only step hosts blocks. `own`: as it is written."""
+    """Turn a stage with `blocks` into an ordinary stage: one rank per server, whose only step hosts blocks. `own` holds
+    the stage's keys without defaults.
+    """
     for key, instead in (("pipeline", ""), ("tasks", ": the number of servers is blocks.servers")):
         if key in own:
-            raise StaggerError(f"{place.of((*path, key))}: not for a stage with `blocks`{instead}; leave it out.")
+            raise StaggerError(f"{place.of((*path, key))}: not allowed with `blocks`{instead}; leave it out.")
     checked: BlocksSpec = validated(BlocksSpec, stage["blocks"], place, (*path, "blocks"))
     try:
         blocks = with_total(checked, storage).model_dump(mode="json")
@@ -118,7 +124,7 @@ def of_blocks(
 
 
 def unknown_or_wrong(model: type[BaseModel], raw: dict[str, Any], place: Place) -> None:
-    """Check the file as a whole, for the keys that no stage has."""
+    """Check the top level of a file, except for the keys that are checked stage by stage."""
     without_stage_keys = {
         key: value for key, value in raw.items() if key not in ("stages", "executor", "pipeline", "blocks")
     }
@@ -126,7 +132,7 @@ def unknown_or_wrong(model: type[BaseModel], raw: dict[str, Any], place: Place) 
 
 
 def _stages(raw: dict[str, Any]) -> list[tuple[dict[str, Any], Path]]:
-    """Each stage's own keys over the file's, and where they stand."""
+    """Each stage's keys, with the file's keys as defaults, and its path in the file."""
     defaults = {key: value for key, value in raw.items() if key not in RUN_KEYS}
     if "stages" not in raw:
         return [({"name": raw.get("name"), **defaults}, ())]
@@ -147,7 +153,7 @@ def _stages(raw: dict[str, Any]) -> list[tuple[dict[str, Any], Path]]:
 
 
 def _executor(written: Any, wanted: str | None) -> Any:
-    """The executor's settings: those of the file, or the wanted type's defaults when the file is for another."""
+    """The file's settings of the executor, or the defaults of the type `wanted` if the file names another type."""
     if wanted is not None and wanted not in EXECUTORS:
         raise StaggerError(f"There is no executor {wanted!r}; {nearest(wanted, list(EXECUTORS))}")
     if written is None:
@@ -160,7 +166,7 @@ def _executor(written: Any, wanted: str | None) -> Any:
 
 
 def _ordered(stages: list[StageSpec], place: Place) -> list[StageSpec]:
-    """The stages, each after those that it depends on."""
+    """Sort stages so that each comes after those that it depends on. Raises StaggerError when that is impossible."""
     names = [stage.name for stage in stages]
     for index, stage in enumerate(stages):
         for name in stage.depends:
@@ -180,7 +186,7 @@ def _ordered(stages: list[StageSpec], place: Place) -> list[StageSpec]:
 
 
 def _expanded(value: Any, path: Path, place: Place) -> Any:
-    """`value` with `${NAME}` replaced; an error names the place."""
+    """Replace `${NAME}` everywhere in `value`. An error names the place."""
     if isinstance(value, dict):
         return {key: _expanded(item, (*path, str(key)), place) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What is wrong with a pipeline file, in sentences that name the place."""
+"""Error messages about pipeline files: one sentence per mistake, with its place."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from stagger.spec.yaml_file import Path
 
 @dataclass(frozen=True)
 class Place:
-    """Where a key stands, for messages."""
+    """A file and the lines of its keys, for messages."""
 
     file: str
     lines: Mapping[Path, int]
 
     def of(self, path: Path) -> str:
-        """`file:line: a.b.c`, with the line of the nearest key around it that the file has."""
+        """Format a place as `file:line: a.b.c`. A key that is not in the file gets the line of the key around it."""
         known = path
         while known and known not in self.lines:
             known = known[:-1]
@@ -32,25 +32,26 @@ class Place:
 
 
 def validated(model: type[Any], raw: dict[str, Any], place: Place, path: Path) -> Any:
+    """Validate `raw`, found at `path`, as a `model`. Raises StaggerError with one sentence per mistake."""
     try:
         return model.model_validate(raw)
     except ValidationError as error:
         errors = error.errors()
-        # What is wrong within a key makes the key itself wrong too; only the inner one is worth a sentence.
+        # pydantic also reports the keys around a wrong key; keep only the innermost.
         inner = [e for e in errors if not any(o["loc"][: len(e["loc"])] == e["loc"] != o["loc"] for o in errors)]
         sentences = {key_of(item["loc"]): sentence(model, item, place, path) for item in inner}
         raise StaggerError("\n".join(sentences.values())) from None
 
 
 def key_of(location: tuple[str | int, ...]) -> Path:
-    """The key that an error is about. Unions put the type they tried into it: executor.slurm.partition."""
+    """The key that an error is about. pydantic inserts the union member into its location: executor.slurm.partition."""
     if location[:1] == ("executor",):
         location = (location[0], *location[2:])
     return tuple(part for part in location if not str(part).startswith(("literal[", "constrained-")))
 
 
 def sentence(model: type[BaseModel], error: Any, place: Place, path: Path) -> str:
-    """One validation error as one sentence: where, what, and what would be right."""
+    """Format one validation error as a sentence: the place, the mistake, and the remedy."""
     location = key_of(error["loc"])
     where = place.of((*path, *location))
     if error["type"] == "extra_forbidden":
@@ -68,7 +69,7 @@ def sentence(model: type[BaseModel], error: Any, place: Place, path: Path) -> st
 
 
 def valid_keys(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
-    """The keys that are allowed at a place in the model."""
+    """The keys that a model allows at `location`."""
     if location[:1] == ("executor",) and len(location) > 1:
         model = EXECUTORS[str(location[1])]
         location = location[2:]

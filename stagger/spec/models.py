@@ -1,4 +1,4 @@
-"""The run spec: every key of a pipeline file, its type and its default. `stagger schema` prints it as JSON schema."""
+"""The run spec: every key of a pipeline file, with type and default. `stagger schema` prints it as JSON schema."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.spec.executors import Executor, LocalSpec, RetrySpec
 from stagger.start.delays import LONGEST_WINDOW_S, StartPolicy
 
-#: Names go into file names and job names.
+#: Names become parts of file names and job names.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 Name = Annotated[str, Field(pattern=NAME, max_length=100)]
@@ -29,9 +29,9 @@ class StepSpec(Model):
     """One step: `name`, or `name: {parameters}`. The name is a built-in step's or `module:callable`."""
 
     use: str
-    """The name: of a built-in step, or `module:callable`."""
+    """Name of a built-in step, or `module:callable`."""
     params: dict[str, Any] = {}
-    """Its parameters."""
+    """Parameters of the step."""
 
     @model_validator(mode="before")
     @classmethod
@@ -43,7 +43,7 @@ class StepSpec(Model):
             return {"use": use, "params": {} if params is None else params}
         if isinstance(value, dict) and "use" in value:
             return value
-        raise ValueError("a step is written `name` or `name: {parameters}`")
+        raise ValueError("write a step as `name` or `name: {parameters}`")
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -56,30 +56,32 @@ Pipeline = Annotated[tuple[StepSpec, ...], Field(min_length=1)]
 
 
 class StageDefaults(Model):
-    """What a file says for all of its stages, and each stage may say for itself."""
+    """Keys that a file sets for all of its stages, and that each stage can override."""
 
     tasks: Annotated[int, Field(ge=1, le=10_000_000)] = 1
-    """Into how many ranks the work is divided."""
+    """Number of ranks that divide the work."""
     shard_by: ShardBy = "count"
-    """How shards are given to ranks: round robin (`count`), or evening out their `bytes`."""
+    """How shards are assigned to ranks. `count`: round robin; `bytes`: each rank gets about as many bytes."""
     randomize_start_duration: Literal["auto"] | Annotated[int, Field(ge=0, le=LONGEST_WINDOW_S)] = "auto"
-    """Seconds over which the jobs' starts are spread; `auto`: 0, 30, 60 or 180 by the number of ranks, 0 locally."""
+    """The window: seconds over which starts are spread. `auto`: 0, 30, 60 or 180 by the number of ranks; 0 locally."""
     start_policy: StartPolicy = "uniform"
-    """How a job finds its delay: `uniform`, randint(0, window), drawn; `spread`, a slot of its own in the window."""
+    """How a job gets its delay. `uniform`: it draws randint(0, window); `spread`: it has its own slot in the window."""
     backend_limit: Amount | None = None
-    """Requests per second that the remote storage can take: the window is made so long that starts stay below 0.8 of
-    it, the policy is `spread` if none is named, and jobs of a throttled launch keep their place for that long."""
+    """Requests per second that the remote storage can take. The window becomes long enough to keep starts below 0.8 of
+    it; `start_policy` defaults to `spread`; each job of a throttled launch holds its slot for the length of the window.
+    """
     commit: Literal["rank", "shard"] = "rank"
-    """When outputs are committed: all of a rank's when it is done, or each shard's (`{stem}` in every writer's
-    filename) as it is done, so that a rank that is stopped goes on with the next shard."""
+    """When outputs are committed. `rank`: all outputs of a rank together, when it is done; `shard`: each shard's
+    outputs as soon as it is done, so that a stopped rank resumes there. `shard` needs `{stem}` in every writer's
+    filename."""
     retries: RetrySpec | None = None
-    """Running failed ranks again on Slurm, without anybody's help; by default not."""
+    """Automatic retries of failed ranks, on Slurm; by default none."""
     executor: Executor = Field(default_factory=LocalSpec)
     """Where the ranks run."""
 
 
 class StageSpec(StageDefaults):
-    """A pipeline and how it is run."""
+    """One stage: a pipeline, and how to run it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -91,7 +93,7 @@ class StageSpec(StageDefaults):
     name: Name
     """The stage's name."""
     depends: tuple[str, ...] = ()
-    """Stages that must be done, every rank of them, before this one starts."""
+    """Stages of which every rank must be done before this stage starts."""
     pipeline: Pipeline
     """The steps; the first reads, the last usually writes."""
     blocks: BlocksSpec | None = None
@@ -105,50 +107,50 @@ class StageSpec(StageDefaults):
             raise ValueError("a stage has `blocks` or a `pipeline`, not both")
         for key in ("ranks_per_job", "nodes_per_task"):
             if getattr(self.executor, key, 1) != 1:
-                raise ValueError(f"each server is a job of its own on one node: leave executor.{key} out")
+                raise ValueError(f"each server is its own job, on one node: leave executor.{key} out")
         if self.executor.type == "local" and self.executor.workers < self.blocks.servers:
             raise ValueError(
-                f"executor.workers is {self.executor.workers}, but all {self.blocks.servers} servers run at once here:"
+                f"executor.workers is {self.executor.workers}, but all {self.blocks.servers} servers must run at once:"
                 " leave it out"
             )
         return self
 
 
-#: Files of the run directory, beside which a stage's folder has to fit.
+#: Files of the run directory: a stage's folder cannot have these names.
 TAKEN = ("run.json", "lock", "lock.takeover")
 
 
 class StorageSpec(Model):
-    """How a run, all of its stages, asks remote storage."""
+    """How all stages of a run access remote storage."""
 
     storage_options: dict[str, dict[str, Any]] = {}
-    """Options for fsspec, per protocol: `{s3: {endpoint_url: ...}}`. Secrets only as ${NAME}. `engine` chooses what
-    speaks to S3: s3fs or obstore."""
+    """fsspec options per protocol: `{s3: {endpoint_url: ...}}`. Write secrets as ${NAME}. `engine` selects the S3
+    client: s3fs or obstore."""
     retry_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 600.0
-    """For how long a request is made again that was throttled, refused for the moment, or cut off."""
+    """Seconds for which a request is retried that the storage throttled, rejected for the moment, or cut off."""
     read_ahead_mb: PositiveInt = 64
-    """Memory that a task fills with input from remote storage before it is asked for, in MB."""
+    """MB of remote input that a task fetches into memory ahead of its reader."""
 
 
 class RunSpec(StorageSpec):
-    """A whole run: its stages, in an order in which each comes after those that it depends on."""
+    """A whole run. Each stage comes after those that it depends on."""
 
     name: Name
     run_dir: str
     stages: Annotated[tuple[StageSpec, ...], Field(min_length=1)]
     cwd: str
-    """The folder that the run was launched from; relative paths in steps start there."""
+    """The folder that the run was launched from; relative paths in steps are resolved there."""
     import_path: tuple[str, ...] = ()
-    """Folders whose modules steps may come from."""
+    """Folders from which steps are imported."""
     pickled: bool = False
-    """Whether the steps are Python objects, which tasks get as a pickle."""
+    """Whether the steps are Python objects, which tasks load from a pickle."""
 
     def stage(self, name: str) -> StageSpec:
         """The stage of this name. Raises KeyError when there is none."""
         return {stage.name: stage for stage in self.stages}[name]
 
     def chosen(self, name: str | None) -> list[StageSpec]:
-        """All stages, or the one that a user names. Raises StaggerError when there is none of this name."""
+        """All stages, or only the one of this name. Raises StaggerError when there is no such stage."""
         from stagger.spec.step_checks import nearest
 
         names = [stage.name for stage in self.stages]
@@ -157,11 +159,11 @@ class RunSpec(StorageSpec):
         return list(self.stages) if name is None else [self.stage(name)]
 
     def only(self, name: str | None) -> StageSpec:
-        """The stage that ranks are numbered in. Raises StaggerError when there are several, and none is named."""
+        """The one stage whose ranks a command names. Raises StaggerError when there are several and `name` is None."""
         stages = self.chosen(name)
         if len(stages) > 1:
             raise StaggerError(
-                f"The run has several stages; say which with --stage: {', '.join(stage.name for stage in stages)}."
+                f"The run has several stages; choose one with --stage: {', '.join(stage.name for stage in stages)}."
             )
         return stages[0]
 
@@ -181,10 +183,10 @@ class RunSpec(StorageSpec):
 
 
 class PipelineFile(StageDefaults, StorageSpec):
-    """A stagger pipeline file. With `stages`, the keys above it are defaults for each stage."""
+    """A stagger pipeline file. If it has `stages`, its own stage keys are defaults for each of them."""
 
     name: Name
-    """The run's name; of a single stage too."""
+    """Name of the run, and of its stage if the file has no `stages`."""
     run_dir: str
     """Where the run keeps its records: a local or shared folder, or s3://..."""
     pipeline: Pipeline | None = None
@@ -192,8 +194,8 @@ class PipelineFile(StageDefaults, StorageSpec):
     blocks: BlocksSpec | None = None
     """Servers that host a model's transformer blocks, in place of a pipeline."""
     stages: Annotated[tuple[StageSpec, ...], Field(min_length=1)] | None = None
-    """Several pipelines, each a stage with a name and what it depends on."""
+    """Several stages, each with a name, a pipeline, and the stages that it depends on."""
 
 
-#: Keys of a file that say something of the whole run; all others are a stage's, or defaults for stages.
+#: Keys of a file that apply to the whole run. All others belong to a stage, or are defaults for stages.
 RUN_KEYS = ("name", "run_dir", "stages", *StorageSpec.model_fields)

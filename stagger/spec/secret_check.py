@@ -1,4 +1,4 @@
-"""Secrets do not belong into a pipeline file."""
+"""Rejects secrets that are written in clear text in a pipeline file."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from stagger.spec.yaml_file import Path
 
 SECRET = re.compile(r"secret|password|token|customer_?key|account_?key|connection_?string|sas_", re.IGNORECASE)
 
-#: A password in a URL.
+#: A URL that contains a password.
 IN_URL = re.compile(r"://[^/@\s]*:[^/@\s$]+@")
 
 
 def check_secrets(value: Any, place: Place, path: Path = ("storage_options",)) -> None:
-    """Refuse a secret written in clear: the run directory and the job scripts keep these options."""
+    """Raise StaggerError for a secret in clear text: the run directory and the job scripts keep these options."""
     if not isinstance(value, dict):
         return
     for key, item in value.items():
         named = isinstance(item, str) and SECRET.search(str(key)) and item and not item.startswith("${")
         if named or (isinstance(item, str) and IN_URL.search(item)):
             raise StaggerError(
-                f"{place.of((*path, key))}: a secret in clear would be stored with the run; write ${{NAME}} and"
-                " export NAME, or leave it to the usual AWS variables and files."
+                f"{place.of((*path, key))}: a secret in clear text would be stored with the run; write ${{NAME}} and"
+                " export NAME, or use the usual AWS variables and files."
             )
         check_secrets(item, place, (*path, key))

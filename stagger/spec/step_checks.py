@@ -1,4 +1,4 @@
-"""Checking steps at launch: that each can be imported, and takes the parameters it is given."""
+"""Checks at launch that each step can be imported and accepts its parameters."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import BUILTIN, resolve
 
-#: The contract's own arguments, which a function step takes beside its parameters.
+#: Arguments of the step contract, which a function step takes before its own parameters.
 CONTRACT = ("data", "rank", "world_size")
 
 
 def check_step(use: str, params: dict[str, Any], where: str) -> None:
-    """Raise StaggerError when a step cannot be imported, or does not take its parameters. `where` says which step."""
+    """Raise StaggerError when a step cannot be imported or does not accept its parameters. `where` names the step."""
     try:
         target = resolve(use)
     except StaggerError as error:
         raise StaggerError(f"{where}: {error}") from error
     if not callable(target):
-        raise StaggerError(f"{where}: {use!r} is not callable, but {type(target).__name__}.")
+        raise StaggerError(f"{where}: {use!r} is not callable: its type is {type(target).__name__}.")
     _check_names(target, params, f"{where} ({use})")
     _check_json(params, f"{where} ({use})")
     if use in BUILTIN:
@@ -34,7 +34,7 @@ def check_step(use: str, params: dict[str, Any], where: str) -> None:
 def _check_names(target: Any, params: dict[str, Any], where: str) -> None:
     try:
         parameters = inspect.signature(target).parameters
-    except (TypeError, ValueError):  # Some classes written in C do not say.
+    except (TypeError, ValueError):  # Some classes written in C have no signature.
         return
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     contract = () if isinstance(target, type) else tuple(parameters)[: len(CONTRACT)]
@@ -49,19 +49,19 @@ def _check_names(target: Any, params: dict[str, Any], where: str) -> None:
 
 
 def _check_json(params: dict[str, Any], where: str) -> None:
-    """Parameters travel to tasks as JSON; what it would change or refuse is refused here."""
+    """Raise StaggerError for parameters that JSON cannot hold, or would change: tasks get them as JSON."""
     try:
         same = orjson.loads(orjson.dumps(params)) == params
     except (TypeError, ValueError, RecursionError):
         same = False
     if not same:
         raise StaggerError(
-            f"{where}: the parameters {params!r} do not fit into JSON: string keys, finite numbers of 64 bits."
+            f"{where}: JSON cannot hold the parameters {params!r}; use string keys and finite 64-bit numbers."
         )
 
 
 def check_built_in(step: Any, where: str) -> None:
-    """Raise StaggerError for a built-in step, made by Python code, with a parameter of a wrong type or value."""
+    """Raise StaggerError when a built-in step made by Python code has a parameter of a wrong type or value."""
     kind = type(step)
     if f"{kind.__module__}:{kind.__qualname__}" in BUILTIN.values():
         params = {field.name: getattr(step, field.name) for field in fields(step) if field.init}
@@ -78,7 +78,7 @@ def _check_types(target: Any, params: dict[str, Any], where: str) -> None:
 
 
 def _model(step: type) -> TypeAdapter[Any]:
-    """A model with a built-in step's parameters, made from its signature, so that there is one place for them."""
+    """A pydantic model of a built-in step's parameters, made from its signature, their only definition."""
     hints = get_type_hints(step if is_dataclass(step) else step.__init__)  # type: ignore[misc]
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(step).parameters.items():
@@ -87,14 +87,14 @@ def _model(step: type) -> TypeAdapter[Any]:
 
 
 def step_schema() -> dict[str, Any]:
-    """JSON schema of a step as files write it: a name, or one name with its parameters."""
+    """JSON schema of a step in a pipeline file: a name, or a name with its parameters."""
     parameters = {use: _model(resolve(use)).json_schema() for use in BUILTIN}
     for use, schema in parameters.items():
         documented = [cls for cls in resolve(use).__mro__ if cls.__module__.startswith("stagger.")]
         schema["description"] = "\n\n".join(inspect.getdoc(cls) or "" for cls in documented)
     return {
         "anyOf": [
-            {"type": "string", "description": "A step without parameters: a built-in one's name, or module:callable."},
+            {"type": "string", "description": "A step without parameters: a built-in name, or module:callable."},
             {
                 "type": "object",
                 "properties": parameters,
@@ -108,8 +108,8 @@ def step_schema() -> dict[str, Any]:
 
 
 def nearest(name: str, valid: list[str]) -> str:
-    """The end of a sentence about an unknown name: the nearest valid one, or all of them."""
+    """The end of a message about an unknown name: the nearest valid name, or all valid names."""
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]!r}?"
-    return f"valid are {', '.join(valid)}." if valid else "there is none to give."
+    return f"choose from {', '.join(valid)}." if valid else "there are no valid names."

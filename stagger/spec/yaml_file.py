@@ -1,4 +1,4 @@
-"""Reading YAML safely, with the line of every key, and without the surprises of YAML 1.1."""
+"""Reads YAML safely, with the line of every key, and without the surprises of YAML 1.1."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import yaml
 
 from stagger.errors import StaggerError
 
-#: A place in a document: keys and list positions from the top.
+#: A path in a document: keys and list positions from the top.
 Path = tuple[str | int, ...]
 
 
 class _Loader(yaml.SafeLoader):
-    """`safe_load`, with YAML 1.2's idea of plain values: 12:00:00, yes, on and 2024-01-01 are strings."""
+    """PyYAML's safe loader with YAML 1.2's rules for plain values: 12:00:00, yes, on and 2024-01-01 are strings."""
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -31,7 +31,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value)
 
 
 def parse_value(text: str) -> Any:
-    """The value that `text` stands for in a YAML file."""
+    """Parse `text` like a value in a YAML file. Raises StaggerError when it is not valid YAML."""
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - it is a SafeLoader
     except yaml.YAMLError as error:
@@ -39,7 +39,7 @@ def parse_value(text: str) -> Any:
 
 
 def parse_file(text: str, file: str) -> tuple[dict[str, Any], dict[Path, int]]:
-    """A file's content, and the line of every key in it. Raises StaggerError where it is not a YAML mapping."""
+    """Parse a file into its content and the line of every key. Raises StaggerError when it is not a YAML mapping."""
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -49,7 +49,7 @@ def parse_file(text: str, file: str) -> tuple[dict[str, Any], dict[Path, int]]:
         _note_lines(node, (), lines, file)
         return loader.construct_document(node), lines
     except RecursionError:
-        raise StaggerError(f"{file}: an alias (*name) holds itself.") from None
+        raise StaggerError(f"{file}: an alias (*name) contains itself; remove it.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{file}:{mark.line + 1}" if mark else file

@@ -1,1 +1,1 @@
-"""When jobs start: delays, windows, and simulated herds. Decides only; imports neither storage nor Slurm."""
+"""Decides when jobs start: delays, windows, and simulated herds. Imports neither storage nor Slurm."""

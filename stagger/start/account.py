@@ -1,4 +1,4 @@
-"""How a stage's jobs really started, beside how they were to: from what each wrote down of its delay."""
+"""Start times of a stage's jobs, planned and measured, from their completion records."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-#: Seconds of a histogram at most: later starts, those of a throttled run, are summed up by the peaks alone.
+#: Maximum length of a histogram, in seconds. Later starts, as in a throttled run, count only towards peaks and span.
 HISTOGRAM_S = 600
 
 
 def start_account(completions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Peaks and histogram of the jobs' starts: `planned`, by their delays alone, and `measured`, when delays ended.
+    """Peaks and histograms of job starts: `planned` by the delays alone, `measured` by the times when delays ended.
 
-    What lies between the two is when Slurm began the jobs. Each attempt of a job counts once, whatever ranks it ran.
+    The two differ by the times at which Slurm started the jobs. Each attempt of a job counts once, however many ranks
+    it ran.
     """
     jobs = {(r["job"], r["launch"], r["restart"]): (r["script_started"], r["delay_s"]) for r in completions}
     planned = sorted(float(delay) for _, delay in jobs.values())
@@ -22,7 +23,7 @@ def start_account(completions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def described(times: Sequence[float]) -> dict[str, Any]:
-    """Ascending times, in seconds, as the most in any second and in any 100 ms, their span, and a count per second.
+    """Summarize ascending times, in seconds: the peaks within any 1 s and any 100 ms, the span, and counts per second.
 
     >>> described([10.0, 10.05, 10.9, 12.5])
     {'peak_1s': 3, 'peak_100ms': 2, 'span_s': 2.5, 'per_second': [3, 0, 1]}
@@ -40,9 +41,9 @@ def described(times: Sequence[float]) -> dict[str, Any]:
 
 
 def most_within(times: Sequence[float], span: float) -> int:
-    """The most of some ascending times that lie within any span, its end excluded."""
+    """The peak number of times within any interval of length `span`, its end excluded. `times` ascend."""
     most = 0
     for index, time in enumerate(times):
-        if times[index - most] > time - span:  # One more than ever before fits into the span that ends here.
+        if times[index - most] > time - span:  # The interval that ends here holds one more than any before.
             most += 1
     return most

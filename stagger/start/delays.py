@@ -1,6 +1,6 @@
-"""When a job starts: how long it sleeps before it touches anything remote.
+"""Start delays: how long a job sleeps before it touches anything remote.
 
-Pure: the standard library only, and little of that, since every task imports it. The job script draws the same delays
+Pure, with few imports from the standard library, since every task imports it. The job script computes the same delays
 in bash (`slurm_templates/start.sh.j2`); tests compare the two.
 """
 
@@ -13,36 +13,37 @@ from typing import Literal, NamedTuple
 
 StartPolicy = Literal["uniform", "spread"]
 
-#: (most tasks, window in seconds): the heuristic of the 8000-task FineWeb runs, scaled down for smaller arrays.
+#: (maximum number of tasks, window in seconds): the heuristic of the 8000-task FineWeb runs, scaled down for smaller
+#: arrays.
 AUTO_WINDOWS = ((1, 0), (100, 30), (1000, 60))
 LARGEST_AUTO_WINDOW = 180
 
-#: 2^32 divided by the golden ratio, odd: multiples of it modulo 2^32 are the most even of all low-discrepancy sequences
-#: (Knuth, The Art of Computer Programming 3, section 6.4: Fibonacci hashing), and so is any run of neighbours.
+#: 2^32 divided by the golden ratio, odd. Its multiples modulo 2^32 are the most even of all low-discrepancy sequences,
+#: and so is any run of neighbours (Knuth, The Art of Computer Programming 3, section 6.4: Fibonacci hashing).
 GOLDEN = 2654435769
 
-#: Odd, and unrelated to GOLDEN: what a restart adds to the salt.
+#: Each restart of a job adds this to the salt. It is odd, and unrelated to GOLDEN.
 RESTART_SALT = 2246822519
 
-#: Share of a limit that is planned for: the rest is for what else asks the storage.
+#: Share of a limit that starts may use. The rest is left for all other requests to the storage.
 LOAD = 0.8
 
-#: Seconds between two rounds of Slurm's backfill scheduler (bf_interval's default): what it starts at once, when jobs
-#: of a throttled array have ended, is spread over that.
+#: Seconds between two rounds of Slurm's backfill scheduler (default of bf_interval). In a throttled array, each round
+#: starts the successors of all jobs that have ended; their starts are spread over this time.
 SCHEDULER_CYCLE_S = 30
 
-#: Beyond this many seconds, sleeping on allocated processors costs more than other ways of starting slowly.
+#: A window longer than this, in seconds, costs more than other ways of starting slowly: jobs sleep on their processors.
 LONG_WINDOW_S = 300
 
-#: No window is longer: a day. The job script's 64 bits of milliseconds would carry 24 of them.
+#: Maximum window, in seconds: one day. The 64-bit arithmetic of the job script would overflow after 24 days.
 LONGEST_WINDOW_S = 86_400
 
 
 class Slots(NamedTuple):
-    """How the jobs of one array sleep, under `spread`. All arrays of a launch are one wave.
+    """The slots of one array's jobs under `spread`. All arrays of a launch form one wave.
 
-    Its first `wave` jobs are numbers `first`, `first` + 1, ... of the launch's first wave, which takes `window_s`.
-    Later ones start when others end, and are spread over `later_s`.
+    The first `wave` jobs of the array are numbers `first`, `first` + 1, ... of the launch's first wave, and are spread
+    over `window_s` seconds. Later jobs start when others end, and are spread over `later_s` seconds.
     """
 
     window_s: int
@@ -53,7 +54,7 @@ class Slots(NamedTuple):
 
 
 def auto_window(tasks: int) -> int:
-    """Seconds over which the starts of `tasks` tasks are spread: 0 | 30 | 60 | 180 for 1 | <=100 | <=1000 | more.
+    """The default window for `tasks` tasks, in seconds: 0 | 30 | 60 | 180 for 1 | <=100 | <=1000 | more.
 
     >>> [auto_window(n) for n in (1, 2, 100, 101, 1000, 1001, 8000)]
     [0, 30, 30, 60, 60, 180, 180]
@@ -70,9 +71,9 @@ def kernel_bits() -> int:
 
 
 def uniform_delay(window: int, bits: Callable[[], int] = kernel_bits) -> int:
-    """A draw of randint(0, window): whole seconds, both ends included, unbiased, from a source of 32 random bits.
+    """Draw randint(0, window): whole seconds, both ends included, unbiased. `bits` returns 32 random bits.
 
-    Rejected above the largest multiple of `window + 1`: a plain modulo would favour small delays.
+    Draws from the largest multiple of `window + 1` on are rejected: a plain modulo would favour small delays.
     """
     outcomes = window + 1
     limit = 2**32 - 2**32 % outcomes
@@ -82,7 +83,7 @@ def uniform_delay(window: int, bits: Callable[[], int] = kernel_bits) -> int:
 
 
 def spread_delay_ms(index: int, window_s: int, salt: int = 0) -> int:
-    """The slot of job `index` in a window: milliseconds, 0 <= delay < 1000 window_s. No randomness but the salt's.
+    """The slot of job `index` in a window, in milliseconds: 0 <= delay < 1000 window_s. Only `salt` is random.
 
     >>> [spread_delay_ms(index, 180) for index in range(4)]
     [0, 111246, 42492, 153738]
@@ -91,7 +92,7 @@ def spread_delay_ms(index: int, window_s: int, salt: int = 0) -> int:
 
 
 def slot_ms(slots: Slots, index: int, restart: int = 0) -> int:
-    """The delay of element `index` of an array, in milliseconds. A restarted job draws another slot."""
+    """The delay of array element `index`, in milliseconds. A restarted job gets another slot."""
     salt = slots.salt + restart * RESTART_SALT
     if index < slots.wave:
         return spread_delay_ms(slots.first + index, slots.window_s, salt)
@@ -99,7 +100,7 @@ def slot_ms(slots: Slots, index: int, restart: int = 0) -> int:
 
 
 def window_for_limit(tasks: int, requests_per_start: float, limit: float) -> float:
-    """Seconds in which `tasks` starts of so many requests each stay below 0.8 `limit` requests a second: N R / (0.8 L).
+    """The window, in seconds, that keeps N `tasks` with R `requests_per_start` each below 0.8 `limit` L: N R / (0.8 L).
 
     >>> window_for_limit(8000, 4, 3500), window_for_limit(8000, 4, 50)
     (11.428571428571429, 800.0)
@@ -108,7 +109,7 @@ def window_for_limit(tasks: int, requests_per_start: float, limit: float) -> flo
 
 
 def throttle_for_limit(task_s: float, requests_per_task: float, limit: float) -> int:
-    """How many tasks of `task_s` seconds may run at once in steady state: K <= 0.8 L T / R, and one at least.
+    """Number K of tasks of T = `task_s` seconds that may run at once in steady state: K <= 0.8 L T / R, at least 1.
 
     >>> throttle_for_limit(600, 10, 50)
     2400

@@ -1,4 +1,4 @@
-"""What to expect of each start policy, and which one to take."""
+"""Predicts each start policy's effect, and recommends one."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from stagger.start.account import most_within
 from stagger.start.delays import LOAD, LONG_WINDOW_S, auto_window, throttle_for_limit, window_for_limit
 from stagger.start.herd import Herd, simulate
 
-#: A peak depends on the draws: it is the median of several herds, as long as so many jobs in all are not exceeded.
+#: Peaks depend on the draws. Each is a median over up to MOST_REPEATS herds, with up to REPEATED_JOBS jobs in all.
 REPEATED_JOBS, MOST_REPEATS = 50_000, 9
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What to expect of one policy. Rates per second, times in seconds; None where a simulation was stopped early.
+    """Prediction for one policy. Rates per second, times in seconds; None if the simulation was stopped early.
 
-    mean_per_s: starts per second over the window; None when all start at once.
-    peak_1s, peak_100ms: the most starts within any second, and any 100 ms.
-    requests_peak_1s, requests_peak_100ms: likewise the requests that reach the storage.
-    refused, failed: requests that the storage refuses, and jobs that give up.
+    mean_per_s: mean starts per second over the window; None if all jobs start at once.
+    peak_1s, peak_100ms: peak starts within any 1 s, and any 100 ms.
+    requests_peak_1s, requests_peak_100ms: the same for requests to the storage.
+    refused, failed: rejected requests, and jobs that give up.
     last_start_s: when the last job has started.
-    idle_core_h: core-hours that jobs sleep, wait after a refusal, or keep their places for a limit's sake.
-    idle_share: their part of all core-hours of the run.
+    idle_core_h: core-hours that jobs sleep, wait after a rejected request, or hold their slots for a limit.
+    idle_share: idle_core_h as a share of all core-hours of the run.
     """
 
     name: str
@@ -46,12 +46,12 @@ class Expected:
     starts: list[float] = field(repr=False)
 
     def document(self) -> dict[str, Any]:
-        """Everything but the times of single events."""
+        """All fields except the times of single events."""
         return {key: value for key, value in vars(self).items() if key not in ("requests", "starts")}
 
 
 def expect(name: str, herd: Herd, cores: float = 1.0, seed: int = 0) -> Expected:
-    """Simulate a herd. Each of its jobs has so many cores."""
+    """Simulate a herd whose jobs have `cores` cores each."""
     outcome = simulate(herd, seed)
     repeats = max(1, min(MOST_REPEATS, REPEATED_JOBS // herd.jobs))
     alone = replace(herd, requests=0, limit=None)
@@ -80,7 +80,7 @@ def expect(name: str, herd: Herd, cores: float = 1.0, seed: int = 0) -> Expected
 
 
 def mean_rate(herd: Herd) -> float | None:
-    """Starts per second of the first wave, on average over the window; `uniform` has one more second to draw."""
+    """Mean starts per second of the first wave; None if all start at once. `uniform` draws from window + 1 seconds."""
     span = herd.window_s + (herd.policy == "uniform") if herd.window_s else 0.0
     if herd.dispatch_rate:
         span = max(span, herd.wave / herd.dispatch_rate)
@@ -91,11 +91,11 @@ def mean_rate(herd: Herd) -> float | None:
 class StartPlan:
     """The policies side by side for one launch.
 
-    herd: the launch as it is, or, without a file, with the defaults.
-    rows: what to expect of each policy; that of `herd` is called `now`.
-    recommended: settings, as the keys of a pipeline file.
-    reason: why, in a sentence.
-    steady_throttle: how many jobs the limit allows at once as they go on; None without a limit.
+    herd: the launch as configured, or, without a pipeline file, with the defaults.
+    rows: one prediction per policy; `now` is the name of the row for `herd`.
+    recommended: settings, as keys of a pipeline file.
+    reason: the reason for them, as a sentence.
+    steady_throttle: jobs at once that the limit allows in steady state; None without a limit.
     """
 
     herd: Herd
@@ -107,11 +107,11 @@ class StartPlan:
     steady_throttle: int | None
 
     def row(self, name: str) -> Expected:
-        """The row of a policy. Raises KeyError when there is none."""
+        """The row of this name. Raises KeyError when there is none."""
         return {row.name: row for row in self.rows}[name]
 
     def document(self) -> dict[str, Any]:
-        """What `stagger plan --json` prints of it."""
+        """The plan as `stagger plan --json` prints it."""
         herd = vars(self.herd)
         return {
             **{key: value for key, value in herd.items() if key not in ("policy", "window_s")},
@@ -125,16 +125,16 @@ class StartPlan:
 
 
 def limit_window(herd: Herd) -> int:
-    """Whole seconds in which the first wave stays below 0.8 of the herd's limit; 0 when there is none."""
+    """The shortest window, in whole seconds, that keeps the first wave below 0.8 of the limit; 0 without a limit."""
     return math.ceil(window_for_limit(herd.wave, herd.requests, herd.limit)) if herd.limit else 0
 
 
 def start_plan(
     herd: Herd, tasks: int, *, cores: float = 1.0, counted: bool = False, other: int | None = None, seed: int = 0
 ) -> StartPlan:
-    """Compare starting at once, both policies over the default window, that for the limit, and the herd's own.
+    """Compare a start at once, both policies over the default window, the window for the limit, and the herd as it is.
 
-    `counted`: whether a launch finds the herd's number of requests by itself, and so the same window for a limit.
+    `counted`: whether a launch counts the herd's requests itself, and so finds the same window for a backend_limit.
     `other`: one more window to compare, in seconds.
     """
     window = auto_window(tasks)
@@ -165,24 +165,24 @@ def start_plan(
 
 
 def recommend(herd: Herd, counted: bool) -> tuple[dict[str, Any], str]:
-    """The settings to take, as keys of a pipeline file, and why."""
+    """The recommended settings, as keys of a pipeline file, and the reason for them."""
     if herd.jobs == 1:
-        return {"randomize_start_duration": 0}, "a single job meets nobody"
+        return {"randomize_start_duration": 0}, "a single job does not compete with others"
     if not herd.limit or not herd.requests:
-        more = "no request goes to remote storage" if herd.limit else "with --limit the window follows from that"
-        return {"start_policy": "spread"}, f"as even as a grid; {more}"
+        more = "no request goes to remote storage" if herd.limit else "--limit would determine the window"
+        return {"start_policy": "spread"}, f"starts as even as a grid; {more}"
     if herd.dispatch_rate and herd.dispatch_rate * herd.requests <= LOAD * herd.limit:
-        why = f"Slurm begins {herd.dispatch_rate:g} jobs a second, which ask for less than {LOAD} of the limit"
+        why = f"Slurm starts {herd.dispatch_rate:g} jobs per second, whose requests stay below {LOAD} of the limit"
         return {"randomize_start_duration": 0}, why
     window = limit_window(herd)
     chosen: dict[str, Any] = {"start_policy": "spread"}
     chosen |= {"backend_limit": herd.limit} if counted else {"randomize_start_duration": window}
     steady = throttle_for_limit(herd.task_s, herd.requests, herd.limit)
-    # Jobs that take turns keep their places only in a launch with a backend_limit; else they must be few enough.
+    # Jobs that take turns hold their slots only in a launch with a backend_limit; otherwise they must be few enough.
     if window <= LONG_WINDOW_S and (counted or herd.wave == herd.jobs or herd.wave <= steady):
-        why = f"{herd.wave:,} jobs with {herd.requests} requests each, in {window} s, are {LOAD} of the limit"
+        why = f"{herd.wave:,} jobs with {herd.requests} requests each, over {window} s, use {LOAD} of the limit"
         if 2 * herd.requests > herd.limit:
-            why += "; still two that start close together exceed it, and ask again"
+            why += "; two jobs that start close together still exceed it, and retry"
         return chosen, why
     workers = max(1, min(math.floor(LONG_WINDOW_S * LOAD * herd.limit / herd.requests), steady))
     short = math.ceil(window_for_limit(workers, herd.requests, herd.limit))
@@ -191,23 +191,23 @@ def recommend(herd: Herd, counted: bool) -> tuple[dict[str, Any], str]:
     if window > LONG_WINDOW_S:
         why = f"{herd.wave:,} jobs at once would have to sleep up to {window:,} s on their processors"
     else:
-        why = f"{herd.wave:,} jobs of {herd.task_s:g} s that take turns would ask for more than the limit"
+        why = f"{herd.wave:,} jobs of {herd.task_s:g} s that take turns would exceed the limit"
     why += f"; {workers:,} at once start within {short} s"
     return {**chosen, "executor": {"workers": workers}}, why
 
 
 def first_wave(herd: Herd) -> list[float]:
-    """When the jobs of the first wave start, in seconds, ascending."""
+    """The start times of the first wave, in ascending seconds."""
     return simulate(replace(herd, jobs=herd.wave, limit=None, requests=0)).starts
 
 
 def summary(herd: Herd, cores: float) -> str:
-    """The start of a launch in one line."""
+    """Summarize the start of a launch in one line."""
     starts = first_wave(herd)
     who = f"{herd.jobs:,} jobs" if herd.wave == herd.jobs else f"the first {herd.wave:,} of {herd.jobs:,} jobs"
     if not herd.window_s:
         return f"{who} start at once"
-    peaks = f"at most {most_within(starts, 1.0):,} in a second, {most_within(starts, 0.1):,} in 100 ms"
+    peaks = f"peak {most_within(starts, 1.0):,} in 1 s, {most_within(starts, 0.1):,} in 100 ms"
     hours = f"{herd.asleep_s * cores / 3600:,.1f} core-hours asleep"
-    kept = f"; each keeps its place for {herd.hold_s} s at least" if herd.hold_s else ""
+    kept = f"; each holds its slot for at least {herd.hold_s} s" if herd.hold_s else ""
     return f"{who} start over {herd.window_s} s ({herd.policy}), {peaks}; {hours}{kept}"

@@ -1,7 +1,7 @@
-"""A herd of jobs that start, and storage that takes so many requests a second: a seeded discrete-event simulation.
+"""A seeded discrete-event simulation of a herd of jobs that start, and of storage with a limit on requests per second.
 
-The delays are those of delays.py, which the job script's are tested to equal, and what is refused is asked again
-as stagger/storage/retry.py does. The storage is a token bucket that holds one second's worth of requests.
+The delays are those of delays.py; tests verify that the job script's are equal. Rejected requests are retried as in
+stagger/storage/retry.py. The storage is a token bucket that holds one second's worth of requests.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from random import Random
 from stagger.backoff import full_jitter
 from stagger.start.delays import SCHEDULER_CYCLE_S, Slots, StartPolicy, slot_ms, uniform_delay
 
-#: Events closer together than this, in seconds, are taken up in the order in which they became known.
+#: Width of a bin of `Calendar`, in seconds. Events within a bin are handled in the order in which they were scheduled.
 BIN_S = 0.01
 
-#: A simulation ends once so many requests have been refused: the storage is hopelessly overloaded, and it only grows.
+#: A simulation stops after this many rejected requests: the storage is hopelessly overloaded, and only gets worse.
 MOST_REFUSED = 250_000
 
-#: And once so many have been made: what a gigabyte holds of five policies.
+#: A simulation also stops after this many requests: those of five policies fit into 1 GB.
 MOST_REQUESTS = 5_000_000
 
 
 @dataclass(frozen=True)
 class Herd:
-    """What starts, and what it meets. Times in seconds, rates per second.
+    """The jobs that start, and the conditions that they meet. Times in seconds, rates per second.
 
-    jobs: how many there are.
-    policy, window_s: how they sleep.
-    requests: what each asks of the storage as it starts, one after another.
-    limit: requests per second that the storage takes; None for any number.
-    throttle: the most jobs at once, which Slurm was told; under `spread` only so many take the window.
-    slots: the most jobs at once, which the cluster has room for; every job takes the window.
-    dispatch_rate: jobs per second that Slurm begins; None for all in the same instant.
-    task_s: how long a job runs after its start; hold_s: how long it keeps its place at least.
+    jobs: number of jobs.
+    policy, window_s: how their delays are chosen.
+    requests: requests that each job makes at its start, one after another.
+    limit: requests per second that the storage accepts; None for any number.
+    throttle: maximum number of jobs at once, set in Slurm; under `spread` only the first wave takes the window.
+    slots: maximum number of jobs at once for which the cluster has room; every job takes the window.
+    dispatch_rate: jobs per second that Slurm starts; None for all in the same instant.
+    task_s: how long a job runs after its start; hold_s: how long it holds its slot at least.
     latency_s: how long the storage takes to answer.
-    cycle_s: a job that ended is replaced at a multiple of this.
-    retry_s: for how long a request is made again.
+    cycle_s: a job that has ended is replaced at the next multiple of this.
+    retry_s: how long a rejected request is retried.
     """
 
     jobs: int
@@ -58,40 +58,41 @@ class Herd:
 
     @property
     def wave(self) -> int:
-        """How many jobs start at the same moment."""
+        """Number of jobs in the first wave."""
         return min(self.jobs, self.throttle or self.jobs)
 
     @property
     def later_s(self) -> int:
-        """The window of the jobs that begin when others have ended."""
+        """The window of jobs that start after others have ended."""
         return self.window_s if self.policy == "uniform" else min(self.window_s, SCHEDULER_CYCLE_S)
 
     @property
     def asleep_s(self) -> float:
-        """Seconds that all jobs sleep together, of all that could be drawn."""
+        """Expected seconds that all jobs together sleep."""
         return (self.wave * self.window_s + (self.jobs - self.wave) * self.later_s) / 2
 
     @property
     def kept_s(self) -> float:
-        """Seconds that all jobs together keep their places when their work is done."""
+        """Seconds that all jobs together hold their slots after their work is done."""
         return self.jobs * max(0.0, self.hold_s - self.task_s)
 
     @property
     def at_once(self) -> int:
-        """How many jobs there are at any time at most."""
+        """Maximum number of jobs at any time."""
         return min(self.wave, self.slots or self.jobs)
 
 
 @dataclass
 class Outcome:
-    """What happened. Times in seconds since the first job began, in ascending order.
+    """The result of a simulation. Times in seconds since the first job began, in ascending order.
 
-    starts: when each job's delay was over.
-    requests: when each request was made, refused ones included.
-    last_start_s: when the last job had been given all that it asks for as it starts.
-    failed: jobs one of whose requests was refused for too long.
-    waited_s: seconds that all jobs waited after a refusal.
-    complete: whether it was simulated to its end.
+    starts: when each job's delay ended.
+    requests: when each request was made, including rejected ones.
+    refused: number of rejected requests.
+    failed: number of jobs with a request that was rejected for more than `retry_s`.
+    last_start_s: when the last job had finished the requests of its start.
+    waited_s: seconds that all jobs together waited after rejected requests.
+    complete: whether the simulation ran to its end.
     """
 
     starts: list[float] = field(default_factory=list)
@@ -104,7 +105,7 @@ class Outcome:
 
 
 def delays(herd: Herd, random: Random) -> list[float]:
-    """Every job's delay in seconds, as its job script would find it."""
+    """Every job's delay in seconds, as its job script would compute it."""
     if herd.policy == "uniform":
         bits: Callable[[], int] = lambda: random.getrandbits(32)  # noqa: E731
         return [float(uniform_delay(herd.window_s, bits)) for _ in range(herd.jobs)]
@@ -113,7 +114,7 @@ def delays(herd: Herd, random: Random) -> list[float]:
 
 
 class Calendar:
-    """Jobs by when something happens to them next: a queue of bins, cheaper than a heap of a million events."""
+    """Jobs by the time of their next event: a queue of bins, cheaper than a heap of a million events."""
 
     def __init__(self) -> None:
         self.bins: dict[int, list[int]] = {}
@@ -129,17 +130,17 @@ class Calendar:
             heapq.heappush(self.order, number)
 
     def take(self) -> list[int]:
-        """The jobs of the earliest bin. What is put into that bin while they are taken up comes next."""
+        """Remove and return the jobs of the earliest bin. Jobs put into this bin later come with the next call."""
         return self.bins.pop(heapq.heappop(self.order))
 
 
-#: A job that has got all that it asks for as it starts, and runs.
+#: In place of its remaining requests: the job has finished the requests of its start, and runs.
 RUNNING = -1
 
 
 def simulate(herd: Herd, seed: int = 0) -> Outcome:
-    """Run a herd from the moment at which Slurm begins its first job until the last one has started."""
-    random = Random(seed)  # noqa: S311 # It has to be the same each time.
+    """Simulate a herd from the moment when Slurm starts its first job until the last job has started."""
+    random = Random(seed)  # noqa: S311 # Seeded: every call must give the same result.
     delay = delays(herd, random)
     outcome = Outcome()
     calendar = Calendar()
@@ -156,7 +157,7 @@ def simulate(herd: Herd, seed: int = 0) -> Outcome:
     latency_s, jobs = herd.latency_s, herd.jobs
 
     def begin(now: float) -> None:
-        """Slurm begins the next job, not faster than it can."""
+        """Start the next job, but no faster than at `dispatch_rate`."""
         nonlocal begun, last_begin
         last_begin = max(now, last_begin + gap)
         at[begun] = last_begin + delay[begun]
@@ -204,7 +205,7 @@ def simulate(herd: Herd, seed: int = 0) -> Outcome:
                 put(now, job)
                 continue
             outcome.last_start_s = max(outcome.last_start_s, now)
-            if begun < jobs:  # Somebody waits for its end.
+            if begun < jobs:  # Another job waits for its slot.
                 left[job] = RUNNING
                 at[job] = now + max(herd.task_s, herd.hold_s)
                 put(at[job], job)

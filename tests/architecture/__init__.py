@@ -1,1 +1,1 @@
-"""What holds for the whole package: which way imports point, what a task imports, what is shipped."""
+"""Rules for the whole package: the direction of imports, the imports of a task, the shipped files."""

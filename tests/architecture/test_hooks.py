@@ -1,4 +1,4 @@
-"""The hooks of steps are looked for by name, and one file documents all of them."""
+"""stagger looks for hooks of steps by name, and one file documents all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task imports: start-up is multiplied by thousands."""
+"""The imports of a task: thousands of tasks multiply the cost of each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.conftest import Cli, PipelineFiles
 
-#: What a launch needs, and a task on local paths must never import.
+#: Modules that a launch needs, and that a task on local paths must never import.
 NOT_IN_A_TASK = {
     "aiobotocore",
     "asyncio",
@@ -83,7 +83,7 @@ def test_a_task_makes_few_file_system_calls_before_its_first_read(
     trace = tmp_path / "trace"
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     task = [sys.executable, "-I", "-m", "stagger.task", settings, "1"]
-    subprocess.run(task, env=env, check=True)  # So that the byte code is there.
+    subprocess.run(task, env=env, check=True)  # Writes the byte code first.
     subprocess.run(["strace", "-f", "-o", trace, "-e", "trace=%file,getdents64", *task], env=env, check=True)
     lines = trace.read_text(errors="replace").splitlines()
     first = next(number for number, line in enumerate(lines) if "/input/shard-" in line)

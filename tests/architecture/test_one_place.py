@@ -1,4 +1,4 @@
-"""One place talks to Slurm, one to each storage, and what decides touches neither."""
+"""One place talks to Slurm, and one to each storage. Modules that decide touch neither."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import stagger
 PACKAGE = Path(stagger.__file__).parent
 
 
-#: What decides, on plain values alone. Each may import others of these.
+#: Modules that decide, from plain values alone. They may import one another.
 PURE = {
     "backoff",
     "errors",
@@ -41,7 +41,7 @@ PURE = {
     "storage/faults",
 }
 
-#: Modules that touch the world.
+#: Modules that touch the machine, its clock or the network.
 WORLD = {"asyncio", "getpass", "os", "shutil", "socket", "subprocess", "tempfile", "threading", "time"}
 
 
@@ -54,7 +54,7 @@ def test_pure_modules_touch_neither_slurm_nor_storage_nor_the_machine(name: str)
     assert {module.removeprefix("stagger.").replace(".", "/") for module in ours} <= PURE
     others = {module.partition(".")[0] for module in modules - ours}
     assert others <= {*sys.stdlib_module_names, "numpy", "scipy"}
-    kernel = {"os"} if name == "start/delays" else set()  # It draws from os.urandom.
+    kernel = {"os"} if name == "start/delays" else set()  # It uses os.urandom.
     assert not others & (WORLD - kernel)
 
 

@@ -1,4 +1,4 @@
-"""What is installed: the wheel, its shipped files, and nothing of the machine that it was built on."""
+"""The wheel: its shipped files, and no path of the machine that it was built on."""
 
 from __future__ import annotations
 

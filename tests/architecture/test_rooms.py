@@ -1,4 +1,4 @@
-"""The rooms of the package: imports point down only, and never in a circle. docs/ARCHITECTURE.md shows the rooms."""
+"""The rooms of the package: imports point down only, and form no circle. docs/ARCHITECTURE.md shows the rooms."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import stagger
 
 PACKAGE = Path(stagger.__file__).parent
 
-#: From the roof to the ground. A file imports from rooms below its own, or from its own. Lazy imports inside functions
-#: and imports for types count: circles hide behind them.
+#: From the roof to the ground. A file imports from rooms below its own, or from its own. Imports inside functions and
+#: for types count too, since circles hide behind them.
 ROOMS = (
     "__main__",
     "cli",
@@ -38,7 +38,7 @@ GROUND = ("errors", "backoff", "progress", "ranks", "shipped")
 
 
 def modules(package: Path) -> dict[str, Path]:
-    """Dotted name -> file. A folder's `__init__.py` has the folder's name."""
+    """Dotted name -> file. The name of an `__init__.py` is that of its folder."""
     files = sorted(package.rglob("*.py"))
     return {
         ".".join([package.name, *path.relative_to(package).with_suffix("").parts]).removesuffix(".__init__"): path

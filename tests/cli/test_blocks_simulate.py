@@ -55,7 +55,7 @@ def test_scenarios_are_named_one_by_one_or_all() -> None:
     assert names("join", "all") == list(SCENARIOS)
     with pytest.raises(StaggerError, match="no scenario 'chrun'; did you mean 'churn'"):
         names("chrun")
-    with pytest.raises(StaggerError, match="no scenario 'x'; valid are join, churn, wave, slurm"):
+    with pytest.raises(StaggerError, match="no scenario 'x'; choose from join, churn, wave, slurm"):
         names("x")
     with pytest.raises(StaggerError, match="--ideal means --visibility 0"):
         names("join", visibility_s=3, ideal=True)

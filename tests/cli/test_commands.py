@@ -22,7 +22,7 @@ def test_json_is_alone_on_standard_output(cli: Cli, pipeline_file: PipelineFiles
     ("arguments", "said"),
     [
         (["launch"], "Missing argument 'FILE'"),
-        (["launch", "nothing.yaml"], "There is no file nothing.yaml.*ready one: quickstart"),
+        (["launch", "nothing.yaml"], "There is no file nothing.yaml.*shipped one: quickstart"),
         (["launch", "run.yaml", "--nonsense"], "No such option"),
         (["launch", "run.yaml", "--limit", "0"], "--limit.*greater than or equal to 1"),
         (["launch", "run.yaml", "--executor", "slrum"], "no executor 'slrum'; did you mean 'slurm'"),

@@ -20,8 +20,8 @@ from tests.conftest import Cli, PipelineFiles
         (({"write_jsonl": {"path": "x", "filename": "all.jsonl"}},), 4, "is the same for all 4 ranks"),
         (({"write_jsonl": {"path": "x", "filename": "../{rank}"}},), 1, "contains a '/'; set the folder in `path`"),
         (({"read_jsonl": {"path": "input"}},), 1, "Step 2 (read_jsonl) is a reader"),
-        (({"my_steps:Upper": {"suffix": {1: 2}}},), 1, "do not fit into JSON"),
-        (({"my_steps:Upper": {"suffix": float("inf")}},), 1, "do not fit into JSON"),
+        (({"my_steps:Upper": {"suffix": {1: 2}}},), 1, "JSON cannot hold the parameters"),
+        (({"my_steps:Upper": {"suffix": float("inf")}},), 1, "JSON cannot hold the parameters"),
         (("quits:step",), 1, "'quits:step' cannot be imported: SystemExit"),
     ],
 )

@@ -41,7 +41,7 @@ def test_a_dry_run_of_8000_tasks_shows_all_and_touches_nothing(
     assert (stage["name"], stage["tasks"], stage["shards"], stage["jobs"]) == ("run", 8000, 12, 8000)
     assert stage["bytes"] == sum(path.stat().st_size for path in pipeline_file.shards.iterdir())
     assert (stage["start"]["policy"], stage["start"]["window_s"]) == ("uniform", 180)
-    summary = "the first 500 of 8,000 jobs start over 180 s (uniform), at most "
+    summary = "the first 500 of 8,000 jobs start over 180 s (uniform), peak "
     assert stage["start"]["summary"].startswith(summary)
     assert [array["jobs"] for array in stage["arrays"]] == [1001] * 7 + [993]
     assert sum(array["throttle"] for array in stage["arrays"]) == 500

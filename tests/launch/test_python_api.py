@@ -139,7 +139,7 @@ TWICE = WriteJsonl("out")
         ({"pipeline": [ReadJsonl("in", on_bad_record="raise")]}, r"Step 1 \(ReadJsonl\): on_bad_record: .*'skip'"),  # type: ignore[arg-type]
         ({"backend_limit": float("inf")}, "backend_limit: input should be a finite number, not inf"),
         ({"retry_seconds": float("nan")}, "retry_seconds: .*, not nan"),
-        ({"pipeline": [ReadJsonl("in"), TWICE, TWICE]}, "Step 3 is the very object of a step before it"),
+        ({"pipeline": [ReadJsonl("in"), TWICE, TWICE]}, "Step 3 is the same object as an earlier step"),
     ],
 )
 def test_wrong_arguments_are_said(tmp_path: Path, arguments: dict[str, Any], said: str) -> None:

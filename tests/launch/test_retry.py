@@ -40,7 +40,7 @@ def test_failed_only_leaves_out_what_never_ran(cli: Cli, pipeline_file: Pipeline
         (("--rank", "0-1"), "Ranks 0 of run are done; a completed rank is never run again."),
         (("--rank", "all"), "--rank all: write ranks like 3 or 3,17,40-52."),
         (("--stage", "rum"), "There is no stage 'rum'; did you mean 'run'?"),
-        (("--set", "tasks=9"), "a run keeps its tasks; a retry can change executor"),
+        (("--set", "tasks=9"), "a retry cannot change tasks, only executor"),
         (("--set", "pipeline=[]"), "launch with a new run_dir"),
         (("--set", "executor.wrokers=9"), "did you mean 'workers'"),
     ],

@@ -1,1 +1,1 @@
-"""What a launch decides once: which rank gets which shard, and how many requests a start makes."""
+"""Decisions of a launch: which rank gets which shard, and how many requests the start of a job makes."""

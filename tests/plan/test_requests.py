@@ -1,4 +1,4 @@
-"""What a task asks of remote storage: each request by its name, and the number that `backend_limit` counts on."""
+"""A task's requests to remote storage: each by its name, and the number that `backend_limit` relies on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENGINES = ["s3fs", "obstore"]
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[S3Server, Path]]:
-    """A server, and the folder whose files it has as objects of the bucket `input`."""
+    """A server, and the folder whose files it serves as objects of the bucket `input`."""
     folder = tmp_path_factory.mktemp("objects")
     for index in range(12):
         (folder / f"{index:02d}.jsonl").write_bytes(jsonl(documents(index * 50, 50)))
@@ -32,7 +32,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[S3Server
 
 @pytest.fixture
 def on_s3(cli: Cli, storage: tuple[S3Server, Path], pipeline_file: PipelineFiles, tmp_path: Path) -> Any:
-    """Writes a pipeline file with run directory, input and output on S3, and a place of its own there."""
+    """Writes a pipeline file with run directory, input and output on S3, under a prefix of this test alone."""
     server, _ = storage
     cli.env |= {"AWS_ENDPOINT_URL": server.endpoint, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
     place = f"s3://runs/{tmp_path.name}"
@@ -54,7 +54,7 @@ def settings_of(server: S3Server, tmp_path: Path) -> dict[str, Any]:
 
 
 def task(cli: Cli, settings: dict[str, Any], rank: int) -> subprocess.Popen[bytes]:
-    """A task as a job script starts it."""
+    """Start a task as a job script does."""
     command = [sys.executable, "-I", "-m", "stagger.task", json.dumps(settings), str(rank)]
     return subprocess.Popen(command, env=cli.env, cwd=cli.folder)
 
@@ -63,7 +63,7 @@ def task(cli: Cli, settings: dict[str, Any], rank: int) -> subprocess.Popen[byte
 def test_a_task_makes_four_control_requests_one_for_each_shard_and_one_for_its_output(
     cli: Cli, storage: tuple[S3Server, Path], on_s3: Any, tmp_path: Path, engine: str
 ) -> None:
-    """No LIST, no HEAD, no HeadBucket; and the launch counts on just these."""
+    """No LIST, no HEAD, no HeadBucket; the launch counts exactly these requests."""
     server, _ = storage
     file = on_s3(engine)
     cli("launch", file, "--limit", 1, check=0)
@@ -146,7 +146,7 @@ def test_a_long_task_starts_with_what_its_read_ahead_holds(cli: Cli, on_s3: Any,
         steps = ({"my_steps:hold": {"flag": str(flag)}},)
         file = on_s3(engine, source="s3://long", tasks=1, read_ahead_mb=4, steps=steps)
         (counted,) = cli("plan", file, "--json", check=0).json["plans"]
-        assert counted["requests"] == 4  # Plan, plan, and two shards that begin within 4 MB.
+        assert counted["requests"] == 4  # The plan twice, and two shards that begin within 4 MB.
         launch = cli.start("launch", file)
         until((tmp_path / "flag-0").exists, "the task to wait for the flag")
         keys = until(lambda: keys_read(slow) if len(keys_read(slow)) >= 2 else None, "the read-ahead to fill")
@@ -170,4 +170,4 @@ def test_packed_short_ranks_count_together_and_outputs_by_shard_too(cli: Cli, on
     text["pipeline"][-1]["write_jsonl"]["filename"] = "{stem}.jsonl"
     file.write_text(json.dumps(text))
     (counted,) = cli("plan", file, "--json", check=0).json["plans"]
-    assert counted["requests"] == 6  # Three shards, an output for each; the run directory is local.
+    assert counted["requests"] == 6  # Three shards with one output each; the run directory is local.

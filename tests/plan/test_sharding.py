@@ -22,7 +22,7 @@ def test_every_shard_goes_to_exactly_one_rank(sizes: list[int], tasks: int, shar
 
 @given(sizes.filter(any), st.integers(1, 20))
 def test_bytes_are_evened_out(sizes: list[int], tasks: int) -> None:
-    """Graham's bound, against the two things that no assignment can beat."""
+    """Graham's bound, relative to lower bounds that no assignment can beat."""
     ranks = assign([Shard(f"{i:03d}", size) for i, size in enumerate(sizes)], tasks, "bytes")
     fullest = max(sum(shard.size for shard in rank) for rank in ranks)
     largest = sorted(sizes, reverse=True)

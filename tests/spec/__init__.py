@@ -1,1 +1,1 @@
-"""Pipeline files: what they resolve to, what is said about mistakes, what a retry may change."""
+"""Pipeline files: the runs that they describe, the errors for mistakes, and the keys that a retry may change."""

@@ -16,7 +16,7 @@ def test_settings_of_one_stage_are_changed_alone() -> None:
     assert changed.stages[0] == run.stages[0]
     assert changed.stages[1].randomize_start_duration == 5
     assert changed.stages[1].executor.model_dump()["mem_per_cpu_gb"] == 8
-    with pytest.raises(StaggerError, match="a run keeps its depends"):
+    with pytest.raises(StaggerError, match="a retry cannot change depends"):
         changed_spec(run, ["depends=[]"], None)
 
 
@@ -31,7 +31,7 @@ def test_a_retry_can_change_how_a_run_is_run_but_not_what_it_does() -> None:
     assert [stage.executor.mem_per_cpu_gb for stage in changed.stages] == [2, 8]  # type: ignore[union-attr]
     assert changed.retry_seconds == 5
     for assignment in ("tasks=7", "pipeline.0=m:g", "nonsense=1", "name=x"):
-        with pytest.raises(StaggerError, match="a run keeps its"):
+        with pytest.raises(StaggerError, match="a retry cannot change"):
             changed_spec(spec, [assignment], None)
     with pytest.raises(StaggerError, match="mem_per_cpu_gb"):
         changed_spec(spec, ["executor.mem_per_cpu_gb=lots"], None)

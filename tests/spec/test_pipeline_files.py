@@ -1,4 +1,4 @@
-"""Pipeline files: what they resolve to, and what is said about each mistake."""
+"""Pipeline files: the runs that they describe, and the error for each mistake."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_another_executor_takes_its_own_defaults(folder: Path) -> None:
         (("suffix:", "sufix:"), r"step 2 \(my_steps:Upper\): unknown parameter 'sufix'; did you mean 'suffix'\?"),
         (("my_steps:Upper", "my_stebs:Upper"), r"step 2: .*'my_stebs:Upper' cannot be imported: ModuleNotFoundError"),
         (("my_steps:Upper", "my_steps:Uper"), r"step 2: .* cannot be imported: my_steps has no 'Uper'"),
-        (("  - my_steps:swallow", "  - 17"), r"p\.yaml:8: pipeline\[2\]: a step is written"),
+        (("  - my_steps:swallow", "  - 17"), r"p\.yaml:8: pipeline\[2\]: write a step as `name`"),
         (("executor:\n  type", "executor:\n type:\n  - ]"), r"p\.yaml:\d+: not valid YAML"),
     ],
 )
@@ -180,7 +180,7 @@ def test_each_mistake_is_one_sentence_with_its_place(folder: Path, change: tuple
         ),
         (
             "name: x\nrun_dir: y\nstorage_options: {s3: {secret: hunter2}}\npipeline: [my_steps:numbers]\n",
-            r"p\.yaml:3: storage_options\.s3\.secret: a secret in clear",
+            r"p\.yaml:3: storage_options\.s3\.secret: a secret in clear text",
         ),
         (
             "name: x\nrun_dir: y\nstorage_options: {s3: {secret: '${NO_SUCH}'}}\npipeline: [my_steps:numbers]\n",

@@ -1,1 +1,1 @@
-"""The staggered start: delays in Python and bash, simulated herds, and the account of real starts."""
+"""The staggered start: delays in Python and bash, simulated herds, and start times of real jobs."""

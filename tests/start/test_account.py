@@ -1,4 +1,4 @@
-"""The account of starts: as they were, beside what was planned."""
+"""Start times of jobs: measured and planned."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_starts_are_counted_per_job_and_shown_beside_what_was_planned(
     records = [
         {"job": job, "launch": launch, "restart": restart, "script_started": began, "delay_s": delay}
         for job, launch, restart, began, delay in jobs
-        for _ in range(2)  # Two ranks a job.
+        for _ in range(2)  # Two ranks per job.
     ]
     account = start_account(records)
     assert account["jobs"] == 30
@@ -28,11 +28,11 @@ def test_starts_are_counted_per_job_and_shown_beside_what_was_planned(
     )
     assert sum(account["measured"]["per_second"]) == 30
     assert start_account([])["measured"]["per_second"] == []
-    # The slots of two neighbours in 6 s lie 2.3 or 3.7 s apart, whatever the salt.
+    # In a window of 6 s, the slots of two neighbours are 2.3 or 3.7 s apart, whatever the salt.
     cli("launch", pipeline_file(start_policy="spread", randomize_start_duration=6), check=0)
     shown = cli("status", tmp_path / "run", check=0).out
     assert re.search(r"jobs started: at most \d in a second, \d in 100 ms; by their delays alone 1 in a second", shown)
     (planned,) = [line.strip() for line in shown.splitlines() if line.strip().startswith("planned")]
-    assert planned.count("█") + planned.count("▄") == 2  # Beside the measured ones, to one scale.
+    assert planned.count("█") + planned.count("▄") == 2  # On the scale of the measured starts.
     assert json.loads((tmp_path / "run" / "stats.json").read_text())["starts"]["jobs"] == 2
     assert "<svg" in (tmp_path / "run" / "report.html").read_text()

@@ -1,4 +1,4 @@
-"""`backend_limit`: the window that keeps to it, and what is said about it."""
+"""`backend_limit`: the window that keeps starts below it, and the messages about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SLURM = {"type": "slurm"}
 
 
 def dry_run(cli: Cli, file: Path, *more: str | int) -> tuple[str, int, int, str]:
-    """Policy, window and hold of a launch, and what is said about them."""
+    """Policy, window and hold of a launch, and its messages."""
     ran = cli("launch", file, "--dry-run", "--json", *more, check=0)
     (stage,) = ran.json["stages"]
     (hold,) = set(re.findall(r'"hold_s":(\d+)', stage["arrays"][0]["script"]))
@@ -22,7 +22,7 @@ def dry_run(cli: Cli, file: Path, *more: str | int) -> tuple[str, int, int, str]
 def test_the_window_for_a_limit_and_what_is_said_about_it(
     cli: Cli, bucket: Bucket, shards: Path, pipeline_file: PipelineFiles
 ) -> None:
-    """With its run directory and input on S3 a short task makes five requests: plan, plan, shard, completion, log."""
+    """A short task with run directory and input on S3 makes five requests: plan, plan, shard, completion, log."""
     cli.env.update(bucket.env)
     bucket.files.put([str(path) for path in sorted(shards.iterdir())], f"{bucket.name}/input/")
 
@@ -32,9 +32,9 @@ def test_the_window_for_a_limit_and_what_is_said_about_it(
 
     assert dry_run(cli, file(backend_limit=2.5))[:3] == ("spread", 30, 0)  # 12 * 5 / (0.8 * 2.5)
     assert dry_run(cli, file(backend_limit=2.5, start_policy="uniform"))[:3] == ("uniform", 30, 0)
-    # A throttled launch takes a shorter window, and each job keeps its place for as long.
+    # A throttled launch has a shorter window, and each job holds its slot for that long.
     assert dry_run(cli, file(backend_limit=2.5, executor={**SLURM, "workers": 4}))[:3] == ("spread", 10, 10)
-    # Only some of the ranks: they need less.
+    # A launch of fewer ranks needs a shorter window.
     assert dry_run(cli, file(backend_limit=2.5), "--limit", 4)[:3] == ("spread", 10, 0)
     *start, said = dry_run(cli, file(backend_limit=2.5, randomize_start_duration=20))
     assert start == ["spread", 20, 0]

@@ -1,4 +1,4 @@
-"""Delays: what is drawn, in Python and in the job script."""
+"""Delays, in Python and in the job script."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def chi_square(draws: list[int], window: int) -> float:
 
 
 def upper_bound(freedom: int) -> float:
-    """Exceeded by chance once in 3e6 times (mean + 5 standard deviations + a margin for the skew)."""
+    """A bound that chance exceeds once in 3e6 times (mean + 5 standard deviations + a margin for the skew)."""
     return freedom + 5 * math.sqrt(2 * freedom) + 20
 
 
@@ -47,7 +47,7 @@ def script(tmp_path: Path, window: int, slots: Slots | None = None) -> str:
 
 
 def bash_delays(tmp_path: Path, slots: Slots, count: int, restart: str = "") -> list[int]:
-    """The delays of array elements 0, 1, ... in milliseconds, by the very lines of the rendered script."""
+    """The delays of array elements 0, 1, ... in milliseconds, computed by the lines of the rendered script."""
     text = script(tmp_path, slots.window_s, slots)
     delay = text[text.index("STAGGER_SCRIPT_STARTED") : text.index("trap 'kill")]
     loop = (
@@ -75,7 +75,7 @@ def test_bash_and_python_find_the_same_slot_for_every_index(
 
 
 def most_within(delays: list[int], span_ms: int) -> int:
-    """The most delays that fall into any interval of that length."""
+    """The peak number of delays within any interval of `span_ms`."""
     ordered = sorted(delays)
     return max(bisect_left(ordered, delay + span_ms) - index for index, delay in enumerate(ordered))
 
@@ -112,7 +112,7 @@ def test_windows_and_throttles_for_a_limit() -> None:
 
 
 def test_simultaneous_shells_draw_independently(tmp_path: Path) -> None:
-    """Many shells in one instant, as on nodes that start together: their draws are as unlike as chance makes them."""
+    """Many shells that start in one instant, as on nodes that start together, draw independent delays."""
     text = script(tmp_path, 9999)
     delay = text[text.index("STAGGER_SCRIPT_STARTED") : text.index("trap 'kill")]
     (tmp_path / "job.sh").write_text(f"{delay}\necho $STAGGER_DELAY_S\n")
@@ -124,7 +124,7 @@ def test_simultaneous_shells_draw_independently(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("window", [0, 3, 30])
 def test_job_script_draws_are_uniform_with_both_ends(tmp_path: Path, window: int) -> None:
-    """The very lines of the rendered script, run by bash with a `sleep` that only writes down what it was asked."""
+    """bash runs the lines of the rendered script with a `sleep` that only prints its argument."""
     text = script(tmp_path, window)
     delay = text[text.index("STAGGER_SCRIPT_STARTED") : text.index("trap - TERM")]
     loop = f"sleep() {{ echo $1; }}\nfor i in {{1..3000}}; do\n{delay}\ndone"
@@ -173,14 +173,14 @@ def test_the_delay_is_the_first_thing_that_the_script_does(tmp_path: Path) -> No
 
 
 def test_before_the_sleep_nothing_is_looked_up_but_the_systems_own(tmp_path: Path) -> None:
-    """Not in the user's paths either: they may name folders on shared storage."""
+    """Nothing in the user's paths either: they may name folders on shared storage."""
     job, trace = tmp_path / "job.sh", tmp_path / "trace"
     shared = tmp_path / "shared"
     shared.mkdir()
     job.write_text(script(tmp_path, 0).partition("export STAGGER_DELAY_S")[0])
     job.chmod(0o700)
     env = {"PATH": f"{shared}:/usr/bin:/bin", "PYTHONPATH": str(shared), "HOME": str(shared), "USER": "me"}
-    # As a job gets them; a test on the cluster holds that it does.
+    # As a job gets them; a test on the cluster verifies that.
     env |= {"LD_LIBRARY_PATH": "", "BASH_ENV": ""}
     env |= {f"STAGGER_LATER_{name}": str(shared) for name in ("LD_LIBRARY_PATH", "BASH_ENV")}
     subprocess.run(["strace", "-f", "-o", trace, "-e", "trace=file,network", job], env=env, cwd="/", check=True)
@@ -196,7 +196,7 @@ def test_before_the_sleep_nothing_is_looked_up_but_the_systems_own(tmp_path: Pat
 def test_a_job_keeps_its_place_after_its_work_unless_it_is_told_to_stop(
     cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:
-    """What is done is done; only the next job of the array comes later."""
+    """The rank's record is written before; only the next job of the array comes later."""
     cli("launch", pipeline_file(tasks=2), check=0)
     record = json.loads((tmp_path / "run" / "launches" / "1" / "launch.json").read_text())
     done = tmp_path / "run" / "completions" / "00001.json"
@@ -210,7 +210,7 @@ def test_a_job_keeps_its_place_after_its_work_unless_it_is_told_to_stop(
 
     began = time.time()
     assert task(2, began + 0.5).wait(timeout=60) == 0
-    assert time.time() >= began + 4  # From the end of its delay on.
+    assert time.time() >= began + 4  # The hold counts from the end of the delay.
     assert json.loads(done.read_text())["rank"] == 1
     held = task(600, time.time())
     assert held.stderr is not None

@@ -1,4 +1,4 @@
-"""What is recommended for a herd: windows, throttles, and the line that a launch says."""
+"""Recommendations for a herd: windows, throttles, and the line that a launch prints."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def test_the_window_for_a_limit_lets_nothing_be_refused(jobs: int, limit: float,
 def test_a_launch_is_summed_up_in_a_line() -> None:
     assert summary(Herd(5, "uniform", 0), 1) == "5 jobs start at once"
     line = summary(Herd(8000, "spread", 180, throttle=500), 2)
-    assert line.startswith("the first 500 of 8,000 jobs start over 180 s (spread), at most ")
+    assert line.startswith("the first 500 of 8,000 jobs start over 180 s (spread), peak ")
     assert line.endswith(f"; {2 * (500 * 90 + 7500 * 15) / 3600:,.1f} core-hours asleep")
 
 
 def test_a_limit_below_what_two_jobs_ask_for_cannot_be_kept_and_that_is_said() -> None:
-    assert start_plan(Herd(100, "uniform", 30, 4, 8), 100).reason.endswith("are 0.8 of the limit")
+    assert start_plan(Herd(100, "uniform", 30, 4, 8), 100).reason.endswith("use 0.8 of the limit")
     found = start_plan(Herd(100, "uniform", 30, 4, 2), 100)
     assert found.row("limit").refused > 0
-    assert found.reason.endswith("still two that start close together exceed it, and ask again")
+    assert found.reason.endswith("two jobs that start close together still exceed it, and retry")

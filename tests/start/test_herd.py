@@ -1,4 +1,4 @@
-"""The simulation of a herd obeys what it is about."""
+"""The simulation of a herd obeys the rules that it models."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def test_the_delays_are_those_of_the_job_scripts() -> None:
 @pytest.mark.parametrize("window", [0, 30, 180])
 @pytest.mark.parametrize("policy", ["uniform", "spread"])
 def test_every_request_is_made_and_refused_ones_again(policy: Any, window: int) -> None:
-    """Nothing is lost or invented, and no more is admitted than the storage takes."""
+    """No request is lost or invented, and the storage accepts no more than its limit."""
     herd = Herd(jobs=2000, policy=policy, window_s=window, requests=3, limit=100)
     outcome = simulate(herd, seed=3)
     assert outcome.complete
     assert outcome.failed == 0
     assert len(outcome.requests) - outcome.refused == 6000
-    # A full bucket of a second's worth, then 100 a second.
+    # The bucket holds 100 requests at first, then gains 100 per second.
     assert outcome.last_start_s >= (6000 - 100) / 100
     assert outcome == simulate(herd, seed=3)
     assert outcome != simulate(herd, seed=4)
@@ -58,7 +58,7 @@ def test_a_throttle_lets_later_jobs_begin_when_earlier_ones_end() -> None:
     assert 100 <= starts[300] <= 160 + SCHEDULER_CYCLE_S
     assert len(starts) == 900
     crowded = Herd(jobs=900, policy="spread", window_s=60, slots=300, task_s=0, cycle_s=1)
-    # Every job has its slot in the window of all 900, however many there is room for.
+    # Every job has its slot in the window of all 900, however many jobs the cluster has room for.
     assert most_within(simulate(crowded).starts, 1.0) <= 900 / 60 * 2
 
 

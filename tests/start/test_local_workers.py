@@ -1,4 +1,4 @@
-"""The staggered start of workers on this machine."""
+"""The staggered start of local workers."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ def test_settings_that_make_no_sense_are_refused(tmp_path: Path, options: dict[s
         (
             ["a/b.jsonl", "a.jsonl"],
             [{"filename": "{stem}", "compression": None}],
-            r"out/a would be the output of shard a\.jsonl, and a folder for that of shard a/b\.jsonl",
+            r"out/a would be the output of shard a\.jsonl, and also the folder for the output of shard a/b\.jsonl",
         ),
         (["a.jsonl", "b.jsonl"], [{}, {}], r"Rank 0 and rank 0 would both be written to"),
         (
