@@ -103,7 +103,7 @@ def test_a_rehearsal_on_this_machine(cli: Cli, swarm: Callable[..., Path], tmp_p
     assert record["notes"]["server"] == "00000.1"
     assert list((run / "registry").iterdir()) == []
     gone = cli("blocks", "status", run, check=1).out
-    assert "none there" in gone
+    assert "none present" in gone
     assert "blocks without a server: 0-23" in gone
 
 
@@ -165,7 +165,7 @@ def test_commands_for_blocks_refuse_what_has_none(cli: Cli, pipeline_file: Pipel
     file = pipeline_file()
     assert "it has no stage with the key `blocks`" in cli("blocks", "launch", file, check=2).err
     cli("launch", file, check=0)
-    assert "hosts no blocks; see where it stands with" in cli("blocks", "status", tmp_path / "run", check=2).err
+    assert "hosts no blocks; see its progress with" in cli("blocks", "status", tmp_path / "run", check=2).err
 
 
 def test_the_script_of_a_slurm_job(cli: Cli, swarm: Callable[..., Path], tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_a_files_requests_are_counted_and_its_own_settings_are_a_row(
 
 def test_a_local_file_is_planned_as_it_would_start_on_slurm(cli: Cli, pipeline_file: PipelineFiles) -> None:
     shown = cli("plan", pipeline_file(tasks=8), check=0).out
-    assert "8 jobs, 0 requests to remote storage" in shown
+    assert "8 jobs of 600 s, 0 remote requests per job" in shown
     assert "starts per second" in shown
 
 
@@ -150,8 +150,8 @@ def test_the_ends_of_the_scales_have_plans_too(cli: Cli, options: tuple[str | fl
         (("--tasks", "8", "--limit", "inf"), "'--limit'"),
         (("--tasks", "8", "--limit", "nan"), "'--limit'"),
         (("--tasks", "8", "--task-time", "inf"), "'--task-time'"),
-        (("--tasks", "8", "--stage", "one"), "--stage is about a pipeline file; give one."),
-        (("--tasks", "8", "--set", "tasks=9"), "--set is about a pipeline file; give one."),
+        (("--tasks", "8", "--stage", "one"), "--stage needs a pipeline file; give one."),
+        (("--tasks", "8", "--set", "tasks=9"), "--set needs a pipeline file; give one."),
         (("--tasks", "8", "--plot", "plot.gif"), "a plot is a .png or .svg file"),
         (("--tasks", "8", "--plot", "nowhere/plot.png"), "No such file or directory"),
         (("nothing.yaml",), "There is no file nothing.yaml"),
