@@ -92,7 +92,7 @@ def test_server_is_gone_when_its_sequence_number_stands_still_for_a_lease(
     clock.now += 1
     view = reader.refresh()
     assert "one" not in view.members
-    assert view.gone["one"].reason == "not heard of any more"
+    assert view.gone["one"].reason == "no heartbeat within its lease"
     # Whoever looks for the first time cannot know; the server itself knows best.
     assert "one" in registry("three").refresh().members
     assert "one" in one.refresh().members
@@ -178,7 +178,7 @@ def test_what_nobody_needs_is_removed_after_a_lease(registry: Callable[[str], Re
     one.announce(record("one", 0, 10, 1))
     two.claim(join_as("two", 10, 1.0))
     mine = two.announce(record("two", 10, 20, 2))
-    one.announce(record("one", 0, 10, 1, state=ServerState.OFFLINE, serving=None, reason="told to stop"))
+    one.announce(record("one", 0, 10, 1, state=ServerState.OFFLINE, serving=None, reason="stopped by SIGTERM"))
 
     def files() -> list[str]:
         two.announce(mine)

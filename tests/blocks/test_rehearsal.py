@@ -98,7 +98,7 @@ def test_a_rehearsal_on_this_machine(cli: Cli, swarm: Callable[..., Path], tmp_p
     assert launched.wait(timeout=60) == 1
     assert counts(status(cli, run)) == (4, 1, 0, 0)
     failure = json.loads((run / "failures" / "00002.1.json").read_text())
-    assert failure["error"] == ("serving failed: StaggerError: the simulated host fails after 0.1 s, as it was told to")
+    assert failure["error"] == "serving failed: StaggerError: the simulated host fails after 0.1 s (fail_after)"
     record = json.loads((run / "completions" / "00000.json").read_text())
     assert record["notes"]["server"] == "00000.1"
     assert list((run / "registry").iterdir()) == []
@@ -115,7 +115,7 @@ def test_ctrl_c_ends_a_rehearsal_and_leaves_nothing(cli: Cli, swarm: Callable[..
     assert launched.wait(timeout=60) == 130
     assert counts(status(cli, run))[0] == 0
     log = (run / "logs" / "00000" / "1.log").read_text()
-    assert "leaves: told to stop" in log
+    assert "leaves: stopped by SIGTERM" in log
 
 
 def test_a_models_config_says_how_many_blocks_it_has(cli: Cli, swarm: Callable[..., Path], tmp_path: Path) -> None:
@@ -142,8 +142,8 @@ def test_a_models_config_says_how_many_blocks_it_has(cli: Cli, swarm: Callable[.
         (["blocks.hots=simulated"], "blocks.hots: unknown key; did you mean 'host'?"),
         (["blocks.host=nonsense"], "blocks.host: "),
         (["blocks.host=no_such:Host"], "no_such"),
-        (["blocks.host=tests.kit.block_hosts:Half"], "is no host for blocks: it has no measure, load, unload, serve"),
-        (["blocks.host_options.rom=3"], "blocks.host_options: simulated does not take them"),
+        (["blocks.host=tests.kit.block_hosts:Half"], "is not a block host: it has no measure, load, unload, serve"),
+        (["blocks.host_options.rom=3"], "blocks.host_options: simulated does not accept them"),
         (["tasks=4"], "tasks: not for a stage with `blocks`: the number of servers is blocks.servers"),
         (["pipeline=[{read_jsonl: {path: x}}]"], "pipeline: not for a stage with `blocks`"),
         (["executor={type: local, workers: 2}"], "all 4 servers run at once here"),

@@ -107,7 +107,7 @@ def test_a_server_claims_loads_serves_and_leaves(live: Callable[..., Life]) -> N
     assert isinstance(ended, Interrupted)
     record = one.record()
     assert record is not None
-    assert (record.state, record.serving, record.reason) == (ServerState.OFFLINE, None, "told to stop")
+    assert (record.state, record.serving, record.reason) == (ServerState.OFFLINE, None, "stopped by SIGTERM")
     assert one.host.calls == ["measure", *(("load", range(b, b + 1)) for b in range(4)), "drained"]
     assert one.server.notes() == {"server": "00000.1", "moves": 0, "blocks_loaded": 4}
 
@@ -118,7 +118,7 @@ def test_a_server_whose_time_is_up_ends_well(live: Callable[..., Life]) -> None:
     assert one.end(Signals.SIGUSR2) == "its job's time is up"
     two = live("00001.1", serve_for=0.5)
     two.thread.join(20)
-    assert two.ended == "it has served as long as it was to"
+    assert two.ended == "blocks.serve_for has elapsed"
 
 
 def test_signals_that_come_while_it_drains_change_nothing(live: Callable[..., Life], tmp_path: Path) -> None:
@@ -261,13 +261,13 @@ def test_its_job_beginning_again_ends_what_it_was_before(live: Callable[..., Lif
     )
     again = live("00000.1r1")
     until(lambda: again.serves(0, 4), "the blocks to be free for it")
-    assert again.reader.refresh().gone["00000.1"].reason == "its job began again, as 00000.1r1"
+    assert again.reader.refresh().gone["00000.1"].reason == "its job restarted as 00000.1r1"
 
 
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        ({"room": "fail"}, "counting what fits failed: RuntimeError: cannot room"),
+        ({"room": "fail"}, "counting the blocks that fit failed: RuntimeError: cannot room"),
         ({"measure": "fail"}, "measuring failed: RuntimeError: cannot measure"),
         ({"load": "fail"}, "loading block 0 failed: RuntimeError: cannot load"),
         ({"serve": "fail"}, "serving failed: RuntimeError: cannot serve"),
