@@ -1,4 +1,4 @@
-"""`stagger blocks launch`: a rehearsal on this machine, mistakes, and the script of a job."""
+"""`stagger blocks launch`: a rehearsal on this machine, mistakes, and the job script."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.kit.runs import counts, status
 
 @pytest.fixture
 def swarm(tmp_path: Path) -> Callable[..., Path]:
-    """A pipeline file of a swarm."""
+    """Write the pipeline file of a swarm."""
 
     def write(executor: dict[str, Any] | None = None, **blocks: Any) -> Path:
         settings = {
@@ -49,13 +49,13 @@ def swarm_status(cli: Cli, run: Path) -> dict[str, Any]:
     return document
 
 
-#: However long it takes to see that all servers are there, none fails before that, and none leaves.
+#: A host that waits for a file before it serves: no server fails or leaves before the test has seen all of them.
 HELD = '''
 import os
 from stagger.blocks.server.simulated_host import SimulatedHost
 
 class Held(SimulatedHost):
-    """Its time to fail begins when the file `flag` is there. Its process's number is in the file `flag`-<rank>."""
+    """fail_after counts from when the file `flag` exists. The file `flag`-<rank> holds the process id."""
 
     def __init__(self, context, flag, **options):
         super().__init__(context, **options)
@@ -71,7 +71,7 @@ class Held(SimulatedHost):
 
 
 def test_a_rehearsal_on_this_machine(cli: Cli, swarm: Callable[..., Path], tmp_path: Path) -> None:
-    """Servers of two kinds; one fails, and the others take over; then the time of all is up."""
+    """Servers of two kinds: one fails, the others take over, and then all reach the end of their time."""
     (tmp_path / "held.py").write_text(HELD)
     flag = tmp_path / "flag"
     failing = {"room": [6, 8], "seconds_per_block": 0.02, "fail_after": [None, None, 0.1, None], "flag": str(flag)}

@@ -91,7 +91,7 @@ SCENARIOS = {
     "join": Scenario("servers join, one after another, and stay", _join),
     "churn": Scenario("servers stay an hour on average, and others replace them; three of ten crash", _churn),
     "wave": Scenario("half of all servers crash at once, after an hour", _wave),
-    "slurm": Scenario("jobs of one hour, the next of each place two minutes later; one of ten crashes", _slurm),
+    "slurm": Scenario("jobs of one hour, each replaced two minutes later on average; one of ten crashes", _slurm),
 }
 
 
