@@ -41,7 +41,7 @@ def status(
     json: Json = False,
     options: Options = None,
 ) -> int:
-    """Show each server's blocks, and the throughput of the blocks. Exit status 1 if a block has no server."""
+    """Show the blocks of each server, and the throughput of each block. Exit status 1 if a block has no server."""
     from stagger.cli import block_status
     from stagger.rundir.run_folder import RunFolder
 

@@ -199,9 +199,11 @@ def plan(
         int | None, typer.Option(min=1, max=1_000_000, help="Number of tasks; required without a file.")
     ] = None,
     throttle: Annotated[
-        int | None, typer.Option(min=1, help="Most jobs at once; by default the file's workers.")
+        int | None, typer.Option(min=1, help="Maximum jobs at once; by default the file's workers.")
     ] = None,
-    slots: Annotated[int | None, typer.Option(min=1, help="Most jobs at once that the cluster has room for.")] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Maximum jobs at once that the cluster has room for.")
+    ] = None,
     requests: Annotated[
         int | None,
         typer.Option(min=0, max=1000, help="Requests per job at its start; by default counted, or 4 without a file."),

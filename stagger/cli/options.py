@@ -19,7 +19,7 @@ Options = Annotated[
     typer.Option(
         "--storage-options",
         metavar="YAML",
-        help="Connection of the run directory, e.g. '{s3: {endpoint_url: http://...}}'; by default the AWS variables.",
+        help="Access to the run directory, e.g. '{s3: {endpoint_url: http://...}}'; by default the AWS variables.",
     ),
 ]
 Assignments = Annotated[
