@@ -97,7 +97,7 @@ class Claim:
 
     def encode(self) -> bytes:
         placements = {name: [*decided.placed, decided.claim] for name, decided in self.placements.items()}
-        # With the token, a caller whose exclusive create lost its answer recognizes its own claim.
+        # By the token, a server recognizes its own claim when the answer to its exclusive create was lost.
         content = {**vars(self), "placements": placements, "token": os.urandom(8).hex()}
         return orjson.dumps(content, option=orjson.OPT_INDENT_2)
 
