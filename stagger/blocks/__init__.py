@@ -1,4 +1,4 @@
-"""Hosting a model's transformer blocks on many servers: who hosts which. Needs numpy (`stagger-slurm[blocks]`).
+"""Host a model's transformer blocks on many servers: which server hosts which. Needs numpy (`stagger-slurm[blocks]`).
 
-Nothing here is imported by tasks or by commands other than those for blocks.
+Only the tasks of block stages and the commands for blocks import this package.
 """

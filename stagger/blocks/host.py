@@ -1,4 +1,4 @@
-"""What a server does with its blocks: the interface that a host implements."""
+"""The interface of a host: the class that loads and serves a server's blocks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class HostContext:
-    """What a host is told of its place: the model's number of blocks and its path, and the server's rank.
+    """First argument of every host: the model's number of blocks, its path (or None), and the server's rank.
 
-    `stopping` says whether the process has been told to stop: what takes long looks at it.
+    `stopping()` returns True once a signal has asked the process to stop; long calls should poll it.
     """
 
     total_blocks: int
@@ -23,9 +23,10 @@ class HostContext:
 
 @dataclass(frozen=True)
 class Speed:
-    """What a host can do, in requests (hidden states of one token) per second.
+    """A host's measured speed, in requests (hidden states of one token) per second.
 
-    `forward_rps`: of one block, computed; `network_rps`: what the network takes, of which a relay leaves a part.
+    `forward_rps`: requests that one block computes. `network_rps`: requests that the network carries; `behind_relay`
+    reduces them.
     """
 
     forward_rps: float
@@ -34,25 +35,27 @@ class Speed:
 
 
 class Host(Protocol):
-    """Loads and serves blocks: made once per server as `Class(context, **host_options)`.
+    """Loads and serves blocks: created once per server as `Class(context, **host_options)`.
 
-    All but `serve` are called one at a time, from one thread; `serve` runs in another from when the first blocks are
-    loaded. Whatever one of them raises ends the server: its blocks are taken out of the registry at once, and its rank
-    fails with that error. Optional: `port` (an int, or None), told to whoever looks for the server; `workload`, a text
-    that says what `measure` depends on, by default the class and its options.
+    `serve` runs in its own thread, which starts once the first block is loaded. The other methods are called one at a
+    time. An exception from any of them ends the server: it removes its span from the registry at once, and its rank
+    fails with that error.
+
+    Optional attributes: `port` (int or None), published to clients that look for the server; `workload`, a text that
+    identifies what `measure` depends on (by default the class, its options and the model).
     """
 
     def room(self) -> int:
-        """How many blocks fit."""
+        """Number of blocks that fit."""
 
     def measure(self) -> Speed:
-        """How fast it is. Called once per machine, device and workload; other servers there wait for the answer."""
+        """Measure the speed. Called once per machine, device and workload; other servers there wait for the result."""
 
     def load(self, blocks: range) -> None:
-        """Load blocks beside those that are there. Called for a few at a time, so that a signal can come between."""
+        """Load these blocks beside the loaded ones. Called for a few at a time; signals are handled in between."""
 
     def unload(self, blocks: range) -> None:
-        """Drop blocks. Those that stay are served meanwhile; what is being computed with these may end first."""
+        """Drop these blocks. The others are served meanwhile; requests in flight on these may finish first."""
 
     def serve(self, stop: threading.Event) -> None:
-        """Serve whatever blocks are loaded, until `stop` is set; then finish what has begun, and return."""
+        """Serve the loaded blocks until `stop` is set; then finish the requests in flight, and return."""

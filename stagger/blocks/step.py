@@ -1,4 +1,4 @@
-"""The step that a stage of blocks consists of: each rank is a server, from its start to its end."""
+"""The only step of a stage with `blocks`: each rank is one server, from its start to its end."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from stagger.spec.block_settings import BlockSettings
 from stagger.storage.storage import Storage, join
 from stagger.task.attempt_log import log
 
-#: What a host must have.
+#: The methods that a host must have.
 METHODS = ("room", "measure", "load", "unload", "serve")
 
 
 def registry_folder(stage_dir: str) -> str:
-    """Where the servers of a stage find one another."""
+    """The folder of a stage's registry, where its servers find one another."""
     return join(stage_dir, "registry")
 
 
 def clear_registry(storage: Storage, stage_dir: str) -> None:
-    """Remove what servers left behind that were killed: only when none runs any more."""
+    """Remove the files that killed servers left in the registry. Call it only when no server runs any more."""
     folder = registry_folder(stage_dir)
     for entry in storage.list(folder):
         storage.remove(join(folder, entry.name))
@@ -38,14 +38,17 @@ class HostBlocks:
     """Hosts blocks until the job's time is up. Made from the key `blocks` of a stage, never written by hand.
 
     Args:
-        settings: that key, checked, with the number of blocks.
+        settings: fields of BlockSettings: the validated key, with `total` filled in.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = BlockSettings(**settings)
 
     def check_tasks(self, tasks: int) -> None:
-        """At launch: the host can be had, takes its options, and what deciding needs is installed."""
+        """Check, at launch, that numpy is installed, and that the host can be imported and accepts its options.
+
+        Raises StaggerError otherwise.
+        """
         try:
             import numpy  # noqa: F401
         except ImportError as error:
@@ -54,7 +57,7 @@ class HostBlocks:
         try:
             inspect.signature(target).bind(None, **self.settings.host_options)
         except TypeError as error:
-            raise StaggerError(f"blocks.host_options: {self.settings.host} does not take them: {error}.") from None
+            raise StaggerError(f"blocks.host_options: {self.settings.host} does not accept them: {error}.") from None
 
     def bind(self, task: TaskContext) -> None:
         self._task = task
@@ -86,9 +89,9 @@ class HostBlocks:
 
 
 def job_ends(job: str) -> float | None:
-    """When this job's time is up, in seconds since the epoch; None where there is no limit, or no Slurm job.
+    """When this job's time is up, in seconds since the epoch; None without a limit, or outside Slurm.
 
-    Slurm tells it since 23.02 (SLURM_JOB_END_TIME); before that it has to be asked.
+    Slurm sets SLURM_JOB_END_TIME since 23.02; for older versions the controller is queried.
     """
     told = os.environ.get("SLURM_JOB_END_TIME", "")
     if told.isdecimal() or "SLURM_JOB_ID" not in os.environ:
@@ -96,13 +99,13 @@ def job_ends(job: str) -> float | None:
     try:
         _, left_s = job_state(job)
     except StaggerError as error:
-        log(f"when this job's time is up is not known: {error}", "WARNING")
+        log(f"the end time of this job is unknown: {error}", "WARNING")
         return None
     return None if left_s is None else time.time() + left_s
 
 
 def host_class(name: str) -> Any:
-    """The class of a host. Raises StaggerError for a name that is none, or a class that lacks something."""
+    """Import the class of a host. Raises StaggerError when it cannot be imported, or lacks a method."""
     if name == "simulated":
         from stagger.blocks.server.simulated_host import SimulatedHost
 
@@ -111,6 +114,6 @@ def host_class(name: str) -> Any:
     missing = [method for method in METHODS if not callable(getattr(found, method, None))]
     if missing:
         raise StaggerError(
-            f"{name} is no host for blocks: it has no {', '.join(missing)} (see stagger.blocks.host.Host)."
+            f"{name} is not a block host: it has no {', '.join(missing)} (see stagger.blocks.host.Host)."
         )
     return found

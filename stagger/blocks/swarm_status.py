@@ -1,4 +1,4 @@
-"""What a swarm of block servers is doing, from its registry and what is known of its jobs."""
+"""The state of a swarm of block servers, from its registry and the state of its jobs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from stagger.blocks.server.registry import Registry
 class ServerLine:
     """One server: `state` is ONLINE, JOINING (loading), LEAVING (its job still runs) or GONE.
 
-    It hosts, or will, the blocks from `start` until before `end`, and serves `serving` of them now.
+    `start`, `end`: the span that it hosts or loads, `end` excluded. `serving`: the span that it serves now.
+    `throughput`: requests per second. `job_ends`: seconds since the epoch. `reason`: why it leaves or is gone.
     """
 
     server: str
@@ -35,8 +36,11 @@ class ServerLine:
 
 @dataclass(frozen=True)
 class SwarmStatus:
-    """A look at a swarm. Throughputs are in requests per second, per block: `online` of what is served now, `target` of
-    what will be when all have loaded; `bound` is what the slowest block could have at best with these servers.
+    """The state of a swarm at one moment. Throughputs are in requests per second.
+
+    `wanted`: number of servers in the pipeline file. `online`, `target`: throughput of each block now, and once all
+    servers have loaded. `bound`: upper bound of the slowest block's throughput for any placement of these servers.
+    `claims`: number of the latest claim.
     """
 
     total_blocks: int
@@ -49,7 +53,7 @@ class SwarmStatus:
 
     @property
     def weakest(self) -> int:
-        """The block that is served least; the first of them."""
+        """The block with the lowest throughput; the first if there are several."""
         return self.online.index(min(self.online))
 
     def count(self, state: str) -> int:
@@ -65,9 +69,9 @@ class SwarmStatus:
 
 
 def swarm_status(registry: Registry, wanted: int, running: set[int]) -> SwarmStatus:
-    """The swarm now, `running` being the ranks whose jobs run: who is not among them is gone, whatever it said last.
+    """The swarm's state now. `running`: the ranks whose jobs run; all other servers are GONE, whatever they recorded.
 
-    Who looks once cannot judge a lease; who keeps the registry and looks again, does.
+    A single call cannot detect an expired lease; repeated calls with the same registry do.
     """
     view, total_blocks = registry.refresh(), registry.total_blocks
     dead = {name for name in view.members if rank_of(name) not in running}
@@ -103,6 +107,6 @@ def _line(record: ServerRecord, state: str, reason: str = "", target: Placed | N
 
 
 def _unannounced(name: str, target: Placed) -> ServerRecord:
-    """What stands for the record of a server that has claimed blocks, and has not said a word yet."""
+    """A placeholder for the record of a server that has claimed blocks but not announced itself yet."""
     start, end, throughput = target
     return ServerRecord(name, "", None, ServerState.JOINING, start, end, None, throughput, claim=0)

@@ -1,4 +1,4 @@
-"""What commands print that launched something, and their exit status."""
+"""Shared by `launch`, `retry` and `blocks launch`: print the result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def print_json(document: Any) -> None:
 
 
 def finish(launched: Launched, json: bool) -> int:
-    """Say how a launch left the run; the exit status."""
+    """Print the state of the run after a launch, and return exit status 0. Raises RunFailed when ranks failed."""
     if json:
         print_json(show.status_document(launched.run_dir, launched.stages))
     else:

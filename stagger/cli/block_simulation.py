@@ -1,4 +1,4 @@
-"""`stagger blocks simulate`: what is simulated, and the table and the picture of what came of it."""
+"""`stagger blocks simulate`: the experiments from its options, and the table and plot of their results."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ except ImportError as error:
         raise
     raise missing_extra("blocks", error.name, error) from None
 
-#: The table's head, and the widths of the columns behind the first.
+#: The table's head, and the widths of the columns after the first.
 HEAD = ("", "of bound", "range", "lease", "moves", "/server h", "blocks loaded", "collisions", "uncovered")
 WIDTHS = (9, 8, 7, 8, 11, 15, 12, 11)
 
-#: The styles of lines when the colours are used up, which are so many.
+#: Line styles, and the number of lines drawn in each: matplotlib cycles through 10 colours.
 LINES, COLORS = ("-", "--", ":"), 10
 
-#: Minutes of the picture that are one point.
+#: Minutes per point of the plot.
 PLOTTED_MIN = 2
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The options of the command that say what a swarm meets; None where they are not given."""
+    """The options that set the simulation's conditions; None where they are not given. Times in seconds."""
 
     visibility_s: float | None
     seconds_per_block: float | None
@@ -43,9 +43,10 @@ class Wanted:
     ideal: bool
 
     def conditions(self) -> Conditions:
+        """The conditions. Raises StaggerError when --ideal is combined with other conditions."""
         given = {key: value for key, value in vars(self).items() if key != "ideal" and value is not None}
         if self.ideal and given:
-            raise StaggerError("--ideal means --visibility 0 --seconds-per-block 0 --lease 0; leave those out.")
+            raise StaggerError("--ideal means --visibility 0 --seconds-per-block 0 --lease 0; leave those options out.")
         return IDEAL if self.ideal else replace(REALISTIC, **given)
 
 
@@ -58,7 +59,7 @@ def experiments(
     hours: float,
     seeds: range,
 ) -> list[Experiment]:
-    """What the options ask for. Raises StaggerError for a scenario or a policy that there is not."""
+    """One experiment per scenario and number of servers. Raises StaggerError for an unknown scenario or policy."""
     names = list(SCENARIOS) if "all" in scenarios else [known("scenario", name, SCENARIOS) for name in scenarios]
     chosen = tuple(known("policy", name, POLICIES) for name in policies) or COMPARED
     return [
@@ -69,6 +70,7 @@ def experiments(
 
 
 def known(what: str, name: str, names: Collection[str]) -> str:
+    """Return `name`. Raises StaggerError, with the nearest valid name, when it is not in `names`."""
     if name in names:
         return name
     raise StaggerError(f"There is no {what} {name!r}; {nearest(name, list(names))}")
@@ -77,7 +79,7 @@ def known(what: str, name: str, names: Collection[str]) -> str:
 def compared(wanted: Sequence[Experiment]) -> list[Comparison]:
     found = []
     for experiment in wanted:
-        with busy(f"simulating {experiment.scenario} with {len(experiment.seeds)} x {experiment.servers} servers"):
+        with busy(f"simulating {experiment.scenario} with {experiment.servers} servers, {len(experiment.seeds)} times"):
             found.append(compare(experiment))
     return found
 
@@ -92,8 +94,9 @@ def show(found: Sequence[Comparison]) -> None:
         for name, *cells in [HEAD, *map(table_row, rows(comparison))]:
             print(f"{name:<17}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True)))
     print(
-        "of bound: mean and range of the share of what no placement exceeds. lease: how long the crashed are listed.\n"
-        "collisions: moves that another did not see. uncovered: a block was not served, though there was room.\n"
+        "of bound, range: throughput as a share of the upper bound for any placement: mean and range over the seeds.\n"
+        "lease: time that a crashed server stays listed. collisions: pairs of moves whose later one could not see the\n"
+        "earlier one. uncovered: time in which some block was not served, although the servers had room for all.\n"
     )
     for name in found[0].experiment.policies:
         print(f"{name:<17} {POLICIES[name].about}")
@@ -114,19 +117,22 @@ def table_row(row: Row) -> tuple[str, ...]:
 
 
 def heading(experiment: Experiment) -> str:
-    """What was simulated."""
+    """The experiment in one line."""
     conditions = experiment.conditions
     seeds = experiment.seeds
     times = f"{len(seeds)} times" if len(seeds) > 1 else "once"
     return (
         f"{experiment.scenario}: {SCENARIOS[experiment.scenario].about}; {experiment.servers} servers,"
-        f" {experiment.total_blocks} blocks, {experiment.hours:g} h, {times}; seen after {conditions.visibility_s:g} s,"
-        f" {conditions.seconds_per_block:g} s a block"
+        f" {experiment.total_blocks} blocks, {experiment.hours:g} h, {times}; announcements seen after"
+        f" {conditions.visibility_s:g} s, {conditions.seconds_per_block:g} s to load a block"
     )
 
 
 def plot(found: Sequence[Comparison], path: str) -> None:
-    """Draw the throughput over time of the first seed, a panel for each scenario. Raises StaggerError."""
+    """Plot the throughput over time of the first seed, one panel per experiment.
+
+    Raises StaggerError when the file cannot be written.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.5 * len(found)), layout="constrained")
@@ -147,6 +153,6 @@ def plot(found: Sequence[Comparison], path: str) -> None:
 
 
 def points(steps: Steps, hours: float) -> tuple[list[float], list[float]]:
-    """The middles of equal parts of the time, in hours, and the mean throughput in each."""
+    """The middles of equal parts of 0..hours, in hours, and the mean throughput in each part."""
     parts = max(1, round(hours * 60 / PLOTTED_MIN))
     return [(number + 0.5) * hours / parts for number in range(parts)], means(steps, hours * 3600, parts)

@@ -1,4 +1,4 @@
-"""How a swarm of block servers looks to people."""
+"""`stagger blocks status`: look at a swarm, and print it."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ try:
 except ImportError as error:
     raise missing_extra("blocks", str(error.name), error) from error
 
-#: Seconds between two looks of `stagger blocks status --watch`.
+#: Seconds between two refreshes of `stagger blocks status --watch`.
 WATCH_S = 5.0
 
-#: Columns in which a model's blocks are drawn, at most.
+#: Most columns in which a model's blocks are drawn.
 COLUMNS = 60
 
-#: How a block of a server is drawn: served; being loaded; served still, and to be dropped.
+#: Characters for a server's block: served; loading; still served, but to be dropped.
 SERVED, LOADING, DROPPING = "#", "+", "-"
 
 
 def stage_of_blocks(record: RunRecord, name: str | None) -> StageSpec:
-    """The stage that a user means. Raises StaggerError when it hosts no blocks, or when several do."""
+    """The stage that hosts blocks, or the named one. Raises StaggerError when it hosts none, or several stages do."""
     stages = [stage for stage in record.spec.chosen(name) if stage.blocks is not None]
     if not stages:
         what = f"Stage {name} of {record.spec.run_dir}" if name else record.spec.run_dir
-        raise StaggerError(f"{what} hosts no blocks; see where it stands with: stagger status {record.spec.run_dir}")
+        raise StaggerError(f"{what} hosts no blocks; see its progress with: stagger status {record.spec.run_dir}")
     if len(stages) > 1:
         names = ", ".join(stage.name for stage in stages)
         raise StaggerError(f"Several stages host blocks; say which with --stage: {names}.")
@@ -47,7 +47,7 @@ def stage_of_blocks(record: RunRecord, name: str | None) -> StageSpec:
 
 
 def looks(stage: Stage) -> Iterator[tuple[SwarmStatus, bool]]:
-    """The swarm at one look after another, and whether any of its jobs is still queued or running."""
+    """Yield the swarm's state, read anew each time, and whether any of its jobs is still queued or running."""
     blocks = stage.spec.blocks
     assert blocks is not None
     assert blocks.total is not None
@@ -60,7 +60,10 @@ def looks(stage: Stage) -> Iterator[tuple[SwarmStatus, bool]]:
 
 
 def watch(stage: Stage, silent: bool) -> SwarmStatus:
-    """Show the swarm now and then, until none of its jobs is queued or running; the last look."""
+    """Print the swarm every WATCH_S seconds until none of its jobs is queued or running; return its last state.
+
+    `silent` prints nothing.
+    """
     clear = CLEAR if sys.stdout.isatty() and not silent else ""
     for status, active in looks(stage):
         if not active:
@@ -78,11 +81,11 @@ def document(stage: Stage, status: SwarmStatus) -> dict[str, Any]:
 
 
 def show(status: SwarmStatus) -> None:
-    """The swarm in a few lines, what each block has, and a line for each server."""
+    """Print a summary of the swarm, the throughput of the blocks, and one line per server."""
     states = [(status.count(state), word) for state, word in STATES]
-    print(f"{status.wanted} servers: {', '.join(f'{n} {word}' for n, word in states if n) or 'none there'}")
+    print(f"{status.wanted} servers: {', '.join(f'{n} {word}' for n, word in states if n) or 'none present'}")
     slowest = status.online[status.weakest]
-    share = f", {100 * slowest / status.bound:.0f} % of what these servers could do at best" if status.bound else ""
+    share = f", {100 * slowest / status.bound:.0f} % of the upper bound for these servers" if status.bound else ""
     print(f"{status.total_blocks} blocks, the slowest (block {status.weakest}): {slowest:.4g} requests/s{share}")
     if slowest == 0:
         print(f"blocks without a server: {format_ranks(b for b, rate in enumerate(status.online) if not rate)}")
@@ -98,7 +101,7 @@ def show(status: SwarmStatus) -> None:
     print(f"\n{SERVED} served  {LOADING} loading  {DROPPING} being dropped")
 
 
-#: State -> how it is counted.
+#: State of a server -> its name in the summary.
 STATES = (("ONLINE", "online"), ("JOINING", "loading"), ("LEAVING", "leaving"), ("GONE", "gone"))
 
 
@@ -113,7 +116,7 @@ def line(server: ServerLine, total_blocks: int, width: int) -> str:
 
 
 def drawn(server: ServerLine, total_blocks: int, width: int) -> str:
-    """The model's blocks, `width` columns of them, as far as the server has to do with them."""
+    """The model's blocks in `width` columns, with a character where the server serves, loads or drops a block."""
     served, target = range(*(server.serving or (0, 0))), range(server.start, server.end)
     cells = []
     for column in range(width):

@@ -1,4 +1,4 @@
-"""`stagger blocks`: a model's transformer blocks on many servers."""
+"""`stagger blocks`: host a model's transformer blocks on many servers."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def blocks() -> None:
     """Host a model's transformer blocks on many servers."""
 
 
-app.command(help="Launch block servers: as `stagger launch`, for a file that has some.")(launch)
+app.command(help="Launch block servers: `stagger launch` for a file with the key `blocks`.")(launch)
 
 
 @app.command()
 def status(
     run: Run,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again until no server is queued or runs.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until no server is queued or running.")] = False,
     stage: Stage = None,
     json: Json = False,
     options: Options = None,
 ) -> int:
-    """Which server hosts which blocks, and how fast each block is. Exit status 1 when a block has no server."""
+    """Show the blocks of each server, and the throughput of each block. Exit status 1 if a block has no server."""
     from stagger.cli import block_status
     from stagger.rundir.run_folder import RunFolder
 
@@ -55,35 +55,39 @@ def status(
 @app.command()
 def simulate(
     scenarios: Annotated[
-        list[str] | None, typer.Option("--scenario", help="join, churn, wave, slurm, or all; may be repeated.")
+        list[str] | None, typer.Option("--scenario", help="join, churn (the default), wave, slurm, or all; repeatable.")
     ] = None,
     servers: Annotated[
         list[int] | None,
-        typer.Option(min=1, max=1000, help="About how many servers there are at a time; else 32; may be repeated."),
+        typer.Option(min=1, max=1000, help="Servers at a time, approximately; by default 32; repeatable."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How often, each time with other servers.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, max=2**31, help="The first seed.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of repetitions, each with other servers.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, max=2**31, help="Random seed of the first repetition.")] = 0,
     policies: Annotated[
-        list[str] | None, typer.Option("--policy", help="Only this one; may be repeated. By default those compared.")
+        list[str] | None,
+        typer.Option("--policy", help="Simulate only this policy; repeatable. By default all but 'planner each'."),
     ] = None,
     hours: Annotated[float, typer.Option(min=0.01, max=168, help="Simulated hours.")] = 3,
     visibility: Annotated[
-        float | None, typer.Option(min=0, max=3600, help="Seconds until others see what a server announces; else 5.")
+        float | None,
+        typer.Option(min=0, max=3600, help="Seconds until others see a server's announcement; by default 5."),
     ] = None,
     seconds_per_block: Annotated[
-        float | None, typer.Option(min=0, max=3600, help="Seconds that a block takes to load; else 3.")
+        float | None, typer.Option(min=0, max=3600, help="Seconds to load a block; by default 3.")
     ] = None,
     lease: Annotated[
         float | None,
-        typer.Option(min=0, max=86_400, help="Seconds that a crashed server stays listed; else 240, with a lock 45."),
+        typer.Option(
+            min=0, max=86_400, help="Seconds that a crashed server stays listed; by default 240, or 45 with a lock."
+        ),
     ] = None,
     ideal: Annotated[
-        bool, typer.Option("--ideal", help="Blocks load at once, and all see everything at once.")
+        bool, typer.Option("--ideal", help="Blocks load instantly, and every server knows everything.")
     ] = False,
-    plot: Annotated[str | None, typer.Option(metavar="FILE.png|.svg", help="Draw the throughput over time.")] = None,
+    plot: Annotated[str | None, typer.Option(metavar="FILE.png|.svg", help="Plot the throughput over time.")] = None,
     json: Json = False,
 ) -> int:
-    """Compare the policies by which servers balance their blocks, as they come, go and crash."""
+    """Simulate servers that come, go and crash, and compare the policies that balance their blocks."""
     from stagger.cli import block_simulation
     from stagger.cli.chart import check_plot
 

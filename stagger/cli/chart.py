@@ -1,4 +1,4 @@
-"""Rates over time as pictures: blocks for a terminal, and a file by matplotlib."""
+"""Charts of rates over time: block characters for a terminal, matplotlib for a file."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 
 from stagger.errors import StaggerError
 
-#: An eighth of a line of height each.
+#: Characters for a height of 0 to 8 eighths of a line.
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
 FILE_TYPES = (".png", ".svg")
 
 
 def binned(times: Sequence[float], end: float, bins: int) -> list[float]:
-    """Events per second in each of so many equal parts of 0..end seconds.
+    """Events per second in each of `bins` equal parts of 0..end seconds.
 
     >>> binned([0.0, 0.5, 3.9, 4.0], 4.0, 2)
     [1.0, 1.0]
@@ -29,7 +29,7 @@ def binned(times: Sequence[float], end: float, bins: int) -> list[float]:
 
 
 def bars(values: Sequence[float], lines: int, top: float | None = None) -> list[str]:
-    """A column for each value, as lines of text from top to bottom; `top`, or the largest, is as high as all of them.
+    """One column per value, as `lines` lines of text from top to bottom; `top` (default: the largest) has full height.
 
     >>> bars([0, 1, 2, 4], 1), bars([1, 4], 2)
     ([' ▂▄█'], [' █', '▄█'])
@@ -40,7 +40,7 @@ def bars(values: Sequence[float], lines: int, top: float | None = None) -> list[
 
 
 def check_plot(path: str) -> None:
-    """Raise StaggerError for a file that `save_plot` could not write."""
+    """Raise StaggerError when the file type is unknown, or matplotlib is not installed."""
     if not path.lower().endswith(FILE_TYPES):
         raise StaggerError(f"--plot {path}: a plot is a {' or '.join(FILE_TYPES)} file.")
     try:
@@ -50,7 +50,10 @@ def check_plot(path: str) -> None:
 
 
 def save_plot(path: str, series: Mapping[str, Sequence[float]], end: float, title: str, limit: float | None) -> None:
-    """Draw how often per second each of the series happened, in 0..end seconds, below a limit if there is one."""
+    """Plot the events per second of each series over 0..end seconds, and the limit if there is one.
+
+    Raises StaggerError when the file cannot be written.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.5), layout="constrained")

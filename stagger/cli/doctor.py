@@ -1,4 +1,4 @@
-"""How the checks of `stagger doctor` look."""
+"""The text of `stagger doctor`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SIGNS = {"ok": "ok", "warning": "WARNING", "problem": "PROBLEM"}
 
 
 def show(found: Iterable[Check]) -> list[Check]:
-    """Print each check as it is made; all of them."""
+    """Print each check as soon as it is made, and return all of them."""
     checks = []
     for check in found:
         print(f"{SIGNS[check.state]:<8} {check.name:<11} {check.text}", flush=True)

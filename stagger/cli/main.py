@@ -1,4 +1,4 @@
-"""The command `stagger`: what users type, and what they see."""
+"""The `stagger` command: its subcommands, options, error output and exit status."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from stagger.cli.options import (
 from stagger.errors import Interrupted, StaggerError, exit_status_of
 
 app = typer.Typer(
-    help="Run pipelines as thousands of Slurm tasks, or on this machine, without a stampede on the storage.",
+    help="Run pipelines as thousands of Slurm tasks, or on this machine, without overloading the storage.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -39,7 +39,7 @@ app.add_typer(blocks.app, name="blocks")
 
 
 def main() -> NoReturn:
-    """Run the command line. Exit status: 0 done, 1 something failed, 2 a wrong request, 128 + n after signal n."""
+    """Run the command line. Exit status: 0 done, 1 something failed, 2 invalid request, 128 + n after signal n."""
     set_up_logging()
     try:
         status = app(standalone_mode=False)
@@ -48,7 +48,7 @@ def main() -> NoReturn:
         fail(str(error), error.exit_status)
     except Interrupted as error:
         fail(
-            f"stopped by {error}; what is done stays done, and the next launch continues",
+            f"stopped by {error}; completed work is kept, and the next launch continues from there",
             error.exit_status,
         )
     except typer.Abort:
@@ -61,7 +61,7 @@ def main() -> NoReturn:
     except OSError as error:
         fail(str(error), 1)
     except Exception as error:
-        if hasattr(error, "format_message"):  # click's own errors: a wrong option or argument.
+        if hasattr(error, "format_message"):  # An error of click: an invalid option or argument.
             fail(error.format_message(), 2)
         raise
     gc.freeze()  # The process ends: looking for cycles in 100,000 records would take it half a second.
@@ -75,7 +75,7 @@ def fail(message: str, status: int) -> NoReturn:
 
 
 def set_up_logging() -> None:
-    """Logs go to standard error, as short lines."""
+    """Log to standard error, messages only, from level STAGGER_LOG_LEVEL (default INFO)."""
     logger.remove()
     logger.add(sys.stderr, format="<level>{message}</level>", level=os.environ.get("STAGGER_LOG_LEVEL", "INFO"))
 
@@ -89,17 +89,17 @@ def retry(
     ranks: Ranks = None,
     stage: Stage = None,
     failed_only: Annotated[
-        bool, typer.Option("--failed-only", help="Not those that were cancelled, or never launched.")
+        bool, typer.Option("--failed-only", help="Only failed ranks, not those cancelled or never launched.")
     ] = False,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="A.B=C", help="Change a setting from now on, e.g. executor.mem_per_cpu_gb=8."),
+        typer.Option("--set", metavar="A.B=C", help="Override a setting from now on, e.g. executor.mem_per_cpu_gb=8."),
     ] = None,
     wait: Wait = False,
     json: Json = False,
     options: Options = None,
 ) -> int:
-    """Launch again whatever of a run is neither done nor active."""
+    """Rerun the ranks that are neither done nor active: failed, cancelled or never launched."""
     from stagger.launch.retry import retry as start
     from stagger.rundir.run_folder import RunFolder
 
@@ -119,7 +119,7 @@ def retry(
 
 
 def some_ranks(text: str | None) -> set[int] | None:
-    """The ranks that a user names. Raises StaggerError for a text that names none."""
+    """Parse the value of --rank; None without one. Raises StaggerError when the text is not a set of ranks."""
     from stagger.ranks import parse_ranks
 
     try:
@@ -134,11 +134,11 @@ def some_ranks(text: str | None) -> set[int] | None:
 @app.command()
 def status(
     run: Run,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again until nothing runs or waits.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until no rank is queued or running.")] = False,
     json: Json = False,
     options: Options = None,
 ) -> int:
-    """Where a run stands: ranks by state, records, bytes, rate. Exit status 1 if any rank failed."""
+    """Show a run's progress: ranks by state, records, bytes, rate. Exit status 1 if any rank failed."""
     from stagger.rundir.run_folder import RunFolder
     from stagger.rundir.stage_folder import collection_paused
     from stagger.status.stage_status import status_of
@@ -153,16 +153,20 @@ def status(
 @app.command()
 def logs(
     run: Run,
-    rank: Annotated[int | None, typer.Option(min=0, help="The log of this rank's latest attempt.")] = None,
+    rank: Annotated[int | None, typer.Option(min=0, help="Print the log of this rank's latest attempt.")] = None,
     attempt: Annotated[
-        str | None, typer.Option("--attempt", help="Of --rank, an earlier attempt: 1, or 1r2 after 2 requeues.")
+        str | None, typer.Option("--attempt", help="With --rank: an earlier attempt: 1, or 1r2 after 2 requeues.")
     ] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="Of each failed rank, the error and its log's end.")] = False,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing as the log grows.")] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Show the error and the last log lines of each failed rank.")
+    ] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="With --rank: print new lines until the attempt ends.")
+    ] = False,
     stage: Stage = None,
     options: Options = None,
 ) -> int:
-    """Print what ranks logged. Without --rank or --failed: every rank's latest log, by its path."""
+    """Print the logs of ranks. Without --rank or --failed, list the path of each rank's latest log."""
     from stagger.cli import rank_logs
     from stagger.rundir.run_folder import RunFolder
 
@@ -173,7 +177,7 @@ def logs(
 
 @app.command()
 def cancel(run: Run, ranks: Ranks = None, stage: Stage = None, json: Json = False, options: Options = None) -> int:
-    """Cancel what of a run, of a stage, or of single ranks, is queued or running. What is done stays done."""
+    """Cancel the queued and running jobs of a run, a stage or single ranks. Completed ranks stay done."""
     from stagger.launch.cancel import cancel_stages, held_back
     from stagger.rundir.run_folder import RunFolder
 
@@ -194,35 +198,47 @@ def cancel(run: Run, ranks: Ranks = None, stage: Stage = None, json: Json = Fals
 
 @app.command()
 def plan(
-    file: Annotated[str | None, typer.Argument(help="A pipeline file, or the name of a ready one.")] = None,
-    tasks: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="How many tasks there are.")] = None,
-    throttle: Annotated[int | None, typer.Option(min=1, help="At most so many jobs at once (workers).")] = None,
-    slots: Annotated[int | None, typer.Option(min=1, help="The cluster has room for so many jobs at once.")] = None,
+    file: Annotated[str | None, typer.Argument(help="A pipeline file, or the name of a ready-made pipeline.")] = None,
+    tasks: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Number of tasks; required without a file.")
+    ] = None,
+    throttle: Annotated[
+        int | None, typer.Option(min=1, help="Maximum jobs at once; by default the file's workers.")
+    ] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Maximum jobs at once that the cluster has room for.")
+    ] = None,
     requests: Annotated[
-        int | None, typer.Option(min=0, max=1000, help="Requests with which a job starts; a file's are counted.")
+        int | None,
+        typer.Option(min=0, max=1000, help="Requests per job at its start; by default counted, or 4 without a file."),
     ] = None,
     limit: Annotated[
-        float | None, typer.Option(min=0.1, max=1e9, help="Requests per second that the storage takes.")
+        float | None,
+        typer.Option(
+            min=0.1, max=1e9, help="Requests per second that the storage accepts; by default the file's backend_limit."
+        ),
     ] = None,
-    cores: Annotated[float | None, typer.Option(min=0.01, max=1e6, help="Cores of a job.")] = None,
+    cores: Annotated[
+        float | None, typer.Option(min=0.01, max=1e6, help="Cores per job; by default the file's cpus_per_task, or 1.")
+    ] = None,
     dispatch_rate: Annotated[
-        float | None, typer.Option(min=0.01, max=1e9, help="Jobs per second that Slurm begins; by default all at once.")
+        float | None, typer.Option(min=0.01, max=1e9, help="Jobs per second that Slurm starts; by default all at once.")
     ] = None,
     task_time: Annotated[
         float | None, typer.Option(min=0, max=1e9, help="Seconds that a job runs after its start; by default 600.")
     ] = None,
     window: Annotated[
-        int | None, typer.Option(min=0, max=86_400, help="One more window to compare, in seconds.")
+        int | None, typer.Option(min=0, max=86_400, help="Another start window to compare, in seconds.")
     ] = None,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Set any key of the file; may be repeated.")
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a key of the file; repeatable.")
     ] = None,
     stage: Stage = None,
-    seed: Annotated[int, typer.Option(help="Of the simulation.")] = 0,
-    plot: Annotated[str | None, typer.Option(metavar="FILE.png|.svg", help="Draw the requests over time.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the simulation.")] = 0,
+    plot: Annotated[str | None, typer.Option(metavar="FILE.png|.svg", help="Plot the requests over time.")] = None,
     json: Json = False,
 ) -> int:
-    """Compare the start policies before a launch: peaks, refusals, idle core-hours. Submits nothing."""
+    """Simulate a launch with each start policy: peaks, rejected requests, idle core-hours. Submits nothing."""
     from stagger.cli import start_plan
     from stagger.cli.chart import check_plot
 
@@ -239,12 +255,12 @@ def plan(
 
 @app.command()
 def doctor(
-    run_dir: Annotated[str | None, typer.Option(help="Where runs are to keep their records.")] = None,
-    partition: Annotated[str | None, typer.Option(help="The partition to try.")] = None,
+    run_dir: Annotated[str | None, typer.Option(help="The run directory to check: a path or s3://...")] = None,
+    partition: Annotated[str | None, typer.Option(help="The Slurm partition to check.")] = None,
     json: Json = False,
     options: Options = None,
 ) -> int:
-    """Check whether runs can work from here; one tiny job looks at a compute node. Exit status 1 for a problem."""
+    """Check this machine, Slurm and the storage; one tiny job checks a compute node. Exit status 1 on a problem."""
     from stagger.cli.doctor import show as show_checks
     from stagger.doctor import checks
 
@@ -257,7 +273,7 @@ def doctor(
 
 @app.command()
 def schema() -> int:
-    """Print the JSON schema of pipeline files, for editors to complete and check them."""
+    """Print the JSON schema of pipeline files; editors use it to complete and check keys."""
     from stagger.spec.models import PipelineFile
 
     print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **PipelineFile.model_json_schema()})
@@ -276,4 +292,4 @@ def options(
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Options of the command itself."""
+    """Define the options of `stagger` itself."""

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from stagger.spec.yaml_file import parse_value
 
 Run = Annotated[str, typer.Argument(help="The run directory: a path or s3://...", metavar="RUN")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else.")]
-Wait = Annotated[bool, typer.Option("--wait", help="Return when all Slurm jobs have ended, not when they are queued.")]
-Stage = Annotated[str | None, typer.Option("--stage", help="Only this stage of a run with several.")]
-Ranks = Annotated[str | None, typer.Option("--rank", metavar="RANKS", help="Only these ranks: 3 or 3,17,40-52.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Return only when all Slurm jobs have ended.")]
+Stage = Annotated[str | None, typer.Option("--stage", help="Select this stage of a run with several.")]
+Ranks = Annotated[str | None, typer.Option("--rank", metavar="RANKS", help="Select these ranks: 3 or 3,17,40-52.")]
 Options = Annotated[
     str | None,
     typer.Option(
         "--storage-options",
         metavar="YAML",
-        help="How to reach the run directory, e.g. '{s3: {endpoint_url: http://...}}'; by default the AWS variables.",
+        help="Access to the run directory, e.g. '{s3: {endpoint_url: http://...}}'; by default the AWS variables.",
     ),
 ]
 Assignments = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Set any key of the file; may be repeated.")
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a key of the file; repeatable.")
 ]
 
 
 def storage_options(text: str | None) -> dict[str, dict[str, Any]]:
+    """Parse --storage-options. Raises StaggerError when it is not a mapping of mappings."""
     value = parse_value(text) if text else {}
     if not isinstance(value, dict) or not all(isinstance(item, dict) for item in value.values()):
         raise StaggerError("--storage-options must be a mapping per protocol, e.g. '{s3: {endpoint_url: http://...}}'.")

@@ -1,4 +1,4 @@
-"""Finding and printing the logs of ranks."""
+"""`stagger logs`: find and print the logs of ranks."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from stagger.rundir.stage_folder import StageFolder, attempt_order
 from stagger.status.look import look_at
 from stagger.storage.storage import is_local, join
 
-#: Lines of a failed rank's log that are shown.
+#: Number of last log lines shown for a failed rank.
 TAIL = 15
 
-#: Seconds between two looks at a log that is followed.
+#: Seconds between two reads of a followed log.
 FOLLOW_S = 0.5
 
-#: Seconds between two questions to what runs a rank whose log is followed.
+#: Seconds between two checks, at Slurm or at the local processes, whether the followed rank is still active.
 ASK_S = 5.0
 
 
@@ -36,9 +36,12 @@ def show_logs(
     failed: bool,
     follow: bool,
 ) -> None:
-    """Print a rank's log, of its latest attempt or of `attempt`; the failed ranks' errors; or where each log is."""
+    """Print one rank's log, or the failed ranks' errors, or the path of each rank's latest log.
+
+    `attempt` selects an earlier attempt of `rank`. Raises StaggerError when the rank, attempt or log does not exist.
+    """
     if attempt is not None and rank is None:
-        raise StaggerError("--attempt is of one rank; say which with --rank.")
+        raise StaggerError("--attempt needs a rank; say which with --rank.")
     if rank is not None:
         only = record.spec.only(stage)
         check_ranks(only, {rank})
@@ -52,7 +55,7 @@ def show_logs(
 
 
 def latest_attempts(folder: StageFolder, below: str = "") -> dict[int, str]:
-    """The latest attempt of each rank that has a log: one listing, of one rank's logs if `below` names it."""
+    """Map each rank that has a log to its latest attempt, by one listing; `below` limits that to one rank's folder."""
     latest: dict[int, str] = {}
     for entry in folder.storage.walk(join(folder.path, "logs", below) if below else join(folder.path, "logs")):
         rank, _, name = f"{below}/{entry.name}".lstrip("/").partition("/")
@@ -74,17 +77,17 @@ def show_rank(stage: Stage, rank: int, wanted: str | None, follow: bool) -> None
     while (attempt := latest_attempts(folder, pad(rank)).get(rank)) is None:
         outside = job_output(read_launches(folder), rank)
         if outside and not follow:
-            print(f"rank {rank} has no log; its job printed, before the rank began:")
+            print(f"rank {rank} has no log; the output of its job:")
             print(tail(outside))
             return
         if not follow:
-            raise StaggerError(f"Rank {rank} has no log yet: it has not begun (on an object store: it has not ended).")
+            raise StaggerError(f"Rank {rank} has no log yet: it has not begun (on an object store: not ended).")
         time.sleep(FOLLOW_S)
     print_growing(stage, folder.log(rank, attempt), follow)
 
 
 def print_growing(stage: Stage, path: str, follow: bool) -> None:
-    """Print a log; with `follow`, what is added to it until the attempt has ended."""
+    """Print a log; with `follow` and a local log, also print new lines until the attempt has ended."""
     storage = stage.folder.storage
     data = storage.read(path)
     sys.stdout.buffer.write(data)
@@ -93,9 +96,9 @@ def print_growing(stage: Stage, path: str, follow: bool) -> None:
     growing = follow and is_local(path)
     asked = time.monotonic()
     while growing:
-        # Asked before the read, so that the last words are not missed.
+        # Checked before the read, so that the last lines are not missed.
         growing = not ended(stage.folder, path)
-        if growing and time.monotonic() - asked > ASK_S:  # One that was killed leaves no record.
+        if growing and time.monotonic() - asked > ASK_S:  # A killed attempt leaves no record.
             asked = time.monotonic()
             growing = int(path.split("/")[-2]) in look_at([stage])[stage.name].activity.ranks
         if growing:
@@ -107,7 +110,7 @@ def print_growing(stage: Stage, path: str, follow: bool) -> None:
 
 
 def ended(folder: StageFolder, log: str) -> bool:
-    """Whether the attempt of a log has left its completion or failure record."""
+    """Whether the attempt that writes this log has left a completion or failure record."""
     rank, attempt = int(log.split("/")[-2]), log.split("/")[-1].removesuffix(".log")
     return (
         folder.storage.entry(folder.completion(rank)) is not None
@@ -116,12 +119,12 @@ def ended(folder: StageFolder, log: str) -> bool:
 
 
 def show_failed(stage: Stage) -> None:
-    """The error of each failed rank in a sentence, then the end of its log."""
+    """Print each failed rank's error and the end of its log; without a failure record, also of its job's output."""
     folder = stage.folder
     look = look_at([stage])[stage.name]
     attempts = latest_attempts(folder)
     for one in look.failed:
-        said = one.failure["error"] if one.failure else f"its job ended without a word ({one.reason})"
+        said = one.failure["error"] if one.failure else f"its job ended without a failure record ({one.reason})"
         print(f"rank {one.rank}: {said}")
         data = folder.storage.read(folder.log(one.rank, attempts[one.rank])) if one.rank in attempts else b""
         ends = [tail(data), "" if one.failure else tail(job_output(look.launches, one.rank))]
@@ -129,12 +132,13 @@ def show_failed(stage: Stage) -> None:
 
 
 def list_logs(folder: StageFolder) -> None:
+    """Print the path of each rank's latest log."""
     for rank, attempt in sorted(latest_attempts(folder).items()):
         print(f"rank {rank}: {folder.log(rank, attempt)}")
 
 
 def job_output(launches: Sequence[LaunchRecord], rank: int) -> bytes:
-    """What the rank's latest Slurm job printed outside its ranks; empty when there is none."""
+    """Output that the rank's latest Slurm job wrote outside its ranks; empty when there is no such file."""
     for launch in reversed(launches):
         path = launch.output_of(rank) if isinstance(launch, SlurmLaunch) else None
         if path is not None and os.path.isfile(path):

@@ -1,4 +1,4 @@
-"""How plans and states look to people."""
+"""The text of `stagger launch --dry-run`, `launch`, `retry` and `status`."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.status.efficiency import sentences
 from stagger.status.stage_status import StageStatus, status_of
 
-#: Seconds between two looks of `stagger status --watch`: Slurm's manual asks not to poll faster than is useful.
+#: Seconds between two refreshes of `stagger status --watch`; Slurm's manual advises against polling faster than needed.
 WATCH_S = 5.0
 
-#: A look at a large run takes a while, of Slurm too: of the time at most so much is spent with looking.
+#: Largest share of the time that `--watch` spends on refreshing: for a large run that takes a while, and loads Slurm.
 WATCH_SHARE = 0.1
 
-#: What clears a terminal.
+#: Escape sequence that clears a terminal.
 CLEAR = "\x1b[H\x1b[2J"
 
-#: Folders that the end of a launch names at most.
+#: Most output folders listed after a launch.
 SHOWN = 5
 
-#: Columns of a chart of starts at most.
+#: Most columns of a chart of starts.
 CHART_COLUMNS = 60
 
-#: The states of a rank, in the order in which they are shown.
+#: The states of a rank, in the order shown.
 STATES = ("done", "running", "sleeping", "requeued", "pending", "failed")
 
 
@@ -40,7 +40,7 @@ def status_document(run_dir: str, stages: list[StageStatus]) -> dict[str, Any]:
 
 
 def plan(document: dict[str, Any]) -> None:
-    """A dry run: what would be launched, then every script as it would be sent."""
+    """Print a dry run: each stage, its ranks and start, and every job script."""
     print(f"run_dir      {document['run_dir']}")
     print(f"fingerprint  {document['fingerprint']}")
     for stage in document["stages"]:
@@ -60,7 +60,7 @@ def plan(document: dict[str, Any]) -> None:
 
 
 def launched(launched: Launched) -> None:
-    """The end of `stagger launch` and `stagger retry`."""
+    """Print the status after a launch or retry, then the next command or the output folders."""
     status(launched.run_dir, launched.stages)
     if launched.submitted:
         print(f"Follow it with: stagger status {launched.run_dir} --watch")
@@ -74,7 +74,7 @@ def launched(launched: Launched) -> None:
 
 
 def status(run_dir: str, stages: list[StageStatus]) -> None:
-    """A few lines for each stage: its ranks by state, what they did, what went wrong."""
+    """Print a few lines per stage: ranks by state, progress, starts, failures."""
     print(run_dir)
     width = max(len(stage.name) for stage in stages)
     for stage in stages:
@@ -90,8 +90,8 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
         print(f"  {'':<{width}}  {work}")
         if stage.starts["planned"]["span_s"]:
             peaks = [(stage.starts[key]["peak_1s"], stage.starts[key]["peak_100ms"]) for key in ("measured", "planned")]
-            measured, planned = (f"{second:,} in a second, {tenth:,} in 100 ms" for second, tenth in peaks)
-            print(f"  {'':<{width}}  jobs started: at most {measured}; by their delays alone {planned}")
+            measured, planned = (f"{second:,}/s, {tenth:,} in 100 ms" for second, tenth in peaks)
+            print(f"  {'':<{width}}  peak starts: {measured} (planned: {planned})")
             for line in start_chart(stage.starts):
                 print(f"  {'':<{width}}  {line}")
         if stage.bad_records:
@@ -100,7 +100,7 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
         if stage.retried:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in stage.retried.items())
             waited = timedelta(seconds=round(stage.retry_waited_s))
-            print(f"  {'':<{width}}  requests made again: {kinds}; {waited} waited for them in all")
+            print(f"  {'':<{width}}  requests retried: {kinds}; {waited} spent waiting in total")
         if stage.slowest:
             ranks = ", ".join(f"{rank} ({seconds:,.0f} s)" for rank, seconds in stage.slowest)
             print(f"  {'':<{width}}  slowest: {ranks}")
@@ -112,12 +112,12 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
 
 
 def aside(stage: StageStatus, state: str) -> str:
-    """What is added to the number of ranks in a state."""
+    """The note after the number of ranks in a state."""
     return f" ({stage.cancelled:,} cancelled)" if state == "pending" and stage.cancelled else ""
 
 
 def start_chart(starts: dict[str, Any]) -> list[str]:
-    """The jobs' starts over time, as they were and by their delays alone, to one scale."""
+    """Lines that chart the jobs' starts over time, measured and planned (by their delays alone), on one scale."""
     seconds = {name: starts[name]["per_second"] for name in ("measured", "planned")}
     width = max(1, -(-max(map(len, seconds.values())) // CHART_COLUMNS))
     sums = {
@@ -125,14 +125,14 @@ def start_chart(starts: dict[str, Any]) -> list[str]:
     }
     top = max(map(max, sums.values()))
     return [f"{name:<8} {bars(counts, 1, top)[0]}" for name, counts in sums.items()] + [
-        f"{'':<8} {width} s a column, at most {top:,}"
+        f"{'':<8} {width} s per column, highest column: {top:,} starts"
     ]
 
 
 def watch_status(folder: RunFolder, record: RunRecord, silent: bool) -> list[StageStatus]:
-    """Show the status now and then, until nothing runs or waits for a running thing; `silent` only waits.
+    """Print the status every WATCH_S seconds or more, until no rank is queued or running; return the last status.
 
-    On a terminal each takes the place of the one before.
+    On a terminal each output replaces the one before. `silent` prints nothing.
     """
     clear = CLEAR if sys.stdout.isatty() and not silent else ""
     while True:

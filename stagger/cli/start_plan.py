@@ -1,4 +1,4 @@
-"""`stagger plan`: what the start policies would do, side by side."""
+"""`stagger plan`: simulate the start policies, and print them side by side."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from stagger.start.delays import auto_window
 from stagger.start.forecast import Expected, StartPlan, start_plan
 from stagger.start.herd import Herd
 
-#: Columns of the chart at most, and its lines for each policy.
+#: Most columns of the chart, and its lines per policy.
 CHART_COLUMNS, CHART_LINES = 100, 2
 
-#: Widths of the table's columns behind the first.
+#: Widths of the table's columns after the first.
 WIDTHS = (8, 9, 12, 10, 11, 8, 11, 12, 8)
 
-#: What a task asks for as it starts when nothing else is known: two reads of the plan, its shard, and something.
+#: Requests per task when nothing is known about it: two reads of the plan, its shard, and one more.
 REQUESTS = 4
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The options of the command that say what starts; None where the file, or a default, decides."""
+    """Options that describe the launch; None where the file or a default decides. Times in s, rates per s."""
 
     tasks: int | None
     throttle: int | None
@@ -43,7 +43,7 @@ class Wanted:
     window: int | None
 
     def over(self, herd: Herd) -> Herd:
-        """A herd with what the command line says about it."""
+        """The herd, with the given options in place of its own values."""
         given: dict[str, Any] = {
             "throttle": self.throttle,
             "slots": self.slots,
@@ -58,14 +58,17 @@ class Wanted:
 def plans(
     file: str | None, stage: str | None, wanted: Wanted, assignments: tuple[str, ...], seed: int
 ) -> dict[str, StartPlan]:
-    """The start of each stage of a file, or of the one wanted, or of tasks that only their number is known of."""
+    """Plan the start of each stage of `file`, or of `stage` alone; without a file, of `wanted.tasks` tasks.
+
+    Raises StaggerError when neither a file nor a number of tasks is given, or an option needs a file.
+    """
     if file is not None:
         return plans_of_file(file, stage, wanted, assignments, seed)
     if wanted.tasks is None:
         raise StaggerError("Give a pipeline file, or a number of tasks: stagger plan --tasks 8000")
     for option, value in (("--set", assignments), ("--stage", stage)):
         if value:
-            raise StaggerError(f"{option} is about a pipeline file; give one.")
+            raise StaggerError(f"{option} needs a pipeline file; give one.")
     herd = wanted.over(Herd(wanted.tasks, "uniform", auto_window(wanted.tasks), REQUESTS))
     with busy("simulating the start"):
         return {"": start_plan(herd, wanted.tasks, cores=wanted.cores or 1, other=wanted.window, seed=seed)}
@@ -81,14 +84,14 @@ def plans_of_file(
     from stagger.spec.changes import Changes
     from stagger.spec.load import load_file
 
-    # Also a file for the local executor is planned as it would be on Slurm: nothing else starts together.
+    # A file for the local executor is also planned for Slurm: the local executor has no herd of starting jobs.
     spec = load_file(file, Changes(assignments, "slurm", wanted.tasks))
     counted = wanted.requests is None
     planned = plan_for_show(RunFolder(open_storage(spec), spec.run_dir), spec)[0] if counted else {}
     found = {}
     for stage in spec.chosen(name):
         made = planned.get(stage.name)
-        if wanted.throttle is not None:  # The file's own window depends on it.
+        if wanted.throttle is not None:  # The window for backend_limit depends on the throttle.
             settings = stage.executor.model_copy(update={"workers": wanted.throttle})
             stage = stage.model_copy(update={"executor": settings})
         start = SlurmStart(spec, stage, made.input if made else not_yet_planned(stage))
@@ -102,7 +105,7 @@ def plans_of_file(
 
 
 def document(found: dict[str, StartPlan]) -> dict[str, Any]:
-    """What `--json` prints: one entry for each stage, or one without a name."""
+    """The document that `--json` prints: one entry per stage, or one without a name."""
     stages = []
     for name, plan in found.items():
         content = plan.document()
@@ -114,14 +117,14 @@ def document(found: dict[str, StartPlan]) -> dict[str, Any]:
 
 
 def show(found: dict[str, StartPlan]) -> None:
-    """The table, the chart and the advice for each stage."""
+    """Print the table, the chart and the recommendation for each stage."""
     for number, (name, plan) in enumerate(found.items()):
         print(("\n" if number else "") + (f"stage {name}: " if name else "") + heading(plan.herd))
         show_table(plan)
         show_chart(plan)
         if plan.steady_throttle is not None:
             print(
-                f"\nAs they go on, the limit allows {plan.steady_throttle:,} jobs of {plan.herd.task_s:g} s at once"
+                f"\nIn steady state, the limit allows {plan.steady_throttle:,} jobs of {plan.herd.task_s:g} s at once"
                 " (0.8 * limit * seconds / requests)."
             )
         print(f"\nRecommended: {plan.reason}.")
@@ -129,23 +132,34 @@ def show(found: dict[str, StartPlan]) -> None:
 
 
 def heading(herd: Herd) -> str:
-    """What starts, and against what."""
-    parts = [f"{herd.jobs:,} job{'s' if herd.jobs > 1 else ''}"]
+    """The simulated launch in one line: jobs, throttle, requests, limits."""
+    parts = [f"{herd.jobs:,} job{'s' if herd.jobs > 1 else ''} of {herd.task_s:g} s"]
     parts += [f"at most {most:,} at once" for most in (herd.throttle, herd.slots) if most and most < herd.jobs]
-    parts += [f"{herd.requests:,} request{'s' if herd.requests != 1 else ''} to remote storage each as they start"]
+    parts += [f"{herd.requests:,} remote request{'s' if herd.requests != 1 else ''} per job at its start"]
     if herd.limit:
-        parts.append(f"of which it takes {herd.limit:,g} a second")
+        parts.append(f"storage limit {herd.limit:,g} requests/s")
     if herd.dispatch_rate:
-        parts.append(f"begun by Slurm at {herd.dispatch_rate:g} a second")
-    return ", ".join([*parts, f"running for {herd.task_s:g} s"])
+        parts.append(f"Slurm starts {herd.dispatch_rate:g} jobs/s")
+    return ", ".join(parts)
 
 
 def show_table(plan: StartPlan) -> None:
-    """A line for each policy."""
-    head = ("", "window", "starts/s", "most in 1 s", "in 100 ms", "refused", "gave up", "last start", "idle core-h", "")
+    """Print one line per policy."""
+    head = (
+        "",
+        "window",
+        "starts/s",
+        "peak in 1 s",
+        "in 100 ms",
+        "rejected",
+        "gave up",
+        "last start",
+        "idle core-h",
+        "",
+    )
     for name, *cells in [head, *(table_row(row, row.name == plan.now) for row in plan.rows)]:
         print(f"{name:<10}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True)))
-    print("* what a launch does now")
+    print("* setting of the launch")
 
 
 def table_row(row: Expected, now: bool) -> tuple[str, ...]:
@@ -164,19 +178,19 @@ def table_row(row: Expected, now: bool) -> tuple[str, ...]:
 
 
 def horizon(rows: list[Expected]) -> float:
-    """Seconds that a chart shows: until the last request of those policies that come to an end."""
+    """Seconds that a chart covers: until the last start of the policies simulated to their end, at least 1."""
     ends = [row.last_start_s for row in rows if row.last_start_s is not None]
     return max([*ends, 1.0])
 
 
 def show_chart(plan: StartPlan) -> None:
-    """How the requests of each policy, or its starts when there are none, are spread over time."""
+    """Chart each policy's requests over time, or its starts when jobs make no requests."""
     what = "requests" if plan.herd.requests else "starts"
     end = horizon(plan.rows)
     room = max(20, min(CHART_COLUMNS, shutil.get_terminal_size((CHART_COLUMNS, 0)).columns) - 22)
-    width = math.ceil(end / room)  # Whole seconds: `uniform` draws those.
+    width = math.ceil(end / room)  # Whole seconds, since `uniform` draws whole seconds.
     columns = math.ceil(end / width)
-    print(f"\n{what} per second, {width} s a column, each policy to its own scale:")
+    print(f"\n{what} per second, {width} s per column, each policy on its own scale:")
     for row in plan.rows:
         rates = binned(getattr(row, what), columns * width, columns)
         above, below = bars(rates, CHART_LINES)
@@ -185,9 +199,12 @@ def show_chart(plan: StartPlan) -> None:
 
 
 def plot(found: dict[str, StartPlan], path: str) -> None:
-    """Draw the requests over time into a file. Raises StaggerError when that is not possible."""
+    """Plot the requests over time into a .png or .svg file.
+
+    Raises StaggerError when there are several stages, or the file cannot be written.
+    """
     if len(found) > 1:
-        raise StaggerError(f"--plot draws one stage, and the file has {', '.join(found)}; name one with --stage.")
+        raise StaggerError(f"--plot draws one stage, but the file has {', '.join(found)}; name one with --stage.")
     (plan,) = found.values()
     series = {f"{row.name}, {row.window_s} s": row.requests for row in plan.rows}
     save_plot(path, series, horizon(plan.rows), heading(plan.herd), plan.herd.limit)

@@ -1,4 +1,4 @@
-"""A swarm that is quick."""
+"""Settings of a swarm with short intervals."""
 
 from __future__ import annotations
 

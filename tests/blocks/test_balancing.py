@@ -1,4 +1,4 @@
-"""Moves for their own sake, and planned ones: what they promise, of any swarm."""
+"""Single and planned moves: properties that hold for any swarm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stagger.blocks.placement.joint_moves import horizon, planned_moves
 from stagger.blocks.placement.own_gain import own_move, uncovered_by
 from stagger.blocks.placement.petals import ServerState, Span, compute_throughputs
 
-#: A server's throughput: a few that tie, and any.
+#: Throughputs of servers: a few values that tie, or any.
 THROUGHPUTS = st.sampled_from([1.0, 2.0, 3.0, 0.1, 0.2, 0.3]) | st.floats(0.01, 100)
 
 SCALES = st.sampled_from([1e-4, 1e4, 0.25, 1e-12])
@@ -22,14 +22,14 @@ SCALES = st.sampled_from([1e-4, 1e4, 0.25, 1e-12])
 
 @st.composite
 def swarms(draw: st.DrawFn) -> tuple[list[Span], list[Span], int]:
-    """Servers joining or online, what each serves (its blocks, some of them, or none), and the number of blocks."""
+    """Joining and online servers, the part of its span that each serves (or none), and the number of blocks."""
     total = draw(st.integers(1, 24))
     spans, online = [], []
     for index in range(draw(st.integers(1, 10))):
         length = draw(st.integers(1, total))
         start = draw(st.integers(0, total - length))
         span = Span(f"server-{index}", start, start + length, draw(THROUGHPUTS))
-        if draw(st.booleans()):  # Some are still loading a part, or all.
+        if draw(st.booleans()):  # This server is still loading all or part of its span.
             span = replace(span, state=ServerState.JOINING)
             served = draw(st.none() | st.integers(1, length))
             if served:
@@ -52,12 +52,12 @@ def plan(
 
 
 def hosts(spans: list[Span], total: int) -> list[set[str]]:
-    """Who serves each block."""
+    """The servers of each block."""
     return [{span.server_id for span in spans if span.start <= block < span.end} for block in range(total)]
 
 
 def after_moves(served: list[Span], moves: dict[str, range], *, delta: bool) -> list[Span]:
-    """What is served once the moves have begun, read plainly."""
+    """Plain reference: the spans served once the moves have begun."""
     left = []
     for span in served:
         window = moves.get(span.server_id)
@@ -144,7 +144,7 @@ def test_unit_of_throughput_changes_nothing(swarm: tuple[list[Span], list[Span],
 @given(swarm=swarms())
 @settings(max_examples=50, deadline=None)
 def test_swarm_that_follows_comes_to_rest(swarm: tuple[list[Span], list[Span], int]) -> None:
-    """Each move and plan raises the slowest block by a share, so there are few until nobody gains."""
+    """Each move or plan raises the slowest block by a fixed share, so soon no server gains."""
     spans, _, total = swarm
     spans = [replace(span, state=ServerState.ONLINE) for span in spans]
     for _ in range(200):
@@ -159,7 +159,7 @@ def test_swarm_that_follows_comes_to_rest(swarm: tuple[list[Span], list[Span], i
 
 
 def test_server_stays_where_others_are_still_loading() -> None:
-    """Petals' rule 2 would let it go: a joining server counts as a host."""
+    """Petals' rule 2 would let the server go, since it counts a joining server as a host."""
     spans = [Span("a", 0, 2, 1.0), Span("b", 0, 2, 1.0, ServerState.JOINING), Span("c", 2, 4, 0.1)]
     assert own_move("a", spans, [spans[0], spans[2]], 4) is None
     assert plan(spans, [spans[0], spans[2]], 4) == {}
@@ -173,7 +173,7 @@ def test_blocks_that_nobody_serves_are_no_loss() -> None:
 
 
 def test_two_servers_move_together_where_neither_gains_alone() -> None:
-    """Blocks 2 and 3 are both slow, and each server is large enough for one of them."""
+    """Blocks 1 to 3 are slow, and each crowd server has room for one block, so one move alone gains nothing."""
     spans = [*(Span(f"crowd-{index}", 0, 1, 1.0) for index in range(6)), Span("wide", 0, 4, 1.0)]
     assert all(own_move(span.server_id, spans, spans, 4) is None for span in spans)
     moves = plan(spans, spans, 4)
@@ -190,7 +190,7 @@ def test_plan_that_loads_longer_than_its_gain_lasts_is_not_made() -> None:
 
 
 def test_plan_counts_what_is_lost_while_it_loads() -> None:
-    """Server a gains 0.3 by going one block further, and takes 0.4 from block 1 while it loads two: up to 128 s pay."""
+    """Moving server a by one block gains 0.3, and costs block 1 0.4 while a loads two blocks: it pays up to 128 s."""
     spans = [Span("a", 0, 2, 0.7), Span("b", 0, 1, 2.3), Span("c", 1, 2, 0.6), Span("d", 2, 3, 1.0)]
     for block_s, expected in ((60.0, {"a": range(1, 3)}), (70.0, {})):
         rng = np.random.default_rng(0)
@@ -201,7 +201,7 @@ def test_plan_counts_what_is_lost_while_it_loads() -> None:
 
 
 def test_loaded_blocks_have_their_price() -> None:
-    """A gain of 0.3, of a mean of 5.3 / 3, for one block of three."""
+    """The move gains 0.3 (the mean is 5.3 / 3), and loads one of three blocks."""
     spans = [Span("a", 0, 2, 0.7), Span("b", 0, 1, 2.3), Span("c", 1, 2, 0.6), Span("d", 2, 3, 1.0)]
     for price_s, expected in ((45, {"a": range(1, 3)}), (55, {})):
         rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The bound of all placements, and the capacity of one, beside slower ways to the same numbers."""
+"""The bound of all placements and the capacity of one, compared with slower computations of the same numbers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_no_placement_beats_the_bound(swarm: tuple[list[Span], int]) -> None:
 @given(swarm=swarms())
 @settings(max_examples=200, deadline=None)
 def test_servers_of_one_length_are_as_good_as_one(swarm: tuple[list[Span], int]) -> None:
-    """The same programme with each server on its own: the share of each window, then the slowest block."""
+    """Reference: the same programme, one variable per server and window, then the slowest block's throughput."""
     spans, total = swarm
     windows = [(i, s) for i, span in enumerate(spans) for s in range(total - span.length + 1)]
     served = np.zeros((total, len(windows) + 1))
@@ -66,7 +66,7 @@ def test_servers_of_one_length_are_as_good_as_one(swarm: tuple[list[Span], int])
 @pytest.mark.parametrize(("total", "length"), [(80, 7), (80, 20), (80, 80), (1, 1), (256, 64)])
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
 def test_bound_of_equal_lengths_is_what_full_chains_reach(total: int, length: int, scale: float) -> None:
-    """Blocks 0, n, 2n, ... are in different spans whatever the placement; each needs its share."""
+    """Blocks 0, n, 2n, ... lie in different spans in every placement, and each needs its share."""
     spans = [Span(f"{index}", 0, length, scale * (1 + index)) for index in range(9)]
     assert throughput_bound(spans, total) == pytest.approx(45 * scale / math.ceil(total / length), rel=1e-6)
 
@@ -82,7 +82,7 @@ def test_joining_one_after_another_stays_below_the_bound_and_near() -> None:
 @given(swarm=swarms())
 @settings(max_examples=200, deadline=None)
 def test_capacity_is_that_of_the_blocks_with_least_hosts_for_them(swarm: tuple[list[Span], int]) -> None:
-    """Hall's condition: any set of blocks gets at most what the servers that host one of them compute."""
+    """Hall's condition: any set of blocks gets at most the throughput of the servers that host one of its blocks."""
     spans, total = swarm
     sets = (set(some) for size in range(1, total + 1) for some in itertools.combinations(range(total), size))
     capacity = min(

@@ -1,4 +1,4 @@
-"""How fast a host is: measured once per machine and workload."""
+"""A host's speed is measured once per machine and workload."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_servers_of_a_machine_measure_one_after_another_and_wait_no_longer_than_
     path = holder.stdout.readline().strip()
     with pytest.raises(StaggerError, match=r"has been measuring for 0\.2 s"):
         measured("held", lambda: Speed(1.0, 1.0), 0.2)
-    holder.kill()  # The kernel lets the lock go.
+    holder.kill()  # The kernel releases the lock.
     holder.wait()
     assert measured("held", lambda: Speed(1.0, 1.0), 5.0) == Speed(1.0, 1.0)
     assert Path(path).exists()

@@ -1,4 +1,4 @@
-"""Block placement: what Petals answers, what the plain rules say, and what must hold of any swarm."""
+"""Block placement: results of Petals and of a plain reference, and properties that hold for any swarm."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def spans_of(case: dict[str, Any]) -> list[Span]:
     return [Span(name, start, end, rate, ServerState[state]) for name, start, end, rate, state in case["servers"]]
 
 
-#: Throughputs with exact ties, with sums that round, and far apart.
+#: Throughputs with exact ties, with sums that round, and of very different sizes.
 THROUGHPUTS = st.sampled_from([1.0, 2.0, 3.0, 0.1, 0.2, 0.3, 1e-4, 1e-18, 1e6]) | st.floats(1e-6, 1e6)
 
 
 @st.composite
 def swarms(draw: st.DrawFn, min_servers: int = 0) -> tuple[list[Span], int]:
-    """Some servers of a model, and its number of blocks. At least `min_servers` are joining or online."""
+    """Servers of a model, at least `min_servers` of them joining or online, and its number of blocks."""
     total = draw(st.integers(1, 24))
     throughputs = THROUGHPUTS if draw(st.booleans()) else st.just(1.0)
     spans = []
@@ -100,7 +100,7 @@ def test_worst_window_is_the_plain_one(throughputs: list[float], length: int) ->
 
 @pytest.mark.parametrize("length", [1, 2, 63, 204, 999, 1000])
 def test_worst_window_of_a_large_model_is_the_plain_one(length: int) -> None:
-    """Ties of all kinds, and those that only the twelfth value settles, whose count is beyond one machine word."""
+    """Ties of all kinds, and windows that differ only in the count of the twelfth value, beyond one machine word."""
     rng = np.random.default_rng(length)
     periodic = np.arange(1000.0) % 50
     late = np.arange(1000.0) % 12
@@ -127,7 +127,7 @@ def test_deciding_fast_is_deciding_plainly(swarm: tuple[list[Span], int], qualit
 
 @pytest.mark.parametrize("seed", range(6))
 def test_large_swarms_are_decided_as_plainly(seed: int) -> None:
-    """Who moves and when, not only the answer: both leave the random numbers at the same place."""
+    """Not only the answers are equal: both draw the same random numbers, so the same servers move in the same order."""
     draw = random.Random(seed)
     total = draw.choice([40, 80])
     spans = []
@@ -173,7 +173,7 @@ def test_server_that_leaves_never_disconnects_a_connected_swarm(
 @given(swarm=swarms(min_servers=1), seed=st.integers(0, 99))
 @settings(max_examples=300, deadline=None)
 def test_swarm_that_follows_its_rules_comes_to_rest(swarm: tuple[list[Span], int], seed: int) -> None:
-    """Each server in turn asks rule 2, and moves by rule 1: the swarm gets no slower, and soon nobody moves."""
+    """Each server in turn applies rule 2, and moves by rule 1: the swarm gets no slower, and soon no server moves."""
     spans, total = swarm
     spans = [replace(span, state=ServerState.ONLINE) for span in spans]
     rng = np.random.default_rng(seed)

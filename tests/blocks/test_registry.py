@@ -1,4 +1,4 @@
-"""The registry of a swarm: claims one after another whoever makes them, and leases by the reader's clock."""
+"""The registry of a swarm: claims follow one another, and leases run by the reader's clock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.kit.s3_server import running
 
 
 class Clock:
-    """Seconds that pass when they are told to."""
+    """A clock, in seconds, that tests advance by hand."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -40,12 +40,12 @@ def clock() -> Clock:
 
 @pytest.fixture
 def registry(tmp_path: Path, clock: Clock) -> Callable[[str], Registry]:
-    """Registries of one folder, each as another server would see it."""
+    """Create a registry of the same folder for a server."""
     return lambda name: Registry(Storage(), str(tmp_path / "registry"), TOTAL, name, lease_s=45, clock=clock)
 
 
 def no_pause(seconds: float) -> None:
-    """Nobody else is there to wait for."""
+    """Do not wait, since there is no other server."""
 
 
 def test_view_of_a_server_follows_its_claims_and_its_record(registry: Callable[[str], Registry]) -> None:
@@ -60,7 +60,7 @@ def test_view_of_a_server_follows_its_claims_and_its_record(registry: Callable[[
     one.announce(replace(mine, state=ServerState.ONLINE, serving=(0, 10)))
     view = reader.refresh()
     assert view.spans() == view.online() == [Span("one", 0, 10, 2.0)]
-    # Another one decides that it moves: it is to host the new blocks, and serves the old ones until it knows.
+    # Another server moves it: its target is the new span, and it serves the old one until it learns of that.
     two = registry("two")
     moved = two.claim(lambda view: as_moves({"one": range(5, 15)}, view))
     assert moved is not None
@@ -92,11 +92,11 @@ def test_server_is_gone_when_its_sequence_number_stands_still_for_a_lease(
     clock.now += 1
     view = reader.refresh()
     assert "one" not in view.members
-    assert view.gone["one"].reason == "not heard of any more"
-    # Whoever looks for the first time cannot know; the server itself knows best.
+    assert view.gone["one"].reason == "no heartbeat within its lease"
+    # A first look cannot detect the expired lease; a server always counts itself as alive.
     assert "one" in registry("three").refresh().members
     assert "one" in one.refresh().members
-    one.announce(mine)  # It was only cut off.
+    one.announce(mine)  # It had only lost its connection.
     assert "one" in reader.refresh().members
 
 
@@ -131,7 +131,7 @@ def test_who_decides_on_an_old_view_decides_again(registry: Callable[[str], Regi
 def test_a_claim_that_a_listing_does_not_show_yet_is_seen_all_the_same(
     registry: Callable[[str], Registry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """NFS may list a new file up to a minute late; that its name is taken is known at once."""
+    """NFS may list a new file up to a minute late, but creating a file of the same name fails at once."""
     one, two = registry("one"), registry("two")
     before = two.storage.list(two.folder)
     one.claim(join_as("one", 40, 1.0))
@@ -142,7 +142,7 @@ def test_a_claim_that_a_listing_does_not_show_yet_is_seen_all_the_same(
 
 
 def test_a_claim_that_came_too_late_is_withdrawn(registry: Callable[[str], Registry], clock: Clock) -> None:
-    """Its number had been taken, and the claim of that number followed and removed since."""
+    """Meanwhile its number was claimed, a later claim followed, and the claim of that number was removed."""
     one, two = registry("one"), registry("two")
     calls = 0
 
@@ -178,7 +178,7 @@ def test_what_nobody_needs_is_removed_after_a_lease(registry: Callable[[str], Re
     one.announce(record("one", 0, 10, 1))
     two.claim(join_as("two", 10, 1.0))
     mine = two.announce(record("two", 10, 20, 2))
-    one.announce(record("one", 0, 10, 1, state=ServerState.OFFLINE, serving=None, reason="told to stop"))
+    one.announce(record("one", 0, 10, 1, state=ServerState.OFFLINE, serving=None, reason="stopped by SIGTERM"))
 
     def files() -> list[str]:
         two.announce(mine)
@@ -191,7 +191,8 @@ def test_what_nobody_needs_is_removed_after_a_lease(registry: Callable[[str], Re
     clock.now += 44
     assert files() == everything
     clock.now += 2
-    # The latest claim stays, since the next is one more; and whom it names, since it would seem to be on its way.
+    # The latest claim stays, since the next number follows from it. So does the record of a server in its placements:
+    # without a record, the server would count as still to announce itself.
     assert files() == everything[1:]
     clock.now += 100
     assert files() == everything[1:]
@@ -232,8 +233,8 @@ def test_a_damaged_file_is_named_and_does_not_count(
     assert reader.refresh().members == reader.refresh().members == {}
     claim = one.claim(join_as("one", 10, 1.0))
     assert claim is not None
-    assert claim.number == 8  # A damaged claim's number is taken all the same.
-    assert capsys.readouterr().out.count("server.one.json is damaged") == 2  # Once by each that reads it.
+    assert claim.number == 8  # The number of a damaged claim still counts.
+    assert capsys.readouterr().out.count("server.one.json is damaged") == 2  # Once by each reader.
 
 
 def test_records_and_claims_come_back_as_they_were() -> None:
@@ -241,11 +242,11 @@ def test_records_and_claims_come_back_as_they_were() -> None:
     assert ServerRecord.decode(one.encode(), TOTAL) == one
     claim = Claim(3, "one", 1.0, ["one"], {"one": Decided(Placed(1, 2, 3.0), 3)})
     assert Claim.decode(claim.encode(), TOTAL) == claim
-    assert claim.encode() != claim.encode()  # Two that make the same claim at once are told from each other.
+    assert claim.encode() != claim.encode()  # Equal claims of two servers stay distinguishable.
 
 
 def claim_at_once(place: Place, count: int, how: str = "whole") -> list[int]:
-    """Their exit statuses."""
+    """Run `count` processes that claim at once; return their exit statuses."""
     command = [sys.executable, "-m", "tests.kit.claimants", place.folder, json.dumps(place.options), str(count), how]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert ran.stderr == ""
@@ -255,7 +256,7 @@ def claim_at_once(place: Place, count: int, how: str = "whole") -> list[int]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a registry is, and how to get there."""
+    """The folder of a registry, and its storage options."""
 
     folder: str
     options: dict[str, Any]
@@ -291,7 +292,7 @@ def test_one_who_is_killed_while_claiming_holds_up_nobody(place: Place, when: st
     clock.now += 44
     view = reader.refresh()
     assert view.members.keys() == alive | (killed if when == "claimed" else set())
-    # Whoever claimed and was killed counted for those that came after, until the lease was over.
+    # A server killed after its claim counts for later claims until its lease expires.
     order = who_claimed(Storage(place.options), place.folder, view.claim)
     assert compute_throughputs(view.spans(), TOTAL).min() == one_at_a_time(kinds(order)) > 0
     clock.now += 1.5

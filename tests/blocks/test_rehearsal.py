@@ -1,4 +1,4 @@
-"""`stagger blocks launch`: a rehearsal on this machine, mistakes, and the script of a job."""
+"""`stagger blocks launch`: a rehearsal on this machine, mistakes, and the job script."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.kit.runs import counts, status
 
 @pytest.fixture
 def swarm(tmp_path: Path) -> Callable[..., Path]:
-    """A pipeline file of a swarm."""
+    """Write the pipeline file of a swarm."""
 
     def write(executor: dict[str, Any] | None = None, **blocks: Any) -> Path:
         settings = {
@@ -49,13 +49,13 @@ def swarm_status(cli: Cli, run: Path) -> dict[str, Any]:
     return document
 
 
-#: However long it takes to see that all servers are there, none fails before that, and none leaves.
+#: A host that waits for a file before it serves: no server fails or leaves before the test has seen all of them.
 HELD = '''
 import os
 from stagger.blocks.server.simulated_host import SimulatedHost
 
 class Held(SimulatedHost):
-    """Its time to fail begins when the file `flag` is there. Its process's number is in the file `flag`-<rank>."""
+    """fail_after counts from when the file `flag` exists. The file `flag`-<rank> holds the process id."""
 
     def __init__(self, context, flag, **options):
         super().__init__(context, **options)
@@ -71,7 +71,7 @@ class Held(SimulatedHost):
 
 
 def test_a_rehearsal_on_this_machine(cli: Cli, swarm: Callable[..., Path], tmp_path: Path) -> None:
-    """Servers of two kinds; one fails, and the others take over; then the time of all is up."""
+    """Servers of two kinds: one fails, the others take over, and then all reach the end of their time."""
     (tmp_path / "held.py").write_text(HELD)
     flag = tmp_path / "flag"
     failing = {"room": [6, 8], "seconds_per_block": 0.02, "fail_after": [None, None, 0.1, None], "flag": str(flag)}
@@ -98,12 +98,12 @@ def test_a_rehearsal_on_this_machine(cli: Cli, swarm: Callable[..., Path], tmp_p
     assert launched.wait(timeout=60) == 1
     assert counts(status(cli, run)) == (4, 1, 0, 0)
     failure = json.loads((run / "failures" / "00002.1.json").read_text())
-    assert failure["error"] == ("serving failed: StaggerError: the simulated host fails after 0.1 s, as it was told to")
+    assert failure["error"] == "serving failed: StaggerError: the simulated host fails after 0.1 s (fail_after)"
     record = json.loads((run / "completions" / "00000.json").read_text())
     assert record["notes"]["server"] == "00000.1"
     assert list((run / "registry").iterdir()) == []
     gone = cli("blocks", "status", run, check=1).out
-    assert "none there" in gone
+    assert "none present" in gone
     assert "blocks without a server: 0-23" in gone
 
 
@@ -115,7 +115,7 @@ def test_ctrl_c_ends_a_rehearsal_and_leaves_nothing(cli: Cli, swarm: Callable[..
     assert launched.wait(timeout=60) == 130
     assert counts(status(cli, run))[0] == 0
     log = (run / "logs" / "00000" / "1.log").read_text()
-    assert "leaves: told to stop" in log
+    assert "leaves: stopped by SIGTERM" in log
 
 
 def test_a_models_config_says_how_many_blocks_it_has(cli: Cli, swarm: Callable[..., Path], tmp_path: Path) -> None:
@@ -142,8 +142,8 @@ def test_a_models_config_says_how_many_blocks_it_has(cli: Cli, swarm: Callable[.
         (["blocks.hots=simulated"], "blocks.hots: unknown key; did you mean 'host'?"),
         (["blocks.host=nonsense"], "blocks.host: "),
         (["blocks.host=no_such:Host"], "no_such"),
-        (["blocks.host=tests.kit.block_hosts:Half"], "is no host for blocks: it has no measure, load, unload, serve"),
-        (["blocks.host_options.rom=3"], "blocks.host_options: simulated does not take them"),
+        (["blocks.host=tests.kit.block_hosts:Half"], "is not a block host: it has no measure, load, unload, serve"),
+        (["blocks.host_options.rom=3"], "blocks.host_options: simulated does not accept them"),
         (["tasks=4"], "tasks: not allowed with `blocks`: the number of servers is blocks.servers"),
         (["pipeline=[{read_jsonl: {path: x}}]"], "pipeline: not allowed with `blocks`"),
         (["executor={type: local, workers: 2}"], "all 4 servers must run at once"),
@@ -165,7 +165,7 @@ def test_commands_for_blocks_refuse_what_has_none(cli: Cli, pipeline_file: Pipel
     file = pipeline_file()
     assert "it has no stage with the key `blocks`" in cli("blocks", "launch", file, check=2).err
     cli("launch", file, check=0)
-    assert "hosts no blocks; see where it stands with" in cli("blocks", "status", tmp_path / "run", check=2).err
+    assert "hosts no blocks; see its progress with" in cli("blocks", "status", tmp_path / "run", check=2).err
 
 
 def test_the_script_of_a_slurm_job(cli: Cli, swarm: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Block servers: a life from claim to leave, and what hosts may do to it."""
+"""The life of a block server from claim to leave, also with hosts that fail or hang."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.kit.block_hosts import Recorder
 
 
 class Life:
-    """A server in a thread of its own, and another's look at the registry."""
+    """A server in its own thread, and a separate reader of its registry."""
 
     def __init__(
         self, folder: Path, name: str = "00000.1", host: dict[str, Any] | None = None, **settings: Any
@@ -72,7 +72,7 @@ class Life:
         return record is not None and record.state == ServerState.ONLINE and record.serving == (start, end)
 
     def end(self, signal: Signals = Signals.SIGTERM) -> Any:
-        """Tell it to stop; how it ended."""
+        """Send the signal, and return the result or the error of the server."""
         self.stop.signal = signal
         self.thread.join(20)
         assert not self.thread.is_alive()
@@ -107,7 +107,7 @@ def test_a_server_claims_loads_serves_and_leaves(live: Callable[..., Life]) -> N
     assert isinstance(ended, Interrupted)
     record = one.record()
     assert record is not None
-    assert (record.state, record.serving, record.reason) == (ServerState.OFFLINE, None, "told to stop")
+    assert (record.state, record.serving, record.reason) == (ServerState.OFFLINE, None, "stopped by SIGTERM")
     assert one.host.calls == ["measure", *(("load", range(b, b + 1)) for b in range(4)), "drained"]
     assert one.server.notes() == {"server": "00000.1", "moves": 0, "blocks_loaded": 4}
 
@@ -118,7 +118,7 @@ def test_a_server_whose_time_is_up_ends_well(live: Callable[..., Life]) -> None:
     assert one.end(Signals.SIGUSR2) == "its job's time is up"
     two = live("00001.1", serve_for=0.5)
     two.thread.join(20)
-    assert two.ended == "it has served as long as it was to"
+    assert two.ended == "blocks.serve_for has elapsed"
 
 
 def test_signals_that_come_while_it_drains_change_nothing(live: Callable[..., Life], tmp_path: Path) -> None:
@@ -130,12 +130,12 @@ def test_signals_that_come_while_it_drains_change_nothing(live: Callable[..., Li
     (tmp_path / "flag").touch()
     one.thread.join(20)
     assert one.ended == "its job's time is up"
-    one.stop.check()  # What commits the rank looks at this.
+    one.stop.check()  # The commit of the rank checks this.
 
 
 @pytest.mark.parametrize("drain", [0, 30, 90, 110, 300])
 def test_slurms_warning_however_early_is_the_end_of_a_servers_time(tmp_path: Path, drain: float) -> None:
-    """And not a preemption, after which the job would be queued again."""
+    """The warning must not count as preemption, after which the job would be requeued."""
     stage = StageSpec.model_validate(
         {
             "name": "swarm",
@@ -208,7 +208,7 @@ def test_while_it_loads_it_serves_what_it_has_and_its_heart_beats(live: Callable
 
 @pytest.mark.parametrize("rebalance", ["planner", "own_gain", "full"])
 def test_nobody_relies_on_a_server_that_is_to_leave_and_has_not_heard_of_it(tmp_path: Path, rebalance: str) -> None:
-    """On the first half are a fast server, a slow one that is to leave it, and one that loads and serves nothing."""
+    """The first half has a fast server, a slow one that has to leave, and one that is loading and serves nothing."""
     one = Life(tmp_path, rebalance=rebalance, lease=3600)
     for name, state, throughput in (
         ("00000.1", ServerState.ONLINE, 1.0),
@@ -227,7 +227,7 @@ def test_nobody_relies_on_a_server_that_is_to_leave_and_has_not_heard_of_it(tmp_
 
 @pytest.mark.parametrize("rebalance", ["planner", "own_gain", "full"])
 def test_the_rules_move_servers_to_where_they_are_needed(live: Callable[..., Life], rebalance: str) -> None:
-    """Two servers on the first half and none on the second; then both are where they are needed."""
+    """Both servers are sent to the first half; then one of them moves back to the second."""
     one = live(rebalance=rebalance)
     live("00001.1", rebalance=rebalance)
 
@@ -261,13 +261,13 @@ def test_its_job_beginning_again_ends_what_it_was_before(live: Callable[..., Lif
     )
     again = live("00000.1r1")
     until(lambda: again.serves(0, 4), "the blocks to be free for it")
-    assert again.reader.refresh().gone["00000.1"].reason == "its job began again, as 00000.1r1"
+    assert again.reader.refresh().gone["00000.1"].reason == "its job restarted as 00000.1r1"
 
 
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        ({"room": "fail"}, "counting what fits failed: RuntimeError: cannot room"),
+        ({"room": "fail"}, "counting the blocks that fit failed: RuntimeError: cannot room"),
         ({"measure": "fail"}, "measuring failed: RuntimeError: cannot measure"),
         ({"load": "fail"}, "loading block 0 failed: RuntimeError: cannot load"),
         ({"serve": "fail"}, "serving failed: RuntimeError: cannot serve"),

@@ -1,4 +1,4 @@
-"""The simulator of block balancing: what it counts is what happens, and policies differ as they should."""
+"""The simulation of block balancing: it counts correctly, and the policies differ as expected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stagger.blocks.simulation.report import Comparison, Experiment, compare, ro
 from stagger.blocks.simulation.swarm import Outcome, bound_steps, simulate
 from stagger.blocks.simulation.traces import SCENARIOS, Server, trace
 
-#: Policies that take little time, and differ in all that matters.
+#: Policies that run fast and cover all differences.
 FEW = ("none", "new only", "0.99", "0.99 in step", "0.99 guard", "own gain", "recommended")
 
 
@@ -35,7 +35,7 @@ def run(servers: list[Server], policy: Policy, conditions: Conditions, *, second
 def ordered(
     moves: dict[float, dict[str, range]], seen: list[Swarm] | None = None, *, delta: bool, lock: bool
 ) -> Policy:
-    """A leader that orders moves at its checks, every minute, and writes down what it sees."""
+    """A policy whose leader orders the given moves at its checks, every minute, and appends its views to `seen`."""
     checks = iter(range(60, 100_000, 60))
 
     def rule(local_id: str, view: Swarm, setting: Setting) -> dict[str, range]:
@@ -62,7 +62,7 @@ def test_a_server_counts_from_when_it_has_loaded_until_it_leaves() -> None:
 
 
 def test_joining_servers_wait_a_moment_without_a_lock() -> None:
-    """U(0, 10 s) before they choose, as Petals."""
+    """They wait U(0, 10 s) before they choose, as in Petals."""
     servers = [Server("a", 4, 1.0, joins_s=0)]
     found = run(servers, POLICIES["new only"], Conditions(seconds_per_block=1), seconds=100, blocks=4)
     assert 4 < found.uncovered_s < 14
@@ -96,7 +96,7 @@ def test_crashed_servers_stay_listed_for_the_lease(crashes: bool, lock: bool, li
 
 
 def test_nothing_is_seen_before_its_time() -> None:
-    """At 60 s the server has chosen (within 10 s), but what it says is seen after 100."""
+    """The server chooses within 10 s, but its announcement becomes visible 100 s later."""
     seen: list[Swarm] = []
     policy = ordered({}, seen, delta=False, lock=False)
     run([Server("a", 4, 1.0, 0)], policy, Conditions(visibility_s=100), seconds=200, blocks=4)
@@ -104,7 +104,7 @@ def test_nothing_is_seen_before_its_time() -> None:
 
 
 def test_calm_is_since_a_server_was_last_seen_to_come_or_go() -> None:
-    """One comes at 100 s, and crashes at 200 s, which is seen 45 s later. That it has loaded is no news."""
+    """Server b joins at 100 s and crashes at 200 s, which is seen 45 s later. The end of a load does not count."""
     seen: list[Swarm] = []
     servers = [Server("a", 4, 1.0, 0), Server("b", 4, 1.0, 100, leaves_s=200, crashes=True)]
     run(servers, ordered({}, seen, delta=True, lock=True), REALISTIC, seconds=330, blocks=4)

@@ -1,4 +1,4 @@
-"""The command line: one clear error for each mistake, output that programs can read."""
+"""The command line: one clear error per mistake, and machine-readable output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`stagger doctor`: what it finds, and what it says to do."""
+"""`stagger doctor`: its checks and their advice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.conftest import Bucket, Cli
 
 
 def without_slurm(cli: Cli, folder: Path) -> dict[str, str]:
-    """A PATH that has no Slurm."""
+    """An environment whose PATH has no Slurm."""
     place = folder / "plain"
     place.mkdir()
     for name in ("bash", "env"):

@@ -1,4 +1,4 @@
-"""`stagger plan`: what it shows, recommends and draws."""
+"""`stagger plan`: its table, recommendation and plot."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_window_for_a_limit_is_found_and_recommended(cli: Cli) -> None:
 
 
 def test_what_is_recommended_can_be_pasted(cli: Cli, pipeline_file: PipelineFiles) -> None:
-    """A limit that would ask for 800 s of sleep: a throttle instead, as keys of a pipeline file."""
+    """For a limit that needs a window of 800 s, a throttle is recommended instead, as keys of a pipeline file."""
     shown = cli("plan", "--tasks", 8000, "--limit", 50, check=0).out
     pasted = yaml.safe_load(shown.partition("Recommended: ")[2].partition("\n")[2])
     assert pasted == {"start_policy": "spread", "randomize_start_duration": 300, "executor": {"workers": 3000}}
@@ -84,7 +84,7 @@ def test_a_files_requests_are_counted_and_its_own_settings_are_a_row(
 
 def test_a_local_file_is_planned_as_it_would_start_on_slurm(cli: Cli, pipeline_file: PipelineFiles) -> None:
     shown = cli("plan", pipeline_file(tasks=8), check=0).out
-    assert "8 jobs, 0 requests to remote storage" in shown
+    assert "8 jobs of 600 s, 0 remote requests per job" in shown
     assert "starts per second" in shown
 
 
@@ -106,7 +106,7 @@ def test_stages_are_planned_apart_and_one_can_be_chosen(
     ]
     file.write_text(json.dumps(text))
     both = cli("plan", file, "--json", check=0).json["plans"]
-    # What is still to be written counts as a shard for each rank, and so does each writer's output.
+    # Input that is not written yet counts as one shard per rank; each writer's output counts as one request.
     assert [(one["stage"], one["requests"]) for one in both] == [("one", 1), ("two", 2)]
     assert plan(cli, file, "--stage", "two") == both[1]
     assert "name one with --stage" in cli("plan", file, "--plot", "plot.png", check=2).err
@@ -115,14 +115,14 @@ def test_stages_are_planned_apart_and_one_can_be_chosen(
 
 
 def test_the_row_of_the_launch_is_marked_and_only_that(cli: Cli) -> None:
-    """Also where several are the same, and beside a window that is only compared."""
+    """Only one row is marked, even if several are equal, or --window adds a row."""
     for arguments, name in ((("--tasks", 1), "none"), (("--tasks", 8, "--window", 77), "uniform")):
         shown = cli("plan", *arguments, check=0).out
         assert [line.split()[0] for line in shown.splitlines() if " * " in line[:10]] == [name]
 
 
 def test_places_that_are_kept_are_idle(cli: Cli) -> None:
-    """1000 jobs of 5 s: as few take turns as the limit allows, or each keeps its place."""
+    """1000 jobs of 5 s: each holds its slot for the window, or the throttle is as small as the limit requires."""
     options = ("--tasks", 1000, "--throttle", 500, "--limit", 50, "--task-time", 5)
     found = plan(cli, *options)
     row = rows(found)["limit"]
@@ -150,8 +150,8 @@ def test_the_ends_of_the_scales_have_plans_too(cli: Cli, options: tuple[str | fl
         (("--tasks", "8", "--limit", "inf"), "'--limit'"),
         (("--tasks", "8", "--limit", "nan"), "'--limit'"),
         (("--tasks", "8", "--task-time", "inf"), "'--task-time'"),
-        (("--tasks", "8", "--stage", "one"), "--stage is about a pipeline file; give one."),
-        (("--tasks", "8", "--set", "tasks=9"), "--set is about a pipeline file; give one."),
+        (("--tasks", "8", "--stage", "one"), "--stage needs a pipeline file; give one."),
+        (("--tasks", "8", "--set", "tasks=9"), "--set needs a pipeline file; give one."),
         (("--tasks", "8", "--plot", "plot.gif"), "a plot is a .png or .svg file"),
         (("--tasks", "8", "--plot", "nowhere/plot.png"), "No such file or directory"),
         (("nothing.yaml",), "There is no file nothing.yaml"),

@@ -27,7 +27,7 @@ def test_watch_draws_over_itself_on_a_terminal_and_leaves_slurm_time(
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
     folder: Any = type("Folder", (), {"path": "/run"})
     assert show.watch_status(folder, folder, silent=False)[0].done == 3
-    assert slept == [20.0]  # Looking took 2 s: a tenth of the time, at most.
+    assert slept == [20.0]  # Refreshing took 2 s, and may take at most a tenth of the time.
     out = capsys.readouterr().out
     assert out.count(show.CLEAR) == clears
     assert "3 ranks: 1 running, 1 sleeping, 1 pending (1 cancelled)" in out

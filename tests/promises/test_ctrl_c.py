@@ -23,7 +23,9 @@ def test_status_is_true_while_it_runs_and_ctrl_c_leaves_a_run_that_goes_on(
     flag.touch()  # The holding step sleeps in a loop of its own: the signal is seen at its next document.
     _, err = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert err.splitlines()[-1] == "stagger: stopped by SIGINT; what is done stays done, and the next launch continues"
+    assert err.splitlines()[-1] == (
+        "stagger: stopped by SIGINT; completed work is kept, and the next launch continues from there"
+    )
     assert "Fatal" not in err
     assert counts(status(cli, tmp_path / "run")) == (2, 0, 0, 4)
     assert not any(name.startswith(".") for name in contents(tmp_path / "run-output"))

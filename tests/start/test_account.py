@@ -31,7 +31,7 @@ def test_starts_are_counted_per_job_and_shown_beside_what_was_planned(
     # In a window of 6 s, the slots of two neighbours are 2.3 or 3.7 s apart, whatever the salt.
     cli("launch", pipeline_file(start_policy="spread", randomize_start_duration=6), check=0)
     shown = cli("status", tmp_path / "run", check=0).out
-    assert re.search(r"jobs started: at most \d in a second, \d in 100 ms; by their delays alone 1 in a second", shown)
+    assert re.search(r"peak starts: \d/s, \d in 100 ms \(planned: 1/s", shown)
     (planned,) = [line.strip() for line in shown.splitlines() if line.strip().startswith("planned")]
     assert planned.count("█") + planned.count("▄") == 2  # On the scale of the measured starts.
     assert json.loads((tmp_path / "run" / "stats.json").read_text())["starts"]["jobs"] == 2

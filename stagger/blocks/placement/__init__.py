@@ -1,1 +1,1 @@
-"""Which server hosts which blocks: pure rules over plain values. No clock, no storage, no Slurm."""
+"""Rules that decide which server hosts which blocks: pure functions. No clock, no storage, no Slurm."""

@@ -1,4 +1,4 @@
-"""What no placement can beat, and what a placement can carry: two linear programmes, solved by HiGHS (scipy)."""
+"""An upper bound for all placements, and the capacity of one: two linear programmes, solved by HiGHS (scipy)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Source = TypeVar("Source", bound=Hashable)
 
 
 def throughput_bound(spans: Iterable[Span], total_blocks: int) -> float:
-    """The throughput of the slowest block that no placement of these servers exceeds, wherever their spans are now.
+    """Upper bound of the slowest block's throughput for any placement of these servers, wherever their spans are now.
 
-    A server may be divided among several spans of its length. The best placement of undivided servers, which is NP-hard
-    to find, reaches at most this. Servers that are joining count, as in `compute_throughputs`.
+    The bound lets a server be divided among several windows of its length. The best placement of undivided servers,
+    which is NP-hard to find, cannot exceed it. Joining servers count, as in `compute_throughputs`.
 
     >>> throughput_bound([Span("a", 0, 2, 1.0), Span("b", 0, 2, 2.0)], total_blocks=3)
     1.5
     """
-    throughputs: dict[int, float] = defaultdict(float)  # Servers of one length are as good as one.
+    throughputs: dict[int, float] = defaultdict(float)  # Servers of equal length count as one.
     for span in hosting(spans, total_blocks):
         throughputs[span.length] += span.throughput
     windows = [
@@ -34,15 +34,15 @@ def throughput_bound(spans: Iterable[Span], total_blocks: int) -> float:
 
 
 def routing_capacity(spans: Iterable[Span], total_blocks: int) -> float:
-    """The requests per second that a placement carries with the best routing, each request passing all blocks.
+    """Requests per second that a placement carries with the best routing, if each request passes all blocks.
 
-    Here `throughput` is what a server computes: passes of a block per second, which its blocks share (a transportation
-    problem). Only servers that are online carry requests.
+    Here `throughput` is the number of block passes per second that a server computes, shared by its blocks (a
+    transportation problem). Only ONLINE servers carry requests.
 
     >>> routing_capacity([Span("a", 0, 2, 3.0), Span("b", 1, 2, 1.0)], total_blocks=2)
     2.0
     """
-    passes: dict[tuple[int, int], float] = defaultdict(float)  # Servers of one span are as good as one.
+    passes: dict[tuple[int, int], float] = defaultdict(float)  # Servers with the same span count as one.
     for span in hosting(spans, total_blocks, ServerState.ONLINE):
         passes[span.start, span.end] += span.throughput
     shares = [(span, range(block, block + 1)) for span in passes for block in range(*span)]
@@ -52,9 +52,9 @@ def routing_capacity(spans: Iterable[Span], total_blocks: int) -> float:
 def _slowest_at_best(
     supplies: Mapping[Source, float], uses: Sequence[tuple[Source, range]], total_blocks: int
 ) -> float:
-    """What the slowest block gets when each supply is divided best among its uses, each of which serves some blocks.
+    """The slowest block's throughput if each supply is divided optimally among its uses, each for a range of blocks.
 
-    Variables: how much goes to each use, and last the throughput of the slowest block, which is as large as can be.
+    Variables: the amount for each use, and last the slowest block's throughput, which is maximized.
     """
     scale = sum(supplies.values()) / total_blocks  # The solver's tolerances are absolute.
     if not scale:

@@ -1,12 +1,12 @@
-"""Moves of several servers at once, planned by any one of them. Pure; scale-free.
+"""Plan moves of several servers at once; any server can plan for all. Pure; scale-free.
 
-A server alone often gains nothing: two others would have to move first. This plan looks for moves that raise the
-throughput of the slowest block together, and counts what they cost while the moved servers load: it returns them only
-if that is regained. It is a local search with kicks (iterated local search: Lourenço, Martin and Stützle 2003), whose
-steps move one server to one start, the best of all. Placing undivided servers best is NP-hard.
+A single move often gains nothing until other servers have moved too. The planner searches for moves that together raise
+the slowest block's throughput, and returns them only if they regain what they cost while the moved servers load. It is
+an iterated local search (Lourenço, Martin and Stützle 2003): each step makes the best single move, and kicks restart
+the search. Placing undivided servers optimally is NP-hard.
 
-Any server may plan whenever it likes, if it sees all earlier decisions (under a lock, or an atomic claim) and announces
-the moves for all servers named. Source: this project's own; docs/block-placement.md measures it.
+Any server may plan at any time, if it sees all earlier decisions (under a lock, or by an atomic claim) and announces
+the moves of all servers in the plan. Source: this project; docs/block-placement.md measures it.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
-#: Seconds between two plans of a swarm, on average: with 60 it answers losses late, with 15 it loads more for no more.
+#: Mean seconds between two plans of a swarm. With 60 it reacts to losses late; with 15 it loads more and gains nothing.
 MEAN_PLAN_PERIOD_S = 30.0
 
-#: Seconds within which a plan must have regained what it cost, when servers come and go (see `horizon`).
+#: Seconds within which a plan must regain its costs while servers come and go (see `horizon`).
 HORIZON_S = 300.0
 
-#: For how long a gain counts in a swarm at rest, as a multiple of how long it has been at rest.
+#: Horizon of a swarm at rest, as a multiple of the time that it has been at rest.
 CALM_COUNTS = 2.0
 
-#: By what share of the mean block's throughput a plan must raise the slowest block's.
+#: Share of the mean block's throughput by which a plan must raise the slowest block's.
 PLAN_GAIN = 0.01
 
-#: What loading as many blocks as the model has must gain within the horizon: so many seconds of the mean block's
-#: throughput. Storage, networks and the next loss of a server make moves dearer than the throughput they cost.
+#: Price of loading, in seconds of the mean block's throughput: loading as many blocks as the model has must gain this
+#: within the horizon. Load on storage and network, and the next loss of a server, cost more than throughput alone.
 PRICE_S = 45.0
 
-#: Of the slowest block's throughput, what every block keeps while the moved servers load.
+#: Share of the slowest block's throughput that every block keeps while the moved servers load.
 KEPT_WHILE_LOADING = 0.5
 
-#: Kicks: how often the search starts again from the best plan with a few servers moved at random, and how many.
+#: Number of kicks, and of servers per kick: each restarts the search from the best plan with servers moved at random.
 KICKS, KICKED = 2, 2
 
 #: The steepness of the search's objective, the sum over blocks of exp(-STEEPNESS * throughput / mean throughput).
-#: A block with 10 % less counts as much as twenty others: almost the slowest block alone, but with slopes everywhere.
+#: A block with 10 % less counts like twenty others, so the slowest block dominates, but the objective has no plateaus.
 STEEPNESS = 30.0
 
-#: Steps of one descent at most, per server. Each lowers the objective, so descents end; only rounding could go on.
+#: Most steps of one descent, per server. Each lowers the objective, so descents end; only rounding could prolong them.
 STEPS_PER_SERVER = 4
 
 
@@ -68,15 +68,15 @@ def planned_moves(
     price_s: float = PRICE_S,
     kicks: int = KICKS,
 ) -> dict[str, range]:
-    """The servers that should move now, and the blocks of each; none when it does not pay.
+    """Server id -> window of each server that should move now; empty if no plan pays.
 
-    `spans` are the blocks that servers host or are about to, joining or online; `online` those that each serves now.
-    Servers that are joining stay where they are: their moves would be paid twice. With `delta` a moved server loads
-    only the blocks that it lacks, and serves those that it keeps meanwhile.
+    `spans`: the blocks that joining and online servers host or are about to host. `online`: the blocks that each server
+    serves now. Joining servers are not moved, since they would load twice. With `delta`, a moved server loads only the
+    blocks that it lacks, and continues to serve those that it keeps.
 
-    The moves raise the slowest block's throughput, over `horizon_s` seconds (see `horizon`), by more than is lost while
-    they load and the price of what they load, and by `min_gain` of the mean block's. No block that is served now is
-    left without a server that serves it, nor with less than half of what the slowest block has now.
+    A plan must raise the slowest block's throughput by at least the share `min_gain` of the mean block's. Over
+    `horizon_s` seconds (see `horizon`), it must gain more than is lost while the servers load, plus the price of
+    loading. Every block that is served now stays served, with at least half of the slowest block's throughput now.
     """
     hosts = hosting(spans, total_blocks)
     load, price = seconds_per_block / horizon_s, price_s / horizon_s / total_blocks
@@ -96,36 +96,36 @@ def planned_moves(
 
 
 def horizon(calm_s: float) -> float:
-    """For how many seconds a gain counts, when it is so long ago that a server came or went.
+    """Seconds for which a gain counts, if the last arrival or departure of a server was `calm_s` seconds ago.
 
-    The longer all has stayed as it is, the longer it will: a swarm at rest has time for small improvements.
+    The longer a swarm has been at rest, the longer it is likely to stay so, and small improvements pay.
     """
     return max(HORIZON_S, CALM_COUNTS * calm_s)
 
 
 def plan_delay(servers: int, rng: np.random.Generator) -> float:
-    """Seconds until a server of so many plans next: U(0, 2 mean), so that together they plan once a period.
+    """Seconds until a server's next plan: U(0, 2 * MEAN_PLAN_PERIOD_S * servers), so the swarm plans once per period.
 
-    So nobody has to lead, and a swarm of any size looks for moves equally often.
+    No leader is needed, and swarms of any size plan equally often.
     """
     return float(rng.uniform(0, 2 * MEAN_PLAN_PERIOD_S * max(1, servers)))
 
 
 @dataclass(frozen=True)
 class _Swarm:
-    """The servers as arrays, one row each; throughputs relative to the mean block's."""
+    """The servers as arrays, one row each. Throughputs are relative to the mean block's."""
 
     starts: Ints
     lengths: Ints
     throughputs: Floats
     served: Bools
-    """Servers x blocks: what each serves now."""
+    """Servers x blocks: whether the server serves the block now."""
     movable: Bools
     delta: bool
     load: float
-    """How long a block loads, as a share of the horizon."""
+    """Time to load a block, as a share of the horizon."""
     price: float
-    """What a loaded block must gain, as a mean over the horizon."""
+    """Price of loading a block, as a mean throughput over the horizon."""
 
     @classmethod
     def of(
@@ -154,12 +154,12 @@ class _Swarm:
 
     @cached_property
     def floor(self) -> float:
-        """What each block keeps while servers load."""
+        """Throughput that each block keeps while servers load."""
         return KEPT_WHILE_LOADING * self.slowest_served if self.served.any(axis=0).all() else 0.0
 
     @cached_property
     def slowest_now(self) -> float:
-        """The slowest block's throughput when all that is being loaded is there, and nobody moves."""
+        """The slowest block's throughput once all present loads have finished, if no server moves."""
         return float((self.throughputs @ self.hosted(self.starts)).min())
 
     @cached_property
@@ -167,19 +167,19 @@ class _Swarm:
         return float((self.throughputs @ self.served).min())
 
     def hosted(self, starts: Ints) -> Bools:
-        """Servers x blocks: what each would host."""
+        """Servers x blocks: whether the server would host the block."""
         blocks = np.arange(self.blocks)
         hosted: Bools = (blocks >= starts[:, None]) & (blocks < (starts + self.lengths)[:, None])
         return hosted
 
     def kept(self, starts: Ints, hosted: Bools) -> Bools:
-        """Servers x blocks: what each serves while those that moved load."""
+        """Servers x blocks: whether the server serves the block while the moved servers load."""
         stays = (starts == self.starts)[:, None]
         kept: Bools = self.served & (stays | hosted) if self.delta else self.served & stays
         return kept
 
     def lacking(self, starts: Ints, hosted: Bools) -> Ints:
-        """How many blocks each server has to load."""
+        """Number of blocks that each server has to load."""
         lacking: Ints = (hosted & ~self.served if self.delta else hosted).sum(axis=1)
         lacking[starts == self.starts] = 0
         return lacking
@@ -191,17 +191,17 @@ class _Swarm:
         most: Ints | np.integer,
         loaded: Ints | np.integer,
     ) -> Floats:
-        """What plans gain, as a mean over the horizon, less what is lost while their servers load, and their price.
+        """Mean gain of one or many plans over the horizon, minus the throughput lost while servers load, and the price.
 
-        Given the slowest block's throughput after and during each, the most blocks that a server loads, and the sum; of
-        a single plan or of many.
+        `slowest`, `slowest_kept`: the slowest block's throughput after and during the loading. `most`: the most blocks
+        that one server loads. `loaded`: the blocks that all servers load.
         """
         loading = self.load * most
         lost = (self.slowest_served - slowest_kept) * loading
         return np.asarray((slowest - self.slowest_now) * (1 - loading) - lost - self.price * loaded)
 
     def allowed(self, index: int, starts: Ints, hosted: Bools) -> Bools:
-        """Where a server may start, when the others are as `starts` says."""
+        """Starts: whether server `index` may start there, if the others are at `starts`."""
         kept = self.kept(starts, hosted)
         throughput, mine = self.throughputs[index], kept[index]
         hosts, throughputs = kept.sum(axis=0) - mine, self.throughputs @ kept - throughput * mine
@@ -215,7 +215,7 @@ class _Swarm:
         return found
 
     def windows(self, values: Floats) -> Floats:
-        """Servers x starts: the sum of a server's row over its blocks, if it started there; nonsense beyond the end."""
+        """Servers x starts: the sum of the server's row over its window at this start; meaningless beyond the end."""
         until = np.zeros((len(values), self.blocks + 1))
         np.cumsum(values, axis=1, out=until[:, 1:])
         found: Floats = until[self._rows, self._ends] - until[:, :-1]
@@ -223,7 +223,7 @@ class _Swarm:
 
     @cached_property
     def fits(self) -> Bools:
-        """Servers x starts: whether a server that may move has room behind the start."""
+        """Servers x starts: whether the server may move, and its window at this start ends within the model."""
         fits: Bools = np.arange(self.blocks) <= (self.blocks - self.lengths)[:, None]
         return fits & self.movable[:, None]
 
@@ -233,13 +233,13 @@ class _Swarm:
 
     @cached_property
     def _ends(self) -> Ints:
-        """Servers x starts: where each would end."""
+        """Servers x starts: the end of the server's window at this start."""
         ends: Ints = np.minimum(np.arange(self.blocks) + self.lengths[:, None], self.blocks)
         return ends
 
 
 def _descended(swarm: _Swarm, starts: Ints) -> Ints:
-    """Move the one server whose move lowers the objective most, until none does."""
+    """Make the single move that lowers the objective most, until none lowers it."""
     starts = starts.copy()
     falls = -np.expm1(-STEEPNESS * swarm.throughputs)[:, None]
     for _ in range(STEPS_PER_SERVER * len(starts)):
@@ -256,7 +256,7 @@ def _descended(swarm: _Swarm, starts: Ints) -> Ints:
 
 
 def _best_step(swarm: _Swarm, starts: Ints, hosted: Bools, costs: Floats) -> tuple[int, int] | None:
-    """The server and the start that cost least, of those that are allowed and cost less than 1. Changes `costs`."""
+    """The allowed server and start with the lowest cost, if that is below 1; else None. Changes `costs`."""
     while True:
         index, start = divmod(int(costs.argmin()), swarm.blocks)
         if costs[index, start] >= 1:
@@ -268,7 +268,7 @@ def _best_step(swarm: _Swarm, starts: Ints, hosted: Bools, costs: Floats) -> tup
 
 
 def _kicked(swarm: _Swarm, starts: Ints, rng: np.random.Generator) -> Ints:
-    """A few servers moved at random, wherever they may go."""
+    """Move KICKED random servers to random allowed starts."""
     starts = starts.copy()
     for index in rng.choice(np.flatnonzero(swarm.movable), KICKED).tolist():
         starts[index] = rng.choice(np.flatnonzero(swarm.allowed(index, starts, swarm.hosted(starts))))
@@ -276,9 +276,9 @@ def _kicked(swarm: _Swarm, starts: Ints, rng: np.random.Generator) -> Ints:
 
 
 def _pruned(swarm: _Swarm, starts: Ints) -> tuple[Ints, float]:
-    """A plan without the moves that gain nothing, and its value.
+    """Remove the moves that gain nothing from a plan; return the plan and its value.
 
-    Takes back the move without which the plan is worth most, as long as it is worth no less.
+    Reverts the move without which the plan has the highest value, until that would lower the value.
     """
     starts = starts.copy()
     before = swarm.hosted(swarm.starts)

@@ -1,11 +1,11 @@
-"""When a server should move for its own move's sake, and when it must not move at all. Pure; scale-free.
+"""When one server's move pays by itself, and when moving would leave a block unserved. Pure; scale-free.
 
-Petals' rule 2 (petals.py) asks what the swarm would gain if all servers moved, and counts blocks that
-are still being loaded as served. So a server may pay for a gain that others have to bring about, and may leave a block
-that nobody else serves yet. The two answers here are about what this server does, and what is served now.
+Petals' rule 2 (petals.py) considers the gain if all servers moved, and counts blocks that are still loading as served.
+A server may therefore pay for a gain that depends on others, and may give up a block that no other server serves yet.
+The functions here consider only this server's move, and the blocks served now.
 
-Source: this project's own, from simulating rule 2 with announcements that are seen late, and blocks that take seconds
-to load (docs/block-placement.md). Throughputs count relative to the swarm's, so their unit changes nothing.
+Source: this project, from simulating rule 2 with late announcements and blocks that take seconds to load
+(docs/block-placement.md). Throughputs are relative to the swarm's, so their unit does not matter.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from stagger.blocks.placement.petals import ServerState, Span, best_start, compute_throughputs, hosting, position
 
-#: By how much a server's own move must raise the throughput of the slowest block. Each move costs a reload.
+#: Share by which a server's own move must raise the slowest block's throughput: each move costs a reload.
 MIN_GAIN = 0.05
 
-#: Digits of a relative throughput that count: sums that are equal but for rounding are equal.
+#: Decimals to which relative throughputs are rounded, so that sums that differ only by rounding are equal.
 DIGITS = 9
 
 
@@ -33,14 +33,16 @@ def own_move(
     min_gain: float = MIN_GAIN,
     delta: bool = True,
 ) -> range | None:
-    """The blocks that server `local_id` should move to, or None where it should stay.
+    """The window that server `local_id` should move to, or None if it should stay.
 
-    `spans` are the blocks that servers host or are about to, joining or online; `online` those that each serves now,
-    none for a server that is missing there. It moves when its move alone raises the throughput of the slowest block by
-    the share `min_gain`, and no block is left that nobody else serves. With `delta` it goes on serving those blocks
-    that it keeps; without, it serves none until all are loaded.
+    `spans`: the blocks that joining and online servers host or are about to host. `online`: the blocks that each server
+    serves now; a server that is missing there serves none.
 
-    Raises LookupError when the server is not among the spans, as when its announcement has expired.
+    The server moves if its move alone raises the slowest block's throughput by the share `min_gain`, and it gives up no
+    block that no other server serves. With `delta` it continues to serve the blocks that it keeps; without, it serves
+    none until all are loaded.
+
+    Raises LookupError when the server is not among the spans, e.g. because its announcement expired.
 
     >>> crowd = [Span("a", 0, 2, 1.0), Span("b", 0, 2, 1.0), Span("c", 2, 4, 0.1)]
     >>> own_move("a", crowd, crowd, total_blocks=4), own_move("c", crowd, crowd, total_blocks=4)
@@ -65,7 +67,7 @@ def own_move(
 
 
 def uncovered_by(served: Span, kept: range, online: Sequence[Span], total_blocks: int) -> bool:
-    """Whether a block that a server serves now, and would not keep, is served by nobody else.
+    """Whether a block that a server serves now, but would not keep, is served by no other server.
 
     >>> online = [Span("a", 0, 3, 1.0), Span("b", 2, 4, 1.0)]
     >>> uncovered_by(online[0], range(1, 4), online, 4), uncovered_by(online[0], range(0, 2), online, 4)
@@ -79,7 +81,7 @@ def uncovered_by(served: Span, kept: range, online: Sequence[Span], total_blocks
 
 
 def mean_throughput(hosts: Sequence[Span], total_blocks: int) -> float:
-    """That of a block on average: what the slowest has at the very best. Relative to it, no unit matters.
+    """Mean throughput of a block, which the slowest block cannot exceed: the unit of relative throughputs.
 
     >>> mean_throughput([Span("a", 0, 4, 30.0), Span("b", 0, 1, 40.0)], total_blocks=4)
     40.0
@@ -88,7 +90,7 @@ def mean_throughput(hosts: Sequence[Span], total_blocks: int) -> float:
 
 
 def _with(throughputs: NDArray[np.float64], blocks: range, throughput: float) -> float:
-    """The slowest block's throughput, with one more server on some blocks."""
+    """The slowest block's throughput with one more server on `blocks`."""
     added = throughputs.copy()
     added[blocks.start : blocks.stop] += throughput
     return float(added.min())

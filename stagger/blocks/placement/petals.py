@@ -1,12 +1,12 @@
-"""Which server hosts which transformer blocks: Petals' load balancing. Pure.
+"""Petals' load balancing: which server hosts which transformer blocks. Pure.
 
-A model of `total_blocks` blocks is served by a swarm of servers, each hosting a contiguous span of blocks. A block is
-as fast as its hosts together, and the swarm as fast as its slowest block. A server that joins takes the span that is
-worst off (rule 1), and now and then asks whether the swarm gains enough when it moves (rule 2).
+A swarm of servers serves a model of `total_blocks` blocks; each server hosts a contiguous span. A block's throughput is
+the sum over its hosts, and the swarm's throughput is that of its slowest block. A new server takes the window with the
+lowest throughputs (rule 1), and checks from time to time whether the swarm gains enough if it moves (rule 2).
 
 Source: Borzunov et al., "Distributed Inference and Fine-tuning of Large Language Models Over The Internet" (NeurIPS
-2023, arXiv 2312.08361), appendix D; thresholds and guards as in the code of Petals 2.3 (2024). Written anew from the
-rules; tests/kit/blocks_oracle.py holds them in plain words, and answers of the original are in tests/data.
+2023, arXiv 2312.08361), appendix D; thresholds and guards as in the code of Petals 2.3 (2024). Reimplemented from the
+rules; tests/kit/blocks_oracle.py is a plain reference, and tests/data holds results of the original.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-#: Of throughputs, and of their ratios: differences below it are noise.
+#: Smaller differences between throughputs, or between their ratios, are noise.
 EPS = 1e-3
 
-#: Move when the slowest block now is below this share of what it would be. The paper's p = 1 % corresponds to 0.99.
+#: Move if the slowest block has less than this share of its possible throughput. The paper's p = 1 % means 0.99.
 BALANCE_QUALITY = 0.75
 
-#: Seconds between two checks of the balance, on average. The paper: 60.
+#: Mean seconds between two checks of the balance. The paper: 60.
 MEAN_BALANCE_CHECK_PERIOD = 120.0
 
-#: Seconds before a server chooses its blocks, on average.
+#: Mean seconds before a new server chooses its blocks.
 MEAN_BLOCK_SELECTION_DELAY = 5.0
 
-#: What is left of the network's throughput behind a relay.
+#: Share of the network's throughput that is left behind a relay.
 RELAY_PENALTY = 0.2
 
-#: Each move makes the sorted throughputs larger, so sweeps end; only rounding could make placements alternate for ever.
-#: The most that was seen in 100,000 random swarms is 13.
+#: Most sweeps of `_balance`. Each move increases the sorted throughputs, so sweeps end; only rounding could make
+#: placements alternate for ever. The largest number seen in 100,000 random swarms is 13.
 SWEEPS_AT_MOST = 1000
 
 
 class ServerState(enum.IntEnum):
-    """How far a server is. Those that join count as hosts: they will be when the next one has loaded its blocks."""
+    """State of a server. JOINING servers count as hosts, since they will serve before the next one has loaded."""
 
     OFFLINE = 0
     JOINING = 1
@@ -52,7 +52,7 @@ class ServerState(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Span:
-    """The blocks from `start` until before `end` that a server hosts, each at `throughput` (requests per second)."""
+    """Blocks `start` to `end` - 1, hosted by one server, each at `throughput` requests per second."""
 
     server_id: str
     start: int
@@ -66,7 +66,7 @@ class Span:
 
 
 class BlockRecord(NamedTuple):
-    """What a server announced about one block; `start` and `end` are the whole span, where it is told."""
+    """A server's announcement of one block; `start` and `end` are its whole span, if announced."""
 
     block: int
     server_id: str
@@ -81,8 +81,8 @@ def compute_spans(
 ) -> list[Span]:
     """The span of each server that has reached `min_state`, in order of server id.
 
-    Of several records of one server those of its highest state count. The one of the lowest block tells the span, which
-    reaches at least to the highest block that has a record.
+    If a server has several records, only those of its highest state count. The span comes from the record of its lowest
+    block, and reaches at least to the highest block with a record.
     """
     spans = []
     for server_id, group in groupby(sorted(records, key=lambda record: record.server_id), lambda r: r.server_id):
@@ -104,7 +104,7 @@ def compute_spans(
 def hosting(spans: Iterable[Span], total_blocks: int, min_state: ServerState = ServerState.JOINING) -> list[Span]:
     """The spans of servers that have reached `min_state`, in order of server id.
 
-    Raises ValueError for one that is empty or beyond the model.
+    Raises ValueError when a span is empty or exceeds the model.
     """
     hosts = [span for span in spans if span.state >= min_state]
     hosts.sort(key=attrgetter("server_id"))
@@ -117,7 +117,7 @@ def hosting(spans: Iterable[Span], total_blocks: int, min_state: ServerState = S
 
 
 def position(local_id: str, hosts: Sequence[Span]) -> int:
-    """Where a server is among the hosts. Raises LookupError when it is not, as when its announcement has expired."""
+    """Index of a server in `hosts`. Raises LookupError when it is missing, e.g. because its announcement expired."""
     for index, span in enumerate(hosts):
         if span.server_id == local_id:
             return index
@@ -125,9 +125,9 @@ def position(local_id: str, hosts: Sequence[Span]) -> int:
 
 
 def compute_throughputs(spans: Iterable[Span], total_blocks: int) -> NDArray[np.float64]:
-    """The throughput of each block: the sum over those of its hosts that are joining or online.
+    """Requests per second of each block, shape (total_blocks,): the sum over its hosts that are joining or online.
 
-    Added in order of server id, so that all servers that see the same spans get the same bits.
+    The sum is in order of server id, so that all servers with the same view compute the same bits.
     """
     return _sums(hosting(spans, total_blocks), total_blocks)
 
@@ -141,9 +141,9 @@ def _sums(hosts: Sequence[Span], total_blocks: int) -> NDArray[np.float64]:
 
 
 def choose_best_blocks(num_blocks: int, spans: Iterable[Span], total_blocks: int) -> range:
-    """Rule 1: the blocks that a new server with room for `num_blocks` should host.
+    """Rule 1: the window of `num_blocks` blocks that a new server should host.
 
-    Raises ValueError when `num_blocks` is less than 1 or more than the model has.
+    Raises ValueError when `num_blocks` is less than 1 or more than `total_blocks`.
     """
     if not 1 <= num_blocks <= total_blocks:
         raise ValueError(f"a server hosts 1 to {total_blocks} of {total_blocks} blocks, not {num_blocks}")
@@ -162,13 +162,14 @@ def should_choose_other_blocks(
 ) -> bool:
     """Rule 2: whether server `local_id` should give up its blocks and choose again.
 
-    True when it would move, and, after all had followed until nobody gains by moving, the slowest block now has less
-    than `balance_quality` of the throughput of the slowest then; always when `balance_quality` is above 1. False when a
-    block would be left without a host. They move in random order, from `rng`. A server's own part is taken out a little
-    larger than it is (EPS), so that nobody moves for what may be rounding. With `stop_early` the same answer is
-    given as soon as it is known: no move makes the slowest block slower, and it never gets more than the mean block.
+    True if the server would move, and the slowest block now has less than the share `balance_quality` of the throughput
+    that the slowest block would have after all servers had moved, in random order from `rng`, until none gains. Always
+    True if `balance_quality` is above 1. False if a block would be left without a host.
 
-    Raises LookupError when the local server is not among the spans, as when its announcement has expired.
+    A server's own throughput is subtracted slightly enlarged (by EPS), so that rounding causes no move. `stop_early`
+    stops once the answer is known: no move makes the slowest block slower, and it never exceeds the mean block.
+
+    Raises LookupError when the local server is not among the spans, e.g. because its announcement expired.
     """
     if balance_quality > 1:
         return True
@@ -181,7 +182,7 @@ def should_choose_other_blocks(
     span = hosts[local]
     without = _without(throughputs, span, span.start)
     if initial > EPS and min(without) <= 0:
-        return False  # the swarm is connected, and would not be without this server
+        return False  # all blocks are served, and would not be without this server
     start = _best_exchanges(without[: -span.length], without[span.length :])
     if start == span.start:
         return False
@@ -195,10 +196,10 @@ def should_choose_other_blocks(
 
 
 def best_start(throughputs: NDArray[np.float64], length: int) -> int:
-    """The first block of the window that is worst off: whose sorted throughputs are lexicographically smallest.
+    """First block of the window with the lexicographically smallest sorted throughputs; the lowest of equal ones.
 
-    The lowest one, where several are. Equally long sorted lists compare as the counts of their values do, that of the
-    smallest value first: as numbers with these counts as digits. As many as fit 63 bits leave few windows to compare.
+    Sorted lists of equal length compare like the counts of their values, the smallest value first: like numbers with
+    these counts as digits. The digits that fit into 63 bits leave few windows to compare exactly.
 
     >>> best_start(np.array([5.0, 1.0, 3.0, 1.0, 2.0, 1.0]), 3)
     3
@@ -209,7 +210,7 @@ def best_start(throughputs: NDArray[np.float64], length: int) -> int:
     smallest = distinct[:places]
     worth = np.zeros(len(smallest) + 1, dtype=np.int64)
     worth[:-1] = 1 << bits * np.arange(places)[::-1][: len(smallest)]
-    # May overflow, which the difference undoes: that of a window is below 2 ** 63.
+    # The sums may overflow; their differences are right, since that of a window is below 2 ** 63.
     until = np.concatenate(([0], np.cumsum(worth[np.searchsorted(smallest, throughputs)])))
     worse = until[length:] - until[:-length]
     (candidates,) = np.nonzero(worse == worse.max())
@@ -221,10 +222,10 @@ def best_start(throughputs: NDArray[np.float64], length: int) -> int:
 
 
 def _best_exchanges(left: list[float], right: list[float]) -> int:
-    """How many exchanges of `left[i]` for `right[i]`, from i = 0 on, make a window worst off: the fewest that do.
+    """Fewest exchanges of `left[i]` for `right[i]`, from i = 0 on, that give the window with the lowest throughputs.
 
-    Moving a window by one block gives up its first block for the one behind it; what windows have in common does not
-    matter. The most of the smallest values have those that got all of `right` and kept all of `left`, if there are any.
+    Moving a window by one block exchanges its first block for the block after its end; the blocks in between do not
+    matter. Windows that have all smallest values of `right` and still all of `left`, if there are any, have the most.
     """
     done = 0
     while left:
@@ -239,7 +240,7 @@ def _best_exchanges(left: list[float], right: list[float]) -> int:
 
 
 def _count_exchanges(left: list[float], right: list[float]) -> int:
-    """As `_best_exchanges`, whatever the values: by the counts of all, as digits (see `best_start`)."""
+    """`_best_exchanges` for any values: compare the counts of all values, as digits (see `best_start`)."""
     bits = len(left).bit_length()
     worth = {value: 1 << bits * place for place, value in enumerate(sorted({*left, *right}, reverse=True))}
     gains = map(sub, map(worth.__getitem__, right), map(worth.__getitem__, left))
@@ -250,11 +251,11 @@ def _count_exchanges(left: list[float], right: list[float]) -> int:
 def _balance(
     throughputs: list[float], hosts: Sequence[Span], starts: list[int], rng: np.random.Generator, enough: float
 ) -> None:
-    """Move each server to its best window, in random order, until nobody moves, or the slowest block has `enough`.
+    """Move each server to its best window, in random order, until none moves or the slowest block exceeds `enough`.
 
     Changes `throughputs` and `starts`.
     """
-    settled: set[tuple[int, int, float]] = set()  # what stays as long as nothing moves
+    settled: set[tuple[int, int, float]] = set()  # spans that stay where they are until a server moves
     for _ in range(SWEEPS_AT_MOST):
         moved = False
         for index in rng.permutation(len(hosts)).tolist():
@@ -278,25 +279,25 @@ def _balance(
 
 
 def _without(throughputs: list[float], host: Span, start: int) -> list[float]:
-    """The throughputs without those of a server at `start`, taken a little larger than they are."""
+    """The throughputs minus that of a server at `start`, enlarged by EPS."""
     end, part = start + host.length, host.throughput * (1 + EPS)
     return [*throughputs[:start], *[value - part for value in throughputs[start:end]], *throughputs[end:]]
 
 
 def _move(throughputs: list[float], host: Span, old: int, new: int) -> None:
-    """Take a server's throughput from its old window to the new one."""
+    """Move a server's throughput from its old window to the new one, in place."""
     length, part = host.length, host.throughput
     throughputs[old : old + length] = [value - part for value in throughputs[old : old + length]]
     throughputs[new : new + length] = [value + part for value in throughputs[new : new + length]]
 
 
 def balance_check_delay(rng: np.random.Generator, mean_s: float = MEAN_BALANCE_CHECK_PERIOD) -> float:
-    """Seconds until the next check of the balance: U(0, 2 mean), so that servers do not check, and move, in step."""
+    """Seconds until the next check of the balance: U(0, 2 * `mean_s`), so that servers do not act in step."""
     return float(rng.uniform(0, 2 * mean_s))
 
 
 def block_selection_delay(rng: np.random.Generator, mean_s: float = MEAN_BLOCK_SELECTION_DELAY) -> float:
-    """Seconds before choosing blocks: U(0, 2 mean), so that servers that start together see one another's choices."""
+    """Seconds before choosing blocks: U(0, 2 * `mean_s`), so that servers that start together see earlier choices."""
     return float(rng.uniform(0, 2 * mean_s))
 
 
@@ -308,10 +309,11 @@ def server_throughput(
     behind_relay: bool = False,
     relay_penalty: float = RELAY_PENALTY,
 ) -> float:
-    """Requests per second that a server of `num_blocks` serves, whichever of them a request asks for.
+    """Throughput of a server with `num_blocks` blocks, in requests per second.
 
-    `forward_rps` is what one block computes; a request asks for (num_blocks + 1) / 2 blocks on average, when each first
-    block is as likely as any other. `network_rps` is what its network takes, of which a relay leaves `relay_penalty`.
+    `forward_rps`: requests that one block computes; a request uses (num_blocks + 1) / 2 blocks on average, if all first
+    blocks are equally likely. `network_rps`: requests that the network carries; a relay leaves the share
+    `relay_penalty` of them.
 
     >>> server_throughput(forward_rps=1000, network_rps=300, num_blocks=9)
     200.0

@@ -1,6 +1,6 @@
-"""Who moves: the rules that servers may go by, each as one function of what a server sees. Pure.
+"""The rules that decide which servers move, each a function of a server's view. Pure.
 
-Block jobs and the simulation that compares the rules call the same ones.
+Block jobs and the simulation call the same functions.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from stagger.blocks.placement.petals import Span, choose_best_blocks, should_cho
 
 @dataclass(frozen=True)
 class Swarm:
-    """What a server sees: the blocks that each server hosts or is about to, and those that each serves now.
+    """A server's view: the blocks that each server hosts or is about to host, and those that each serves now.
 
-    What a server has been told to leave does not count as served, whether it has heard of that or not.
+    Blocks that a server has to leave by the latest claim do not count as served, even if it does not know that yet.
     """
 
     spans: Sequence[Span]
     online: Sequence[Span]
     calm_s: float
-    """How long ago a server was last seen to come or go, in seconds."""
+    """Seconds since a server was last seen to come or go."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a decision depends on besides that. With `delta` a server that moves loads only the blocks that it lacks."""
+    """Further inputs of a decision. With `delta`, a server that moves loads only the blocks that it lacks."""
 
     total_blocks: int
     seconds_per_block: float
@@ -38,12 +38,12 @@ class Setting:
     rng: np.random.Generator
 
 
-#: Given a server's id: the servers that should move, and the blocks of each.
+#: From the deciding server's id, its view and the setting: server id -> window, for each server that should move.
 Rule = Callable[[str, Swarm, Setting], dict[str, range]]
 
 
 def full(quality: float, *, guard: bool = False) -> Rule:
-    """Petals' rule 2, then rule 1. With `guard`, no server leaves a block that no other serves yet."""
+    """Petals' rule 2, then rule 1. With `guard`, no server gives up a block that no other serves yet."""
 
     def decide(local_id: str, swarm: Swarm, setting: Setting) -> dict[str, range]:
         total = setting.total_blocks
@@ -62,13 +62,13 @@ def full(quality: float, *, guard: bool = False) -> Rule:
 
 
 def own_gain(local_id: str, swarm: Swarm, setting: Setting) -> dict[str, range]:
-    """A server moves if that alone helps enough."""
+    """Move this server if its own move gains enough."""
     window = own_move(local_id, swarm.spans, swarm.online, setting.total_blocks, delta=setting.delta)
     return {local_id: window} if window else {}
 
 
 def planner(local_id: str, swarm: Swarm, setting: Setting) -> dict[str, range]:
-    """Any server plans for all."""
+    """Plan moves of all servers together."""
     return planned_moves(
         swarm.spans,
         swarm.online,

@@ -1,4 +1,4 @@
-"""Letting a host do something that may take long, fail, or hang, beside the thread that decides."""
+"""Run a call of the host, which may take long, fail or hang, beside the thread that decides."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stagger.errors import StaggerError
 
 
 class Background:
-    """Something done by a thread that does not keep the process alive; a host may hang."""
+    """A call in a daemon thread: if the host hangs, the process can still end."""
 
     def __init__(self, what: str, work: Callable[[], Any]) -> None:
         self.what = what
@@ -31,10 +31,11 @@ class Background:
             self._error = error
 
     def join(self, seconds: float) -> bool:
-        """Whether it has ended, within so many seconds."""
+        """Wait up to `seconds`; return whether the call has ended."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def raise_if_failed(self) -> None:
+        """Raise StaggerError, with `what` and the error, when the call has raised."""
         if self._error is not None:
             raise StaggerError(f"{self.what} failed: {type(self._error).__name__}: {self._error}") from self._error

@@ -1,7 +1,7 @@
-"""A block server's life: measure, claim, load, announce, hold and check, move, drain, leave. In this order, from `run`.
+"""A block server's life: measure, claim, load, announce, hold and check, move, drain, leave; `run` calls them in order.
 
-One thread decides, and talks to the registry; what the host does takes long, and runs beside it, so that heartbeats go
-on, and a signal is heeded, whatever a host does.
+One thread decides and uses the registry. Calls of the host take long and run in other threads, so heartbeats and
+signals are handled whatever the host is doing.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from stagger.slurm.own_job import TIME_IS_UP_S
 from stagger.spec.block_settings import BlockSettings
 from stagger.task.attempt_log import log
 
-#: A wait is this often interrupted to look whether a signal has come, or the host is done.
+#: Seconds between two checks, during a wait, for a signal or the end of a call of the host.
 NAP_S = 0.1
 
-#: What a server says when it leaves, by the signal that made it.
-REASONS = {Signals.SIGTERM: "told to stop", Signals.SIGUSR2: "its job's time is up"}
+#: The reason that a server records when it leaves, by the signal that it received.
+REASONS = {Signals.SIGTERM: "stopped by SIGTERM", Signals.SIGUSR2: "its job's time is up"}
 
-#: Slurm's warning comes up to so many seconds before a server needs the time that it drains in: jobs are warned 60 s
-#: sooner than that (`stagger.executor.arrays.block_scripts`), and Slurm may do it another 60 s sooner (sbatch(1)).
+#: Slurm may warn a server this many seconds before it has to start draining: the job script requests the warning 60 s
+#: early (`stagger.executor.arrays.block_scripts`), and Slurm may send it another 60 s earlier (sbatch(1)).
 WARNED_EARLY_S = 150
 
-#: The rules that `rebalance` names, given `balance_quality`; what they are worth is in docs/block-placement.md.
+#: Value of `rebalance` -> function of `balance_quality` that returns the rule. docs/block-placement.md compares them.
 RULES: dict[str, Callable[[float], Rule | None]] = {
     "planner": lambda _: planner,
     "own_gain": lambda _: own_gain,
@@ -57,7 +57,7 @@ RULES: dict[str, Callable[[float], Rule | None]] = {
     "none": lambda _: None,
 }
 
-#: How long a block loads, in seconds, as long as this server has loaded none.
+#: Assumed seconds to load a block, until this server has loaded one.
 SECONDS_PER_BLOCK = 3.0
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Identity:
-    """Who a server is, its job, and when that ends, in seconds since the epoch."""
+    """A server's id, its job, and when that job's time is up, in seconds since the epoch."""
 
     server_id: str
     job: str = ""
@@ -107,8 +107,9 @@ class BlockServer:
         return self.identity.server_id
 
     def run(self) -> str:
-        """Live. Returns why it left when its time was up. Raises Interrupted when it was told to stop before that, and
-        whatever made its host fail.
+        """Run the server until its time is up, and return why it left.
+
+        Raises Interrupted when a signal stopped it before that, and the host's error when the host failed.
         """
         try:
             num_blocks, throughput = self.measure()
@@ -116,14 +117,14 @@ class BlockServer:
             self.join(num_blocks, throughput)
             self.load()
             self.hold()
-            reason = "it has served as long as it was to"
+            reason = "blocks.serve_for has elapsed"
         except Interrupted as interrupted:
             self.stop.clear()
             reason = REASONS.get(interrupted.signal, f"stopped by {interrupted}")
             self.leave(reason)
             if interrupted.signal != Signals.SIGUSR2 or not self.near_its_end():
                 raise
-            self.stop.clear()  # One that came meanwhile asks for what is done.
+            self.stop.clear()  # A signal during draining asks for nothing more: the server has left.
         except BaseException as error:
             self.leave(f"failed: {error}")
             raise
@@ -132,8 +133,11 @@ class BlockServer:
         return reason
 
     def measure(self) -> tuple[int, float]:
-        """How many blocks this server hosts, and how many requests per second it then serves."""
-        room = self.in_background("counting what fits", self.host.room)
+        """Number of blocks that this server hosts, and its throughput with them, in requests per second.
+
+        Raises StaggerError when blocks.num_blocks exceeds the room, or measuring takes too long.
+        """
+        room = self.in_background("counting the blocks that fit", self.host.room)
         wanted = room if self.settings.num_blocks == "auto" else self.settings.num_blocks
         if not 1 <= wanted <= room:
             raise StaggerError(f"{room} blocks fit on this host, not {wanted} (blocks.num_blocks).")
@@ -154,10 +158,10 @@ class BlockServer:
         return measured(workload, self.host.measure, self.settings.measure_timeout)
 
     def join(self, num_blocks: int, throughput: float) -> None:
-        """Claim the blocks that are worst off, and say so."""
+        """Claim the span with the lowest throughput, and announce it."""
         for name, member in self.registry.refresh().members.items():
             if member.record is not None and name != self.id and rank_of(name) == rank_of(self.id):
-                self.registry.retire(member.record, f"its job began again, as {self.id}")
+                self.registry.retire(member.record, f"its job restarted as {self.id}")
 
         def choose(view: View) -> dict[str, Placed]:
             self.see(view)
@@ -185,12 +189,12 @@ class BlockServer:
         )
 
     def load(self) -> None:
-        """Load the blocks that are lacking, next to those that are served, and serve them as they come."""
+        """Load the missing blocks, those adjacent to served ones first, and serve each once it is loaded."""
         record = self.mine
         for block in load_order(range(record.start, record.end), self.served()):
             began = time.monotonic()
             self.in_background(f"loading block {block}", partial(self.host.load, range(block, block + 1)))
-            self.stop.check()  # What a host did after a signal does not count as loaded.
+            self.stop.check()  # A signal may have cut the load short, so the block does not count as loaded.
             self.load_seconds += time.monotonic() - began
             self.loaded.add(block)
             self.record = replace(self.mine, blocks_loaded=self.mine.blocks_loaded + 1, serving=self.served())
@@ -200,7 +204,7 @@ class BlockServer:
         log(f"serves blocks {record.start} to {record.end - 1}")
 
     def hold(self) -> None:
-        """Serve, check the balance now and then, and move, until the time is up."""
+        """Serve, check the balance at random times, and move, until the time is up."""
         check_at = time.monotonic() + self.check_delay()
         while not self.is_over():
             decided = self.view.members.get(self.id)
@@ -220,21 +224,21 @@ class BlockServer:
         return balance_check_delay(self.rng, MEAN_BALANCE_CHECK_PERIOD if mean == "auto" else mean)
 
     def check(self) -> None:
-        """Decide who should move, this server or others, and claim it for them; clear away what nobody needs."""
+        """Decide which servers should move, this one or others, and claim their spans; remove old files."""
         try:
             claim = self.registry.claim(lambda view: as_moves(self.wanted_moves(view), view), self.pause)
             if claim is not None:
-                log(f"claim {claim.number}: to move: {', '.join(claim.moves)}")
+                log(f"claim {claim.number} moves {', '.join(claim.moves)}")
             self.see(self.registry.refresh())
             self.registry.sweep()
-        except (OSError, StaggerError) as error:  # The next check comes; what is served meanwhile, is.
+        except (OSError, StaggerError) as error:  # Serving goes on, and the next check retries.
             log(f"the balance cannot be checked: {error}", "WARNING")
 
     def wanted_moves(self, view: View) -> Mapping[str, range]:
-        """Who should move where, by the rule that the swarm goes by. Nobody while this server's record is not there."""
+        """Server id -> window of each server that should move, by the rule. Empty while this server is not listed."""
         self.see(view)
         if self.id not in view.members:
-            self.announce(self.mine)  # Others took it for gone, while it was cut off.
+            self.announce(self.mine)  # Others removed its record while it could not reach the registry.
             return {}
         if self.rule is None:
             return {}
@@ -243,14 +247,15 @@ class BlockServer:
         return self.rule(self.id, swarm, setting)
 
     def seconds_per_block(self) -> float:
+        """Mean seconds that this server has needed to load a block."""
         loaded = self.mine.blocks_loaded
         return self.load_seconds / loaded if loaded else SECONDS_PER_BLOCK
 
     def move(self, target: Placed, claim: int) -> None:
-        """Host other blocks: announce it, drop what is not wanted any more, load what is lacking."""
+        """Change to the span of `claim`: announce it, drop the blocks outside it, load the missing ones."""
         window = range(target.start, target.end)
         kept = self.loaded & set(window)
-        log(f"moves to blocks {target.start} to {target.end - 1} (claim {claim}), of which it has {len(kept)}")
+        log(f"moves to blocks {target.start} to {target.end - 1} (claim {claim}); {len(kept)} are loaded already")
         dropped = sorted(self.loaded - kept)
         self.loaded = kept
         self.record = replace(
@@ -269,18 +274,18 @@ class BlockServer:
         self.load()
 
     def leave(self, reason: str) -> None:
-        """Say why, first of all: others take over. Then let what is being served end, for a while."""
+        """Announce the end first, so that others take over; then give requests in flight blocks.drain seconds."""
         log(f"leaves: {reason}")
         self.told_to_end.set()
         if self.record is not None:
             self.announce(replace(self.mine, state=ServerState.OFFLINE, serving=None, reason=reason[:500]))
         if self.serving.started and not self.serving.join(self.settings.drain):
-            log(f"what was being served did not end within {self.settings.drain:g} s (blocks.drain)", "WARNING")
+            log(f"requests in flight did not finish within {self.settings.drain:g} s (blocks.drain)", "WARNING")
 
     # ---- Time ----
 
     def is_over(self) -> bool:
-        """Whether it has served as long as it was to. Raises Interrupted when its job's time is nearly up."""
+        """Whether blocks.serve_for has elapsed. Raises Interrupted when the job's time is nearly up."""
         if self.settings.serve_for is not None and time.monotonic() - self.began > self.settings.serve_for:
             return True
         if self.identity.job_ends is not None and time.time() > self.identity.job_ends - self.settings.drain - 5:
@@ -288,12 +293,12 @@ class BlockServer:
         return False
 
     def near_its_end(self) -> bool:
-        """Whether the job's time is up, or will be before anything else can be done; so it is when nobody knows."""
+        """Whether the job's time is up, or suffices for no more than draining; True when the end is unknown."""
         ends = self.identity.job_ends
         return ends is None or time.time() > ends - max(TIME_IS_UP_S, self.settings.drain + WARNED_EARLY_S)
 
     def pause(self, seconds: float) -> None:
-        """Wait, with heartbeats. Raises Interrupted for a signal, and what made serving fail."""
+        """Wait, and send heartbeats. Raises Interrupted for a signal, and StaggerError when serving has failed."""
         end = time.monotonic() + seconds
         while True:
             self.stop.check()
@@ -307,25 +312,25 @@ class BlockServer:
             time.sleep(min(left, NAP_S))
 
     def announce(self, record: ServerRecord) -> None:
-        """Tell the others. What cannot be written now is with the next heartbeat: blocks that took long to load are
-        not given up for that.
+        """Write the record. A failed write only logs a warning, since the next heartbeat retries it: blocks that took
+        long to load are kept.
         """
         self.record = record
         self.heartbeat_at = time.monotonic() + jittered(self.settings.heartbeat, self.random)
         try:
             self.record = self.registry.announce(record)
         except (OSError, StaggerError) as error:
-            log(f"the registry cannot be written: {error}", "WARNING")
+            log(f"the registry cannot be written, the next heartbeat retries: {error}", "WARNING")
 
     def look(self) -> None:
-        """See what the others have said."""
+        """Read the registry. A failed read only logs a warning."""
         try:
             self.see(self.registry.refresh())
         except (OSError, StaggerError) as error:
             log(f"the registry cannot be read: {error}", "WARNING")
 
     def see(self, view: View) -> None:
-        """Keep a view, and since when nobody has come or gone."""
+        """Store the view, and note the time if a server has come or gone."""
         if view.members.keys() != self.view.members.keys():
             self.calm_since = time.monotonic()
         self.view = view
@@ -333,7 +338,10 @@ class BlockServer:
     # ---- The host ----
 
     def in_background(self, what: str, work: Callable[[], T], timeout_s: float | None = None) -> T:
-        """Let the host do something, heartbeats going on. Raises what it raises, StaggerError after `timeout_s`."""
+        """Run a call of the host in another thread, and send heartbeats meanwhile; return its result.
+
+        Raises StaggerError when the call fails, or takes longer than `timeout_s`.
+        """
         task = Background(what, work)
         task.start()
         began = time.monotonic()
@@ -347,7 +355,7 @@ class BlockServer:
     def _serve(self) -> None:
         self.host.serve(self.told_to_end)
         if not self.told_to_end.is_set():
-            raise StaggerError("the host stopped serving without having been told to.")
+            raise StaggerError("serve() returned before `stop` was set.")
 
     @property
     def mine(self) -> ServerRecord:
@@ -355,19 +363,19 @@ class BlockServer:
         return self.record
 
     def served(self) -> tuple[int, int] | None:
-        """The longest run of loaded blocks: a span has no gaps."""
+        """The longest run of loaded blocks, end excluded, since a span has no gaps; None if none is loaded."""
         longest = max(runs(sorted(self.loaded)), key=len, default=None)
         return None if longest is None else (longest.start, longest.stop)
 
     def notes(self) -> dict[str, Any]:
-        """What the completion record keeps of a server's life."""
+        """The notes for the completion record: the server's id, moves and blocks loaded."""
         if self.record is None:
             return {}
         return {"server": self.id, "moves": self.mine.moves, "blocks_loaded": self.mine.blocks_loaded}
 
 
 def runs(blocks: list[int]) -> list[range]:
-    """Sorted blocks as ranges without gaps.
+    """Sorted block numbers, as ranges without gaps.
 
     >>> runs([1, 2, 3, 7, 8])
     [range(1, 4), range(7, 9)]
@@ -382,7 +390,7 @@ def runs(blocks: list[int]) -> list[range]:
 
 
 def load_order(window: range, served: tuple[int, int] | None) -> list[int]:
-    """The blocks to load so that what is served grows without gaps: on from its end, then back from its start.
+    """The order of loading that extends `served` without gaps: forward from its end, then back from its start.
 
     >>> load_order(range(2, 8), (4, 6)), load_order(range(2, 4), None)
     ([6, 7, 3, 2], [2, 3])

@@ -1,4 +1,4 @@
-"""Measuring how fast a host is: once per machine, device and workload, one server at a time, and never for ever."""
+"""Measure a host's speed: once per machine, device and workload, one server at a time, with a timeout."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import orjson
 from stagger.blocks.host import Speed
 from stagger.errors import StaggerError
 
-#: Seconds between two looks at a lock.
+#: Seconds between two attempts to take a lock.
 NAP_S = 0.1
 
 
 def measured(
     workload: str, measure: Callable[[], Speed], timeout_s: float, pause: Callable[[float], None] = time.sleep
 ) -> Speed:
-    """The host's speed: as another server of this machine measured it for the same workload, or measured now.
+    """The host's speed, from this machine's cache for `workload`, or measured now.
 
-    Servers that start together would measure one another's load: they take turns, by a lock that the kernel lets go
-    with its holder. `pause` waits, and may raise. Raises StaggerError for one that cannot be, or when the others take
-    longer than `timeout_s`.
+    Servers that measured together would slow one another down, so they take turns by a lock, which the kernel releases
+    when its holder dies. `pause` waits for the given seconds, and may raise. Raises StaggerError when the speed is not
+    positive and finite, or when others hold the lock for more than `timeout_s` seconds.
     """
     folder = cache_folder()
     path = os.path.join(folder, f"{hashlib.sha256(workload.encode()).hexdigest()[:24]}.json")
@@ -46,23 +46,26 @@ def measured(
 
 
 def cache_folder() -> str:
-    """A folder on this machine, of this user alone: others could have left there what is not true."""
+    """The user's folder on this machine. Nobody else may write to it, since they could plant wrong measurements.
+
+    Raises StaggerError when others own it or may write to it.
+    """
     folder = os.path.join(tempfile.gettempdir(), f"stagger-blocks-{os.getuid()}")
     os.makedirs(folder, 0o700, exist_ok=True)
     info = os.lstat(folder)
     if info.st_uid != os.getuid() or info.st_mode & 0o022 or os.path.islink(folder):
-        raise StaggerError(f"{folder} belongs to somebody else, or others may write there: remove it.")
+        raise StaggerError(f"{folder} belongs to another user, or others may write there: remove it.")
     return folder
 
 
 def devices() -> str:
-    """What names the GPUs that this job may use; by the CPU's cores where there are none."""
+    """Identifies the GPUs that this job may use, or the number of CPU cores if it has none."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or os.environ.get("ROCR_VISIBLE_DEVICES")
     return f"gpu {visible}" if visible else f"{len(os.sched_getaffinity(0))} cores"
 
 
 def _read(path: str, workload: str) -> Speed | None:
-    """What the cache says; nothing when it is damaged, or of another workload."""
+    """The cached speed; None when there is none, the file is damaged, or it holds another workload."""
     try:
         with open(path, "rb") as file:
             content = orjson.loads(file.read())
@@ -73,7 +76,7 @@ def _read(path: str, workload: str) -> Speed | None:
 
 @contextmanager
 def locked(path: str, timeout_s: float, pause: Callable[[float], None]) -> Iterator[None]:
-    """Hold a lock of this machine. Raises StaggerError when another process holds it for longer than that."""
+    """Hold a lock of this machine. Raises StaggerError when another process holds it longer than `timeout_s`."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     deadline = time.monotonic() + timeout_s
     try:
@@ -84,7 +87,7 @@ def locked(path: str, timeout_s: float, pause: Callable[[float], None]) -> Itera
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise StaggerError(
-                        f"another server of this machine has been measuring for {timeout_s:g} s"
+                        f"another server on this machine has been measuring for {timeout_s:g} s"
                         " (blocks.measure_timeout)."
                     ) from None
                 pause(NAP_S)

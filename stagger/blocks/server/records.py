@@ -1,4 +1,4 @@
-"""What servers write into the registry, and how one server sees all of them."""
+"""The records that servers write into the registry, and the view of the swarm that a reader builds from them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from stagger.ranks import pad
 
 
 class Placed(NamedTuple):
-    """The blocks from `start` until before `end`, and at how many requests per second a server serves each."""
+    """Blocks `start` to `end` - 1 of one server, and its throughput for each, in requests per second."""
 
     start: int
     end: int
     throughput: float
 
     def fits(self, total_blocks: int) -> bool:
-        """Whether there can be such a thing in a model of so many blocks."""
+        """Whether the blocks lie in a model of `total_blocks` blocks, and the throughput is finite and not negative."""
         whole = type(self.start) is int and type(self.end) is int and 0 <= self.start < self.end <= total_blocks
         return whole and isinstance(self.throughput, (int, float)) and 0 <= self.throughput < float("inf")
 
 
 class Decided(NamedTuple):
-    """Where a server is to be, and the number of the claim that says so."""
+    """The span that a server should host, and the number of the claim that decided it."""
 
     placed: Placed
     claim: int
@@ -34,11 +34,12 @@ class Decided(NamedTuple):
 
 @dataclass(frozen=True)
 class ServerRecord:
-    """What a server says of itself.
+    """A server's own record in the registry.
 
-    `start` to `end` is what it is to host, `serving` what it serves right now, None for nothing; `claim` the number of
-    the latest claim that it knows of itself; `job_ends` when its job's time is up, in seconds since the epoch. When it
-    is OFFLINE, `reason` says why.
+    `start`, `end`: the span that it should host, `end` excluded. `serving`: the span that it serves now; None for none.
+    `throughput`: requests per second. `claim`: number of the latest claim about itself that it knows.
+    `sequence`: increases with each heartbeat. `job_ends`: when its job's time is up, in seconds since the epoch.
+    `reason`: why it left, when it is OFFLINE.
     """
 
     server_id: str
@@ -62,7 +63,7 @@ class ServerRecord:
 
     @classmethod
     def decode(cls, data: bytes, total_blocks: int) -> ServerRecord:
-        """Raises ValueError for a record that is damaged, or none of a model of so many blocks."""
+        """Parse a record. Raises ValueError when it is damaged, or does not fit a model of `total_blocks` blocks."""
         content = orjson.loads(data)
         try:
             content["state"] = ServerState[content["state"]]
@@ -76,16 +77,16 @@ class ServerRecord:
         except (KeyError, TypeError, IndexError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
         if not sound:
-            raise ValueError("a value that cannot be")
+            raise ValueError("invalid value")
         return record
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One decision: `moves` names the servers that are to host other blocks from now on.
+    """One decision: the servers in `moves` change to the spans in `placements`.
 
-    `placements` is where all servers are to be then: who reads the latest claim needs none before it. `by` made it, at
-    `time` by its own clock.
+    `placements` holds the spans of all servers, so a reader of the latest claim needs no earlier one. `by` is the
+    server that decided; `time` is seconds since the epoch by its own clock.
     """
 
     number: int
@@ -96,13 +97,13 @@ class Claim:
 
     def encode(self) -> bytes:
         placements = {name: [*decided.placed, decided.claim] for name, decided in self.placements.items()}
-        # The token makes it this caller's: an exclusive create whose answer was lost is told from another's.
+        # By the token, a server recognizes its own claim when the answer to its exclusive create was lost.
         content = {**vars(self), "placements": placements, "token": os.urandom(8).hex()}
         return orjson.dumps(content, option=orjson.OPT_INDENT_2)
 
     @classmethod
     def decode(cls, data: bytes, total_blocks: int) -> Claim:
-        """Raises ValueError for a claim that is damaged, or none of a model of so many blocks."""
+        """Parse a claim. Raises ValueError when it is damaged, or does not fit a model of `total_blocks` blocks."""
         content = orjson.loads(data)
         try:
             placements = {
@@ -114,13 +115,16 @@ class Claim:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
         if not all(decided.placed.fits(total_blocks) for decided in placements.values()):
-            raise ValueError("blocks that cannot be")
+            raise ValueError("invalid blocks")
         return claim
 
 
 @dataclass(frozen=True)
 class Member:
-    """A server as a reader sees it: `target` is what it is to host, as the claim of number `claim` says."""
+    """A server as a reader sees it: `target` is the span it should host, as decided by claim number `claim`.
+
+    `record` is None until the server has announced itself.
+    """
 
     target: Placed
     claim: int
@@ -132,7 +136,7 @@ class Member:
 
     @property
     def keeps(self) -> tuple[int, int] | None:
-        """What it serves and is to go on serving: it drops the rest as soon as it hears of the latest claim."""
+        """The part of `serving` inside `target`: the server drops the rest once it learns of the latest claim."""
         if self.serving is None:
             return None
         start, end = max(self.serving[0], self.target.start), min(self.serving[1], self.target.end)
@@ -140,7 +144,7 @@ class Member:
 
     @property
     def state(self) -> ServerState:
-        """JOINING also of one that has not heard yet that it is to move."""
+        """ONLINE or JOINING. A server that does not know yet that it has to move also counts as JOINING."""
         known = self.record is not None and self.record.claim >= self.claim
         online = known and self.record is not None and self.record.state == ServerState.ONLINE
         return ServerState.ONLINE if online else ServerState.JOINING
@@ -148,9 +152,9 @@ class Member:
 
 @dataclass(frozen=True)
 class View:
-    """The swarm at one look: the servers that are alive, by id, and the number of the latest claim.
+    """The swarm at one look: the live servers, by id, and the number of the latest claim.
 
-    `gone`: servers that left, failed, or have not been heard of for a lease, as far as their records are still there.
+    `gone`: servers that left, failed, or sent no heartbeat for a lease, while their records still exist.
     """
 
     claim: int
@@ -158,14 +162,14 @@ class View:
     gone: dict[str, ServerRecord] = field(default_factory=dict)
 
     def spans(self) -> list[Span]:
-        """What each server is to host: what counts for choosing blocks."""
+        """The span that each server should host: the basis for choosing blocks."""
         return [
             Span(name, member.target.start, member.target.end, member.target.throughput, member.state)
             for name, member in sorted(self.members.items())
         ]
 
     def online(self) -> list[Span]:
-        """What is served right now: what counts for leaving blocks. A server that moves serves a part meanwhile."""
+        """The span that each server serves now. A moving server serves a part of its span."""
         return [
             Span(name, *member.serving, member.target.throughput)
             for name, member in sorted(self.members.items())
@@ -173,7 +177,7 @@ class View:
         ]
 
     def kept(self) -> list[Span]:
-        """What is served, and will be when all have heard of the latest claim: what counts for leaving blocks."""
+        """The span that each server serves now and keeps under the latest claim: the basis for giving up blocks."""
         return [
             Span(name, *member.keeps, member.target.throughput)
             for name, member in sorted(self.members.items())
@@ -182,11 +186,11 @@ class View:
 
 
 def server_id(rank: int, attempt: str) -> str:
-    """The id of one attempt of a rank: what a job that begins again was before is another server."""
+    """The id of one attempt of a rank: a requeued job is a new server."""
     return f"{pad(rank)}.{attempt}"
 
 
 def rank_of(server_id: str) -> int:
-    """A server's rank, by its id; -1 for an id of another make."""
+    """The rank in a server's id; -1 if the id has none."""
     rank = server_id.partition(".")[0]
     return int(rank) if rank.isdecimal() else -1

@@ -1,14 +1,14 @@
-"""Where the servers of a swarm find one another: a folder that all of them see (Lustre, NFS, S3), and no other service.
+"""The registry where a swarm's servers find one another: a folder that all can access (Lustre, NFS, S3), no service.
 
-    server.<id>.json    what a server says of itself: replaced whole at each heartbeat, removed some time after its end
-    claim.<n>.json      the n-th decision about who hosts what: created once, never changed
+    server.<id>.json    a server's own record: replaced atomically at each heartbeat, removed some time after its end
+    claim.<n>.json      the n-th decision about which server hosts which blocks: created once, never changed
 
-Nobody holds a lock. To claim blocks is to create the next claim exclusively (a hard link on a file system,
-`If-None-Match` on S3), having seen all claims before it: of several that decide on the same view one succeeds, and the
-others look again and decide anew. So all decisions come one after another, as if under a lock, but one who is killed in
-the middle of deciding holds up nobody.
+No server holds a lock. A server that has seen all earlier claims may create the next one exclusively (by a hard link on
+a file system, with `If-None-Match` on S3). If several servers decide on the same view, one succeeds; the others look
+again and decide anew. Decisions therefore follow one another as under a lock, but a server that is killed in the middle
+of deciding delays nobody.
 
-Whether a server is alive, each reader judges by its own clock: as long as the sequence number changes within `lease_s`.
+Each reader judges by its own clock whether a server is alive: its sequence number must change within `lease_s` seconds.
 Clocks need not agree. (Gray and Cheriton, "Leases", SOSP 1989, with the reader's clock alone.)
 """
 
@@ -24,15 +24,15 @@ from stagger.blocks.server.records import Claim, Decided, Member, Placed, Server
 from stagger.spec.block_settings import LEASE_S
 from stagger.storage.storage import Storage, join
 
-#: Before a claim is tried again: U(0, 2^n) times as long as the try took (full jitter), and never longer than this.
+#: Longest wait before a claim is retried, in seconds: it is U(0, 2^n) times the duration of the n-th try (full jitter).
 LONGEST_WAIT_S = 5.0
 
 
 class Registry:
-    """A reader of a swarm's folder, and, as server `server_id`, a writer. For one thread.
+    """A reader of a swarm's folder, and a writer for the server `server_id`. For use by one thread.
 
-    Files that are damaged, or tell of blocks beyond the model's, do not count: one must not stop all servers. `clock`
-    gives seconds that only go forward; `tell` is told of each such file once.
+    It ignores files that are damaged or hold invalid blocks, so that one bad file does not stop all servers, and calls
+    `tell` with a message about each, once. `clock` is a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class Registry:
         self._random = Random()  # noqa: S311 - jitter, seeded by the system in each process.
         self._versions: dict[str, str] = {}
         self._records: dict[str, ServerRecord] = {}
-        self._claim: Claim | None = None  # The latest that can be read.
-        self._taken = 0  # A number that another's claim was found to have: NFS may list it late.
+        self._claim: Claim | None = None  # The latest that could be read.
+        self._taken = 0  # Highest number found taken when claiming: NFS may list it late.
         self._seen: dict[int, float] = {}  # When a claim was first seen, by its number.
-        #: Who has claimed (the claim's number, and when it was seen), and has not announced itself yet.
+        #: Servers that have claimed but not announced themselves yet -> the claim's number, and when it was first seen.
         self._waiting: dict[str, tuple[int, float]] = {}
         self._heard: dict[str, float] = {}  # When a server's sequence number was last seen to change.
         self._gone_since: dict[str, float] = {}
@@ -68,19 +68,19 @@ class Registry:
     # ---- Reading ----
 
     def refresh(self) -> View:
-        """The swarm as it is now: one listing, and a read of the latest claim and each record that is new."""
+        """Read the swarm's current state: one listing, then one read of the latest claim and of each changed record."""
         entries = {entry.name: entry.version for entry in self.storage.list(self.folder)}
         now = self._clock()
         numbers = {int(_key(name)) for name in entries if _kind(name) == "claim"} | {self._taken}
         self._seen = {number: self._seen.get(number, now) for number in numbers}
         latest = _claim_name(max(numbers))
-        # File systems tell no version: there each record is read, at each look. Claims never change.
+        # File systems list no versions, so each record is read at each look there. Claims never change.
         changed = [n for n, v in entries.items() if _kind(n) == "server" and (not v or self._versions.get(n) != v)]
         unread = [*changed, *([latest] if latest not in self._versions and max(numbers) else [])]
         contents = self.storage.read_many([join(self.folder, name) for name in unread])
         self._versions = {name: v for name, v in self._versions.items() if name in entries or name == latest}
         for name, data in zip(unread, contents, strict=True):
-            if data is not None:  # Removed since it was listed.
+            if data is not None:  # None: removed since the listing.
                 self._versions[name] = entries.get(name, "")
                 self._take(name, data, now)
         servers = {_key(name) for name in self._versions if _kind(name) == "server"}
@@ -88,7 +88,7 @@ class Registry:
         return self._view(now)
 
     def _take(self, name: str, data: bytes, now: float) -> None:
-        """Note what a file says. One that is damaged does not count; of a claim, its number is taken all the same."""
+        """Take over the content of a file. Damaged files are ignored; the number of a damaged claim still counts."""
         key = _key(name)
         try:
             if _kind(name) == "claim":
@@ -96,11 +96,11 @@ class Registry:
                 return
             record = ServerRecord.decode(data, self.total_blocks)
             if record.server_id != key:
-                raise ValueError(f"it is of {record.server_id}")
-        except ValueError as error:  # orjson's too.
+                raise ValueError(f"it describes server {record.server_id}")
+        except ValueError as error:  # Also orjson.JSONDecodeError.
             if name not in self._damaged:
                 self._damaged.add(name)
-                self._tell(f"{join(self.folder, name)} is damaged ({error}), and does not count")
+                self._tell(f"{join(self.folder, name)} is damaged ({error}); it is ignored")
             self._records.pop(key, None)
             return
         before = self._records.get(key)
@@ -115,7 +115,7 @@ class Registry:
         for name, record in self._records.items():
             lost = name != self.server_id and now - self._heard[name] > self.lease_s
             if lost or record.state == ServerState.OFFLINE:
-                gone[name] = record if record.reason else replace(record, reason="not heard of any more")
+                gone[name] = record if record.reason else replace(record, reason="no heartbeat within its lease")
                 continue
             target = Placed(record.start, record.end, record.throughput), record.claim
             if name in decided and decided[name].claim > record.claim:
@@ -138,9 +138,10 @@ class Registry:
     def claim(
         self, decide: Callable[[View], Mapping[str, Placed]], pause: Callable[[float], None] = time.sleep
     ) -> Claim | None:
-        """Announce what `decide` makes of the swarm, if by then nobody has decided anything else: then it looks again.
+        """Claim the spans that `decide` returns for the current view; return the claim, or None when it returns none.
 
-        None when `decide` finds nothing to do. `pause` waits before that. Raises what these raise.
+        If another server has claimed meanwhile, look and decide again, after `pause` has waited. Raises whatever
+        `decide` or `pause` raises.
         """
         failures = 0
         while True:
@@ -157,7 +158,7 @@ class Registry:
             if self.storage.create(path, claim.encode()):
                 if self._clock() - looked <= self.lease_s / 2 or self.refresh().claim == number:
                     return claim
-                # Old claims are removed after a lease: this one came so late that its number had been another's.
+                # Old claims are removed after a lease. This try took so long that its number had belonged to another.
                 self.storage.remove(path)
             else:
                 self._taken = max(self._taken, number)
@@ -166,7 +167,7 @@ class Registry:
             pause(self._random.random() * longest)
 
     def announce(self, record: ServerRecord) -> ServerRecord:
-        """Replace the own record; a new sequence number says that it is alive. Returns it with that one."""
+        """Replace this server's record; return it with its new sequence number, which proves that it is alive."""
         record = replace(record, sequence=record.sequence + 1)
         self.storage.write(self._server_path(record.server_id), record.encode())
         self._records[record.server_id] = record
@@ -174,14 +175,14 @@ class Registry:
         return record
 
     def retire(self, record: ServerRecord, reason: str) -> None:
-        """Say of another server that it is gone, because this one knows."""
+        """Mark another server as OFFLINE; for callers that know that it has ended."""
         gone = replace(record, state=ServerState.OFFLINE, serving=None, sequence=record.sequence + 1, reason=reason)
         self.storage.write(self._server_path(record.server_id), gone.encode())
 
     def sweep(self) -> None:
-        """Remove what nobody needs any more, after a `refresh`: all claims but the latest, records of who is gone.
+        """Remove old files; call it after `refresh`. These are all claims but the latest, and records of gone servers.
 
-        Only what this reader has known for a lease to be of no use, so that no one can be surprised by it.
+        A file is removed only one lease after this reader first saw it as old, so that slower readers can still use it.
         """
         now, latest = self._clock(), max(self._seen, default=0)
         for number, since in self._seen.items():
@@ -201,7 +202,7 @@ def _claim_name(number: int) -> str:
 
 
 def _kind(name: str) -> str:
-    """`server` or `claim`, by the name of a file of the registry; empty for any other."""
+    """`server` or `claim`, from a file's name; empty for any other file."""
     kind, _, rest = name.partition(".")
     if kind == "claim" and rest.endswith(".json") and rest.removesuffix(".json").isdecimal():
         return kind
@@ -213,12 +214,12 @@ def _key(name: str) -> str:
 
 
 def jittered(seconds: float, random: Random) -> float:
-    """U(0.5, 1.5) times `seconds`: what is done by many every so often must not be done in step."""
+    """U(0.5, 1.5) times `seconds`, so that many servers do not act in step."""
     return seconds * (0.5 + random.random())
 
 
 def as_moves(windows: Mapping[str, range], view: View) -> dict[str, Placed]:
-    """Windows for members of a swarm, as a claim holds them."""
+    """Convert windows of members to the spans of a claim, with each member's throughput."""
     return {
         name: Placed(window.start, window.stop, view.members[name].target.throughput)
         for name, window in windows.items()

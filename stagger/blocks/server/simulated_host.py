@@ -1,4 +1,4 @@
-"""A host that has no model: it takes its time to load, and serves nothing. For rehearsals, and for tests."""
+"""A host without a model, for rehearsals and tests: loading only takes time, and it serves nothing."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import TypeVar, cast
 from stagger.blocks.host import HostContext, Speed
 from stagger.errors import StaggerError
 
-#: Seconds after which a wait looks whether it is to end.
+#: Seconds between two checks, during a load, whether the process should stop.
 NAP_S = 0.05
 
 
 class SimulatedHost:
-    """As fast as it is told to be. Of lists, server r takes the (r mod length)-th value: machines of several kinds.
+    """A host with the given speed. From a list, server r takes value r mod length: machines of several kinds.
 
     Args:
-        room: how many blocks fit.
+        room: number of blocks that fit.
         forward_rps: requests per second that one block computes.
-        network_rps: requests per second that the network takes.
-        seconds_per_block: how long a block loads.
-        fail_after: seconds of serving after which it fails; by default it does not.
+        network_rps: requests per second that the network carries.
+        seconds_per_block: seconds to load a block.
+        fail_after: seconds of serving after which it fails; by default never.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class SimulatedHost:
     def serve(self, stop: threading.Event) -> None:
         if stop.wait(self._fail_after):
             return
-        raise StaggerError(f"the simulated host fails after {self._fail_after:g} s, as it was told to")
+        raise StaggerError(f"the simulated host fails after {self._fail_after:g} s (fail_after)")
 
     def _sleep(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -68,5 +68,5 @@ T = TypeVar("T")
 
 
 def of_rank(value: T | Sequence[T], rank: int) -> T:
-    """A server's own value, of a list of them or of one for all."""
+    """The value for server `rank`: from a list, or the one value for all."""
     return value[rank % len(value)] if isinstance(value, (list, tuple)) else cast("T", value)

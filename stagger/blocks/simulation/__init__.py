@@ -1,1 +1,1 @@
-"""`stagger blocks simulate`: policies of balancing blocks, compared on servers that come, go and crash."""
+"""`stagger blocks simulate`: compare balancing policies on servers that come, go and crash."""

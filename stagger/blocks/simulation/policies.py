@@ -1,4 +1,4 @@
-"""What servers may do to balance their blocks: the policies that are compared. Pure."""
+"""The balancing policies that the simulation compares. Pure."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from stagger.blocks.placement.petals import MEAN_BLOCK_SELECTION_DELAY, balance_
 from stagger.blocks.placement.rules import Rule, full, own_gain, planner
 from stagger.spec.block_settings import LEASE_S
 
-#: Seconds between two checks of a server, on average. The paper's servers check every minute.
+#: Mean seconds between two checks of a server. In the paper, servers check every minute.
 MEAN_CHECK_PERIOD_S = 60.0
 
-#: Seconds until a crashed server is no longer listed: of Petals' command line, and of leases that a registry keeps.
+#: Seconds until a crashed server is no longer listed: in Petals' command line, and by the registry's lease.
 PETALS_LEASE_S, REGISTRY_LEASE_S = 240.0, LEASE_S
 
 
@@ -33,35 +33,35 @@ class Checks(Enum):
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a swarm meets. Times in seconds."""
+    """The conditions of a simulated swarm. Times in seconds."""
 
     visibility_s: float = 5.0
-    """Until others see what a server announces."""
+    """Delay until others see an announcement."""
     seconds_per_block: float = 3.0
     lease_s: float | None = None
-    """Until a crashed server is no longer listed; None for what each policy has."""
+    """Time until a crashed server is no longer listed; None for the default of each policy."""
     selection_delay_s: float = MEAN_BLOCK_SELECTION_DELAY
-    """Before a server chooses blocks, on average, where no lock keeps two from choosing at once."""
+    """Mean delay before a new server chooses blocks, for policies without a lock."""
 
 
 REALISTIC = Conditions()
 
-#: Blocks are there at once, and everybody knows everything.
+#: Blocks load instantly, and every server knows everything.
 IDEAL = Conditions(visibility_s=0, seconds_per_block=0, lease_s=0, selection_delay_s=0)
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How servers place themselves, and when and why they move."""
+    """How servers choose their blocks, and when and why they move."""
 
     name: str
     about: str
     rule: Rule | None = None
     checks: Checks = Checks.NEVER
     lock: bool = False
-    """Reading, deciding and announcing is one step: a decision sees all earlier ones."""
+    """Reading, deciding and announcing are one step, so a decision sees all earlier decisions."""
     delta: bool = False
-    """A server that moves loads only the blocks that it lacks, and goes on serving those that it keeps."""
+    """A server that moves loads only the blocks that it lacks, and continues to serve those that it keeps."""
     random_place: bool = False
 
     @property
@@ -69,24 +69,26 @@ class Policy:
         return REGISTRY_LEASE_S if self.lock else PETALS_LEASE_S
 
 
-_RANDOM = Policy("none", "random blocks, and no move", random_place=True)
-_NEW_ONLY = Policy("new only", "new servers take the blocks that are worst off (rule 1), and stay there")
-_75 = replace(_NEW_ONLY, name="0.75", about="rules 1 and 2, as Petals' code", rule=full(0.75), checks=Checks.RANDOM)
+_RANDOM = Policy("none", "random blocks, no moves", random_place=True)
+_NEW_ONLY = Policy("new only", "new servers take the blocks with the lowest throughput (rule 1), and stay")
+_75 = replace(_NEW_ONLY, name="0.75", about="rules 1 and 2, as in Petals' code", rule=full(0.75), checks=Checks.RANDOM)
 _99 = replace(_75, name="0.99", about="rules 1 and 2, with the paper's p = 1 %", rule=full(0.99))
-_FIXED = replace(_99, name="0.99 fixed", about="0.99, each checks every minute, to the second", checks=Checks.FIXED)
-_IN_STEP = replace(_99, name="0.99 in step", about="0.99, all check in the same second", checks=Checks.IN_STEP)
+_FIXED = replace(_99, name="0.99 fixed", about="0.99, each checks a minute after its last check", checks=Checks.FIXED)
+_IN_STEP = replace(_99, name="0.99 in step", about="0.99, all servers check in the same second", checks=Checks.IN_STEP)
 _LOCK = replace(_99, name="0.99 lock", about="0.99, each decision sees all earlier ones", lock=True)
 _DELTA = replace(_LOCK, name="0.99 lock delta", about="0.99 lock, only missing blocks are loaded", delta=True)
 _GUARD = replace(
-    _DELTA, name="0.99 guard", about="0.99 lock delta, no block is left unserved", rule=full(0.99, guard=True)
+    _DELTA, name="0.99 guard", about="0.99 lock delta, no move leaves a block unserved", rule=full(0.99, guard=True)
 )
-_OWN = replace(_DELTA, name="own gain", about="lock, delta; moves that gain 5 % by themselves", rule=own_gain)
-_LEADER = Policy("planner", "lock; moves of several, planned by one", planner, Checks.LEADER, lock=True)
+_OWN = replace(_DELTA, name="own gain", about="lock, delta; a server moves if its own move gains 5 %", rule=own_gain)
+_LEADER = Policy("planner", "lock; one leader plans moves of several servers", planner, Checks.LEADER, lock=True)
 _LEADER_DELTA = replace(_LEADER, name="planner delta", about="planner, only missing blocks are loaded", delta=True)
-_EACH = replace(_LEADER_DELTA, name="planner each", about="planner delta, by each at its checks", checks=Checks.RANDOM)
-_SHARED = replace(_EACH, name="recommended", about="planner delta, by servers in turn", checks=Checks.SHARED)
+_EACH = replace(
+    _LEADER_DELTA, name="planner each", about="planner delta, each plans at its checks", checks=Checks.RANDOM
+)
+_SHARED = replace(_EACH, name="recommended", about="planner delta, servers plan in turn", checks=Checks.SHARED)
 
-#: All, by name. `planner each` takes minutes, and is compared only when it is asked for.
+#: All policies, by name. `planner each` takes minutes, so COMPARED, the default, omits it.
 POLICIES = {
     policy.name: policy
     for policy in (
@@ -98,7 +100,7 @@ COMPARED = tuple(name for name in POLICIES if name != _EACH.name)
 
 
 def next_check(checks: Checks, now: float, servers: int, rng: np.random.Generator, *, first: bool) -> float:
-    """When a server that knows of so many servers checks next. Infinite when it never does."""
+    """Time of a server's next check, in seconds; infinite if it never checks. `servers`: number of servers it knows."""
     if checks is Checks.RANDOM:
         return now + balance_check_delay(rng, MEAN_CHECK_PERIOD_S)
     if checks is Checks.SHARED:

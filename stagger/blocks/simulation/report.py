@@ -1,4 +1,4 @@
-"""Policies compared: the same servers for each, several times with other servers, on all processors."""
+"""Compare policies on the same servers, repeat that with other servers, and use all processors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from stagger.blocks.simulation.steps import Steps
 from stagger.blocks.simulation.swarm import Outcome, bound_steps, simulate
 from stagger.blocks.simulation.traces import trace
 
-#: The number of blocks of the models that are simulated: that of Llama 2 and 3 with 70 billion parameters.
+#: Number of blocks of the simulated model: as in Llama 2 and 3 with 70 billion parameters.
 TOTAL_BLOCKS = 80
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is simulated. Servers, events and random decisions depend on the seeds alone."""
+    """The parameters of a simulation. Servers, events and random decisions depend on the seeds alone."""
 
     scenario: str
     servers: int
@@ -35,7 +35,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All outcomes by policy, one for each seed; and the bound over time of the first seed, whose steps are kept."""
+    """The outcomes of each policy, one per seed, and the bound over time of the first seed, whose steps are kept."""
 
     experiment: Experiment
     outcomes: dict[str, list[Outcome]]
@@ -43,12 +43,12 @@ class Comparison:
 
 
 def compare(experiment: Experiment, processes: int | None = None) -> Comparison:
-    """Simulate all policies for all seeds, in as many processes as there are processors, or as said."""
+    """Simulate all policies for all seeds, in `processes` processes (by default one per available processor)."""
     seeds = experiment.seeds
     run, first = partial(run_seed, experiment), seeds[0]
     processes = min(len(seeds), processes or len(os.sched_getaffinity(0)))
     if processes > 1:
-        # Not by fork: it copies whatever threads of the caller hold.
+        # Not by fork: it would copy locks that the caller's threads hold.
         with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
             found = list(pool.map(run, seeds, [seed == first for seed in seeds]))
     else:
@@ -58,7 +58,7 @@ def compare(experiment: Experiment, processes: int | None = None) -> Comparison:
 
 
 def run_seed(experiment: Experiment, seed: int, keep_steps: bool = False) -> tuple[Steps, list[Outcome]]:
-    """All policies with one seed's servers, and the bound over time."""
+    """Simulate all policies with one seed's servers; return the bound over time, and an outcome per policy."""
     end_s = experiment.hours * 3600
     servers = trace(experiment.scenario, experiment.servers, experiment.hours, seed, experiment.total_blocks)
     bound = bound_steps(servers, end_s, experiment.total_blocks)
@@ -79,7 +79,7 @@ def run_seed(experiment: Experiment, seed: int, keep_steps: bool = False) -> tup
 
 @dataclass(frozen=True)
 class Row:
-    """One policy: means over the seeds, and of the throughput the range."""
+    """The results of one policy: means over the seeds, and the range of the throughput. Times in seconds."""
 
     policy: str
     about: str
@@ -122,7 +122,7 @@ def _row(experiment: Experiment, outcomes: Sequence[Outcome]) -> Row:
 
 
 def document(comparison: Comparison) -> dict[str, Any]:
-    """For JSON: what was simulated, and what came of each policy."""
+    """The JSON document: the experiment, and the results of each policy."""
     bounds = [outcome.bound for outcome in next(iter(comparison.outcomes.values()))]
     return {
         **asdict(comparison.experiment),

@@ -1,4 +1,4 @@
-"""What is served, and other quantities that change in steps over time; their means."""
+"""Quantities that change in steps over time, such as the slowest block's throughput, and their means."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from itertools import pairwise
 
 import numpy as np
 
-#: From each time on, in seconds, the value; 0 before the first.
+#: Pairs of a time, in seconds, and the value from then on; the value is 0 before the first.
 Steps = list[tuple[float, float]]
 
 
 @dataclass
 class Coverage:
-    """What is served now, and the throughput of the slowest block until now."""
+    """The hosts and throughput of each block now, and the slowest block's throughput up to now."""
 
     total_blocks: int
     steps: Steps = field(default_factory=list)
@@ -23,7 +23,7 @@ class Coverage:
         self.throughputs = np.zeros(self.total_blocks)
 
     def change(self, now: float, blocks: range, throughput: float, by: int) -> None:
-        """One server more (by = 1) or less (-1) on some blocks."""
+        """Add (`by` = 1) or remove (-1) one server on `blocks`."""
         if not blocks:
             return
         self.hosts[blocks.start : blocks.stop] += by
@@ -36,7 +36,7 @@ class Coverage:
 
 
 def mean(steps: Steps, end_s: float) -> float:
-    """The mean over 0..end seconds.
+    """Mean over 0..`end_s` seconds.
 
     >>> mean([(1.0, 4.0), (3.0, 2.0)], end_s=5.0)
     2.4
@@ -45,7 +45,7 @@ def mean(steps: Steps, end_s: float) -> float:
 
 
 def means(steps: Steps, end_s: float, parts: int) -> list[float]:
-    """The means in equal parts of 0..end seconds.
+    """Means in equal parts of 0..`end_s` seconds.
 
     >>> means([(1.0, 4.0), (3.0, 2.0)], end_s=4.0, parts=2)
     [2.0, 3.0]
@@ -57,7 +57,7 @@ def means(steps: Steps, end_s: float, parts: int) -> list[float]:
 
 
 def uncovered_s(served: Steps, room: Steps, end_s: float) -> float:
-    """Seconds in which nothing is served while there is room.
+    """Seconds in which `served` is 0 while `room` is not.
 
     >>> uncovered_s([(2.0, 1.0), (4.0, 0.0)], [(1.0, 1.0)], end_s=5.0)
     2.0

@@ -1,7 +1,7 @@
-"""A swarm over hours, event by event: who serves which blocks when, under one policy. Seeded.
+"""Discrete-event simulation of a swarm over hours: which server serves which blocks, under one policy. Seeded.
 
-Throughput here is that of the slowest block, of what is loaded and served (not of what is announced): the measure that
-the rules of `stagger.blocks.placement.petals` are about. It says nothing about the routing of requests.
+Throughput here is that of the slowest block, counting blocks that are loaded and served (not merely announced): the
+measure that the rules of `stagger.blocks.placement.petals` optimize. Request routing is not simulated.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from stagger.blocks.simulation.traces import Server
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one policy on one trace."""
+    """The result of one policy on one trace."""
 
     policy: str
     throughput: float
-    """The mean over time of the slowest block's throughput; `bound` that of what no placement exceeds."""
+    """The slowest block's throughput, averaged over time; `bound` is the mean of its upper bound for any placement."""
     bound: float
     moves: int
     blocks_loaded: int
     uncovered_s: float
-    """How long some block was not served, while there were servers with room for all."""
+    """Seconds in which some block was not served, although the servers had room for all."""
     server_hours: float
     collisions: int
-    """Pairs of moves of which the later began when its server could not see the earlier one yet."""
+    """Pairs of moves whose later one began before its server could see the earlier one."""
     steps: Steps
 
     @property
     def share(self) -> float:
-        """Of the bound."""
+        """Throughput as a share of the bound."""
         return self.throughput / self.bound if self.bound else 0.0
 
     @property
@@ -59,14 +59,14 @@ class Outcome:
 
 @dataclass
 class _Host:
-    """A server that is there."""
+    """A server that is present."""
 
     server: Server
     target: range | None = None
-    """The blocks that it hosts, or is about to; None until it has chosen."""
+    """The blocks that it hosts or is about to host; None until it has chosen."""
     served: range = range(0)
     generation: int = 0
-    """Counts what it set out to do; what it set out to do before is void."""
+    """Counts its decisions: events of earlier generations are void."""
 
     @property
     def loaded(self) -> bool:
@@ -75,14 +75,14 @@ class _Host:
 
 @dataclass(frozen=True)
 class _Listed:
-    """What the registry tells of a server."""
+    """A server's entry in the registry."""
 
     span: Span
     online: Span | None
 
 
 class _Swarm:
-    """The simulation of one policy: events in order of time, those of one time in the order they were made."""
+    """The simulation of one policy: events in order of time, simultaneous ones in order of creation."""
 
     def __init__(
         self, trace: Sequence[Server], policy: Policy, conditions: Conditions, total_blocks: int, seed: int
@@ -96,9 +96,9 @@ class _Swarm:
         self.hosts: dict[str, _Host] = {}
         self.listed: dict[str, _Listed] = {}
         self.changed_s = 0.0
-        """When a server was last seen to come or go."""
+        """Time at which a server was last seen to come or go."""
         self.unseen: dict[str, float] = {}
-        """Servers on the move, and until when the others cannot know where to."""
+        """Moving server -> time until which the others cannot see its new blocks."""
         self.moves = self.blocks_loaded = self.collisions = 0
         self.now = 0.0
         self.numbers = itertools.count()
@@ -133,7 +133,7 @@ class _Swarm:
         self.list_later(host.server.server_id, None, max(listed_s, self.visibility_s))
 
     def choose_soon(self, host: _Host) -> None:
-        """Under a lock at once; otherwise after a random time, so that those that come together do not choose alike."""
+        """Choose at once under a lock, else after a random delay, so that simultaneous servers choose differently."""
         mean_s = 0.0 if self.policy.lock else self.conditions.selection_delay_s
         self.at(self.now + float(self.rng.uniform(0, 2 * mean_s)), self.unless_changed(host, self.choose))
 
@@ -192,7 +192,7 @@ class _Swarm:
         for name, window in self.policy.rule(local_id, self.seen_by(local_id), self.setting).items():
             host = self.hosts.get(name)
             if host is None or window == host.target:
-                continue  # crashed, and still listed
+                continue  # crashed but still listed, or already there
             self.note_move(name)
             if not self.policy.lock:
                 self.restart(host)
@@ -209,7 +209,7 @@ class _Swarm:
             self.unseen[name] = math.inf
 
     def restart(self, host: _Host) -> None:
-        """As Petals: stop everything, and choose anew in a moment."""
+        """Move as in Petals: stop serving, and choose anew after a short delay."""
         self.serve(host, range(0))
         host.target = None
         host.generation += 1
@@ -217,7 +217,7 @@ class _Swarm:
         self.choose_soon(host)
 
     def claim(self, host: _Host, window: range) -> None:
-        """Announce a move for another server, which begins it when it sees that."""
+        """Announce a move for another server, which begins it once it sees the announcement."""
         kept = overlap(host.served, window) if self.policy.delta else range(0)
         host.generation += 1
         self.listed[host.server.server_id] = _listed(host.server, window, kept)
@@ -226,7 +226,7 @@ class _Swarm:
         )
 
     def unless_changed(self, host: _Host, event: Callable[[_Host], None]) -> Callable[[], None]:
-        """The event, if until then the server does not set out to do something else."""
+        """Wrap an event so that it does nothing if the server decides otherwise before."""
         generation = host.generation
         return lambda: event(host) if host.generation == generation else None
 
@@ -256,7 +256,7 @@ class _Swarm:
             happen()
 
     def seen_by(self, local_id: str) -> Swarm:
-        """The registry as it is seen now. Where that is late, a server knows the latest of itself."""
+        """The registry as seen now. With a visibility delay, a server still knows its own latest state."""
         listed = self.listed
         host = self.hosts.get(local_id)
         if self.visibility_s and host is not None and host.target is not None:
@@ -291,7 +291,7 @@ def simulate(
     total_blocks: int,
     seed: int,
 ) -> Outcome:
-    """One policy on one trace, whose bound is known (`bound_steps`)."""
+    """Simulate one policy on one trace; `bound` is the trace's `bound_steps`."""
     end_s = hours * 3600
     swarm = _Swarm(trace, policy, conditions, total_blocks, seed)
     swarm.run(end_s)
@@ -310,7 +310,7 @@ def simulate(
 
 
 def bound_steps(trace: Sequence[Server], end_s: float, total_blocks: int) -> Steps:
-    """What no placement of the servers that are there exceeds, from each arrival and departure on."""
+    """The upper bound for any placement of the present servers, from each arrival and departure on."""
     known: dict[tuple[tuple[int, float], ...], float] = {}
     steps = []
     for time, there in _presences(trace):
@@ -325,11 +325,11 @@ def bound_steps(trace: Sequence[Server], end_s: float, total_blocks: int) -> Ste
 
 
 def _room(trace: Sequence[Server], total_blocks: int) -> Steps:
-    """Whether the servers that are there have room for all blocks, as 1 or 0."""
+    """Whether the present servers have room for all blocks, as 1 or 0."""
     return [(time, float(sum(server.length for server in there) >= total_blocks)) for time, there in _presences(trace)]
 
 
 def _presences(trace: Sequence[Server]) -> Iterator[tuple[float, list[Server]]]:
-    """Who is there, from each arrival and departure on."""
+    """The present servers, from each arrival and departure on."""
     for time in sorted({time for server in trace for time in (server.joins_s, server.leaves_s)} - {math.inf}):
         yield time, [server for server in trace if server.joins_s <= time < server.leaves_s]

@@ -1,6 +1,6 @@
-"""Who is there when: servers that join, leave, crash, or reach a time limit. Pure, and the same for all policies.
+"""The servers of a simulation: when each joins, and leaves or crashes. Pure, and the same for all policies.
 
-The kinds of servers and the times are plausible, not measured: about as GPUs differ, and as jobs of a cluster do.
+The kinds of servers and the times are plausible, not measured: they vary about as GPUs and cluster jobs do.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-#: The share of the model's blocks that fits on a server, and its throughput: six kinds, equally likely. Of 80 blocks
-#: these are 7 to 40. Each server is up to SPREAD faster or slower than its kind.
+#: Share of the model's blocks that fits on a server, and its throughput: six kinds, equally likely. Of 80 blocks, 7 to
+#: 40 fit. Each server is faster or slower than its kind by up to the share SPREAD.
 KINDS = ((0.09, 1.0), (0.12, 1.5), (0.16, 3.0), (0.25, 2.2), (0.33, 6.0), (0.5, 9.0))
 SPREAD = 0.2
 
-#: Seconds within which the first servers are there: an array's jobs begin as nodes become free.
+#: Seconds within which the first servers join: an array's jobs start as nodes become free.
 FIRST_WITHIN_S = 300.0
 
-#: `churn`: how long a server stays on average (exponential), and the share of those that go without a word.
+#: `churn`: mean seconds that a server stays (exponential), and the share of servers that crash.
 MEAN_STAY_S, CRASHED = 3600.0, 0.3
 
-#: `slurm`: the jobs' time limit, of which the first of each place has any part left; how long the next one of a place
-#: waits on average; and the share of jobs that crash.
+#: `slurm`: the jobs' time limit in seconds (the first job of each place has a random part of it left), the mean seconds
+#: until the next job of a place starts, and the share of jobs that crash.
 TIME_LIMIT_S, MEAN_QUEUED_S, CRASHED_JOBS = 3600.0, 120.0, 0.1
 
-#: `wave`: when half of the servers crash at once.
+#: `wave`: seconds after which half of the servers crash at once.
 WAVE_AT_S = 3600.0
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server with room for `length` blocks, there from `joins_s` until `leaves_s`."""
+    """A server with room for `length` blocks, present from `joins_s` to `leaves_s`, in seconds."""
 
     server_id: str
     length: int
@@ -39,12 +39,12 @@ class Server:
     joins_s: float
     leaves_s: float = math.inf
     crashes: bool = False
-    """Goes without a word: the others see it until its lease has run out."""
+    """Whether it leaves without an announcement: others see it until its lease expires."""
 
 
 @dataclass(frozen=True)
 class Stay:
-    """From when until when somebody is there, and whether it ends with a crash."""
+    """A server's presence, in seconds, and whether it ends in a crash."""
 
     joins_s: float
     leaves_s: float = math.inf
@@ -89,9 +89,9 @@ class Scenario:
 
 SCENARIOS = {
     "join": Scenario("servers join, one after another, and stay", _join),
-    "churn": Scenario("servers stay an hour on average, others come; three of ten crash", _churn),
+    "churn": Scenario("servers stay an hour on average, and others replace them; three of ten crash", _churn),
     "wave": Scenario("half of all servers crash at once, after an hour", _wave),
-    "slurm": Scenario("jobs of one hour, the next of each place two minutes later; one of ten crashes", _slurm),
+    "slurm": Scenario("jobs of one hour, each replaced two minutes later on average; one of ten crashes", _slurm),
 }
 
 
