@@ -81,8 +81,8 @@ def test_what_is_given_up_and_why() -> None:
     assert decision.given_up == {
         1: "FAILED after 2 retries (retries.max)",
         2: "the same error twice: ValueError in keep: no",
-        4: "CANCELLED is not tried again (retries.on)",
-        5: "OUT_OF_MEMORY is not tried again (retries.on)",
+        4: "CANCELLED is not retried (retries.on)",
+        5: "OUT_OF_MEMORY is not retried (retries.on)",
     }
 
 
