@@ -13,7 +13,7 @@ from stagger.status.stage_status import StageStatus
 class Launched:
     """The state of a run after a launch.
 
-    submitted: whether the launch has submitted Slurm jobs.
+    submitted: whether submitted Slurm jobs are still to run.
     lost_outputs: paths of committed outputs that are missing or changed.
     unfinished: stage -> ranks that should have run here, but are neither done nor active.
     """

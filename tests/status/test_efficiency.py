@@ -26,14 +26,14 @@ def test_what_was_used_and_what_would_have_been_enough() -> None:
         "enough": {"mem_per_cpu_gb": 1.0, "time": "0-00:05:00"},
     }
     text = " ".join(sentences(found))
-    assert "30% of the processors' time" in text
-    assert "enough: mem_per_cpu_gb: 1.0, time: 0-00:05:00" in text
+    assert "CPU time used 30%" in text
+    assert "sufficient: mem_per_cpu_gb: 1.0, time: 0-00:05:00" in text
 
 
 def test_efficiency_of_a_stage_that_asked_for_nothing_or_did_nothing() -> None:
     found = efficiency([completed(0, "7_0")], {"cpus_per_task": 1, "mem_per_cpu_gb": None, "time": None})
     assert (found["memory"]["share"], found["time"]["share"]) == (None, None)
-    assert "no limit that was asked for" in " ".join(sentences(found))
+    assert "(no limit requested)" in " ".join(sentences(found))
     assert efficiency([], {}) == {}
     assert sentences({}) == []
 
@@ -57,9 +57,9 @@ def test_efficiency_is_of_jobs_and_says_what_would_have_been_enough() -> None:
     assert found["time"] == {"longest_s": 200.0, "limit_s": 3600, "share": 0.056}
     assert (found["asleep_s"], found["waiting_s"]) == (20.0, 9.0)
     assert found["enough"] == {"mem_per_cpu_gb": 0.7, "time": "0-00:05:00"}
-    assert sentences(found)[0].startswith("used 24% of the processors' time, 1,000 MiB of 8,192 MiB (12%) at most")
+    assert sentences(found)[0].startswith("CPU time used 24%, peak memory 1,000 MiB of 8,192 MiB (12%), longest job")
     unknown = efficiency(records, {"cpus_per_task": 1, "mem_per_cpu_gb": None, "time": None})
     assert unknown["memory"]["share"] is unknown["time"]["share"] is None
-    assert "no limit that was asked for" in sentences(unknown)[0]
+    assert "(no limit requested)" in sentences(unknown)[0]
     assert efficiency([], resources) == {}
     assert sentences({}) == []
