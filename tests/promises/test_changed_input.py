@@ -1,4 +1,4 @@
-"""Pipelines, inputs and outputs that change between launches: refused, or failed, or made again."""
+"""Pipelines, inputs and outputs that change between launches are rejected, or fail their ranks."""
 
 from __future__ import annotations
 

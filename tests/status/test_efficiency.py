@@ -1,4 +1,4 @@
-"""What was used of what was asked for."""
+"""Resource usage versus request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def completed(rank: int, job: str, **more: Any) -> dict[str, Any]:
 
 
 def test_what_was_used_and_what_would_have_been_enough() -> None:
-    """Ranks of one job share its time and its delay; the CPU seconds are each one's own."""
+    """Ranks of one job share its time and its delay, but each has its own CPU seconds."""
     records = [completed(0, "7_0"), completed(1, "7_0", ended=1200.0), completed(2, "7_1", peak_rss_mb=1600)]
     found = efficiency(records, {"cpus_per_task": 2, "mem_per_cpu_gb": 4.0, "time": "1:00:00"})
     assert found == {
@@ -46,7 +46,7 @@ def completion(rank: int, job: str, **values: Any) -> dict[str, Any]:
 def test_efficiency_is_of_jobs_and_says_what_would_have_been_enough() -> None:
     records = [
         completion(0, "1_0"),
-        completion(1, "1_0", ended=200.0, peak_rss_mb=1000),  # Packed: the same job, the same delay.
+        completion(1, "1_0", ended=200.0, peak_rss_mb=1000),  # Packed: the same job and delay.
         completion(2, "1_1", ended=50.0),
     ]
     resources = {"cpus_per_task": 2, "mem_per_cpu_gb": 4.0, "time": "1:00:00"}
