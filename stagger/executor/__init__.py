@@ -1,1 +1,1 @@
-"""What runs a pipeline: on this machine (`local`), or as Slurm job arrays (`slurm`)."""
+"""Executors: run the ranks of a stage on this machine (`local`) or as Slurm job arrays (`slurm`)."""

@@ -1,4 +1,4 @@
-"""What of a stage is running or queued now."""
+"""The ranks of a stage that are running or queued now."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Activity:
-    """What of a stage is under way right now, and who to name when it is in the way.
+    """The ranks of a stage that are running or queued, by state.
 
-    `starting`: running, but for no longer than the window, so perhaps still in the delay: rank -> its launch, and the
-    first rank of its job. `requeued`: pending once more. `ending` while the job that runs after a stage's arrays is
-    still to end: it may launch further ones.
+    starting: ranks whose job has run no longer than the window, so that it may still sleep out its start delay:
+        rank -> (launch, first rank of its job).
+    requeued: ranks that Slurm has put back into the queue.
+    holders: the jobs or processes that run the ranks, for error messages.
+    ending: whether an end job is still queued or running; it may launch more ranks.
     """
 
     running: set[int] = field(default_factory=set)
@@ -26,7 +28,7 @@ class Activity:
         return self.running | self.starting.keys() | self.pending | self.requeued
 
     def add(self, other: Activity) -> None:
-        """Make it that of two executors' launches of the same stage."""
+        """Merge in the activity of another executor's launches of the same stage."""
         for states in ("running", "starting", "pending", "requeued"):
             getattr(self, states).update(getattr(other, states))
         self.holders += other.holders

@@ -1,4 +1,4 @@
-"""How ranks become arrays: their sizes, throttles, names and records."""
+"""Splits ranks into job arrays: their sizes, throttles, names and records."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from stagger.spec.models import StageSpec
 
 
 def block_scripts(stage: StageSpec) -> dict[str, Any]:
-    """What is different about the scripts of block servers: they need time to hand over, beside the drain."""
+    """The fields of ScriptContext that differ for block servers, which need time to drain and to hand over."""
     if stage.blocks is None:
         return {}
     return {"template": "blocks.sbatch.j2", "warning_s": max(WARNING_S, math.ceil(stage.blocks.drain) + 60)}
 
 
 def array_record(array: ArrayPlan) -> ArrayRecord:
-    """The record of an array; its job id is known once it is submitted."""
+    """The record of an array before its submission: its job id is still None."""
     return ArrayRecord(
         job_id=None,
         name=array.name,
@@ -37,16 +37,16 @@ def array_record(array: ArrayPlan) -> ArrayRecord:
 
 
 def refuse_too_many(jobs: int, most: int | None, what: str) -> None:
-    """Raise StaggerError when a launch needs more jobs than there may be, one for its end included."""
+    """Raise StaggerError when `jobs` jobs and the end job exceed `most`; `what` names that limit in the message."""
     if most is not None and jobs + 1 > most:
         raise StaggerError(
-            f"The launch needs {jobs + 1:,} jobs, but {what} is {most:,}: raise executor.ranks_per_job to"
-            f" {math.ceil((jobs + 1) / max(1, most - 1)):,} times what it is, or launch fewer ranks with --limit."
+            f"The launch needs {jobs + 1:,} jobs, but {what} is {most:,}: multiply executor.ranks_per_job by"
+            f" {math.ceil((jobs + 1) / max(1, most - 1)):,}, or launch fewer ranks with --limit."
         )
 
 
 def split(ranks: list[int], per_job: int, most: int) -> list[list[list[int]]]:
-    """Ranks as arrays of at most `most` jobs of `per_job` ranks.
+    """Split ranks into arrays of at most `most` jobs, each of at most `per_job` ranks.
 
     >>> split([0, 1, 2, 3, 4], 2, 2)
     [[[0, 1], [2, 3]], [[4]]]
@@ -56,12 +56,14 @@ def split(ranks: list[int], per_job: int, most: int) -> list[list[list[int]]]:
 
 
 def unique_name(name: str) -> str:
-    """A job name that no other job has, so that a job can be found by it."""
+    """A job name that no other job has, so that squeue can find the job by name."""
     return f"{name}-{uuid.uuid4().hex[:12]}"
 
 
 def throttles(workers: int | None, sizes: Sequence[int]) -> list[int | None]:
-    """The throttle of each array, so that together they hold the run's: Slurm's %K counts per array.
+    """Divide the throttle `workers` among arrays of these sizes: Slurm's %K limits each array on its own.
+
+    Raises StaggerError when there are more arrays than `workers`.
 
     >>> throttles(100, [1001, 1001, 998]), throttles(5, [3]), throttles(None, [7])
     ([34, 33, 33], [3], [None])
@@ -70,8 +72,8 @@ def throttles(workers: int | None, sizes: Sequence[int]) -> list[int | None]:
         return [None for _ in sizes]
     if workers < len(sizes):
         raise StaggerError(
-            f"executor.workers is {workers}, but the run needs {len(sizes)} arrays, each of which runs one job at"
-            f" least; set workers to {len(sizes)} or more, or raise ranks_per_job."
+            f"executor.workers is {workers}, but the run needs {len(sizes)} arrays, and each runs at least one job;"
+            f" set workers to {len(sizes)} or more, or raise ranks_per_job."
         )
     share, rest = divmod(workers, len(sizes))
     return [min(share + (i < rest), size) for i, size in enumerate(sizes)]

@@ -1,4 +1,4 @@
-"""What a launch asks of each kind of executor: to run ranks, and what became of them."""
+"""The interface of executors: run the ranks of a launch, watch them, cancel them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stagger.task import TaskSettings
 
 @dataclass(frozen=True)
 class StageLaunch:
-    """One launch of a stage: the ranks of `groups` are to run, as launch `number` of it."""
+    """Launch `number` of a stage, which runs the ranks of `groups`. Launches of a stage count from 1."""
 
     stage: Stage
     number: int
@@ -31,7 +31,7 @@ class StageLaunch:
 
 @dataclass(frozen=True)
 class ArrayPlan:
-    """One job array as it would be submitted. `ranks[i]` holds the ranks of element i, which are all of `group`."""
+    """One job array, ready to submit. Element i runs the ranks `ranks[i]`, all of them from `group`."""
 
     name: str
     group: Group
@@ -45,8 +45,8 @@ class StageRunner(ABC):
 
     Args:
         spec: the run.
-        stage: its stage.
-        planned: what the stage reads and writes, once that is known.
+        stage: the stage.
+        planned: what the stage reads and writes; None while it is not planned.
     """
 
     def __init__(self, spec: RunSpec, stage: StageSpec, planned: StageInput | None = None) -> None:
@@ -56,37 +56,42 @@ class StageRunner(ABC):
 
     @abstractmethod
     def window(self, ranks: int) -> int:
-        """Seconds over which the starts of `ranks` ranks are spread. Raises StaggerError for a limit without sense."""
+        """Seconds over which the starts of `ranks` ranks are spread.
+
+        Raises StaggerError when backend_limit or the jobs' time limit does not allow such a window.
+        """
 
     def hold(self, ranks: int) -> int:
-        """Seconds that a job stays allocated after its start, so that jobs taking turns stay below a limit; 0: none."""
+        """Seconds a job stays allocated after its start, so that jobs taking turns stay below the limit; 0 when nothing
+        is throttled.
+        """
         return 0
 
     def start_summary(self, ranks: int) -> str:
-        """How `ranks` ranks will start, in one line; empty where there is nothing to say."""
+        """One line about how `ranks` ranks will start; empty if there is nothing to report."""
         return ""
 
     @abstractmethod
     def arrays(self, launch: StageLaunch) -> list[ArrayPlan]:
-        """What `execute` would submit, for showing it first."""
+        """The arrays that `execute` would submit, for a dry run."""
 
     @abstractmethod
     def check(self) -> None:
-        """Raise StaggerError when this machine cannot run the stage at all."""
+        """Raise StaggerError when this machine cannot run the stage."""
 
     @abstractmethod
     def execute(self, launch: StageLaunch) -> LaunchRecord:
-        """Run the ranks, or submit them. Returns the record of the launch, which has been written."""
+        """Run the ranks, or submit them. Returns the launch record, which is written by then."""
 
 
 Launch = TypeVar("Launch", bound=LaunchRecord)
 
 
 class Jobs(ABC, Generic[Launch]):
-    """The jobs, or local processes, of some launches. What runs them is asked once, whatever the number of launches.
+    """The jobs, or local processes, of launches. Queries Slurm once for all of them, not once per launch.
 
     Args:
-        launches: launch records of one kind of executor, also those of several stages.
+        launches: launch records of one kind of executor, from one or several stages.
     """
 
     def __init__(self, launches: Sequence[Launch]) -> None:
@@ -94,12 +99,15 @@ class Jobs(ABC, Generic[Launch]):
 
     @abstractmethod
     def activity(self, stage: Stage, launches: Sequence[Launch]) -> Activity:
-        """What of the `launches` of one stage, oldest first, is running or queued now."""
+        """The ranks of a stage that are running or queued now. `launches` are that stage's, oldest first."""
 
     def end_states(self, launch: Launch, ranks: set[int]) -> dict[int, str]:
-        """Rank -> the final state of its job, as far as anything beside the ranks' own records tells."""
+        """Rank -> the final state of its job; ranks whose state is unknown are missing. Reads no record of a rank."""
         return {}
 
     @abstractmethod
     def cancel(self, stage: Stage, launches: Sequence[Launch], ranks: set[int] | None = None) -> list[str]:
-        """Stop what is running or queued, or of it `ranks`; one sentence for each thing that was stopped."""
+        """Stop the running and queued jobs of a stage, or only those of `ranks`. Returns one sentence per job stopped.
+
+        Raises StaggerError for a local run when `ranks` is given, or when it runs on another machine.
+        """

@@ -1,4 +1,4 @@
-"""Rendering job scripts from the templates in slurm_templates/: every value quoted, nothing undefined."""
+"""Renders job scripts from the templates in slurm_templates/. Every value is quoted; an undefined one is an error."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from stagger.slurm.answers import parse_time
 from stagger.spec.executors import EnvSpec, SlurmSpec
 from stagger.start.delays import GOLDEN, RESTART_SALT, Slots
 
-#: Seconds before its time limit at which Slurm tells a job to end, so that it can commit and queue itself again.
+#: Seconds before its time limit at which Slurm signals a job, so that it can commit and requeue itself.
 WARNING_S = 120
 
 
 @dataclass(frozen=True)
 class ScriptContext:
-    """What the scripts of one launch have in common. `log_dir` is where Slurm writes what jobs print.
+    """The values that all scripts of one launch share.
 
-    `template` is what an array's script is made from, unless the user has one; `warning_s` how many seconds before its
-    time limit a job is told to end.
+    `log_dir` is the folder for the jobs' own output. `template` is the template of an array's script, unless the user
+    set one. `warning_s` is the number of seconds before its time limit at which Slurm signals a job.
     """
 
     spec: SlurmSpec
@@ -51,7 +51,10 @@ def array_script(
     settings: str,
     slots: Slots | None = None,
 ) -> str:
-    """The script of one job array, element i of which runs `ranks[i]`. Without `slots` each job draws its delay."""
+    """The script of one job array; element i runs the ranks `ranks[i]`.
+
+    `slots` set the jobs' start delays, in a window of `window_s` seconds. Without them each job draws a random delay.
+    """
     spec = context.spec
     every = [rank for job in ranks for rank in job]
     dense = every == list(range(every[0], every[-1] + 1))
@@ -82,7 +85,7 @@ def array_script(
 
 
 def finalize_script(context: ScriptContext, name: str, after: Sequence[str]) -> str:
-    """The script of the small job that runs when the arrays `after` have ended."""
+    """The script of the end job, which runs when the arrays with the job ids `after` have ended."""
     spec = context.spec
     output = f"{percent(context.log_dir)}/finalize-%j.out"
     options: dict[str, Any] = {"job-name": name, "output": output, "nodes": "1", "ntasks": "1"}
@@ -104,7 +107,7 @@ def finalize_script(context: ScriptContext, name: str, after: Sequence[str]) -> 
 
 
 def resources(spec: SlurmSpec) -> dict[str, str]:
-    """What a job asks for, as options of sbatch."""
+    """The resources of a job, as sbatch options."""
     options = {
         "partition": spec.partition,
         "time": spec.time,
@@ -118,9 +121,9 @@ def resources(spec: SlurmSpec) -> dict[str, str]:
 
 
 def sbatch_options(options: Mapping[str, Any]) -> list[str]:
-    """`#SBATCH` options, quoted; true stands for a bare option, false leaves it out.
+    """`#SBATCH` options, quoted; true gives a bare option, false leaves the option out.
 
-    Raises StaggerError for a value with a line break: what follows it would be read as a command.
+    Raises StaggerError when a value has a line break: bash would run the rest of it as a command.
     """
     lines = []
     for option, value in options.items():
@@ -135,12 +138,12 @@ def sbatch_options(options: Mapping[str, Any]) -> list[str]:
 
 
 def percent(path: str) -> str:
-    """A path for sbatch's --output, where a plain % starts a pattern."""
+    """A path escaped for sbatch's --output, where % starts a pattern."""
     return path.replace("%", "%%")
 
 
 def one_line(text: str) -> str:
-    """Text for a comment of the script."""
+    """The text on one line, for a comment in the script."""
     return " ".join(text.split())
 
 
@@ -149,12 +152,12 @@ def quoted_env(env: EnvSpec) -> dict[str, Any]:
 
 
 def activate_script(venv: str) -> str:
-    """The activate script of a virtual environment, given as its folder or as the script itself."""
+    """The activate script of a virtual environment. `venv` is its folder or the script itself."""
     return venv if venv.endswith("/activate") else f"{venv}/bin/activate"
 
 
 def interpreter(env: EnvSpec) -> str:
-    """The absolute interpreter of the jobs, as a word of shell: this one, or that of the environment they activate."""
+    """The Python interpreter of the jobs as a quoted shell word: this process's, or their environment's."""
     if env.venv:
         return shlex.quote(os.path.join(os.path.dirname(activate_script(env.venv)), "python"))
     if env.conda:
@@ -165,13 +168,13 @@ def interpreter(env: EnvSpec) -> str:
 
 
 def warning_s(limit: str | None, wanted: int = WARNING_S) -> int:
-    """Seconds before its time limit at which a job is told to end: two minutes; of a short limit, a tenth."""
+    """Seconds before a job's time limit at which Slurm signals it: `wanted`, but at most a tenth of the limit."""
     limit_s = parse_time(limit) if limit else None
     return wanted if limit_s is None else max(1, min(wanted, limit_s // 10))
 
 
 def command(spec: SlurmSpec, cwd: str) -> str:
-    """The words of shell that start Python for a rank: on each of a task's nodes, in the container."""
+    """The shell command that starts Python for a rank, on each node of the task and inside its container."""
     words = interpreter(spec.env)
     if spec.env.container:
         arguments = [f"--pwd={cwd}", *spec.env.container_args, spec.env.container]
@@ -182,7 +185,10 @@ def command(spec: SlurmSpec, cwd: str) -> str:
 
 
 def render(template: str, **values: Any) -> str:
-    """A template's text with `values`. Raises StaggerError for a template that is missing, broken or asks for more."""
+    """Fill `values` into a template. `template` is a user's file or the name of a shipped one.
+
+    Raises StaggerError when the template is missing or broken, or uses a value that is not in `values`.
+    """
     own = os.path.isfile(template)
     folder = os.path.dirname(os.path.abspath(template)) if own else str(shipped("slurm_templates"))
     environment = jinja2.Environment(  # noqa: S701 - shell, not HTML: values go through `quote`.
@@ -197,7 +203,7 @@ def render(template: str, **values: Any) -> str:
         return environment.get_template(os.path.basename(template) if own else template).render(values)
     except jinja2.TemplateNotFound:
         raise StaggerError(
-            f"There is no job script template {template}; give its path, or leave `template` out."
+            f"There is no job script template {template}; give an existing path, or leave `template` out."
         ) from None
     except jinja2.TemplateError as error:
         raise StaggerError(f"The job script template {template} cannot be rendered: {error}.") from error

@@ -1,4 +1,4 @@
-"""The kinds of executors, in one table, and the jobs of launches of all kinds."""
+"""The table of executor kinds, and jobs of launches of any kind."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from stagger.spec.models import RunSpec, StageSpec
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of executor: what runs its stages, how its launches are recorded, what their jobs are."""
+    """A kind of executor: the classes that run its stages, record its launches and watch its jobs."""
 
     runner: type[StageRunner]
     record: type[LaunchRecord]
     jobs: type[Jobs[Any]]
 
 
-#: `executor.type` of a pipeline file -> its kind. In this order jobs are cancelled.
+#: `executor.type` of a pipeline file -> its kind, in the order in which jobs are cancelled.
 KINDS = {
     "slurm": Kind(SlurmRunner, SlurmLaunch, SlurmJobs),
     "local": Kind(LocalRunner, LocalLaunch, LocalJobs),
@@ -33,18 +33,18 @@ KINDS = {
 
 
 def runner_of(spec: RunSpec, stage: StageSpec, planned: StageInput | None = None) -> StageRunner:
-    """What runs a stage of a run; `planned` when its input is known."""
+    """The runner of a stage. `planned` is what the stage reads and writes; None while it is not planned."""
     return KINDS[stage.executor.type].runner(spec, stage, planned)
 
 
 class LaunchedJobs:
-    """The jobs of some launches, whichever executors launched them. What runs them is asked once."""
+    """The jobs of launches of any executor. Queries Slurm once for all of them."""
 
     def __init__(self, launches: Sequence[LaunchRecord]) -> None:
         self._of_kind = {name: kind.jobs(_of(kind, launches)) for name, kind in KINDS.items()}
 
     def activity(self, stage: Stage, launches: Sequence[LaunchRecord]) -> Activity:
-        """What of the `launches` of one stage is running or queued now."""
+        """The ranks of a stage that are running or queued now. `launches` are that stage's."""
         whole = Activity()
         for name, jobs in self._of_kind.items():
             if mine := _of(KINDS[name], launches):
@@ -52,11 +52,11 @@ class LaunchedJobs:
         return whole
 
     def end_states(self, launch: LaunchRecord, ranks: set[int]) -> dict[int, str]:
-        """Rank -> the final state of its job, as far as anything beside the ranks' own records tells."""
+        """Rank -> the final state of its job; ranks whose state is unknown are missing. Reads no record of a rank."""
         return self._of_kind[launch.executor].end_states(launch, ranks)
 
     def cancel(self, stage: Stage, launches: Sequence[LaunchRecord], ranks: set[int] | None = None) -> list[str]:
-        """Stop what of the `launches` of one stage is running or queued, or of it `ranks`: a sentence for each."""
+        """Stop the running and queued jobs of a stage, or only those of `ranks`: one sentence per job stopped."""
         return [
             line
             for name, jobs in self._of_kind.items()

@@ -1,4 +1,4 @@
-"""Runs ranks on this machine, in worker processes that are tasks like any other (`stagger.task`)."""
+"""Runs ranks on this machine, in worker processes that run the same `stagger.task` as Slurm jobs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LocalRunner(StageRunner):
         pass
 
     def execute(self, launch: StageLaunch) -> LocalLaunch:
-        """Run the ranks. Returns when each has ended; raises Interrupted after Ctrl-C or SIGTERM."""
+        """Run the ranks and return when all have ended. Raises Interrupted after Ctrl-C or SIGTERM."""
         me = Holder.this_process()
         record = LocalLaunch(
             launch=launch.number,
@@ -52,16 +52,16 @@ class LocalRunner(StageRunner):
 
 
 class LocalJobs(Jobs[LocalLaunch]):
-    """The worker processes of local launches. The lock of the run names their parent."""
+    """The worker processes of local launches. Their parent holds the run's lock."""
 
-    #: Whom `cancel` has told to stop. One process runs all local stages, and a second signal would kill its workers.
+    #: The process that `cancel` has signalled. It runs all local stages, and a second signal would kill its workers.
     _stopped: Holder | None = None
 
     def activity(self, stage: Stage, launches: Sequence[LocalLaunch]) -> Activity:
         holder = stage.run.holder()
         if not launches or holder is None or holder.is_dead() or launches[-1].pid != holder.pid:
             return Activity()
-        if holder.is_this_process():  # It asks between two of its launches.
+        if holder.is_this_process():  # It is between two of its launches, so nothing runs.
             return Activity()
         path = running_path(stage.folder, launches[-1].launch)
         try:
@@ -75,9 +75,9 @@ class LocalJobs(Jobs[LocalLaunch]):
         if holder is None or holder.is_dead() or holder == self._stopped:
             return []
         if ranks is not None:
-            raise StaggerError("A local run is cancelled as a whole; leave --rank out.")
+            raise StaggerError("A local run can only be cancelled as a whole; leave --rank out.")
         if holder.host != os.uname().nodename:
-            raise StaggerError(f"The run is held by {holder}; cancel it there.")
+            raise StaggerError(f"The run is held by {holder}; run stagger cancel on that machine.")
         os.kill(holder.pid, signal.SIGTERM)
         self._stopped = holder
         return [f"stopped {holder}"]

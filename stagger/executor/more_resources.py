@@ -1,4 +1,4 @@
-"""What a job asks for when it is tried again with more of what it ran out of."""
+"""The resources of a retried job: more memory after it ran out of memory, more time after a timeout."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from stagger.rundir.launch_records import Group
 from stagger.slurm.answers import format_time, parse_memory, parse_time
 from stagger.spec.executors import SlurmSpec
 
-#: Options of sbatch that say what `mem_per_cpu_gb` says, in another way.
+#: The sbatch options that set memory. One of them in `executor.sbatch` overrides `mem_per_cpu_gb`.
 MEMORY_OPTIONS = ("mem", "mem-per-cpu", "mem-per-gpu")
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What the partition gives a job that does not ask: MiB per processor, seconds; None where that is not known."""
+    """The partition's memory (MiB per processor) and time (seconds) for a job that requests none; None if unknown."""
 
     memory_mib: int | None = None
     time_s: int | None = None
 
 
 def scaled(spec: SlurmSpec, group: Group, defaults: Defaults) -> SlurmSpec:
-    """The settings for a group of ranks.
+    """The settings for a group of ranks: memory times `group.memory_scale`, time times `group.time_scale`.
+
+    `defaults` replace what the settings leave out. Logs a warning, and scales nothing, where neither is known.
 
     >>> spec = SlurmSpec(type="slurm", mem_per_cpu_gb=1.5, time="10")
     >>> again = scaled(spec, Group([3], 1, memory_scale=2.0, time_scale=1.5), Defaults())
@@ -45,7 +47,7 @@ def _with_memory(spec: SlurmSpec, scale: float, default_mib: int | None) -> Slur
         return spec.model_copy(update={"mem_per_cpu_gb": spec.mem_per_cpu_gb * scale})
     if default_mib is not None:
         return spec.model_copy(update={"mem_per_cpu_gb": default_mib * scale / 1024})
-    logger.warning("Slurm does not say how much memory a job gets: tried again with no more; set mem_per_cpu_gb.")
+    logger.warning("The jobs' default memory is unknown: retrying with the same memory; set executor.mem_per_cpu_gb.")
     return spec
 
 
@@ -53,7 +55,7 @@ def _with_time(spec: SlurmSpec, scale: float, default_s: int | None) -> SlurmSpe
     given = spec.sbatch.get("time", spec.time)
     limit_s = default_s if given is None else parse_time(str(given))
     if limit_s is None:
-        logger.warning("Slurm does not say how long a job may run: tried again with no more time; set executor.time.")
+        logger.warning("The jobs' default time limit is unknown: retrying with the same time; set executor.time.")
         return spec
     more = format_time(round(limit_s * scale))
     if "time" in spec.sbatch:

@@ -1,4 +1,4 @@
-"""Runs ranks as Slurm job arrays."""
+"""Runs the ranks of a stage as Slurm job arrays."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class SlurmRunner(StageRunner):
         return arrays
 
     def _check_limits(self, limits: Limits, jobs: int) -> None:
-        """Raise StaggerError when `jobs` are more than the cluster or its user may have."""
+        """Raise StaggerError when `jobs` exceed the cluster's MaxJobCount or, if enforced, the user's MaxSubmitJobs."""
         if limits.assumed:
             logger.warning(
                 f"{limits.assumed.rstrip('.')}. Assuming Slurm's default MaxArraySize, {limits.max_array_size}."
@@ -96,12 +96,12 @@ class SlurmRunner(StageRunner):
             refuse_too_many(jobs, cluster.submit_limit(), "your MaxSubmitJobs")
 
     def execute(self, launch: StageLaunch) -> SlurmLaunch:
-        """Submit the arrays, and the job that runs when they have ended. All of them or none."""
+        """Submit the arrays and the end job: all of them, or none."""
         context = self._context(launch)
         make_folder(context.log_dir, 0o700)
         arrays = self.arrays(launch)
         record = self._record(launch, arrays, context.log_dir)
-        write_launch(launch.stage.folder, record)  # Before the first job: by its name each can be found in any case.
+        write_launch(launch.stage.folder, record)  # Before sbatch runs: a crash leaves no job without a recorded name.
         try:
             for array in arrays:
                 record = record.submitted(array.name, submitted(launch, context, array.name, array.script))
@@ -161,8 +161,8 @@ class SlurmRunner(StageRunner):
 
 
 def submitted(launch: StageLaunch, context: ScriptContext, name: str, script: str) -> str:
-    """Keep a script in the launch's folder, and submit it: its job id."""
-    from stagger.slurm import sbatch  # submitit takes its time.
+    """Save a script in the launch's folder and submit it. Returns the job id."""
+    from stagger.slurm import sbatch  # Imported late: submitit is slow to import.
 
     folder = launch.stage.folder
     folder.storage.write(join(folder.launch(launch.number), f"{name}.sh"), script.encode())
@@ -170,6 +170,6 @@ def submitted(launch: StageLaunch, context: ScriptContext, name: str, script: st
 
 
 def defaults(limits: Limits) -> Defaults:
-    """The memory and time of a job that asks for neither: those of this job, which the end of a stage runs in."""
+    """The memory and time of a job that requests neither: those of the end job, which this code runs in."""
     memory = os.environ.get("SLURM_MEM_PER_CPU") or limits.def_mem_per_cpu
     return Defaults(int(memory) if memory else None, cluster.own_time_limit())

@@ -1,4 +1,4 @@
-"""The Slurm jobs of launches: what Slurm knows of them, and cancelling them."""
+"""The Slurm jobs of launches: their states in squeue and sacct, and their cancellation."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from stagger.slurm.states import has_ended, is_queued
 
 
 class SlurmJobs(Jobs[SlurmLaunch]):
-    """The jobs of Slurm launches: squeue and sacct are each asked once, when their answer is first needed."""
+    """The jobs of Slurm launches. Runs squeue and sacct at most once each, when their output is first needed."""
 
     @cached_property
     def known(self) -> dict[str, list[QueuedJob]]:
-        """The elements of each array, by its name, that the controller knows; those that ended, for a few minutes."""
+        """Array name -> its elements known to the controller, which forgets ended ones after MinJobAge (300 s)."""
         found: dict[str, list[QueuedJob]] = defaultdict(list)
         for job in cluster.known_jobs([job.name for launch in self._launches for job in launch.jobs]):
             found[job.name].append(job)
         return found
 
     def alive(self, name: str) -> list[QueuedJob]:
-        """The elements of the array of this name that are queued or running."""
+        """The elements of an array that are queued or running."""
         return [job for job in self.known[name] if not has_ended(job.state)]
 
     @cached_property
@@ -45,7 +45,7 @@ class SlurmJobs(Jobs[SlurmLaunch]):
         return cluster.final_states(ids)
 
     def _end(self, name: str, job_id: str, index: int) -> str | None:
-        """How an element ended, None when nobody knows. The controller knows it first, accounting for longer."""
+        """The final state of an element; None if unknown. The controller has it earlier, accounting keeps it longer."""
         return self._ended.get((name, index)) or self._accounting.get((job_id, index))
 
     def activity(self, stage: Stage, launches: Sequence[SlurmLaunch]) -> Activity:
@@ -84,15 +84,15 @@ class SlurmJobs(Jobs[SlurmLaunch]):
         ]
 
     def _cancel_launch(self, stage: Stage, launch: SlurmLaunch) -> list[str]:
-        """Cancel what is left of a launch, the job that ends it included."""
+        """Cancel the queued and running jobs of a launch, its end job included."""
         active = sorted({job.job_id for job_of in launch.jobs for job in self.alive(job_of.name)})
-        if active:  # Written first: whoever looks at it meanwhile is to know that it is on purpose.
+        if active:  # Written before scancel: no concurrent reader may take the cancelled jobs for failed.
             write_launch(stage.folder, replace(launch, cancelled="by stagger cancel"))
         cluster.cancel(active)
         return [f"cancelled Slurm job {number}" for number in active]
 
     def _cancel_ranks(self, stage: Stage, launch: SlurmLaunch, ranks: set[int]) -> list[str]:
-        """Cancel the jobs of a launch that run, or would run, any of these ranks."""
+        """Cancel the jobs of a launch that run, or would run, any of `ranks`."""
         found: dict[str, list[int]] = {}
         for array in launch.arrays:
             by_index = array.elements(launch.ranks_per_job)
@@ -111,7 +111,7 @@ class SlurmJobs(Jobs[SlurmLaunch]):
 
 
 def note_job(activity: Activity, launch: SlurmLaunch, job: QueuedJob, ranks: list[int]) -> None:
-    """Add a job that is queued or running, and its ranks, to a stage's activity."""
+    """Add the ranks of a queued or running job to a stage's activity."""
     if is_queued(job.state):
         (activity.requeued if was_requeued(job) else activity.pending).update(ranks)
     elif job.seconds is not None and job.seconds <= launch.window_s:
@@ -126,7 +126,7 @@ def was_requeued(job: QueuedJob) -> bool:
 
 
 def unknown_activity(launches: Sequence[SlurmLaunch]) -> Activity:
-    """Where no Slurm can be asked, whatever was launched may still be waiting, and is not called failed."""
+    """Without squeue any launched rank may still be queued, so all of them count as pending, not as failed."""
     logger.warning("There is no squeue on this machine: ranks that are not done are shown as pending.")
     ranks = {rank for launch in launches for rank in launch.rank_list}
-    return Activity(pending=ranks, holders=["Slurm jobs, perhaps: there is no squeue here to ask"])
+    return Activity(pending=ranks, holders=["Slurm jobs, perhaps: there is no squeue here to check"])

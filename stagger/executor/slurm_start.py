@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 class SlurmStart:
-    """The start of one stage's jobs. Decides only: asks neither Slurm nor the storage.
+    """Plans how the jobs of one stage start. Contacts neither Slurm nor the storage.
 
     Args:
         spec: the run.
-        stage: its stage, for Slurm.
+        stage: the stage, whose executor is Slurm.
         planned: what the stage reads and writes.
     """
 
@@ -45,6 +45,10 @@ class SlurmStart:
         self.settings = stage.executor
 
     def window(self, ranks: int) -> int:
+        """Seconds over which the jobs of `ranks` ranks start.
+
+        Raises StaggerError when the window is no shorter than the jobs' time limit, or longer than a day.
+        """
         wanted = self.stage.randomize_start_duration
         needed = self.needed_window(ranks)
         window = (needed or auto_window(ranks)) if wanted == "auto" else wanted
@@ -52,14 +56,14 @@ class SlurmStart:
         limit_s = parse_time(str(limit)) if limit is not None else None
         if limit_s is not None and 0 < limit_s <= window:
             raise StaggerError(
-                f"executor.time lets a job of {self.stage.name} run for {limit_s} s, and up to {window} s of that it"
-                " sleeps before it starts: allow more time, or set a smaller randomize_start_duration or throttle"
+                f"executor.time limits each job of {self.stage.name} to {limit_s} s, but a job may sleep up to {window}"
+                " s before it starts: allow more time, or set a smaller randomize_start_duration or throttle"
                 " (executor.workers)."
             )
         return window
 
     def needed_window(self, ranks: int) -> int:
-        """Seconds over which the first wave has to start for `backend_limit`; 0 when there is none."""
+        """Seconds over which the first wave must start to stay below `backend_limit`; 0 without a limit."""
         if self.stage.backend_limit is None:
             return 0
         wave = min(self.jobs(ranks), self.settings.workers or ranks)
@@ -72,11 +76,11 @@ class SlurmStart:
         return window
 
     def jobs(self, ranks: int) -> int:
-        """How many jobs so many ranks are."""
+        """The number of jobs that run `ranks` ranks."""
         return math.ceil(ranks / self.settings.ranks_per_job)
 
     def requests(self) -> int:
-        """Requests that a job's start stands for. Raises StaggerError when they are limited, and there are none."""
+        """Requests that a job makes as it starts. Raises StaggerError when they are limited but there are none."""
         requests = requests_per_start(self.spec, self.stage, self.input)
         if not requests and self.stage.backend_limit is not None:
             raise StaggerError(
@@ -93,7 +97,7 @@ class SlurmStart:
         return self.needed_window(ranks) if throttled else 0
 
     def herd(self, ranks: int) -> Herd:
-        """What so many ranks are to the storage as they start."""
+        """The jobs of `ranks` ranks as a herd, to simulate their load on the storage."""
         from stagger.start.herd import Herd
 
         return Herd(
@@ -108,18 +112,22 @@ class SlurmStart:
         )
 
     def summary(self, ranks: int) -> str:
-        """How `ranks` ranks will start, in one line."""
+        """One line about how `ranks` ranks will start."""
         from stagger.start.forecast import summary
 
         return summary(self.herd(ranks), self.settings.cpus_per_task)
 
     def slots(self, fingerprint: str, number: int, window_s: int, first: int, wave: int) -> Slots:
-        """The slots of an array of launch `number` whose first wave is `wave` jobs; `first` were taken before it."""
+        """The start slots of an array whose first wave has `wave` jobs.
+
+        `first` is the number of slots that earlier arrays of launch `number` take. Fingerprint and number give the
+        salt, so that two launches draw different delays.
+        """
         salt = zlib.crc32(f"{fingerprint} {number}".encode())
         return Slots(window_s, first, wave, min(window_s, SCHEDULER_CYCLE_S), salt)
 
     def advise(self, ranks: int) -> None:
-        """Say what a long window costs, and when a short one breaks the limit."""
+        """Warn when a window is too short for `backend_limit`, or long enough to waste much allocated time."""
         from stagger.start.forecast import first_wave
 
         window, needed, limit = self.window(ranks), self.needed_window(ranks), self.stage.backend_limit
@@ -128,16 +136,17 @@ class SlurmStart:
             if most * self.requests() > limit:
                 other = ": leave start_policy out" if self.stage.start_policy == "uniform" else ""
                 logger.warning(
-                    f"{self.stage.name}: up to {most} jobs start within a second, and ask for {most * self.requests()}"
-                    f" requests; what is more than backend_limit is refused, and made again{other}"
+                    f"{self.stage.name}: up to {most} jobs start within a second and make {most * self.requests()}"
+                    f" requests; those beyond backend_limit are rejected and retried{other}"
                 )
         if window < needed:
             logger.warning(
-                f"{self.stage.name}: starts over {window} s ask for more than 0.8 of backend_limit; it needs {needed}"
-                " s: leave randomize_start_duration out, or set a smaller throttle (executor.workers)"
+                f"{self.stage.name}: starts over {window} s exceed 0.8 of backend_limit, which needs {needed} s:"
+                " leave randomize_start_duration out, or set a smaller throttle (executor.workers)"
             )
         if window > LONG_WINDOW_S:
             logger.warning(
-                f"{self.stage.name}: each job of the first wave sleeps {window / 2:.0f} s on average on its processors;"
-                " a throttle (executor.workers) or several launches with --begin (executor.sbatch) cost less"
+                f"{self.stage.name}: each job of the first wave sleeps {window / 2:.0f} s on average while it holds its"
+                " processors; a throttle (executor.workers) or several launches with --begin (executor.sbatch) cost"
+                " less"
             )

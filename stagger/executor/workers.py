@@ -22,13 +22,13 @@ from stagger.ranks import format_ranks
 from stagger.rundir.stage_folder import StageFolder, attempt_name, encode
 from stagger.storage.storage import join
 
-#: Seconds that an interrupted worker has to end its rank before it is killed.
+#: Seconds that a worker has to end after it was asked to, before it is killed.
 GRACE_S = 10.0
 
-#: Seconds between two writes of the list of running ranks, for `stagger status`.
+#: Seconds between two writes of the list of running ranks, which `stagger status` reads.
 HEARTBEAT_S = 0.5
 
-#: Workers in a row that die before they take a rank, after which the run is given up.
+#: The launch is abandoned after this many workers in a row have died before they were ready.
 MAX_STILLBORN = 3
 
 
@@ -37,10 +37,10 @@ def running_path(folder: StageFolder, launch: int) -> str:
 
 
 class Worker:
-    """One worker process, and the rank that it runs now."""
+    """One worker process and the rank it runs now."""
 
     def __init__(self, settings: str, number: int) -> None:
-        # A session of its own: Ctrl-C in the terminal reaches the parent alone, which then stops the workers.
+        # In a session of its own, so that Ctrl-C reaches only the parent, which then stops the workers.
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-m", "stagger.task", settings, "-", str(number)],
             stdin=subprocess.PIPE,
@@ -48,7 +48,7 @@ class Worker:
             bufsize=0,
             start_new_session=True,
         )
-        # Tells of the worker's death also when a child of it holds its standard output open.
+        # Becomes readable when the worker dies, even if a child of it keeps its standard output open.
         self.pidfd = open_pidfd(self.process.pid)
         self.silent = False
         self.rank: int | None = None
@@ -57,18 +57,21 @@ class Worker:
     def give(self, rank: int) -> None:
         assert self.process.stdin is not None
         self.rank = rank
-        with contextlib.suppress(BrokenPipeError):  # It has died: its answers end too, and that is looked at.
+        with contextlib.suppress(BrokenPipeError):  # The worker has died; the selector reports that.
             self.process.stdin.write(b"%d\n" % rank)
 
     def answers(self) -> list[bytes]:
-        """What it has said: `ready` once, then how each of its ranks ended. Notes the end of its output in `silent`."""
+        """The lines it has written: `ready` once, then how each rank ended. Sets `silent` at the end of its output."""
         assert self.process.stdout is not None
         said: bytes | None = self.process.stdout.read(256)
         self.silent = said == b""
         return (said or b"").splitlines()
 
     def close(self) -> int:
-        """Tell an idle or dead worker that there is nothing more, and wait for its end."""
+        """Close the input of an idle or dead worker and wait until it has ended. Returns its exit status.
+
+        Kills it after GRACE_S seconds.
+        """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -85,7 +88,7 @@ class Worker:
 
 
 def open_pidfd(pid: int) -> int | None:
-    """A descriptor that tells of a process's death; None where the kernel has none (before Linux 5.3: RHEL 8)."""
+    """A descriptor that becomes readable when a process dies; None where the kernel has none (before 5.3: RHEL 8)."""
     try:
         return os.pidfd_open(pid)
     except OSError:
@@ -93,7 +96,10 @@ def open_pidfd(pid: int) -> int | None:
 
 
 class Crew:
-    """The workers of one launch: hands out ranks, replaces workers that die, and says how each rank ended."""
+    """The workers of one launch. Hands out ranks, replaces workers that die, and reports how each rank ended.
+
+    `size` is the number of workers at once.
+    """
 
     def __init__(self, launch: StageLaunch, size: int) -> None:
         self.launch = launch
@@ -110,7 +116,11 @@ class Crew:
         self.progress = Progress(launch.stage.name, len(launch.ranks))
 
     def run(self) -> None:
-        """Run all ranks. Raises Interrupted when a signal came, after the workers have ended."""
+        """Run all ranks.
+
+        Raises Interrupted after Ctrl-C or SIGTERM, once the workers have ended. Raises StaggerError when MAX_STILLBORN
+        workers in a row died at their start.
+        """
         with self._heed_signals():
             try:
                 with self.progress:
@@ -123,7 +133,7 @@ class Crew:
 
     @contextlib.contextmanager
     def _heed_signals(self) -> Iterator[None]:
-        """Note Ctrl-C and SIGTERM, and wake the selector; only the main thread is told of signals."""
+        """Note Ctrl-C and SIGTERM, and wake the selector. Does nothing in other threads: they get no signals."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -169,7 +179,7 @@ class Crew:
         worker.give(self.waiting.popleft())
 
     def _hear(self, worker: Worker, died: bool) -> None:
-        """Take a worker's answers, or notice its death: what it said before that counts."""
+        """Take a worker's answers, also those it wrote before it died, and replace it if it died."""
         for answer in worker.answers():
             if answer == b"ready":
                 worker.ready = True
@@ -196,7 +206,7 @@ class Crew:
         return worker.close()
 
     def _bury(self, worker: Worker) -> None:
-        """A worker died: its rank has failed, and the others go on with a new worker."""
+        """Record a dead worker's rank as failed, and start a new worker if ranks are left."""
         status = self._dismiss(worker)
         reason = death_reason(status)
         if worker.rank is not None:
@@ -207,12 +217,12 @@ class Crew:
             self.stillborn += 1
         if self.stillborn >= MAX_STILLBORN:
             self.waiting.clear()
-            raise StaggerError(f"{MAX_STILLBORN} worker processes in a row died at their start; see the lines above.")
+            raise StaggerError(f"{MAX_STILLBORN} worker processes in a row died as they started; see the lines above.")
         if self.waiting:
             self._hire()
 
     def _beat(self, force: bool = False) -> None:
-        """Write down what is running now, for `stagger status`."""
+        """Write the running ranks to running.json, for `stagger status`, at most every HEARTBEAT_S seconds."""
         now = time.monotonic()
         if not force and now - self.heartbeat < HEARTBEAT_S:
             return
@@ -225,7 +235,7 @@ class Crew:
         self.launch.stage.folder.storage.write(path, encode({"time": time.time(), "running": running}))
 
     def _stop(self) -> None:
-        """End the workers that are left: ask, then kill; at once after a second signal."""
+        """Terminate the remaining workers, and kill them after GRACE_S seconds or at a second signal."""
         for worker in self.workers:
             worker.process.terminate()
         deadline = time.monotonic() + GRACE_S
@@ -241,14 +251,14 @@ class Crew:
 
 def death_reason(status: int) -> str:
     if status == -signal.SIGKILL:
-        return "was killed by SIGKILL: out of memory, unless somebody did it by hand"
+        return "was killed by SIGKILL: out of memory, unless someone killed it by hand"
     if status < 0:
         return f"was killed by {signal.Signals(-status).name}"
     return f"ended with exit status {status}"
 
 
 def record_death(launch: StageLaunch, rank: int, pid: int, reason: str) -> None:
-    """The failure record of a rank whose process could not write it any more."""
+    """Write the failure record of a rank whose process died before it could."""
     attempt = attempt_name(launch.number, 0)
     path = launch.stage.folder.failure(rank, attempt)
     record = {

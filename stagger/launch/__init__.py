@@ -1,1 +1,1 @@
-"""What happens on launch, retry, cancel and at a stage's end. Only cli and api stand above it."""
+"""Launches, retries and cancels runs, and ends their stages. Only cli and api build on this package."""

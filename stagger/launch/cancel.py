@@ -1,4 +1,4 @@
-"""Stopping a run, a stage of it, or single ranks."""
+"""Stops a run, one of its stages, or single ranks."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from stagger.spec.models import RunSpec, StageSpec
 
 
 def cancel_stages(stages: Sequence[Stage], ranks: set[int] | None = None) -> list[str]:
-    """Stop whatever of some stages of a run, or of their `ranks`, is queued or running.
+    """Stop the queued and running ranks of `stages`, or only `ranks` of them.
 
-    One sentence for each thing that was stopped. Raises StaggerError for ranks that a stage does not have.
+    Returns one sentence per job or process stopped. Raises StaggerError when a stage does not have one of the ranks.
     """
     for stage in stages:
         check_ranks(stage.spec, ranks or set())
     stopped = _cancel(stages, ranks)
-    if stopped and ranks is None:  # The job that ends a stage may have launched more of it, or the next, just before.
+    if stopped and ranks is None:  # An end job may have launched a retry or the next stage just before.
         stopped += _cancel(stages, None, SlurmLaunch)
     return list(dict.fromkeys(stopped))
 
 
 def _cancel(stages: Sequence[Stage], ranks: set[int] | None, kind: type[LaunchRecord] = LaunchRecord) -> list[str]:
-    """Stop jobs of launches of this `kind`. Later stages first: a stage that ends must not launch those behind it."""
+    """Stop jobs of launches of this `kind`, later stages first: an ending stage must not launch the next one."""
     launches = [[launch for launch in read_launches(stage.folder) if isinstance(launch, kind)] for stage in stages]
     jobs = LaunchedJobs([launch for mine in launches for launch in mine])
     pairs = reversed(list(zip(stages, launches, strict=True)))
@@ -33,13 +33,13 @@ def _cancel(stages: Sequence[Stage], ranks: set[int] | None, kind: type[LaunchRe
 
 
 def held_back(stages: Sequence[Stage]) -> list[str]:
-    """One sentence for each of some cancelled stages that others wait for, which are not among them."""
+    """One sentence for each of the cancelled `stages` that keeps other stages, not among them, from starting."""
     names = {stage.name for stage in stages}
     found = []
     for stage in stages:
         if waiting := [name for name in stages_behind(stage.record.spec, stage.spec) if name not in names]:
             behind = ", ".join(waiting)
-            found.append(f"{behind} will not begin before {stage.name} is done: stagger retry {stage.run.path}")
+            found.append(f"{behind} will not start until {stage.name} is done: stagger retry {stage.run.path}")
     return found
 
 
@@ -53,6 +53,6 @@ def stages_behind(spec: RunSpec, stage: StageSpec) -> list[str]:
 
 
 def check_ranks(stage: StageSpec, ranks: set[int]) -> None:
-    """Raise StaggerError when a stage has not all of the ranks."""
+    """Raise StaggerError when the stage does not have all of `ranks`."""
     if ranks and max(ranks) >= stage.tasks:
         raise StaggerError(f"There is no rank {max(ranks)}: the ranks of {stage.name} are 0 to {stage.tasks - 1}.")

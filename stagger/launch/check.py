@@ -1,4 +1,4 @@
-"""Before anything is launched: the plans of the stages that are ready, and whether they fit the run directory."""
+"""Plans the stages that are ready, and checks before a launch that the plans fit the run directory."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from stagger.storage.storage import Storage, join
 
 
 def ready_stages(spec: RunSpec, done: Collection[str]) -> list[StageSpec]:
-    """The stages whose input is there: those that depend on nothing, or only on `done` stages. Pure."""
+    """The stages whose input is complete: those that depend on nothing, or only on `done` stages."""
     return [stage for stage in spec.stages if set(done).issuperset(stage.depends)]
 
 
 def plan_stages(
     storage: Storage, stages: Iterable[StageSpec], objects: Sequence[Step] | None = None
 ) -> dict[str, StagePlan]:
-    """The plans of some stages, by name. `objects` are the steps of a run made of Python objects."""
+    """Plan `stages`. Returns stage name -> plan. `objects` are the steps of a run made of Python objects."""
     return {stage.name: make_plan(storage, stage, objects) for stage in stages}
 
 
 def plan_for_show(run: RunFolder, spec: RunSpec) -> tuple[dict[str, StagePlan], dict[str, set[int]]]:
-    """The plans of the stages whose input is there, and the ranks of each stage that are done. Changes nothing."""
+    """Stage name -> plan, for the stages whose input is complete, and stage name -> done ranks. Changes nothing."""
     add_import_path(spec.import_path)
     done = {stage.name: done_ranks(stage) for stage in run.stages(RunRecord(spec))}
     complete = {name for name, ranks in done.items() if len(ranks) >= spec.stage(name).tasks}
@@ -40,12 +40,12 @@ def plan_for_show(run: RunFolder, spec: RunSpec) -> tuple[dict[str, StagePlan], 
 
 
 def check_fingerprints(folder: RunFolder, record: RunRecord, plans: dict[str, StagePlan]) -> None:
-    """Refuse a run directory that was made with other steps, tasks or inputs. The message says what changed.
+    """Raise StaggerError, naming the changes, when the run directory was made with other steps, tasks or inputs.
 
     Args:
         folder: the run directory.
         record: its run.json.
-        plans: the plans of this launch, by stage.
+        plans: the plans of this launch, by stage name.
     """
     for name, plan in plans.items():
         old = record.fingerprints.get(name)
@@ -54,7 +54,7 @@ def check_fingerprints(folder: RunFolder, record: RunRecord, plans: dict[str, St
         changes = difference(folder.stage(record, name), old, plan)
         raise StaggerError(
             f"{folder.path} holds another run of stage {name}: {'; '.join(changes)}. Give this one a new run_dir,"
-            f" continue the old one as it was with: stagger retry {folder.path}, or remove the folder."
+            f" continue the old one unchanged with: stagger retry {folder.path}, or remove the folder."
         )
     old_names = [stage.name for stage in record.spec.stages]
     if not plans.keys() <= set(old_names):
@@ -70,7 +70,7 @@ def save_plans(
     plans: dict[str, StagePlan],
     outputs: dict[str, list[str]],
 ) -> RunRecord:
-    """Write missing plans, and run.json with the settings of this launch. `before` is the run.json that was there."""
+    """Write missing plans, and run.json with the settings of this launch. `before` is the previous run.json, if any."""
     fingerprints = dict(before.fingerprints) if before else {}
     inputs = dict(before.inputs) if before else {}
     for name, plan in plans.items():
@@ -85,9 +85,9 @@ def save_plans(
 
 
 def refuse_foreign_completions(look: Look, plan: StagePlan) -> None:
-    """Refuse completion records that are there without a run.json and of another plan: they are not this run's.
+    """Raise StaggerError when a run directory without a run.json has completion records of another plan.
 
-    They may lie where this run's would, or where those of a run with more or fewer stages do.
+    Looks in the folder of this stage, and where a run with one stage, or with several, would have put its records.
     """
     run = look.stage.run
     elsewhere = {run.path, join(run.path, plan.stage.name)} - {look.stage.folder.path}
@@ -96,22 +96,27 @@ def refuse_foreign_completions(look: Look, plan: StagePlan) -> None:
         for record in stage_folder.completions(ranks):
             if record["fingerprint"] != plan.fingerprint:
                 raise StaggerError(
-                    f"{stage_folder.path} has completion records of another run, and no run.json; give this run a new"
+                    f"{stage_folder.path} has completion records of another run, but no run.json; give this run a new"
                     " run_dir, or restore the run.json."
                 )
 
 
 def enter(spec: RunSpec) -> None:
-    """Take the place that the run was launched from: its steps' relative paths and modules start there."""
+    """Change into the folder the run was launched from: relative paths and modules of its steps are resolved there.
+
+    Raises StaggerError when that is not possible.
+    """
     try:
         os.chdir(spec.cwd)
     except OSError as error:
-        raise StaggerError(f"The folder {spec.cwd}, which the run was launched from, is gone: {error}.") from error
+        raise StaggerError(
+            f"Cannot change into {spec.cwd}, the folder the run was launched from: {error}. Restore it."
+        ) from error
     add_import_path(spec.import_path)
 
 
 def difference(stage: Stage, old: str, new: StagePlan) -> list[str]:
-    """What changed between the plan with fingerprint `old`, which the run was made with, and this launch's."""
+    """The changes from the run's plan, with fingerprint `old`, to the plan of this launch: one phrase each."""
     changes = []
     for key in ("tasks", "shard_by"):
         before, after = getattr(stage.spec, key), getattr(new.stage, key)

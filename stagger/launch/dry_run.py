@@ -1,4 +1,4 @@
-"""What a launch would do, down to the job scripts. Touches nothing."""
+"""Shows what a launch would do, down to the job scripts. Changes nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def dry_run(spec: RunSpec, *, limit: int | None = None) -> dict[str, Any]:
 
 
 def dry_stage(stage: Stage, plan: StagePlan | None, ranks: list[int]) -> dict[str, Any]:
-    """One stage of the document: `ranks` would be launched."""
+    """The entry of one stage, of which `ranks` would be launched."""
     spec = stage.spec
     runner = runner_of(stage.record.spec, spec, plan.input if plan else None)
     number = len(read_launches(stage.folder)) + 1

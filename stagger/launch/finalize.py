@@ -1,4 +1,4 @@
-"""The end job of a stage: `python -I -m stagger.launch.finalize RUN_DIR STAGE OPTIONS`, when its arrays have ended."""
+"""The end job of a stage, which runs `python -I -m stagger.launch.finalize RUN_DIR STAGE OPTIONS` after its arrays."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from stagger.status.efficiency import sentences
 from stagger.status.look import Look, look_at_run
 from stagger.status.report import write_stats
 
-#: Seconds that a stage's end waits for the lock: a stage that runs locally holds it for as long as it runs.
+#: Seconds that an end job waits for the lock, which a local stage holds for as long as it runs.
 LOCK_WAIT_S = 6 * 3600.0
 
 
 def main(arguments: list[str]) -> int:
-    """Merge the statistics; run failed ranks again, as `retries` says; launch what waited, if every rank is done."""
+    """Merge the statistics; retry failed ranks as `retries` allows; launch dependent stages if every rank is done."""
     run_dir, name, options = arguments
     run, record = RunFolder.open(run_dir, orjson.loads(options), patient=True)
     with run.lock(wait_s=LOCK_WAIT_S):
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
 
 
 def finalize(run: RunFolder, record: RunRecord, name: str) -> int:
-    """What `main` does, under the lock of the run. The exit status: 1 when ranks are left undone."""
+    """End stage `name`, under the run's lock. Returns the exit status: 1 if ranks are neither done nor retried."""
     looks = look_at_run(run, record)
     look, stage = looks[name], run.stage(record, name)
     stats = write_stats(look)
@@ -57,7 +57,7 @@ def finalize(run: RunFolder, record: RunRecord, name: str) -> int:
 
 
 def retry_failed(look: Look, retries: RetrySpec) -> bool:
-    """Launch failed ranks again, as the policy says. True when some were."""
+    """Relaunch the failed ranks that `retries` allows. Returns whether there were any."""
     name = look.stage.name
     decision = decide(retries, look.failed)
     given_up = defaultdict(list)
@@ -76,7 +76,7 @@ def retry_failed(look: Look, retries: RetrySpec) -> bool:
 
 
 def start_again(look: Look, groups: list[Group]) -> None:
-    """Launch ranks of a stage once more, each group with its own resources."""
+    """Relaunch the groups, each with its own resources, without ranks that are done or active by now."""
     enter(look.stage.record.spec)
     settled = look.done | look.activity.ranks
     left = [replace(group, ranks=[rank for rank in group.ranks if rank not in settled]) for group in groups]
@@ -85,9 +85,9 @@ def start_again(look: Look, groups: list[Group]) -> None:
 
 
 def launch_dependents(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: str) -> None:
-    """Launch the stages that waited for stage `name`, now that it is done.
+    """Launch the Slurm stages that waited for stage `name`, which is done.
 
-    A stage for the local executor is not for this small job, but for the machine of whoever follows the run.
+    Local stages do not run in this small job, but where the user runs `launch --wait` or `stagger retry`.
     """
     enter(record.spec)
     waited = [s.name for s in record.spec.stages if name in s.depends and s.executor.type == "slurm"]

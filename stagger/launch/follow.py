@@ -1,4 +1,4 @@
-"""Waiting for the Slurm jobs of a run, at a polite interval, and running the local stages that waited for them."""
+"""Waits for the Slurm jobs of a run, and runs the local stages that depend on them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.status.look import Look, look_at_run
 from stagger.status.stage_status import stage_status
 
-#: Seconds between two looks: short at first, for short runs, then longer; Slurm's manual asks not to poll.
+#: Seconds between polls: the first, the longest, the growth factor. Slurm's manual discourages frequent polling.
 FIRST_S, LONGEST_S, GROWTH = 1.0, 30.0, 1.3
 
 
@@ -27,9 +27,9 @@ def follow(
     limit: int | None,
     ranks: Mapping[str, set[int] | None] = MappingProxyType({}),
 ) -> Launched:
-    """Wait until all Slurm jobs of the run have ended, those of stages that others launch included.
+    """Wait until all Slurm jobs of the run have ended, also those that end jobs launch.
 
-    Then run the local stages that waited for them. No stage is launched twice.
+    Then run the local stages that waited for them, and repeat. Launches no stage twice.
     """
     if all(stage.executor.type == "local" for stage in record.spec.stages):
         return launched
@@ -37,7 +37,7 @@ def follow(
         try:
             looks = wait_for_slurm(run, record)
         except KeyboardInterrupt:
-            logger.warning(f"no longer waiting; the jobs go on: stagger status {run.path}")
+            logger.warning(f"stopped waiting; the jobs keep running. Check them with: stagger status {run.path}")
             raise
         ready = [looks[name] for name in pending_stages(record, looks)]
         fresh = {one.stage.name for one in ready if one.stage.spec.executor.type == "local" and not one.launches}
@@ -57,13 +57,13 @@ def follow(
 
 
 def pending_stages(record: RunRecord, looks: Mapping[str, Look]) -> list[str]:
-    """The stages that are not done, and wait for nothing."""
+    """The stages that are not done and wait for no other stage."""
     done = {name for name, look in looks.items() if look.is_done}
     return [stage.name for stage in ready_stages(record.spec, done) if stage.name not in done]
 
 
 def wait_for_slurm(run: RunFolder, record: RunRecord) -> dict[str, Look]:
-    """Return when none of the run's jobs is queued or running: neither arrays nor end jobs. The last look."""
+    """Wait until no array and no end job of the run is queued or running. Returns the last look."""
     interval = FIRST_S
     with Progress(record.spec.name, sum(stage.tasks for stage in record.spec.stages)) as progress:
         while True:

@@ -1,4 +1,4 @@
-"""Handing a stage's ranks to its executor, and to its tasks what they need to know."""
+"""Hands the ranks of a stage to its executor, and the settings to its tasks."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from stagger.task import TaskSettings
 
 
 def launch_stage(stage: Stage, look: Look, ranks: list[int], payload: bytes) -> Look:
-    """Hand `ranks`, which are neither done nor active, to the stage's executor. Returns the look after that."""
+    """Hand `ranks`, which are neither done nor active, to the stage's executor. Returns the look after the launch."""
     if look.done:
-        logger.info(f"{stage.name}: {len(look.done)} of {stage.spec.tasks} ranks are done already")
+        logger.info(f"{stage.name}: {len(look.done)} of {stage.spec.tasks} ranks are already done")
     if not ranks:
         write_stats(look)
         return look
@@ -36,7 +36,7 @@ def launch_stage(stage: Stage, look: Look, ranks: list[int], payload: bytes) -> 
 
 
 def start(stage: Stage, look: Look, groups: list[Group], payload: bytes = b"") -> LaunchRecord:
-    """Hand ranks to the stage's executor, as the next launch of it."""
+    """Hand the ranks of `groups` to the stage's executor, as the next launch of the stage."""
     runner = runner_of(stage.record.spec, stage.spec, stage.record.inputs[stage.name])
     number = len(look.launches) + 1
     settings = task_settings(stage, runner, number, sum(len(group.ranks) for group in groups))
@@ -46,7 +46,7 @@ def start(stage: Stage, look: Look, groups: list[Group], payload: bytes = b"") -
 
 
 def task_settings(stage: Stage, runner: StageRunner, number: int, ranks: int) -> TaskSettings:
-    """The settings of the tasks of launch `number` of a stage, which has `ranks` ranks."""
+    """The task settings for launch `number` of a stage, in which `ranks` ranks run."""
     run, spec = stage.record.spec, stage.spec
     return TaskSettings(
         stage_dir=stage.folder.path,
@@ -66,7 +66,10 @@ def task_settings(stage: Stage, runner: StageRunner, number: int, ranks: int) ->
 
 
 def with_pickle(settings: TaskSettings, stage: Stage, launches: Sequence[LaunchRecord], payload: bytes) -> TaskSettings:
-    """The settings with the pickled pipeline: this launch's, or, for a retry, the one of the launch before."""
+    """The settings with the path and SHA-256 of the pickled pipeline: `payload`, or the previous launch's for a retry.
+
+    Raises StaggerError when there is neither.
+    """
     run, folder = stage.record.spec, stage.folder
     if not run.pickled:
         return settings

@@ -1,4 +1,4 @@
-"""Launching a run: plan, check, lock, look, then hand each stage that is ready to its executor."""
+"""Launches a run: plan, check, lock, look, then hand each ready stage to its executor."""
 
 from __future__ import annotations
 
@@ -30,9 +30,16 @@ from stagger.storage.storage import join
 def launch(
     spec: RunSpec, objects: Sequence[Step] | None = None, *, limit: int | None = None, wait: bool = False
 ) -> Launched:
-    """Launch whatever of the run is not done. `objects` are the steps of a run made of Python objects.
+    """Launch the ranks of a run that are not done.
 
-    Raises StaggerError when the request is wrong: nothing was launched then.
+    Args:
+        spec: the run.
+        objects: the steps of a run made of Python objects.
+        limit: launch only the first `limit` ranks of each stage.
+        wait: return when all Slurm jobs have ended.
+
+    Raises:
+        StaggerError: the run cannot be launched as requested; nothing was launched.
     """
     storage = open_storage(spec)
     run = RunFolder(storage, spec.run_dir)
@@ -46,7 +53,7 @@ def launch(
     payload = dump_pickle(objects) if objects else b""
     run.create()
     with run.lock():
-        before = run.load()  # Once more: another launch may have made the run since.
+        before = run.load()  # Read again: another launch may have created the run since.
         looks = look_at_run(run, RunRecord(spec))
         done = {name for name, look in looks.items() if look.is_done}
         plans |= plan_stages(storage, [stage for stage in ready_stages(spec, done) if stage.name not in plans], objects)
@@ -67,7 +74,7 @@ def launch(
 
 
 def check_runners(spec: RunSpec, plans: dict[str, StagePlan]) -> None:
-    """Raise StaggerError when this machine cannot run a stage, or a limit makes no sense for what was planned."""
+    """Raise StaggerError when this machine cannot run a stage, or its limits allow no start window."""
     for stage in spec.stages:
         runner = runner_of(spec, stage, plans[stage.name].input if stage.name in plans else None)
         runner.check()
@@ -81,8 +88,9 @@ def warn_of_foreign_outputs(look: Look, plan: StagePlan, folders: list[str]) -> 
     foreign = [path for path in there if path in plan.outputs and path not in mine]
     if foreign:
         logger.warning(
-            f"{plan.stage.name}: {len(foreign)} of its outputs are there already, written by something else, and will"
-            f" be replaced: {foreign[0]}{', ...' if len(foreign) > 1 else ''}. Stop this if another run writes there."
+            f"{plan.stage.name}: {len(foreign)} of its output files already exist but were not written by this run;"
+            f" they will be replaced: {foreign[0]}{', ...' if len(foreign) > 1 else ''}. Stop this run if another one"
+            " writes there."
         )
 
 
@@ -91,6 +99,6 @@ def refuse_if_active(look: Look) -> None:
     if look.activity.ranks:
         raise StaggerError(
             f"{path} is already running: {', '.join(look.activity.holders)}. Follow it with: stagger status"
-            f" {path}; launch what is neither done nor active with: stagger retry {path}; stop it with:"
+            f" {path}; launch ranks that are neither done nor active with: stagger retry {path}; stop it with:"
             f" stagger cancel {path}"
         )

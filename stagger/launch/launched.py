@@ -1,4 +1,4 @@
-"""How a launch left the run."""
+"""The result of a launch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from stagger.status.stage_status import StageStatus
 
 @dataclass
 class Launched:
-    """How a launch left the run. `submitted` when Slurm jobs are still to run."""
+    """The state of a run after a launch.
+
+    submitted: whether submitted Slurm jobs are still to run.
+    lost_outputs: paths of committed outputs that are missing or changed.
+    unfinished: stage -> ranks that should have run here, but are neither done nor active.
+    """
 
     run_dir: str
     stages: list[StageStatus] = field(default_factory=list)
@@ -24,12 +29,12 @@ class Launched:
         return {stage.name: stage.failed_ranks for stage in self.stages if stage.failed_ranks}
 
     def raise_if_failed(self) -> None:
-        """Raise RunFailed when ranks failed, or outputs of ranks that were done are gone; it names them."""
+        """Raise RunFailed, naming them, when outputs of completed ranks are lost, or ranks failed or are unfinished."""
         if self.lost_outputs:
             count = len(self.lost_outputs)
             raise RunFailed(
-                f"{count} of the outputs of ranks that are done are gone or"
-                f" changed: {self.lost_outputs[0]}{', ...' if count > 1 else ''}. Put them back; or remove the"
+                f"{count} of the output files of completed ranks are missing or"
+                f" changed: {self.lost_outputs[0]}{', ...' if count > 1 else ''}. Restore them, or remove the"
                 f" completion records of those ranks in {self.run_dir} and launch again.",
                 self.failed_ranks,
             )
@@ -37,7 +42,7 @@ class Launched:
             count = sum(map(len, self.failed_ranks.values()))
             raise RunFailed(
                 f"{count} rank{'s' if count > 1 else ''} of {self.run_dir} failed; see why with: stagger logs"
-                f" {self.run_dir} --failed; run them again with: stagger retry {self.run_dir}",
+                f" {self.run_dir} --failed; rerun them with: stagger retry {self.run_dir}",
                 self.failed_ranks,
             )
         if self.unfinished:

@@ -1,4 +1,4 @@
-"""What killed attempts left behind, and what is no longer there of what was done."""
+"""Removes the leftovers of killed attempts, and finds committed outputs that are lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stagger.task.upload_notes import abort_left_uploads
 
 
 def remove_leftovers(stage: Stage) -> None:
-    """Remove what killed attempts left behind, invisible as it is; only while nobody is writing for the stage."""
+    """Remove hidden files and unfinished uploads of killed attempts. Call it only while no rank of the stage runs."""
     folder = stage.folder
     try:
         for path in stage.record.outputs[stage.name]:
@@ -23,11 +23,11 @@ def remove_leftovers(stage: Stage) -> None:
         if stage.spec.blocks is not None:
             clear_registry(folder.storage, folder.path)
     except StorageError as error:
-        logger.warning(f"{stage.name}: what killed tasks left behind cannot be removed: {error}")
+        logger.warning(f"{stage.name}: cannot remove the leftovers of killed tasks: {error}")
 
 
 def lost_outputs(look: Look) -> list[str]:
-    """Outputs of ranks that are done which are not there any more as they were committed: one listing a folder."""
+    """Paths of committed outputs that are missing or have another size now. Costs one listing per folder."""
     recorded = [output for record in look.completions for output in record["outputs"]]
     sizes: dict[str, int] = {}
     for parent in {output["path"].rpartition("/")[0] for output in recorded}:

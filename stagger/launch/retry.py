@@ -1,4 +1,4 @@
-"""`stagger retry`: launching again what a user chooses of a run."""
+"""`stagger retry`: relaunches ranks of a run that are not done, all or a choice of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def retry(
     changes: Sequence[str] = (),
     wait: bool = False,
 ) -> Launched:
-    """Launch again whatever of a run is neither done nor active.
+    """Relaunch the ranks of a run that are neither done nor active.
 
     Args:
         run: the run directory.
@@ -35,11 +35,11 @@ def retry(
         stage: only this stage.
         ranks: only these ranks.
         failed_only: only ranks that failed.
-        changes: settings to change, as `a.b=c`; they stay for later retries.
+        changes: overrides of settings, as `a.b=c`; they persist across retries.
         wait: return when all Slurm jobs have ended.
 
     Raises:
-        StaggerError: a rank that was asked for is done, or active.
+        StaggerError: one of `ranks` is done, active or does not exist; or one of `changes` is not allowed.
     """
     enter(record.spec)
     with run.lock():
@@ -56,7 +56,7 @@ def retry(
 
 
 def chosen_ranks(look: Look, ranks: set[int] | None, failed_only: bool) -> set[int] | None:
-    """The ranks of a stage that a retry is about, None for all. Raises StaggerError for what cannot be run again."""
+    """The ranks of a stage to retry, None for all. Raises StaggerError when one of `ranks` cannot be rerun."""
     name = look.stage.name
     if ranks is not None:
         check_ranks(look.stage.spec, ranks)
@@ -64,7 +64,7 @@ def chosen_ranks(look: Look, ranks: set[int] | None, failed_only: bool) -> set[i
             raise StaggerError(f"Ranks {format_ranks(done)} of {name} are done; a completed rank is never run again.")
         if active := ranks & look.activity.ranks:
             raise StaggerError(
-                f"Ranks {format_ranks(active)} of {name} are queued or running; stop them first, with: stagger"
+                f"Ranks {format_ranks(active)} of {name} are queued or running; stop them first with: stagger"
                 f" cancel {look.stage.run.path} --rank {format_ranks(active)}"
             )
     if failed_only:

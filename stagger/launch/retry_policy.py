@@ -1,4 +1,4 @@
-"""Which failed ranks are run again without anybody's help, and with how much more of what they ran out of."""
+"""The automatic retry policy: which failed ranks to rerun, and with how much more memory or time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stagger.status.failed import Failed
 
 @dataclass
 class Decision:
-    """`again`: what to launch now. `given_up`: rank -> why it is not run again."""
+    """`again`: the groups to launch now. `given_up`: rank -> why it is not retried."""
 
     again: list[Group] = field(default_factory=list)
     given_up: dict[int, str] = field(default_factory=dict)
@@ -29,7 +29,7 @@ def decide(retries: RetrySpec, failed: list[Failed]) -> Decision:
     groups: dict[tuple[int, float, float], list[int]] = defaultdict(list)
     for one in failed:
         if one.end not in retries.on:
-            decision.given_up[one.rank] = f"{one.end} is not tried again (retries.on)"
+            decision.given_up[one.rank] = f"{one.end} is not retried (retries.on)"
         elif one.tried.tries >= retries.max:
             decision.given_up[one.rank] = f"{one.end} after {one.tried.tries} retries (retries.max)"
         elif one.same_again:

@@ -1,4 +1,4 @@
-"""Which stages of a run start now, and starting them. What decides is pure."""
+"""Decides which stages of a run start now, and starts them. The decisions are pure functions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stagger.status.stage_status import stage_status
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a stage stands, as far as it decides what starts. `depends` names the stages that it needs."""
+    """The state of a stage that decides what starts. `depends` names the stages it needs."""
 
     tasks: int
     depends: tuple[str, ...] = ()
@@ -39,14 +39,14 @@ class Standing:
 
 @dataclass(frozen=True)
 class Start:
-    """These ranks of the stage can be launched; none when all are done or active."""
+    """The stage can start, with these ranks; none if all are done or active."""
 
     ranks: list[int]
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """The stage starts once these are done, with their outputs in place."""
+    """The stage must wait until these stages are done and their outputs are in place."""
 
     stages: list[str]
 
@@ -54,7 +54,7 @@ class Waiting:
 def next_start(
     name: str, standings: Mapping[str, Standing], lost: Collection[str], wanted: Iterable[int]
 ) -> Start | Waiting:
-    """Whether a stage can start, and with which of the `wanted` ranks. `lost` are stages whose outputs are gone.
+    """Decide whether a stage can start, and with which of the `wanted` ranks. `lost` are stages with lost outputs.
 
     >>> standings = {"a": Standing(2, done={0, 1}), "b": Standing(3, depends=("a",), done={0}, active={2})}
     >>> next_start("b", standings, lost=[], wanted=range(3))
@@ -72,10 +72,10 @@ def next_start(
 
 
 def needed_outputs(names: Iterable[str], standings: Mapping[str, Standing]) -> list[str]:
-    """The stages whose outputs must be there for `names` to go on.
+    """The stages whose outputs must exist for the stages `names` to continue.
 
-    These are the stages themselves, and, while one is not done, the stages that it reads. Outputs that only finished
-    stages read may be removed, and often are.
+    These are the stages themselves, and for each one that is not done, the completed stages it depends on. Outputs
+    that only finished stages read may be removed, and often are.
     """
     needed = dict.fromkeys(
         other
@@ -89,7 +89,7 @@ def needed_outputs(names: Iterable[str], standings: Mapping[str, Standing]) -> l
 
 
 def spent(name: str, standings: Mapping[str, Standing]) -> bool:
-    """Whether all stages that read a stage's outputs are done; false when none reads them."""
+    """Whether all stages that depend on a stage are done; false when none does."""
     readers = [other for other in standings.values() if name in other.depends]
     return bool(readers) and all(reader.is_done for reader in readers)
 
@@ -104,12 +104,12 @@ def run_stages(
     only: Collection[str] | None = None,
     ranks: Mapping[str, set[int] | None] = MappingProxyType({}),
 ) -> Launched:
-    """Launch each stage as far as it can go now. What waits for Slurm jobs is launched by their end job.
+    """Launch each stage whose dependencies are done. End jobs launch the stages that wait for Slurm jobs.
 
     Args:
         run: the run directory, whose lock this process holds.
         record: its run.json.
-        looks: a look at each stage, taken under the lock; those of stages that ran or were submitted are replaced.
+        looks: stage -> look, taken under the lock; updated here for stages that ran or were submitted.
         payload: the pickled steps of a run made of Python objects.
         limit: launch only the first `limit` ranks of each stage.
         only: launch only these stages.
@@ -124,7 +124,7 @@ def run_stages(
         spec = record.spec.stage(name)
         decision = next_start(name, standings, lost, wanted_ranks(spec, limit, ranks.get(name)))
         if isinstance(decision, Waiting):
-            how = "" if spec.executor.type == "slurm" else f"; call stagger retry {run.path} here then"
+            how = "" if spec.executor.type == "slurm" else f"; then run on this machine: stagger retry {run.path}"
             logger.info(f"{name}: starts when {', '.join(decision.stages)} is done{how}")
         else:
             if name not in record.fingerprints:
@@ -140,12 +140,12 @@ def run_stages(
 
 
 def wanted_ranks(stage: StageSpec, limit: int | None, chosen: set[int] | None = None) -> Collection[int]:
-    """The ranks that a launch is about: the `chosen` ones, or the first `limit`, or all."""
+    """The ranks that a launch covers: the `chosen` ones, or the first `limit`, or all."""
     return range(min(limit or stage.tasks, stage.tasks)) if chosen is None else sorted(chosen)
 
 
 def note_unfinished(launched: Launched, look: Look, limit: int | None) -> None:
-    """Note what was to run here and is neither done nor active, whatever the reason: that is never success."""
+    """Record ranks that should have run here but are neither done nor active: the launch has then not succeeded."""
     settled = look.activity.ranks | look.done
     if ranks := [rank for rank in wanted_ranks(look.stage.spec, limit) if rank not in settled]:
         launched.unfinished[look.stage.name] = ranks

@@ -1,1 +1,1 @@
-"""Every file of the run directory: where it lies, how it is encoded, what it means. Submits and runs nothing."""
+"""The files of the run directory: their paths, encoding and meaning. Submits and runs nothing."""

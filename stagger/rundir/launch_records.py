@@ -1,4 +1,4 @@
-"""The record of every launch of a stage: launches/<n>/launch.json."""
+"""The launch records of a stage: launches/<n>/launch.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stagger.storage.storage import join
 
 @dataclass(frozen=True)
 class Group:
-    """Ranks of a launch that share their resources: the file's, times `memory_scale` and `time_scale`.
+    """Ranks of a launch with the same resources: the pipeline file's, times `memory_scale` and `time_scale`.
 
     `tries` counts the automatic retries of these ranks: 0 in their first launch.
     """
@@ -28,7 +28,7 @@ class Group:
 
 @dataclass(frozen=True)
 class ArrayRecord:
-    """One job array. `job_id` is None until it is submitted; `ranks` is a text as `format_ranks` writes it."""
+    """One job array. `job_id` is None until it is submitted; `ranks` is text in the format of `format_ranks`."""
 
     job_id: str | None
     name: str
@@ -54,7 +54,7 @@ class ArrayRecord:
 
 @dataclass(frozen=True)
 class EndJobRecord:
-    """The job that runs when the arrays of a launch have ended."""
+    """The end job, which runs when the arrays of a launch have ended. `job_id` is None until it is submitted."""
 
     job_id: str | None
     name: str
@@ -83,7 +83,7 @@ class LaunchRecord:
 
     @property
     def groups(self) -> list[Group]:
-        """The ranks by what they asked for."""
+        """The ranks, grouped by their resources."""
         return [Group(self.rank_list)]
 
     @property
@@ -94,7 +94,7 @@ class LaunchRecord:
 
 @dataclass(frozen=True)
 class LocalLaunch(LaunchRecord):
-    """Ranks that a process of user `user` on `host` ran."""
+    """A launch whose ranks run on `host`, under process `pid` of user `user`."""
 
     executor = "local"
 
@@ -105,10 +105,10 @@ class LocalLaunch(LaunchRecord):
 
 @dataclass(frozen=True)
 class SlurmLaunch(LaunchRecord):
-    """Job arrays, and the job that runs after them.
+    """A launch of job arrays and an end job.
 
     `resources` are the executor's settings; `log_dir` is the folder of the jobs' own output. `cancelled` is the reason
-    why the whole launch was cancelled; `cancelled_ranks` are the ranks that were cancelled one by one.
+    why the whole launch was cancelled; `cancelled_ranks` are the ranks that were cancelled individually.
     """
 
     executor = "slurm"
@@ -130,14 +130,14 @@ class SlurmLaunch(LaunchRecord):
         return self.rank_list if self.cancelled else parse_ranks(self.cancelled_ranks)
 
     def submitted(self, name: str, job_id: str) -> SlurmLaunch:
-        """The record, now that the job of this name has its id."""
+        """A copy of the record in which the job called `name` has its id."""
         if name == self.finalize.name:
             return replace(self, finalize=replace(self.finalize, job_id=job_id))
         arrays = (replace(array, job_id=job_id) if array.name == name else array for array in self.arrays)
         return replace(self, arrays=tuple(arrays))
 
     def output_of(self, rank: int) -> str | None:
-        """The file with what the job of a rank printed outside its ranks; None for a rank of another launch."""
+        """The path of Slurm's output file for a rank's job; None for a rank of another launch."""
         for array in self.arrays:
             if rank in array.rank_list:
                 index = array.rank_list.index(rank) // self.ranks_per_job
@@ -146,16 +146,16 @@ class SlurmLaunch(LaunchRecord):
 
     @property
     def jobs(self) -> tuple[ArrayRecord | EndJobRecord, ...]:
-        """The arrays, and the job that ends them."""
+        """The arrays and the end job."""
         return (*self.arrays, self.finalize)
 
 
-#: `executor` in launch.json -> its record.
+#: `executor` in launch.json -> the type of the record.
 RECORDS: dict[str, type[LaunchRecord]] = {record.executor: record for record in (LocalLaunch, SlurmLaunch)}
 
 
 def read_launches(folder: StageFolder) -> list[LaunchRecord]:
-    """All launch records of a stage, oldest first. Raises StaggerError for a damaged one."""
+    """All launch records of a stage, oldest first. Raises StaggerError when one is damaged."""
     records: list[LaunchRecord] = []
     while True:
         path = record_path(folder, len(records) + 1)
@@ -174,19 +174,19 @@ def record_path(folder: StageFolder, number: int) -> str:
 
 
 def encode_launch(record: LaunchRecord) -> bytes:
-    """launch.json. What was not cancelled does not mention it."""
+    """The content of launch.json. Leaves out the keys about cancellation if nothing was cancelled."""
     content = {"launch": record.launch, "executor": record.executor, **asdict(record)}
     return encode({key: value for key, value in content.items() if value or not key.startswith("cancelled")})
 
 
 def decode_launch(data: bytes, path: str) -> LaunchRecord:
-    """The record in `data`. Raises StaggerError that names `path` and the key that is missing or wrong."""
+    """The record in `data`. Raises StaggerError naming `path` and the key that is missing or wrong."""
     content = decode(data, path, "executor")
     if content["executor"] not in RECORDS:
         raise damaged(path, f"executor is {content['executor']!r}")
     record = from_json(RECORDS[content["executor"]], content, path)
     try:
-        record.rank_list, record.groups, record.cancelled_list  # noqa: B018  # Parsed now, while the file can be named.
+        record.rank_list, record.groups, record.cancelled_list  # noqa: B018  # Parsed here: errors can name `path`.
     except ValueError as error:
         raise damaged(path, f"ranks: {error}") from error
     return record
@@ -196,7 +196,10 @@ Record = TypeVar("Record")
 
 
 def from_json(record: type[Record], content: Any, path: str, place: str = "") -> Record:
-    """A record of this type from its JSON object, which stands at `place` of the file."""
+    """Build a record of this type from the JSON object at key `place` of the file at `path`.
+
+    Raises StaggerError when a key is missing or its value has the wrong type.
+    """
     if not isinstance(content, Mapping):
         raise damaged(path, f"{place or 'the record'} is not an object")
     hints = get_type_hints(record)
@@ -224,7 +227,7 @@ def _has_default(field: Field[Any]) -> bool:
     return field.default is not MISSING
 
 
-#: Type of a field -> types of its value in JSON.
+#: Type of a field -> type or types of its value in JSON.
 PLAIN: dict[Any, Any] = {
     int: int,
     float: (int, float),

@@ -1,4 +1,4 @@
-"""Who holds a run's lock."""
+"""The process that holds a run's lock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that launches, or runs locally, right now."""
+    """The process that is launching the run, or running it locally.
+
+    `process_started` is in clock ticks since boot, `time` in seconds since the epoch.
+    """
 
     host: str
     pid: int
@@ -27,7 +30,7 @@ class Holder:
         return (self.host, self.pid) == (socket.gethostname(), os.getpid())
 
     def is_dead(self) -> bool:
-        """Whether the process is known to be gone; of one on another machine, nothing is known."""
+        """Whether the process is known to have ended. Always false for a process on another machine."""
         return self.host == socket.gethostname() and process_start(self.pid) != self.process_started
 
     def __str__(self) -> str:
@@ -43,7 +46,7 @@ def user_name() -> str:
 
 
 def process_start(pid: int) -> int:
-    """When a process of this machine started, in clock ticks since boot; 0 when there is none. Tells a reused pid."""
+    """Start time of a local process, in clock ticks since boot; 0 if there is none. Exposes a reused pid."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return int(file.read().rpartition(")")[2].split()[19])

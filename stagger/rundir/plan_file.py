@@ -1,9 +1,9 @@
-"""The plan of a stage: what every rank does, decided once, in one immutable file that tasks read by range.
+"""The plan of a stage: the steps and shards of every rank, in one immutable file.
 
-    16 bytes  magic, version
-     8 bytes  number of ranks
-     8 bytes  per rank and one more: where each frame starts (little-endian)
-     ...      one zstd frame per rank (with checksum): a JSON object, `shards` being its [name, size(, version)]
+    16 bytes              magic, version
+    8 bytes               number of ranks
+    8 bytes x (ranks + 1) table: the offset of each frame, then the end of the last one (little-endian)
+    ...                   one zstd frame per rank, with checksum: a JSON object; `shards` is [[name, size(, version)]]
 
 A task reads 16 bytes of the table and its own frame: two range reads, whatever the number of ranks and shards.
 """
@@ -27,13 +27,13 @@ MAGIC = b"stagger plan 1\n\0"
 TABLE = len(MAGIC) + 8
 LEVEL = 3
 
-#: No frame is larger: what the table says beyond it is damage.
+#: Largest frame in bytes: a table entry beyond it is damaged.
 MAX_FRAME = 2**31
 
 
 @dataclass(frozen=True)
 class RankPlan:
-    """What one rank does: `steps` as the spec holds them, over `shards`."""
+    """The work of one rank: run `steps`, in the form of the spec, over `shards`."""
 
     stage: str
     fingerprint: str
@@ -44,7 +44,7 @@ class RankPlan:
 
 
 def encode_plan(stage: str, fingerprint: str, steps: list[dict[str, Any]], ranks: Sequence[Sequence[Shard]]) -> bytes:
-    """The plan file's bytes. `ranks[r]` holds the shards of rank r."""
+    """The plan file as bytes. `ranks[r]` holds the shards of rank r."""
     compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
     frames = []
     for rank, shards in enumerate(ranks):
@@ -59,7 +59,10 @@ def encode_plan(stage: str, fingerprint: str, steps: list[dict[str, Any]], ranks
 
 
 def read_rank(storage: Storage, path: str, fingerprint: str, rank: int) -> RankPlan:
-    """One rank's slice of the plan, by two range reads. Raises StaggerError when the file is missing or damaged."""
+    """Read one rank's slice of the plan, with two range reads.
+
+    Raises StaggerError when the file is missing or damaged, or belongs to another fingerprint.
+    """
     entry = TABLE + 8 * rank
     try:
         start, end = struct.unpack("<2Q", storage.read_range(path, entry, entry + 16))
@@ -67,7 +70,7 @@ def read_rank(storage: Storage, path: str, fingerprint: str, rank: int) -> RankP
             raise ValueError(f"rank {rank} is not in it")
         plan = _decode(storage.read_range(path, start, end))
     except FileNotFoundError:
-        raise StaggerError(f"The plan {path} is missing; launch the pipeline again to make it anew.") from None
+        raise StaggerError(f"The plan {path} is missing; launch the pipeline again to recreate it.") from None
     except (struct.error, zstandard.ZstdError, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
     if plan.rank != rank or plan.fingerprint != fingerprint:
@@ -76,7 +79,7 @@ def read_rank(storage: Storage, path: str, fingerprint: str, rank: int) -> RankP
 
 
 def read_all(storage: Storage, path: str) -> list[RankPlan]:
-    """Every rank's slice, for comparing a plan with what a new launch finds."""
+    """Read every rank's slice, to compare it with a new launch's plan. Raises StaggerError when the file is damaged."""
     data = storage.read(path)
     try:
         (count,) = struct.unpack_from("<Q", data, len(MAGIC))

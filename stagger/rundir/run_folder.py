@@ -1,4 +1,4 @@
-"""A whole run on disk: its record, its stages' folders, and the lock that keeps two launches apart."""
+"""A run on disk: run.json, the folders of its stages, and the lock that prevents concurrent launches."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class RunRecord:
-    """run.json: the spec of the latest launch, and of each stage where it writes; its fingerprint and its input, once
-    it is planned.
+    """run.json. `spec` is that of the latest launch; `created` is in seconds since the epoch.
+
+    The other fields map stage names: `outputs` to the stage's output folders; `fingerprints` and `inputs`, once the
+    stage is planned, to its fingerprint and input.
     """
 
     spec: RunSpec
@@ -39,7 +41,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a run: its settings, the folder of its files, and the run that it belongs to."""
+    """One stage of a run: its settings, its folder, and its run."""
 
     run: RunFolder
     record: RunRecord
@@ -52,12 +54,15 @@ class Stage:
 
 
 def open_storage(spec: RunSpec, unreachable_s: float | None = UNREACHABLE_S) -> Storage:
-    """The storage of a run, for a command that somebody waits for."""
+    """Open the storage of a run. Requests to an unreachable endpoint fail after `unreachable_s` seconds.
+
+    With None they are retried as long as any other request.
+    """
     return Storage(spec.storage_options, retry_s=spec.retry_seconds, unreachable_s=unreachable_s, tell=told())
 
 
 def told() -> Callable[[str], None]:
-    """Logs what it is given, but not faster than anyone reads."""
+    """A callback that logs warnings, at most one every LINE_S seconds."""
     said = time.monotonic()
 
     def tell(message: str) -> None:
@@ -81,10 +86,10 @@ class RunFolder:
     def open(
         cls, path: str, options: dict[str, dict[str, Any]] | None = None, *, patient: bool = False
     ) -> tuple[RunFolder, RunRecord]:
-        """An existing run, from any folder. Raises StaggerError when there is none at `path`.
+        """Open the existing run at `path`. Raises StaggerError when there is none.
 
-        `options` are for reaching run.json itself; the run's own storage options are in it. `patient`: nobody waits at
-        a terminal, who would rather be told that the storage cannot be reached.
+        `options` are the storage options for reading run.json, which contains the run's own. `patient` is for jobs
+        without a user at a terminal: they retry even if the storage is unreachable.
         """
         path = absolute(path)
         unreachable_s = None if patient else UNREACHABLE_S
@@ -95,23 +100,23 @@ class RunFolder:
         return cls(open_storage(record.spec, unreachable_s), path), record
 
     def stage(self, record: RunRecord, name: str) -> Stage:
-        """One stage of the run as `record` has it. Files of the only stage lie in the run directory itself."""
+        """One stage of the run, with the settings in `record`. An only stage has the run directory as its folder."""
         if name not in self._stages:
             path = self.path if len(record.spec.stages) == 1 else join(self.path, name)
             self._stages[name] = StageFolder(self.storage, path)
         return Stage(self, record, record.spec.stage(name), self._stages[name])
 
     def stages(self, record: RunRecord) -> list[Stage]:
-        """All stages, each after those that it depends on."""
+        """All stages of the run. Each comes after those it depends on."""
         return [self.stage(record, stage.name) for stage in record.spec.stages]
 
     def create(self) -> None:
-        """Make the run directory, private to its owner; an object store has no folders."""
+        """Create the run directory, private to its owner. Does nothing on an object store, which has no folders."""
         if is_local(self.path):
             make_folder(self.path, 0o700)
 
     def load(self) -> RunRecord | None:
-        """run.json, None when there is none. Raises StaggerError when it is damaged or of another version."""
+        """Read run.json; None if there is none. Raises StaggerError when it is damaged or has another schema."""
         path = join(self.path, "run.json")
         try:
             data = self.storage.read(path)
@@ -120,8 +125,8 @@ class RunFolder:
         record = decode(data, path)
         if record.get("schema") != SCHEMA:
             raise StaggerError(
-                f"{path} has schema {record.get('schema')}; this stagger reads {SCHEMA}: use the one that wrote it,"
-                f" {record.get('stagger', 'unknown')}."
+                f"{path} has schema {record.get('schema')}, but this stagger reads schema {SCHEMA}; use the version of"
+                f" stagger that wrote it: {record.get('stagger', 'unknown')}."
             )
         try:
             spec = RunSpec.model_validate(record["spec"])
@@ -150,21 +155,24 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self, wait_s: float = 0.0) -> Iterator[None]:
-        """Hold the run for launching. Raises StaggerError naming the process that holds it already, after `wait_s`."""
+        """Hold the lock of the run, to launch it or run it locally.
+
+        Raises StaggerError, naming the holder, when another process still holds it after `wait_s` seconds.
+        """
         path = join(self.path, "lock")
         deadline = time.monotonic() + wait_s
         mine = encode(vars(Holder.this_process()))
         while not self.storage.create(path, mine):
             holder = self.holder()
             if holder is None:
-                continue  # It was let go between the two calls.
+                continue  # Released between the two calls.
             if not holder.is_dead():
                 if time.monotonic() < deadline:
                     time.sleep(0.5)
                     continue
                 raise StaggerError(
                     f"{self.path} is in use by {holder}. Wait for it, or stop it with: stagger cancel {self.path}"
-                    + ("" if holder.host == socket.gethostname() else f" (if it is gone from there: remove {path})")
+                    + ("" if holder.host == socket.gethostname() else f" (if it has ended there: remove {path})")
                 )
             self._take_over(holder, path, mine)
         try:
@@ -173,12 +181,17 @@ class RunFolder:
             self.storage.remove(path)
 
     def _take_over(self, dead: Holder, path: str, mine: bytes) -> None:
-        """Remove a dead process's lock. One at a time: a second one could remove the lock that the first then took."""
+        """Remove the lock of a dead process.
+
+        Only one process at a time may: a second one could remove the lock that the first has taken since.
+        """
         guard = f"{path}.takeover"
         if not self.storage.create(guard, mine):
             time.sleep(0.2)
             if self.holder() == dead:
-                raise StaggerError(f"{path} is being taken over from {dead}; if that does not end, remove {guard}.")
+                raise StaggerError(
+                    f"Another process is taking over {path} from {dead}; try again. If this persists, remove {guard}."
+                )
             return
         try:
             if self.holder() == dead:
@@ -187,7 +200,7 @@ class RunFolder:
             self.storage.remove(guard)
 
     def holder(self) -> Holder | None:
-        """Who holds the lock, None when nobody does."""
+        """The process that holds the lock; None if it is free. Raises StaggerError when the lock file is damaged."""
         path = join(self.path, "lock")
         try:
             return Holder(**decode(self.storage.read(path), path))
@@ -198,15 +211,15 @@ class RunFolder:
 
 
 def run_fingerprint(fingerprints: dict[str, str]) -> str:
-    """The run's fingerprint: its stage's, or all of its stages' in turn."""
+    """The run's fingerprint: those of its stages, joined by `-`."""
     return "-".join(fingerprints.values())
 
 
 @dataclass(frozen=True)
 class StageInput:
-    """What is planned for a stage, as far as requests depend on it: numbers for all of its ranks together.
+    """The numbers in a stage's plan that determine its requests, summed over all ranks.
 
-    `remote_shards` and `remote_outputs` lie on remote storage: each is one request.
+    `remote_shards` and `remote_outputs` count files on remote storage; each costs one request.
     """
 
     bytes: int = 0

@@ -1,15 +1,15 @@
-"""The run directory: what was planned, launched, done and failed, as files that people can read.
+"""The run directory: plans, launches, completions and failures, as files that people can read.
 
     run.json                        the resolved pipeline and settings, schema version, fingerprints
-    lock                            who is launching, or running, right now
-    <stage>/plan/<fingerprint>      what every rank does (`stagger.rundir.plan_file`)
+    lock                            the process that is launching the run, or running it locally
+    <stage>/plan/<fingerprint>      the steps and shards of every rank (`stagger.rundir.plan_file`)
     <stage>/launches/<n>/           launch.json, the job scripts, Slurm's own output
-    <stage>/completions/<rank>.json written last by the task: the only thing that makes a rank done
+    <stage>/completions/<rank>.json written last by the task; its existence alone makes a rank done
     <stage>/progress/<rank>.json    the shards that a rank has committed so far, with `commit: shard`
     <stage>/failures/<rank>.<attempt>.json
     <stage>/logs/<rank>/<attempt>.log
     <stage>/uploads/                notes of multipart uploads under way (`stagger.task.upload_notes`)
-    <stage>/registry/               where block servers find one another (`stagger.blocks.server.registry`)
+    <stage>/registry/               the records and claims of block servers (`stagger.blocks.server.registry`)
     <stage>/stats.json, report.html
 
 A run of one stage has no `<stage>` folder: its files lie directly in the run directory.
@@ -31,7 +31,7 @@ from stagger.storage.storage import Storage, join
 
 
 class OutputRecord(TypedDict):
-    """One committed file: its path, its size in bytes, and the records in it."""
+    """One committed file: its path, its size in bytes, and its number of records."""
 
     path: str
     bytes: int
@@ -39,21 +39,21 @@ class OutputRecord(TypedDict):
 
 
 class BadRecords(TypedDict):
-    """Records that were skipped, counted by kind, with the first few in full."""
+    """Skipped records: their number by kind, and the first few in full."""
 
     skipped: dict[str, int]
     examples: list[dict[str, Any]]
 
 
 class Retried(TypedDict):
-    """Requests that were made again, counted by the kind of fault, and the seconds that were waited for them."""
+    """Retried requests: their number by kind of fault, and the seconds waited before the retries."""
 
     requests: dict[str, int]
     waited_s: float
 
 
 class StepRecord(TypedDict):
-    """One step: the records that left it, and its own seconds."""
+    """One step: the records that left it, and the seconds spent in it alone."""
 
     name: str
     records: int
@@ -85,9 +85,9 @@ class _Notes(TypedDict, total=False):
 
 
 class Completion(AttemptRecord, _Notes):
-    """completions/<rank>.json; with `commit: shard` also progress/<rank>.json, of the first `shards` shards.
+    """completions/<rank>.json; with `commit: shard` also progress/<rank>.json, for the first `shards` shards.
 
-    `notes` is what steps noted. The other keys are always there.
+    `notes` holds the notes of steps, if they made any. The other keys are always present.
     """
 
     rank: int
@@ -106,7 +106,7 @@ class Completion(AttemptRecord, _Notes):
 
 
 class Failure(TypedDict, total=False):
-    """failures/<rank>.<attempt>.json. `kind` and `error` are always there, `signal` if a signal stopped the attempt."""
+    """failures/<rank>.<attempt>.json. Always has `kind` and `error`; has `signal` if a signal stopped the attempt."""
 
     rank: int
     kind: str
@@ -121,18 +121,18 @@ class Failure(TypedDict, total=False):
     ended: float
 
 
-#: The fingerprint comes first: a record without it may be any run's.
+#: Keys that a record must have, in the order of checking. Without a fingerprint a completion may be any run's.
 COMPLETION_KEYS = ("fingerprint", *sorted(Completion.__required_keys__ - {"fingerprint"}))
 FAILURE_KEYS = ("kind", "error")
 
 
 def encode(value: Any) -> bytes:
-    """The one JSON encoding of the run directory: indented, for people."""
+    """The JSON encoding of all records in the run directory, indented for people."""
     return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def decode(data: bytes, path: str, *keys: str) -> dict[str, Any]:
-    """The record in `data`. Raises StaggerError naming `path` when it is damaged, or lacks one of `keys`."""
+    """The JSON object in `data`. Raises StaggerError naming `path` when it is damaged or lacks one of `keys`."""
     try:
         record = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -161,15 +161,15 @@ def collection_paused() -> Iterator[None]:
 
 
 def attempt_name(launch: int, restart: int) -> str:
-    """How an attempt of a rank is called: `3` in the third launch, `3r1` when Slurm restarted its job once.
+    """The name of a rank's attempt: `3` in the third launch, `3r1` after Slurm has restarted its job once.
 
-    Made of what the task knows, so that finding its own name costs no request.
+    A task knows both numbers, so finding its own name costs no request.
     """
     return f"{launch}r{restart}" if restart else f"{launch}"
 
 
 def attempt_order(name: str) -> tuple[int, int]:
-    """(launch, restart) of an attempt's name: later attempts are larger. A file of another origin comes before all.
+    """(launch, restart) of an attempt's name, to sort attempts by time. Any other file name sorts first.
 
     >>> attempt_order("3"), attempt_order("3r1"), attempt_order("3 (copy)")
     ((3, 0), (3, 1), (0, 0))
@@ -181,7 +181,7 @@ def attempt_order(name: str) -> tuple[int, int]:
 
 
 class StageFolder:
-    """Where one stage's files lie. `path` is the run directory itself when it is the run's only stage."""
+    """The paths and records of one stage's files. `path` is the run directory itself for an only stage."""
 
     def __init__(self, storage: Storage, path: str) -> None:
         self.storage = storage
@@ -190,7 +190,7 @@ class StageFolder:
 
     @property
     def tag(self) -> str:
-        """Keeps temporary files of this stage apart from those of other runs that write to the same folder."""
+        """A part of temporary file names that tells this stage's from other runs' in the same folder."""
         return f"{zlib.crc32(self.path.encode()):08x}"
 
     def plan(self, fingerprint: str) -> str:
@@ -218,7 +218,7 @@ class StageFolder:
         return join(self.path, "uploads", f"{pad(rank)}.{attempt}.{number}.json")
 
     def uploads(self) -> list[str]:
-        """The notes of multipart uploads that nobody has ended: one listing."""
+        """The paths of the notes of unfinished multipart uploads. Costs one listing."""
         folder = join(self.path, "uploads")
         return [join(folder, entry.name) for entry in self.storage.list(folder) if entry.name.endswith(".json")]
 
@@ -229,23 +229,23 @@ class StageFolder:
         return join(self.path, "report.html")
 
     def done(self) -> set[int]:
-        """The ranks that have a completion record: one listing."""
+        """The ranks that have a completion record. Costs one listing."""
         names = self.storage.named(join(self.path, "completions"), "")
         ranks = (name.removesuffix(".json") for name in names if name.endswith(".json"))
         return {int(rank) for rank in ranks if rank.isdecimal()}
 
     def completions(self, ranks: set[int]) -> list[Completion]:
-        """The completion records of `ranks`, ascending by rank. They are immutable: each is read once."""
+        """The completion records of `ranks`, ascending by rank. Reads each only once, as they are immutable."""
         unread = sorted(ranks - self._completions.keys())
         paths = [self.completion(rank) for rank in unread]
         with collection_paused():
             for rank, path, data in zip(unread, paths, self.storage.read_many(paths), strict=True):
-                if data is not None:  # Removed by hand since it was listed.
+                if data is not None:  # None: removed by hand since the listing.
                     self._completions[rank] = cast("Completion", decode(data, path, *COMPLETION_KEYS))
         return [self._completions[rank] for rank in sorted(ranks & self._completions.keys())]
 
     def failed_attempts(self) -> dict[int, list[str]]:
-        """The attempts that failed, the latest last, of each rank that ever failed: one listing."""
+        """Rank -> its failed attempts, latest last, for each rank that ever failed. Costs one listing."""
         attempts: dict[int, list[str]] = {}
         for name in self.storage.named(join(self.path, "failures"), ""):
             rank, _, attempt = name.removesuffix(".json").partition(".")
@@ -256,7 +256,7 @@ class StageFolder:
         return attempts
 
     def failure_records(self, attempts: list[tuple[int, str]]) -> list[Failure | None]:
-        """The failure records of (rank, attempt); None for one that is not there."""
+        """The failure record of each (rank, attempt), or None if there is none."""
         paths = [self.failure(rank, attempt) for rank, attempt in attempts]
         found = zip(paths, self.storage.read_many(paths), strict=True)
         return [None if data is None else cast("Failure", decode(data, path, *FAILURE_KEYS)) for path, data in found]

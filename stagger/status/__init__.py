@@ -1,1 +1,1 @@
-"""Where a run stands, and why ranks failed, from records and one question to what runs it. Changes nothing."""
+"""The state of a run and the reasons of its failures, from its records and one query to Slurm."""

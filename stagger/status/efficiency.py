@@ -1,4 +1,4 @@
-"""What a stage's jobs used of what they asked for, as seff says it of one, and what would have been enough."""
+"""Resource usage versus request of a stage's jobs, as seff shows it for one job, and suggested settings."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Any
 
 from stagger.slurm.answers import format_time, parse_time
 
-#: Room over what was used, so that the next run is not killed for a record more: a quarter.
+#: Factor from the usage to the suggested settings, so that slightly larger records do not exceed them.
 MARGIN = 1.25
 
 
 @dataclass
 class JobUse:
-    """One job, over the ranks that it ran: seconds since the epoch, CPU seconds, MiB."""
+    """The usage of one job, over all ranks that it ran.
+
+    `began` and `ended` are in seconds since the epoch, `delay_s` in seconds, `cpu_s` in CPU seconds, `peak_mib` in MiB.
+    """
 
     began: float
     ended: float
@@ -25,7 +28,7 @@ class JobUse:
 
 
 def jobs_used(completions: Iterable[Mapping[str, Any]]) -> list[JobUse]:
-    """The jobs that the ranks ran in. Each attempt of a job is one: a requeued job asks for its resources again."""
+    """The usage of each job. A requeued job counts once per attempt: each attempt is allocated its resources again."""
     jobs: dict[tuple[str, int], JobUse] = {}
     for record in completions:
         key = (record["job"], record["restart"])
@@ -39,10 +42,10 @@ def jobs_used(completions: Iterable[Mapping[str, Any]]) -> list[JobUse]:
 
 
 def efficiency(completions: Sequence[Mapping[str, Any]], resources: dict[str, Any]) -> dict[str, Any]:
-    """A stage's efficiency. `resources` are the executor's settings of its latest launch.
+    """The efficiency of a stage. `resources` are the executor settings of its latest launch.
 
-    Shares are of what was asked for, None where nothing was. The ranks that failed are not in it: what they needed is
-    not known.
+    Each share is usage divided by request, None where nothing was requested. Only completed ranks count: the needs of
+    failed ones are unknown.
     """
     jobs = jobs_used(completions)
     if not jobs:
@@ -73,18 +76,17 @@ def _share(used: float, asked: float | None) -> float | None:
 
 
 def sentences(found: dict[str, Any]) -> list[str]:
-    """The efficiency, for people."""
+    """The content of `efficiency` as two lines of text; none if it is empty."""
     if not found:
         return []
     cpu, memory, time = found["cpu"], found["memory"], found["time"]
     lines = [
-        f"used {_percent(cpu['share'])} of the processors' time,"
-        f" {memory['peak_mib']:,} MiB of {_asked(memory, 'asked_mib', ' MiB')} at most,"
-        f" {time['longest_s']:,.0f} s of {_asked(time, 'limit_s', ' s')} at the longest"
+        f"CPU time used {_percent(cpu['share'])}, peak memory {memory['peak_mib']:,} MiB"
+        f"{_asked(memory, 'asked_mib', ' MiB')}, longest job {time['longest_s']:,.0f} s{_asked(time, 'limit_s', ' s')}"
     ]
     lines.append(
-        f"asleep before the start {found['asleep_s']:,.0f} s in all, waiting for storage {found['waiting_s']:,.0f} s;"
-        f" enough: mem_per_cpu_gb: {found['enough']['mem_per_cpu_gb']}, time: {found['enough']['time']}"
+        f"start delays {found['asleep_s']:,.0f} s in total, waiting for storage {found['waiting_s']:,.0f} s;"
+        f" sufficient: mem_per_cpu_gb: {found['enough']['mem_per_cpu_gb']}, time: {found['enough']['time']}"
     )
     return lines
 
@@ -94,4 +96,4 @@ def _percent(share: float | None) -> str:
 
 
 def _asked(part: dict[str, Any], key: str, unit: str) -> str:
-    return f"{part[key]:,.0f}{unit} ({_percent(part['share'])})" if part[key] else "no limit that was asked for"
+    return f" of {part[key]:,.0f}{unit} ({_percent(part['share'])})" if part[key] else " (no limit requested)"

@@ -1,4 +1,4 @@
-"""How a rank that is not done ended, and why."""
+"""How and why the latest launch of a failed rank ended."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from stagger.rundir.launch_records import Group
 from stagger.rundir.stage_folder import Failure
 from stagger.slurm.states import counts_as
 
-#: What a task that ran out of memory says itself, where Slurm does not watch it.
+#: Exceptions of a task that ran out of memory where Slurm does not enforce a limit.
 MEMORY_ERRORS = frozenset({"MemoryError", "ArrowMemoryError"})
 
-#: How Slurm, or the kernel, says in a job's output that it was killed for its memory.
+#: The messages with which Slurm or the kernel reports in a job's output that it was killed for its memory.
 OUT_OF_MEMORY = re.compile(r"oom[-_ ]kill|out of memory|exceeded (job )?memory limit", re.IGNORECASE)
 
 
 def looks_out_of_memory(text: str) -> bool:
-    """Whether the end of a job's output says that it was killed for its memory.
+    """Whether the end of a job's output reports that the job was killed for its memory.
 
     >>> looks_out_of_memory("slurmstepd: error: Detected 1 oom_kill event in StepId=65.batch.")
     True
@@ -28,9 +28,12 @@ def looks_out_of_memory(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Failed:
-    """How a rank's latest launch ended: Slurm's state if it is known, and the rank's own failure record if it has one.
+    """A rank whose latest launch failed.
 
-    `before` is the failure record of the launch before, when that was another try of the same series.
+    tried: the group, with its resources, that the rank was launched in.
+    state: Slurm's final state; None if unknown.
+    failure: the rank's own failure record; None if it left none.
+    before: the failure record of the previous launch, if the latest one was its automatic retry.
     """
 
     rank: int
@@ -41,21 +44,21 @@ class Failed:
 
     @property
     def end(self) -> str:
-        """One of `EndState`; or CANCELLED, what a user did on purpose.
+        """An `EndState`, or CANCELLED for a rank that a user cancelled.
 
-        What the rank says itself comes first: in a packed job the job's end is not each rank's.
+        The rank's own record takes precedence: in a packed job, the job's end is not that of each rank.
         """
         if self.failure is not None and self.failure["kind"] != "interrupted":
             return "OUT_OF_MEMORY" if self.failure["kind"] in MEMORY_ERRORS else "FAILED"
         end = counts_as(self.state)
         if self.failure is not None and end in ("FAILED", "NODE_FAIL"):
-            # It ended by itself when it was told to: Slurm's warning before the limit, or a preemption.
+            # A signal made it end: SIGUSR2 is Slurm's warning before the time limit, any other a preemption.
             return "TIMEOUT" if self.failure.get("signal") == Signals.SIGUSR2.name else "PREEMPTED"
         return end
 
     @property
     def reason(self) -> str:
-        """Why it failed, in a few words: `OUT_OF_MEMORY`, `ValueError in keep_long`, `lost (FAILED)`."""
+        """The reason in a few words: `OUT_OF_MEMORY`, `ValueError in keep_long`, `lost (FAILED)`."""
         if self.failure is not None and self.failure["kind"] != "interrupted":
             step = self.failure.get("step")
             return f"{self.failure['kind']} in {step}" if step else str(self.failure["kind"])
@@ -69,7 +72,7 @@ class Failed:
 
     @property
     def same_again(self) -> bool:
-        """Whether the rank's own code has failed with the very same error as the time before."""
+        """Whether the rank's own code failed with the same error as in the previous launch."""
         if self.end != "FAILED" or self.failure is None or self.before is None:
             return False
         return (self.failure["kind"], self.failure["error"]) == (self.before["kind"], self.before["error"])

@@ -1,4 +1,4 @@
-"""How the ranks ended that are neither done nor under way: from failure records and Slurm's final states."""
+"""Finds the failed ranks of a stage, from failure records and Slurm's final states."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from stagger.rundir.launch_records import Group, LaunchRecord, LocalLaunch, Slur
 from stagger.rundir.stage_folder import Failure, StageFolder, attempt_order
 from stagger.status.failed import Failed, looks_out_of_memory
 
-#: Bytes at the end of a job's output, in which Slurm reports that it was killed for its memory.
+#: Bytes read from the end of a job's output, where Slurm reports that it was killed for its memory.
 TAIL_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Try:
-    """A launch that a rank was in, with the resources of its group."""
+    """A launch of a rank, with the resources of its group."""
 
     launch: LaunchRecord
     group: Group
@@ -28,14 +28,14 @@ def find_failed(
 ) -> list[Failed]:
     """The ranks whose latest launch ended without a completion record, ascending.
 
-    A Slurm job that is gone without any record was killed with its node, or never started Python: failed, and never
-    taken for success. A rank that was stopped on purpose, by Ctrl-C or `stagger cancel`, is only pending.
+    A Slurm job that vanishes without a record counts as failed: its node failed, or Python never started. A rank that
+    was stopped on purpose, by Ctrl-C or `stagger cancel`, counts as pending.
     """
     if done.issuperset(rank for launch in launches for rank in launch.rank_list):
         return []
     tries = tries_of(launches)
     wanted = [rank for rank in sorted(tries) if rank not in done and not tries[rank][-1].cancelled]
-    # A local launch does not try a rank twice: one that has failed is not active any more.
+    # A local launch never retries a rank, so one that has failed is no longer active.
     wanted = [rank for rank in wanted if rank not in active or isinstance(tries[rank][-1].launch, LocalLaunch)]
     if not wanted:
         return []
@@ -65,14 +65,14 @@ def tries_of(launches: Sequence[LaunchRecord]) -> dict[int, list[Try]]:
 
 
 def cancelled_ranks(launches: Sequence[LaunchRecord]) -> set[int]:
-    """The ranks whose latest launch was cancelled, as a whole or for them."""
+    """The ranks that were cancelled in their latest launch, alone or with all of it."""
     if not any(launch.cancelled_list for launch in launches):
         return set()
     return {rank for rank, tries in tries_of(launches).items() if tries[-1].cancelled}
 
 
 def _records(folder: StageFolder, attempts: dict[int, list[str]], tries: dict[int, Try]) -> dict[int, Failure]:
-    """The latest failure record of each rank in the launch of its try."""
+    """Rank -> its latest failure record in the launch of its try; ranks without one are left out."""
     wanted = []
     for rank, one in tries.items():
         names = [name for name in attempts.get(rank, []) if attempt_order(name)[0] == one.launch.launch]
@@ -82,7 +82,7 @@ def _records(folder: StageFolder, attempts: dict[int, list[str]], tries: dict[in
 
 
 def _end_states(tries: dict[int, Try], latest: dict[int, Failure], jobs: LaunchedJobs) -> dict[int, str]:
-    """Slurm's final state for ranks that left no failure record of their own, or only that they were stopped."""
+    """Slurm's final state for ranks that left no failure record of their own, or only one about a signal."""
     silent: dict[int, set[int]] = {}
     launches: dict[int, SlurmLaunch] = {}
     for rank, one in tries.items():
@@ -99,7 +99,7 @@ def _end_states(tries: dict[int, Try], latest: dict[int, Failure], jobs: Launche
 
 
 def _killed_for_memory(launch: SlurmLaunch, rank: int) -> bool:
-    """Whether the job's output ends with Slurm's message: not every cluster has a state for it."""
+    """Whether the job's output ends with an out-of-memory message: not every cluster has a state for that."""
     try:
         with open(launch.output_of(rank) or "", "rb") as file:
             file.seek(0, 2)

@@ -1,4 +1,4 @@
-"""One look at a stage: what was launched, what of it is under way, what is done. Taken once, and handed on."""
+"""A snapshot of a stage: its launches, its active ranks and its done ranks. Commands take it once and pass it on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stagger.status.failed_ranks import find_failed
 
 @dataclass(frozen=True)
 class Look:
-    """What a look at a stage found. `done` are the ranks with a completion record, of those that the stage has.
+    """A snapshot of a stage. `done` are the ranks of the stage that have a completion record.
 
     Failure and completion records are read when they are first needed.
     """
@@ -45,7 +45,7 @@ class Look:
             return self.stage.folder.completions(self.done)
 
     def after(self, launch: LaunchRecord) -> Look:
-        """The stage once `launch` has been submitted, or has run here: its completions are then listed again."""
+        """The look after `launch`: ranks submitted to Slurm are pending; those run here may be done by now."""
         launches = [*self.launches, launch]
         if launch.executor == "slurm":
             ours = Activity(pending=set(launch.rank_list))
@@ -55,15 +55,14 @@ class Look:
 
 
 def done_ranks(stage: Stage) -> set[int]:
-    """The ranks that have a completion record: one listing."""
+    """The ranks of a stage that have a completion record. Costs one listing."""
     return {rank for rank in stage.folder.done() if rank < stage.spec.tasks}
 
 
 def look_at(stages: Sequence[Stage]) -> dict[str, Look]:
-    """A look at each of some stages of a run, by name. Slurm is asked once for all of them.
+    """Take a look at each of `stages`. Returns stage name -> look. Queries Slurm once for all of them.
 
-    Activity is asked first and the records are listed after it: a rank that ends in between is then found done, and
-    never taken for one that vanished.
+    The query precedes the listing of completion records, so a rank that ends between them is found done, not lost.
     """
     launches, jobs, found = activities(stages)
     return {
@@ -73,12 +72,12 @@ def look_at(stages: Sequence[Stage]) -> dict[str, Look]:
 
 
 def activities(stages: Sequence[Stage]) -> tuple[list[list[LaunchRecord]], LaunchedJobs, list[Activity]]:
-    """The launches of each of some stages, their jobs, and what of each stage is running or queued."""
+    """The launches of each stage, the jobs of all of them, and the activity of each stage."""
     launches = [read_launches(stage.folder) for stage in stages]
     jobs = LaunchedJobs([launch for mine in launches for launch in mine])
     return launches, jobs, [jobs.activity(stage, mine) for stage, mine in zip(stages, launches, strict=True)]
 
 
 def look_at_run(folder: RunFolder, record: RunRecord) -> dict[str, Look]:
-    """A look at each stage of a run."""
+    """Take a look at each stage of a run. Returns stage name -> look."""
     return look_at(folder.stages(record))

@@ -1,4 +1,4 @@
-"""What a stage did, merged over its ranks: stats.json for programs, report.html for people."""
+"""The statistics of a stage, merged over its ranks: stats.json for programs, report.html for people."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stagger.status.totals import totals
 
 
 def write_stats(look: Look) -> dict[str, Any]:
-    """Merge the completion records into stats.json and report.html, also when ranks are missing: they are named."""
+    """Merge the completion records into stats.json and report.html, which also name the missing ranks."""
     stage, folder = look.stage.spec, look.stage.folder
     with collection_paused():
         stats = merge(stage, look.completions, [rank for rank in range(stage.tasks) if rank not in look.done])
@@ -30,7 +30,7 @@ def write_stats(look: Look) -> dict[str, Any]:
 
 
 def merge(stage: StageSpec, completions: list[Completion], missing: list[int]) -> dict[str, Any]:
-    """The content of stats.json. Each rank has one completion record, so nothing is counted twice."""
+    """The content of stats.json. Nothing counts twice, as each rank has only one completion record."""
     steps = [
         {
             "name": name.use,
@@ -53,7 +53,7 @@ def merge(stage: StageSpec, completions: list[Completion], missing: list[int]) -
 
 
 def render_report(stats: dict[str, Any]) -> str:
-    """One self-contained page."""
+    """The statistics as one self-contained HTML page."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""Where a run stands, from its completion and failure records and one question to what runs it."""
+"""The status of a run, from its completion and failure records and one query to Slurm."""
 
 from __future__ import annotations
 
@@ -22,17 +22,21 @@ from stagger.storage.storage import is_local, join
 #: The fields of a status that are sums over the completion records.
 SUMMED = ("records_in", "records_out", "bytes_out", "bad_records", "retried", "retry_waited_s", "starts")
 
-#: The slowest ranks that are shown, when they take so many times the median, and so many seconds.
+#: At most this many of the slowest ranks are shown.
 SLOWEST = 3
+
+#: A rank is shown as slow only if it took more than SLOW_FACTOR times the median, and more than SLOW_S seconds.
 SLOW_FACTOR, SLOW_S = 2.0, 10.0
 
 
 @dataclass
 class StageStatus:
-    """Every rank of the stage is counted once: done + failed + running + sleeping + requeued + pending == tasks.
+    """The status of a stage. Each rank counts once: done + failed + running + sleeping + requeued + pending == tasks.
 
-    `sleeping`: in the delay of its staggered start. `requeued`: waits to be started once more. `slowest`: [rank,
-    seconds] of those that took much longer than most. `cancelled`: how many of the pending a user cancelled.
+    sleeping: ranks in the delay of their staggered start.
+    requeued: ranks whose job ran before and waits to start again.
+    cancelled: the number of pending ranks that a user cancelled.
+    slowest: (rank, seconds) of ranks that took much longer than most.
     """
 
     name: str
@@ -63,17 +67,17 @@ class StageStatus:
 
 
 def status_of(folder: RunFolder, record: RunRecord) -> list[StageStatus]:
-    """The status of each stage, by one look at the run."""
+    """The status of each stage, from one look at the run."""
     return [stage_status(look) for look in look_at_run(folder, record).values()]
 
 
 def stage_status(look: Look) -> StageStatus:
-    """Where a stage stands."""
+    """The status of a stage."""
     name, tasks, activity = look.stage.name, look.stage.spec.tasks, look.activity
     status = StageStatus(name, tasks, done=len(look.done), failed=len(look.failed))
     status.failed_ranks = [one.rank for one in look.failed]
     status.reasons = dict(Counter(one.reason for one in look.failed).most_common())
-    # A rank of a running local launch that has failed already is not waiting for anything.
+    # A running local launch still lists the ranks that have failed already.
     settled = look.done.union(status.failed_ranks)
     sleeping = asleep(look.stage.folder, activity.starting) - settled
     status.sleeping = len(sleeping)
@@ -89,9 +93,9 @@ def stage_status(look: Look) -> StageStatus:
 
 
 def asleep(folder: StageFolder, starting: dict[int, tuple[int, int]]) -> set[int]:
-    """The ranks of those jobs that have not begun yet: the first rank of each has no log of this launch.
+    """The ranks of `starting` jobs that still sleep: the first rank of such a job has no log of its launch.
 
-    On an object store a log appears at the end of its attempt: there all of them may be asleep.
+    On an object store all ranks count as asleep, as a log appears there only when its attempt ends.
     """
     if not is_local(folder.path):
         return set(starting)
@@ -100,13 +104,13 @@ def asleep(folder: StageFolder, starting: dict[int, tuple[int, int]]) -> set[int
 
 
 def has_log(folder: StageFolder, launch: int, rank: int) -> bool:
-    """Whether an attempt of the rank in this launch has begun."""
+    """Whether an attempt of `rank` has begun in this launch."""
     logs = folder.storage.list(join(folder.path, "logs", pad(rank)))
     return any(attempt_order(log.name.removesuffix(".log"))[0] == launch for log in logs)
 
 
 def add_totals(status: StageStatus, look: Look) -> None:
-    """Sums over the completion records, and the rate of the latest launch."""
+    """Add sums over the completion records, and the rates of the latest launch while it runs."""
     completions = look.completions
     sums = totals(completions)
     for key in SUMMED:
@@ -131,7 +135,7 @@ def add_totals(status: StageStatus, look: Look) -> None:
 
 
 def slowest(completions: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """(rank, seconds) of the ranks that took much longer than most, the slowest first."""
+    """(rank, seconds) of ranks that took much longer than most, slowest first; at most SLOWEST of them."""
     took = sorted(((r["ended"] - r["started"], r["rank"]) for r in completions), reverse=True)
     if not took:
         return []

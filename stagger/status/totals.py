@@ -1,4 +1,4 @@
-"""Sums over the completion records of a stage: for `stagger status`, stats.json and the report alike."""
+"""Sums over the completion records of a stage, for `stagger status`, stats.json and the report."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from stagger.start.account import start_account
 
 @dataclass(frozen=True)
 class Totals:
-    """What the ranks of a stage that are done did together.
+    """Sums over the completed ranks of a stage; `peak_rss_mb` is the maximum of any rank.
 
-    Bytes are those of shards (`bytes_in`) and outputs (`bytes_out`); `cpu_s` is in CPU seconds, `retry_waited_s` in
-    seconds, `peak_rss_mb` in MiB; `starts` is a `start_account`.
+    `bytes_in` counts the bytes of shards, `bytes_out` those of outputs. `cpu_s` is in CPU seconds, `retry_waited_s` in
+    seconds, `peak_rss_mb` in MiB. `starts` is the result of `start_account`.
     """
 
     shards: int
@@ -34,7 +34,7 @@ class Totals:
 
 
 def totals(completions: Sequence[Completion]) -> Totals:
-    """The sums over some completion records."""
+    """The sums over `completions`."""
     return Totals(
         shards=sum(record["shards"] for record in completions),
         bytes_in=sum(record["bytes_in"] for record in completions),
@@ -52,7 +52,7 @@ def totals(completions: Sequence[Completion]) -> Totals:
 
 
 def sum_by_kind(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """The sum of several counts, the largest first.
+    """Add up several counts, and sort the result in descending order.
 
     >>> sum_by_kind([{"json": 1}, {"json": 1, "utf-8": 5}])
     {'utf-8': 5, 'json': 2}

@@ -1,1 +1,1 @@
-"""How ranks become jobs, without a cluster: job scripts, resources, and the words of Slurm."""
+"""Job scripts, resources, and Slurm's commands and their output, all without a cluster."""

@@ -1,4 +1,4 @@
-"""Job scripts: the whole text, and values that try to be more than values."""
+"""Job scripts: the whole text, and values that try to inject code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def render(ranks: list[list[int]], **spec: Any) -> str:
 
 
 def test_the_whole_script_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A golden file: a change of the template is seen in review, line by line."""
+    """A golden file shows each change of the template in review, line by line."""
     monkeypatch.setattr("sys.executable", "/opt/python/bin/python")
     text = render(
         [[0, 1], [2, 3], [4]],
@@ -51,7 +51,7 @@ def test_the_whole_script_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_ranks(text: str, index: int) -> str:
-    """What the script's own lines make of an array index."""
+    """The ranks that the script's own lines compute for an array index."""
     lines = text.partition("cd /home/user\n")[2].partition("exec ")[0]
     code = f"SLURM_ARRAY_TASK_ID={index}\n{lines}\necho $ranks"
     return subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True).stdout.strip()

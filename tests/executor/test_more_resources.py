@@ -1,4 +1,4 @@
-"""Memory and time of a second try."""
+"""Memory and time of a retry."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ def test_more_memory_and_time_however_they_were_asked_for() -> None:
     assert scaled(slurm(), more, Defaults(512, 600)).time == "0-00:15:00"
     again = scaled(slurm(sbatch={"mem": "4G", "time": "1:00:00"}), more, Defaults())
     assert again.sbatch == {"mem": "8192M", "time": "0-01:30:00"}
-    assert scaled(slurm(), more, Defaults()) == slurm()  # Nobody knows what it had; said in the log.
+    assert scaled(slurm(), more, Defaults()) == slurm()  # The previous memory and time are unknown; the log warns.

@@ -1,4 +1,4 @@
-"""Job scripts, compared whole with recorded ones: each change of a template is seen in review, line by line."""
+"""Job scripts equal recorded ones, which show each change of a template in review, line by line."""
 
 from __future__ import annotations
 

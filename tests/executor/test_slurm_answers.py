@@ -1,4 +1,4 @@
-"""What Slurm answers, as recorded from many versions."""
+"""Parsing of Slurm's output, recorded from many versions."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def recorded(name: str) -> str:
 
 
 def versions(name: str) -> list[str]:
-    """The versions of Slurm of which there is such an output."""
+    """The versions of Slurm for which the file `name` was recorded."""
     return sorted(path.parent.name for path in RECORDED.glob(f"*/{name}"))
 
 
 LIMITS = {
-    "20.11": Limits(version="20.11.6"),  # An excerpt without them: Slurm's defaults.
+    "20.11": Limits(version="20.11.6"),  # The excerpt has no limits: Slurm's defaults.
     "21.08": Limits(500, 10_000, def_mem_per_cpu=4000, version="21.08.5", enforced=True),
     "22.05": Limits(10_001, 50_000, def_mem_per_cpu=100, version="22.05.8"),
     "23.02": Limits(1001, 10_000, version="23.02.7"),
@@ -45,7 +45,7 @@ def test_limits_are_the_defaults_where_slurm_does_not_say() -> None:
 
 STATES = {
     "20.11": {("700", 0): "COMPLETED", ("700", 1): "OUT_OF_MEMORY", ("700", 4): "PENDING"},
-    "21.08": {("700", 0): "COMPLETED", ("700", 1): "TIMEOUT"},  # After it had been preempted.
+    "21.08": {("700", 0): "COMPLETED", ("700", 1): "TIMEOUT"},  # It had been preempted before.
     "22.05": {("75767", 0): "CANCELLED", ("75766", 1): "FAILED", ("75766", 2): "CANCELLED", ("75766", 3): "FAILED"},
     "24.11": {("344", 0): "CANCELLED", ("343", 1): "FAILED", ("343", 2): "CANCELLED", ("343", 4): "COMPLETED"},
     "23.11": {("2699001", 0): "CANCELLED", ("2699102", 0): "OUT_OF_MEMORY", ("2699103", 0): "NODE_FAIL"},
@@ -124,7 +124,7 @@ def test_what_is_no_memory_is_refused(text: str) -> None:
 
 
 def refusals() -> list[tuple[str, str]]:
-    """(what sbatch said, the key that the answer to the user has to name)."""
+    """(message of sbatch, the key that the error to the user must name)."""
     found = []
     for path in sorted(RECORDED.glob("*/refusals.txt")):
         for part in path.read_text().split("# ")[1:]:

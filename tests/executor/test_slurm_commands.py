@@ -1,4 +1,4 @@
-"""Slurm's commands: asked again when Slurm is busy, no job submitted twice, and what is relied on in submitit."""
+"""Slurm's commands: retries while Slurm is busy, no job submitted twice, and the private parts of submitit we use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stagger.slurm import cluster, command, sbatch
 
 
 class Clock:
-    """Time that passes only while somebody sleeps."""
+    """A clock that advances only in `sleep`."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -30,7 +30,7 @@ class Clock:
 
 
 def failing(times: int) -> Callable[[], str]:
-    """A command that is turned away so many times."""
+    """A command that Slurm rejects as busy `times` times."""
     left = [times]
 
     def call() -> str:
@@ -53,7 +53,7 @@ def test_who_is_turned_away_asks_again_but_not_for_ever() -> None:
 
 
 def stand_in(folder: Path, name: str, script: str) -> None:
-    """A program in place of Slurm's, first in the PATH."""
+    """Write a stand-in for one of Slurm's programs into `folder`, which is first in the PATH."""
     path = folder / name
     path.write_text(f"#!/bin/bash\n{script}\n")
     path.chmod(0o755)
@@ -63,7 +63,7 @@ def stand_in(folder: Path, name: str, script: str) -> None:
 def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
-    stand_in(folder, "srun", "true")  # submitit looks for it.
+    stand_in(folder, "srun", "true")  # submitit checks that it exists.
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     monkeypatch.setattr(time, "sleep", lambda _: None)
     return folder
@@ -81,9 +81,9 @@ def test_a_busy_slurm_is_asked_again(stand_ins: Path, tmp_path: Path) -> None:
 
 
 def test_a_job_that_was_accepted_without_a_word_is_not_submitted_again(stand_ins: Path, tmp_path: Path) -> None:
-    """It has even ended by the time that it is looked for."""
+    """The job has already ended when stagger looks for it."""
     count = tmp_path / "count"
-    stand_in(stand_ins, "sbatch", f"echo x >> {count}; exit 124")  # As `timeout` ends a command that hangs.
+    stand_in(stand_ins, "sbatch", f"echo x >> {count}; exit 124")  # `timeout` exits so when a command hangs.
     stand_in(stand_ins, "squeue", "echo '77|0|COMPLETED|0:01|None|name'")
     assert sbatch.submit(str(tmp_path), "#!/bin/bash\n", "name") == "77"
     assert count.read_text().count("x") == 1
@@ -114,7 +114,7 @@ def test_without_slurm_the_next_step_is_said(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_submitit_is_as_it_is_used() -> None:
-    """The private parts of submitit that `stagger.slurm` builds on. If this fails after an upgrade, look there."""
+    """`stagger.slurm` relies on these private parts of submitit. If this fails after an upgrade, look there."""
     base = submitit.SlurmExecutor
     assert list(inspect.signature(base.__init__).parameters)[:2] == ["self", "folder"]
     assert list(inspect.signature(base._make_submission_file_text).parameters) == ["self", "command", "uid"]
@@ -127,7 +127,7 @@ def test_submitit_is_as_it_is_used() -> None:
 
 
 def test_submission_hides_the_surrounding_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A stand-in for sbatch that says what it was given."""
+    """The stand-in for sbatch records its environment and its script."""
     seen = tmp_path / "seen"
     for name in ("sbatch", "srun"):
         (tmp_path / name).write_text(f'#!/bin/bash\nenv > {seen}\ncat "$1" >> {seen}\necho Submitted batch job 77\n')

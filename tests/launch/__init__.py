@@ -1,1 +1,1 @@
-"""What is checked before a launch, and which ranks a retry takes; executors from Python."""
+"""Checks before a launch, the ranks of a retry, and executors in Python."""

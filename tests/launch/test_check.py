@@ -1,4 +1,4 @@
-"""What is checked before anything is launched."""
+"""Checks before a launch."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_file_in_place_of_the_run_directory_is_said(cli: Cli, pipeline_file: P
 
 
 def test_an_unwritable_run_directory_is_said(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
-    """As a user without rights, since root may write anywhere."""
+    """Root may write anywhere, so a user without rights does the check."""
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
     file = pipeline_file(run_dir=str(closed / "run"))

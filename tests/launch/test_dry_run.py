@@ -1,4 +1,4 @@
-"""Dry runs: they show everything and touch nothing."""
+"""Dry runs show everything and change nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SLURM = {"type": "slurm", "partition": "cpu", "workers": 500}
 
 
 def without_slurm(cli: Cli, tmp_path: Path) -> None:
-    """A laptop: nothing but Python and the shell."""
+    """Simulate a laptop, with only Python and the shell in the PATH."""
     folder = tmp_path / "laptop-bin"
     folder.mkdir()
     for name in ("bash", "sh", "env", "python3"):

@@ -1,4 +1,4 @@
-"""A command looks once: how often it lists completions, reads launch records and asks Slurm."""
+"""Each command looks once: it lists completions, reads launch records and queries Slurm no more often than needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stagger.status.stage_status import status_of
 from stagger.storage.storage import Storage
 from tests.conftest import PipelineFiles
 
-#: A Slurm that takes every job and has forgotten each a moment later. Every call is a line of the log.
+#: Stand-ins for a Slurm that accepts every job and forgets it at once. Every call adds a line to the log.
 COMMANDS = {
     "sbatch": "echo Submitted batch job $(wc -l <{log})",
     "squeue": "true",
@@ -31,7 +31,7 @@ COMMANDS = {
 
 
 class Looks:
-    """What commands looked at since the last `take`."""
+    """Counts the listings, reads and Slurm queries of commands since the last `take`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.log = folder / "slurm.log"
@@ -58,7 +58,7 @@ class Looks:
         monkeypatch.setattr(Storage, method, counted)
 
     def take(self) -> dict[str, int]:
-        """The most listings of one stage's completions, and reads of one launch record; questions to Slurm."""
+        """The most listings of any stage's completions, the most reads of any launch record, the queries to Slurm."""
         asked = Counter(self.log.read_text().split() if self.log.exists() else [])
         self.log.write_text("")
 
@@ -93,7 +93,7 @@ def test_slurm_commands_look_once(looks: Looks, pipeline_file: PipelineFiles, tm
     run = tmp_path / "run"
     launch(spec)
     assert looks.take() == {"completions": 1, "launch records": 1, "squeue": 0, "sacct": 0}
-    # All jobs are gone without a word: the second launch takes up their ranks.
+    # All jobs have vanished without a record: the second launch relaunches their ranks.
     launch(spec)
     assert looks.take() == {"completions": 1, "launch records": 1, "squeue": 1, "sacct": 0}
     retry(*opened(run), ranks={2})

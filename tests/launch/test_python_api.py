@@ -1,4 +1,4 @@
-"""Executors from Python: steps as functions, lambdas and instances, datatrove's among them."""
+"""Executors in Python, with functions, lambdas and instances as steps, also those of datatrove."""
 
 from __future__ import annotations
 

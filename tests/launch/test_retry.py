@@ -1,4 +1,4 @@
-"""`stagger retry`: of single ranks, of failed ones, with other settings."""
+"""`stagger retry` for single ranks, for failed ranks, and with changed settings."""
 
 from __future__ import annotations
 

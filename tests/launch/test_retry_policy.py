@@ -1,4 +1,4 @@
-"""Which failed ranks are run again, and with what."""
+"""The retry policy: which failed ranks are retried, and with which resources."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WARNED = failure("interrupted", "stopped by SIGUSR2", signal="SIGUSR2")
         ("OUT_OF_MEMORY", None, "OUT_OF_MEMORY", "OUT_OF_MEMORY"),
         ("FAILED", failure("MemoryError"), "OUT_OF_MEMORY", "MemoryError"),
         ("TIMEOUT", None, "TIMEOUT", "TIMEOUT"),
-        ("FAILED", WARNED, "TIMEOUT", "TIMEOUT"),  # It ended by itself when Slurm warned it.
+        ("FAILED", WARNED, "TIMEOUT", "TIMEOUT"),  # Its job ended after Slurm's warning signal.
         ("NODE_FAIL", None, "NODE_FAIL", "NODE_FAIL"),
         ("BOOT_FAIL", None, "NODE_FAIL", "NODE_FAIL"),
         (None, None, "NODE_FAIL", "lost"),
@@ -39,7 +39,7 @@ WARNED = failure("interrupted", "stopped by SIGUSR2", signal="SIGUSR2")
         ("FAILED", failure("ValueError", step="keep_long"), "FAILED", "ValueError in keep_long"),
         ("FAILED", None, "FAILED", "lost (FAILED)"),
         ("COMPLETED", None, "FAILED", "lost (COMPLETED)"),
-        # In a packed job the job's end is not each rank's.
+        # In a packed job, the job's end is not that of each rank.
         ("OUT_OF_MEMORY", failure("ValueError"), "FAILED", "ValueError"),
     ],
 )
@@ -81,8 +81,8 @@ def test_what_is_given_up_and_why() -> None:
     assert decision.given_up == {
         1: "FAILED after 2 retries (retries.max)",
         2: "the same error twice: ValueError in keep: no",
-        4: "CANCELLED is not tried again (retries.on)",
-        5: "OUT_OF_MEMORY is not tried again (retries.on)",
+        4: "CANCELLED is not retried (retries.on)",
+        5: "OUT_OF_MEMORY is not retried (retries.on)",
     }
 
 
@@ -99,5 +99,5 @@ def test_how_slurm_says_that_memory_ran_out(text: str) -> None:
 
 
 def test_what_retries_may_name_is_how_slurms_states_count() -> None:
-    """One table decides (slurm/states.py): an end that no state counts as could never be retried."""
+    """Every end in the default `retries.on` is the `counts_as` of a state in slurm/states.py, or it would never match."""
     assert set(RetrySpec().on) <= {state.counts_as for state in STATES.values()}

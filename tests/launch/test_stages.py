@@ -1,4 +1,4 @@
-"""Which stages start, and with which ranks: decided on plain values."""
+"""Decisions on plain values: which stages start, and with which ranks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HALF = Standing(2, done={0})
         (Standing(2, done={0}, active={1}), [], Waiting(["a"])),
         (DONE, ["a"], Waiting(["a"])),
         (HALF, ["a"], Waiting(["a"])),
-        (DONE, ["b"], Start([1])),  # Its own lost outputs keep nobody from running its other ranks.
+        (DONE, ["b"], Start([1])),  # Its own lost outputs do not block its other ranks.
     ],
 )
 def test_a_stage_starts_when_what_it_reads_is_done_and_there(
@@ -38,7 +38,7 @@ def test_only_wanted_ranks_start() -> None:
 
 
 def test_outputs_must_be_there_while_somebody_reads_them() -> None:
-    """Those of the middle stage are, those that only a finished stage read may be removed."""
+    """The outputs of the middle stage are needed; those that only a finished stage reads may be removed."""
     chain = {"a": DONE, "b": Standing(2, ("a",), done={0, 1}), "c": Standing(2, ("b",))}
     assert needed_outputs(["a"], chain) == []
     assert needed_outputs(["b"], chain) == ["b"]

@@ -1,1 +1,1 @@
-"""Whole runs on this machine: every document once, whatever fails, is killed, damaged or launched twice."""
+"""Whole local runs process every document once, whatever fails, is killed, is damaged or is launched twice."""

@@ -1,4 +1,4 @@
-"""Pipelines, inputs and outputs that change between launches: refused, or failed, or made again."""
+"""Pipelines, inputs and outputs that change between launches are rejected, or fail their ranks."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_outputs_that_vanished_are_never_passed_over(cli: Cli, pipeline_file: Pi
         output.write(b"x")
     for command in (("launch", file), ("retry", tmp_path / "run")):
         err = cli(*command, check=1).err
-        assert "2 of the outputs of ranks that are done are gone or changed" in err
+        assert "2 of the output files of completed ranks are missing or changed" in err
         assert "run-output/00001.jsonl.zst" in err
     for rank in (1, 2):
         (tmp_path / "run" / "completions" / f"{rank:05d}.json").unlink()

@@ -1,4 +1,4 @@
-"""Outputs committed shard by shard: what is done stays done, and the next attempt goes on from there."""
+"""Outputs committed per shard: the next attempt resumes after the last committed shard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def visible(folder: Path) -> dict[str, bytes]:
 
 
 def interrupted(cli: Cli, files: PipelineFiles, folder: Path) -> Path:
-    """A run whose ranks fail at their fourth and third shard. The file that lets them go on."""
+    """Launch a run whose ranks fail at their fourth and third shard. Returns the file that stops them from failing."""
     flag = folder / "flag"
     steps = ({"my_steps:fail_from": {"first": 250, "flag": str(flag)}},)
     cli("launch", files(steps=steps, **BY_SHARD), check=1)
@@ -32,7 +32,7 @@ def test_the_next_attempt_goes_on_after_the_last_committed_shard(
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run-output").iterdir()}
     flag.touch()
     cli("retry", tmp_path / "run", check=0)
-    assert {path: path.stat().st_mtime_ns for path in before} == before  # Nothing was written again.
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # No output was rewritten.
     cli("launch", pipeline_file("undisturbed", **BY_SHARD), check=0)
     assert visible(tmp_path / "run-output") == visible(tmp_path / "undisturbed-output")
     for rank, (record, other) in enumerate(

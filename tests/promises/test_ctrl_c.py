@@ -1,4 +1,4 @@
-"""Runs that are told to stop: by ctrl-C, once and twice, by SIGTERM, and by `stagger cancel`."""
+"""Runs stopped by Ctrl-C, once and twice, by SIGTERM, and by `stagger cancel`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_status_is_true_while_it_runs_and_ctrl_c_leaves_a_run_that_goes_on(
     until(lambda: (tmp_path / "flag-2").exists() and (tmp_path / "flag-3").exists(), "both workers to hold")
     until(lambda: counts(status(cli, tmp_path / "run")) == (2, 0, 2, 2), "status to say 2 done, 2 running, 2 pending")
     os.kill(running.pid, signal.SIGINT)
-    flag.touch()  # The holding step sleeps in a loop of its own: the signal is seen at its next document.
+    flag.touch()  # The holding step sleeps in its own loop; the rank sees the signal at its next document.
     _, err = running.communicate(timeout=60)
     assert running.returncode == 130
     assert err.splitlines()[-1] == (
@@ -59,7 +59,7 @@ def test_cancel_stops_a_local_run(cli: Cli, pipeline_file: PipelineFiles, tmp_pa
 def test_an_error_is_not_swallowed_by_a_step_that_goes_on_whatever_happens(
     cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:
-    """A signal asks the rank to stop; a step that catches every Exception must not turn that into success."""
+    """A step that catches every Exception must not turn a signal to stop into success."""
     flag = tmp_path / "flag"
     file = pipeline_file(steps=({"my_steps:hold": {"flag": str(flag)}}, "my_steps:swallow"), tasks=1)
     running = cli.start("launch", file)

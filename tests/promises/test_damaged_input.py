@@ -1,4 +1,4 @@
-"""Damaged input: the rank fails and says where, nothing is missing without a word."""
+"""Damaged input fails its rank, and the error locates the damage; no data is silently lost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def flipped(data: bytes, place: int) -> bytes:
     return data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :]
 
 
-#: Name of the shard -> (its content, what is said about it).
+#: Name of the shard -> (its content, a pattern of the error).
 DAMAGED: dict[str, tuple[bytes, str]] = {
     "00-cut.jsonl": (
         GOOD[: OFFSET + 20],

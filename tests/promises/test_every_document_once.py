@@ -1,4 +1,4 @@
-"""Runs on this machine: every document arrives once, whatever the steps do."""
+"""Local runs: every document arrives once, whatever the steps do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps that fail: the rank fails, is found and run again, and no other is touched."""
+"""A failing step fails only its rank, which is reported and can be rerun."""
 
 from __future__ import annotations
 

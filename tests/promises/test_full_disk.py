@@ -1,4 +1,4 @@
-"""Disks that fill up: the rank fails and leaves nothing."""
+"""A full disk: the rank fails and leaves no files."""
 
 from __future__ import annotations
 

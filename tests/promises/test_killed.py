@@ -1,4 +1,4 @@
-"""Tasks, workers and launchers that are killed: no output is left, and the run ends or goes on."""
+"""Killed tasks, workers and launchers: no output is left, and the run ends or continues."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_workers_end_when_the_launcher_is_killed(cli: Cli, pipeline_file: Pipeli
     until(lambda: (tmp_path / "flag-0").exists() and (tmp_path / "flag-1").exists(), "both workers to hold")
     running.kill()
     running.wait(timeout=60)
-    # The steps hold on, and never look whether they should stop.
+    # The steps keep holding, and never check whether they should stop.
     until(
         lambda: subprocess.run(["pgrep", "-f", f"stagger.task.*{tmp_path}"], check=False).returncode,
         "the workers to end",

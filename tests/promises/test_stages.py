@@ -1,4 +1,4 @@
-"""Stages: each waits for those that it depends on."""
+"""Each stage waits for those it depends on."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_stages_run_in_order_and_only_when_what_they_need_is_done(
     document = cli("status", tmp_path / "run", "--json", check=0).json
     assert [(stage["name"], stage["done"]) for stage in document["stages"]] == [("first", 3), ("second", 2)]
     assert (tmp_path / "run" / "second" / "completions" / "00001.json").exists()
-    # What the first stage wrote has been read; what the second wrote is the result.
+    # The second stage has read the first one's outputs, so they may go; its own outputs are the result.
     (tmp_path / "middle" / "00001.jsonl.zst").unlink()
     cli("retry", tmp_path / "run", check=0)
     (tmp_path / "end" / "00001.jsonl.zst").unlink()

@@ -1,4 +1,4 @@
-"""Launches at the same moment: one runs, the others refuse."""
+"""Concurrent launches: one runs, and the others are rejected."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Every file of the run directory: the plan, records, the settings of a task."""
+"""The files of the run directory: the plan, the records, the settings of a task."""

@@ -1,4 +1,4 @@
-"""launch.json: what is written is read again, and damage is named by file and key."""
+"""launch.json: records survive writing and reading; errors name the file and the key of the damage."""
 
 from __future__ import annotations
 

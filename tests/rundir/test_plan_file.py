@@ -1,4 +1,4 @@
-"""The plan file: two reads for a task, and nothing damaged is believed."""
+"""The plan file: a task needs two reads, and any damage is an error."""
 
 from __future__ import annotations
 

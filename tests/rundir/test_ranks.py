@@ -1,4 +1,4 @@
-"""Ranks as they are written."""
+"""Sets of ranks as text."""
 
 from __future__ import annotations
 

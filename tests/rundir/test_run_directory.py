@@ -1,4 +1,4 @@
-"""The run directory as it is described, and records that are damaged or of another run."""
+"""The run directory matches its description, and rejects damaged records and those of another run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job script gives its tasks."""
+"""The settings that a job script passes to its tasks."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_a_cancelled_stage_leaves_nothing_queued_and_says_what_will_not_begin(
     until(lambda: asleep_now() == [4, 0, 2], "all to sleep")
     assert "4 sleeping" in slurm_cli("status", run).out
     said = slurm_cli("cancel", run, "--stage", "a", check=0).out.splitlines()
-    assert said[-1] == f"b will not begin before a is done: stagger retry {run}"
+    assert said[-1] == f"b will not start until a is done: stagger retry {run}"
     assert len(said) == 3  # The array and the job that ends it.
     until(lambda: asleep_now() == [0, 0, 2], "only c to be left")
     assert slurm_cli("cancel", run, check=0).out.count("cancelled Slurm job") == 2
@@ -124,7 +124,7 @@ def test_one_cancelled_element_is_left_to_its_user(life: Life) -> None:
     life.begun(1)
     slurm(life.cli, "scancel", f"{life.array}_1")
     until(lambda: "given up" in finalize_log(life), "the stage to end")
-    assert "CANCELLED is not tried again" in finalize_log(life)
+    assert "CANCELLED is not retried" in finalize_log(life)
     assert len(launches(life.run)) == 1
     life.cli("retry", life.run, "--wait", check=0)
     life.compare()

@@ -17,7 +17,7 @@ def test_the_end_of_a_stage_says_what_it_used(slurm_cli: Cli, pipeline_file: Pip
     assert (found["jobs"], found["memory"]["asked_mib"], found["time"]["limit_s"]) == (4, 256, 600)
     assert 0 < found["cpu"]["share"] <= 1
     assert 0 < found["memory"]["share"] < 1
-    line = f"enough: mem_per_cpu_gb: {found['enough']['mem_per_cpu_gb']}, time: {found['enough']['time']}"
+    line = f"sufficient: mem_per_cpu_gb: {found['enough']['mem_per_cpu_gb']}, time: {found['enough']['time']}"
     assert line in slurm_cli("status", run, check=0).out
     assert line in (run / "report.html").read_text()
     (printed,) = (run / "launches" / "1" / "slurm").glob("finalize-*.out")

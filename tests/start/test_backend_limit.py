@@ -38,16 +38,16 @@ def test_the_window_for_a_limit_and_what_is_said_about_it(
     assert dry_run(cli, file(backend_limit=2.5), "--limit", 4)[:3] == ("spread", 10, 0)
     *start, said = dry_run(cli, file(backend_limit=2.5, randomize_start_duration=20))
     assert start == ["spread", 20, 0]
-    assert "starts over 20 s ask for more than 0.8 of backend_limit; it needs 30 s" in said
+    assert "starts over 20 s exceed 0.8 of backend_limit, which needs 30 s" in said
     *start, said = dry_run(cli, file(backend_limit=0.1))
     assert start[1] == 750
-    assert "sleeps 375 s on average on its processors" in said
+    assert "sleeps 375 s on average while it holds its processors" in said
     *start, said = dry_run(cli, file(backend_limit=2.5, start_policy="uniform"))
-    assert re.search(r"up to \d jobs start within a second, and ask for \d+ requests; .*: leave start_policy out", said)
+    assert re.search(r"up to \d jobs start within a second and make \d+ requests; .*: leave start_policy out", said)
     ran = cli("launch", file(backend_limit=0.0001), "--dry-run", check=2)
     assert "would spread 12 starts of run over 750,000 s, more than a day: set a smaller throttle" in ran.err
     ran = cli("launch", file(backend_limit=0.1, executor={**SLURM, "time": 12}), "--dry-run", check=2)
-    assert "lets a job of run run for 720 s, and up to 750 s of that it sleeps before it starts" in ran.err
+    assert "limits each job of run to 720 s, but a job may sleep up to 750 s before it starts" in ran.err
     assert dry_run(cli, file(backend_limit=0.1, executor={**SLURM, "time": 13}))[1] == 750
 
 

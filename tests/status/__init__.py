@@ -1,1 +1,1 @@
-"""What a user is told of a run: states, failures, efficiency."""
+"""The status of a run: states, failures, efficiency."""

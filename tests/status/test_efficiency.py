@@ -1,4 +1,4 @@
-"""What was used of what was asked for."""
+"""Resource usage versus request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def completed(rank: int, job: str, **more: Any) -> dict[str, Any]:
 
 
 def test_what_was_used_and_what_would_have_been_enough() -> None:
-    """Ranks of one job share its time and its delay; the CPU seconds are each one's own."""
+    """Ranks of one job share its time and its delay, but each has its own CPU seconds."""
     records = [completed(0, "7_0"), completed(1, "7_0", ended=1200.0), completed(2, "7_1", peak_rss_mb=1600)]
     found = efficiency(records, {"cpus_per_task": 2, "mem_per_cpu_gb": 4.0, "time": "1:00:00"})
     assert found == {
@@ -26,14 +26,14 @@ def test_what_was_used_and_what_would_have_been_enough() -> None:
         "enough": {"mem_per_cpu_gb": 1.0, "time": "0-00:05:00"},
     }
     text = " ".join(sentences(found))
-    assert "30% of the processors' time" in text
-    assert "enough: mem_per_cpu_gb: 1.0, time: 0-00:05:00" in text
+    assert "CPU time used 30%" in text
+    assert "sufficient: mem_per_cpu_gb: 1.0, time: 0-00:05:00" in text
 
 
 def test_efficiency_of_a_stage_that_asked_for_nothing_or_did_nothing() -> None:
     found = efficiency([completed(0, "7_0")], {"cpus_per_task": 1, "mem_per_cpu_gb": None, "time": None})
     assert (found["memory"]["share"], found["time"]["share"]) == (None, None)
-    assert "no limit that was asked for" in " ".join(sentences(found))
+    assert "(no limit requested)" in " ".join(sentences(found))
     assert efficiency([], {}) == {}
     assert sentences({}) == []
 
@@ -46,7 +46,7 @@ def completion(rank: int, job: str, **values: Any) -> dict[str, Any]:
 def test_efficiency_is_of_jobs_and_says_what_would_have_been_enough() -> None:
     records = [
         completion(0, "1_0"),
-        completion(1, "1_0", ended=200.0, peak_rss_mb=1000),  # Packed: the same job, the same delay.
+        completion(1, "1_0", ended=200.0, peak_rss_mb=1000),  # Packed: the same job and delay.
         completion(2, "1_1", ended=50.0),
     ]
     resources = {"cpus_per_task": 2, "mem_per_cpu_gb": 4.0, "time": "1:00:00"}
@@ -57,9 +57,9 @@ def test_efficiency_is_of_jobs_and_says_what_would_have_been_enough() -> None:
     assert found["time"] == {"longest_s": 200.0, "limit_s": 3600, "share": 0.056}
     assert (found["asleep_s"], found["waiting_s"]) == (20.0, 9.0)
     assert found["enough"] == {"mem_per_cpu_gb": 0.7, "time": "0-00:05:00"}
-    assert sentences(found)[0].startswith("used 24% of the processors' time, 1,000 MiB of 8,192 MiB (12%) at most")
+    assert sentences(found)[0].startswith("CPU time used 24%, peak memory 1,000 MiB of 8,192 MiB (12%), longest job")
     unknown = efficiency(records, {"cpus_per_task": 1, "mem_per_cpu_gb": None, "time": None})
     assert unknown["memory"]["share"] is unknown["time"]["share"] is None
-    assert "no limit that was asked for" in sentences(unknown)[0]
+    assert "(no limit requested)" in sentences(unknown)[0]
     assert efficiency([], resources) == {}
     assert sentences({}) == []

@@ -1,4 +1,4 @@
-"""Ranks that failed or were cancelled: by which error, in which step, with which logs."""
+"""Failed and cancelled ranks: their errors, steps and logs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The states of a stage's ranks, and how Slurm is asked for them."""
+"""The states of a stage's ranks, and the Slurm queries for them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.kit.runs import SLURM
 
 
 def test_who_sleeps_runs_waits_or_was_requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two ranks a job. One is asleep until the first rank of its job has a log of this very launch."""
+    """With two ranks per job, a rank is asleep until the first rank of its job has a log of this launch."""
     monkeypatch.setattr(cluster, "is_here", lambda: True)
     states = [("RUNNING", 61, "None"), ("RUNNING", 59, "None"), ("RUNNING", 60, "None")]
     states += [("PENDING", 0, "Priority"), ("PENDING", 0, "BeginTime"), ("COMPLETED", 9, "None")]
@@ -29,7 +29,7 @@ def test_who_sleeps_runs_waits_or_was_requeued(tmp_path: Path, monkeypatch: pyte
     slurm = SlurmJobs([])
     slurm.__dict__["known"] = defaultdict(list, {"a-2": jobs})
     folder = StageFolder(Storage(), str(tmp_path))
-    stage: Any = None  # Slurm's jobs are found by their launch records alone.
+    stage: Any = None  # Unused: the launch records suffice to find Slurm's jobs.
     found = slurm.activity(stage, [launch_record(2, "0-11", ranks_per_job=2)])
     assert (found.running, found.pending, found.requeued) == ({0, 1}, {6, 7}, {8, 9})
     assert found.ranks == set(range(10))
@@ -44,12 +44,12 @@ def test_only_what_takes_much_longer_than_most_is_called_slow() -> None:
         return [{"rank": rank, "started": 100.0, "ended": 100.0 + s} for rank, s in enumerate(seconds)]
 
     assert slowest(took(30, 31, 59, 29, 30, 300, 90, 70, 65, 30, 30, 30)) == [(5, 300.0), (6, 90.0), (7, 70.0)]
-    assert slowest(took(1, 1, 1, 9)) == []  # Not worth a word.
+    assert slowest(took(1, 1, 1, 9)) == []  # Less than SLOW_S seconds.
     assert slowest([]) == []
 
 
 def front(cli: Cli, folder: Path, **scripts: str) -> Path:
-    """A stand-in for Slurm's commands, which note how they were called; for what is asked, not for what happens."""
+    """Write stand-ins for Slurm's commands that record their calls but run nothing. Returns the file of the calls."""
     place = folder / "front"
     place.mkdir()
     answers = {"sbatch": f"echo Submitted batch job $((9000 + $(wc -l < {place}/calls)))", "srun": "true"}
@@ -67,7 +67,7 @@ def test_slurm_is_asked_once_for_all_stages(cli: Cli, pipeline_file: PipelineFil
     source = {"read_jsonl": {"path": str(pipeline_file.shards)}}
     stages = [{"name": name, "tasks": 4, "pipeline": [source]} for name in "abc"]
     (tmp_path / "p.yaml").write_text(json.dumps({"name": "p", "run_dir": "run", "executor": SLURM, "stages": stages}))
-    cli("launch", "p.yaml", check=0)  # Nothing of it is in the queue a moment later: all are lost.
+    cli("launch", "p.yaml", check=0)  # None of its jobs is in the queue afterwards: all are lost.
     calls.write_text("")
     document = cli("status", tmp_path / "run", "--json", check=1).json
     assert [stage["reasons"] for stage in document["stages"]] == [{"lost": 4}] * 3

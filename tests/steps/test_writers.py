@@ -130,13 +130,12 @@ def test_outputs_of_something_else_are_said_before_they_are_replaced(
     cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:
     ran = cli("launch", pipeline_file("one"), check=0)
-    assert "are there already" not in ran.err
+    assert "already exist" not in ran.err
     file = pipeline_file("two", output=str(tmp_path / "one-output"))
     ran = cli("launch", file, check=0)
-    assert "two: 4 of its outputs are there already, written by something else, and will be replaced" in ran.err
-    assert (
-        "are there already" not in cli("launch", pipeline_file("two", output=str(tmp_path / "one-output")), check=0).err
-    )
+    expected = "two: 4 of its output files already exist but were not written by this run; they will be replaced"
+    assert expected in ran.err
+    assert "already exist" not in cli("launch", pipeline_file("two", output=str(tmp_path / "one-output")), check=0).err
 
 
 def test_keys_of_the_output(tmp_path: Path) -> None:
