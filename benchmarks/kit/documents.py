@@ -109,7 +109,10 @@ def date(random: Random) -> str:
 
 
 def make_jsonl(folder: str, megabytes: float, seed: int) -> dict[str, int]:
-    """Write the same documents to gz/0.jsonl.gz (one member) and zst/0.jsonl.zst (one frame). Returns their counts."""
+    """Write the same documents to gz/0.jsonl.gz (one member) and zst/0.jsonl.zst (one frame).
+
+    Returns the numbers of documents and of uncompressed bytes.
+    """
     import zstandard
 
     for name in ("gz", "zst"):
@@ -129,7 +132,10 @@ def make_jsonl(folder: str, megabytes: float, seed: int) -> dict[str, int]:
 
 
 def make_warc(folder: str, megabytes: float, seed: int) -> dict[str, int]:
-    """Write warc/0.warc.gz: a warcinfo record, then responses, each in its own gzip member, as crawlers do."""
+    """Write warc/0.warc.gz: a warcinfo record, then responses, each in its own gzip member, as crawlers do.
+
+    Returns the numbers of responses and of their uncompressed bytes.
+    """
     random = Random(seed)
     text = Text(random)
     Path(folder, "warc").mkdir(parents=True, exist_ok=True)
