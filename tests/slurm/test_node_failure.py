@@ -28,7 +28,7 @@ def test_a_job_whose_keeper_is_killed_is_tried_again(life: Life) -> None:
     os.kill(task, signal.SIGKILL)
     life.flag.touch()
     # Slurm considers a job alive until its node registers again, and SIGHUP makes the node do that. `scontrol
-    # reconfigure` does not always work: since 23.11 it restarts slurmctld too, which considers jobs alive for 20 s more.
+    # reconfigure` does not always work: since 23.11 it restarts slurmctld too, which trusts each job for 20 s more.
     while not restarted(life):
         with suppress(OSError, ValueError):  # slurmd may just be writing a new pid.
             os.kill(daemon(f"slurmd.{node}"), signal.SIGHUP)
