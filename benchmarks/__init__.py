@@ -1,1 +1,1 @@
-"""What stagger costs and keeps, measured: a folder for each question; see README.md."""
+"""Measurements of what stagger costs and guarantees: one folder per question; see README.md."""

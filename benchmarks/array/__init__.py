@@ -1,1 +1,1 @@
-"""Do the jobs of a real array start as they were told to?"""
+"""Do the jobs of a real array start as planned?"""

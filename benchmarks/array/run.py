@@ -1,6 +1,6 @@
-"""A job array with a staggered start on a real Slurm cluster: are all ranks there, and did they start as promised?
+"""A job array with a staggered start on a real Slurm cluster: did all ranks run, and start as planned?
 
-Exit status 1 when a rank is missing, or one was delayed longer than the window, or shorter than it drew.
+Exit status 1 when a rank is missing, a delay is longer than the window, or a rank started before its delay was over.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from benchmarks.kit import measure
 
 HERE = Path(__file__).parent
 
-#: A bin of a chi-square test should expect at least so many (Cochran 1954).
+#: Each bin of a chi-square test should have at least this expected count (Cochran 1954).
 LEAST_EXPECTED = 5
 
 
 def chi_square(delays: list[int], window: int) -> dict[str, Any]:
-    """Pearson's test of delays against uniform on 0, 1, ..., window.
+    """Pearson's chi-square test of the delays against the uniform distribution on 0, 1, ..., window.
 
-    `p` is how often truly uniform delays would look no more even; by Wilson and Hilferty's approximation (1931).
+    `p` is the probability that uniform delays are at least this uneven, by Wilson and Hilferty's approximation (1931).
     """
     outcomes = window + 1
     width = math.ceil(outcomes * LEAST_EXPECTED / len(delays)) if delays else outcomes
@@ -47,7 +47,7 @@ def chi_square(delays: list[int], window: int) -> dict[str, Any]:
 
 
 def run_array(folder: str, options: argparse.Namespace) -> measure.Cost:
-    """Launch as users do, and wait until nothing of the run is active. The cost of the launch."""
+    """Launch from the command line and wait until no job of the run is active. Returns the cost of the launch."""
     environment = {"STAGGER_BENCHMARK": folder}
     changes = [f"--set={change}" for change in (f"randomize_start_duration={options.window}", *options.set)]
     try:
@@ -55,7 +55,7 @@ def run_array(folder: str, options: argparse.Namespace) -> measure.Cost:
             [*measure.STAGGER, "launch", str(HERE / "array.yaml"), f"--tasks={options.tasks}", *changes], environment
         )
         measure.say(f"launched {options.tasks} ranks in {cost.wall_s:.1f} s; waiting")
-        # 1: a rank failed; 124: the timeout. What is missing then is counted below.
+        # 1: a rank failed; 124: the timeout. Missing ranks are counted below.
         watch = ["timeout", str(options.timeout), *measure.STAGGER, "status", f"{folder}/run", "--watch"]
         measure.run(watch, environment, allowed=(0, 1, 124))
     finally:
@@ -70,7 +70,7 @@ def read_records(folder: str) -> list[dict[str, Any]]:
 
 
 def figures(records: list[dict[str, Any]], launched: float, window: int) -> dict[str, Any]:
-    """What the completion records say of starts and ends."""
+    """Figures on starts and ends, from the completion records. `launched` is in seconds since the epoch."""
     starts = Counter(math.floor(record["started"] - launched) for record in records)
     last_end = max(record["ended"] for record in records) - launched
     return {

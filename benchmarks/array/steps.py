@@ -1,4 +1,4 @@
-"""A step that costs next to nothing: what is measured is the machinery around it."""
+"""A step that costs almost nothing, so that the benchmark measures only the code around it."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from typing import Any
 
 
 def nothing(data: Iterable[Any] | None, rank: int, world_size: int) -> None:
-    """A whole pipeline that has nothing to do."""
+    """A complete pipeline that does nothing."""

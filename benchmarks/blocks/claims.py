@@ -1,7 +1,7 @@
-"""Block placement: servers that start at once, claiming their blocks from a file system and from S3.
+"""Block placement: servers that start at the same moment, and claim their blocks on a file system and on S3.
 
-Real processes. Their coverage (requests per second of the slowest block) is compared with that of the same servers
-joining one at a time, and with servers that look, choose and announce themselves without claiming.
+The servers are real processes. Their coverage (requests per second of the slowest block) is compared with the coverage
+of the same servers when they join one at a time, and of servers that announce their choice without a claim.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.kit.s3_server import S3Server, running
 
 
 def start_at_once(folder: str, options: dict[str, Any], servers: int, how: str) -> dict[str, float]:
-    """Coverage by that of one at a time, and the seconds until all had their blocks."""
+    """Coverage, relative to servers joining one at a time, and the seconds until all servers had their blocks."""
     started = time.monotonic()
     command = [sys.executable, "-m", "tests.kit.claimants", folder, json.dumps(options), str(servers), how]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=measure.ROOT)
@@ -43,7 +43,7 @@ def start_at_once(folder: str, options: dict[str, Any], servers: int, how: str) 
 
 @contextmanager
 def places(options: Any) -> Iterator[dict[str, tuple[str, dict[str, Any], S3Server | None]]]:
-    """Where registries are: their folder, storage options, and the server that counts requests."""
+    """Places for registries: folder, storage options, and the S3 server that counts requests, None on a disk."""
     with (
         tempfile.TemporaryDirectory(prefix="stagger-claims-", dir=options.folder) as work,
         running("--bucket", "swarm") as server,

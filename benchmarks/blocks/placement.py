@@ -1,7 +1,7 @@
-"""Block placement: CPU of choosing blocks and of deciding to move, beside a plain reading of the same rules.
+"""Block placement: CPU of choosing blocks and of deciding to move, compared with a plain implementation of the rules.
 
-The plain reading is the tests' oracle (tests/kit/blocks_oracle.py); `at_once` sorts all windows in one call of numpy.
-Answers must be equal. Programs take turns in one process, so that ratios hold on a busy machine too.
+The plain implementation is the oracle of the tests (tests/kit/blocks_oracle.py); `at_once` sorts all windows in one
+call of numpy. All answers must be equal. The programs take turns in one process, so ratios hold on a busy machine too.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from stagger.blocks.placement import petals
 from stagger.blocks.placement.petals import Span
 from tests.kit import blocks_oracle
 
-#: How much of a model fits on a server, and how fast it is: six kinds, about as GPUs differ.
+#: (share of the model that fits on a server, its speed) for six kinds of servers, which differ about as GPUs do.
 KINDS = ((0.09, 1.0), (0.12, 1.5), (0.16, 3.0), (0.25, 2.2), (0.33, 6.0), (0.5, 9.0))
 
-#: Blocks, servers, and how many times as fast as the plain reading a decision should be.
+#: (blocks, servers, required speed of a decision as a multiple of the plain implementation's).
 DECISIONS = ((80, 300, 2), (256, 1000, 5))
 
 
 def swarm(total_blocks: int, servers: int, how: str) -> list[Span]:
-    """Servers of all kinds (`mixed`, `joined`) or one, at random places or where rule 1 puts them (`joined`)."""
+    """Servers of one kind (`equal`) or of all kinds, at random places or, with `joined`, where rule 1 puts them."""
     draw = random.Random(f"{total_blocks} {servers} {how}")
     spans: list[Span] = []
     for index in range(servers):
@@ -46,12 +46,15 @@ def swarm(total_blocks: int, servers: int, how: str) -> list[Span]:
 
 
 def best_start_at_once(throughputs: NDArray[np.float64], length: int) -> int:
-    """The plain reading by numpy alone."""
+    """The same choice in one call of numpy."""
     return int(np.lexsort(np.sort(sliding_window_view(throughputs, length), axis=1).T[::-1])[0])
 
 
 def compare(programs: dict[str, tuple[Callable[[], object], int]], repeat: int) -> dict[str, Any]:
-    """CPU ms per call of each program (called so often in a row), in turns, and the ratio of each to `stagger`."""
+    """CPU ms per call of each (program, calls in a row), measured in turns, and the ratio of each to `stagger`.
+
+    Raises RuntimeError when the answers differ.
+    """
     answers = {name: program() for name, (program, _) in programs.items()}
     if len(set(answers.values())) > 1:
         raise RuntimeError(f"answers differ: {answers}")
@@ -82,7 +85,7 @@ def choose(servers: int, how: str, repeat: int) -> dict[str, Any]:
 
 
 def choose_from_throughputs(servers: int, how: str, repeat: int) -> dict[str, Any]:
-    """The choice alone, the sums being known."""
+    """The choice alone, from throughputs per block that are already summed."""
     throughputs = petals.compute_throughputs(swarm(1000, servers, how), 1000)
     programs: dict[str, tuple[Callable[[], object], int]] = {
         "stagger": (lambda: petals.best_start(throughputs, 200), 200),
@@ -93,11 +96,11 @@ def choose_from_throughputs(servers: int, how: str, repeat: int) -> dict[str, An
 
 
 def decide(total_blocks: int, servers: int, how: str, repeat: int) -> dict[str, Any]:
-    """The decision of the first server that has to think through what all others would do."""
+    """The decision of the first server that has to simulate how all others would react."""
     spans = swarm(total_blocks, servers, how)
 
     def decision(rule: Callable[..., bool], local: str) -> tuple[bool, float]:
-        """The answer, and the next random number: both programs must have used as many."""
+        """The answer and the next random number: both programs must draw the same number of them."""
         rng = np.random.default_rng(0)
         return rule(local, spans, total_blocks, 0.99, rng=rng), rng.random()
 
@@ -127,7 +130,7 @@ def main() -> int:
     for servers, how in ((50, "mixed"), (50, "joined"), (50, "equal"), (300, "mixed"), (300, "equal")):
         name = f"1000 blocks, span 200, {servers} servers, {how}"
         note(f"choose from throughputs, {name}", choose_from_throughputs(servers, how, options.repeat), 100)
-        # Half of this and more is the sums, which cost all programs the same: without a requirement.
+        # At least half of this is summing, which costs all programs the same, so there is no requirement.
         results[f"choose, adding up throughputs, {name}"] = choose(servers, how, options.repeat)
     for total_blocks, servers, least in DECISIONS:
         for how in ("mixed", "joined", "equal"):

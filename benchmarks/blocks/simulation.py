@@ -1,6 +1,6 @@
-"""Balancing blocks in simulation: every policy's throughput as a share of the bound, its moves, and what it loads.
+"""Balancing blocks in simulation: the throughput of each policy as a share of the bound, its moves, and blocks loaded.
 
-The figures of docs/block-placement.md. Servers and decisions depend on the seeds alone: so do all results but times.
+Produces the figures of docs/block-placement.md. All results except times depend only on the seeds.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from stagger.blocks.simulation.policies import COMPARED, IDEAL, PETALS_LEASE_S, 
 from stagger.blocks.simulation.report import TOTAL_BLOCKS, Experiment, compare, document
 from stagger.blocks.simulation.traces import trace
 
-#: With nothing to load and nothing to wait for, what the lock, delta and the guard are against does not happen.
+#: Without loading and waiting, the problems that lock, delta and guard prevent do not occur.
 IN_IDEAL = ("none", "new only", "0.75", "0.99", "own gain", "planner delta", "recommended")
 
-#: Of plain 0.99, and of servers in turn.
+#: The names of two policies: plain 0.99, and the recommended one, in which the servers take turns.
 PLAIN, RECOMMENDED = "0.99", "recommended"
 
 EXPERIMENTS = {
@@ -41,18 +41,18 @@ EXPERIMENTS = {
     ),
 }
 
-#: CPU seconds that 20 seeds of one scenario with all policies may take: two minutes of two cores.
+#: Limit in CPU seconds for 20 seeds of one scenario with all policies: two minutes of two cores.
 CPU_S = 240.0
 
 
 def cpu_s() -> float:
-    """Of this process and those that it waited for."""
+    """CPU seconds of this process and of the children that it waited for."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def planning_ms(servers: int, repeat: int) -> dict[str, float]:
-    """CPU of planning for a swarm that joined one after another."""
+    """CPU ms of one plan for a swarm whose servers joined one after another."""
     spans: list[Span] = []
     for server in trace("join", servers, 3, 0, TOTAL_BLOCKS):
         blocks = choose_best_blocks(server.length, spans, TOTAL_BLOCKS)
@@ -66,7 +66,7 @@ def planning_ms(servers: int, repeat: int) -> dict[str, float]:
 
 
 def goals(found: dict[str, dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The figures that were asked for, of those experiments that were made."""
+    """The requirements on the experiments in `found`."""
     requirements = []
     for name in ("churn 32, ideal", "join 32, ideal"):
         if name in found:

@@ -1,1 +1,1 @@
-"""What does a real herd ask of its storage, by each start policy?"""
+"""What load does a real herd put on its storage, with each start policy?"""

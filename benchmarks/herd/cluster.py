@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Run:
-    """One policy's array: what the storage counted, and what the tasks wrote down."""
+    """One policy's array: the counts of the storage, and the completion records of the tasks."""
 
     storage: dict[str, Any]
     records: list[dict[str, Any]]
@@ -33,7 +33,7 @@ class Run:
 
     @property
     def starts(self) -> list[float]:
-        """When each job's delay was over, since the first job began."""
+        """Seconds from the start of the first job to the end of each job's delay, ascending."""
         return sorted(record["script_started"] + record["delay_s"] - self.began for record in self.records)
 
     @property
@@ -66,7 +66,7 @@ class Run:
 
 
 class Cluster:
-    """The herd's storage and folders, and arrays launched one after another."""
+    """The storage and folders of the herd; launches arrays one after another."""
 
     def __init__(self, server: S3Server, work: str, options: argparse.Namespace) -> None:
         self.server = server
@@ -80,7 +80,7 @@ class Cluster:
         }
 
     def run(self, name: str, tasks: int, limit: float | None, settings: dict[str, Any]) -> Run:
-        """Launch an array, held, then let it go, and wait until its last job has ended."""
+        """Launch a held array, release it, and wait until its last job has ended."""
         place = f"s3://herd-runs/{name}"
         environment = {
             **self.environment,
@@ -94,7 +94,7 @@ class Cluster:
         measure.run([*measure.STAGGER, "launch", str(HERE / "herd.yaml"), f"--tasks={tasks}", *changes], environment)
         record = self.json(f"{name}/run/launches/1/launch.json")
         jobs = [array["job_id"] for array in record["arrays"]]
-        slurm("scancel", record["finalize"]["job_id"])  # What merges the records is no part of the herd.
+        slurm("scancel", record["finalize"]["job_id"])  # The end job is not part of the herd.
         self.server.reset()
         self.server.set_faults(**({"rate": limit} if limit else {}))
         for job in jobs:
@@ -119,7 +119,7 @@ class Cluster:
             time.sleep(2)
 
     def left(self, jobs: list[str]) -> list[str]:
-        """The states of those elements that have not ended."""
+        """The states of the array elements that have not ended."""
         return slurm("squeue", "--noheader", "--array", f"--jobs={','.join(jobs)}", "--format=%T").split()
 
     def files(self) -> Any:
@@ -137,7 +137,7 @@ class Cluster:
         return json.loads(self.files().cat(f"herd-runs/{path}"))
 
     def records(self, name: str, tasks: int) -> list[dict[str, Any]]:
-        """The completion records that are there."""
+        """The completion records of the run, at most one per rank."""
         files = self.files()
         paths = files.ls(f"herd-runs/{name}/run/completions")
         found = [json.loads(data) for data in files.cat(paths).values()]
@@ -146,12 +146,12 @@ class Cluster:
 
 
 def slurm(*command: str) -> str:
-    """A Slurm command's output; squeue fails once it has forgotten the jobs."""
+    """The output of a Slurm command. A failing squeue is no error: it fails once Slurm has forgotten the jobs."""
     return subprocess.run(command, capture_output=True, text=True, check=command[0] != "squeue").stdout
 
 
 def make_shards(folder: Path, tasks: int) -> None:
-    """A shard for each task, of three documents."""
+    """Write one shard of three documents per task."""
     folder.mkdir()
     for index in range(tasks):
         lines = [json.dumps({"text": f"document {index}-{i} " * 20, "id": f"{index}-{i}"}) for i in range(3)]

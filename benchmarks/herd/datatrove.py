@@ -1,4 +1,4 @@
-"""The herd of run.py with datatrove: what its tasks ask for before their sleep and after it, and its peaks."""
+"""The herd of run.py with datatrove: requests that its tasks make before and after their sleep, and request peaks."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from benchmarks.kit import measure
 if TYPE_CHECKING:
     from benchmarks.herd.cluster import Cluster
 
-#: Seconds between a submission and the array's begin: the launch's own requests are not counted.
+#: Seconds between submission and start of the array, so that the requests of the launch are not counted.
 BEGIN_S = 8
 
-#: A task that asks for nothing for so long is asleep: it asks many times a second otherwise.
+#: A task without a request for this many seconds is asleep: otherwise it makes many requests per second.
 ASLEEP_S = 4
 
-#: Seconds over which one task may sleep; a shorter sleep than ASLEEP_S is drawn now and then, and it is run again.
+#: Longest sleep of the single task, in seconds, and how often it is run again if it draws a sleep below ASLEEP_S.
 WINDOW_S, TRIALS = 20, 6
 
 
 def submit(tasks: int, window: int, place: str, work: str, activate: str, partition: str) -> list[str]:
-    """Called by datatrove's own interpreter: submits its array. The ids of its jobs."""
+    """Submit datatrove's array and return the job ids. Runs in the interpreter of datatrove's environment."""
     from datatrove.executor import SlurmPipelineExecutor
     from datatrove.pipeline.readers import JsonlReader
     from datatrove.pipeline.writers import JsonlWriter
@@ -46,7 +46,7 @@ def submit(tasks: int, window: int, place: str, work: str, activate: str, partit
 
 
 def launch(cluster: Cluster, python: str, name: str, tasks: int, window: int) -> list[str]:
-    """Submit an array of datatrove's, and set the storage's counts to nothing before it begins."""
+    """Submit an array with datatrove, and reset the counts of the storage before it starts. Returns the job ids."""
     Path(cluster.work, "datatrove-logs").mkdir(exist_ok=True)
     activate = str(Path(python).parent / "activate")
     place = f"s3://herd-runs/{name}"
@@ -66,7 +66,7 @@ def launch(cluster: Cluster, python: str, name: str, tasks: int, window: int) ->
 
 
 def one_task(cluster: Cluster, python: str) -> dict[str, Any]:
-    """How many requests a task makes before it sleeps, and how many after."""
+    """Count the requests of one task before and after its sleep. Raises RuntimeError when no run sleeps long enough."""
     for trial in range(TRIALS):
         jobs = launch(cluster, python, f"datatrove-one-{trial}", 1, WINDOW_S)
         seen: list[tuple[float, int]] = []
@@ -84,7 +84,7 @@ def one_task(cluster: Cluster, python: str) -> dict[str, Any]:
 
 
 def many_tasks(cluster: Cluster, python: str, tasks: int, window: int, limit: float) -> dict[str, Any]:
-    """An array of datatrove's against the storage's limit."""
+    """Run an array of `tasks` datatrove tasks against a storage with a limit of `limit` requests per second."""
     jobs = launch(cluster, python, "datatrove", tasks, window)
     cluster.server.set_faults(rate=limit)
     cluster.wait("datatrove", jobs)

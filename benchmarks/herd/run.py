@@ -1,7 +1,7 @@
-"""A real herd: a job array on a Slurm cluster, whose tasks read and write S3 storage with a limit of requests a second.
+"""A real herd: a job array on a Slurm cluster, whose tasks use S3 storage with a limit of requests per second.
 
-Each start policy in turn, measured at the storage and from the completion records, and the simulation of `stagger plan`
-beside it. Exit status 1 when a rank is missing, or with `backend_limit` a request was refused.
+Runs each start policy in turn, measures it at the storage and from the completion records, and compares it with the
+simulation of `stagger plan`. Exit status 1 when a rank is missing, or a request is rejected with `backend_limit`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from stagger.start.herd import Herd, simulate
 
 POLICIES = ("none", "uniform", "spread", "limit")
 
-#: What a task asks for: two reads of the plan, its shard, its output, its completion record, its log.
+#: Requests of a task: two reads of the plan, its shard, its output, its completion record, its log.
 REQUESTS = 6
 
-#: The cluster of the tests looks for jobs to start every second.
+#: Seconds between two rounds of the scheduler on the test cluster.
 CYCLE_S = 1.0
 
-#: Predictions are medians over so many herds.
+#: Number of simulated herds; predictions are their medians.
 SEEDS = 5
 
 
@@ -49,7 +49,7 @@ def policy_settings(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def predict(herd: Herd) -> dict[str, Any]:
-    """What `stagger plan` expects of a herd, and when one of the herds asks."""
+    """The prediction of `stagger plan` for a herd, with the requests per second of one simulated herd."""
     outcomes = [simulate(herd, seed) for seed in range(SEEDS)]
     figures: dict[str, list[float]] = {
         "requests_peak_1s": [most_within(outcome.requests, 1.0) for outcome in outcomes],
@@ -66,7 +66,7 @@ def predict(herd: Herd) -> dict[str, Any]:
 
 
 def calibrate(cluster: Cluster, options: argparse.Namespace) -> dict[str, float]:
-    """What this machine can do without a limit: how soon a task that is alone asks again, how many jobs it starts."""
+    """Measure this machine without a request limit: seconds per request of a lone task, jobs started per second."""
     alone = min(20, options.tasks)
     measure.say(f"calibrating with {alone} tasks one after another, then with {options.calibrate} at once")
     settings = {"start_policy": "spread", "randomize_start_duration": alone}
@@ -76,7 +76,7 @@ def calibrate(cluster: Cluster, options: argparse.Namespace) -> dict[str, float]
     settings = {"randomize_start_duration": 0, **({"executor.workers": options.throttle} if options.throttle else {})}
     run = cluster.run("calibration", tasks, None, settings)
     ends = sorted(record["ended"] for record in run.records)
-    # Between the first and the last tenth, where it is neither warming up nor running out.
+    # Leave out the first and the last tenth, in which the machine warms up or runs out of jobs.
     first, last = len(ends) // 10, len(ends) - len(ends) // 10 - 1
     return {
         "tasks": tasks,
@@ -141,7 +141,7 @@ def main() -> int:
             if name == "limit":
                 requirements.append(measure.requirement("limit: requests refused", measured["refused"], 0))
                 off = abs(measured["requests_peak_1s"] - predicted["requests_peak_1s"])
-                # One task more or less in that second is as near as it gets.
+                # A difference of one task in that second is allowed in any case.
                 most = max(0.15 * predicted["requests_peak_1s"], REQUESTS)
                 requirements.append(measure.requirement("limit: peak in 1 s off the predicted one", off, most))
         if options.peer_tasks:
@@ -156,7 +156,7 @@ def main() -> int:
 
 
 def plot(options: argparse.Namespace, runs: dict[str, Any]) -> None:
-    """Requests per second of each policy, measured and predicted."""
+    """Plot the measured and predicted requests per second of each policy."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 2.2 * len(runs)), layout="constrained")

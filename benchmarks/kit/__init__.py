@@ -1,1 +1,1 @@
-"""What benchmarks are made with: costs of processes, requirements, made-up documents, datatrove's environment."""
+"""Shared by all benchmarks: process costs, requirements, generated documents, datatrove's environment."""

@@ -1,7 +1,7 @@
-"""Made-up web documents for benchmarks: text with the word frequencies of a language, as JSON Lines and as WARC files.
+"""Generated web documents for benchmarks: text with natural word frequencies, as JSON Lines and as WARC files.
 
-Seeded, so that everybody measures the same bytes. What a codec finds in them is near to English: gzip-6 makes the text
-2.3 times smaller here, and the pages four times.
+The generator is seeded, so every run measures the same bytes. They compress about as well as English: gzip-6 shrinks
+the text 2.3 times and the pages 4 times.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ LETTER_WEIGHTS = (12, 9, 8, 8, 7, 7, 6, 6, 6, 4, 4, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1
 WORDS = 20_000
 PHRASES = 100_000
 
-#: GNU gzip's default, which most public data sets were written with, and zstd's.
+#: The default levels: GNU gzip's, which most public data sets use, and zstd's.
 LEVELS = {"gzip": 6, "zstd": 3}
 
-#: The furniture of a page, which is alike on all pages of a site.
+#: The frame of a page, which is the same on all pages of a site.
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><link rel="canonical" href="{url}"><link rel="stylesheet" href="/assets/site-{site}.min.css">
@@ -38,7 +38,7 @@ PAGE = """<!DOCTYPE html>
 </article></main><footer class="site-footer"><p>&copy; 2024 {title}. All rights reserved.</p></footer></body></html>
 """
 
-#: What repeats within it.
+#: The parts that repeat within a page.
 MENU_ITEM = """<li class="menu-item menu-item-type-post_type menu-item-object-page menu-item-{number}">\
 <a href="/{path}/" class="menu-link"><span class="menu-text">{text}</span></a></li>"""
 PARAGRAPH = """<div class="wp-block-group is-layout-constrained"><div class="wp-block-group__inner-container">
@@ -51,7 +51,7 @@ PARAGRAPH = """<div class="wp-block-group is-layout-constrained"><div class="wp-
 
 
 class Text:
-    """Text of any length: phrases of one to three words, the frequent ones often."""
+    """Text of any length, from phrases of one to three words with a Zipf-like frequency."""
 
     def __init__(self, random: Random) -> None:
         self.random = random
@@ -78,21 +78,21 @@ class Text:
         return " ".join(self.random.choices(self._phrases, cum_weights=self._weights, k=phrases))
 
     def document(self) -> str:
-        """3.5 KB on average, most of them shorter."""
+        """The text of one document: 3.5 KB on average; most are shorter."""
         return self.quoted(self.of(20 + int(self.random.lognormvariate(5.65, 0.8))))
 
     def quoted(self, text: str) -> str:
-        """In two of five documents the apostrophes are typographic, hence not ASCII."""
+        """Replace the apostrophes of two in five texts by typographic ones, so that they are not ASCII."""
         return text.replace("'", "\u2019") if self.random.random() < 0.4 else text
 
 
 def zipf(count: int, offset: int) -> list[float]:
-    """Cumulated weights: the n-th is as frequent as 1/(n + offset)."""
+    """Cumulative weights: item n has weight 1 / (n + offset)."""
     return list(itertools.accumulate(1 / (rank + offset) for rank in range(count)))
 
 
 def records(random: Random, size: int) -> Iterator[bytes]:
-    """Lines of JSON, `size` bytes of them or little more."""
+    """JSON lines that together have at least `size` bytes, and at most one line more."""
     text = Text(random)
     number = 0
     while size > 0:
@@ -109,7 +109,10 @@ def date(random: Random) -> str:
 
 
 def make_jsonl(folder: str, megabytes: float, seed: int) -> dict[str, int]:
-    """The same documents in gz/0.jsonl.gz (one member) and zst/0.jsonl.zst (one frame): how many, and their bytes."""
+    """Write the same documents to gz/0.jsonl.gz (one member) and zst/0.jsonl.zst (one frame).
+
+    Returns the numbers of documents and of uncompressed bytes.
+    """
     import zstandard
 
     for name in ("gz", "zst"):
@@ -129,7 +132,10 @@ def make_jsonl(folder: str, megabytes: float, seed: int) -> dict[str, int]:
 
 
 def make_warc(folder: str, megabytes: float, seed: int) -> dict[str, int]:
-    """warc/0.warc.gz: a warcinfo record, then the responses, each in a gzip member of its own, as crawlers write."""
+    """Write warc/0.warc.gz: a warcinfo record, then responses, each in its own gzip member, as crawlers do.
+
+    Returns the numbers of responses and of their uncompressed bytes.
+    """
     random = Random(seed)
     text = Text(random)
     Path(folder, "warc").mkdir(parents=True, exist_ok=True)
@@ -162,7 +168,7 @@ def page(text: Text, url: str, number: int) -> str:
 
 
 def response(random: Random, url: str, html: bytes) -> bytes:
-    """A response record with the headers that Common Crawl's have."""
+    """A response record with the headers of Common Crawl's records."""
     http = (
         "HTTP/1.1 200 OK\r\nDate: Tue, 05 Mar 2024 10:17:42 GMT\r\nServer: nginx\r\n"
         "Content-Type: text/html; charset=UTF-8\r\nX-Crawler-Transfer-Encoding: chunked\r\nConnection: keep-alive\r\n"
@@ -194,7 +200,7 @@ def warc_record(random: Random, kind: str, block: bytes, more: dict[str, str]) -
 
 
 def member(data: bytes) -> bytes:
-    """One gzip member."""
+    """`data` as one gzip member."""
     compressor = zlib.compressobj(LEVELS["gzip"], wbits=31)
     return compressor.compress(data) + compressor.flush()
 
@@ -204,7 +210,7 @@ def sha1(data: bytes) -> str:
 
 
 def repeat_gz(source: str, target: str, megabytes: float) -> None:
-    """A shard of at least that size on disk: `source` again and again, as members of one file."""
+    """Write a shard of at least `megabytes` MB on disk: `source` repeated, as the members of one gzip file."""
     data = Path(source).read_bytes()
     times = ceil(megabytes * 1e6 / len(data))
     with open(target, "wb") as file:
@@ -213,7 +219,7 @@ def repeat_gz(source: str, target: str, megabytes: float) -> None:
 
 
 def repeat_zst(source: str, target: str, megabytes: float) -> None:
-    """The same with zstd, but as one frame: datatrove reads no further than the first."""
+    """The same with zstd, but as one frame: datatrove reads only the first frame of a file."""
     import zstandard
 
     times = ceil(megabytes * 1e6 / Path(source).stat().st_size)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: processes with their costs, medians, requirements, and the one JSON document."""
+"""Shared by the benchmarks: run processes and measure their costs, medians, requirements, and the JSON report."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 STAGGER = [sys.executable, "-m", "stagger"]
 
-#: A pipeline whose jobs are held, and never run: it needs STAGGER_BENCHMARK.
+#: A pipeline whose jobs are held and never run. It needs the variable STAGGER_BENCHMARK.
 HELD = ROOT / "benchmarks" / "kit" / "held.yaml"
 
-#: What a fresh process runs: a module's function with JSON arguments; its result is the last line that is printed.
+#: Program of a fresh process: call a function of a module with JSON arguments, and print the result as the last line.
 CALL = """import importlib, json, sys
 module, name, arguments = sys.argv[1:]
 print(json.dumps(getattr(importlib.import_module(module), name)(**json.loads(arguments))))"""
@@ -31,10 +31,10 @@ print(json.dumps(getattr(importlib.import_module(module), name)(**json.loads(arg
 
 @dataclass(frozen=True)
 class Cost:
-    """What a process and the children that it waited for took. `peak_mb` is of the largest of them.
+    """The cost of a process and of the children that it waited for. `peak_mb` is that of the largest, in MiB.
 
-    The kernel counts this program's memory into the peak of what it starts (getrusage(2): ru_maxrss outlives exec), so
-    this program imports little, and the peak of anything smaller is not known.
+    The kernel includes this program's own memory in the peak of the processes that it starts (getrusage(2): ru_maxrss
+    survives exec). This program therefore imports little, and cannot measure the peak of a smaller process.
     """
 
     wall_s: float
@@ -45,7 +45,7 @@ class Cost:
 def run(
     command: Sequence[str], environment: Mapping[str, str] | None = None, allowed: Sequence[int] = (0,)
 ) -> tuple[str, Cost]:
-    """A command's standard output and cost; it runs in the project's root.
+    """Run a command in the root of the project. Returns its standard output and its cost.
 
     Raises RuntimeError when its exit status is not among `allowed`.
     """
@@ -77,7 +77,7 @@ def fresh(
     environment: Mapping[str, str] | None = None,
     **arguments: Any,
 ) -> tuple[Any, Cost]:
-    """Call a function of a benchmark in a fresh interpreter: its result, and what the whole process cost."""
+    """Call a function of a benchmark in a fresh interpreter. Returns its result, and the cost of the whole process."""
     module = program() if function.__module__ == "__main__" else function.__module__
     output, cost = run([python, "-c", CALL, module, function.__name__, json.dumps(arguments)], environment)
     return json.loads(output.splitlines()[-1]), cost
@@ -94,22 +94,22 @@ def summary(values: Iterable[float]) -> dict[str, float]:
 
 
 def costs(measured: Sequence[Cost]) -> dict[str, Any]:
-    """The summaries of several runs' costs."""
+    """Summaries of CPU, wall time and peak memory over several runs."""
     return {key: summary(getattr(cost, key) for cost in measured) for key in ("cpu_s", "wall_s", "peak_mb")}
 
 
 def requirement(what: str, measured: float, limit: float) -> dict[str, Any]:
-    """A figure beside what is allowed."""
+    """A requirement that a figure is at most `limit`."""
     return {"what": what, "measured": measured, "limit": limit, "met": measured <= limit}
 
 
 def at_least(what: str, measured: float, least: float) -> dict[str, Any]:
-    """A figure beside what is asked for."""
+    """A requirement that a figure is at least `least`."""
     return {"what": what, "measured": measured, "at_least": least, "met": measured >= least}
 
 
 def not_measured(what: str, why: str) -> dict[str, Any]:
-    """A requirement of which nothing is known, hence not met."""
+    """A requirement that could not be measured, and therefore counts as not met."""
     return {"what": what, "measured": None, "why": why, "met": False}
 
 
@@ -138,13 +138,13 @@ def machine() -> dict[str, Any]:
 
 
 def program() -> str:
-    """The module that runs as the program, as benchmarks.herd.run."""
+    """The dotted name of the running program, for example benchmarks.herd.run."""
     path = Path(str(sys.modules["__main__"].__file__)).resolve()
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
 def parser(description: str, repeat: int) -> argparse.ArgumentParser:
-    """The options that all benchmarks have."""
+    """A parser with the options that all benchmarks have."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     options.add_argument("--repeat", type=int, default=repeat, help="runs, of which medians are taken")
     options.add_argument("--folder", help="where temporary files go; by default the system's temporary folder")
@@ -152,12 +152,12 @@ def parser(description: str, repeat: int) -> argparse.ArgumentParser:
 
 
 def say(text: str) -> None:
-    """A line about progress."""
+    """Print a progress message to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def report(options: argparse.Namespace, results: dict[str, Any], requirements: list[dict[str, Any]]) -> int:
-    """Print the JSON document. The exit status: 1 when a requirement is not met."""
+    """Print the JSON document. Returns the exit status: 1 when a requirement is not met."""
     document = {
         "benchmark": program().removeprefix("benchmarks.").removesuffix(".run"),
         "options": vars(options),

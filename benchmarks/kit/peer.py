@@ -1,6 +1,6 @@
-"""datatrove in an environment of its own, where no package of stagger's speeds it up or holds it back.
+"""datatrove in its own environment, so that no package of stagger makes it faster or slower.
 
-`versions` is called by that environment's interpreter.
+`versions` runs in the interpreter of that environment.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ def default_folder() -> Path:
 
 
 class Peer:
-    """The environment in `folder`, made when it is not there. Raises RuntimeError when it cannot be made.
+    """The environment in `folder`, created if it is missing. Raises RuntimeError when it cannot be created.
 
-    None of its packages asks for isal, which speeds up gzip: it lies in `isal`, where only tasks that want it look.
+    None of its packages requires isal, which speeds up gzip. isal is installed into the separate folder `isal`, which
+    only the tasks that use it add to their path.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,7 +44,7 @@ class Peer:
         measure.run([*pip, "--target", self.isal, "isal"])
 
     def versions(self) -> dict[str, str | None]:
-        """What is installed there, of the packages that matter here."""
+        """The installed versions of the packages that affect the figures; None for those that are missing."""
         found: dict[str, str | None] = measure.fresh(versions, python=self.python)[0]
         return found
 

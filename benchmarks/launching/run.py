@@ -1,7 +1,7 @@
-"""Launching thousands of tasks on a real Slurm cluster: seconds, calls of sbatch, files, elements of arrays.
+"""Launching thousands of tasks on a real Slurm cluster: seconds, calls of sbatch, files, array elements.
 
-The jobs are held and cancelled. With the cluster's MaxArraySize, and with one of 1001; datatrove 0.10.1 beside it. Exit
-status 1 when a requirement is not met.
+The jobs are held, then cancelled. Launches once with the MaxArraySize of the cluster and once with 1001, and compares
+with datatrove 0.10.1. Exit status 1 when a requirement is not met.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.kit.peer import Peer, default_folder
 
 
 def stand_ins(folder: str) -> dict[str, str]:
-    """An environment in which calls of sbatch are counted, and scontrol can be made to tell of a small MaxArraySize."""
+    """An environment that counts calls of sbatch. With SMALL set, scontrol reports a MaxArraySize of 1001."""
     place = Path(folder, "bin")
     place.mkdir()
     for name in ("sbatch", "scontrol"):
@@ -36,7 +36,7 @@ def stand_ins(folder: str) -> dict[str, str]:
 
 
 def launch_datatrove(folder: str, tasks: int, max_array_size: int) -> int:
-    """Launch a pipeline of datatrove, held. Its number of tasks."""
+    """Launch a held pipeline with datatrove. Returns the number of tasks."""
     from datatrove.executor.slurm import SlurmPipelineExecutor
     from datatrove.pipeline.readers import JsonlReader
     from datatrove.pipeline.writers import JsonlWriter
@@ -58,7 +58,7 @@ def launch_datatrove(folder: str, tasks: int, max_array_size: int) -> int:
 
 
 def submitted(folder: str, prefix: str) -> dict[str, int]:
-    """What of a launch is in the queue now, by its names: arrays and elements; then it is cancelled."""
+    """Count the queued jobs and arrays whose names start with `prefix`, then cancel them."""
     command = ["squeue", "--noheader", "--array", "--format=%F %j"]
     lines = [
         line.split() for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -69,7 +69,7 @@ def submitted(folder: str, prefix: str) -> dict[str, int]:
 
 
 def one(folder: str, tasks: int, small: bool) -> dict[str, Any]:
-    """A launch of stagger's."""
+    """The figures of one launch with stagger; `small` simulates a MaxArraySize of 1001."""
     environment = {**stand_ins(folder), "STAGGER_BENCHMARK": folder, **({"SMALL": "1"} if small else {})}
     _, cost = measure.run([*measure.STAGGER, "launch", str(measure.HELD), f"--tasks={tasks}"], environment)
     record = json.loads(Path(folder, "run", "launches", "1", "launch.json").read_text())

@@ -1,4 +1,4 @@
-"""A step that costs next to nothing: what is measured is the machinery around it."""
+"""A step that costs almost nothing, so that the benchmark measures only the code around it."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from typing import Any
 
 
 def keep(data: Iterable[Any], rank: int, world_size: int) -> Iterator[Any]:
-    """A filter, for stagger's and datatrove's documents alike."""
+    """A filter that works on documents of both stagger and datatrove."""
     return (document for document in data if len(document.text) >= 10)

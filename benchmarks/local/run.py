@@ -1,7 +1,7 @@
-"""What the local executors cost per rank: ranks that do nothing, beside a plain loop and datatrove.
+"""CPU of the local executor per rank, with ranks that do nothing, compared with a plain loop and with datatrove.
 
-CPU is of all processes: the parent, its workers, and what they import. `marginal` leaves out what a run costs once, by
-the difference to a run of one rank per worker, so that programs measured with different numbers of ranks compare.
+CPU covers all processes: the parent, its workers, and their imports. `marginal` excludes the fixed cost of a run, by
+subtracting a run of one rank per worker, so that programs measured with different numbers of ranks are comparable.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LIMIT_MS = 1.5
 
 
 def plain_loop(folder: str, ranks: int, workers: int) -> int:
-    """The baseline: the same step, called."""
+    """The baseline: call the same step in a loop."""
     from benchmarks.local import steps
 
     for rank in range(ranks):
@@ -28,7 +28,7 @@ def plain_loop(folder: str, ranks: int, workers: int) -> int:
 
 
 def stagger_local(folder: str, ranks: int, workers: int) -> int:
-    """The number of ranks that were done."""
+    """Run with stagger's local executor. Returns the number of ranks that are done."""
     from benchmarks.local import steps
     from stagger import LocalExecutor
 
@@ -37,7 +37,7 @@ def stagger_local(folder: str, ranks: int, workers: int) -> int:
 
 
 def datatrove_local(folder: str, ranks: int, workers: int) -> int:
-    """The number of ranks that were done. Its workers are forked, since a fork server's children cannot be counted."""
+    """The number of ranks that were done. The workers are forked: children of a fork server cannot be measured."""
     import os
 
     from datatrove.executor import LocalPipelineExecutor
@@ -50,7 +50,7 @@ def datatrove_local(folder: str, ranks: int, workers: int) -> int:
 
 
 def create_files(folder: str, ranks: int, workers: int) -> int:
-    """What a new file costs on this file system. A rank makes three: its log, the folder of that, its record."""
+    """The cost of one new file on this file system. A rank creates three: its log, the log's folder, its record."""
     import os
 
     os.makedirs(folder)
@@ -60,7 +60,7 @@ def create_files(folder: str, ranks: int, workers: int) -> int:
 
 
 def cost(function: Callable[..., int], ranks: int, workers: int, parent: str) -> measure.Cost:
-    """One run, in a new folder. It stays until all is measured: see README.md on ext4."""
+    """The cost of one run, in a new folder. The folder stays until all runs are measured: see README.md on ext4."""
     folder = tempfile.mkdtemp(dir=parent)
     done, found = measure.fresh(function, folder=f"{folder}/run", ranks=ranks, workers=workers)
     if done != ranks:
@@ -75,7 +75,7 @@ def compare(
     def several(function: Callable[..., int], ranks: int, workers: int) -> dict[str, Any]:
         return measure.costs([cost(function, ranks, workers, work) for _ in range(options.repeat)])
 
-    cost(plain_loop, 1, 1, work)  # Compiles what is not compiled yet, as do the runs of one rank below.
+    cost(plain_loop, 1, 1, work)  # Compiles the byte code, like the runs of one rank per worker below.
     loop = several(plain_loop, options.ranks, 1)
     before = loop["cpu_s"]["median"]
     created = several(create_files, options.ranks, 1)["cpu_s"]["median"]

@@ -1,4 +1,4 @@
-"""Planning many shards for many tasks: CPU and memory of the launch, and what one task reads of the plan."""
+"""Planning many shards for many tasks: CPU and memory of the launch, and the part of the plan that one task reads."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PEAK_LIMIT_MB = 1000.0
 SHARE_LIMIT_BYTES = 100_000
 SHARE_LIMIT_READS = 2
 
-#: Method and status in a line of the S3 server's log; 206 is the answer to a read of a range.
+#: Method and status in a line of the S3 server's log; 206 answers a range read.
 REQUEST = re.compile(r'([A-Z]+) \S+ HTTP/.*?" (\d+)')
 
 
 def make_files(folder: str, files: int, subfolders: int) -> None:
-    """Empty files, evenly over the subfolders."""
+    """Create empty files, spread evenly over the subfolders."""
     for sub in range(subfolders):
         path = f"{folder}/segment-{sub:05d}"
         os.mkdir(path)
@@ -33,12 +33,12 @@ def make_files(folder: str, files: int, subfolders: int) -> None:
 
 
 def plan_listing(folder: str, run_dir: str, tasks: int, shard_by: str) -> dict[str, Any]:
-    """List the files below a folder and plan them: what `stagger launch` does before it submits."""
+    """List the files below a folder and plan them, as `stagger launch` does before it submits."""
     return _plan(folder, None, run_dir, tasks, shard_by)
 
 
 def plan_in_memory(files: int, run_dir: str, tasks: int, shard_by: str) -> dict[str, Any]:
-    """Plan shards that are known already, of log-normal sizes."""
+    """Plan shards with log-normal sizes, without listing them."""
     from stagger.pipeline.document import Shard
     from stagger.steps.jsonl import ReadJsonl
 
@@ -76,12 +76,12 @@ def _plan(folder: str, steps: Any, run_dir: str, tasks: int, shard_by: str) -> d
 
 
 def share_on_disk(path: str, fingerprint: str, ranks: list[int]) -> dict[str, Any]:
-    """What each of these ranks reads of the plan."""
+    """Figures on the part of the plan that each of these ranks reads from disk."""
     return _shares(path, fingerprint, ranks, {}, [])
 
 
 def share_on_s3(path: str, fingerprint: str, ranks: list[int]) -> dict[str, Any]:
-    """The same from an object store, with the requests that the server (moto) saw."""
+    """The same from S3 (moto), with the requests that the server received."""
     import fsspec
     from moto.server import ThreadedMotoServer
 
@@ -112,7 +112,7 @@ def _shares(
     calls: list[tuple[str, int]] = []
 
     class Counted:
-        """A storage backend that notes every call and the bytes that it gives."""
+        """A storage backend that records each call and the number of bytes that it returns."""
 
         def __init__(self, backend: Any) -> None:
             self.backend = backend
@@ -148,7 +148,7 @@ def _shares(
 
 
 def planning(function: Any, repeat: int, **arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The summary of several runs, and the last one's plan."""
+    """The summary of several runs, and the plan of the last one."""
     runs = []
     for number in range(repeat):
         runs.append(measure.fresh(function, **arguments))

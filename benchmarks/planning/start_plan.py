@@ -1,4 +1,4 @@
-"""What planning the start of many tasks costs: the whole command, with limits that are kept, broken, and hopeless."""
+"""CPU and memory of `stagger plan` for many tasks, with request limits that are kept, exceeded, or far exceeded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.kit import measure
 
-#: Requests per second that the storage takes: none known, Amazon S3's, a small store's.
+#: Limit of the storage in requests per second: unknown, Amazon S3's, a small store's.
 LIMITS = (None, 3500, 50)
 
 

@@ -1,1 +1,1 @@
-"""How fast are shards read, filtered and written, beside datatrove and the codec alone?"""
+"""How fast are shards read, filtered and written, compared with datatrove and with the codec alone?"""

@@ -1,4 +1,4 @@
-"""The tasks of run.py by datatrove. `run` is called by the interpreter of its own environment."""
+"""The tasks of run.py with datatrove. `run` runs in the interpreter of datatrove's environment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def task(
     environment: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Sample:
-    """A task in a fresh process. What it writes to the folder `output` is measured and removed."""
+    """Run a task in a fresh process. Its files in the folder `output` are measured, then removed."""
     logs = tempfile.mkdtemp(prefix="datatrove-", dir=work)
     found, _ = measure.fresh(
         run, python=peer.python, environment=environment, steps=steps, logs=f"{logs}/run", **options
@@ -37,9 +37,9 @@ def task(
 
 
 def run(steps: Steps, logs: str, isal: str | None = None, zstd_level: int | None = None) -> dict[str, Any]:
-    """One task of datatrove's local executor; its imports are done when the clocks start.
+    """Run one task with datatrove's local executor. The clocks start after its imports.
 
-    `isal` is a folder with that package, which fsspec then takes for gzip. `zstd_level` replaces fsspec's own, 10.
+    `isal` is a folder with that package, which fsspec then uses for gzip. `zstd_level` replaces fsspec's default, 10.
     """
     if isal:
         sys.path.insert(0, isal)
@@ -67,7 +67,7 @@ def run(steps: Steps, logs: str, isal: str | None = None, zstd_level: int | None
 
 
 def set_zstd_level(level: int) -> None:
-    """Have fsspec compress with this level: it has no option for it."""
+    """Make fsspec compress with this level, for which it has no option."""
     import zstandard
     from fsspec.compression import register_compression
 
@@ -80,6 +80,6 @@ def set_zstd_level(level: int) -> None:
 
 
 def peak_mb() -> int:
-    """The largest resident memory of this process so far, in MiB: the same figure as in stagger's records."""
+    """The peak resident memory of this process so far, in MiB: the same figure as in stagger's records."""
     (peak,) = (line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
     return int(peak) // 1024

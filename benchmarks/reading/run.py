@@ -1,8 +1,8 @@
-"""Reading and writing, beside datatrove and beside the codec alone: CPU, memory, and how long shards on S3 take.
+"""CPU and memory of reading and writing, compared with datatrove and with the codec alone; wall time of reading S3.
 
-Each figure is of one task in a fresh process, over the same made-up documents (kit/documents.py). CPU of stagger is
-what the task's completion record says, of datatrove what its executor's run() takes: the interpreter's start is in
-neither.
+Each figure is for one task in a fresh process, over the same generated documents (kit/documents.py). The CPU of stagger
+is taken from the completion record of the task, that of datatrove from its executor's run(); neither includes the start
+of the interpreter.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.reading.tasks import Sample, Steps
 
 PEAK_LIMIT_MB = 150
 
-#: Of the S3 that is simulated: seconds before an answer's first byte, and bytes per second of a connection.
+#: The simulated S3: seconds before the first byte of an answer, and bytes per second of one connection.
 LATENCY_S = 0.03
 BANDWIDTH = 90e6
 WALL_LIMIT = 1.15
@@ -54,7 +54,7 @@ Tools = dict[str, Callable[[], Sample]]
 
 @dataclass
 class Bench:
-    """What the items share, and what they found. Without a `peer` they leave the comparison out."""
+    """State shared by the items, and their results. Without a `peer`, the comparison with datatrove is left out."""
 
     options: argparse.Namespace
     work: str
@@ -64,7 +64,7 @@ class Bench:
     requirements: list[dict[str, Any]] = field(default_factory=list)
 
     def data(self, kind: str) -> dict[str, Any]:
-        """What is in the only file of folder `kind`, made at the first call: gz and zst (the same documents), warc."""
+        """Describe the only file of folder `kind`: gz, zst (the same documents) or warc. The first call creates it."""
         make = documents.make_warc if kind == "warc" else documents.make_jsonl
         if kind not in self.made:
             measure.say(f"making {self.options.megabytes} MB with {make.__name__}")
@@ -108,9 +108,9 @@ class Bench:
         return tools
 
     def compare(self, item: str, tools: Tools, about: dict[str, Any]) -> None:
-        """Run the tools in turn, once uncounted and then `repeat` times.
+        """Run the tools in turn, once without counting and then `repeat` times.
 
-        Raises RuntimeError unless they did the same.
+        Raises RuntimeError when they read or wrote different numbers of documents.
         """
         samples: dict[str, list[Sample]] = {name: [] for name in tools}
         for number in range(self.options.repeat + 1):
@@ -126,7 +126,7 @@ class Bench:
         self.results[item] = {"input": about, "tools": found, "speed of stagger / speed of": ratios}
 
     def require(self, item: str, tool: str, least: float) -> None:
-        """Ask for stagger to be so many times as fast as a tool."""
+        """Require stagger to be at least `least` times as fast as a tool."""
         what = f"{item}: speed of stagger / speed of {tool}"
         ratios = self.results[item]["speed of stagger / speed of"]
         self.requirements.append(
@@ -155,7 +155,7 @@ def described(path: str, made: dict[str, int]) -> dict[str, Any]:
 
 
 def check(item: str, samples: dict[str, list[Sample]]) -> None:
-    """Raise RuntimeError unless all have read and written as many documents."""
+    """Raise RuntimeError unless all tools have read, and written, the same number of documents."""
     for key in ("read", "written"):
         counts = {name: getattr(several[0], key) for name, several in samples.items()}
         if len(set(counts.values()) - {None}) > 1:
@@ -163,7 +163,7 @@ def check(item: str, samples: dict[str, list[Sample]]) -> None:
 
 
 def figures(samples: list[Sample], megabytes: float) -> dict[str, Any]:
-    """Several runs of one tool. MB are of the uncompressed input."""
+    """The figures of several runs of one tool. `megabytes` is the size of the uncompressed input."""
     last = samples[-1]
     return {
         "cpu_s": measure.summary(sample.cpu_s for sample in samples),
@@ -173,7 +173,7 @@ def figures(samples: list[Sample], megabytes: float) -> dict[str, Any]:
 
 
 def codecs(path: str, codec: str) -> Tools:
-    """Decompression and nothing else, the fastest first."""
+    """Tools that only decompress, the fastest first."""
     name, fastest = tasks.alone(path, codec)
     tools: Tools = {name: fastest}
     if codec == "gzip" and shutil.which("gzip"):
@@ -207,7 +207,7 @@ def filter_same_codec(bench: Bench) -> None:
 
 
 def peak_memory(bench: Bench) -> None:
-    """Of tasks that filter one large shard."""
+    """Peak memory of tasks that filter one large shard."""
     results: dict[str, Any] = {}
     for kind, repeat in (("gz", documents.repeat_gz), ("zst", documents.repeat_zst)):
         bench.data(kind)
@@ -231,7 +231,7 @@ def peak_memory(bench: Bench) -> None:
 
 
 def s3(bench: Bench) -> None:
-    """Wall time of reading from a slow S3, beside the larger of the network's time and the task's own CPU time."""
+    """Wall time of reading from a slow S3, compared with max(network time, CPU time of the task)."""
     shards = make_shards(bench)
     size = sum(os.path.getsize(shard) for shard in shards)
     network = size / BANDWIDTH + LATENCY_S * len(shards)
@@ -247,7 +247,7 @@ def s3(bench: Bench) -> None:
                 found.setdefault(name, []).append(s3_run(name, samples[name][-1], server.log(), network))
     check("s3", samples)
     for name, runs in found.items():
-        results[name] = min(runs, key=lambda run: float(run["wall_s"]))  # Others on the machine only add to it.
+        results[name] = min(runs, key=lambda run: float(run["wall_s"]))  # Other processes can only add to it.
         results[name]["wall_s of all runs"] = [run["wall_s"] for run in runs]
     results["load_1_5_15_min"] = [round(load, 1) for load in os.getloadavg()]
     bench.results["s3"] = results
@@ -256,14 +256,14 @@ def s3(bench: Bench) -> None:
 
 
 def s3_server(*options: str | float) -> Any:
-    """The S3 server of the tests. Imported when it is needed: this program is to import little (`measure.Cost`)."""
+    """The S3 server of the tests. Imported here because this program must import little (see `measure.Cost`)."""
     from tests.kit.s3_server import running
 
     return running(*options)
 
 
 def make_shards(bench: Bench) -> list[str]:
-    """Shards of the wanted compressed size: links to one file."""
+    """Create shards of `s3_megabytes` MB (compressed), as hard links to one file."""
     source, folder = f"{bench.work}/one-shard", f"{bench.work}/s3/shards"
     os.makedirs(folder)
     megabytes = 2.3 * bench.options.s3_megabytes
@@ -290,7 +290,7 @@ def s3_tools(bench: Bench, endpoint: str) -> Tools:
 
 
 def s3_run(name: str, sample: Sample, log: list[tuple[str, str, str, int]], network: float) -> dict[str, Any]:
-    """One run's figures. `of_the_limit` is wall time divided by what no reader can do without."""
+    """The figures of one run. `of_the_limit` is wall time divided by its lower bound, max(network time, CPU time)."""
     kinds = Counter(kind for kind, key, _, _ in log if key.endswith(".jsonl.gz"))
     limit = max(network, sample.cpu_s)
     measure.say(f"s3, {name}: {sample.wall_s:.2f} s, limit {limit:.2f} s, {dict(kinds)}")
@@ -327,7 +327,7 @@ ITEMS: dict[str, Callable[[Bench], None]] = {
 
 
 def find_peer(options: argparse.Namespace) -> tuple[Peer | None, Any]:
-    """datatrove, and what the document says of it."""
+    """datatrove's environment, or None, and its entry in the JSON document."""
     try:
         found = Peer(options.peer_venv)
         return found, found.versions()

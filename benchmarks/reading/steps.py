@@ -1,4 +1,4 @@
-"""The steps of run.py that stagger's and datatrove's tasks have in common."""
+"""The steps of run.py that the tasks of stagger and datatrove share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def keep_half(data: Iterable[Any], rank: int, world_size: int) -> Iterator[Any]:
-    """A filter that costs next to nothing."""
+    """A filter that costs almost nothing."""
     return (document for document in data if len(document.text) % 2)
 
 

@@ -1,4 +1,4 @@
-"""One task, or one codec's command, in a fresh process, and what it took."""
+"""Run one task, or one decompression, in a fresh process, and measure it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.kit import measure
 
 HERE = Path(__file__).parent
 
-#: Names and parameters, in the order of the pipeline.
+#: (name, parameters) of each step, in the order of the pipeline.
 Steps = Sequence[tuple[str, Mapping[str, Any]]]
 
 #: The fastest program that decompresses a codec, and the Python package that stands in for it.
@@ -27,7 +27,7 @@ CODECS = {"gzip": ("igzip", "isal"), "zstd": ("zstd", "zstandard")}
 
 @dataclass(frozen=True)
 class Sample:
-    """One run. `read` and `written` count documents; what does not apply is None."""
+    """One run. `read` and `written` count documents; figures that do not apply are None."""
 
     cpu_s: float
     wall_s: float
@@ -43,7 +43,7 @@ def stagger(
     storage: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Sample:
-    """A task by `stagger launch`. Wall time is from its first read to the commit of its output."""
+    """Run a task with `stagger launch`. Its wall time lasts from its first read to the commit of its output."""
     folder = tempfile.mkdtemp(prefix="stagger-", dir=work)
     spec = {
         "name": "task",
@@ -68,7 +68,7 @@ def stagger(
 
 
 def alone(path: str, codec: str) -> tuple[str, Callable[[], Sample]]:
-    """The fastest way that there is here to decompress a file and do nothing else, and what it is called."""
+    """The name of the fastest decompressor on this machine, and a function that decompresses `path` with it."""
     program, package = CODECS[codec]
     if shutil.which(program):
         return f"{program} -d", partial(by_program, program, path)
@@ -86,7 +86,7 @@ def by_package(package: str, path: str) -> Sample:
 
 
 def decompress(package: str, path: str) -> dict[str, float]:
-    """Read a compressed file to its end. The interpreter's start is not counted, and imports are not."""
+    """Read a compressed file to its end. Excludes the start of the interpreter and the imports."""
     opened = import_module("isal.igzip" if package == "isal" else package).open
     wall, cpu = time.perf_counter(), time.process_time()
     with opened(path, "rb") as file:

@@ -1,1 +1,1 @@
-"""Is anything lost or doubled in a run that is disturbed all the time?"""
+"""Does a run lose or duplicate records while it is disturbed all the time?"""

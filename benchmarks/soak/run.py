@@ -1,6 +1,6 @@
-"""A run on a Slurm cluster that is disturbed all the time: tasks killed, jobs requeued, requests refused or cut off.
+"""A run on a Slurm cluster under constant disturbance: tasks killed, jobs requeued, requests rejected or cut off.
 
-Every rank has to be done at the end, and every record has to be in the outputs, once. Exit status 1 otherwise.
+At the end every rank must be done, and every record must be in the outputs exactly once. Exit status 1 otherwise.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from benchmarks.kit import measure
 from tests.kit.s3_server import S3Server, running
 
 HERE = Path(__file__).parent
-RECORDS = 40  # Of each shard.
+RECORDS = 40  # Per shard.
 
 
 def make_shards(folder: Path, count: int) -> set[str]:
-    """The ids of all documents."""
+    """Write `count` shards. Returns the ids of all documents."""
     folder.mkdir()
     ids = set()
     for index in range(count):
@@ -39,7 +39,7 @@ def make_shards(folder: Path, count: int) -> set[str]:
 
 
 def tasks_of(run: str) -> list[int]:
-    """The processes of a run's tasks: the run directory is among their arguments."""
+    """The process ids of a run's tasks, which have the run directory among their arguments."""
     found = []
     for folder in Path("/proc").iterdir():
         try:
@@ -52,14 +52,14 @@ def tasks_of(run: str) -> list[int]:
 
 
 def running_elements() -> list[str]:
-    """The array elements of the run that run now."""
+    """The array elements of the run that are running now."""
     command = ["squeue", "--noheader", "--array", "--states=RUNNING", "--format=%i %j"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return [line.split()[0] for line in lines if line.split()[1].startswith("soak-") and "_" in line.split()[0]]
 
 
 def disturb(run: str, seconds: float, every: float, dice: random.Random) -> Counter[str]:
-    """Kill tasks and requeue jobs for so long. What was done how often."""
+    """Kill tasks and requeue jobs for `seconds`, every `every` seconds on average. Returns the count of each kind."""
     done: Counter[str] = Counter()
     deadline = time.monotonic() + seconds
     said = time.monotonic()

@@ -9,7 +9,7 @@ from stagger import Document
 
 
 def slow(data: Iterable[Document], rank: int, world_size: int, seconds: float) -> Iterator[Document]:
-    """Takes its time for each document."""
+    """Sleep `seconds` before each document."""
     for document in data:
         time.sleep(seconds)
         yield document

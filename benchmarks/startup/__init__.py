@@ -1,1 +1,1 @@
-"""What does a task cost until its first read?"""
+"""What does a task cost up to its first read?"""

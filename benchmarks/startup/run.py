@@ -1,6 +1,6 @@
 """One task from its start to its first read: file-system calls, CPU and imports, beside datatrove and bare Python.
 
-All do the same work: one small local JSONL file through the same filter (a plain function) to one uncompressed file.
+Both tools do the same work: filter one small local JSONL file with the same plain function into one uncompressed file.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ HERE = Path(__file__).parent
 CPU_LIMIT_S = 0.15
 CALLS_LIMIT = 900
 
-#: Packages that a task has no need of when its files are local; those that are costly to import.
+#: Packages that are costly to import, and that a task with local files does not need.
 HEAVY = (
     "aiobotocore", "boto3", "botocore", "cloudpickle", "datasets", "fsspec", "huggingface_hub", "jinja2", "loguru",
     "numpy", "pydantic", "requests", "rich", "s3fs", "submitit", "typer", "yaml",
 )  # fmt: skip
-#: Those that no local task of stagger may import.
+#: Packages that a local task of stagger must not import.
 FORBIDDEN = ("loguru", "pydantic", "s3fs", "submitit")
 
-#: Runs a module as `python -m` does, then prints what it left imported, and its peak memory in KB.
+#: Runs a module as `python -m` does, then prints the imported modules and the peak memory in KB.
 IMPORTS = """import json, os, runpy, sys
 os._exit = sys.exit  # A task of stagger ends by it, before anything could be printed here.
 module, sys.argv[1:] = sys.argv[1], sys.argv[2:]
@@ -45,7 +45,7 @@ print(json.dumps([modules, int(peak)]))"""
 
 @dataclass
 class Start:
-    """How one program starts its tasks. `module` and `arguments` are what `command` runs."""
+    """How one program starts its tasks. `command` runs `module` with `arguments`."""
 
     command: list[str]
     module: str = ""
@@ -54,20 +54,20 @@ class Start:
     environment: dict[str, str] = field(default_factory=dict)
 
     def of(self, rank: int) -> tuple[list[str], dict[str, str]]:
-        """Command and environment of one rank's task."""
+        """Command and environment of the task of one rank."""
         slurm = {"SLURM_JOB_ID": "1", "SLURM_ARRAY_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": str(rank)}
         return [part.replace("{rank}", str(rank)) for part in self.command], {**slurm, **self.environment}
 
 
 def plan_datatrove(folder: str) -> list[str]:
-    """Everything that its Slurm executor does at launch, but for sbatch; the arguments of its tasks."""
+    """Do what datatrove's Slurm executor does at launch, except sbatch. Returns the arguments of its tasks."""
     from unittest import mock
 
     from datatrove.executor.slurm import SlurmPipelineExecutor
     from datatrove.pipeline.readers import JsonlReader
     from datatrove.pipeline.writers import JsonlWriter
 
-    keep = import_module("steps").keep  # From PYTHONPATH, as users' own steps are.
+    keep = import_module("steps").keep  # Found on PYTHONPATH, like users' own steps.
     pipeline = [JsonlReader(f"{folder}/input"), keep, JsonlWriter(f"{folder}/datatrove", compression=None)]
     logs = f"{folder}/datatrove-logs"
     tasks = len(os.listdir(f"{folder}/input"))
@@ -87,14 +87,14 @@ def make_input(folder: str, ranks: int, documents: int) -> None:
 
 
 def check_output(path: str, documents: int) -> None:
-    """Raise RuntimeError unless the task did its work."""
+    """Raise RuntimeError unless the task wrote `documents` documents."""
     written = Path(path).read_text().count("\n")
     if written != documents:
         raise RuntimeError(f"{path} has {written} documents, not {documents}")
 
 
 def count_calls(start: Start, rank: int, folder: str) -> dict[str, Any]:
-    """File-system calls of one task, by strace: before it opens its input, and in all."""
+    """Count the file-system calls of one task with strace: before it opens its input, and in total."""
     command, environment = start.of(rank)
     log = f"{folder}/strace.log"
     measure.run(["strace", "-f", "-e", "trace=%file,getdents64", "-o", log, *command], environment)
@@ -108,7 +108,7 @@ def count_calls(start: Start, rank: int, folder: str) -> dict[str, Any]:
 
 
 def imports(start: Start, rank: int) -> dict[str, Any]:
-    """What one task has imported when it ends, and its memory, which wait4 cannot tell of so small a process."""
+    """The modules that one task has imported at its end, and its peak memory, too small for wait4 to measure."""
     arguments = [argument.replace("{rank}", str(rank)) for argument in start.arguments]
     command = [sys.executable, *start.flags, "-c", IMPORTS, start.module, *arguments]
     output, _ = measure.run(command, start.of(rank)[1])
@@ -118,7 +118,7 @@ def imports(start: Start, rank: int) -> dict[str, Any]:
 
 
 def ratios(results: dict[str, Any], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """One program's figures divided by another's."""
+    """The figures of one program divided by those of another, for each pair."""
     found: dict[str, Any] = {}
     for one, other in pairs:
         if one in results and other in results:
@@ -136,7 +136,7 @@ def main() -> int:
     results: dict[str, Any] = {}
     folder = tempfile.mkdtemp(prefix="stagger-startup-", dir=options.folder)
     try:
-        # Rank 0 compiles what is not compiled yet, the last two are traced.
+        # Rank 0 compiles the byte code; the last two ranks are traced.
         make_input(folder, options.repeat + 3, options.documents)
         starts = {"python -c pass": Start([sys.executable, "-c", "pass"]), "stagger": stagger_start(folder)}
         if measure.version("datatrove"):
@@ -171,7 +171,7 @@ def main() -> int:
 
 
 def stagger_start(folder: str) -> Start:
-    """The launch runs rank 0; its record has the argument that the tasks of all ranks get."""
+    """How stagger starts its tasks. The launch runs rank 0, and its record holds the settings argument of all tasks."""
     environment = {"STAGGER_BENCHMARK": folder}
     ranks = str(len(os.listdir(f"{folder}/input")))
     launch = [*measure.STAGGER, "launch", str(HERE / "startup.yaml"), "--tasks", ranks, "--limit", "1"]
@@ -182,7 +182,7 @@ def stagger_start(folder: str) -> Start:
 
 
 def datatrove_start(folder: str) -> Start:
-    """Its task asks `scontrol` for its job's hosts: answered here by a script that costs less than the real one."""
+    """How datatrove starts its tasks. They query `scontrol` for their job's hosts; a cheaper stand-in answers here."""
     own_steps = {"PYTHONPATH": str(HERE)}
     arguments, _ = measure.fresh(plan_datatrove, environment=own_steps, folder=folder)
     os.mkdir(f"{folder}/bin")

@@ -1,7 +1,7 @@
 """`stagger status` of a run of 100,000 ranks: CPU seconds and memory.
 
-The completion records are made up, of the size of real ones; a stand-in for squeue and sacct answers as a cluster with
-so many jobs would, which cannot be had here. Exit status 1 when a requirement is not met.
+The completion records are generated, with the size of real ones. Stand-ins for squeue and sacct answer like a cluster
+with that many jobs. Exit status 1 when a requirement is not met.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def completion(rank: int, ranks: int, job: str, began: float) -> dict[str, Any]:
 
 
 def make_run(folder: str, ranks: int, done: int) -> None:
-    """Launch a run with a stand-in for Slurm; make up the records of those that are done."""
+    """Launch a run with stand-ins for Slurm's commands, and generate completion records for the first `done` ranks."""
     place = Path(folder, "bin")
     place.mkdir()
     for name, script in (

@@ -1,1 +1,1 @@
-"""All that needs the real cluster. The words of Slurm, which need none, are tested in tests/executor."""
+"""Tests that need the real cluster. Parsing of Slurm's output, which needs none, is tested in tests/executor."""

@@ -1,4 +1,4 @@
-"""A cluster for the tests in this folder, all of which are marked `slurm`."""
+"""The cluster for the tests in this folder, which are all marked `slurm`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is in this folder before `-m` selects: a test here cannot be left unmarked."""
+    """Mark every test in this folder before `-m` selects, so that none can be left unmarked."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.slurm)
@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def slurm_conf() -> str:
-    """The configuration of a running cluster: one for the whole session, left up for the next."""
+    """The slurm.conf of a running cluster. One cluster serves the whole session, and stays up for the next."""
     if shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin") is None:
         missing("Slurm")
     done = subprocess.run([CLUSTER / "up.sh"], capture_output=True, text=True, timeout=300)
@@ -38,7 +38,7 @@ def slurm_conf() -> str:
 
 @pytest.fixture
 def slurm_cli(cli: Cli, slurm_conf: str, tmp_path: Path) -> Iterator[Cli]:
-    """The command on a machine of the cluster; what a test leaves queued is cancelled after it."""
+    """The command line on a machine of the cluster. Jobs that a test leaves queued are cancelled after it."""
     cli.env["SLURM_CONF"] = slurm_conf
     yield cli
     for run in tmp_path.rglob("run.json"):
@@ -53,7 +53,7 @@ RECORDS = 12 * 50
 
 
 class Life:
-    """A run on the cluster, and the same one undisturbed, on this machine, to compare with."""
+    """A run on the cluster, which is compared with the same run, undisturbed, on this machine."""
 
     def __init__(self, cli: Cli, files: PipelineFiles, folder: Path) -> None:
         self.cli = cli
@@ -64,7 +64,7 @@ class Life:
         self.more: dict[str, Any] = {}
 
     def launch(self, *steps: dict[str, Any], executor: dict[str, Any] | None = None, **more: Any) -> None:
-        """Launch it, with `flag` given to each step."""
+        """Launch the run, passing `flag` to each step."""
         steps = tuple({name: {**params, "flag": str(self.flag)}} for step in steps for name, params in step.items())
         self.more = {"tasks": 4, "randomize_start_duration": 0, **more}
         self.cli("launch", self.files(steps=steps, executor={**SLURM, **(executor or {})}, **self.more), check=0)
@@ -75,25 +75,25 @@ class Life:
         return str(launches(self.run)[0]["arrays"][0]["job_id"])
 
     def begun(self, rank: int) -> Path:
-        """Wait until a step says that it is at work on the rank."""
+        """Wait until a step has begun the rank. Returns the file by which it announces that."""
         path = Path(f"{self.flag}-{rank}")
         until(path.exists, f"rank {rank} to be at work")
         return path
 
     def pid(self, rank: int) -> int:
-        """The process at work on a rank: that which has its log open."""
+        """The id of the process that runs a rank, found by its open log."""
         for folder in Path("/proc").iterdir():
             if folder.name.isdecimal() and f"/logs/{rank:05d}/" in links(folder / "fd", self.run):
                 return int(folder.name)
         raise AssertionError(f"nobody is at work on rank {rank}")
 
     def finish(self) -> None:
-        """Wait for the end, and compare."""
+        """Wait until all ranks are done, then compare the outputs."""
         until(lambda: counts(status(self.cli, self.run)) == (self.more["tasks"], 0, 0, 0), "all ranks to be done")
         self.compare()
 
     def compare(self) -> None:
-        """The outputs are those of a run that nobody disturbed, and every record is in them once."""
+        """Assert that the outputs equal those of an undisturbed run, and hold every record once."""
         here = {key: value for key, value in self.more.items() if key in ("tasks", "writer")}
         self.cli("launch", self.files("undisturbed", **here), check=0)
         assert visible(self.folder / "run-output") == visible(self.folder / "undisturbed-output")
@@ -104,7 +104,7 @@ class Life:
 
 
 def links(folder: Path, below: Path) -> str:
-    """Where the descriptors of a process lead, as far as below a folder."""
+    """The open files of a process below a folder, separated by spaces; `folder` is its /proc/<pid>/fd."""
     try:
         found = [os.readlink(path) for path in folder.iterdir()]
     except OSError:
@@ -119,7 +119,7 @@ def visible(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def life(slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> Iterator[Life]:
     yield Life(slurm_cli, pipeline_file, tmp_path)
-    # What was done to a node must not be felt by the next test.
+    # A node that a test has set down must not affect the next test.
     for node in ("n1", "n2", "n3", "n4"):
         command = ["scontrol", "update", f"NodeName={node}", "State=RESUME"]
         subprocess.run(command, env=slurm_cli.env, capture_output=True, check=False)

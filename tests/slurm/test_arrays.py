@@ -1,4 +1,4 @@
-"""Job arrays: what is submitted, refused, split, packed and found again."""
+"""Job arrays: submitting, rejected submissions, splitting, packing, and finding accepted jobs again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_same_outputs_as_a_local_run(slurm_cli: Cli, pipeline_file: Pipeline
         assert record["window_s"] == 2
         assert record["started"] - record["script_started"] >= record["delay_s"]
     assert counts(status(slurm_cli, tmp_path / "there")) == (4, 0, 0, 0)
-    # The job that ends the stage merged the statistics.
+    # The end job merged the statistics.
     assert json.loads((tmp_path / "there" / "stats.json").read_text())["done"] == 4
     # Another launch of a finished run submits nothing.
     slurm_cli("launch", file, check=0)
@@ -45,7 +45,7 @@ def test_sparse_ranks_are_retried_as_a_dense_array_of_packed_jobs(
     (launch,) = launches(tmp_path / "run")
     assert (launch["arrays"][0]["jobs"], launch["ranks"]) == (6, "0-11")
     stage = status(slurm_cli, tmp_path / "run")
-    assert (counts(stage), stage["failed_ranks"]) == ((7, 5, 0, 0), failing)  # One that fails stops no packed other.
+    assert (counts(stage), stage["failed_ranks"]) == ((7, 5, 0, 0), failing)  # A failed rank stops no other of its job.
     flag.touch()
     slurm_cli("retry", tmp_path / "run", "--wait", check=0)
     again = launches(tmp_path / "run")[1]
@@ -77,7 +77,7 @@ def test_what_slurm_refuses_is_said_in_its_words_and_nothing_stays_queued(
 def test_arrays_are_split_at_the_clusters_limit_and_hold_one_throttle(
     slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:
-    """A scontrol in front of the real one tells a smaller MaxArraySize; all else is the cluster."""
+    """A wrapper around scontrol reports a smaller MaxArraySize; everything else is the real cluster."""
     real = slurm(slurm_cli, "which", "scontrol").strip()
     front = tmp_path / "front"
     front.mkdir()
@@ -107,7 +107,7 @@ def test_an_sbatch_that_timed_out_but_was_accepted_is_no_second_job(
     slurm_cli("launch", file, check=0, PATH=f"{front}:{slurm_cli.env['PATH']}")
     (launch,) = launches(tmp_path / "run")
     assert launch["arrays"][0]["job_id"].isdecimal()
-    slurm_cli("retry", tmp_path / "run", "--wait", check=0)  # Nothing is left to launch; it follows what is active.
+    slurm_cli("retry", tmp_path / "run", "--wait", check=0)  # Nothing is left to launch; it follows the active jobs.
     assert len(launches(tmp_path / "run")) == 1
     assert output_ids(tmp_path / "run-output") == EVERYTHING
 

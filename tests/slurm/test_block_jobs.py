@@ -23,7 +23,7 @@ from tests.kit.runs import counts, status
 
 TOTAL, SERVERS, ROOM, PERIOD_S, WINDOW_S = 24, 24, 6, 5.0, 8
 
-#: Of one server: 1000 / ((6 + 1) / 2) requests per second.
+#: Speed of one server: 1000 / ((6 + 1) / 2) requests per second.
 SPEED = 2000 / 7
 
 BLOCKS: dict[str, Any] = {
@@ -39,7 +39,7 @@ BLOCKS: dict[str, Any] = {
 
 
 class Watch:
-    """Looks at a swarm again and again, as a client would; remembers which blocks had no server, and all decisions."""
+    """Polls a swarm as a client would, and remembers all claims and the blocks that had no server."""
 
     def __init__(self, run: Path) -> None:
         self.folder = run / "registry"
@@ -50,7 +50,7 @@ class Watch:
         self.view = View(0, {})
 
     def served(self) -> Any:
-        """The servers of each block that serve it now."""
+        """The number of servers that serve each block now."""
         hosts = np.zeros(TOTAL, dtype=int)
         self.view = self.registry.refresh()
         for span in self.view.online():
@@ -67,11 +67,11 @@ class Watch:
         return self.view.members
 
     def beats(self) -> dict[str, int]:
-        """How often each server has announced itself."""
+        """The number of announcements of each server."""
         return {name: member.record.sequence for name, member in self.members().items() if member.record}
 
     def _note_claims(self) -> None:
-        """Claims stay for a lease at least, and this looks more often."""
+        """Keep new claims. A claim stays for at least one lease, and this method is called more often."""
         for path in self.folder.glob("claim.*.json"):
             if int(path.name.split(".")[1]) not in self.claims:
                 with contextlib.suppress(FileNotFoundError):
@@ -88,7 +88,7 @@ def test_24_block_jobs_start_lose_ten_recover_and_leave_in_time(slurm_cli: Cli, 
     slurm_cli("blocks", "launch", file, check=0)
     watch = Watch(run)
 
-    # All start within their window, and cover as those do that join one at a time.
+    # All servers start within their window. Their coverage equals that of servers that join one at a time.
     until(lambda: watch.served().sum() == SERVERS * ROOM, "all to serve")
     assert watch.served().min() * SPEED == pytest.approx(
         one_at_a_time({str(n): (ROOM, SPEED) for n in range(SERVERS)}, TOTAL)
@@ -97,7 +97,7 @@ def test_24_block_jobs_start_lose_ten_recover_and_leave_in_time(slurm_cli: Cli, 
     assert {server["state"] for server in found["servers"]} == {"ONLINE"}
     assert all(server["job_ends"] > time.time() for server in found["servers"])
 
-    # Eight are cancelled and two killed: of each block some server is left.
+    # Eight servers are cancelled and two are killed; each block keeps at least one server.
     left = until(lambda: survivors(watch), "a swarm whose blocks all have servers that stay")
     lost = sorted(watch.view.members.keys() - set(left))
     assert watch.uncovered == set()
@@ -110,24 +110,24 @@ def test_24_block_jobs_start_lose_ten_recover_and_leave_in_time(slurm_cli: Cli, 
     for rank in ranks[8:]:
         kill(array["job_id"], rank)
 
-    # Fourteen servers of six blocks can serve each of 24 three times; they do within three periods of their checks.
+    # Fourteen servers of six blocks can serve each of 24 blocks three times; they do within three check periods.
     until(lambda: set(watch.members()) == set(left), "the others to notice")
     until(lambda: watch.served().min() >= 3, "the others to take over")
     recovery_s = time.time() - lost_at
     print(f"recovered {recovery_s:.1f} s after the loss; checks every {PERIOD_S:g} s, lease {BLOCKS['lease']} s")
     assert max(claim.time for claim in watch.claims.values()) > lost_at
-    # Each judges the killed by its own lease, which begins up to one and a half heartbeats after this watch's; of six
-    # announcements a move makes two.
+    # Each server detects the killed ones by its own lease, which begins up to 1.5 heartbeats after the lease of this
+    # watch. Two of the six announcements may belong to a move.
     beats = watch.beats()
     until(lambda: all(count >= beats[name] + 6 for name, count in watch.beats().items()), "each of them to notice")
     until(lambda: watch.served().min() >= 3, "the others to take over for good")
     assert watch.served().min() * SPEED == pytest.approx(3 * SPEED)
-    # Ten do not go in one moment: who decided meanwhile may have left a block to some that were still to go.
+    # The ten are not lost at the same moment: a decision in between may have left a block to servers lost after it.
     assert watch.uncovered <= left_to_the_lost(watch.claims, set(lost), decided)
 
     staying, uncovered = set(left), set[int]()
     watch.uncovered.clear()
-    while staying:  # Until the first one's time is up: nobody moves away from where it is needed.
+    while staying:  # Until the first server's time is up, none leaves a block that needs it.
         uncovered, hosts = set(watch.uncovered), watch.served()
         if not staying <= watch.view.members.keys():
             break
@@ -135,7 +135,7 @@ def test_24_block_jobs_start_lose_ten_recover_and_leave_in_time(slurm_cli: Cli, 
         time.sleep(0.2)
     assert uncovered == set()
 
-    # At their time limit they leave by themselves, and are done.
+    # At their time limit the servers drain and leave, and their ranks are done.
     until(lambda: watch.served().sum() == 0, "all to leave", 240)
     until(lambda: counts(status(slurm_cli, run))[0] == 14, "them to be done", 240)
     until(lambda: not any((run / "registry").iterdir()), "the end of the stage to leave nothing in the registry", 120)
@@ -147,7 +147,7 @@ def test_24_block_jobs_start_lose_ten_recover_and_leave_in_time(slurm_cli: Cli, 
 
 
 def survivors(watch: Watch) -> list[str]:
-    """Fourteen servers that together serve all blocks, but most of them the same; empty while there are none such."""
+    """Fourteen servers that together serve all blocks, with many on the same blocks; empty while there are none."""
     members = watch.members()
     left: list[str] = []
     hosts = np.zeros(TOTAL, dtype=int)
@@ -161,9 +161,9 @@ def survivors(watch: Watch) -> list[str]:
 
 
 def left_to_the_lost(claims: dict[int, Claim], lost: set[str], decided: int) -> set[int]:
-    """Blocks that a decision after number `decided` took from a server that stays, counting on one of the lost there.
+    """Blocks that a claim after number `decided` took from a staying server, because a lost server still hosted them.
 
-    That it was to go, nobody could know yet: its record said that it serves.
+    Nobody could know yet that this server was about to go: its record still announced the blocks.
     """
     found: set[int] = set()
     for number in range(decided + 1, max(claims) + 1):
@@ -175,12 +175,12 @@ def left_to_the_lost(claims: dict[int, Claim], lost: set[str], decided: int) -> 
 
 
 def placed(claim: Claim) -> dict[str, set[int]]:
-    """The blocks that each server is to host."""
+    """The blocks that a claim assigns to each server."""
     return {name: set(range(place.start, place.end)) for name, (place, _) in claim.placements.items()}
 
 
 def kill(array: str, rank: int) -> None:
-    """kill -9 of the task of one job of an array."""
+    """Kill the task of one job of an array with SIGKILL."""
     for entry in Path("/proc").iterdir():
         try:
             environment = (entry / "environ").read_bytes().split(b"\0")

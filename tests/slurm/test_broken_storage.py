@@ -1,4 +1,4 @@
-"""Storage that is gone or cannot be written while jobs run."""
+"""Storage that disappears or becomes unwritable while jobs run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_storage_that_is_gone_fails_the_ranks_soon_and_says_so(life: Life, tmp_p
 
 
 def test_a_run_directory_that_cannot_be_written_is_said_in_the_jobs_own_log(life: Life) -> None:
-    """Not even a log can be written there."""
+    """The attempt's own log cannot be written there either."""
     executor = {**SLURM, "sbatch": {"hold": True}, "log_dir": str(life.folder / "slurm")}
     life.cli("launch", life.files(executor=executor, tasks=1, randomize_start_duration=0), check=0)
     (life.run / "logs").write_text("not a folder")

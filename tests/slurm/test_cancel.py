@@ -1,4 +1,4 @@
-"""Jobs that are cancelled, by `stagger cancel` or by others: nothing stays queued, and the run goes on later."""
+"""Jobs that are cancelled, by `stagger cancel` or by others: nothing stays queued, and the run can be resumed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_single_ranks_are_cancelled_and_wait_for_a_retry(
     until(lambda: counts(status(slurm_cli, run)) == (3, 0, 0, 3), "the others to be done")
     until(lambda: not status(slurm_cli, run)["active"], "the end")
     slurm_cli("retry", run, "--failed-only", check=0)
-    assert len(launches(run)) == 1  # None has failed.
+    assert len(launches(run)) == 1  # No rank has failed.
     slurm_cli("retry", run, "--wait", "--set", "executor.mem_per_cpu_gb=0.2", check=0)
     assert (launches(run)[1]["ranks"], launches(run)[1]["resources"]["mem_per_cpu_gb"]) == ("1,3-4", 0.2)
     assert output_ids(tmp_path / "run-output") == EVERYTHING
@@ -70,7 +70,7 @@ def test_a_cancelled_stage_leaves_nothing_queued_and_says_what_will_not_begin(
     assert "4 sleeping" in slurm_cli("status", run).out
     said = slurm_cli("cancel", run, "--stage", "a", check=0).out.splitlines()
     assert said[-1] == f"b will not start until a is done: stagger retry {run}"
-    assert len(said) == 3  # The array and the job that ends it.
+    assert len(said) == 3  # The array, its end job, and the stage that will not start.
     until(lambda: asleep_now() == [0, 0, 2], "only c to be left")
     assert slurm_cli("cancel", run, check=0).out.count("cancelled Slurm job") == 2
     names = [job["name"] for path in "ac" for record in launches(run / path) for job in record["arrays"]]
@@ -140,10 +140,10 @@ def test_single_ranks_are_cancelled_and_tried_again_with_other_settings(life: Li
     assert "There is no rank 4" in life.cli("retry", life.run, "--rank", "4", check=2).err
     assert "Ranks 0 of run are done" in life.cli("retry", life.run, "--rank", "0,1", check=2).err
     life.cli("retry", life.run, "--failed-only", check=0)
-    assert len(launches(life.run)) == 1  # Cancelled is not failed.
+    assert len(launches(life.run)) == 1  # Cancelled ranks are not failed.
     life.cli("retry", life.run, "--rank", "1", "--set", "executor.mem_per_cpu_gb=0.3", "--wait", check=0)
     second = launches(life.run)[1]
     assert (second["ranks"], second["resources"]["mem_per_cpu_gb"]) == ("1", 0.3)
     life.cli("retry", life.run, "--wait", check=0)
-    assert launches(life.run)[2]["resources"]["mem_per_cpu_gb"] == 0.3  # It stays.
+    assert launches(life.run)[2]["resources"]["mem_per_cpu_gb"] == 0.3  # The override persists.
     life.compare()

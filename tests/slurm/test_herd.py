@@ -1,4 +1,4 @@
-"""A small herd on the real cluster, by the program that runs the large one."""
+"""A small herd on the real cluster, with the benchmark that runs the large herd."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is around a task: its environment, GPUs, nodes, a container, another job, a Python script."""
+"""The surroundings of a task: its environment, GPUs, nodes, a container, another job, a Python script."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_gpus_are_asked_for(slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_pa
 
 
 def test_launching_from_inside_a_job(slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
-    """The surrounding job's variables must not leak: sbatch would take its options from them."""
+    """Variables of the surrounding job must not leak: sbatch would take options from them."""
     file = pipeline_file(executor=SLURM, randomize_start_duration=0)
     outer = f"cd {tmp_path} && exec {sys.executable} -m stagger launch {file} --wait"
     slurm(slurm_cli, "sbatch", "--array=3", f"--output={tmp_path}/outer", "--mem=50", "--wrap", outer)
@@ -81,7 +81,7 @@ def test_a_task_on_several_nodes_commits_once(life: Life) -> None:
 
 
 def test_a_container_runs_the_task(life: Life, tmp_path: Path) -> None:
-    """A stand-in for apptainer, which is not to be had here, that shows what it was asked to do, and does it."""
+    """A stand-in for apptainer, which is not available here, records its arguments and runs the command."""
     front = tmp_path / "front"
     front.mkdir()
     words = f'echo "$@" >> {tmp_path}/asked; while [[ $1 != image.sif && $1 != */image.sif ]]; do shift; done; shift'

@@ -1,4 +1,4 @@
-"""Nodes, slurmstepd and slurmctld that fail while a run is under way."""
+"""Failures of nodes, slurmstepd and slurmctld during a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RETRIES = {"max": 2}
 
 
 def test_a_job_whose_keeper_is_killed_is_tried_again(life: Life) -> None:
-    """slurmstepd, which watches over a job for Slurm."""
+    """The keeper is slurmstepd, which supervises a job for Slurm."""
     life.launch({"my_steps:hold": {"ranks": [1]}}, retries=RETRIES)
     life.begun(1)
     task = life.pid(1)
@@ -27,10 +27,10 @@ def test_a_job_whose_keeper_is_killed_is_tried_again(life: Life) -> None:
     os.kill(keeper, signal.SIGKILL)
     os.kill(task, signal.SIGKILL)
     life.flag.touch()
-    # Slurm believes a job to be alive until its node registers again, which SIGHUP makes it do. `scontrol reconfigure`
-    # would not always serve: from 23.11 on it restarts slurmctld too, which then believes in each job for 20 s more.
+    # Slurm considers a job alive until its node registers again, and SIGHUP makes the node do that. `scontrol
+    # reconfigure` does not always work: since 23.11 it restarts slurmctld too, which trusts each job for 20 s more.
     while not restarted(life):
-        with suppress(OSError, ValueError):  # slurmd may be about to write another pid.
+        with suppress(OSError, ValueError):  # slurmd may just be writing a new pid.
             os.kill(daemon(f"slurmd.{node}"), signal.SIGHUP)
         time.sleep(2)
     life.finish()
@@ -57,7 +57,7 @@ def daemon(name: str) -> int:
 
 
 def saved(name: str) -> None:
-    """Wait until the controller has written down a job: within seconds; what it has not, a crash takes away."""
+    """Wait until the controller has saved a job to disk, which takes seconds. A crash loses jobs that are not saved."""
     state = cluster_folder() / "spool" / "slurmctld" / "job_state"
     until(lambda: name.encode() in state.read_bytes(), "the controller to save its state")
 
@@ -67,7 +67,7 @@ def test_slurmctld_dies_and_comes_back_while_a_run_is_under_way(life: Life) -> N
     life.begun(1)
     saved(launches(life.run)[0]["finalize"]["name"])
     os.kill(daemon("slurmctld"), signal.SIGKILL)
-    life.flag.touch()  # The task ends while nobody is there to be told.
+    life.flag.touch()  # The task ends while the controller is down.
     subprocess.run([CLUSTER / "up.sh"], check=True, capture_output=True, timeout=120)
     life.finish()
 

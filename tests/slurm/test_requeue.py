@@ -1,4 +1,4 @@
-"""Jobs that Slurm queues again, by hand, preempted or at their time limit: nothing is lost, nothing is done twice."""
+"""Jobs that are requeued by hand, on preemption or at their time limit: nothing is lost, nothing is done twice."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_at_its_time_limit_a_job_goes_on_with_the_first_shard_that_is_not_commit
 
 
 def test_a_preempted_job_queues_itself_again(life: Life) -> None:
-    """As Slurm preempts with a grace time: SIGTERM to the batch script, and the job goes on running for a while."""
+    """Preemption with a grace time: Slurm sends SIGTERM to the batch script, and the job keeps running for a while."""
     life.launch({"my_steps:dawdle": {"ranks": [1]}})
     life.begun(1)
     slurm(life.cli, "scancel", "--batch", "--signal=TERM", f"{life.array}_1")
@@ -62,10 +62,10 @@ def test_a_job_that_was_queued_again_often_enough_is_failed(life: Life) -> None:
 
 
 def test_an_attempt_that_slurm_took_for_dead_commits_nothing_any_more(life: Life) -> None:
-    """Two processes for one rank: the old one waits until the new one is at work."""
+    """Two attempts at one rank: the older one wants to commit after the later one has begun."""
     life.launch({"my_steps:hold": {"ranks": [1]}})
     life.begun(1)
-    # A later attempt announces itself, as one on another node would.
+    # Announce a later attempt by its log, as an attempt on another node would.
     (life.run / "logs" / "00001" / "1r1.log").touch()
     life.flag.touch()
     until(lambda: (life.run / "failures" / "00001.1.json").exists(), "the old attempt to end")

@@ -1,4 +1,4 @@
-"""Jobs with everything on S3."""
+"""Jobs with input, output and run directory on S3."""
 
 from __future__ import annotations
 

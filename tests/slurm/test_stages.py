@@ -1,4 +1,4 @@
-"""Stages on the cluster: each launches the next, and says at its end what it used."""
+"""Stages on the cluster: each launches the next, and reports at its end the resources that it used."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_stages_launch_one_another_and_one_that_fails_holds_the_next_back(
     assert list(Path(end).iterdir()) == []
     assert not (run / "second" / "launches").exists()
     flag.touch()
-    slurm_cli("retry", run, "--wait", check=0)  # The stage's last job launches the next one; we only follow.
+    slurm_cli("retry", run, "--wait", check=0)  # The end job launches the next stage; this command only follows.
     assert output_ids(Path(end)) == EVERYTHING
     document = slurm_cli("status", run, "--json", check=0).json
     assert [(stage["name"], stage["done"]) for stage in document["stages"]] == [("first", 3), ("second", 2)]

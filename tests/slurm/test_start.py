@@ -1,4 +1,4 @@
-"""The staggered start on the cluster: slots, restarts, and what comes before the delay."""
+"""The staggered start on the cluster: slots, restarts, and the environment before the delay."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ exec {{ python }} -I -m stagger.task {{ settings | quote }} $SLURM_ARRAY_TASK_ID
 def test_the_loader_and_bash_look_into_the_users_folders_only_after_the_delay(
     slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:
-    """With a module loaded at launch LD_LIBRARY_PATH names shared folders, and so does Lmod's BASH_ENV."""
+    """When a module is loaded at launch, LD_LIBRARY_PATH and Lmod's BASH_ENV name shared folders."""
     own, init, libraries = tmp_path / "own.j2", tmp_path / "init file.sh", f"{tmp_path}/a,b:{tmp_path}/c d"
     own.write_text(OWN_TEMPLATE)
     init.write_text("init=read\n")
@@ -61,7 +61,7 @@ def test_the_loader_and_bash_look_into_the_users_folders_only_after_the_delay(
     found = [line for line in lines if line.startswith(("before: ", "after: ", "STAGGER_LATER", "SLURM_EXPORT_ENV"))]
     assert found == ["before:   ", f"after: {libraries} {init} read"]
     assert {f"LD_LIBRARY_PATH={libraries}", f"BASH_ENV={init}"} <= set(lines)
-    # Who chooses what is exported gets just that.
+    # A user's own --export is passed on unchanged.
     assert f"before: {libraries} {init} read" in printed("all", export="ALL")
 
 

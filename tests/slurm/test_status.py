@@ -1,4 +1,4 @@
-"""What is told of jobs: that run, were killed, or never reached Python."""
+"""The status of jobs that run, were killed, or never reached Python."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def test_status_is_true_at_each_moment_and_a_second_launch_refuses(
     (launch,) = launches(tmp_path / "run")
     second = slurm_cli("launch", file, check=2)
     assert f"is already running: Slurm job {launch['arrays'][0]['job_id']} (launch 1)" in second.err
-    slurm_cli("retry", tmp_path / "run", check=0)  # Nothing is left that is not active.
+    slurm_cli("retry", tmp_path / "run", check=0)  # Every rank is active, so there is nothing to launch.
     elsewhere = slurm_cli("status", tmp_path / "run", "--json", check=0, PATH="/nonexistent")
-    assert counts(elsewhere.json["stages"][0]) == (0, 0, 0, 4)  # No squeue to ask: nothing is called failed.
+    assert counts(elsewhere.json["stages"][0]) == (0, 0, 0, 4)  # Without squeue, no rank is shown as failed.
     assert "no squeue on this machine" in elsewhere.err
     assert len(launches(tmp_path / "run")) == 1
     flag.touch()
@@ -65,7 +65,7 @@ def test_a_job_that_never_reaches_python_is_failed_not_done(
     slurm_cli("launch", file, "--wait", check=1)
     stage = status(slurm_cli, tmp_path / "run")
     assert counts(stage) == (0, 4, 0, 0)
-    # Exit status 0, and yet not done: accounting, a moment later, tells how the jobs ended.
+    # Exit status 0 does not make a rank done. A moment later, accounting knows how the jobs ended.
     until(lambda: status(slurm_cli, tmp_path / "run")["reasons"] == {"lost (COMPLETED)": 4}, "accounting to know")
     assert "this node is broken" in slurm_cli("logs", tmp_path / "run", "--failed").out
     assert "this node is broken" in slurm_cli("logs", tmp_path / "run", "--rank", "2").out

@@ -1,4 +1,4 @@
-"""Failed ranks that the stage's last job launches again: which, with what, and how often."""
+"""Failed ranks that the end job retries: which ranks, with which resources, and how often."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def test_a_rank_that_gets_nothing_done_in_its_time_is_tried_again_with_more(life
     assert (second["ranks"], second["arrays"][0]["time_scale"]) == ("3", 3.0)
     script = (life.run / "launches" / "2" / f"{second['arrays'][0]['name']}.sh").read_text()
     assert "#SBATCH --time=0-00:03:00" in script
-    assert not restarted(life, 3)  # It would have come no further.
+    assert not restarted(life, 3)  # A restart would have got no further.
 
 
 def test_a_rank_that_runs_out_of_memory_gets_twice_as_much(life: Life) -> None:
-    """Slurm looks at a job's memory every second here, and ends one that has too much."""
+    """Slurm samples the memory of a job every second here, and ends a job that exceeds its limit."""
     executor = {"mem_per_cpu_gb": 0.2, "sbatch": {"acctg-freq": "task=1"}}
     life.launch({"my_steps:need_memory": {"ranks": [1], "mb": 300}}, executor=executor, retries=RETRIES)
     life.finish()
