@@ -19,6 +19,7 @@ from stagger.ranks import format_ranks
 from stagger.rundir.launch_records import Group
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.spec.executors import RetrySpec
+from stagger.spec.models import RunSpec
 from stagger.status.efficiency import sentences
 from stagger.status.look import Look, look_at_run
 from stagger.status.report import write_stats
@@ -31,12 +32,22 @@ def main(arguments: list[str]) -> int:
     """Merge the statistics; retry failed ranks as `retries` allows; launch dependent stages if every rank is done."""
     run_dir, name, options = arguments
     run, record = RunFolder.open(run_dir, orjson.loads(options), patient=True)
+    if not may_launch(record.spec, name):  # Then a user's retry need not wait for this job.
+        return finalize(run, record, name)
     with run.lock(wait_s=LOCK_WAIT_S):
         return finalize(run, run.load() or record, name)
 
 
+def may_launch(spec: RunSpec, name: str) -> bool:
+    """Whether the end of stage `name` can launch anything: retries of its ranks, or stages that depend on it."""
+    return spec.stage(name).retries is not None or any(name in stage.depends for stage in spec.stages)
+
+
 def finalize(run: RunFolder, record: RunRecord, name: str) -> int:
-    """End stage `name`, under the run's lock. Returns the exit status: 1 if ranks are neither done nor retried."""
+    """End stage `name`, under the run's lock if it may launch anything.
+
+    Returns the exit status: 1 if ranks are neither done nor retried.
+    """
     looks = look_at_run(run, record)
     look, stage = looks[name], run.stage(record, name)
     stats = write_stats(look)

@@ -77,7 +77,7 @@ def come_back(settings: TaskSettings, job: Job, reason: str) -> None:
             log(f"stopped by {reason}; not requeued after {job.restart} requeues (executor.max_requeues)", "WARNING")
         elif left_s is not None and left_s < TIME_IS_UP_S and not job.advanced:
             log(
-                f"stopped by {reason}; not requeued: the job finished nothing within its time limit; raise executor.time",
+                f"stopped by {reason}; not requeued: the job got nothing done in its time limit; raise executor.time",
                 "WARNING",
             )
         else:

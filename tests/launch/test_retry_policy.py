@@ -99,5 +99,5 @@ def test_how_slurm_says_that_memory_ran_out(text: str) -> None:
 
 
 def test_what_retries_may_name_is_how_slurms_states_count() -> None:
-    """Every end in the default `retries.on` is the `counts_as` of a state in slurm/states.py, or it would never match."""
+    """Each end in the default `retries.on` is the `counts_as` of a state in slurm/states.py: others never match."""
     assert set(RetrySpec().on) <= {state.counts_as for state in STATES.values()}
