@@ -26,7 +26,7 @@ from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.spec.models import StageSpec
 from stagger.storage.storage import Storage
 from tests.blocks.conftest import QUICK
-from tests.conftest import until
+from tests.conftest import PATIENCE_S, until
 from tests.kit.block_hosts import Recorder
 
 
@@ -74,7 +74,7 @@ class Life:
     def end(self, signal: Signals = Signals.SIGTERM) -> Any:
         """Send the signal, and return the result or the error of the server."""
         self.stop.signal = signal
-        self.thread.join(20)
+        self.thread.join(PATIENCE_S)
         assert not self.thread.is_alive()
         return self.ended
 
@@ -117,7 +117,7 @@ def test_a_server_whose_time_is_up_ends_well(live: Callable[..., Life]) -> None:
     until(lambda: one.serves(0, 4), "it to serve")
     assert one.end(Signals.SIGUSR2) == "its job's time is up"
     two = live("00001.1", serve_for=0.5)
-    two.thread.join(20)
+    two.thread.join(PATIENCE_S)
     assert two.ended == "blocks.serve_for has elapsed"
 
 
@@ -128,7 +128,7 @@ def test_signals_that_come_while_it_drains_change_nothing(live: Callable[..., Li
     until(lambda: (record := one.record()) and record.reason, "it to leave")
     one.stop.signal = Signals.SIGUSR2
     (tmp_path / "flag").touch()
-    one.thread.join(20)
+    one.thread.join(PATIENCE_S)
     assert one.ended == "its job's time is up"
     one.stop.check()  # The commit of the rank checks this.
 
@@ -165,7 +165,7 @@ def test_a_server_leaves_before_its_job_ends_without_being_told(tmp_path: Path) 
     one = Life(tmp_path)
     one.server.identity = Identity("00000.1", "12_0", time.time() + 7)
     one.start()
-    one.thread.join(20)
+    one.thread.join(PATIENCE_S)
     assert one.ended == "its job's time is up"
     record = one.record()
     assert record is not None
@@ -277,7 +277,7 @@ def test_a_failing_host_takes_its_blocks_out_of_the_registry_and_says_why(
     live: Callable[..., Life], script: dict[str, str], message: str
 ) -> None:
     one = live(host={"script": script})
-    one.thread.join(20)
+    one.thread.join(PATIENCE_S)
     assert isinstance(one.ended, StaggerError)
     assert str(one.ended) == message
     assert one.reader.refresh().members == {}
@@ -295,13 +295,13 @@ def test_a_host_that_hangs_keeps_no_one_from_leaving(live: Callable[..., Life]) 
     until(lambda: two.serves(0, 4), "it to serve")
     assert two.end(Signals.SIGUSR2) == "its job's time is up"
     three = live("00002.1", host={"script": {"measure": "hang"}}, measure_timeout=0.3)
-    three.thread.join(20)
+    three.thread.join(PATIENCE_S)
     assert str(three.ended) == "measuring has taken more than 0.3 s."
 
 
 def test_more_blocks_than_fit_are_refused(live: Callable[..., Life]) -> None:
     one = live(num_blocks=5)
-    one.thread.join(20)
+    one.thread.join(PATIENCE_S)
     assert str(one.ended) == "4 blocks fit on this host, not 5 (blocks.num_blocks)."
     two = live("00001.1", num_blocks=3)
     until(lambda: two.serves(0, 3), "it to serve")

@@ -119,7 +119,7 @@ def test_what_is_no_time_is_none(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "much", "4GG", "-1"])
 def test_what_is_no_memory_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="no amount of memory"):
+    with pytest.raises(ValueError, match="not an amount of memory"):
         answers.parse_memory(text)
 
 

@@ -136,7 +136,7 @@ def test_single_ranks_are_cancelled_and_tried_again_with_other_settings(life: Li
     ran = life.cli("cancel", life.run, "--rank", "1-2", check=0)
     assert ran.out == "cancelled ranks 1-2 (2 jobs)\n"
     until(lambda: counts(status(life.cli, life.run)) == (2, 0, 0, 2), "the two to end")
-    assert "retry can change" in life.cli("retry", life.run, "--set", "tasks=9", check=2).err
+    assert "a retry cannot change tasks" in life.cli("retry", life.run, "--set", "tasks=9", check=2).err
     assert "There is no rank 4" in life.cli("retry", life.run, "--rank", "4", check=2).err
     assert "Ranks 0 of run are done" in life.cli("retry", life.run, "--rank", "0,1", check=2).err
     life.cli("retry", life.run, "--failed-only", check=0)
