@@ -31,7 +31,7 @@ _PUBLIC = {
     "WriteParquet": "stagger.steps.parquet_writer",
     "ReadText": "stagger.steps.text",
     "RunFailed": "stagger.errors",
-    "Shard": "stagger.plan.sharding",
+    "Shard": "stagger.pipeline.document",
     "SlurmExecutor": "stagger.api",
     "StaggerError": "stagger.errors",
     "TaskContext": "stagger.pipeline.task_context",
