@@ -253,8 +253,20 @@ def death_reason(status: int) -> str:
     if status == -signal.SIGKILL:
         return "was killed by SIGKILL: out of memory, unless someone killed it by hand"
     if status < 0:
-        return f"was killed by {signal.Signals(-status).name}"
+        return f"was killed by {signal_name(-status)}"
     return f"ended with exit status {status}"
+
+
+def signal_name(number: int) -> str:
+    """`SIGSEGV`; `signal 35` for a real-time signal, which has no name.
+
+    >>> signal_name(11), signal_name(35)
+    ('SIGSEGV', 'signal 35')
+    """
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def record_death(launch: StageLaunch, rank: int, pid: int, reason: str) -> None:
