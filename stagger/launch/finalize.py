@@ -50,9 +50,9 @@ def finalize(run: RunFolder, record: RunRecord, name: str) -> int:
     """
     looks = look_at_run(run, record)
     look, stage = looks[name], run.stage(record, name)
-    stats = write_stats(look)
-    if not look.activity.ranks:
+    if not look.activity.ranks:  # Removed at once: a user's retry may start ranks while the statistics are merged.
         remove_leftovers(stage)
+    stats = write_stats(look)
     for line in sentences(stats.get("efficiency", {})):
         logger.info(f"{name}: {line}")
     if not stats["missing_ranks"]:
