@@ -140,13 +140,13 @@ def status(
 ) -> int:
     """Show a run's progress: ranks by state, records, bytes, rate. Exit status 1 if any rank failed."""
     from stagger.rundir.run_folder import RunFolder
-    from stagger.rundir.stage_folder import collection_paused
     from stagger.status.stage_status import status_of
 
     folder, record = RunFolder.open(run, storage_options(options))
-    with contextlib.nullcontext() if watch else collection_paused():
-        stages = show.watch_status(folder, record, silent=json) if watch else status_of(folder, record)
-        print_json(show.status_document(folder.path, stages)) if json else show.status(folder.path, stages)
+    if not watch:
+        gc.disable()  # The process ends soon; a single collection over 100,000 records costs 0.4 s and frees nothing.
+    stages = show.watch_status(folder, record, silent=json) if watch else status_of(folder, record)
+    print_json(show.status_document(folder.path, stages)) if json else show.status(folder.path, stages)
     return 1 if any(stage.failed for stage in stages) else 0
 
 
