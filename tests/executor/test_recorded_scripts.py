@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.spec.executors import EnvSpec, SlurmSpec
 from stagger.spec.models import StageSpec
 from stagger.start.delays import Slots
+from tests.executor.test_job_script import context as plain_context
 
 RECORDED = Path(__file__).parents[1] / "data" / "scripts"
 
@@ -20,16 +22,8 @@ SETTINGS = '{"stage_dir": "it\'s here"}'
 
 
 def context(more: dict[str, Any] | None = None, **spec: Any) -> ScriptContext:
-    return ScriptContext(
-        spec=SlurmSpec(type="slurm", **spec),
-        run_dir="/lustre/my runs/100%",
-        stage="stage",
-        number=2,
-        cwd="/home/user",
-        log_dir="/lustre/my runs/100%/launches/2/slurm",
-        storage_options={"s3": {"endpoint_url": "http://it's", "secret": "${SECRET}"}},
-        **(more or {}),
-    )
+    storage_options = {"s3": {"endpoint_url": "http://it's", "secret": "${SECRET}"}}
+    return replace(plain_context(**spec), storage_options=storage_options, **(more or {}))
 
 
 def blocks() -> dict[str, Any]:
