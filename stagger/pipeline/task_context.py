@@ -114,7 +114,6 @@ class TaskContext:
         shards: list[Shard],
         tag: str,
         *,
-        repeated: bool = False,
         read_ahead_bytes: int = 64 * 10**6,
         begin_upload: Callable[[str], None] = lambda path: None,
         circumstances: Circumstances | None = None,
@@ -131,13 +130,11 @@ class TaskContext:
         self.circumstances = circumstances or Circumstances()
         self.notes: dict[str, Any] = {}
         self._tag = tag
-        self._repeated = repeated
         self._read_ahead_bytes = read_ahead_bytes
         self._begin_upload = begin_upload
         self._ahead: ReadAhead | None = None
         self._place = 0
         self._committed = 0
-        self._earlier: list[Callable[[list[Shard]], list[str]]] = []
 
     def shard_by_shard(self) -> Iterator[Shard]:
         """Iterate over the rank's shards; in each iteration, `shards` holds only the current one."""
@@ -187,36 +184,16 @@ class TaskContext:
         self.outputs.append(file)
         return file
 
-    def replaces(self, earlier: Callable[[list[Shard]], list[str]]) -> None:
-        """Register files for removal at the commit: those of an earlier attempt that this one does not write again.
-
-        `earlier` returns the paths that the rank may have written for the given shards. It is called only if there was
-        an earlier attempt.
-        """
-        self._earlier.append(earlier)
-
-    def commit(self, shards: list[Shard]) -> None:
-        """Make the outputs since the last commit durable, then visible; remove other files of earlier attempts.
-
-        `shards` are the shards that these outputs were made from.
-        """
+    def finish(self) -> list[Output]:
+        """Make the outputs since the last commit durable, but still invisible. Returns them."""
         files = self.outputs[self._committed :]
         for file in files:
             file.finish()
-        committed: list[str] = []
-        try:
-            for file in files:
-                file.output.commit()
-                committed.append(file.output.path)
-        except BaseException:
-            for path in committed:  # The rank has failed: none of its outputs may be taken for data.
-                self.storage.remove(path)
-            raise
+        return [file.output for file in files]
+
+    def committed(self) -> None:
+        """Note that all outputs are visible: `abort` leaves them alone."""
         self._committed = len(self.outputs)
-        if self._repeated:
-            written = {file.output.path for file in files}
-            for path in {path for find in self._earlier for path in find(shards)} - written:
-                self.storage.remove(path)
 
     def abort(self) -> None:
         """Discard all uncommitted outputs without a trace."""

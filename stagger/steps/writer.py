@@ -113,23 +113,6 @@ class ShardWriter:
 
     def bind(self, task: TaskContext) -> None:
         self._task = task
-        task.replaces(self._earlier_files)
-
-    def _earlier_files(self, shards: list[Shard]) -> list[str]:
-        """The files that an earlier attempt of this rank may have written for these shards."""
-        assert self._task is not None
-        rank = self._task.rank
-        stems = [stem_of(shard.name) for shard in shards] if self.shard_by_shard else [""]
-        found = []
-        for stem in stems:
-            if "{part}" not in self.filename:
-                found.append(join(self.path, self._name(stem, rank, 0)))
-                continue
-            start, _, end = (self.filename + self.extension).partition("{part}")
-            start, end = (_filled(text, stem, rank, 0) for text in (start, end))
-            matches = re.compile(rf"{re.escape(start)}\d{{5,}}{re.escape(end)}").fullmatch
-            found += [join(self.path, name) for name in self._task.storage.named(self.path, start) if matches(name)]
-        return found
 
     def _name(self, stem: str, rank: int, part: int) -> str:
         return _filled(self.filename + self.extension, stem, rank, part)

@@ -25,10 +25,17 @@ class Entry(NamedTuple):
 
 
 class Output(Protocol):
-    """A file being written: invisible under its final path until `commit`, discarded by `abort`."""
+    """A file being written: invisible under its final path until `commit`, discarded by `abort`.
+
+    Once it is finished, `pending` names what `Backend.revoke` removes to make the commit impossible: a temporary file
+    or a multipart upload. It is empty where nothing can, and a condition of the request protects the path instead.
+    `version` identifies the finished content for `Backend.remove`; it is empty where it is not known.
+    """
 
     path: str
     size: int
+    pending: str
+    version: str
 
     @property
     def held(self) -> int:
@@ -39,7 +46,15 @@ class Output(Protocol):
     def finish(self) -> None:
         """Make everything written durable, but still invisible. After it, `commit` hardly ever fails."""
 
-    def commit(self) -> None: ...
+    def commit(self, confirm: Callable[[], None], *, fresh: bool) -> None:
+        """Make the file visible, but perhaps not yet durable: `Storage.settle` does that for many files at once.
+
+        `confirm` raises when the writer has lost the right to commit. It is called when something else has happened to
+        the file or the path meanwhile. `fresh` tells that no earlier attempt may have written the path.
+        """
+
+    def withdraw(self) -> None:
+        """Remove the committed file, if the path still holds this one."""
 
     def abort(self) -> None: ...
 
@@ -57,7 +72,9 @@ class Backend(Protocol):
 
     def create(self, path: str, data: bytes) -> bool: ...
 
-    def remove(self, path: str) -> None: ...
+    def remove(self, path: str, version: str) -> None: ...
+
+    def revoke(self, path: str, pending: str) -> None: ...
 
     def named(self, folder: str, start: str) -> list[str]: ...
 

@@ -75,9 +75,12 @@ class ObjectStore:
                 return False
         return True
 
-    def remove(self, path: str) -> None:
+    def remove(self, path: str, version: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._ask(path, lambda: self._files.rm_file(path))
+
+    def revoke(self, path: str, pending: str) -> None:
+        pass  # fsspec can neither abort the upload of another process nor set conditions.
 
     def named(self, folder: str, start: str) -> list[str]:
         below, _, name = start.rpartition("/")
@@ -142,6 +145,8 @@ class ObjectOutput:
     def __init__(self, files: Any, path: str) -> None:
         self.path = path
         self.size = 0
+        self.pending = ""
+        self.version = ""
         self._files = files
         self._buffer: io.BytesIO | None = io.BytesIO()
         self._upload: Any = None
@@ -166,12 +171,16 @@ class ObjectOutput:
         if self._upload is not None:
             self._upload.close()
 
-    def commit(self) -> None:
+    def commit(self, confirm: Callable[[], None], *, fresh: bool) -> None:
         if self._upload is not None:
             self._upload.commit()
             self._upload = None
         elif self._buffer is not None:
             self._files.pipe_file(self.path, self._buffer.getvalue())
+
+    def withdraw(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._files.rm_file(self.path)
 
     def abort(self) -> None:
         if self._upload is not None:

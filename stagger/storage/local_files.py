@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from _thread import get_ident
 from collections.abc import Callable, Iterator
 
 from stagger.errors import StaggerError
@@ -13,6 +12,9 @@ from stagger.storage import Entry
 
 #: Bytes per read call: shared file systems favour large sequential reads.
 READ_BYTES = 2**20
+
+#: Most bytes of a file's name in its temporary name, which has another 100: file systems allow 255.
+NAME_BYTES = 150
 
 #: Bytes that hold most records of a run directory.
 SMALL_BYTES = 2**14
@@ -36,32 +38,39 @@ class LocalFiles:
         return [read_small(path) for path in paths]
 
     def write(self, path: str, data: bytes, *, private: bool) -> None:
-        output = LocalOutput(path, writer_tag(), 0o600 if private else 0o666)
+        output = LocalOutput(path, str(os.getpid()), 0o600 if private else 0o666)
         try:
             output.write(data)
             output.finish()
         except BaseException:
             output.abort()
             raise
-        output.commit()
+        output.commit(lambda: None, fresh=True)
+        sync_folder(os.path.dirname(path))
 
     def create(self, path: str, data: bytes) -> bool:
-        make_folder(os.path.dirname(path))
         # Written aside and linked, so that nobody reads a half-written file. link() fails when the name is taken.
-        temporary = hidden(path, writer_tag())
-        with open(temporary, "wb") as file:
-            file.write(data)
+        output = LocalOutput(path, str(os.getpid()), 0o666)
         try:
-            os.link(temporary, path)
+            output.write(data)
+            output.finish()
+            os.link(output.pending, path)
         except FileExistsError:
-            return False
+            # NFS repeats a request whose answer was lost: the name may be taken by this very file.
+            return os.stat(output.pending).st_nlink > 1
         finally:
-            os.unlink(temporary)
+            output.abort()
         return True
 
-    def remove(self, path: str) -> None:
+    def remove(self, path: str, version: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+            if not version or version_of(os.lstat(path)) == version:
+                os.unlink(path)
+
+    def revoke(self, path: str, pending: str) -> None:
+        # A rename fails once its source is gone, whenever it comes.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(pending)
 
     def named(self, folder: str, start: str) -> list[str]:
         below, _, name = start.rpartition("/")
@@ -130,7 +139,7 @@ class LocalFiles:
         for below, _, names in os.walk(folder):
             for name in names:
                 if name.startswith(".") and name.endswith(".tmp") and f".{tag}-" in name:
-                    self.remove(f"{below}/{name}")
+                    self.remove(f"{below}/{name}", "")
 
     def check_writable(self, folder: str) -> None:
         existing = folder
@@ -177,13 +186,13 @@ class LocalOutput:
     def __init__(self, path: str, tag: str, mode: int) -> None:
         self.path = path
         self.size = 0
-        self._temporary = hidden(path, tag)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        self.version = ""
+        self.pending = hidden(path, tag)
         try:
-            self._descriptor = os.open(self._temporary, flags, mode)
+            self._descriptor = open_new(self.pending, mode)
         except FileNotFoundError:
             make_folder(os.path.dirname(path))
-            self._descriptor = os.open(self._temporary, flags, mode)
+            self._descriptor = open_new(self.pending, mode)
 
     @property
     def held(self) -> int:
@@ -198,16 +207,31 @@ class LocalOutput:
 
     def finish(self) -> None:
         os.fsync(self._descriptor)
+        self.version = version_of(os.fstat(self._descriptor))
         self._close()
 
-    def commit(self) -> None:
-        os.rename(self._temporary, self.path)
-        sync_folder(os.path.dirname(self.path))
+    def commit(self, confirm: Callable[[], None], *, fresh: bool) -> None:
+        try:
+            os.rename(self.pending, self.path)
+        except FileNotFoundError:
+            confirm()  # A later attempt has revoked this output.
+            raise
+
+    def withdraw(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if version_of(os.lstat(self.path)) != self.version:
+                return
+            # Not unlink(): another writer may have replaced the file since. Whatever was there is moved, and looked at.
+            os.rename(self.path, self.pending)
+            if version_of(os.lstat(self.pending)) == self.version:
+                os.unlink(self.pending)
+            else:
+                os.rename(self.pending, self.path)
 
     def abort(self) -> None:
         self._close()
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._temporary)
+            os.unlink(self.pending)
 
     def _close(self) -> None:
         if self._descriptor >= 0:
@@ -215,15 +239,27 @@ class LocalOutput:
             self._descriptor = -1
 
 
-def writer_tag() -> str:
-    """A name for this thread, unique among all processes and nodes that see the same folder."""
-    return f"{os.uname().nodename}-{os.getpid()}-{get_ident()}"
-
-
 def hidden(path: str, tag: str) -> str:
-    """A file's temporary name: in the same folder, because a rename across Lustre's metadata targets is slow."""
+    """A new temporary name for a file, which nobody can guess.
+
+    It lies in the same folder, because a rename across Lustre's metadata targets is slow.
+    """
     folder, name = os.path.split(path)
-    return f"{folder}/.{name}.{tag}.tmp"
+    name = os.fsdecode(os.fsencode(name)[:NAME_BYTES])
+    return f"{folder}/.{name}.{tag}-{os.urandom(8).hex()}.tmp"
+
+
+def open_new(path: str, mode: int) -> int:
+    """A descriptor of a new file. Never opens a file or link that somebody has put there."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+
+
+def version_of(info: os.stat_result) -> str:
+    """Identifies a file and its content, on every node of a shared file system.
+
+    Whole seconds: of a file's time, not all nodes see the fractions.
+    """
+    return f"{info.st_ino}-{info.st_size}-{int(info.st_mtime)}"
 
 
 def sync_folder(folder: str) -> None:

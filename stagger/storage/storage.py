@@ -123,9 +123,24 @@ class Storage:
         """Create a file; False if it exists already. Of several concurrent callers, exactly one gets True."""
         return self.backend(path).create(path, data)
 
-    def remove(self, path: str) -> None:
-        """Remove a file; no error if there is none."""
-        self.backend(path).remove(path)
+    def remove(self, path: str, version: str = "") -> None:
+        """Remove a file; no error if there is none. With an `Output.version`, remove nothing but this very file."""
+        self.backend(path).remove(path, version)
+
+    def revoke(self, path: str, pending: str) -> None:
+        """Make the commit of another process's output impossible, if it has not happened yet.
+
+        `path` and `pending` are those of the finished `Output`.
+        """
+        self.backend(path).revoke(path, pending)
+
+    def settle(self, paths: list[str]) -> None:
+        """Make files that were committed to `paths` survive a power failure."""
+        if folders := {os.path.dirname(path) for path in paths if is_local(path)}:
+            from stagger.storage.local_files import sync_folder
+
+            for folder in folders:
+                sync_folder(folder)
 
     def named(self, folder: str, start: str) -> list[str]:
         """Files whose path relative to `folder` starts with `start`; they lie in the folder before its last `/`."""

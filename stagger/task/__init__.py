@@ -11,6 +11,16 @@ from typing import Any
 
 import orjson
 
+from stagger.errors import StaggerError
+
+
+class Superseded(StaggerError):
+    """A later attempt of the rank has begun, or has claimed the commit: this one must not commit any more."""
+
+
+class Committed(Exception):
+    """An earlier attempt has committed the whole rank meanwhile."""
+
 
 @dataclass(frozen=True)
 class TaskSettings:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from stagger.errors import BadInput, Interrupted, StaggerError
 from stagger.pipeline.chain import Step, StepCount, build, chain, own_seconds
-from stagger.pipeline.document import Shard
 from stagger.pipeline.task_context import EXAMPLES, Circumstances, StopFlag, TaskContext
 from stagger.rundir.plan_file import RankPlan, read_rank
 from stagger.rundir.stage_folder import COMPLETION_KEYS, StageFolder, attempt_name, attempt_order, decode, encode
 from stagger.storage.storage import Storage, is_local
-from stagger.task import TaskSettings
+from stagger.task import Committed, Superseded, TaskSettings
 from stagger.task.attempt_log import AttemptLog, log
 
 if TYPE_CHECKING:
+    from stagger.task.commit import RankCommit
     from stagger.task.upload_notes import UploadNotes
 
 #: Seconds of a job's age below which a rank's first attempt on remote storage does not check for a later attempt: this
@@ -44,10 +44,6 @@ class Job:
     advanced: bool = False
 
 
-class Superseded(StaggerError):
-    """A later attempt of the rank has started. This one, which Slurm gave up for dead, must not commit any more."""
-
-
 class Attempt:
     """One execution of one rank."""
 
@@ -64,6 +60,7 @@ class Attempt:
         self.counts: list[StepCount] = []
         self.before: dict[str, Any] = {}
         self.uploads: UploadNotes | None = None
+        self.commit: RankCommit | None = None
 
     @property
     def repeated(self) -> bool:
@@ -102,7 +99,6 @@ class Attempt:
             plan.world_size,
             plan.shards[self.before.get("shards", 0) :],
             f"{self.folder.tag}-{self.name}" + (f"-{self.job.process}" if self.job.process else ""),
-            repeated=self.repeated,
             read_ahead_bytes=self.settings.read_ahead_mb * 10**6,
             begin_upload=self._begin_upload,
             circumstances=Circumstances(self.settings.stage_dir, self.name, self.job.id, self.stop),
@@ -111,8 +107,10 @@ class Attempt:
             steps = self._bound_steps(plan, task)
             self.counts = [StepCount(step["use"]) for step in plan.steps]
             self._run_steps(steps, plan, task)
-            if self.settings.commit == "rank":
-                self._commit(task, plan.shards)
+            self._commit(plan, task, len(plan.shards))
+        except Committed:
+            task.abort()
+            log(f"rank {self.rank} is already done: an earlier attempt has committed it meanwhile")
         except BaseException:
             task.abort()
             raise
@@ -120,11 +118,6 @@ class Attempt:
             task.close()
             if self.uploads is not None:
                 self.uploads.end()
-        if self.job.process:
-            return
-        record = self._completion(plan, task, len(plan.shards))
-        self.storage.write(self.folder.completion(self.rank), encode(record))
-        log(f"done: {record['records_in']} records in, {record['records_out']} out", "SUCCESS")
 
     def _begin_upload(self, path: str) -> None:
         """Write a note before a multipart upload begins. Few ranks write that much; the others skip the import."""
@@ -158,17 +151,32 @@ class Attempt:
             return {}
         return record if record["fingerprint"] == self.settings.fingerprint else {}
 
-    def _commit(self, task: TaskContext, shards: list[Shard]) -> None:
-        """Make the outputs of `shards` visible, if no step failed and no later attempt has started."""
+    def _commit(self, plan: RankPlan, task: TaskContext, shards: int) -> None:
+        """Commit the outputs since the last commit, and with them the record of the rank's first `shards` shards.
+
+        Raises what a step has raised, also if a later step swallowed it; and Superseded.
+        """
         self.stop.check()
         for count in self.counts:
-            if count.error is not None:  # A later step swallowed the error; the following records are missing.
+            if count.error is not None:  # The records after it are missing.
                 raise count.error
         if self.job.process:
             task.abort()
             return
+        from stagger.task.commit import RankCommit
+
         self._check_latest()
-        task.commit(shards)
+        files = task.finish()
+        record = self._completion(plan, task, shards)
+        done = shards == len(plan.shards)
+        path = self.folder.completion(self.rank) if done else self.folder.progress(self.rank)
+        keep = {output["path"] for output in record["outputs"]} if done else None
+        if self.commit is None:
+            self.commit = RankCommit(self.folder, self.rank, self.name, self.job.id, repeated=self.repeated)
+        self.commit.publish(files, path, encode(record), keep)
+        task.committed()
+        if done:
+            log(f"done: {record['records_in']} records in, {record['records_out']} out", "SUCCESS")
 
     def _check_latest(self) -> None:
         """Raise Superseded when a later attempt of the rank has started: every attempt has a log from its start."""
@@ -192,11 +200,9 @@ class Attempt:
                 if hasattr(step, "end_shard"):
                     step.end_shard()
             if self.settings.commit == "shard" and shard is not None:
-                self._commit(task, [shard])
                 ended += 1
-                if ended < len(plan.shards) and not self.job.process:  # The last is covered by the completion record.
-                    progress = encode(self._completion(plan, task, ended))
-                    self.storage.write(self.folder.progress(self.rank), progress)
+                if ended < len(plan.shards):  # The last is committed with the rank.
+                    self._commit(plan, task, ended)
                 self.job.advanced = True
 
     def _bound_steps(self, plan: RankPlan, task: TaskContext) -> list[Step]:

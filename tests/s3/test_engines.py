@@ -110,7 +110,7 @@ def test_a_small_output_is_one_put(storage: Storage, s3: S3Server) -> None:
     output.write(bytes(60 * 2**20))
     output.finish()
     s3.reset()
-    output.commit()
+    output.commit(lambda: None, fresh=True)
     assert s3.stats()["requests"] == {"PutObject": 1}
 
 
@@ -124,7 +124,7 @@ def test_many_finished_outputs_do_not_fill_the_memory(storage: Storage, s3: S3Se
     assert s3.stats()["requests"]["CreateMultipartUpload"] == 3  # Two outputs fit into memory together.
     assert storage.list("s3://out/many") == []
     for output in outputs:
-        output.commit()
+        output.commit(lambda: None, fresh=True)
     assert len(storage.list("s3://out/many")) == 5
     for entry in storage.list("s3://out/many"):
         storage.remove(f"s3://out/many/{entry.name}")

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from stagger import BadInput, Document, ReadParquet, Shard, StaggerError, WriteParquet
 from stagger.pipeline.task_context import TaskContext
 from stagger.storage.storage import Storage
+from tests.kit.commits import commit
 
 UTC = datetime.timezone.utc
 
@@ -42,7 +43,7 @@ def write(folder: Path, documents: list[Document], **options: Any) -> list[Path]
     step.bind(task)
     try:
         assert list(step(documents, 0, 1)) == documents
-        task.commit(task.all_shards)
+        commit(task)
     except BaseException:
         task.abort()
         raise
@@ -478,7 +479,7 @@ def test_a_file_of_the_rank_stays_open_while_shards_end(tmp_path: Path) -> None:
         for step in (whole, each):
             step.end_shard()
     assert not list((tmp_path / "whole").glob("[!.]*"))
-    task.commit(task.all_shards)
+    commit(task)
     assert [path.name for path in (tmp_path / "whole").iterdir()] == ["00004.parquet"]
     assert read(tmp_path / "whole") == [document for shard in shards for document in documents[shard.name]]
     for shard in shards:
@@ -494,7 +495,7 @@ def test_what_changes_after_it_was_written_is_written_as_it_was(tmp_path: Path) 
         document.media[0]["a"] = document.metadata["k"] = 2
         document.metadata["l"].append("b")
         document.metadata["o"].clear()
-    task.commit(task.all_shards)
+    commit(task)
     assert read(tmp_path) == [Document("x", "1", [{"a": 1}], {"k": 1, "l": ["a"], "o": {"b": 1}})]
 
 

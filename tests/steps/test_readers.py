@@ -20,6 +20,7 @@ from stagger.pipeline.compression import Codec
 from stagger.pipeline.task_context import TaskContext
 from stagger.storage.storage import Storage
 from tests.conftest import read_jsonl
+from tests.kit.commits import commit
 
 
 def read(step: Any, storage: Storage | None = None) -> list[Document]:
@@ -161,7 +162,7 @@ def test_what_is_written_can_be_read_again(tmp_path: Path) -> None:
         step.bind(task)
         assert list(step(documents, 3, 5)) == documents
         assert not list(folder.glob("[!.]*"))
-        task.commit(task.all_shards)
+        commit(task)
         assert [path.name for path in folder.iterdir()] == [
             "00003.jsonl" + {"zstd": ".zst", "gzip": ".gz"}.get(compression or "", "")
         ]
@@ -302,7 +303,7 @@ def test_any_documents_survive_and_others_read_the_same(documents: list[Document
         task = TaskContext(Storage(), 0, 1, [], "tag")
         step.bind(task)
         assert list(step(documents, 0, 1)) == documents
-        task.commit(task.all_shards)
+        commit(task)
         paths = list(Path(folder).iterdir())
         assert len(paths) == bool(documents)
         if documents:

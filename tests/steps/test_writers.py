@@ -15,16 +15,17 @@ from stagger.pipeline.task_context import TaskContext
 from stagger.steps.writer import stem_of
 from stagger.storage.storage import Storage
 from tests.conftest import Cli, PipelineFiles, contents, output_ids, read_jsonl
+from tests.kit.commits import commit
 
 
-def write(step: Any, documents: list[Document], *, shards: list[Shard] | None = None, **options: Any) -> TaskContext:
+def write(step: Any, documents: list[Document], *, shards: list[Shard] | None = None) -> TaskContext:
     """Run a writer as the only step of rank 3: once per shard if the writer requires that, else once."""
-    task = TaskContext(Storage(), 3, 8, shards or [], "tag", **options)
+    task = TaskContext(Storage(), 3, 8, shards or [], "tag")
     step.bind(task)
     for _ in task.shard_by_shard() if step.shard_by_shard else [None]:
         assert list(step(iter(documents), 3, 8)) == documents
         step.end_shard()
-    task.commit(task.all_shards)
+    commit(task)
     return task
 
 
@@ -80,23 +81,6 @@ def test_one_output_for_each_input(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("options", [{"max_bytes": 200}, {"filename": "{stem}.jsonl"}, {}])
-def test_an_attempt_removes_what_an_earlier_one_wrote_beside_it(tmp_path: Path, options: dict[str, Any]) -> None:
-    shards = [Shard("a.jsonl", 1), Shard("sub/b.jsonl", 1)]
-    step = {"path": str(tmp_path), "compression": None, **options}
-    others = ["00004-00000.jsonl", "00004.jsonl", "00003-12.jsonl", "x00003-00001.jsonl", "c.jsonl", "a-1.jsonl"]
-    for name in others:
-        (tmp_path / name).touch()
-    write(WriteJsonl(**step), some(10), shards=shards)
-    assert len(names(tmp_path)) > len(others)
-    write(WriteJsonl(**step), some(3), shards=shards, repeated=True)
-    again = names(tmp_path)
-    write(WriteJsonl(**{**step, "path": str(tmp_path / "fresh")}), some(3), shards=shards)
-    assert again == sorted([*others, *names(tmp_path / "fresh")])
-    write(WriteJsonl(**step), [], shards=shards, repeated=True)
-    assert names(tmp_path) == sorted([*others, *(f"fresh/{name}" for name in names(tmp_path / "fresh"))])
-
-
 @pytest.mark.parametrize(
     ("document", "message"),
     [
@@ -109,13 +93,6 @@ def test_an_attempt_removes_what_an_earlier_one_wrote_beside_it(tmp_path: Path, 
 def test_what_json_cannot_hold_is_named(tmp_path: Path, document: Document, message: str) -> None:
     with pytest.raises(StaggerError, match=message):
         write(WriteJsonl(str(tmp_path)), [document])
-
-
-def test_a_commit_that_fails_in_the_middle_takes_back_what_it_showed(tmp_path: Path) -> None:
-    (tmp_path / "00003-00002.jsonl").mkdir()
-    with pytest.raises(IsADirectoryError):
-        write(WriteJsonl(str(tmp_path), compression=None, max_bytes=1000), some(50))
-    assert names(tmp_path) == [f".00003-{part:05d}.jsonl.tag.tmp" for part in range(2, 7)]
 
 
 def test_media_do_not_replace_metadata(tmp_path: Path) -> None:

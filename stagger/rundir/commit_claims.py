@@ -1,0 +1,64 @@
+"""Who may commit a rank: commits/<rank>.<turn>.json, one for each attempt that began to commit, created exclusively.
+
+The attempt of the last turn has the right to commit. What it does with it: stagger/task/commit.py.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict, cast
+
+from stagger.ranks import pad
+from stagger.rundir.stage_folder import StageFolder, decode
+from stagger.storage.storage import join
+
+
+class ClaimedFile(TypedDict):
+    """A file that an attempt is about to give its final path: `pending` and `version` as in `storage.Output`."""
+
+    path: str
+    pending: str
+    version: str
+
+
+class CommitClaim(TypedDict):
+    """commits/<rank>.<turn>.json. `time` is in seconds since the epoch; `record` is the completion or progress record.
+
+    With `commit: shard`, `files` are those of the latest shard; the progress record holds those of the shards before.
+    """
+
+    attempt: str
+    job: str
+    host: str
+    pid: int
+    time: float
+    files: list[ClaimedFile]
+    record: ClaimedFile
+
+
+CLAIM_KEYS = tuple(sorted(CommitClaim.__required_keys__))
+
+
+def claim_path(folder: StageFolder, rank: int, turn: int) -> str:
+    """The path of a rank's claim number `turn`, from 1."""
+    return join(folder.path, "commits", f"{pad(rank)}.{turn}.json")
+
+
+def decode_claim(data: bytes, path: str) -> CommitClaim:
+    """Raises StaggerError naming `path` when the claim is damaged."""
+    return cast("CommitClaim", decode(data, path, *CLAIM_KEYS))
+
+
+def claims_of(folder: StageFolder, ranks: set[int]) -> dict[int, list[CommitClaim]]:
+    """The claims of those of `ranks` that have one, oldest first. Costs one listing and a read of each claim."""
+    found: list[tuple[int, int]] = []
+    for name in folder.storage.named(join(folder.path, "commits"), ""):
+        numbers = name.removesuffix(".json").split(".")
+        if len(numbers) == 2 and all(number.isdecimal() for number in numbers) and int(numbers[0]) in ranks:
+            found.append((int(numbers[0]), int(numbers[1])))
+    found.sort()
+    paths = [claim_path(folder, rank, turn) for rank, turn in found]
+    claims: dict[int, list[CommitClaim]] = {}
+    for (rank, _), path, data in zip(found, paths, folder.storage.read_many(paths), strict=True):
+        if data is not None:
+            claims.setdefault(rank, []).append(decode_claim(data, path))
+    return claims
