@@ -109,6 +109,8 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
         if stage.failed:
             reasons = ", ".join(f"{count} {reason}" for reason, count in stage.reasons.items())
             print(f"  {'':<{width}}  failed: {format_ranks(stage.failed_ranks)} ({reasons})")
+        if stage.strays:
+            print(f"  {'':<{width}}  {stage.strays['message']}")
 
 
 def aside(stage: StageStatus, state: str) -> str:

@@ -14,6 +14,7 @@ from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
 from stagger.rundir.stage_folder import Completion
 from stagger.status.failed import Failed
 from stagger.status.failed_ranks import find_failed
+from stagger.status.strays import Strays, find_strays
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class Look:
         """The ranks whose latest launch ended without a completion record, ascending."""
         active = self.activity.ranks - self.done
         return find_failed(self.stage.folder, self.launches, self.done, active, self.jobs)
+
+    @cached_property
+    def strays(self) -> Strays | None:
+        """The visible files of ranks that were launched, and are neither done nor active; None if there are none."""
+        launched = {rank for launch in self.launches for rank in launch.rank_list}
+        return find_strays(self.stage.folder, launched - self.done - self.activity.ranks)
 
     @cached_property
     def completions(self) -> list[Completion]:

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import jinja2
+from loguru import logger
 
 from stagger.ranks import format_ranks
 from stagger.rundir.launch_records import SlurmLaunch
@@ -24,6 +25,9 @@ def write_stats(look: Look) -> dict[str, Any]:
         stats = merge(stage, look.completions, [rank for rank in range(stage.tasks) if rank not in look.done])
         if look.launches and isinstance(look.launches[-1], SlurmLaunch):
             stats["efficiency"] = efficiency(look.completions, look.launches[-1].resources)
+    if look.strays is not None:
+        logger.warning(f"{stage.name}: {look.strays}")
+        stats["strays"] = vars(look.strays)
     folder.storage.write(folder.stats(), encode(stats))
     folder.storage.write(folder.report(), render_report(stats).encode())
     return stats
@@ -61,5 +65,5 @@ def render_report(stats: dict[str, Any]) -> str:
         trim_blocks=True,
     )
     return environment.get_template("report.html.j2").render(
-        {**stats, "efficiency": sentences(stats.get("efficiency", {}))}
+        {**stats, "efficiency": sentences(stats.get("efficiency", {})), "strays": stats.get("strays")}
     )

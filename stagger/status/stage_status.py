@@ -36,6 +36,7 @@ class StageStatus:
     sleeping: ranks in the delay of their staggered start.
     requeued: ranks whose job ran before and waits to start again.
     cancelled: the number of pending ranks that a user cancelled.
+    strays: the visible files of ranks that are neither done nor active, their ranks, and a sentence; empty if none.
     slowest: (rank, seconds) of ranks that took much longer than most.
     """
 
@@ -64,6 +65,7 @@ class StageStatus:
     active: bool = False
     efficiency: dict[str, Any] = field(default_factory=dict)
     output_folders: list[str] = field(default_factory=list)
+    strays: dict[str, Any] = field(default_factory=dict)
 
 
 def status_of(folder: RunFolder, record: RunRecord) -> list[StageStatus]:
@@ -87,6 +89,8 @@ def stage_status(look: Look) -> StageStatus:
     status.pending = tasks - counted
     status.active = bool(activity.ranks - settled)
     status.cancelled = len(cancelled_ranks(look.launches) - activity.ranks - settled)
+    if look.strays is not None:
+        status.strays = {**vars(look.strays), "message": str(look.strays)}
     with collection_paused():
         add_totals(status, look)
     return status
