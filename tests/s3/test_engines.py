@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
 from pathlib import Path
 
 import pytest
 
 from stagger.errors import BadInput, StorageError
+from stagger.storage.s3.engine import Changed, Engine
+from stagger.storage.s3.store import S3Output, connect
 from stagger.storage.storage import Storage
 from tests.kit.s3_server import S3Server
 from tests.s3.conftest import ENGINES, THREE_IN_TEN, credentials, put, some_bytes
 
-MAKE_STORAGE = Callable[..., Storage]
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest, s3: S3Server) -> Engine:
+    return connect(request.param, {})
+
+
+def quoted_md5(data: bytes) -> str:
+    return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
 
 
 def test_one_get_and_nothing_else_for_each_shard(storage: Storage, s3: S3Server) -> None:
@@ -87,6 +96,47 @@ def test_of_two_that_create_one_wins_also_when_answers_are_lost(storage: Storage
         assert storage.read(path) == b"me"
 
 
+def test_a_conditional_put_replaces_only_the_version_that_it_names(engine: Engine) -> None:
+    first = engine.put("data", "conditional/a", b"one", create=True)
+    assert first == quoted_md5(b"one")
+    with pytest.raises(FileExistsError):
+        engine.put("data", "conditional/a", b"two", create=True)
+    second = engine.put("data", "conditional/a", b"two", match=first)
+    assert second == quoted_md5(b"two")
+    for data in (b"three", b"one"):
+        with pytest.raises(Changed):
+            engine.put("data", "conditional/a", data, match=first)
+    with pytest.raises(Changed):
+        engine.delete("data", "conditional/a", match=first)
+    assert b"".join(engine.get("data", "conditional/a", 0, None, "").chunks) == b"two"
+    engine.delete("data", "conditional/a", match=second)
+    assert engine.head("data", "conditional/a") is None
+    with pytest.raises(Changed):  # What was to be replaced is gone.
+        engine.put("data", "conditional/a", b"three", match=second)
+    with pytest.raises(FileNotFoundError):
+        engine.put("no-such-bucket", "conditional/a", b"three")
+
+
+def test_a_conditional_upload_is_completed_only_over_the_version_that_it_names(engine: Engine) -> None:
+    def upload(data: bytes, *, create: bool = False, match: str = "") -> str:
+        name = engine.begin_upload("data", "conditional/b")
+        parts = [engine.put_part("data", "conditional/b", name, 1, data)]
+        try:
+            return engine.complete_upload("data", "conditional/b", name, parts, create=create, match=match)
+        except (FileExistsError, Changed):
+            engine.abort_upload("data", "conditional/b", name)
+            raise
+
+    first = upload(b"one", create=True)
+    assert first.endswith('-1"')
+    with pytest.raises(FileExistsError):
+        upload(b"two", create=True)
+    assert upload(b"two", match=first) != first
+    with pytest.raises(Changed):
+        upload(b"three", match=first)
+    engine.delete("data", "conditional/b")
+
+
 @pytest.mark.parametrize("end", ["commit", "abort"])
 def test_a_large_output_under_faults_is_whole_or_nothing(storage: Storage, s3: S3Server, end: str) -> None:
     s3.set_faults(**THREE_IN_TEN, seed=5)
@@ -112,6 +162,8 @@ def test_a_small_output_is_one_put(storage: Storage, s3: S3Server) -> None:
     s3.reset()
     output.commit(lambda: None, fresh=True)
     assert s3.stats()["requests"] == {"PutObject": 1}
+    assert isinstance(output, S3Output)
+    assert output.etag == quoted_md5(bytes(60 * 2**20))
 
 
 def test_many_finished_outputs_do_not_fill_the_memory(storage: Storage, s3: S3Server) -> None:

@@ -18,7 +18,7 @@ CONNECTIONS = 32
 
 
 class Changed(Exception):
-    """The object is no longer the requested version (412)."""
+    """The object is no longer the requested version (412), or is gone where a PUT was to replace a version (404)."""
 
 
 class Body(NamedTuple):
@@ -36,7 +36,12 @@ class Page(NamedTuple):
 
 
 class Engine(Protocol):
-    """Raises its library's errors, but FileNotFoundError for 404, FileExistsError for 412 on create, and Changed."""
+    """Raises its library's errors, but FileNotFoundError for 404, FileExistsError for 412 on create, and Changed.
+
+    A PUT or a completed upload with `create` makes a new object (If-None-Match: *); with `match`, it replaces only the
+    version with this ETag (If-Match). Both return the ETag that the store answered. A delete with `match` deletes only
+    that version.
+    """
 
     def get(self, bucket: str, key: str, start: int, end: int | None, version: str) -> Body:
         """Bytes from `start` to `end` (exclusive; None: to the last byte), only of `version` if one is given.
@@ -44,9 +49,9 @@ class Engine(Protocol):
         Empty if the object ends before `start`.
         """
 
-    def put(self, bucket: str, key: str, data: bytes, *, create: bool) -> None: ...
+    def put(self, bucket: str, key: str, data: bytes, *, create: bool = False, match: str = "") -> str: ...
 
-    def delete(self, bucket: str, key: str) -> None: ...
+    def delete(self, bucket: str, key: str, *, match: str = "") -> None: ...
 
     def head(self, bucket: str, key: str) -> Entry | None: ...
 
@@ -59,7 +64,9 @@ class Engine(Protocol):
     def put_part(self, bucket: str, key: str, upload: str, number: int, data: bytes) -> str:
         """Send part `number` (from 1). Returns its ETag."""
 
-    def complete_upload(self, bucket: str, key: str, upload: str, parts: list[str]) -> None: ...
+    def complete_upload(
+        self, bucket: str, key: str, upload: str, parts: list[str], *, create: bool = False, match: str = ""
+    ) -> str: ...
 
     def abort_upload(self, bucket: str, key: str, upload: str) -> None: ...
 

@@ -19,6 +19,9 @@ from stagger.storage.s3.engine import CHUNK_BYTES, CONNECTIONS, PAGE_KEYS, Body,
 CONFIG = {"max_pool_connections": CONNECTIONS, "connect_timeout": 10, "read_timeout": 60}
 RETRIES = {"total_max_attempts": 1, "mode": "standard"}
 
+#: Error codes for an object that is not there. A missing bucket or upload has another code.
+GONE = ("NoSuchKey", "404")
+
 
 class S3fsEngine:
     """An `Engine` over s3fs's `call_s3`: s3fs finds credentials, endpoints and settings as usual."""
@@ -82,17 +85,18 @@ class S3fsEngine:
         finally:
             self._files.loop.call_soon_threadsafe(body.close)
 
-    def put(self, bucket: str, key: str, data: bytes, *, create: bool) -> None:
-        condition = {"IfNoneMatch": "*"} if create else {}
-        try:
-            self._call("put_object", Bucket=bucket, Key=key, Body=data, **condition)
-        except OSError as error:
-            if create and status_of(error) == 412:
-                raise FileExistsError(key) from error
-            raise
+    def put(self, bucket: str, key: str, data: bytes, *, create: bool = False, match: str = "") -> str:
+        with conditional(key, create=create, match=match) as condition:
+            return etag_in(self._call("put_object", Bucket=bucket, Key=key, Body=data, **condition))
 
-    def delete(self, bucket: str, key: str) -> None:
-        self._call("delete_object", Bucket=bucket, Key=key)
+    def delete(self, bucket: str, key: str, *, match: str = "") -> None:
+        condition = {"IfMatch": match} if match else {}
+        try:
+            self._call("delete_object", Bucket=bucket, Key=key, **condition)
+        except OSError as error:
+            if status_of(error) == 412:
+                raise Changed from error
+            raise
 
     def head(self, bucket: str, key: str) -> Entry | None:
         try:
@@ -125,10 +129,14 @@ class S3fsEngine:
         part = {"UploadId": upload, "PartNumber": number, "Body": data}
         return cast("str", self._call("upload_part", Bucket=bucket, Key=key, **part)["ETag"])
 
-    def complete_upload(self, bucket: str, key: str, upload: str, parts: list[str]) -> None:
+    def complete_upload(
+        self, bucket: str, key: str, upload: str, parts: list[str], *, create: bool = False, match: str = ""
+    ) -> str:
         listed = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(parts, 1)]
         request = {"UploadId": upload, "MultipartUpload": {"Parts": listed}}
-        self._call("complete_multipart_upload", Bucket=bucket, Key=key, **request)
+        with conditional(key, create=create, match=match) as condition:
+            answer = self._call("complete_multipart_upload", Bucket=bucket, Key=key, **request, **condition)
+        return etag_in(answer)
 
     def abort_upload(self, bucket: str, key: str, upload: str) -> None:
         self._call("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload)
@@ -142,6 +150,31 @@ class S3fsEngine:
             if not answer.get("IsTruncated"):
                 return found
             more = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer.get("NextUploadIdMarker", "")}
+
+
+@contextlib.contextmanager
+def conditional(key: str, *, create: bool, match: str) -> Iterator[dict[str, str]]:
+    """The conditions of a PUT as botocore's parameters; its rejection as FileExistsError or Changed."""
+    try:
+        yield {**({"IfNoneMatch": "*"} if create else {}), **({"IfMatch": match} if match else {})}
+    except OSError as error:
+        status = status_of(error)
+        if create and status == 412:
+            raise FileExistsError(key) from error
+        if match and (status == 412 or code_of(error) in GONE):
+            raise Changed from error
+        raise
+
+
+def etag_in(answer: dict[str, Any]) -> str:
+    """The ETag of an answer; empty if it has none."""
+    return str(answer.get("ETag", ""))
+
+
+def code_of(error: BaseException) -> str:
+    """S3's error code behind an error of s3fs; empty if it has none."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
 
 
 def status_of(error: BaseException) -> int:

@@ -97,7 +97,7 @@ class S3:
     def write(self, path: str, data: bytes, *, private: bool) -> None:
         bucket, key = split(path)
         with asking(path):
-            self._retry.call(path, lambda: self._engine.put(bucket, key, data, create=False))
+            self._retry.call(path, lambda: self._engine.put(bucket, key, data))
 
     def create(self, path: str, data: bytes) -> bool:
         bucket, key = split(path)
@@ -222,6 +222,7 @@ class S3Output:
     def __init__(self, store: S3, engine: Engine, retry: Retry, path: str, begin: Callable[[str], None]) -> None:
         self.path = path
         self.size = 0
+        self.etag = ""  # As the store answered it; empty before the commit.
         self._store = store
         self._engine = engine
         self._retry = retry
@@ -280,28 +281,31 @@ class S3Output:
         self._release()
         with asking(self.path):
             if self._upload:
-                self._complete()
+                self.etag = self._complete()
                 self._upload = ""
             else:
                 data = self._buffer.getvalue()
-                self._retry.call(self.path, lambda: self._engine.put(self._bucket, self._key, data, create=False))
+                self.etag = self._retry.call(self.path, lambda: self._engine.put(self._bucket, self._key, data))
         self._buffer = io.BytesIO()
 
-    def _complete(self) -> None:
-        def complete() -> None:
+    def _complete(self) -> str:
+        def complete() -> str:
             try:
-                self._engine.complete_upload(self._bucket, self._key, self._upload, self._parts)
+                return self._engine.complete_upload(self._bucket, self._key, self._upload, self._parts)
             except FileNotFoundError:  # No such upload: an earlier attempt, its answer lost, may have completed it.
                 if not self._is_there():
                     raise
+                return self._whole()
 
-        self._retry.call(self.path, complete)
+        return self._retry.call(self.path, complete)
+
+    def _whole(self) -> str:
+        """The ETag of an object that consists of these parts: the MD5 of the parts' MD5s."""
+        return f'"{hashlib.md5(b"".join(self._digests), usedforsecurity=False).hexdigest()}-{len(self._parts)}"'
 
     def _is_there(self) -> bool:
-        """Whether the stored object consists of these parts. S3's ETag for it is the MD5 of the parts' MD5s."""
         found = self._engine.head(self._bucket, self._key)
-        whole = hashlib.md5(b"".join(self._digests), usedforsecurity=False).hexdigest()
-        return found is not None and found.size == self.size and found.version == f'"{whole}-{len(self._parts)}"'
+        return found is not None and found.size == self.size and found.version == self._whole()
 
     def abort(self) -> None:
         self._release()

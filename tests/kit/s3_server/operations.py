@@ -192,12 +192,14 @@ class S3:
 
     def commit(self, bucket: Bucket, request: Request, stored: StoredObject) -> None:
         if "if-match" in request.headers:
-            current = self.find(bucket, request.key)
-            if not {"*", current.etag} & set(etags(request.headers["if-match"])):
-                raise failed("If-Match")
+            self.check_match(bucket, request)
         if request.header("if-none-match") == "*" and request.key in bucket.objects:
             raise failed("If-None-Match")
         bucket.put(request.key, stored)
+
+    def check_match(self, bucket: Bucket, request: Request) -> None:
+        if not {"*", self.find(bucket, request.key).etag} & set(etags(request.headers["if-match"])):
+            raise failed("If-Match")
 
     def copy_object(self, request: Request) -> Response:
         name, _, key = unquote(request.headers["x-amz-copy-source"]).removeprefix("/").partition("/")
@@ -211,7 +213,10 @@ class S3:
         return xml("CopyObjectResult", f"<LastModified>{date}</LastModified><ETag>&quot;{stored.etag}&quot;</ETag>")
 
     def delete_object(self, request: Request) -> Response:
-        self.bucket(request).delete(request.key)
+        bucket = self.bucket(request)
+        if "if-match" in request.headers:
+            self.check_match(bucket, request)
+        bucket.delete(request.key)
         return Response(204)
 
     def delete_objects(self, request: Request) -> Response:
