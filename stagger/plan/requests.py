@@ -9,8 +9,8 @@ from stagger.spec.executors import SlurmSpec
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.storage.storage import is_local
 
-#: Each rank makes two range reads of the plan (entry and frame) and, at its end, writes a completion record and a log.
-PLAN_REQUESTS, END_REQUESTS = 2, 2
+#: Each rank makes two range reads of the plan (entry and frame). At its end it writes a claim, a completion record, a log.
+PLAN_REQUESTS, END_REQUESTS = 2, 3
 
 
 def not_yet_planned(stage: StageSpec) -> StageInput:
@@ -25,8 +25,8 @@ def not_yet_planned(stage: StageSpec) -> StageInput:
 def requests_of_rank(spec: RunSpec, stage: StageSpec, planned: StageInput) -> int:
     """Mean number of requests that one rank makes from start to end: for the plan, its shards, outputs and records."""
     control = 0 if is_local(spec.run_dir) else PLAN_REQUESTS + spec.pickled + END_REQUESTS
-    if control and stage.commit == "shard":  # The completion record covers the last shard.
-        control += max(0, math.ceil(planned.remote_shards / stage.tasks) - 1)
+    if control and stage.commit == "shard":  # Each shard but the last has a claim and a progress record.
+        control += 2 * max(0, math.ceil(planned.remote_shards / stage.tasks) - 1)
     return control + math.ceil((planned.remote_shards + planned.remote_outputs) / stage.tasks)
 
 

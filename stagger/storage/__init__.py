@@ -27,15 +27,19 @@ class Entry(NamedTuple):
 class Output(Protocol):
     """A file being written: invisible under its final path until `commit`, discarded by `abort`.
 
-    Once it is finished, `pending` names what `Backend.revoke` removes to make the commit impossible: a temporary file
-    or a multipart upload. It is empty where nothing can, and a condition of the request protects the path instead.
-    `version` identifies the finished content for `Backend.remove`; it is empty where it is not known.
+    `version` identifies the finished content for `Backend.remove`; it is empty as long as it is not known.
     """
 
     path: str
     size: int
-    pending: str
     version: str
+
+    @property
+    def pending(self) -> str:
+        """What `Backend.revoke` removes to make the commit of a finished output impossible.
+
+        A temporary file or a multipart upload. Empty for what one request writes: a condition protects its path.
+        """
 
     @property
     def held(self) -> int:
@@ -46,11 +50,12 @@ class Output(Protocol):
     def finish(self) -> None:
         """Make everything written durable, but still invisible. After it, `commit` hardly ever fails."""
 
-    def commit(self, confirm: Callable[[], None], *, fresh: bool) -> None:
+    def commit(self, confirm: Callable[[], None], replaces: str | None) -> None:
         """Make the file visible, but perhaps not yet durable: `Storage.settle` does that for many files at once.
 
         `confirm` raises when the writer has lost the right to commit. It is called when something else has happened to
-        the file or the path meanwhile. `fresh` tells that no earlier attempt may have written the path.
+        the file or the path meanwhile. `replaces` is the version that the path holds now: empty for
+        nothing, None if that is not known.
         """
 
     def withdraw(self) -> None:

@@ -171,7 +171,7 @@ class ObjectOutput:
         if self._upload is not None:
             self._upload.close()
 
-    def commit(self, confirm: Callable[[], None], *, fresh: bool) -> None:
+    def commit(self, confirm: Callable[[], None], replaces: str | None) -> None:
         if self._upload is not None:
             self._upload.commit()
             self._upload = None

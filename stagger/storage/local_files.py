@@ -45,7 +45,7 @@ class LocalFiles:
         except BaseException:
             output.abort()
             raise
-        output.commit(lambda: None, fresh=True)
+        output.commit(lambda: None, None)
         sync_folder(os.path.dirname(path))
 
     def create(self, path: str, data: bytes) -> bool:
@@ -210,7 +210,7 @@ class LocalOutput:
         self.version = version_of(os.fstat(self._descriptor))
         self._close()
 
-    def commit(self, confirm: Callable[[], None], *, fresh: bool) -> None:
+    def commit(self, confirm: Callable[[], None], replaces: str | None) -> None:
         try:
             os.rename(self.pending, self.path)
         except FileNotFoundError:

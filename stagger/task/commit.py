@@ -47,6 +47,7 @@ class RankCommit:
         self._repeated = repeated
         self._turn = 0
         self._stale: list[ClaimedFile] = []
+        self._written: dict[str, str] = {}
         self._looked = 0.0
 
     def publish(self, files: Sequence[Output], path: str, record: bytes, keep: set[str] | None = None) -> None:
@@ -78,7 +79,8 @@ class RankCommit:
         }
         if self._turn:
             self._storage.write(claim_path(self._folder, self._rank, self._turn), encode(claim))
-            self._look()
+            if any(file["pending"] for file in (*claim["files"], claim["record"])):
+                self._look()  # A later claim may have come before this write: it cannot revoke these files.
             return
         turn = 1
         earlier: list[CommitClaim] = []
@@ -137,7 +139,7 @@ class RankCommit:
         try:
             for file in files:
                 self._look_again()
-                file.commit(self._look, fresh=not self._repeated)
+                file.commit(self._look, self._known(file.path))
                 visible.append(file)
             self._storage.settle([file.path for file in files])
             if keep is not None:
@@ -151,8 +153,13 @@ class RankCommit:
             self._withdraw(visible)
             raise
         # Not within the try: a record whose request failed may still appear, and nothing of it must be missing then.
-        record.commit(self._look, fresh=not self._repeated)
+        record.commit(self._look, self._known(record.path))
+        self._written[record.path] = record.version
         self._storage.settle([record.path])
+
+    def _known(self, path: str) -> str | None:
+        """The version that `path` holds now; None if that is not known."""
+        return self._written.get(path, None if self._repeated else "")
 
     def _remove_stale(self, keep: set[str]) -> None:
         for file in self._stale:

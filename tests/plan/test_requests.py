@@ -60,7 +60,7 @@ def task(cli: Cli, settings: dict[str, Any], rank: int) -> subprocess.Popen[byte
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_task_makes_four_control_requests_one_for_each_shard_and_one_for_its_output(
+def test_a_task_makes_five_control_requests_one_for_each_shard_and_one_for_its_output(
     cli: Cli, storage: tuple[S3Server, Path], on_s3: Any, tmp_path: Path, engine: str
 ) -> None:
     """No LIST, no HEAD, no HeadBucket; the launch counts exactly these requests."""
@@ -78,6 +78,7 @@ def test_a_task_makes_four_control_requests_one_for_each_shard_and_one_for_its_o
         ("GetObject", "01.jsonl"),
         ("GetObject", "05.jsonl"),
         ("GetObject", "09.jsonl"),
+        ("PutObject", f"{place}/commits/00001.1.json"),
         ("PutObject", f"{tmp_path.name}/output/00001.jsonl.zst"),
         ("PutObject", f"{place}/completions/00001.json"),
         ("PutObject", f"{place}/logs/00001/1.log"),
@@ -102,7 +103,7 @@ def test_a_rank_that_commits_shard_by_shard_writes_its_progress_too(
     keys = [key for _, key, _, _ in server.log()]
     assert keys.count(f"{tmp_path.name}/run/progress/00001.json") == 2
     (counted,) = cli("plan", file, "--json", check=0).json["plans"]
-    assert counted["requests"] == len(keys) == 12
+    assert counted["requests"] == len(keys) == 15
 
 
 SCRIPT = """
@@ -130,7 +131,7 @@ def test_steps_that_are_python_objects_are_one_request_more(
     options = {"s3": {"endpoint_url": server.endpoint, "key": "key", "secret": "secret"}}
     _, record = RunFolder.open(f"s3://runs/{tmp_path.name}/run", options)
     (stage,) = record.spec.stages
-    assert requests_per_start(record.spec, stage, record.inputs[stage.name]) == len(log) == 9
+    assert requests_per_start(record.spec, stage, record.inputs[stage.name]) == len(log) == 10
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -164,7 +165,7 @@ def keys_read(server: S3Server) -> list[str]:
 def test_packed_short_ranks_count_together_and_outputs_by_shard_too(cli: Cli, on_s3: Any) -> None:
     file = on_s3("obstore", executor={"type": "slurm", "ranks_per_job": 2})
     (counted,) = cli("plan", file, "--json", check=0).json["plans"]
-    assert (counted["jobs"], counted["requests"]) == (2, 16)
+    assert (counted["jobs"], counted["requests"]) == (2, 18)
     file = on_s3("obstore", run_dir="run", name="by-shard")
     text = json.loads(file.read_text())
     text["pipeline"][-1]["write_jsonl"]["filename"] = "{stem}.jsonl"

@@ -89,7 +89,7 @@ def on_s3(pipeline_file: PipelineFiles, name: str, **more: Any) -> Path:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_task_makes_one_request_for_each_shard_and_output_and_four_of_its_own(
+def test_a_task_makes_one_request_for_each_shard_and_output_and_five_of_its_own(
     s3_cli: Cli, s3: S3Server, shards: Path, pipeline_file: PipelineFiles, engine: str
 ) -> None:
     load(shards)
@@ -104,6 +104,7 @@ def test_a_task_makes_one_request_for_each_shard_and_output_and_four_of_its_own(
         [
             *[("GetObject", f"{run}/plan")] * 2,
             *[("GetObject", "input")] * 3,
+            ("PutObject", f"{run}/commits"),
             ("PutObject", f"requests-{engine}/output"),
             ("PutObject", f"{run}/completions"),
             ("PutObject", f"{run}/logs/00001"),

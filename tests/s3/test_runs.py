@@ -82,7 +82,7 @@ def test_an_output_beyond_one_put_appears_whole_or_not_at_all(bucket: Bucket, mo
         assert bucket.files.ls(bucket.name) == [f"{bucket.name}/commit"] * (end == "abort")
         if end == "commit":
             output.finish()
-            output.commit(lambda: None, fresh=True)
+            output.commit(lambda: None, "")
         else:
             output.abort()
     assert bucket.files.cat(f"{bucket.name}/commit") == piece * 20

@@ -35,7 +35,7 @@ def test_an_output_is_invisible_until_it_is_committed(tmp_path: Path) -> None:
     output.write(b" and half")
     output.finish()
     assert not (tmp_path / "new" / "out").exists()
-    output.commit(lambda: None, fresh=True)
+    output.commit(lambda: None, "")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
     assert (tmp_path / "new" / "out").read_bytes() == b"half and half"
 
@@ -54,7 +54,7 @@ def test_two_writers_of_one_path_do_not_mix(tmp_path: Path) -> None:
     other.write(b"other")
     for output in (one, other):
         output.finish()
-        output.commit(lambda: None, fresh=True)
+        output.commit(lambda: None, "")
     assert (tmp_path / "out").read_bytes() == b"other"
 
 

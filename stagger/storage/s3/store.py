@@ -109,10 +109,17 @@ class S3:
                 return self.read(path) == data
         return True
 
-    def remove(self, path: str) -> None:
+    def remove(self, path: str, version: str) -> None:
         bucket, key = split(path)
-        with asking(path), contextlib.suppress(FileNotFoundError):
-            self._retry.call(path, lambda: self._engine.delete(bucket, key))
+        with asking(path), contextlib.suppress(FileNotFoundError, Changed):
+            if version:  # Not every store heeds the condition of a DELETE.
+                found = self._retry.call(path, lambda: self._engine.head(bucket, key))
+                if found is None or found.version != version:
+                    return
+            self._retry.call(path, lambda: self._engine.delete(bucket, key, match=version))
+
+    def revoke(self, path: str, pending: str) -> None:
+        self.abort(path, *split(path), pending)
 
     def named(self, folder: str, start: str) -> list[str]:
         bucket, key = split(folder)
@@ -213,6 +220,11 @@ class S3:
             )
 
 
+def etag_of(data: bytes) -> str:
+    """The ETag of an object that one PUT has written: S3's is the MD5, unless a key of the user encrypts it."""
+    return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
+
+
 class S3Output:
     """An object being written: held in memory up to the size of one PUT, then sent as parts of a multipart upload.
 
@@ -222,7 +234,7 @@ class S3Output:
     def __init__(self, store: S3, engine: Engine, retry: Retry, path: str, begin: Callable[[str], None]) -> None:
         self.path = path
         self.size = 0
-        self.etag = ""  # As the store answered it; empty before the commit.
+        self.version = ""  # The ETag that the store answered; empty before the commit.
         self._store = store
         self._engine = engine
         self._retry = retry
@@ -234,6 +246,10 @@ class S3Output:
         self._digests: list[bytes] = []
         self._held = 0
         self._sending = 0
+
+    @property
+    def pending(self) -> str:
+        return self._upload
 
     @property
     def held(self) -> int:
@@ -277,27 +293,52 @@ class S3Output:
         self._parts.append(self._retry.call(self.path, send))
         self._digests.append(hashlib.md5(data, usedforsecurity=False).digest())
 
-    def commit(self) -> None:
+    def commit(self, confirm: Callable[[], None], replaces: str | None) -> None:
         self._release()
         with asking(self.path):
             if self._upload:
-                self.etag = self._complete()
+                self.version = self._complete(confirm)
                 self._upload = ""
             else:
-                data = self._buffer.getvalue()
-                self.etag = self._retry.call(self.path, lambda: self._engine.put(self._bucket, self._key, data))
+                self.version = self._put(confirm, replaces)
         self._buffer = io.BytesIO()
 
-    def _complete(self) -> str:
+    def _put(self, confirm: Callable[[], None], replaces: str | None) -> str:
+        """Write the object in one request. Nobody can revoke it, so its condition is that nobody else has written."""
+        data = self._buffer.getvalue()
+        version = self._stored() if replaces is None else replaces
+        while True:
+
+            def put(version: str = version) -> str:
+                return self._engine.put(self._bucket, self._key, data, create=not version, match=version)
+
+            try:
+                return self._retry.call(self.path, put)
+            except (FileExistsError, Changed):
+                version = self._stored()
+                if version == etag_of(data):  # Written by a request whose answer was lost.
+                    return version
+                confirm()
+
+    def _stored(self) -> str:
+        """The ETag of the object that is there; empty if there is none."""
+        found = self._retry.call(self.path, lambda: self._engine.head(self._bucket, self._key))
+        return "" if found is None else found.version
+
+    def _complete(self, confirm: Callable[[], None]) -> str:
         def complete() -> str:
             try:
                 return self._engine.complete_upload(self._bucket, self._key, self._upload, self._parts)
             except FileNotFoundError:  # No such upload: an earlier attempt, its answer lost, may have completed it.
                 if not self._is_there():
+                    confirm()  # Else a later attempt has revoked it.
                     raise
                 return self._whole()
 
         return self._retry.call(self.path, complete)
+
+    def withdraw(self) -> None:
+        self._store.remove(self.path, self.version)
 
     def _whole(self) -> str:
         """The ETag of an object that consists of these parts: the MD5 of the parts' MD5s."""
