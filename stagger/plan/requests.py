@@ -9,7 +9,7 @@ from stagger.spec.executors import SlurmSpec
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.storage.storage import is_local
 
-#: Each rank makes two range reads of the plan (entry and frame). At its end it writes a claim, a completion record, a log.
+#: Each rank makes two range reads of the plan (entry and frame). At its end it writes a claim, a record and a log.
 PLAN_REQUESTS, END_REQUESTS = 2, 3
 
 

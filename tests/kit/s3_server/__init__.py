@@ -45,6 +45,14 @@ class S3Server:
         """Set the faults: see `faults.Settings`. Settings that are not given are off."""
         self.admin("PUT", "faults", settings)
 
+    def held(self) -> int:
+        """Number of requests that wait for `release`."""
+        number: int = self.admin("GET", "held")
+        return number
+
+    def release(self) -> None:
+        self.admin("POST", "release")
+
     def reset(self) -> None:
         """Restart counts and log, and the faults' seed and token bucket; objects stay."""
         self.admin("POST", "reset")

@@ -144,9 +144,24 @@ class Connection(asyncio.Protocol):
 
     def dispatch(self) -> None:
         assert self.request is not None
+        if self.request.plan.fault == "hold":
+            self.hold(self.answer)
+        else:
+            self.answer()
+
+    def hold(self, then: Callable[[], None]) -> None:
+        """Do nothing more for this request until somebody releases it."""
+        self.busy = True
+        self.server.held.append(then)
+
+    def answer(self) -> None:
+        assert self.request is not None
         request = self.request
         response = self.server.answer(request)
-        if response is None:
+        if request.plan.fault == "hold_answer" and response is not None:
+            answered = response
+            self.hold(lambda: self.send(answered))
+        elif response is None:
             self.wait(request.plan.latency, self.reset)
         elif request.plan.latency:
             self.wait(request.plan.latency, lambda: self.send(response))

@@ -28,6 +28,8 @@ class Settings:
     p_reset: float = 0.0  # GET and HEAD: half of them before the response, half within its body
     p_truncate: float = 0.0  # GetObject: correct Content-Length, half of the body, then the connection ends
     p_reset_put: float = 0.0  # PUT, POST, DELETE: half within the request's body, half done but not answered
+    hold: int = 0  # the number of the one request, from 1, that waits for `release` before it is processed; 0: none
+    hold_answer: bool = False  # that request is processed at once, and only its answer waits
     seed: int = 0
     only: tuple[str, ...] = ()  # methods or kinds that get the above faults; all if empty
     prefix: str = ""  # prefix of the keys that get the above faults
@@ -104,6 +106,7 @@ class Faults:
         self.settings = settings
         self.off = settings == Settings(seed=settings.seed)
         self.asked: Counter[str] = Counter()
+        self.held = 0
         self.tokens: TokenBucket | None = None
         if settings.rate is not None:
             self.tokens = TokenBucket(settings.rate, settings.burst or max(1.0, settings.rate), now)
@@ -120,6 +123,9 @@ class Faults:
             settings.only and request.method not in settings.only and request.kind not in settings.only
         ):
             return UNDISTURBED
+        self.held += 1
+        if self.held == settings.hold:
+            return Plan("hold_answer" if settings.hold_answer else "hold")
         which, when, how_long = self.draw(request)
         fault = "rate" if self.tokens and not self.tokens.take(now) else self.pick(request, which, when)
         return Plan(fault, settings.latency + settings.jitter * how_long, settings.bandwidth)

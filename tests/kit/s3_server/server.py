@@ -24,6 +24,7 @@ class Server:
         self.s3 = S3()
         self.log_size = log_size
         self.connections = Counter(open=0, peak=0, total=0)
+        self.held: list[Callable[[], None]] = []
         self.restart(settings)
 
     def restart(self, settings: Settings) -> None:
@@ -86,6 +87,12 @@ class Server:
                     answer = dataclasses.asdict(self.faults.settings)
                 case "POST", "reset":
                     self.restart(self.faults.settings)
+                case "GET", "held":
+                    answer = len(self.held)
+                case "POST", "release":
+                    held, self.held = self.held, []
+                    for go_on in held:
+                        go_on()
                 case "PUT", "virtual":
                     self.add_virtual(**json.loads(request.body))
                 case _:
