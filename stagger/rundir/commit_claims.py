@@ -5,6 +5,8 @@ The attempt of the last turn has the right to commit. What it does with it: stag
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Set
 from typing import TypedDict, cast
 
 from stagger.ranks import pad
@@ -48,14 +50,18 @@ def decode_claim(data: bytes, path: str) -> CommitClaim:
     return cast("CommitClaim", decode(data, path, *CLAIM_KEYS))
 
 
-def claims_of(folder: StageFolder, ranks: set[int]) -> dict[int, list[CommitClaim]]:
-    """The claims of those of `ranks` that have one, oldest first. Costs one listing and a read of each claim."""
+def claims_of(folder: StageFolder, ranks: set[int], done: Set[int]) -> dict[int, list[CommitClaim]]:
+    """The claims of `ranks`, oldest first, but of those that are `done` only if there are several.
+
+    Costs one listing and a read of each claim.
+    """
     found: list[tuple[int, int]] = []
     for name in folder.storage.named(join(folder.path, "commits"), ""):
         numbers = name.removesuffix(".json").split(".")
         if len(numbers) == 2 and all(number.isdecimal() for number in numbers) and int(numbers[0]) in ranks:
             found.append((int(numbers[0]), int(numbers[1])))
-    found.sort()
+    several = Counter(rank for rank, _ in found)
+    found = sorted((rank, turn) for rank, turn in found if rank not in done or several[rank] > 1)
     paths = [claim_path(folder, rank, turn) for rank, turn in found]
     claims: dict[int, list[CommitClaim]] = {}
     for (rank, _), path, data in zip(found, paths, folder.storage.read_many(paths), strict=True):

@@ -42,9 +42,14 @@ class Look:
 
     @cached_property
     def strays(self) -> Strays | None:
-        """The visible files of ranks that were launched, and are neither done nor active; None if there are none."""
+        """The visible files of attempts that ended within their commit; None if there are none.
+
+        Of the ranks that are done, only those of a repeated attempt can have some.
+        """
         launched = {rank for launch in self.launches for rank in launch.rank_list}
-        return find_strays(self.stage.folder, launched - self.done - self.activity.ranks)
+        repeated = [record for record in self.completions if record["launch"] > 1 or record["restart"]]
+        recorded = {record["rank"]: {output["path"] for output in record["outputs"]} for record in repeated}
+        return find_strays(self.stage.folder, (launched - self.done - self.activity.ranks) | recorded.keys(), recorded)
 
     @cached_property
     def completions(self) -> list[Completion]:

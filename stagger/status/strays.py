@@ -1,7 +1,8 @@
-"""Output files that are visible although their rank has no completion record: what a commit that was cut off leaves."""
+"""Output files that are visible but belong to no completion record: what a commit that was cut off leaves."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stagger.ranks import format_ranks
@@ -11,7 +12,7 @@ from stagger.rundir.stage_folder import StageFolder, decode
 
 @dataclass(frozen=True)
 class Strays:
-    """`files` are paths, ascending by rank. A retry of `ranks` replaces or removes them."""
+    """`files` are paths, ascending by rank; `ranks` those whose attempts left them."""
 
     ranks: list[int]
     files: list[str]
@@ -19,27 +20,27 @@ class Strays:
     def __str__(self) -> str:
         count, several = len(self.files), len(self.files) > 1
         return (
-            f"{count} file{'s' if several else ''} of ranks that are not done (rank {format_ranks(self.ranks)})"
-            f" {'are' if several else 'is'} visible, left by a commit that was cut off: {self.files[0]}"
-            f"{', ...' if several else ''}; a retry replaces {'them' if several else 'it'}"
+            f"{count} visible output file{'s belong' if several else ' belongs'} to no completed attempt (of"
+            f" rank{'s' if len(self.ranks) > 1 else ''} {format_ranks(self.ranks)}), left by a commit that was cut off:"
+            f" {self.files[0]}{', ...' if several else ''}; a retry of ranks that are not done replaces theirs"
         )
 
 
-def find_strays(folder: StageFolder, ranks: set[int]) -> Strays | None:
-    """The visible files of `ranks`, which are neither done nor active; None if there are none.
+def find_strays(folder: StageFolder, ranks: set[int], recorded: Mapping[int, set[str]]) -> Strays | None:
+    """The visible files that attempts at `ranks` have left; None if there are none. No rank is active.
 
+    `recorded` holds the outputs of ranks that are done; these can have left files only if they have several claims.
     Costs a listing of the claims if there are ranks, a read of each of their claims, and a look for each file in them.
     """
-    if not ranks or not (claims := claims_of(folder, ranks)):
+    if not ranks or not (claims := claims_of(folder, ranks, recorded.keys())):
         return None
     progress = folder.storage.read_many([folder.progress(rank) for rank in claims])
     of_rank: dict[str, int] = {}
     for (rank, mine), data in zip(claims.items(), progress, strict=True):
-        record = {"outputs": []} if data is None else decode(data, folder.progress(rank), "outputs")
-        kept = {output["path"] for output in record["outputs"]}
+        kept = recorded.get(rank, set())
+        if rank not in recorded and data is not None:
+            kept = {output["path"] for output in decode(data, folder.progress(rank), "outputs")["outputs"]}
         of_rank |= {file["path"]: rank for claim in mine for file in claim["files"] if file["path"] not in kept}
     paths = list(of_rank)
     visible = [path for path, entry in zip(paths, folder.storage.entries(paths), strict=True) if entry is not None]
-    if not visible:
-        return None
-    return Strays(sorted({of_rank[path] for path in visible}), visible)
+    return Strays(sorted({of_rank[path] for path in visible}), visible) if visible else None

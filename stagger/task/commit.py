@@ -136,6 +136,7 @@ class RankCommit:
 
     def _show(self, files: Sequence[Output], record: Output, keep: set[str] | None) -> None:
         visible: list[Output] = []
+        recording = False
         try:
             for file in files:
                 self._look_again()
@@ -145,15 +146,16 @@ class RankCommit:
             if keep is not None:
                 self._remove_stale(keep)
             self._look_again()
+            recording = True
+            record.commit(self._look, self._known(record.path))
         except Superseded:
             later = self._claimed_later()
             self._withdraw([file for file in visible if file.path not in later])
             raise
         except BaseException:
-            self._withdraw(visible)
+            if not recording:  # A record whose request failed may still appear, and no file of it must be missing then.
+                self._withdraw(visible)
             raise
-        # Not within the try: a record whose request failed may still appear, and nothing of it must be missing then.
-        record.commit(self._look, self._known(record.path))
         self._written[record.path] = record.version
         self._storage.settle([record.path])
 

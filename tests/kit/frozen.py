@@ -126,7 +126,9 @@ class Scene:
 
     def stagger(self, *words: str) -> str:
         command = [sys.executable, "-m", "stagger", *words]
-        done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=PATIENCE_S)
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=PATIENCE_S
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -202,7 +204,7 @@ class Scene:
 
     @contextlib.contextmanager
     def frozen(self, point: Point) -> Iterator[bool]:
-        """An old attempt that is frozen at `point` within the block, and has ended after it. False: it never came there."""
+        """An old attempt that is frozen at `point` within the block, and ends after it. False if it never froze."""
         if self.server:
             yield from self._held(point)
         else:
@@ -214,7 +216,7 @@ class Scene:
         command, env = self.task("old")
         with subprocess.Popen(command, env=env, cwd="/", stderr=subprocess.DEVNULL) as process:
             try:
-                wait(lambda: process.poll() is not None or self.server is not None and self.server.held() > 0)
+                wait(lambda: process.poll() is not None or (self.server is not None and self.server.held() > 0))
                 yield self.server.held() > 0
                 self.server.release()
                 process.wait(PATIENCE_S)
@@ -232,12 +234,22 @@ class Scene:
             try:
                 wait(lambda: process.poll() is not None or b"--- stopped by SIGSTOP" in trace.read_bytes())
                 yield process.poll() is None
-                if process.poll() is None:
-                    os.kill(int(trace.read_text().split()[0]), signal.SIGCONT)
+                self._signal(process, signal.SIGCONT)
                 process.wait(PATIENCE_S)
             finally:
-                if process.poll() is None:
-                    os.kill(int(trace.read_text().split()[0]), signal.SIGKILL)
+                self._signal(process, signal.SIGKILL)
+
+    def _signal(self, strace: subprocess.Popen[bytes], number: signal.Signals) -> None:
+        """Send a signal to the process under strace, whose number begins each line of the trace."""
+        if strace.poll() is None:
+            os.kill(int((self.folder / "trace").read_text().split()[0]), number)
+
+    def kill_at(self, point: Point) -> None:
+        """Run the old attempt until SIGKILL ends it at a system call."""
+        command, env = self.task("old")
+        kill = f"inject={point.call}:signal=KILL:when={point.number}"
+        strace = ["strace", "-f", "-o", "/dev/null", "-e", f"trace={point.call}", "-e", kill, *command]
+        subprocess.run(strace, env=env, cwd="/", capture_output=True, timeout=PATIENCE_S)
 
     # ---- Judging it ----
 
@@ -273,7 +285,10 @@ class Scene:
 
 def writers(files: Mapping[str, bytes]) -> str:
     """Which attempt wrote each plain file."""
-    return ", ".join(f"{os.path.basename(path)} {data[10:13].decode()}" for path, data in sorted(files.items()) if data[:1] == b"{")
+    plain = {
+        os.path.basename(path): json.loads(data.split(b"\n")[0]) for path, data in files.items() if data[:1] == b"{"
+    }
+    return ", ".join(f"{name} by {record['text'][:3]}" for name, record in sorted(plain.items()))
 
 
 def wait(condition: Any) -> None:

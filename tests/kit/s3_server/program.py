@@ -91,7 +91,7 @@ def main() -> None:
     given = options.parse_args()
     names = [known.name for known in dataclasses.fields(Settings)]
     try:
-        settings = Settings.of({name: getattr(given, name) for name in names if getattr(given, name) is not None})
+        settings = Settings.of({name: value for name in names if (value := getattr(given, name, None)) is not None})
     except ValueError as error:
         options.error(str(error))
     asyncio.run(serve(given, settings))
