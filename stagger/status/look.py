@@ -46,10 +46,10 @@ class Look:
 
         Of the ranks that are done, only those of a repeated attempt can have some.
         """
-        launched = {rank for launch in self.launches for rank in launch.rank_list}
         repeated = [record for record in self.completions if record["launch"] > 1 or record["restart"]]
         recorded = {record["rank"]: {output["path"] for output in record["outputs"]} for record in repeated}
-        return find_strays(self.stage.folder, (launched - self.done - self.activity.ranks) | recorded.keys(), recorded)
+        ended = set(range(self.stage.spec.tasks)) - self.done - self.activity.ranks if self.launches else set()
+        return find_strays(self.stage.folder, ended | recorded.keys(), recorded)
 
     @cached_property
     def completions(self) -> list[Completion]:

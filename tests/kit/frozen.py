@@ -285,10 +285,8 @@ class Scene:
 
 def writers(files: Mapping[str, bytes]) -> str:
     """Which attempt wrote each plain file."""
-    plain = {
-        os.path.basename(path): json.loads(data.split(b"\n")[0]) for path, data in files.items() if data[:1] == b"{"
-    }
-    return ", ".join(f"{name} by {record['text'][:3]}" for name, record in sorted(plain.items()))
+    plain = {os.path.basename(path): data.split(b"\n")[0] for path, data in files.items() if data[:1] == b"{"}
+    return ", ".join(f"{name} by {json.loads(line)['text'][:3]}" for name, line in sorted(plain.items()))
 
 
 def wait(condition: Any) -> None:

@@ -11,6 +11,7 @@ from stagger.errors import BadInput, StorageError
 from stagger.storage.s3.engine import Changed, Engine
 from stagger.storage.s3.store import S3Output, connect
 from stagger.storage.storage import Storage
+from stagger.task import Superseded
 from tests.kit.s3_server import S3Server
 from tests.s3.conftest import ENGINES, THREE_IN_TEN, credentials, put, some_bytes
 
@@ -228,3 +229,44 @@ def test_credentials_and_endpoint_from_the_usual_files(
     s3.set_faults(require_auth=True)
     options = {"engine": engine, "profile": "other"}
     assert Storage({"s3": options}).read("s3://data/files/a") == b"content"
+
+
+def test_a_revoked_upload_cannot_be_completed_any_more(storage: Storage, s3: S3Server) -> None:
+    path = f"s3://out/revoked-{id(storage)}"
+    output = storage.output(path, "tag")
+    for _ in range(10):
+        output.write(bytes(7 * 2**20))
+    output.finish()
+    storage.revoke(path, output.pending)
+
+    def confirm() -> None:
+        raise Superseded("a later attempt has the commit")
+
+    with pytest.raises(Superseded):
+        output.commit(confirm, "")
+    output.abort()
+    assert storage.entry(path) is None
+
+
+def test_a_put_replaces_only_what_it_was_to_replace(storage: Storage) -> None:
+    path = f"s3://out/conditional-{id(storage)}"
+    late, first = (storage.output(path, "tag") for _ in range(2))
+    first.write(b"first")
+    late.write(b"late")
+    first.commit(lambda: None, "")
+
+    def confirm() -> None:
+        raise Superseded("a later attempt has the commit")
+
+    with pytest.raises(Superseded):
+        late.commit(confirm, "")
+    assert storage.read(path) == b"first"
+    late.abort()
+    later = storage.output(path, "tag")
+    later.write(b"later")
+    later.commit(lambda: None, None)  # It has the right, and knows that there may be something.
+    assert storage.read(path) == b"later"
+    first.withdraw()
+    assert storage.read(path) == b"later"
+    later.withdraw()
+    assert storage.entry(path) is None
