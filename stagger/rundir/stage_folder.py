@@ -6,6 +6,7 @@
     <stage>/launches/<n>/           launch.json, the job scripts, Slurm's own output
     <stage>/completions/<rank>.json written last by the task; its existence alone makes a rank done
     <stage>/progress/<rank>.json    the shards that a rank has committed so far, with `commit: shard`
+    <stage>/commits/<rank>.<turn>.json  claims of attempts that began to commit (`stagger.rundir.commit_claims`)
     <stage>/failures/<rank>.<attempt>.json
     <stage>/logs/<rank>/<attempt>.log
     <stage>/uploads/                notes of multipart uploads under way (`stagger.task.upload_notes`)

@@ -76,6 +76,24 @@ def test_an_attempt_that_slurm_took_for_dead_commits_nothing_any_more(life: Life
     life.compare()
 
 
+def test_an_attempt_that_wakes_in_its_commit_after_slurm_ran_the_rank_again_changes_nothing(life: Life) -> None:
+    """The older attempt runs on a node that is cut off: nobody can end it. It freezes before each rename in turn."""
+    life.launch({"my_steps:fail_on": {"ranks": [1], "flag": str(life.flag)}}, check=1)
+    settings = json.loads((life.run / "launches" / "1" / "launch.json").read_text())["settings"]
+    life.flag.touch()
+    trace = life.folder / "trace"
+    stop = ["strace", "-f", "-o", str(trace), "-e", "trace=rename", "-e", "inject=rename:signal=STOP:when=1"]
+    old = [sys.executable, "-I", "-m", "stagger.task", settings, "1"]
+    env = {**life.cli.env, "SLURM_JOB_ID": "1", "STAGGER_SCRIPT_STARTED": "1000"}
+    with subprocess.Popen([*stop, *old], env=env) as frozen:
+        until(lambda: b"--- stopped by SIGSTOP" in trace.read_bytes() if trace.exists() else False, "it to freeze")
+        life.cli("retry", life.run, "--wait", check=0)
+        os.kill(int(trace.read_text().split()[0]), signal.SIGCONT)
+        frozen.wait(timeout=60)
+    life.compare()
+    assert [record["attempt"] for record in completions(life.run)][1] == "2"
+
+
 def test_what_a_packed_job_has_done_is_not_done_again(life: Life) -> None:
     life.launch({"my_steps:hold": {"ranks": [1]}}, executor={"ranks_per_job": 2})
     begun = life.begun(1)
