@@ -1,4 +1,4 @@
-"""Two attempts at one rank, of which the older freezes at a random point of its commit and wakes when the later is done.
+"""Two attempts at one rank: the older freezes at a random point of its commit, and wakes when the later is done.
 
 On a file system strace stops it at a system call; on S3 the server holds one of its requests, or the answer to it. The
 attempts write different documents. After each round the outputs, the record and the sums must be those of one attempt.
@@ -8,6 +8,7 @@ Exit status 1 if a promise was broken.
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import sys
 import tempfile
@@ -20,15 +21,7 @@ from tests.kit.frozen import Point, Scene, round_of
 from tests.kit.s3_server import running
 
 #: (engine, unit of the commit, the attempt that writes fewer files); no engine: a file system.
-SCENES = [
-    *(("", commit, few) for commit in ("rank", "shard") for few in ("old", "new")),
-    *(
-        (engine, commit, few)
-        for engine in ("obstore", "s3fs")
-        for commit in ("rank", "shard")
-        for few in ("old", "new")
-    ),
-]
+SCENES = list(itertools.product(("", "obstore", "s3fs"), ("rank", "shard"), ("old", "new")))
 
 
 def main() -> int:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 from tests.conftest import until
 from tests.kit.runs import completions, counts, launches, status
@@ -77,8 +81,9 @@ def test_an_attempt_that_slurm_took_for_dead_commits_nothing_any_more(life: Life
 
 
 def test_an_attempt_that_wakes_in_its_commit_after_slurm_ran_the_rank_again_changes_nothing(life: Life) -> None:
-    """The older attempt runs on a node that is cut off: nobody can end it. It freezes before each rename in turn."""
-    life.launch({"my_steps:fail_on": {"ranks": [1], "flag": str(life.flag)}}, check=1)
+    """The older attempt runs on a node that is cut off, so that nobody ends it: it freezes at its first rename."""
+    life.launch({"my_steps:fail_on": {"ranks": [1]}})
+    until(lambda: counts(status(life.cli, life.run)) == (3, 1, 0, 0), "rank 1 to fail")
     settings = json.loads((life.run / "launches" / "1" / "launch.json").read_text())["settings"]
     life.flag.touch()
     trace = life.folder / "trace"
