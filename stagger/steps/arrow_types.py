@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -50,25 +51,58 @@ def is_plain(type_: Any) -> bool:
     return any(check(type_) for check in checks) or types.is_float32(type_) or types.is_float64(type_)
 
 
-def without_nanoseconds(type_: Any) -> Any:
-    """The type with nanoseconds replaced by microseconds, Python's finest unit."""
+def has_nanoseconds(type_: Any) -> bool:
+    """Whether a type holds times or durations in nanoseconds, at any depth."""
+    if type_.num_fields:
+        return any(has_nanoseconds(type_.field(index).type) for index in range(type_.num_fields))
+    return getattr(getattr(type_, "value_type", type_), "unit", "") == "ns"
+
+
+def in_microseconds(array: Any) -> Any:
+    """The array with its nanoseconds cut to microseconds, Python's finest unit.
+
+    Arrow's own cast rounds times before 1970 up, and takes no maps in some versions.
+    """
     import pyarrow
-    from pyarrow import types
+    from pyarrow import compute, types
 
-    if types.is_list(type_):
-        return pyarrow.list_(type_.value_field.with_type(without_nanoseconds(type_.value_type)))
+    type_ = array.type
+    if not has_nanoseconds(type_):
+        return array
+    if types.is_dictionary(type_):
+        return in_microseconds(array.dictionary_decode())
+    if not type_.num_fields:
+        return cut(array)
+    array = array.take(pyarrow.array(range(len(array)), "int64"))  # A slice's children are not sliced.
     if types.is_struct(type_):
-        fields = [type_.field(index) for index in range(type_.num_fields)]
-        return pyarrow.struct([field.with_type(without_nanoseconds(field.type)) for field in fields])
-    if getattr(type_, "unit", "") != "ns":
-        return type_
-    if types.is_timestamp(type_):
-        return pyarrow.timestamp("us", type_.tz)
-    return pyarrow.duration("us") if types.is_duration(type_) else pyarrow.time64("us")
+        children = [in_microseconds(array.field(index)) for index in range(type_.num_fields)]
+        fields = [type_.field(index).with_type(child.type) for index, child in enumerate(children)]
+        return pyarrow.StructArray.from_arrays(children, fields=fields, mask=array.is_null())
+    if types.is_fixed_size_list(type_):
+        values = in_microseconds(array.values)
+        return pyarrow.FixedSizeListArray.from_arrays(values, type_.list_size, mask=array.is_null())
+    starts = compute.if_else(array.is_valid(), array.offsets[:-1], None)  # A null offset makes a null list.
+    offsets = pyarrow.concat_arrays([starts, array.offsets[-1:]])
+    if types.is_map(type_):
+        return pyarrow.MapArray.from_arrays(offsets, in_microseconds(array.keys), in_microseconds(array.items))
+    return type(array).from_arrays(offsets, in_microseconds(array.values))
 
 
-def jsonable(value: Any) -> Any:
-    """The value in a form that JSON has. Raises UnicodeDecodeError for binary values that are not UTF-8."""
+def cut(array: Any) -> Any:
+    """A flat array in nanoseconds, rounded down to microseconds."""
+    import pyarrow
+    from pyarrow import compute, types
+
+    whole = compute.divide(array.cast("int64"), 1000)
+    rest = compute.subtract(array.cast("int64"), compute.multiply(whole, 1000))
+    whole = compute.subtract(whole, compute.less(rest, 0).cast("int64"))
+    if types.is_timestamp(array.type):
+        return whole.cast(pyarrow.timestamp("us", array.type.tz))
+    return whole.cast(pyarrow.duration("us") if types.is_duration(array.type) else pyarrow.time64("us"))
+
+
+def jsonable(value: Any, decode: Callable[[bytes], Any] = bytes.decode) -> Any:
+    """The value in a form that JSON has; `decode` converts binary values, and raises UnicodeDecodeError."""
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, (datetime.date, datetime.time)):
@@ -76,13 +110,14 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, datetime.timedelta):
         return value.total_seconds()
     if isinstance(value, bytes):
-        return value.decode()
+        return decode(value)
     if isinstance(value, dict):
-        return {key: jsonable(item) for key, item in value.items()}
+        return {key: jsonable(item, decode) for key, item in value.items()}
     if isinstance(value, list):
-        if value and all(isinstance(item, tuple) for item in value):  # Arrow's form of a map.
-            return {str(jsonable(key)): jsonable(item) for key, item in value}
-        return [jsonable(item) for item in value]
+        if value and all(isinstance(item, tuple) for item in value):  # Arrow's form of a map; no key is null.
+            pairs = ((jsonable(key, decode), jsonable(item, decode)) for key, item in value)
+            return {str(key): item for key, item in pairs if key is not None}
+        return [jsonable(item, decode) for item in value]
     if isinstance(value, decimal.Decimal):
         return format(value, "f")
     return float(value) if hasattr(value, "__float__") else str(value)
