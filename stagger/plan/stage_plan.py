@@ -113,7 +113,7 @@ def _find_shards(storage: Storage, stage: StageSpec, objects: Sequence[Step] | N
     if empty and not getattr(first, "allow_empty", True):
         logger.warning(
             f"{stage.name}: {len(empty)} of {len(found)} shards are empty (the first is {empty[0]}), and their ranks"
-            " will fail: remove them, or set allow_empty: true"
+            " will fail: leave them out with glob, or remove them"
         )
     return found
 

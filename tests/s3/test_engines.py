@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from stagger.errors import BadInput, StorageError
+from stagger.errors import BadInput, StaggerError, StorageError
+from stagger.steps.listing import input_files
 from stagger.storage.storage import Storage
 from tests.kit.s3_server import S3Server
 from tests.s3.conftest import ENGINES, THREE_IN_TEN, credentials, put, some_bytes
@@ -173,3 +176,50 @@ def test_credentials_and_endpoint_from_the_usual_files(
     s3.set_faults(require_auth=True)
     options = {"engine": engine, "profile": "other"}
     assert Storage({"s3": options}).read("s3://data/files/a") == b"content"
+
+
+@pytest.mark.parametrize("recursive", [True, False])
+def test_folder_markers_are_not_input_and_named(s3: S3Server, storage: Storage, recursive: bool) -> None:
+    keys = Storage()  # The engine obstore cannot write a key that ends with a slash.
+    for key in ("", "d/", "empty/", "d_$folder$", "e", "none.jsonl"):
+        keys.write(f"s3://data/markers/{key}", b"")
+    for key in ("a.jsonl", "d/b.jsonl", "e/c.jsonl", "e-f.jsonl"):
+        keys.write(f"s3://data/markers/{key}", b'{"text": "x"}\n')
+    files, left_out = input_files(storage, "s3://data/markers", "*", recursive=recursive)
+    below = ["d/b.jsonl", "e/c.jsonl"] if recursive else []
+    assert [entry.name for entry in files] == sorted(["a.jsonl", "e-f.jsonl", "none.jsonl", *below])
+    (markers,) = left_out.names.values()
+    assert sorted(markers) == [
+        "",
+        *(["d/"] if recursive else []),
+        "d_$folder$",
+        "e",
+        *(["empty/"] if recursive else []),
+    ]
+
+
+#: Keys that look like other paths -> whether obstore takes them.
+ODD_KEYS = {
+    "./a.jsonl": False,
+    "../a.jsonl": False,
+    "d/./a": False,
+    "d//a": False,
+    "/a.jsonl": False,
+    " a.jsonl": True,
+    "a.jsonl ": True,
+}
+
+
+@pytest.mark.parametrize("key", ODD_KEYS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_key_that_looks_like_another_path_is_read_or_refused_by_its_name(s3: S3Server, engine: str, key: str) -> None:
+    storage = Storage({"s3": {"engine": engine}})
+    folder = f"s3://data/odd-{zlib.crc32(key.encode())}"
+    Storage().write(f"{folder}/{key}", b"content")
+    if engine == "obstore" and not ODD_KEYS[key]:
+        with pytest.raises(StaggerError, match=re.escape(key)):
+            input_files(storage, folder, "*", recursive=True)
+        return
+    (entry,), _ = input_files(storage, folder, "*", recursive=True)
+    assert entry.name == key
+    assert b"".join(storage.stream(f"{folder}/{key}", 7, entry.version)) == b"content"
