@@ -15,6 +15,7 @@ from stagger.pipeline.compression import ReadCodec, codec_of, content
 from stagger.pipeline.document import Document, Shard
 from stagger.pipeline.task_context import TaskContext
 from stagger.storage import Entry
+from stagger.storage.local_files import open_version
 from stagger.storage.storage import Storage, absolute, is_local, join
 
 #: Leading bytes of compressed files; no text begins with them.
@@ -28,9 +29,12 @@ class OpenShard:
     `byte` is the offset of a bad record in the content, -1 while unknown.
     """
 
-    def __init__(self, name: str, path: str, codec: ReadCodec | None, pieces: Iterator[bytes]) -> None:
+    def __init__(
+        self, name: str, path: str, codec: ReadCodec | None, pieces: Iterator[bytes], planned: Shard | None = None
+    ) -> None:
         self.name = name
         self.path = path
+        self.planned = planned or Shard(name, -1)
         self.codec = codec
         self.record = -1
         self.byte = -1
@@ -59,7 +63,7 @@ class OpenShard:
     def as_file(self) -> BinaryIO:
         """The file as stored, seekable: a remote file is first downloaded whole to a temporary file on this machine."""
         if is_local(self.path):
-            return open(self.path, "rb")
+            return open_version(self.path, self.planned.size, self.planned.version)
         import tempfile
 
         file = tempfile.TemporaryFile(prefix="stagger-")  # noqa: SIM115 # Handed on.
@@ -228,7 +232,7 @@ class ShardReader:
                     " allow_empty: true, it is a shard without documents)"
                 )
             return
-        source = OpenShard(name, path, codec, task.stream(shard, self.path_of))
+        source = OpenShard(name, path, codec, task.stream(shard, self.path_of), shard)
         try:
             documents = self.read(source)
             if self.add_source:

@@ -330,6 +330,18 @@ def test_a_file_that_changed_after_the_plan_is_noticed(tmp_path: Path) -> None:
         list(step(None, 0, 1))
 
 
+def test_a_file_replaced_by_one_of_the_same_size_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table(path, {"text": ["x"]})
+    step, _ = bound(tmp_path)
+    size = path.stat().st_size
+    path.unlink()
+    table(path, {"text": ["y"]})
+    assert path.stat().st_size == size
+    with pytest.raises(BadInput, match=r"a\.parquet, record 1: the file has been replaced or modified since the plan"):
+        list(step(None, 0, 1))
+
+
 def test_what_is_no_parquet_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b'{"text": "x"}\n' * 10)
     with pytest.raises(BadInput, match=r"a\.parquet, record 1: not a Parquet file"):
