@@ -21,7 +21,8 @@ HIDDEN = "names that begin with '_' or '.'"
 #: Ending of a file's name -> what the file is (of Hadoop's and Spark's).
 ENDINGS = {"_$folder$": MARKER, ".crc": CHECKSUM, "._COPYING_": UNFINISHED}
 
-#: Endings by which `reason` looks at a name at all.
+#: Starts and endings of names that `why_not` looks at; to look at all names would take longer than to list them.
+ODD_STARTS = ("_", ".")
 ODD_ENDINGS = ("/", *ENDINGS)
 
 #: Names shown of each kind.
@@ -55,15 +56,12 @@ def shown(names: list[str]) -> str:
 def input_files(storage: Storage, path: str, glob: str, *, recursive: bool) -> tuple[list[Entry], LeftOut]:
     """The files of a folder that are input, sorted, from a single listing; and the names that are left out."""
     found = list(storage.find(path, recursive=recursive))
-    matches, named = matcher(glob), names_in(glob)
+    named = names_in(glob)
     left_out = LeftOut()
     files = []
-    for entry in found:
+    for entry in matching(found, glob):
         name = entry.name
-        if not matches(name):
-            continue
-        rooted = f"/{name}"
-        odd = "/_" in rooted or "/." in rooted or rooted.endswith(ODD_ENDINGS)
+        odd = "/_" in name or "/." in name or name.startswith(ODD_STARTS) or name.endswith(ODD_ENDINGS) or not name
         if odd and (reason := why_not(entry, named)):
             left_out.add(reason, name)
         else:
@@ -74,19 +72,22 @@ def input_files(storage: Storage, path: str, glob: str, *, recursive: bool) -> t
     return files, left_out
 
 
-def matcher(glob: str) -> Callable[[str], object]:
-    """Whether a name matches the glob: a file's own name or, if the glob contains a `/`, the whole path."""
+def matching(found: list[Entry], glob: str) -> list[Entry]:
+    """The entries whose name matches the glob: their own name or, if the glob contains a `/`, their whole path."""
+    if glob == "*":
+        return found
     if "/" not in glob:
-        matches = re.compile(fnmatch.translate(glob)).match
-        return lambda name: matches(name.rpartition("/")[2])
+        match = re.compile(fnmatch.translate(glob)).match
+        return [entry for entry in found if match(entry.name.rpartition("/")[2])]
     from fsspec.utils import glob_translate  # `*` stays within a folder, `**/` spans any number of them.
 
-    return re.compile(str(glob_translate(glob))).match
+    match = re.compile(str(glob_translate(glob))).match
+    return [entry for entry in found if match(entry.name)]
 
 
 def names_in(glob: str) -> list[Callable[[str], object]]:
     """Matchers of those parts of the glob that name what is left out by default: as in a shell, by its first letter."""
-    parts = [part for part in glob.split("/") if part.startswith(("_", ".")) or part.endswith(tuple(ENDINGS))]
+    parts = [part for part in glob.split("/") if part.startswith(ODD_STARTS) or part.endswith(tuple(ENDINGS))]
     return [re.compile(fnmatch.translate(part)).match for part in parts]
 
 
