@@ -143,6 +143,21 @@ def named_type(name: str) -> Any:
     return pyarrow.timestamp("us", "UTC") if name == "timestamp" else pyarrow.type_for_alias(name)
 
 
+#: Arrow's own name of a type -> its name in `columns`.
+NAMES = {"double": "float64", "float": "float32", "date32[day]": "date32", "timestamp[us, tz=UTC]": "timestamp"}
+
+
+def column_type(field: Any) -> str:
+    """The name of a column's type in `columns`; Arrow's own name, or `list<...>`, for one that has none there."""
+    from pyarrow import types
+
+    if field.metadata:
+        return "json"
+    if types.is_list(field.type):
+        return f"list<{column_type(field.type.value_field)}>"
+    return NAMES.get(str(field.type), str(field.type))
+
+
 def python_types(type_: Any) -> set[type] | None:
     """The Python types that a column takes without loss; None to leave it to Arrow, whose own rules turn 1.5 into 1."""
     from pyarrow import types
