@@ -101,8 +101,8 @@ def cut(array: Any) -> Any:
     return whole.cast(pyarrow.duration("us") if types.is_duration(array.type) else pyarrow.time64("us"))
 
 
-def jsonable(value: Any, decode: Callable[[bytes], Any] = bytes.decode) -> Any:
-    """The value in a form that JSON has; `decode` converts binary values, and raises UnicodeDecodeError."""
+def jsonable(value: Any) -> Any:
+    """The value in a form that JSON has. Raises UnicodeDecodeError for binary values that are not UTF-8."""
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, (datetime.date, datetime.time)):
@@ -110,17 +110,30 @@ def jsonable(value: Any, decode: Callable[[bytes], Any] = bytes.decode) -> Any:
     if isinstance(value, datetime.timedelta):
         return value.total_seconds()
     if isinstance(value, bytes):
-        return decode(value)
+        return value.decode()
     if isinstance(value, dict):
-        return {key: jsonable(item, decode) for key, item in value.items()}
+        return {key: jsonable(item) for key, item in value.items()}
     if isinstance(value, list):
-        if value and all(isinstance(item, tuple) for item in value):  # Arrow's form of a map; no key is null.
-            pairs = ((jsonable(key, decode), jsonable(item, decode)) for key, item in value)
-            return {str(key): item for key, item in pairs if key is not None}
-        return [jsonable(item, decode) for item in value]
+        if value and all(isinstance(item, tuple) for item in value):  # Arrow's form of a map.
+            return {str(jsonable(key)): jsonable(item) for key, item in value}
+        return [jsonable(item) for item in value]
     if isinstance(value, decimal.Decimal):
         return format(value, "f")
     return float(value) if hasattr(value, "__float__") else str(value)
+
+
+def decoded(value: Any, decode: Callable[[bytes], str | None]) -> Any:
+    """The value with its binary values converted by `decode`. A map loses the keys that it makes None."""
+    if isinstance(value, bytes):
+        return decode(value)
+    if isinstance(value, dict):
+        return {key: decoded(item, decode) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(decoded(item, decode) for item in value)
+    if isinstance(value, list):
+        items = [decoded(item, decode) for item in value]
+        return [item for item in items if not (isinstance(item, tuple) and item[0] is None)]
+    return value
 
 
 class Json(str):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -13,7 +12,7 @@ import orjson
 
 from stagger.errors import BadInput, BadRecord, StaggerError, missing_extra
 from stagger.pipeline.document import Document
-from stagger.steps.arrow_types import has_nanoseconds, in_microseconds, is_json, is_plain, is_text, jsonable
+from stagger.steps.arrow_types import decoded, has_nanoseconds, in_microseconds, is_json, is_plain, is_text, jsonable
 from stagger.steps.reader import OpenShard, ShardReader, default_id
 
 #: Approximate maximum of a batch of rows, in uncompressed bytes; and its maximum in rows.
@@ -184,19 +183,18 @@ class Column:
             return cls(field.name, field.type, field.name in (MEDIA, METADATA), orjson.loads, decode)
         is_metadata = field.name == METADATA and (types.is_struct(field.type) or types.is_map(field.type))
         is_media = field.name == MEDIA and (types.is_list(field.type) or types.is_large_list(field.type))
-        convert = None if is_plain(field.type) else partial(jsonable, decode=decode)
+        convert = None if is_plain(field.type) else jsonable
         return cls(field.name, field.type, is_metadata or is_media, convert, decode)
 
     def values(self, data: Any, wrong: dict[int, BadRecord]) -> Sequence[Any]:
         """The values of a part of the column. Unreadable ones are None, and added to `wrong` by their row's number."""
         if has_nanoseconds(self.type):
             data = in_microseconds(data)
-        convert, left_out = self.convert, self.decode.left_out
+        convert = self.convert
         try:
             values: list[Any] = data.to_pylist()
             return values if convert is None else [None if value is None else convert(value) for value in values]
         except (ValueError, OverflowError):
-            self.decode.left_out = left_out  # Each value is converted again.
             return [self._value(data[index], index, wrong) for index in range(len(data))]
 
     @property
@@ -206,7 +204,9 @@ class Column:
     def _value(self, scalar: Any, index: int, wrong: dict[int, BadRecord]) -> Any:
         try:
             value = scalar.as_py()
-            return value if value is None or self.convert is None else self.convert(value)
+            if value is None or self.convert is None:
+                return value
+            return self.convert(decoded(value, self.decode))
         except UnicodeDecodeError as error:
             place = f"byte {error.object[error.start]:#04x} at position {error.start} of the value"
             wrong[index] = BadRecord("utf-8", f"{self.name!r} is not UTF-8: {place}{self._advice}")
