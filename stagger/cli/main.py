@@ -138,7 +138,7 @@ def status(
     json: Json = False,
     options: Options = None,
 ) -> int:
-    """Show a run's progress: ranks by state, records, bytes, rate. Exit status 1 if any rank failed."""
+    """Show a run's progress: ranks by state, records, bytes, rate. Exit status 1 if ranks failed or files differ."""
     from stagger.rundir.run_folder import RunFolder
     from stagger.status.stage_status import status_of
 
@@ -147,7 +147,7 @@ def status(
         gc.disable()  # The process ends soon; a single collection over 100,000 records costs 0.4 s and frees nothing.
     stages = show.watch_status(folder, record, silent=json) if watch else status_of(folder, record)
     print_json(show.status_document(folder.path, stages)) if json else show.status(folder.path, stages)
-    return 1 if any(stage.failed for stage in stages) else 0
+    return 1 if any(stage.failed or stage.differs for stage in stages) else 0
 
 
 @app.command()

@@ -106,6 +106,8 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
             print(f"  {'':<{width}}  slowest: {ranks}")
         for line in sentences(stage.efficiency):
             print(f"  {'':<{width}}  {line}")
+        for line in stage.schema_differences:
+            print(f"  {'':<{width}}  files differ: {line}")
         if stage.failed:
             reasons = ", ".join(f"{count} {reason}" for reason, count in stage.reasons.items())
             print(f"  {'':<{width}}  failed: {format_ranks(stage.failed_ranks)} ({reasons})")

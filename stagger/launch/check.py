@@ -7,10 +7,13 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from loguru import logger
+
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import Step, add_import_path
 from stagger.plan.stage_plan import StagePlan, make_plan, steps_of
 from stagger.progress import busy
+from stagger.ranks import format_ranks
 from stagger.rundir.plan_file import read_all
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
 from stagger.rundir.stage_folder import StageFolder
@@ -70,18 +73,45 @@ def save_plans(
     plans: dict[str, StagePlan],
     outputs: dict[str, list[str]],
 ) -> RunRecord:
-    """Write missing plans, and run.json with the settings of this launch. `before` is the previous run.json, if any."""
+    """Write missing and outdated plans, and run.json with the settings of this launch. `before` is the previous one."""
     fingerprints = dict(before.fingerprints) if before else {}
     inputs = dict(before.inputs) if before else {}
     for name, plan in plans.items():
         path = folder.stage(RunRecord(spec), name).folder.plan(plan.fingerprint)
-        if fingerprints.get(name) != plan.fingerprint or folder.storage.entry(path) is None:
+        same = fingerprints.get(name) == plan.fingerprint and inputs[name] == plan.input
+        if not same or folder.storage.entry(path) is None:
             with busy(f"{name}: writing the plan"):
                 folder.storage.write(path, plan.encode())
         fingerprints[name], inputs[name] = plan.fingerprint, plan.input
     record = RunRecord(spec, fingerprints, inputs, outputs, before.created if before else time.time())
     folder.save(record)
     return record
+
+
+def warn_of_new_times(look: Look, before: RunRecord, plan: StagePlan) -> None:
+    """Warn about local input files that were modified since the last launch, but still have the same size.
+
+    They may only have been touched, or copied again, so the launch goes on and plans them as they are now.
+    """
+    name = plan.stage.name
+    if before.fingerprints.get(name) != plan.fingerprint or before.inputs[name].times == plan.input.times:
+        return
+    old = read_all(look.stage.folder.storage, look.stage.folder.plan(plan.fingerprint))
+    now = {shard for shards in plan.ranks for shard in shards}
+    changed = {one.rank: gone for one in old if (gone := [shard.name for shard in one.shards if shard not in now])}
+    done = sorted(changed.keys() & look.done)
+    first, count = min(min(names) for names in changed.values()), sum(map(len, changed.values()))
+    logger.warning(
+        f"{name}: {count} input file{'s have' if count > 1 else ' has'} the same size as when the run was planned, but"
+        f" {'were' if count > 1 else 'was'} replaced or modified since: {first}{', ...' if count > 1 else ''}; ranks"
+        f" that are not done read {'them as they are' if count > 1 else 'it as it is'} now"
+        + (
+            f". Ranks {format_ranks(done)} are done and have read the earlier ones; to run them again, remove their"
+            f" records in {look.stage.folder.path}/completions and launch again."
+            if done
+            else ""
+        )
+    )
 
 
 def refuse_foreign_completions(look: Look, plan: StagePlan) -> None:

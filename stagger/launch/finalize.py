@@ -46,7 +46,7 @@ def may_launch(spec: RunSpec, name: str) -> bool:
 def finalize(run: RunFolder, record: RunRecord, name: str) -> int:
     """End stage `name`, under the run's lock if it may launch anything.
 
-    Returns the exit status: 1 if ranks are neither done nor retried.
+    Returns the exit status: 1 if ranks are neither done nor retried, or if output files have different columns.
     """
     looks = look_at_run(run, record)
     look, stage = looks[name], run.stage(record, name)
@@ -57,8 +57,10 @@ def finalize(run: RunFolder, record: RunRecord, name: str) -> int:
         logger.info(f"{name}: {line}")
     if not stats["missing_ranks"]:
         logger.success(f"{name}: all {stage.spec.tasks} ranks are done")
+        for line in stats["schema_differences"]:
+            logger.error(f"{name}: output files have different columns: {line}")
         launch_dependents(run, record, looks, name)
-        return 0
+        return 1 if stats["schema_differences"] else 0
     logger.warning(f"{name}: ranks {stats['missing_ranks']} are not done")
     if stage.spec.retries is not None and retry_failed(look, stage.spec.retries):
         return 0

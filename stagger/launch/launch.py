@@ -14,6 +14,7 @@ from stagger.launch.check import (
     ready_stages,
     refuse_foreign_completions,
     save_plans,
+    warn_of_new_times,
 )
 from stagger.launch.follow import follow
 from stagger.launch.launched import Launched
@@ -65,6 +66,8 @@ def launch(
             check_fingerprints(run, before, plans)
         for name, plan in plans.items():
             refuse_if_active(looks[name])
+            if before is not None:
+                warn_of_new_times(looks[name], before, plan)
             warn_of_foreign_outputs(looks[name], plan, outputs[name])
         for path in (path for paths in outputs.values() for path in paths):
             storage.make_folder(path)

@@ -29,7 +29,9 @@ class Launched:
         return {stage.name: stage.failed_ranks for stage in self.stages if stage.failed_ranks}
 
     def raise_if_failed(self) -> None:
-        """Raise RunFailed, naming them, when outputs of completed ranks are lost, or ranks failed or are unfinished."""
+        """Raise RunFailed, naming them, when outputs of completed ranks are lost, or ranks failed or are unfinished, or
+        output files of a completed stage have different columns.
+        """
         if self.lost_outputs:
             count = len(self.lost_outputs)
             raise RunFailed(
@@ -50,4 +52,10 @@ class Launched:
             raise RunFailed(
                 f"Ranks of {self.run_dir} were stopped before they were done ({names}); launch them again with:"
                 f" stagger retry {self.run_dir}"
+            )
+        if differing := [line for stage in self.stages if stage.differs for line in stage.schema_differences]:
+            raise RunFailed(
+                f"All ranks are done, but output files of one folder have different columns: {'; '.join(differing)}."
+                " To have one schema, launch with these columns and a new run_dir; to allow the differences, set"
+                " one_schema: false."
             )

@@ -24,8 +24,8 @@ class Document:
 class Shard(NamedTuple):
     """One input file: its path relative to the reader's `path` (or its whole path), and its size in bytes at planning.
 
-    `version` is an object store's identifier for the content at that time (S3's ETag): it reveals an object that has
-    been replaced by one of equal size. Empty on file systems.
+    `version` is the file's version at that time, as in the listing's `Entry`: it reveals a file that has been replaced
+    by one of equal size.
     """
 
     name: str

@@ -20,6 +20,7 @@ from stagger.rundir.plan_file import encode_plan
 from stagger.rundir.run_folder import StageInput
 from stagger.rundir.stage_folder import collection_paused
 from stagger.spec.models import StageSpec
+from stagger.storage import MTIME
 from stagger.storage.storage import Storage, is_local
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """The plan of a stage: `ranks[r]` holds the shards of rank r. `fingerprint` is a hash of steps, tasks and inputs.
+    """The plan of a stage: `ranks[r]` holds the shards of rank r. `fingerprint` is a hash of steps, tasks and inputs,
+    without the times of local files.
 
     `outputs` are the files that the stage will write, as far as their names are known. `remote_shards` is the number of
     shards on remote storage.
@@ -51,8 +53,10 @@ class StagePlan:
 
     @property
     def input(self) -> StageInput:
-        """Bytes, remote shards and remote outputs, from which `requests.py` counts requests."""
-        return StageInput(self.size, self.remote_shards, sum(not is_local(path) for path in self.outputs))
+        """Bytes, remote shards and remote outputs, from which `requests.py` counts requests; times of local shards."""
+        versions = [shard.version for shards in self.ranks for shard in shards if shard.version.startswith(MTIME)]
+        times = hashlib.sha256("\n".join(versions).encode()).hexdigest()[:16] if versions else ""
+        return StageInput(self.size, self.remote_shards, sum(not is_local(path) for path in self.outputs), times)
 
     def encode(self) -> bytes:
         """The content of the plan file."""
@@ -82,8 +86,13 @@ def _plan(stage: StageSpec, shards: list[Shard]) -> StagePlan:
     content = {"steps": steps_of(stage), "tasks": stage.tasks, "shard_by": stage.shard_by}
     digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS))
     for shard in shards:
-        digest.update(b"%s\0%d\0%s\n" % (shard.name.encode(), shard.size, shard.version.encode()))
+        digest.update(b"%s\0%d\0%s\n" % (shard.name.encode(), shard.size, content_version(shard).encode()))
     return StagePlan(stage, digest.hexdigest()[:16], assign(shards, stage.tasks, stage.shard_by))
+
+
+def content_version(shard: Shard) -> str:
+    """The shard's version, if it identifies the content. A file that was only touched or copied has another mtime."""
+    return "" if shard.version.startswith(MTIME) else shard.version
 
 
 def check_names(shards: list[Shard]) -> None:
@@ -113,7 +122,7 @@ def _find_shards(storage: Storage, stage: StageSpec, objects: Sequence[Step] | N
     if empty and not getattr(first, "allow_empty", True):
         logger.warning(
             f"{stage.name}: {len(empty)} of {len(found)} shards are empty (the first is {empty[0]}), and their ranks"
-            " will fail: remove them, or set allow_empty: true"
+            " will fail: leave them out with glob, or remove them"
         )
     return found
 

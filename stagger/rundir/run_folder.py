@@ -219,9 +219,11 @@ def run_fingerprint(fingerprints: dict[str, str]) -> str:
 class StageInput:
     """The numbers in a stage's plan that determine its requests, summed over all ranks.
 
-    `remote_shards` and `remote_outputs` count files on remote storage; each costs one request.
+    `remote_shards` and `remote_outputs` count files on remote storage; each costs one request. `times` is a hash of the
+    local shards' times of modification, which are no part of the fingerprint.
     """
 
     bytes: int = 0
     remote_shards: int = 0
     remote_outputs: int = 0
+    times: str = ""

@@ -16,6 +16,7 @@ from stagger.rundir.stage_folder import StageFolder, attempt_order, collection_p
 from stagger.status.efficiency import efficiency
 from stagger.status.failed_ranks import cancelled_ranks
 from stagger.status.look import Look, look_at_run
+from stagger.status.schemas import schema_differences
 from stagger.status.totals import totals
 from stagger.storage.storage import is_local, join
 
@@ -38,6 +39,7 @@ class StageStatus:
     cancelled: the number of pending ranks that a user cancelled.
     strays: the visible files of ranks that are neither done nor active, their ranks, and a sentence; empty if none.
     slowest: (rank, seconds) of ranks that took much longer than most.
+    schema_differences: a sentence for each column that differs between the Parquet files of an output folder.
     """
 
     name: str
@@ -66,6 +68,12 @@ class StageStatus:
     efficiency: dict[str, Any] = field(default_factory=dict)
     output_folders: list[str] = field(default_factory=list)
     strays: dict[str, Any] = field(default_factory=dict)
+    schema_differences: list[str] = field(default_factory=list)
+
+    @property
+    def differs(self) -> bool:
+        """Whether the stage is done, and files of one output folder have different columns."""
+        return self.done == self.tasks and bool(self.schema_differences)
 
 
 def status_of(folder: RunFolder, record: RunRecord) -> list[StageStatus]:
@@ -122,6 +130,7 @@ def add_totals(status: StageStatus, look: Look) -> None:
     status.slowest = slowest(completions)
     paths = {output["path"].rpartition("/")[0] for record in completions for output in record["outputs"]}
     status.output_folders = sorted(paths)
+    status.schema_differences = schema_differences(completions)
     if not look.launches:
         return
     latest = look.launches[-1]

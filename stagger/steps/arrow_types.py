@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -50,21 +51,54 @@ def is_plain(type_: Any) -> bool:
     return any(check(type_) for check in checks) or types.is_float32(type_) or types.is_float64(type_)
 
 
-def without_nanoseconds(type_: Any) -> Any:
-    """The type with nanoseconds replaced by microseconds, Python's finest unit."""
-    import pyarrow
-    from pyarrow import types
+def has_nanoseconds(type_: Any) -> bool:
+    """Whether a type holds times or durations in nanoseconds, at any depth."""
+    if type_.num_fields:
+        return any(has_nanoseconds(type_.field(index).type) for index in range(type_.num_fields))
+    return getattr(getattr(type_, "value_type", type_), "unit", "") == "ns"
 
-    if types.is_list(type_):
-        return pyarrow.list_(type_.value_field.with_type(without_nanoseconds(type_.value_type)))
+
+def in_microseconds(array: Any) -> Any:
+    """The array with its nanoseconds cut to microseconds, Python's finest unit.
+
+    Arrow's own cast rounds times before 1970 up, and takes no maps in some versions.
+    """
+    import pyarrow
+    from pyarrow import compute, types
+
+    type_ = array.type
+    if not has_nanoseconds(type_):
+        return array
+    if types.is_dictionary(type_):
+        return in_microseconds(array.dictionary_decode())
+    if not type_.num_fields:
+        return cut(array)
+    array = array.take(pyarrow.array(range(len(array)), "int64"))  # A slice's children are not sliced.
     if types.is_struct(type_):
-        fields = [type_.field(index) for index in range(type_.num_fields)]
-        return pyarrow.struct([field.with_type(without_nanoseconds(field.type)) for field in fields])
-    if getattr(type_, "unit", "") != "ns":
-        return type_
-    if types.is_timestamp(type_):
-        return pyarrow.timestamp("us", type_.tz)
-    return pyarrow.duration("us") if types.is_duration(type_) else pyarrow.time64("us")
+        children = [in_microseconds(array.field(index)) for index in range(type_.num_fields)]
+        fields = [type_.field(index).with_type(child.type) for index, child in enumerate(children)]
+        return pyarrow.StructArray.from_arrays(children, fields=fields, mask=array.is_null())
+    if types.is_fixed_size_list(type_):
+        values = in_microseconds(array.values)
+        return pyarrow.FixedSizeListArray.from_arrays(values, type_.list_size, mask=array.is_null())
+    starts = compute.if_else(array.is_valid(), array.offsets[:-1], None)  # A null offset makes a null list.
+    offsets = pyarrow.concat_arrays([starts, array.offsets[-1:]])
+    if types.is_map(type_):
+        return pyarrow.MapArray.from_arrays(offsets, in_microseconds(array.keys), in_microseconds(array.items))
+    return type(array).from_arrays(offsets, in_microseconds(array.values))
+
+
+def cut(array: Any) -> Any:
+    """A flat array in nanoseconds, rounded down to microseconds."""
+    import pyarrow
+    from pyarrow import compute, types
+
+    whole = compute.divide(array.cast("int64"), 1000)
+    rest = compute.subtract(array.cast("int64"), compute.multiply(whole, 1000))
+    whole = compute.subtract(whole, compute.less(rest, 0).cast("int64"))
+    if types.is_timestamp(array.type):
+        return whole.cast(pyarrow.timestamp("us", array.type.tz))
+    return whole.cast(pyarrow.duration("us") if types.is_duration(array.type) else pyarrow.time64("us"))
 
 
 def jsonable(value: Any) -> Any:
@@ -88,6 +122,20 @@ def jsonable(value: Any) -> Any:
     return float(value) if hasattr(value, "__float__") else str(value)
 
 
+def decoded(value: Any, decode: Callable[[bytes], str | None]) -> Any:
+    """The value with its binary values converted by `decode`. A map loses the keys that it makes None."""
+    if isinstance(value, bytes):
+        return decode(value)
+    if isinstance(value, dict):
+        return {key: decoded(item, decode) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(decoded(item, decode) for item in value)
+    if isinstance(value, list):
+        items = [decoded(item, decode) for item in value]
+        return [item for item in items if not (isinstance(item, tuple) and item[0] is None)]
+    return value
+
+
 class Json(str):
     """A string of JSON."""
 
@@ -106,6 +154,21 @@ def named_type(name: str) -> Any:
     import pyarrow
 
     return pyarrow.timestamp("us", "UTC") if name == "timestamp" else pyarrow.type_for_alias(name)
+
+
+#: Arrow's own name of a type -> its name in `columns`.
+NAMES = {"double": "float64", "float": "float32", "date32[day]": "date32", "timestamp[us, tz=UTC]": "timestamp"}
+
+
+def column_type(field: Any) -> str:
+    """The name of a column's type in `columns`; Arrow's own name, or `list<...>`, for one that has none there."""
+    from pyarrow import types
+
+    if field.metadata:
+        return "json"
+    if types.is_list(field.type):
+        return f"list<{column_type(field.type.value_field)}>"
+    return NAMES.get(str(field.type), str(field.type))
 
 
 def python_types(type_: Any) -> set[type] | None:

@@ -12,7 +12,7 @@ import orjson
 
 from stagger.errors import BadInput, BadRecord, StaggerError, missing_extra
 from stagger.pipeline.document import Document
-from stagger.steps.arrow_types import is_json, is_plain, is_text, jsonable, without_nanoseconds
+from stagger.steps.arrow_types import decoded, has_nanoseconds, in_microseconds, is_json, is_plain, is_text, jsonable
 from stagger.steps.reader import OpenShard, ShardReader, default_id
 
 #: Approximate maximum of a batch of rows, in uncompressed bytes; and its maximum in rows.
@@ -39,7 +39,8 @@ class ReadParquet(ShardReader):
     Only the requested columns are read. Memory use does not grow with the size of the file or its row groups. A column
     `metadata` of structs is merged into the metadata, a column `media` of lists becomes the documents' media. Values
     that JSON does not have become strings: dates and times in ISO 8601 (nanoseconds cut to microseconds), decimals as
-    digits, binary values decoded as UTF-8. Durations become seconds.
+    digits, binary values decoded as UTF-8. Durations become seconds. A binary value that is not UTF-8 is a bad record
+    if `metadata_keys` names its column; else it becomes None, which the log and the completion record count.
 
     Args:
         text_key: the column that holds the text.
@@ -74,12 +75,21 @@ class ReadParquet(ShardReader):
     def _rows(self, shard: OpenShard, file: Any) -> Iterator[Document]:
         from pyarrow import parquet
 
-        source = parquet.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
+        source = parquet.ParquetFile(
+            file,
+            buffer_size=BUFFER_BYTES,
+            pre_buffer=False,
+            page_checksum_verification=True,
+            coerce_int96_timestamp_unit="us",  # By default nanoseconds, which wrap around outside 1677 to 2262.
+        )
         columns = self._columns(source.schema_arrow)
         size = self.batch_size or rows_at_a_time(source.metadata)
         names = [column.name for column in columns]
-        for batch in source.iter_batches(batch_size=size, columns=names, use_threads=False):
-            yield from self._documents_of(shard, columns, batch)
+        try:
+            for batch in source.iter_batches(batch_size=size, columns=names, use_threads=False):
+                yield from self._documents_of(shard, columns, batch)
+        finally:
+            self._tell_left_out(shard, columns)
         if shard.record + 1 != source.metadata.num_rows:
             raise BadInput(f"the file is damaged: only {shard.record + 1} of {source.metadata.num_rows} rows are there")
 
@@ -95,12 +105,28 @@ class ReadParquet(ShardReader):
             if name not in schema.names:
                 raise BadInput(f"there is no column {name!r}; the columns are {', '.join(map(repr, schema.names))}")
         ids = [self.id_key] if self.id_key in schema.names else []
-        columns = [Column.of(schema.field(name)) for name in dict.fromkeys((self.text_key, *ids, *others))]
+        asked = {self.text_key, self.id_key, *(self.metadata_keys or ())}
+        wanted = dict.fromkeys((self.text_key, *ids, *others))
+        columns = [Column.of(schema.field(name), asked=name in asked) for name in wanted]
         if not is_text(columns[0].type):
             raise BadInput(
                 f"the column {self.text_key!r} holds {columns[0].type}, not strings; set text_key to another"
             )
         return columns
+
+    def _tell_left_out(self, shard: OpenShard, columns: list[Column]) -> None:
+        """Log and note the binary values that became null; `metadata_keys` leaves their column out, or asks for it."""
+        assert self._task is not None
+        for column in columns:
+            if count := column.decode.left_out:
+                from loguru import logger  # Costs a task 1000 file-system calls.
+
+                logger.warning(
+                    f"{shard.path}: {count} values of the column {column.name!r} are binary and not UTF-8; they became"
+                    " null. Name the columns to read in metadata_keys."
+                )
+                noted = self._task.notes.setdefault("binary_values_left_out", {})
+                noted[column.name] = noted.get(column.name, 0) + count
 
     def _documents_of(self, shard: OpenShard, columns: list[Column], batch: Any) -> Iterator[Document]:
         """The documents of a batch. A row that cannot be read is a bad record."""
@@ -145,21 +171,25 @@ class Column:
     type: Any
     is_whole: bool
     convert: Callable[[Any], Any] | None
+    decode: Decoder
 
     @classmethod
-    def of(cls, field: Any) -> Column:
+    def of(cls, field: Any, *, asked: bool) -> Column:
+        """The column of a field; `asked` if the user has named it."""
         from pyarrow import types
 
+        decode = Decoder(strict=asked)
         if is_json(field):
-            return cls(field.name, field.type, field.name in (MEDIA, METADATA), orjson.loads)
+            return cls(field.name, field.type, field.name in (MEDIA, METADATA), orjson.loads, decode)
         is_metadata = field.name == METADATA and (types.is_struct(field.type) or types.is_map(field.type))
         is_media = field.name == MEDIA and (types.is_list(field.type) or types.is_large_list(field.type))
-        return cls(field.name, field.type, is_metadata or is_media, None if is_plain(field.type) else jsonable)
+        convert = None if is_plain(field.type) else jsonable
+        return cls(field.name, field.type, is_metadata or is_media, convert, decode)
 
     def values(self, data: Any, wrong: dict[int, BadRecord]) -> Sequence[Any]:
         """The values of a part of the column. Unreadable ones are None, and added to `wrong` by their row's number."""
-        if (target := without_nanoseconds(self.type)) != self.type:
-            data = data.cast(target, safe=False)
+        if has_nanoseconds(self.type):
+            data = in_microseconds(data)
         convert = self.convert
         try:
             values: list[Any] = data.to_pylist()
@@ -167,16 +197,39 @@ class Column:
         except (ValueError, OverflowError):
             return [self._value(data[index], index, wrong) for index in range(len(data))]
 
+    @property
+    def _advice(self) -> str:
+        return "" if self.decode.strict else "; metadata_keys: [...], with the columns to read, leaves it out"
+
     def _value(self, scalar: Any, index: int, wrong: dict[int, BadRecord]) -> Any:
         try:
             value = scalar.as_py()
-            return value if value is None or self.convert is None else self.convert(value)
+            if value is None or self.convert is None:
+                return value
+            return self.convert(decoded(value, self.decode))
         except UnicodeDecodeError as error:
             place = f"byte {error.object[error.start]:#04x} at position {error.start} of the value"
-            wrong[index] = BadRecord("utf-8", f"{self.name!r} is not UTF-8: {place}")
+            wrong[index] = BadRecord("utf-8", f"{self.name!r} is not UTF-8: {place}{self._advice}")
         except (ValueError, OverflowError) as error:
-            wrong[index] = BadRecord("value", f"{self.name!r} cannot be read: {first_line(error)}")
+            wrong[index] = BadRecord("value", f"{self.name!r} cannot be read: {first_line(error)}{self._advice}")
         return None
+
+
+class Decoder:
+    """Decodes binary values as UTF-8. Others are errors if the user has named their column, else None and counted."""
+
+    def __init__(self, *, strict: bool) -> None:
+        self.strict = strict
+        self.left_out = 0
+
+    def __call__(self, value: bytes) -> str | None:
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            if self.strict:
+                raise
+            self.left_out += 1
+            return None
 
 
 def id_of(value: Any) -> str:

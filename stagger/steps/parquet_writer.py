@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from stagger.steps.arrow_types import (
     GUESSED,
     JSON_MARK,
     Json,
+    column_type,
     converted,
     json_of,
     kept,
@@ -30,14 +31,18 @@ from stagger.steps.writer import ShardWriter
 #: Valid levels of Arrow's codecs.
 LEVEL_RANGES = {"zstd": (1, 22), "gzip": (1, 9)}
 
+#: Most different schemas that a rank notes.
+MAX_NOTED = 10
+
 
 @dataclass(kw_only=True)
 class WriteParquet(ShardWriter):
     """Writes Parquet, and passes the documents on.
 
-    The first row group of a file determines the file's columns and their types. A document that does not fit is an
-    error; none of it is silently dropped. Objects, lists of anything but one simple type, and media are written as
-    JSON; ReadParquet restores them. Values that a document lacks become null.
+    The first row group of a file determines the file's columns and their types; the next files of a rank (`max_bytes`)
+    have those of its first file. A document that does not fit is an error; none of it is silently dropped. Objects,
+    lists of anything but one simple type, and media are written as JSON; ReadParquet restores them. Values that a
+    document lacks become null.
 
     Args:
         compression: zstd, snappy, gzip, or null for none.
@@ -47,6 +52,8 @@ class WriteParquet(ShardWriter):
         metadata: whether each key of the metadata becomes a column, or all of them one column `metadata` of JSON.
         columns: types of metadata columns, which then always exist: Arrow's names such as string, int64, float64, bool,
             date32 or timestamp[us]; timestamp (microseconds in UTC); json.
+        one_schema: whether a launch fails at the stage's end, and names columns and ranks, if the files in `path` have
+            different columns. `columns` makes them the same.
         row_group_bytes: uncompressed size of a row group in bytes. As much is kept in memory.
     """
 
@@ -57,7 +64,9 @@ class WriteParquet(ShardWriter):
     id_key: str = "id"
     metadata: Literal["columns", "json"] = "columns"
     columns: dict[str, str] | None = None
+    one_schema: bool = True
     row_group_bytes: int = 16 * 2**20
+    _schema: Any = field(default=None, init=False, repr=False)
     _rows: Rows | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -103,9 +112,25 @@ class WriteParquet(ShardWriter):
                 ) from error
         return types
 
+    def note(self, schema: Any, empty: Collection[str]) -> None:
+        """Keep a file's schema for the rank's next files, and note it. `empty` are columns without a value."""
+        if not self.one_schema:
+            return
+        assert self._task is not None
+        self._schema = schema
+        columns = {field.name: "null" if field.name in empty else column_type(field) for field in schema}
+        noted = self._task.notes.setdefault("schemas", {}).setdefault(self.path, [])
+        if columns not in noted and len(noted) < MAX_NOTED:
+            noted.append(columns)
+
+    def end_shard(self) -> None:
+        super().end_shard()
+        if self.shard_by_shard:  # A resumed rank does not know the schemas of its earlier shards.
+            self._schema = None
+
     def new_output(self, path: str) -> OutputFile:
         file = super().new_output(path)
-        self._rows = Rows(self, file)
+        self._rows = Rows(self, file, self._schema)
         file.closing = self._rows.close
         return file
 
@@ -121,7 +146,7 @@ class WriteParquet(ShardWriter):
 class Rows:
     """The rows of one file: buffered, and written as a row group once there are enough bytes."""
 
-    def __init__(self, step: WriteParquet, file: OutputFile) -> None:
+    def __init__(self, step: WriteParquet, file: OutputFile, schema: Any) -> None:
         self._step = step
         self._sink = Sink(file)
         self._enough = min(step.row_group_bytes, step.max_bytes or step.row_group_bytes)
@@ -129,7 +154,7 @@ class Rows:
         self._ids: list[str] = []
         self._metadata: list[dict[str, Any]] = []
         self._size = 0
-        self._schema: Any = None
+        self._schema = schema
         self._writer: Any = None
 
     def add(self, document: Document) -> None:
@@ -212,7 +237,11 @@ class Rows:
             type_ = given[key] if key in given else self._guessed_type(key)
             mark = None if type_ is not None else JSON_MARK
             fields.append(pyarrow.field(key, pyarrow.string() if type_ is None else type_, metadata=mark))
-        return pyarrow.schema(fields)
+        schema = pyarrow.schema(fields)
+        step.note(
+            schema, {key for key in keys.keys() - given.keys() if all(row.get(key) is None for row in self._metadata)}
+        )
+        return schema
 
     def _guessed_type(self, key: str) -> Any:
         """The type of a column, inferred from the first rows; None for JSON. Raises StaggerError when values differ."""
@@ -274,7 +303,7 @@ class Rows:
             if new := [key for key in row if key not in known]:
                 raise StaggerError(
                     f"{id_} has {new[0]!r} ({type_name(row[new[0]])}), which is not a column of this file: no document"
-                    f" of its first row group has it; set its type in columns, as {new[0]}: {suggested(row[new[0]])},"
+                    f" of the first row group has it; set its type in columns, as {new[0]}: {suggested(row[new[0]])},"
                     " or use metadata: json."
                 )
 

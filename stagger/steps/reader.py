@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import io
 import os
-import re
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from stagger.pipeline.compression import ReadCodec, codec_of, content
 from stagger.pipeline.document import Document, Shard
 from stagger.pipeline.task_context import TaskContext
 from stagger.storage import Entry
+from stagger.storage.local_files import open_version
 from stagger.storage.storage import Storage, absolute, is_local, join
 
 #: Leading bytes of compressed files; no text begins with them.
@@ -29,9 +29,12 @@ class OpenShard:
     `byte` is the offset of a bad record in the content, -1 while unknown.
     """
 
-    def __init__(self, name: str, path: str, codec: ReadCodec | None, pieces: Iterator[bytes]) -> None:
+    def __init__(
+        self, name: str, path: str, codec: ReadCodec | None, pieces: Iterator[bytes], planned: Shard | None = None
+    ) -> None:
         self.name = name
         self.path = path
+        self.planned = planned or Shard(name, -1)
         self.codec = codec
         self.record = -1
         self.byte = -1
@@ -60,7 +63,7 @@ class OpenShard:
     def as_file(self) -> BinaryIO:
         """The file as stored, seekable: a remote file is first downloaded whole to a temporary file on this machine."""
         if is_local(self.path):
-            return open(self.path, "rb")
+            return open_version(self.path, self.planned.size, self.planned.version)
         import tempfile
 
         file = tempfile.TemporaryFile(prefix="stagger-")  # noqa: SIM115 # Handed on.
@@ -97,7 +100,9 @@ class OpenShard:
 class ShardReader:
     """Reads the files below `path` that match `glob`; each rank reads the shards that the plan assigns to it.
 
-    Hidden files and folders (`.name`) are never input, because temporary files have such names.
+    Names that begin with `_` or `.` are not input, because other programs give them to files that are not data
+    (`_SUCCESS`, `_metadata`, `_temporary/`); nor are folder markers, checksums (`.crc`) and unfinished copies. A launch
+    counts and names what it leaves out. A glob that names them reads them: `_*.jsonl`, `_delta_log/*.json`, `*.crc`.
 
     Args:
         path: a folder or a file, on any storage.
@@ -141,18 +146,12 @@ class ShardReader:
 
         Raises StaggerError when nothing matches, and for a link to a missing file.
         """
-        import fnmatch  # Only a launch lists.
-
         if self.paths_file is not None:
             return self._listed_shards(storage, self.paths_file)
-        found = storage.walk(self.path) if self.recursive else storage.list(self.path)
-        whole = "/" in self.glob
-        matches = re.compile(path_pattern(self.glob) if whole else fnmatch.translate(self.glob)).match
-        shards = sorted(
-            Shard._make(entry)
-            for entry in found
-            if matches(entry.name if whole else entry.name.rpartition("/")[2]) and not is_hidden(entry.name)
-        )
+        from stagger.steps.listing import input_files  # Only a launch lists.
+
+        files, left_out = input_files(storage, self.path, self.glob, recursive=self.recursive)
+        shards = list(map(Shard._make, files))
         if shards and (gone := min(shards, key=lambda shard: shard.size)).size < 0:
             raise StaggerError(
                 f"{join(self.path, gone.name)} links to a missing file; restore the file or remove the link."
@@ -163,8 +162,12 @@ class ShardReader:
             raise StaggerError(
                 f"Nothing in {self.path} matches {self.glob!r}"
                 f"{'' if self.recursive else ' (set recursive: true to search the folders below it)'};"
-                " correct path or glob."
+                f" correct path or glob.{f' {left_out}.' if left_out.names else ''}"
             )
+        if left_out.names:
+            from loguru import logger
+
+            logger.info(f"{self.path}: {left_out}")
         return shards
 
     def _listed_shards(self, storage: Storage, paths_file: str) -> list[Shard]:
@@ -225,10 +228,11 @@ class ShardReader:
         if not shard.size:
             if not self.allow_empty:
                 raise BadInput(
-                    f"{path}, record 1, byte 0: the file is empty; if that is no damage, set allow_empty: true"
+                    f"{path}, record 1, byte 0: the file is empty; if it is not input, leave it out with glob (with"
+                    " allow_empty: true, it is a shard without documents)"
                 )
             return
-        source = OpenShard(name, path, codec, task.stream(shard, self.path_of))
+        source = OpenShard(name, path, codec, task.stream(shard, self.path_of), shard)
         try:
             documents = self.read(source)
             if self.add_source:
@@ -268,17 +272,6 @@ def with_source(documents: Iterator[Document], shard: OpenShard) -> Iterator[Doc
         document.metadata["shard"] = shard.path
         document.metadata["position"] = shard.record
         yield document
-
-
-def path_pattern(glob: str) -> str:
-    """The regular expression for a glob over whole paths: `*` stays within a folder, `**/` spans any number of them."""
-    from fsspec.utils import glob_translate
-
-    return str(glob_translate(glob))
-
-
-def is_hidden(name: str) -> bool:
-    return name.startswith(".") or "/." in name
 
 
 def default_id(name: str, index: int) -> str:

@@ -13,10 +13,18 @@ from typing import NamedTuple, Protocol
 ONE_PUT_BYTES = 64 * 2**20
 
 
+#: How the version of a local file begins: its content may be the same under another version.
+MTIME = "mtime:"
+
+
 class Entry(NamedTuple):
     """A file found below a folder: its path relative to that folder, and its size in bytes (-1 for a dangling link).
 
-    `version` is an object store's identifier for this content (S3's ETag); empty on file systems.
+    The name of a folder marker, as some tools make them in object stores, ends with `/`; it is empty for the folder's
+    own.
+
+    `version` is an object store's identifier for this content (S3's ETag) or, for a local file, MTIME and its time of
+    modification in nanoseconds; empty in other stores.
     """
 
     name: str

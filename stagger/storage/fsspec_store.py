@@ -103,7 +103,7 @@ class ObjectStore:
         except FileNotFoundError:
             return
         for name, info in found.items():
-            if name.startswith(root) and not name.endswith("/"):
+            if name.startswith(root):
                 yield Entry(name.removeprefix(root), info["size"])
 
     def entry(self, path: str) -> Entry | None:

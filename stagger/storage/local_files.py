@@ -6,9 +6,10 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
-from stagger.errors import StaggerError
-from stagger.storage import Entry
+from stagger.errors import BadInput, StaggerError
+from stagger.storage import MTIME, Entry
 
 #: Bytes per read call: shared file systems favour large sequential reads.
 READ_BYTES = 2**20
@@ -64,7 +65,7 @@ class LocalFiles:
 
     def remove(self, path: str, version: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            if not version or version_of(os.lstat(path)) == version:
+            if not version or identity_of(os.lstat(path)) == version:
                 os.unlink(path)
 
     def revoke(self, path: str, pending: str) -> None:
@@ -114,12 +115,13 @@ class LocalFiles:
             info = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return Entry(path, info.st_size) if stat.S_ISREG(info.st_mode) else None
+        return Entry(path, info.st_size, version_of(info)) if stat.S_ISREG(info.st_mode) else None
 
     def stream(self, path: str, size: int, version: str) -> Iterator[bytes]:
         # Not open(): it queries the file's size. O_NONBLOCK: a named pipe at this path must not block the task.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
+            check_version(descriptor, size, version)
             while data := os.read(descriptor, READ_BYTES):
                 yield data
         finally:
@@ -153,11 +155,39 @@ class LocalFiles:
 
 def file_entry(entry: os.DirEntry[str], below: str) -> Entry | None:
     """The `Entry` of a file in a folder; None for anything else. A dangling link has size -1, to be noticed."""
-    # A listed file may vanish before its stat, as temporary files do. The folder's other files must still be found.
-    with contextlib.suppress(FileNotFoundError):
+    try:
         if entry.is_file():
-            return Entry(below + entry.name, entry.stat().st_size)
+            info = entry.stat()
+            return Entry(below + entry.name, info.st_size, version_of(info))
+    except (
+        FileNotFoundError
+    ):  # It vanished before its stat, as temporary files do. The folder's others are still found.
+        pass
     return Entry(below + entry.name, -1) if entry.is_symlink() and not entry.is_dir() else None
+
+
+def version_of(info: os.stat_result) -> str:
+    return f"{MTIME}{info.st_mtime_ns}"
+
+
+def check_version(descriptor: int, size: int, version: str) -> None:
+    """Raise BadInput when the open file has the planned size, but not the planned time of modification."""
+    if version and version_of(info := os.fstat(descriptor)) != version and info.st_size == size:
+        raise BadInput(
+            "the file has been replaced or modified since the plan was made; to read it as it is now, launch the run"
+            " again"
+        )
+
+
+def open_version(path: str, size: int, version: str) -> BinaryIO:
+    """Open a file, and check its version as `check_version` does."""
+    file = open(path, "rb")  # noqa: SIM115 # Handed on.
+    try:
+        check_version(file.fileno(), size, version)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def is_there(entry: os.DirEntry[str]) -> bool:
@@ -207,7 +237,7 @@ class LocalOutput:
 
     def finish(self) -> None:
         os.fsync(self._descriptor)
-        self.version = version_of(os.fstat(self._descriptor))
+        self.version = identity_of(os.fstat(self._descriptor))
         self._close()
 
     def commit(self, confirm: Callable[[], None], replaces: str | None) -> None:
@@ -219,11 +249,11 @@ class LocalOutput:
 
     def withdraw(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            if version_of(os.lstat(self.path)) != self.version:
+            if identity_of(os.lstat(self.path)) != self.version:
                 return
             # Not unlink(): another writer may have replaced the file since. Whatever was there is moved, and looked at.
             os.rename(self.path, self.pending)
-            if version_of(os.lstat(self.pending)) == self.version:
+            if identity_of(os.lstat(self.pending)) == self.version:
                 os.unlink(self.pending)
             else:
                 os.rename(self.pending, self.path)
@@ -254,7 +284,7 @@ def open_new(path: str, mode: int) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
 
 
-def version_of(info: os.stat_result) -> str:
+def identity_of(info: os.stat_result) -> str:
     """Identifies a file and its content, on every node of a shared file system.
 
     Whole seconds: of a file's time, not all nodes see the fractions.

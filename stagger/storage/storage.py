@@ -7,7 +7,7 @@ the first remote path, never for a local one.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from stagger.errors import StaggerError
@@ -24,6 +24,11 @@ S3_PROTOCOLS = ("s3", "s3a")
 
 def is_local(path: str) -> bool:
     return "://" not in path or path.startswith("file://")
+
+
+def is_file(entry: Entry) -> bool:
+    """Whether a listed entry is a file, not a folder marker: an object whose key ends with `/`."""
+    return entry.name[-1:] not in ("", "/")
 
 
 def join(folder: str, *names: str) -> str:
@@ -157,11 +162,16 @@ class Storage:
 
     def list(self, folder: str) -> list[Entry]:
         """The files directly in a folder, sorted; empty if the folder does not exist."""
-        return sorted(self.backend(folder).list(folder))
+        return sorted(filter(is_file, self.backend(folder).list(folder)))
 
     def walk(self, folder: str) -> Iterator[Entry]:
         """Every file below a folder, in no particular order."""
-        return self.backend(folder).walk(folder)
+        return filter(is_file, self.backend(folder).walk(folder))
+
+    def find(self, folder: str, *, recursive: bool) -> Iterable[Entry]:
+        """The files in a folder or, with `recursive`, below it, and its folder markers. In no particular order."""
+        backend = self.backend(folder)
+        return backend.walk(folder) if recursive else backend.list(folder)
 
     def entry(self, path: str) -> Entry | None:
         """A file's size and version; None if there is no such file."""

@@ -103,6 +103,7 @@ class Attempt:
             begin_upload=self._begin_upload,
             circumstances=Circumstances(self.settings.stage_dir, self.name, self.job.id, self.stop),
         )
+        task.notes.update(self.before.get("notes", {}))
         try:
             steps = self._bound_steps(plan, task)
             self.counts = [StepCount(step["use"]) for step in plan.steps]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,39 @@ def test_outputs_that_vanished_are_never_passed_over(cli: Cli, pipeline_file: Pi
         (tmp_path / "run" / "completions" / f"{rank:05d}.json").unlink()
     cli("launch", file, check=0)
     assert output_ids(tmp_path / "run-output") == EVERYTHING
+
+
+def replace(shard: Path) -> None:
+    """Replace a shard by another file of the same size."""
+    shard.with_suffix(".new").write_bytes(shard.read_bytes().replace(b"document", b"DOCUMENT"))
+    os.replace(shard.with_suffix(".new"), shard)
+
+
+def test_a_shard_replaced_by_one_of_the_same_size_fails_its_rank_until_the_next_launch(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path, shards: Path
+) -> None:
+    file = pipeline_file()
+    cli("launch", file, "--limit", 1, check=0)
+    os.utime(shards / "shard-03.jsonl", ns=(1, 1))
+    replace(shards / "shard-06.jsonl")
+    cli("retry", tmp_path / "run", check=1)
+    assert status(cli, tmp_path / "run")["failed_ranks"] == [2, 3]
+    logs = cli("logs", tmp_path / "run", "--failed", check=0).out
+    assert "shard-06.jsonl, record 1, byte 0: the file has been replaced or modified since the plan was made" in logs
+    err = cli("launch", file).err
+    assert "2 input files have the same size as when the run was planned, but were replaced or modified since" in err
+    assert "shard-03.jsonl, ..." in err
+    assert "are done and have read" not in err
+    assert status(cli, tmp_path / "run")["done"] == 4
+
+
+def test_a_done_rank_whose_input_was_touched_is_named_once_and_not_run_again(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path, shards: Path
+) -> None:
+    file = pipeline_file()
+    cli("launch", file, check=0)
+    before = contents(tmp_path / "run" / "completions")
+    (shards / "shard-00.jsonl").touch()
+    assert "Ranks 0 are done and have read the earlier ones" in cli("launch", file, check=0).err
+    assert "modified since" not in cli("launch", file, check=0).err
+    assert contents(tmp_path / "run" / "completions") == before

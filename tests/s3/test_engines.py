@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import zlib
 from pathlib import Path
 
 import pytest
 
-from stagger.errors import BadInput, StorageError
+from stagger.errors import BadInput, StaggerError, StorageError
+from stagger.steps.listing import input_files
 from stagger.storage.s3.engine import Changed, Engine
 from stagger.storage.s3.store import S3Output, connect
 from stagger.storage.storage import Storage
@@ -270,3 +273,50 @@ def test_a_put_replaces_only_what_it_was_to_replace(storage: Storage) -> None:
     assert storage.read(path) == b"later"
     later.withdraw()
     assert storage.entry(path) is None
+
+
+@pytest.mark.parametrize("recursive", [True, False])
+def test_folder_markers_are_not_input_and_named(s3: S3Server, storage: Storage, recursive: bool) -> None:
+    keys = Storage()  # The engine obstore cannot write a key that ends with a slash.
+    for key in ("", "d/", "empty/", "d_$folder$", "e", "none.jsonl"):
+        keys.write(f"s3://data/markers/{key}", b"")
+    for key in ("a.jsonl", "d/b.jsonl", "e/c.jsonl", "e-f.jsonl"):
+        keys.write(f"s3://data/markers/{key}", b'{"text": "x"}\n')
+    files, left_out = input_files(storage, "s3://data/markers", "*", recursive=recursive)
+    below = ["d/b.jsonl", "e/c.jsonl"] if recursive else []
+    assert [entry.name for entry in files] == sorted(["a.jsonl", "e-f.jsonl", "none.jsonl", *below])
+    (markers,) = left_out.names.values()
+    assert sorted(markers) == [
+        "",
+        *(["d/"] if recursive else []),
+        "d_$folder$",
+        "e",
+        *(["empty/"] if recursive else []),
+    ]
+
+
+#: Keys that look like other paths -> whether obstore takes them.
+ODD_KEYS = {
+    "./a.jsonl": False,
+    "../a.jsonl": False,
+    "d/./a": False,
+    "d//a": False,
+    "/a.jsonl": False,
+    " a.jsonl": True,
+    "a.jsonl ": True,
+}
+
+
+@pytest.mark.parametrize("key", ODD_KEYS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_key_that_looks_like_another_path_is_read_or_refused_by_its_name(s3: S3Server, engine: str, key: str) -> None:
+    storage = Storage({"s3": {"engine": engine}})
+    folder = f"s3://data/odd-{zlib.crc32(key.encode())}"
+    Storage().write(f"{folder}/{key}", b"content")
+    if engine == "obstore" and not ODD_KEYS[key]:
+        with pytest.raises(StaggerError, match=re.escape(key)):
+            input_files(storage, folder, "*", recursive=True)
+        return
+    (entry,), _ = input_files(storage, folder, "*", recursive=True)
+    assert entry.name == key
+    assert b"".join(storage.stream(f"{folder}/{key}", 7, entry.version)) == b"content"

@@ -163,7 +163,11 @@ def test_values_become_what_json_has(tmp_path: Path) -> None:
             "utf-8",
             "record 2: 'text' is not UTF-8: byte 0xff at position 0 of the value",
         ),
-        ({"text": ["x", "y", "z"], "b": [b"x", b"y\xfe", b"z"]}, "utf-8", "record 2: 'b' is not UTF-8: byte 0xfe"),
+        (
+            {"text": ["x", "y", "z"], "b": pa.array([b"x", b"y\xfe", b"z"]).view(pa.string())},
+            "utf-8",
+            "record 2: 'b' is not UTF-8: byte 0xfe at position 1 of the value; metadata_keys",
+        ),
         ({"text": ["x", "y", "z"], "id": [None, 1.5, None]}, "id", "record 2: the id 1.5 is neither a string nor"),
     ],
 )
@@ -178,6 +182,91 @@ def test_a_bad_record_is_named_or_skipped(tmp_path: Path, columns: dict[str, Any
     ]
     assert task.bad_records == {kind: 1}
     assert task.bad_examples[0]["record"] == 2
+
+
+@pytest.mark.parametrize("year", [1, 1000, 1677, 1969, 2024, 2263, 9999])
+def test_old_spark_timestamps_keep_their_dates_in_every_column(tmp_path: Path, year: int) -> None:
+    time = datetime.datetime(year, 12, 31, 1, 2, 3, 456789)
+    int96 = pa.array([time, None], pa.timestamp("us"))
+    table(tmp_path / "a.parquet", {"text": ["x", "y"], **nested(int96)}, use_deprecated_int96_timestamps=True)
+    assert [document.metadata for document in read(tmp_path)] == [as_json(time.isoformat()), as_json(None)]
+
+
+@pytest.mark.parametrize("year", [290_000, -4713])
+def test_an_int96_beyond_pythons_years_is_a_bad_record(tmp_path: Path, year: int) -> None:
+    microseconds = round((year - 1970) * 365.2425) * 86_400_000_000
+    column = pa.array([0, microseconds], pa.int64()).cast(pa.timestamp("us"))
+    columns = {"text": ["x", "y"], "t": column}
+    table(tmp_path / "a.parquet", columns, use_deprecated_int96_timestamps=True)
+    assert "int96" in str(pq.ParquetFile(tmp_path / "a.parquet").schema)
+    with pytest.raises(BadInput, match=r"record 2: 't' cannot be read: .*metadata_keys"):
+        read(tmp_path)
+    assert [document.text for document in read(tmp_path, on_bad_record="skip")] == ["x"]
+
+
+@pytest.mark.parametrize("nanoseconds", [1_577_836_800_123_456_789, -1, -876_543_211, -999, -1000, 0])
+def test_nanoseconds_are_cut_to_microseconds_at_any_depth(tmp_path: Path, nanoseconds: int) -> None:
+    array = pa.array([nanoseconds, None], pa.int64()).cast(pa.timestamp("ns"))
+    table(tmp_path / "a.parquet", {"text": ["x", "y"], **nested(array)})
+    time = datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=nanoseconds // 1000)
+    for batch_size in (None, 1):
+        documents = read(tmp_path, batch_size=batch_size)
+        assert [document.metadata for document in documents] == [as_json(time.isoformat()), as_json(None)]
+
+
+def nested(leaves: pa.Array) -> dict[str, pa.Array]:
+    """Columns of two rows, which hold the two leaves at several depths; the second row's lists and structs are null."""
+    value, offsets = leaves.type, pa.array([0, None, 2], pa.int32())
+    first = leaves.slice(0, 1)
+    both = pa.concat_arrays([leaves, pa.nulls(2, value)])
+    lists = pa.ListArray.from_arrays(pa.array([0, 2, 2], pa.int32()), leaves)
+    return {
+        "flat": leaves,
+        "list": pa.ListArray.from_arrays(offsets, leaves),
+        "large": pa.LargeListArray.from_arrays(offsets.cast(pa.int64()), leaves),
+        "fixed": pa.FixedSizeListArray.from_arrays(both, 2, mask=pa.array([False, True])),
+        "map": pa.MapArray.from_arrays(pa.array([0, None, 1], pa.int32()), ["k"], first),
+        "struct": pa.StructArray.from_arrays([leaves], names=["t"], mask=pa.array([False, True])),
+        "deep": pa.ListArray.from_arrays(
+            pa.array([0, None, 1], pa.int32()), pa.StructArray.from_arrays([lists.slice(0, 1)], names=["l"])
+        ),
+    }
+
+
+def as_json(time: str | None) -> dict[str, Any]:
+    if time is None:
+        return dict.fromkeys(("flat", "list", "large", "fixed", "map", "struct", "deep"))
+    pair = [time, None]
+    whole = {"flat": time, "list": pair, "large": pair, "fixed": pair}
+    return {**whole, "map": {"k": time}, "struct": {"t": time}, "deep": [{"l": pair}]}
+
+
+def test_binary_values_that_nobody_asked_for_become_null_and_are_counted(tmp_path: Path) -> None:
+    png = b"\x89PNG\xff"
+    columns = {
+        "text": ["x", "y"],
+        "image": pa.array([{"bytes": png, "path": "x.png"}, None]),
+        "flat": pa.array([png, b"utf-8"]),
+        "fixed": pa.array([png, b"ascii"], pa.binary(5)),
+        "list": pa.array([[png, b"utf-8"], []], pa.list_(pa.large_binary())),
+        "map": pa.array([[(png, "lost"), (b"k", "kept")], None], pa.map_(pa.binary(), pa.string())),
+    }
+    table(tmp_path / "a.parquet", columns)
+    step, task = bound(tmp_path)
+    assert [document.metadata for document in step(None, 0, 1)] == [
+        {
+            "image": {"bytes": None, "path": "x.png"},
+            "flat": None,
+            "fixed": None,
+            "list": [None, "utf-8"],
+            "map": {"k": "kept"},
+        },
+        {"image": None, "flat": "utf-8", "fixed": "ascii", "list": [], "map": None},
+    ]
+    assert task.notes == {"binary_values_left_out": {"image": 1, "flat": 1, "fixed": 1, "list": 1, "map": 1}}
+    for name in ("image", "flat", "fixed", "list", "map"):
+        with pytest.raises(BadInput, match=rf"record 1: '{name}' is not UTF-8: byte \w+ at position 0 of the value$"):
+            read(tmp_path, metadata_keys=[name])
 
 
 def test_strings_that_are_not_utf8_are_noticed(tmp_path: Path) -> None:
@@ -239,6 +328,18 @@ def test_a_file_that_changed_after_the_plan_is_noticed(tmp_path: Path) -> None:
     step, _ = bound(tmp_path)
     table(path, {"text": ["x", "y"] * 10})
     with pytest.raises(BadInput, match=r"a\.parquet has changed: \d+ bytes now, \d+ when the plan was made"):
+        list(step(None, 0, 1))
+
+
+def test_a_file_replaced_by_one_of_the_same_size_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table(path, {"text": ["x"]})
+    step, _ = bound(tmp_path)
+    size = path.stat().st_size
+    path.unlink()
+    table(path, {"text": ["y"]})
+    assert path.stat().st_size == size
+    with pytest.raises(BadInput, match=r"a\.parquet, record 1: the file has been replaced or modified since the plan"):
         list(step(None, 0, 1))
 
 

@@ -171,9 +171,10 @@ def test_what_is_written_can_be_read_again(tmp_path: Path) -> None:
         assert (output.records, output.output.size) == (2, next(folder.iterdir()).stat().st_size)
 
 
-def test_a_shard_is_its_name_and_size(tmp_path: Path) -> None:
+def test_a_shard_is_its_name_size_and_time_of_modification(tmp_path: Path) -> None:
     write(tmp_path, "a.jsonl", {"text": "x"})
-    assert ReadJsonl(str(tmp_path)).find_shards(Storage()) == [Shard("a.jsonl", 14)]
+    version = f"mtime:{(tmp_path / 'a.jsonl').stat().st_mtime_ns}"
+    assert ReadJsonl(str(tmp_path)).find_shards(Storage()) == [Shard("a.jsonl", 14, version)]
 
 
 def texts(folder: Path, **options: Any) -> list[str]:

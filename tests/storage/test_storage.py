@@ -6,12 +6,12 @@ import contextlib
 import multiprocessing
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from stagger.errors import StaggerError
+from stagger.errors import BadInput, StaggerError
 from stagger.storage import Entry
 from stagger.storage.storage import Storage, absolute, expand_variables, join
 
@@ -92,15 +92,32 @@ def test_lists_and_reads(tmp_path: Path) -> None:
     storage = Storage()
     storage.write(str(tmp_path / "b"), b"12345")
     storage.write(str(tmp_path / "sub" / "a"), b"1", private=True)
-    assert storage.list(str(tmp_path)) == [Entry("b", 5)]
+    assert sizes(storage.list(str(tmp_path))) == {"b": 5}
     assert storage.list(str(tmp_path / "nothing")) == []
-    assert sorted(storage.walk(str(tmp_path))) == [Entry("b", 5), Entry("sub/a", 1)]
+    assert sizes(storage.walk(str(tmp_path))) == {"b": 5, "sub/a": 1}
     assert storage.read_range(str(tmp_path / "b"), 1, 3) == b"23"
     assert storage.read_many([str(tmp_path / "b"), str(tmp_path / "gone")]) == [b"12345", None]
     assert stat.S_IMODE((tmp_path / "sub" / "a").stat().st_mode) == 0o600
     storage.remove(str(tmp_path / "b"))
     storage.remove(str(tmp_path / "b"))
     assert storage.entry(str(tmp_path / "b")) is None
+
+
+def sizes(entries: Iterable[Entry]) -> dict[str, int]:
+    return {entry.name: entry.size for entry in entries}
+
+
+def test_a_local_file_has_its_time_of_modification_as_version(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"12")
+    os.utime(path, ns=(5, 1_700_000_000_123_456_789))
+    entry = Entry("a", 2, "mtime:1700000000123456789")
+    assert Storage().list(str(tmp_path)) == list(Storage().walk(str(tmp_path))) == [entry]
+    assert Storage().entry(str(path)) == entry._replace(name=str(path))
+    assert b"".join(Storage().stream(str(path), 2, entry.version)) == b"12"
+    os.utime(path, ns=(5, 1_700_000_000_123_456_790))
+    with pytest.raises(BadInput, match="the file has been replaced or modified since the plan was made"):
+        list(Storage().stream(str(path), 2, entry.version))
 
 
 @pytest.mark.parametrize("how", ["list", "walk"])
@@ -123,8 +140,8 @@ def test_a_file_that_goes_while_its_folder_is_listed_hides_no_other(
         (tmp_path / name).write_bytes(b"12")
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", late)
-        assert list(getattr(Storage(), how)(str(tmp_path))) == [Entry("a", 2)]
-    assert Storage().list(str(tmp_path)) == [Entry("a", 2), Entry("b", 2)]
+        assert sizes(getattr(Storage(), how)(str(tmp_path))) == {"a": 2}
+    assert sizes(Storage().list(str(tmp_path))) == {"a": 2, "b": 2}
 
 
 def test_a_link_into_the_tree_is_refused_and_one_out_of_it_followed(tmp_path: Path) -> None:
@@ -133,7 +150,7 @@ def test_a_link_into_the_tree_is_refused_and_one_out_of_it_followed(tmp_path: Pa
         folder.mkdir()
         (folder / "file").write_bytes(b"12")
     (tree / "out").symlink_to(outside)
-    assert sorted(Storage().walk(str(tree))) == [Entry("file", 2), Entry("out/file", 2)]
+    assert sizes(Storage().walk(str(tree))) == {"file": 2, "out/file": 2}
     (outside / "back").symlink_to(tree)
     with pytest.raises(StaggerError, match="is a link to a folder that is listed already"):
         list(Storage().walk(str(tree)))

@@ -22,6 +22,7 @@ from random import Random
 from stagger.blocks.placement.petals import ServerState
 from stagger.blocks.server.records import Claim, Decided, Member, Placed, ServerRecord, View
 from stagger.spec.block_settings import LEASE_S
+from stagger.storage import MTIME, Entry
 from stagger.storage.storage import Storage, join
 
 #: Longest wait before a claim is retried, in seconds: it is U(0, 2^n) times the duration of the n-th try (full jitter).
@@ -69,12 +70,12 @@ class Registry:
 
     def refresh(self) -> View:
         """Read the swarm's current state: one listing, then one read of the latest claim and of each changed record."""
-        entries = {entry.name: entry.version for entry in self.storage.list(self.folder)}
+        entries = {entry.name: _version(entry) for entry in self.storage.list(self.folder)}
         now = self._clock()
         numbers = {int(_key(name)) for name in entries if _kind(name) == "claim"} | {self._taken}
         self._seen = {number: self._seen.get(number, now) for number in numbers}
         latest = _claim_name(max(numbers))
-        # File systems list no versions, so each record is read at each look there. Claims never change.
+        # File systems list only times, so each record is read at each look there. Claims never change.
         changed = [n for n, v in entries.items() if _kind(n) == "server" and (not v or self._versions.get(n) != v)]
         unread = [*changed, *([latest] if latest not in self._versions and max(numbers) else [])]
         contents = self.storage.read_many([join(self.folder, name) for name in unread])
@@ -199,6 +200,11 @@ class Registry:
 
 def _claim_name(number: int) -> str:
     return f"claim.{number:09d}.json"
+
+
+def _version(entry: Entry) -> str:
+    """The version of a record; empty where only its time tells it: two writes may fall into one tick of the clock."""
+    return "" if entry.version.startswith(MTIME) else entry.version
 
 
 def _kind(name: str) -> str:

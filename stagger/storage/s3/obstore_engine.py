@@ -16,7 +16,7 @@ from typing import Any, cast
 from stagger.errors import StaggerError
 from stagger.storage import Entry
 from stagger.storage.faults import BrokenOff
-from stagger.storage.s3.engine import PAGE_KEYS, Body, Changed, Engine, Page
+from stagger.storage.s3.engine import CONNECTIONS, PAGE_KEYS, Body, Changed, Engine, Page
 
 try:
     import obstore
@@ -145,7 +145,22 @@ class ObstoreEngine:
                 " use the engine s3fs, or another folder."
             ) from error
         entries = [Entry(item["path"], item["size"], str(item["e_tag"] or "")) for item in found]
+        if not all(entry.size for entry in entries):
+            entries = self._with_markers(bucket, prefix, entries)
         return Page(entries, entries[-1].name if len(entries) == PAGE_KEYS else "")
+
+    def _with_markers(self, bucket: str, prefix: str, entries: list[Entry]) -> list[Entry]:
+        """The entries with the `/` at the end of folder markers' keys: obstore removes it, and no such key exists."""
+
+        def restored(entry: Entry) -> Entry:
+            if entry.size or (entry.name.startswith(prefix) and self.head(bucket, entry.name) is not None):
+                return entry
+            return entry._replace(name=f"{entry.name}/")
+
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(CONNECTIONS) as threads:
+            return list(threads.map(restored, entries))
 
     def has_bucket(self, bucket: str) -> bool:
         return self._s3fs.has_bucket(bucket)

@@ -137,8 +137,7 @@ class S3:
         bucket, key = split(folder)
         prefix = f"{key.rstrip('/')}/" if key else ""
         for entry in self._pages(folder, bucket, prefix, recursive=recursive):
-            if not entry.name.endswith("/"):  # A folder marker, as some tools make them.
-                yield Entry(entry.name.removeprefix(prefix), entry.size, entry.version)
+            yield Entry(entry.name.removeprefix(prefix), entry.size, entry.version)
 
     def _pages(self, path: str, bucket: str, prefix: str, *, recursive: bool) -> Iterator[Entry]:
         more = ""
