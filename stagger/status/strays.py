@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from stagger.errors import StaggerError
 from stagger.ranks import format_ranks
 from stagger.rundir.commit_claims import claims_of
 from stagger.rundir.stage_folder import StageFolder, decode
@@ -37,10 +38,16 @@ def find_strays(folder: StageFolder, ranks: set[int], recorded: Mapping[int, set
     progress = folder.storage.read_many([folder.progress(rank) for rank in claims])
     of_rank: dict[str, int] = {}
     for (rank, mine), data in zip(claims.items(), progress, strict=True):
-        kept = recorded.get(rank, set())
-        if rank not in recorded and data is not None:
-            kept = {output["path"] for output in decode(data, folder.progress(rank), "outputs")["outputs"]}
+        try:
+            kept = recorded[rank] if rank in recorded else outputs_in(data, folder.progress(rank))
+        except StaggerError:  # Its next attempt will name the damaged record.
+            continue
         of_rank |= {file["path"]: rank for claim in mine for file in claim["files"] if file["path"] not in kept}
     paths = list(of_rank)
     visible = [path for path, entry in zip(paths, folder.storage.entries(paths), strict=True) if entry is not None]
     return Strays(sorted({of_rank[path] for path in visible}), visible) if visible else None
+
+
+def outputs_in(progress: bytes | None, path: str) -> set[str]:
+    """The paths of the outputs that a progress record holds, if there is one."""
+    return set() if progress is None else {output["path"] for output in decode(progress, path, "outputs")["outputs"]}

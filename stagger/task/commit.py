@@ -82,18 +82,25 @@ class RankCommit:
             if any(file["pending"] for file in (*claim["files"], claim["record"])):
                 self._look()  # A later claim may have come before this write: it cannot revoke these files.
             return
-        turn = 1
         earlier: list[CommitClaim] = []
-        while not self._storage.create(claim_path(self._folder, self._rank, turn), encode(claim)):
-            if (taken := self._taken(turn)) is not None:
+        while not self._take_turn(encode(claim)):
+            if (taken := self._taken(self._turn)) not in (None, claim):
                 earlier.append(taken)
-                turn += 1
-        self._turn = turn
         self._looked = now()
         self._revoke(earlier)
 
+    def _take_turn(self, claim: bytes) -> bool:
+        """Claim the next turn. False if another attempt has it."""
+        self._turn += 1
+        if not self._storage.create(claim_path(self._folder, self._rank, self._turn), claim):
+            return False
+        if not self._repeated:
+            return True
+        # Somebody may have removed a damaged claim. Later ones are still there, and the last one counts.
+        return self._storage.entry(claim_path(self._folder, self._rank, self._turn + 1)) is None
+
     def _taken(self, turn: int) -> CommitClaim | None:
-        """The claim of another attempt; None if somebody has removed it. Raises Superseded if its attempt is later."""
+        """The claim of an attempt; None if somebody has removed it. Raises Superseded if the attempt is a later one."""
         path = claim_path(self._folder, self._rank, turn)
         try:
             claim = decode_claim(self._storage.read(path), path)

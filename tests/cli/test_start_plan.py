@@ -70,8 +70,8 @@ def test_a_files_requests_are_counted_and_its_own_settings_are_a_row(
     file = pipeline_file(tasks=12, executor=executor, backend_limit=10, **places)
     found = plan(cli, file)
     assert (found["stage"], found["jobs"], found["throttle"]) == ("run", 12, 6)
-    assert found["requests"] == 6  # Plan, plan, shard, output, completion, log.
-    assert found["launch"] == {"name": "limit", "policy": "spread", "window_s": 5}  # 6 * 6 / (0.8 * 10)
+    assert found["requests"] == 7  # Plan, plan, shard, claim, output, completion, log.
+    assert found["launch"] == {"name": "limit", "policy": "spread", "window_s": 6}  # 6 * 6 / (0.8 * 10)
     assert found["recommended"] == {"start_policy": "spread", "backend_limit": 10.0}
     assert found["cores_per_job"] == 2
     throttled = plan(cli, file, "--throttle", 3)

@@ -41,7 +41,7 @@ def sample(data, rank, world_size):
         yield document
 """
 
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True)

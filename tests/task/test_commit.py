@@ -120,3 +120,13 @@ def test_a_damaged_claim_is_named(folder: StageFolder, tmp_path: Path) -> None:
     folder.storage.write(claim_path(folder, RANK, 1), b'{"attempt": "1"')
     with pytest.raises(StaggerError, match=r"commits/00003\.1\.json is damaged"):
         publish(folder, "2", finished(tmp_path / "out", "a"))
+
+
+def test_a_claim_that_was_removed_by_hand_stops_nobody(folder: StageFolder, tmp_path: Path) -> None:
+    for attempt in ("1", "2"):
+        publish(folder, attempt, finished(tmp_path / "out", "a", text=attempt))
+        folder.storage.remove(folder.completion(RANK))
+    folder.storage.remove(claim_path(folder, RANK, 1))
+    publish(folder, "3", finished(tmp_path / "out", "a", text="3"))
+    assert (tmp_path / "out" / "a").read_text() == "3"
+    assert names(tmp_path / "run" / "commits") == ["00003.1.json", "00003.2.json", "00003.3.json"]
