@@ -20,8 +20,15 @@ CODES = {
     "IncompleteBody": "broken off",
 }
 
-#: HTTP status -> the kind of fault, when the error code is not in CODES.
-STATUSES = {408: "time-out", 429: "throttled", 503: "throttled"}
+#: HTTP status -> the kind of fault, when the error code is not in CODES. None: an answer, not a fault.
+STATUSES: dict[int, str | None] = {
+    408: "time-out",
+    429: "throttled",
+    501: None,  # Not implemented.
+    503: "throttled",
+    505: None,  # HTTP version not supported.
+    511: None,  # A network that wants a login first.
+}
 
 #: Names of network exceptions (Python's, botocore's, aiohttp's, fsspec's) -> the kind of fault; None: not transient.
 #: The first name found in the exception's method resolution order counts.
@@ -37,6 +44,9 @@ EXCEPTIONS: dict[str, str | None] = {
     "FSTimeoutError": "time-out",
     "TimeoutError": "time-out",
     "BrokenOff": "broken off",
+    "NotKept": "not kept by the store",
+    "WrongAnswer": "wrong answer",
+    "TooSlow": "too slow",
     "ClientPayloadError": "broken off",
     "IncompleteReadError": "broken off",
     "IncompleteRead": "broken off",
@@ -67,6 +77,22 @@ class BrokenOff(Exception):
     """A body ended before its announced length."""
 
 
+class NotKept(Exception):
+    """The store accepted an object, but does not hold what was sent. `etag` is that of what it holds instead."""
+
+    def __init__(self, message: str, etag: str = "") -> None:
+        super().__init__(message)
+        self.etag = etag
+
+
+class WrongAnswer(Exception):
+    """A store's answer is not one to the request: another range, another version, a page that is not S3's."""
+
+
+class TooSlow(Exception):
+    """A body arrives so slowly that it would never end."""
+
+
 def fault_of(error: BaseException) -> str | None:
     """The kind of a transient fault; None for an answer that a retry would not change (403, 404, a bad request)."""
     seen: BaseException | None = error
@@ -88,6 +114,21 @@ def fault_of(error: BaseException) -> str | None:
     return None
 
 
+def status_of(error: BaseException) -> int:
+    """The HTTP status behind an error of a store; 0 if it has none."""
+    seen: BaseException | None = error
+    for _ in range(8):
+        if seen is None:
+            break
+        response = getattr(seen, "response", None)
+        if isinstance(response, dict):
+            return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
+        if type(seen).__module__.startswith("obstore") and (status := STATUS_TEXT.search(str(seen))):
+            return int(status[1])
+        seen = seen.__cause__ or seen.__context__
+    return 0
+
+
 def _fault_in_response(response: dict[str, Any]) -> str | None:
     code = str(response.get("Error", {}).get("Code", ""))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
@@ -97,7 +138,7 @@ def _fault_in_response(response: dict[str, Any]) -> str | None:
 
 
 def _fault_in_answer(status: int, code: str) -> str | None:
-    return CODES.get(code) or STATUSES.get(status) or ("server error" if status >= 500 else None)
+    return CODES.get(code) or STATUSES.get(status, "server error" if status >= 500 else None)
 
 
 def _fault_in_text(text: str) -> str | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 from stagger.storage import Entry
+from stagger.storage.faults import WrongAnswer
 
 #: Bytes per piece of a body: large enough to make handing it over cheap, small compared to the memory limit.
 CHUNK_BYTES = 2**20
@@ -22,26 +24,35 @@ class Changed(Exception):
 
 
 class Body(NamedTuple):
-    """An object's content as it arrives. `version` is its ETag."""
+    """An object's content as it arrives. `version` is its ETag; `total` the whole object's bytes, -1 if unknown."""
 
     version: str
     chunks: Iterator[bytes]
+    total: int = -1
 
 
 class Page(NamedTuple):
-    """Part of a listing. `more` is the token of the next page, empty on the last. Names are whole keys."""
+    """Part of a listing. `more` is the token of the next page, empty on the last. Names are whole keys.
+
+    `folders` is the number of folders that stand for the keys below them.
+    """
 
     entries: list[Entry]
     more: str
+    folders: int = 0
 
 
 class Engine(Protocol):
     """Raises its library's errors, but FileNotFoundError for 404, FileExistsError for 412 on create, and Changed.
 
     A PUT or a completed upload with `create` makes a new object (If-None-Match: *); with `match`, it replaces only the
-    version with this ETag (If-Match). Both return the ETag that the store answered. A delete with `match` deletes only
-    that version.
+    version with this ETag (If-Match). Both return the ETag that the store answered, empty if it has none. A delete with
+    `match` deletes only that version. `keyed` holds the buckets that encrypt with keys (SSE-KMS, SSE-C), as far as the
+    answers have shown: their ETags are no MD5s.
     """
+
+    @property
+    def keyed(self) -> set[str]: ...
 
     def get(self, bucket: str, key: str, start: int, end: int | None, version: str) -> Body:
         """Bytes from `start` to `end` (exclusive; None: to the last byte), only of `version` if one is given.
@@ -72,3 +83,31 @@ class Engine(Protocol):
 
     def uploads(self, bucket: str, prefix: str) -> list[tuple[str, str]]:
         """(key, upload id) of the uploads that were neither completed nor aborted."""
+
+
+def quoted(etag: str) -> str:
+    """An ETag in its standard form: some stores leave out its quotation marks in listings.
+
+    >>> quoted("abc"), quoted('"abc"'), quoted('W/"abc"'), quoted("")
+    ('"abc"', '"abc"', 'W/"abc"', '')
+    """
+    return etag if not etag or etag.endswith('"') else f'"{etag}"'
+
+
+def check_range(answered: str, start: int, end: int | None) -> tuple[int, int]:
+    """Bytes of the body, and of the whole object (-1: unknown), from the Content-Range that answers a ranged GET.
+
+    Raises WrongAnswer when it is not the range from `start` to `end` (exclusive; None: to the last byte).
+
+    >>> check_range("bytes 5-9/10", 5, None), check_range("bytes 5-6/*", 5, 7)
+    ((5, 10), (2, -1))
+    """
+    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answered.strip())
+    asked = f"bytes {start}-{'' if end is None else end - 1}"
+    if found is None:
+        raise WrongAnswer(f"{asked} were requested, and the store answered with no range ({answered!r})")
+    first, last, total = int(found[1]), int(found[2]), -1 if found[3] == "*" else int(found[3])
+    wanted = [limit - 1 for limit in (end, None if total < 0 else total) if limit is not None]
+    if first != start or (wanted and (last > min(wanted) or (total >= 0 and last < min(wanted)))):
+        raise WrongAnswer(f"{asked} were requested, and the store answered with {answered.strip()}")
+    return last - first + 1, total

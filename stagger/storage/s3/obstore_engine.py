@@ -1,22 +1,23 @@
-"""The fast S3 engine: obstore (Rust's object_store) for reads, listings and single PUTs; starts in a tenth of the time.
+"""The fast S3 engine: obstore (Rust's object_store) for reads and single PUTs; starts in a tenth of the time.
 
 It takes those options of s3fs that obstore can express. Operations that only a launch or a large output needs go
-through the s3fs engine: multipart uploads (obstore can neither resend a part nor complete an upload later),
-listings of a single folder or of part of one, and conditional deletes.
+through the s3fs engine: multipart uploads (obstore can neither resend a part nor complete an upload later), listings
+(obstore notices neither a truncated one nor one without an end), and conditional deletes.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, cast
 
 from stagger.errors import StaggerError
 from stagger.storage import Entry
 from stagger.storage.faults import BrokenOff
-from stagger.storage.s3.engine import CONNECTIONS, PAGE_KEYS, Body, Changed, Engine, Page
+from stagger.storage.s3.engine import Body, Changed, Engine, Page, quoted
 
 try:
     import obstore
@@ -47,8 +48,15 @@ CLIENT_OPTIONS = {
 #: Bytes per piece of a body. When a body breaks off, the piece being gathered is lost.
 PIECE_BYTES = 64 * 2**10
 
-#: Limits for connecting and for one read; a whole body may take far longer.
-TIMEOUTS = {"connect_timeout": timedelta(seconds=10), "read_timeout": timedelta(seconds=60)}
+#: Limits for connecting, for one read, and for a whole request; a body that takes longer is resumed.
+TIMEOUTS = {
+    "connect_timeout": timedelta(seconds=10),
+    "read_timeout": timedelta(seconds=60),
+    "timeout": timedelta(hours=1),
+}
+
+#: What obstore cannot represent in a key: empty segments, `.` and `..`, control characters.
+UNFIT = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f]")
 
 
 class ObstoreEngine:
@@ -64,7 +72,7 @@ class ObstoreEngine:
             config = {**aws_files(self._profile, self._config), **self._config}
             endpoint = config.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL_S3")
             endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL") or ""
-            client = {**TIMEOUTS, "timeout": timedelta(days=7), "allow_http": endpoint.startswith("http://")}
+            client = {**TIMEOUTS, "allow_http": endpoint.startswith("http://")}
             try:
                 self._stores[bucket] = S3Store(
                     bucket,
@@ -75,6 +83,10 @@ class ObstoreEngine:
             except (exceptions.BaseError, ValueError) as error:
                 raise StaggerError(f"storage_options of s3: {error}") from error
         return self._stores[bucket]
+
+    @property
+    def keyed(self) -> set[str]:
+        return self._s3fs.keyed if "_s3fs" in self.__dict__ else set()
 
     @functools.cached_property
     def _s3fs(self) -> Engine:
@@ -97,7 +109,7 @@ class ObstoreEngine:
                 return Body(version, iter(()))
             raise
         first, last = answer.range
-        return Body(str(answer.meta["e_tag"] or ""), self._chunks(answer, last - first))
+        return Body(etag_in(answer.meta), self._chunks(answer, last - first), answer.meta["size"])
 
     def _chunks(self, answer: obstore.GetResult, length: int) -> Iterator[bytes]:
         for chunk in answer.stream(min_chunk_size=PIECE_BYTES):
@@ -114,7 +126,7 @@ class ObstoreEngine:
             raise FileExistsError(key) from error
         except exceptions.PreconditionError as error:
             raise Changed from error
-        return str(answer["e_tag"] or "")
+        return etag_in(answer)
 
     def delete(self, bucket: str, key: str, *, match: str = "") -> None:
         if match:
@@ -127,40 +139,17 @@ class ObstoreEngine:
             found = obstore.head(self._store(bucket), key)
         except FileNotFoundError:
             return None
-        return Entry(key, found["size"], str(found["e_tag"] or ""))
+        return Entry(key, found["size"], etag_in(found))
 
     def page(self, bucket: str, prefix: str, *, recursive: bool, more: str) -> Page:
-        """One page of a listing. Left alone, obstore fetches page after page, and one failing page discards them all.
-
-        obstore can only list a whole folder with everything below it, at a twentieth of s3fs's cost.
-        """
-        if not recursive or (prefix and not prefix.endswith("/")):
-            return self._s3fs.page(bucket, prefix, recursive=recursive, more=more)
-        listing = obstore.list(self._store(bucket), prefix, offset=more or None, chunk_size=PAGE_KEYS)
-        try:
-            found: Sequence[obstore.ObjectMeta] = next(iter(listing), [])
-        except exceptions.InvalidPathError as error:
-            raise StaggerError(
-                f"s3://{bucket}/{prefix} holds a key that the engine obstore cannot represent ({first_line(error)});"
-                " use the engine s3fs, or another folder."
-            ) from error
-        entries = [Entry(item["path"], item["size"], str(item["e_tag"] or "")) for item in found]
-        if not all(entry.size for entry in entries):
-            entries = self._with_markers(bucket, prefix, entries)
-        return Page(entries, entries[-1].name if len(entries) == PAGE_KEYS else "")
-
-    def _with_markers(self, bucket: str, prefix: str, entries: list[Entry]) -> list[Entry]:
-        """The entries with the `/` at the end of folder markers' keys: obstore removes it, and no such key exists."""
-
-        def restored(entry: Entry) -> Entry:
-            if entry.size or (entry.name.startswith(prefix) and self.head(bucket, entry.name) is not None):
-                return entry
-            return entry._replace(name=f"{entry.name}/")
-
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(CONNECTIONS) as threads:
-            return list(threads.map(restored, entries))
+        page = self._s3fs.page(bucket, prefix, recursive=recursive, more=more)
+        for entry in page.entries:
+            if UNFIT.search(entry.name.removesuffix("/")):
+                raise StaggerError(
+                    f"s3://{bucket}/{prefix} holds a key that the engine obstore cannot represent ({entry.name!r}); use"
+                    " the engine s3fs, or another folder."
+                )
+        return page
 
     def has_bucket(self, bucket: str) -> bool:
         return self._s3fs.has_bucket(bucket)
@@ -183,8 +172,9 @@ class ObstoreEngine:
         return self._s3fs.uploads(bucket, prefix)
 
 
-def first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+def etag_in(answer: Any) -> str:
+    """The ETag of an answer; empty if it has none."""
+    return quoted(str(answer["e_tag"] or ""))
 
 
 def translate(options: dict[str, Any]) -> tuple[dict[str, Any], str]:

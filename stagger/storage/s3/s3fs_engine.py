@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import time
 from collections.abc import Iterator
 from typing import Any, cast
+from urllib.parse import urlsplit
 
+import botocore.config
+import botocore.session
 import s3fs
+from botocore.configprovider import ConfiguredEndpointProvider
 from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
 from fsspec.asyn import sync
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, StorageError
 from stagger.storage import Entry
-from stagger.storage.faults import BrokenOff
-from stagger.storage.s3.engine import CHUNK_BYTES, CONNECTIONS, PAGE_KEYS, Body, Changed, Page
+from stagger.storage.faults import BrokenOff, WrongAnswer, status_of
+from stagger.storage.s3 import listing
+from stagger.storage.s3.engine import CHUNK_BYTES, CONNECTIONS, PAGE_KEYS, Body, Changed, Page, check_range, quoted
 
 #: Retries are off: stagger retries, and the attempts of two retrying layers would multiply.
 CONFIG = {"max_pool_connections": CONNECTIONS, "connect_timeout": 10, "read_timeout": 60}
 RETRIES = {"total_max_attempts": 1, "mode": "standard"}
+
+#: Domains of AWS's own endpoints.
+AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws", ".api.amazonwebservices.com.cn")
+
+#: botocore's checksum settings. Other stores reject its default, or do not know it.
+CHECKSUMS = ("request_checksum_calculation", "response_checksum_validation")
+
+#: Seconds after which a piece of a body is handed over, however little of it has arrived.
+PIECE_S = 30.0
+
+#: A listing's answer has at least one of these.
+LISTED = ("Name", "KeyCount", "MaxKeys", "IsTruncated", "Contents", "CommonPrefixes")
 
 #: Error codes for an object that is not there. A missing bucket or upload has another code.
 GONE = ("NoSuchKey", "404")
@@ -27,14 +46,17 @@ class S3fsEngine:
     """An `Engine` over s3fs's `call_s3`: s3fs finds credentials, endpoints and settings as usual."""
 
     def __init__(self, options: dict[str, Any]) -> None:
+        self.keyed: set[str] = set()
         try:
-            config = {**CONFIG, **options.get("config_kwargs", {}), "retries": RETRIES}
+            given = options.get("config_kwargs", {})
+            config = {**CONFIG, **checksum_settings(options), **given, "retries": RETRIES}
             self._files = s3fs.S3FileSystem(
                 **{**options, "config_kwargs": config}, use_listings_cache=False, skip_instance_cache=True
             )
             self._files.retries = 1
             with contextlib.suppress(NoCredentialsError, PartialCredentialsError):  # The first request reports them.
                 self._files.connect()  # Sends no request, but reveals wrong options.
+                self._files.s3.meta.events.register("before-parse.s3.ListObjectsV2", listing.parse)
         except (TypeError, KeyError, ValueError, BotoCoreError) as error:
             raise StaggerError(f"storage_options of s3: {type(error).__name__}: {error}") from error
 
@@ -55,39 +77,63 @@ class S3fsEngine:
             if status_of(error) == 412:
                 raise Changed from error
             raise
-        return Body(answer["ETag"], self._chunks(answer["Body"], answer["ContentLength"]))
+        length = total = answer.get("ContentLength", -1)
+        try:
+            if "Range" in request or "ContentRange" in answer:
+                length, total = check_range(answer.get("ContentRange", ""), start, end)
+        except WrongAnswer:
+            self._close(answer["Body"])
+            raise
+        return Body(etag_in(answer), self._chunks(answer["Body"], length), total)
+
+    def _close(self, body: Any) -> None:
+        self._files.loop.call_soon_threadsafe(body.close)
 
     def _chunks(self, body: Any, length: int) -> Iterator[bytes]:
+        """The pieces of a body of `length` bytes; of any length if that is -1, as without a Content-Length."""
         broken: list[Exception] = []
 
         async def gather() -> bytes:
             pieces: list[bytes] = []
             size = 0
+            end = time.monotonic() + PIECE_S
             try:
                 while size < CHUNK_BYTES and (piece := await body.read(CHUNK_BYTES - size)):
                     pieces.append(piece)
                     size += len(piece)
+                    if time.monotonic() > end:
+                        break
             except Exception as error:
                 broken.append(error)  # Keep the bytes that have arrived.
             return b"".join(pieces)
 
+        left = length
         try:
             # Read on until an empty read after the last byte: only then botocore verifies the checksum, if any.
             while chunk := cast("bytes", sync(self._files.loop, gather)):
-                length -= len(chunk)
+                left -= len(chunk)
+                if left < 0 <= length:
+                    raise WrongAnswer(f"the body is longer than the {length} bytes that the store announced")
                 yield chunk
                 if broken:
                     break
             if broken:
                 raise broken[0]
-            if length > 0:
-                raise BrokenOff(f"{length} bytes are missing")
+            if left > 0:
+                raise BrokenOff(f"{left} bytes are missing")
         finally:
-            self._files.loop.call_soon_threadsafe(body.close)
+            self._close(body)
 
     def put(self, bucket: str, key: str, data: bytes, *, create: bool = False, match: str = "") -> str:
         with conditional(key, create=create, match=match) as condition:
-            return etag_in(self._call("put_object", Bucket=bucket, Key=key, Body=data, **condition))
+            answer = self._call("put_object", Bucket=bucket, Key=key, Body=data, **condition)
+        return self._written(bucket, answer)
+
+    def _written(self, bucket: str, answer: dict[str, Any]) -> str:
+        """The ETag of what was written."""
+        if str(answer.get("ServerSideEncryption", "")).startswith("aws:kms") or "SSECustomerAlgorithm" in answer:
+            self.keyed.add(bucket)
+        return etag_in(answer)
 
     def delete(self, bucket: str, key: str, *, match: str = "") -> None:
         condition = {"IfMatch": match} if match else {}
@@ -103,7 +149,9 @@ class S3fsEngine:
             answer = self._call("head_object", Bucket=bucket, Key=key)
         except FileNotFoundError:
             return None
-        return Entry(key, answer["ContentLength"], answer["ETag"])
+        if "ContentLength" not in answer:
+            raise WrongAnswer("the answer to HEAD has no Content-Length")
+        return Entry(key, answer["ContentLength"], etag_in(answer))
 
     def page(self, bucket: str, prefix: str, *, recursive: bool, more: str) -> Page:
         request = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": PAGE_KEYS}
@@ -112,8 +160,10 @@ class S3fsEngine:
         if more:
             request["ContinuationToken"] = more
         answer = self._call("list_objects_v2", **request)
-        entries = [Entry(item["Key"], item["Size"], item.get("ETag", "")) for item in answer.get("Contents", ())]
-        return Page(entries, answer.get("NextContinuationToken", "") if answer.get("IsTruncated") else "")
+        if not any(name in answer for name in LISTED):
+            raise WrongAnswer("the answer to a request for a listing is not a listing")
+        entries = [Entry(item["Key"], item["Size"], etag_in(item)) for item in answer.get("Contents", ())]
+        return Page(entries, next_token(answer), len(answer.get("CommonPrefixes", ())))
 
     def has_bucket(self, bucket: str) -> bool:
         try:
@@ -123,11 +173,14 @@ class S3fsEngine:
         return True
 
     def begin_upload(self, bucket: str, key: str) -> str:
-        return cast("str", self._call("create_multipart_upload", Bucket=bucket, Key=key)["UploadId"])
+        answer = self._call("create_multipart_upload", Bucket=bucket, Key=key)
+        if not answer.get("UploadId"):
+            raise WrongAnswer("the answer to a multipart upload has no upload id")
+        return str(answer["UploadId"])
 
     def put_part(self, bucket: str, key: str, upload: str, number: int, data: bytes) -> str:
         part = {"UploadId": upload, "PartNumber": number, "Body": data}
-        return cast("str", self._call("upload_part", Bucket=bucket, Key=key, **part)["ETag"])
+        return self._written(bucket, self._call("upload_part", Bucket=bucket, Key=key, **part))
 
     def complete_upload(
         self, bucket: str, key: str, upload: str, parts: list[str], *, create: bool = False, match: str = ""
@@ -136,7 +189,7 @@ class S3fsEngine:
         request = {"UploadId": upload, "MultipartUpload": {"Parts": listed}}
         with conditional(key, create=create, match=match) as condition:
             answer = self._call("complete_multipart_upload", Bucket=bucket, Key=key, **request, **condition)
-        return etag_in(answer)
+        return self._written(bucket, answer)
 
     def abort_upload(self, bucket: str, key: str, upload: str) -> None:
         self._call("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload)
@@ -149,7 +202,10 @@ class S3fsEngine:
             found += [(item["Key"], item["UploadId"]) for item in answer.get("Uploads", ())]
             if not answer.get("IsTruncated"):
                 return found
-            more = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer.get("NextUploadIdMarker", "")}
+            after = {"KeyMarker": answer.get("NextKeyMarker"), "UploadIdMarker": answer.get("NextUploadIdMarker", "")}
+            if not after["KeyMarker"] or after == more:
+                raise StorageError("the list of uploads is incomplete: the store names no next page, or the same again")
+            more = after
 
 
 @contextlib.contextmanager
@@ -167,17 +223,41 @@ def conditional(key: str, *, create: bool, match: str) -> Iterator[dict[str, str
 
 
 def etag_in(answer: dict[str, Any]) -> str:
-    """The ETag of an answer; empty if it has none."""
-    return str(answer.get("ETag", ""))
+    """The ETag of an answer or a listed object; empty if it has none."""
+    return quoted(str(answer.get("ETag", "")))
+
+
+def next_token(answer: dict[str, Any]) -> str:
+    """The token of a listing's next page; empty after the last. Raises WrongAnswer when a page must follow without."""
+    if not answer.get("IsTruncated"):
+        return ""
+    if not answer.get("NextContinuationToken"):
+        raise WrongAnswer("the listing is truncated, and the store names no token for the rest")
+    return str(answer["NextContinuationToken"])
+
+
+def checksum_settings(options: dict[str, Any]) -> dict[str, str]:
+    """Checksums only where S3 requires them, for an endpoint that is not AWS's and as far as the user sets nothing."""
+    session = botocore.session.Session(profile=options.get("profile"))
+    scoped = session.get_scoped_config()
+    endpoint = options.get("endpoint_url") or options.get("client_kwargs", {}).get("endpoint_url")
+    endpoint = endpoint or ConfiguredEndpointProvider(session.full_config, scoped, "s3").provide()
+    known = [name for name in CHECKSUMS if name in botocore.config.Config.OPTION_DEFAULTS]
+    if not endpoint or is_aws(str(endpoint)):
+        return {}
+    return {name: "when_required" for name in known if f"AWS_{name.upper()}" not in os.environ and name not in scoped}
+
+
+def is_aws(endpoint: str) -> bool:
+    """Whether an endpoint belongs to AWS.
+
+    >>> is_aws("https://s3.eu-west-1.amazonaws.com"), is_aws("http://amazonaws.com.example.org:9000")
+    (True, False)
+    """
+    return (urlsplit(endpoint).hostname or "").endswith(AWS_DOMAINS)
 
 
 def code_of(error: BaseException) -> str:
     """S3's error code behind an error of s3fs; empty if it has none."""
     response = getattr(error.__cause__, "response", None) or {}
     return str(response.get("Error", {}).get("Code", ""))
-
-
-def status_of(error: BaseException) -> int:
-    """The HTTP status behind an error of s3fs; 0 if it has none."""
-    response = getattr(error.__cause__, "response", None) or {}
-    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import re
 from collections.abc import Callable, Iterator
@@ -12,14 +11,31 @@ from typing import Any
 
 from stagger.errors import BadInput, StaggerError, StorageError
 from stagger.storage import ONE_PUT_BYTES, Entry
-from stagger.storage.faults import BrokenOff, fault_of
-from stagger.storage.retry import Retry, Trial
-from stagger.storage.s3.engine import CONNECTIONS, Changed, Engine
+from stagger.storage.faults import NotKept, fault_of, status_of
+from stagger.storage.retry import Retry
+from stagger.storage.s3.engine import CONNECTIONS, Changed, Engine, Page
+from stagger.storage.s3.pace import paced
+from stagger.storage.s3.stream import Reading
+from stagger.storage.s3.verify import Verifier, digest
 
 #: Bytes per part of a multipart upload. S3 takes 10 000 parts of at least 5 MiB: outputs of up to 83 GB.
 PART_BYTES = 8 * 2**20
 
 ENGINES = ("s3fs", "obstore")
+
+#: What to do about an answer 501, appended to the error.
+NOT_IMPLEMENTED = (
+    "The store does not implement something in this request. If it is the checksum headers, set"
+    " AWS_REQUEST_CHECKSUM_CALCULATION=when_required (docs/storage.md)."
+)
+NO_CREATE = (
+    "The store does not implement conditional writes (If-None-Match), which keep two launches of a run apart. Put"
+    " run_dir on a shared file system or another store; input and output may stay here (docs/storage.md)."
+)
+
+
+class NoConditions(StorageError):
+    """The store does not implement conditional writes."""
 
 
 @contextlib.contextmanager
@@ -33,14 +49,15 @@ def asking(path: str) -> Iterator[None]:
         raise StorageError(f"{path}: {explain(error)}") from error
 
 
-def explain(error: BaseException) -> str:
-    """One line on what went wrong, including the store's own message."""
+def explain(error: BaseException, advice: str = NOT_IMPLEMENTED) -> str:
+    """One line on what went wrong, including the store's own message, and `advice` for an answer 501."""
     kind = type(error).__name__ if error.__cause__ is None else type(error.__cause__).__name__
     text = " ".join(str(error).partition("Debug source:")[0].split())
     if "<Error>" in text:  # obstore includes the raw XML answer.
         text = ": ".join(re.findall(r"<(?:Code|Message)>([^<]*)<", text))
     fault = fault_of(error)
-    return f"{kind}: {text}{f' ({fault}; retries exhausted)' if fault else ''}"
+    exhausted = f" ({fault}; retries exhausted)" if fault else ""
+    return f"{kind}: {text}{exhausted}{f'. {advice}' if status_of(error) == 501 else ''}"
 
 
 def connect(engine: str, options: dict[str, Any]) -> Engine:
@@ -71,6 +88,7 @@ class S3:
         options = dict(options)
         self._engine = connect(options.pop("engine", "s3fs"), options)
         self._retry = retry
+        self.verifier = Verifier(self._engine)
         self.held_bytes = 0  # Of finished outputs that wait in memory for their commit.
 
     def read(self, path: str) -> bytes:
@@ -82,7 +100,7 @@ class S3:
     def _read(self, path: str, start: int, end: int | None) -> bytes:
         bucket, key = split(path)
         with asking(path):
-            return self._retry.call(path, lambda: b"".join(self._engine.get(bucket, key, start, end, "").chunks))
+            return self._retry.call(path, lambda: b"".join(paced(self._engine.get(bucket, key, start, end, "").chunks)))
 
     def read_many(self, paths: list[str]) -> list[bytes | None]:
         def read(path: str) -> bytes | None:
@@ -95,19 +113,56 @@ class S3:
             return list(threads.map(read, paths))
 
     def write(self, path: str, data: bytes, *, private: bool) -> None:
-        bucket, key = split(path)
-        with asking(path):
-            self._retry.call(path, lambda: self._engine.put(bucket, key, data))
+        self.put(path, data)
 
     def create(self, path: str, data: bytes) -> bool:
-        bucket, key = split(path)
-        with asking(path):
-            try:
-                self._retry.call(path, lambda: self._engine.put(bucket, key, data, create=True))
-            except FileExistsError:
-                # The object may be ours: a PUT whose answer was lost has still been made.
-                return self.read(path) == data
+        try:
+            self.put(path, data, create=True)
+        except FileExistsError:
+            # The object may be ours: a PUT whose answer was lost has still been made.
+            return self.read(path) == data
         return True
+
+    def put(self, path: str, data: bytes, *, create: bool = False, match: str = "") -> str:
+        """Write an object with one PUT. Returns its ETag, once the store has shown that it holds `data`.
+
+        Raises FileExistsError with `create` when the object exists, and Changed when it is not the version `match`.
+        """
+        bucket, key = split(path)
+        tries = 0
+
+        def put() -> str:
+            nonlocal tries
+            tries += 1
+            try:
+                etag = self._engine.put(bucket, key, data, create=create, match=match)
+            except (FileExistsError, Changed):
+                # The object may be ours: a PUT whose answer was lost has still been made.
+                if tries > 1 and (own := self.verifier.own(bucket, key, data)):
+                    return own
+                raise
+            return self.verifier.check_put(bucket, key, etag, data)
+
+        with asking(path), self.taken_back(bucket, key):
+            try:
+                return self._retry.call(path, put)
+            except Exception as error:
+                if (create or match) and status_of(error) == 501:
+                    raise NoConditions(f"{path}: {explain(error, NO_CREATE)}") from error
+                raise
+
+    @contextlib.contextmanager
+    def taken_back(self, bucket: str, key: str) -> Iterator[None]:
+        """Remove an object that the store has kept otherwise than it was sent: nobody must take it for data."""
+        try:
+            yield
+        except NotKept as error:
+            if error.etag:
+                with contextlib.suppress(Exception):
+                    found = self._engine.head(bucket, key)
+                    if found is not None and found.version == error.etag:
+                        self._engine.delete(bucket, key, match=error.etag)
+            raise
 
     def remove(self, path: str, version: str) -> None:
         bucket, key = split(path)
@@ -140,21 +195,14 @@ class S3:
             yield Entry(entry.name.removeprefix(prefix), entry.size, entry.version)
 
     def _pages(self, path: str, bucket: str, prefix: str, *, recursive: bool) -> Iterator[Entry]:
-        more = ""
-        while True:
-            token = more
+        from stagger.storage.s3.pages import entries  # Tasks list nothing.
 
-            def ask(token: str = token) -> Any:
-                return self._engine.page(bucket, prefix, recursive=recursive, more=token)
-
+        def page(more: str) -> Page:
             with asking(path):
-                try:
-                    entries, more = self._retry.call(path, ask)
-                except FileNotFoundError:
-                    return
-            yield from entries
-            if not more:
-                return
+                return self._retry.call(path, lambda: self._engine.page(bucket, prefix, recursive=recursive, more=more))
+
+        with contextlib.suppress(FileNotFoundError):
+            yield from entries(path, page)
 
     def entry(self, path: str) -> Entry | None:
         bucket, key = split(path)
@@ -165,27 +213,8 @@ class S3:
 
     def stream(self, path: str, size: int, version: str) -> Iterator[bytes]:
         bucket, key = split(path)
-        trial = Trial(self._retry, path)
-        offset = 0
         with asking(path):
-            while offset < size:
-                try:
-                    body = self._engine.get(bucket, key, offset, None, version)
-                    version = body.version or version
-                    for chunk in body.chunks:
-                        offset += len(chunk)
-                        trial.progressed()
-                        yield chunk
-                    if offset < size:
-                        if not offset:
-                            raise Changed
-                        raise BrokenOff(f"{size - offset} bytes are missing")
-                except FileNotFoundError:
-                    raise
-                except Changed:
-                    raise BadInput("the object has been replaced since the plan was made") from None
-                except Exception as error:
-                    trial.failed(error)
+            yield from Reading(self._engine, bucket, key, size, version).pieces(self._retry, path)
 
     def output(self, path: str, tag: str, begin: Callable[[str], None]) -> S3Output:
         return S3Output(self, self._engine, self._retry, path, begin)
@@ -217,11 +246,6 @@ class S3:
             raise StaggerError(
                 f"{folder} cannot be written: there is no bucket {bucket}. Create it, or correct the path."
             )
-
-
-def etag_of(data: bytes) -> str:
-    """The ETag of an object that one PUT has written: S3's is the MD5, unless a key of the user encrypts it."""
-    return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
 
 
 class S3Output:
@@ -286,11 +310,15 @@ class S3Output:
     def _send_part(self, data: bytes) -> None:
         number = len(self._parts) + 1
 
+        part = digest(data)
+
         def send() -> str:
-            return self._engine.put_part(self._bucket, self._key, self._upload, number, data)
+            etag = self._engine.put_part(self._bucket, self._key, self._upload, number, data)
+            self._store.verifier.check_part(self._bucket, etag, part)
+            return etag
 
         self._parts.append(self._retry.call(self.path, send))
-        self._digests.append(hashlib.md5(data, usedforsecurity=False).digest())
+        self._digests.append(part)
 
     def commit(self, confirm: Callable[[], None], replaces: str | None) -> None:
         self._release()
@@ -307,16 +335,15 @@ class S3Output:
         data = self._buffer.getvalue()
         version = self._stored() if replaces is None else replaces
         while True:
-
-            def put(version: str = version) -> str:
-                return self._engine.put(self._bucket, self._key, data, create=not version, match=version)
-
             try:
-                return self._retry.call(self.path, put)
+                return self._store.put(self.path, data, create=not version, match=version)
+            except NoConditions:
+                confirm()
+                return self._store.put(self.path, data)
             except (FileExistsError, Changed):
                 version = self._stored()
-                if version == etag_of(data):  # Written by a request whose answer was lost.
-                    return version
+                if version and version == self._store.verifier.own(self._bucket, self._key, data):
+                    return version  # Written by a request whose answer was lost.
                 confirm()
 
     def _stored(self) -> str:
@@ -327,25 +354,28 @@ class S3Output:
     def _complete(self, confirm: Callable[[], None]) -> str:
         def complete() -> str:
             try:
-                return self._engine.complete_upload(self._bucket, self._key, self._upload, self._parts)
-            except FileNotFoundError:  # No such upload: an earlier attempt, its answer lost, may have completed it.
-                if not self._is_there():
-                    confirm()  # Else a later attempt has revoked it.
-                    raise
-                return self._whole()
+                etag = self._engine.complete_upload(self._bucket, self._key, self._upload, self._parts)
+            except FileNotFoundError as error:
+                return self._completed_before(error, confirm)
+            return self._check(etag)
 
-        return self._retry.call(self.path, complete)
+        with self._store.taken_back(self._bucket, self._key):
+            return self._retry.call(self.path, complete)
 
     def withdraw(self) -> None:
         self._store.remove(self.path, self.version)
 
-    def _whole(self) -> str:
-        """The ETag of an object that consists of these parts: the MD5 of the parts' MD5s."""
-        return f'"{hashlib.md5(b"".join(self._digests), usedforsecurity=False).hexdigest()}-{len(self._parts)}"'
+    def _check(self, etag: str) -> str:
+        check = self._store.verifier.check_upload
+        return check(self._bucket, self._key, etag, self.size, self._digests, PART_BYTES)
 
-    def _is_there(self) -> bool:
-        found = self._engine.head(self._bucket, self._key)
-        return found is not None and found.size == self.size and found.version == self._whole()
+    def _completed_before(self, error: FileNotFoundError, confirm: Callable[[], None]) -> str:
+        """The ETag, if there is no such upload because an earlier request, its answer lost, has completed it."""
+        try:
+            return self._check("")
+        except NotKept as reason:
+            confirm()  # A later attempt may have revoked the upload.
+            raise StorageError(f"{self.path}: the upload is gone ({error}), and not completed: {reason}") from error
 
     def abort(self) -> None:
         self._release()

@@ -1,0 +1,75 @@
+"""Reads one object from its first byte to its last: resumed where it breaks off, and always of one version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stagger.errors import BadInput
+from stagger.storage.faults import BrokenOff, WrongAnswer
+from stagger.storage.retry import Retry, Trial
+from stagger.storage.s3.engine import Body, Changed, Engine
+from stagger.storage.s3.pace import PACE_BYTES, paced
+
+
+class Reading:
+    """The reading of an object of `size` bytes. `version` is its ETag in the plan; empty if the plan has none."""
+
+    def __init__(self, engine: Engine, bucket: str, key: str, size: int, version: str) -> None:
+        self._engine = engine
+        self._bucket = bucket
+        self._key = key
+        self._size = size
+        self._version = version
+        self._conditional = True  # GETs send If-Match.
+
+    def pieces(self, retry: Retry, path: str) -> Iterator[bytes]:
+        """Raises BadInput when the object is not the planned one, and the last error when the retries are used up."""
+        trial = Trial(retry, path)
+        offset = counted = 0
+        while offset < self._size:
+            try:
+                for chunk in paced(self._open(offset).chunks):
+                    offset += len(chunk)
+                    if offset > self._size:
+                        raise BadInput(f"the store sends more than the {self._size} bytes of the plan")
+                    if offset - counted >= PACE_BYTES:
+                        trial.progressed()
+                        counted = offset
+                    yield chunk
+                if offset < self._size:
+                    raise BrokenOff(f"{self._size - offset} bytes are missing")
+            except (FileNotFoundError, BadInput):
+                raise
+            except Changed:
+                raise BadInput("the object has been replaced since the plan was made") from None
+            except Exception as error:
+                trial.failed(error)
+
+    def _open(self, offset: int) -> Body:
+        """The object from `offset` on. Raises Changed when HEAD confirms that it is not the planned version."""
+        try:
+            body = self._get(offset)
+        except Changed:
+            self._compare()
+            self._conditional = False  # The store compares ETags in its own way; theirs are compared here.
+            body = self._get(offset)
+        if body.total not in (-1, self._size) or (self._version and body.version != self._version):
+            self._compare()
+            raise WrongAnswer(
+                f"GET answered with the ETag {body.version or '(none)'} and {body.total} bytes, HEAD and the plan with"
+                f" {self._version or '(none)'} and {self._size} bytes"
+            )
+        self._version = body.version
+        return body
+
+    def _get(self, offset: int) -> Body:
+        version = self._version if self._conditional else ""
+        return self._engine.get(self._bucket, self._key, offset, None, version)
+
+    def _compare(self) -> None:
+        """Raise Changed when the object is another than the planned one, by HEAD."""
+        found = self._engine.head(self._bucket, self._key)
+        if found is None:
+            raise FileNotFoundError(self._key)
+        if found.size != self._size or (self._version and found.version != self._version):
+            raise Changed
