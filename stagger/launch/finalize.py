@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     run, record = RunFolder.open(run_dir, orjson.loads(options), patient=True)
     if not may_launch(record.spec, name):  # Then a user's retry need not wait for this job.
         return finalize(run, record, name)
-    with run.lock(wait_s=LOCK_WAIT_S):
+    with run.lock.held(wait_s=LOCK_WAIT_S):
         return finalize(run, run.load() or record, name)
 
 

@@ -52,7 +52,7 @@ def launch(
         check_fingerprints(run, before, plans)
     payload = dump_pickle(objects) if objects else b""
     run.create()
-    with run.lock():
+    with run.lock.held():
         before = run.load()  # Read again: another launch may have created the run since.
         looks = look_at_run(run, RunRecord(spec))
         done = {name for name, look in looks.items() if look.is_done}

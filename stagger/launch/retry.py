@@ -42,7 +42,7 @@ def retry(
         StaggerError: one of `ranks` is done, active or does not exist; or one of `changes` is not allowed.
     """
     enter(record.spec)
-    with run.lock():
+    with run.lock.held():
         record = run.load() or record
         if changes:
             record = replace(record, spec=changed_spec(record.spec, changes, stage))

@@ -116,7 +116,7 @@ class StageSpec(StageDefaults):
         return self
 
 
-#: Files of the run directory: a stage's folder cannot have these names.
+#: Files of the run directory: a stage's folder cannot have these names, nor begin with the last.
 TAKEN = ("run.json", "lock", "lock.takeover")
 
 
@@ -171,7 +171,7 @@ class RunSpec(StorageSpec):
     def _depends_on_earlier(self) -> RunSpec:
         seen: set[str] = set()
         for stage in self.stages:
-            if stage.name in TAKEN and len(self.stages) > 1:
+            if (stage.name in TAKEN or stage.name.startswith(TAKEN[-1])) and len(self.stages) > 1:
                 raise ValueError(f"a stage cannot be called {stage.name!r}: the run directory has a file of this name")
             if stage.name in seen:
                 raise ValueError(f"two stages are called {stage.name!r}; names must differ")

@@ -48,10 +48,13 @@ class LocalFiles:
     def create(self, path: str, data: bytes) -> bool:
         make_folder(os.path.dirname(path))
         # Written aside and linked, so that nobody reads a half-written file. link() fails when the name is taken.
-        temporary = hidden(path, writer_tag())
-        with open(temporary, "wb") as file:
-            file.write(data)
+        temporary = hidden(path, f"{writer_tag()}-{os.urandom(8).hex()}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
         try:
+            with open(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)  # A crash of the machine must not leave an empty file under the final name.
             os.link(temporary, path)
         except FileExistsError:
             return False
