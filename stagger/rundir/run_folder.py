@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +14,11 @@ from pydantic import ValidationError
 from stagger import __version__
 from stagger.errors import StaggerError
 from stagger.progress import LINE_S
+from stagger.rundir.access import changing, create_run
 from stagger.rundir.lock import Lock
 from stagger.rundir.stage_folder import StageFolder, decode, encode
 from stagger.spec.models import RunSpec, StageSpec
-from stagger.storage.local_files import make_folder
-from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, is_local, join
+from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, join
 
 SCHEMA = 1
 
@@ -56,7 +57,13 @@ def open_storage(spec: RunSpec, unreachable_s: float | None = UNREACHABLE_S) -> 
 
     With None they are retried as long as any other request.
     """
-    return Storage(spec.storage_options, retry_s=spec.retry_seconds, unreachable_s=unreachable_s, tell=told())
+    return Storage(
+        spec.storage_options,
+        retry_s=spec.retry_seconds,
+        unreachable_s=unreachable_s,
+        tell=told(),
+        shared=spec.shared is not None,
+    )
 
 
 def told() -> Callable[[str], None]:
@@ -109,10 +116,14 @@ class RunFolder:
         """All stages of the run. Each comes after those it depends on."""
         return [self.stage(record, stage.name) for stage in record.spec.stages]
 
-    def create(self) -> None:
-        """Create the run directory, private to its owner. Does nothing on an object store, which has no folders."""
-        if is_local(self.path):
-            make_folder(self.path, 0o700)
+    def changing(self, record: RunRecord) -> AbstractContextManager[None]:
+        """Check who else could have changed the run, and create its files for those it is shared with: `access`."""
+        shared = record.spec.shared is not None
+        return changing(self.path, [stage.folder.path for stage in self.stages(record)], shared)
+
+    def create(self, spec: RunSpec) -> None:
+        """Create the run directory, private to its owner, or to its group if the run is shared."""
+        create_run(self.path, spec.shared is not None)
 
     def load(self) -> RunRecord | None:
         """Read run.json; None if there is none. Raises StaggerError when it is damaged or has another schema."""

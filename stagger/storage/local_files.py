@@ -14,12 +14,25 @@ from stagger.storage import Entry
 #: Bytes per read call: shared file systems favour large sequential reads.
 READ_BYTES = 2**20
 
+#: Modes of records and their folders: others may read them if the run directory lets them, and never write.
+RECORD, FOLDER = 0o644, 0o755
+
+#: The same for a run that a group shares. Folders pass on the group (setgid), and the umask keeps others out.
+SHARED_RECORD, SHARED_FOLDER, SHARED_UMASK = 0o660, 0o2770, 0o007
+
 #: Bytes that hold most records of a run directory.
 SMALL_BYTES = 2**14
 
 
 class LocalFiles:
-    """A `Backend` over POSIX calls. A file is written aside, fsynced and renamed within its folder."""
+    """A `Backend` over POSIX calls. A file is written aside, fsynced and renamed within its folder.
+
+    `shared`: whether a group shares the records that are written.
+    """
+
+    def __init__(self, shared: bool = False) -> None:
+        self.record_mode = SHARED_RECORD if shared else RECORD
+        self.folder_mode = SHARED_FOLDER if shared else FOLDER
 
     def read(self, path: str) -> bytes:
         with open(path, "rb") as file:
@@ -36,7 +49,7 @@ class LocalFiles:
         return [read_small(path) for path in paths]
 
     def write(self, path: str, data: bytes, *, private: bool) -> None:
-        output = LocalOutput(path, writer_tag(), 0o600 if private else 0o666)
+        output = LocalOutput(path, writer_tag(), 0o600 if private else self.record_mode)
         try:
             output.write(data)
             output.finish()
@@ -46,10 +59,10 @@ class LocalFiles:
         output.commit()
 
     def create(self, path: str, data: bytes) -> bool:
-        make_folder(os.path.dirname(path))
+        make_folder(os.path.dirname(path), self.folder_mode)
         # Written aside and linked, so that nobody reads a half-written file. link() fails when the name is taken.
         temporary = hidden(path, f"{writer_tag()}-{os.urandom(8).hex()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, self.record_mode)
         try:
             with open(descriptor, "wb") as file:
                 file.write(data)
@@ -239,8 +252,47 @@ def sync_folder(folder: str) -> None:
 
 
 def make_folder(folder: str, mode: int = 0o777) -> None:
-    """Create a folder and its parents. Raises StaggerError with the reason when that is impossible."""
+    """Create a folder and its parents, which all may enter. Raises StaggerError with the reason when it cannot."""
     try:
-        os.makedirs(folder, mode, exist_ok=True)
+        _make_folders(folder, mode)
     except OSError as error:
         raise StaggerError(f"The folder {folder} cannot be created: {error.strerror}.") from error
+
+
+def _make_folders(folder: str, mode: int) -> None:
+    try:
+        try:
+            os.mkdir(folder, mode)
+        except FileNotFoundError:
+            if os.path.isdir(os.path.dirname(folder)):  # /proc lets nobody create anything.
+                raise
+            _make_folders(os.path.dirname(folder), mode | 0o055)
+            os.mkdir(folder, mode)
+    except FileExistsError:
+        if not os.path.isdir(folder):
+            raise
+
+
+def open_log(path: str, shared: bool = False) -> int:
+    """Open a log to append to it. A new log is created exclusively.
+
+    An existing one must be a regular file of this user, under one name only: another user may have put a link, a pipe
+    or a file of somebody else in its place. Raises StaggerError for anything else.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    for _ in range(2):
+        try:
+            return os.open(path, flags | os.O_CREAT | os.O_EXCL, SHARED_RECORD if shared else RECORD)
+        except FileNotFoundError:
+            make_folder(os.path.dirname(path), SHARED_FOLDER if shared else FOLDER)
+        except FileExistsError:
+            break
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK)  # A pipe without a reader must not block the task.
+    except OSError as error:
+        raise StaggerError(f"The log {path} cannot be opened: {error.strerror}. Remove it.") from error
+    info = os.fstat(descriptor)
+    if not stat.S_ISREG(info.st_mode) or info.st_uid != os.geteuid() or info.st_nlink != 1:
+        os.close(descriptor)
+        raise StaggerError(f"The log {path} is not a file of this attempt's user alone. Remove it.")
+    return descriptor

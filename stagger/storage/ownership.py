@@ -6,20 +6,23 @@ import os
 import stat
 
 
-def distrust(info: os.stat_result, group: int | None = None) -> str | None:
-    """Why code or orders from this file or folder are not followed, as a clause; None when they are.
+def foreign(info: os.stat_result, group: int | None = None) -> bool:
+    """Whether a file or folder belongs to neither this process's user, nor root, nor the group with this id."""
+    return info.st_uid not in (os.geteuid(), 0) and (group is None or info.st_gid != group)
 
-    It must belong to this process's user or to root, and others must not be able to write to it. The members of
-    `group`, a group id, are trusted too. A symbolic link has no mode of its own, so only its owner counts.
+
+def open_to_others(info: os.stat_result, group: int | None = None) -> str | None:
+    """Who may write to a file or folder besides its owner and `group`, as a clause; None when nobody may.
+
+    A symbolic link has no mode of its own.
     """
-    if info.st_uid not in (os.geteuid(), 0) and (group is None or info.st_gid != group):
-        return f"belongs to {user_name(info.st_uid)}"
     if stat.S_ISLNK(info.st_mode):
         return None
-    if info.st_mode & stat.S_IWOTH:
-        return f"can be written by all users (mode {stat.S_IMODE(info.st_mode):04o})"
-    if info.st_mode & stat.S_IWGRP and info.st_gid != group:
-        return f"can be written by the group {group_name(info.st_gid)} (mode {stat.S_IMODE(info.st_mode):04o})"
+    mode = stat.S_IMODE(info.st_mode)
+    if mode & stat.S_IWOTH:
+        return f"can be written by all users (mode {mode:04o})"
+    if mode & stat.S_IWGRP and info.st_gid != group:
+        return f"can be written by the group {group_name(info.st_gid)} (mode {mode:04o})"
     return None
 
 
@@ -78,3 +81,18 @@ def group_name(group: int) -> str:
         return grp.getgrgid(group).gr_name
     except KeyError:
         return f"{group}"
+
+
+def is_member(user: int, group: int) -> bool:
+    """Whether a user is a member of a group. A user without an account counts as one: only a member can give a file to
+    its group (chown(2)).
+    """
+    if user == os.geteuid():
+        return group == os.getegid() or group in os.getgroups()
+    import pwd
+
+    try:
+        account = pwd.getpwuid(user)
+    except KeyError:
+        return True
+    return group in os.getgrouplist(account.pw_name, account.pw_gid)

@@ -52,6 +52,7 @@ class Storage:
     A value `${NAME}` in the options is replaced from the environment at the protocol's first use, so secrets never
     have to be stored. Transient errors of a remote store are retried for `retry_s` seconds (`unreachable_s` when the
     endpoint cannot be reached at all). During each wait `check` runs, and may raise; `tell` gets one message per wait.
+    With `shared`, local records are written for the group that shares the run.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class Storage:
         retry_s: float = 600.0,
         unreachable_s: float | None = None,
         tell: Callable[[str], None] | None = None,
+        shared: bool = False,
     ) -> None:
         self.options = options or {}
+        self.shared = shared
         self.retry_s = retry_s
         self.check: Callable[[], None] = lambda: None
         self._unreachable_s = unreachable_s
@@ -80,7 +83,7 @@ class Storage:
         if protocol == "file":
             from stagger.storage.local_files import LocalFiles
 
-            return LocalFiles()
+            return LocalFiles(self.shared)
         options = cast("dict[str, Any]", expand_variables(self.options.get(protocol, {})))
         if protocol in S3_PROTOCOLS:
             from stagger.storage.s3.store import S3
