@@ -35,11 +35,11 @@ class LocalFiles:
         self.folder_mode = SHARED_FOLDER if shared else FOLDER
 
     def read(self, path: str) -> bytes:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=open_regular) as file:
             return file.read()
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             return os.pread(descriptor, end - start, start)
         finally:
@@ -172,14 +172,32 @@ def is_there(entry: os.DirEntry[str]) -> bool:
     return entry.is_file() or (entry.is_symlink() and not entry.is_dir())
 
 
+def open_regular(path: str, flags: int) -> int:
+    """An opener for files that another user may have put there: a named pipe must not block, nor a device never end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    try:
+        check_regular(descriptor, path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def check_regular(descriptor: int, path: str) -> None:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise StaggerError(f"{path} is not a regular file; remove it, or give another path.")
+
+
 def read_small(path: str) -> bytes | None:
     """The content of a file; None if it does not exist. Takes fewer system calls than open(): it reads thousands."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     try:
         data = os.read(descriptor, SMALL_BYTES)
+        if len(data) == SMALL_BYTES:
+            check_regular(descriptor, path)
         while more := os.read(descriptor, SMALL_BYTES):
             data += more
         return data
@@ -198,7 +216,7 @@ class LocalOutput:
         try:
             self._descriptor = os.open(self._temporary, flags, mode)
         except FileNotFoundError:
-            make_folder(os.path.dirname(path))
+            make_folder(os.path.dirname(path), mode | (mode & 0o444) >> 2)  # Who may read a file may enter its folder.
             self._descriptor = os.open(self._temporary, flags, mode)
 
     @property
