@@ -172,41 +172,42 @@ def test_nothing_in_another_users_run_is_trusted(place: Path, ann: User, eve: Us
         bystander.wait()
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
-def test_a_run_directory_that_others_can_write_is_refused(place: Path, ann: User, eve: User, mode: int) -> None:
-    run = team_folder(place, ann) / "run"
-    file = pipeline(place)
+def test_a_run_directory_that_others_can_write_is_refused(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    run, file = tmp_path / "run", pipeline_file()
     run.mkdir()
-    os.chown(run, ann.number, TEAM)
-    run.chmod(mode)
-    assert f"chmod -R go-w {run}" in ann("launch", file, check=2).err
+    for mode in (0o777, 0o775, 0o1777):
+        run.chmod(mode)
+        assert f"chmod -R go-w {run}" in cli("launch", file, check=2).err
     assert list(run.iterdir()) == []
     run.chmod(0o755)
-    ann("launch", file, "--limit", 1, check=0)
-    run.chmod(mode)
-    for command in ("retry", "cancel"):
-        assert f"chmod -R go-w {run}" in ann(command, run, check=2).err
+    cli("launch", file, "--limit", 1, check=0)
+    for place, command in (("", "retry"), ("", "cancel"), ("launches", "retry"), ("run.json", "launch")):
+        path = run / place
+        before = path.stat().st_mode
+        path.chmod(0o777)
+        assert f"chmod -R go-w {run}" in cli(command, file if command == "launch" else run, check=2).err
+        path.chmod(before)
 
 
-@pytest.mark.parametrize("name", ["run.json", "lock", "plan", "launches/1", "launches/1/launch.json", "completions"])
-@pytest.mark.parametrize("kind", ["file", "link"])
-def test_what_others_have_put_into_a_run_is_refused(place: Path, ann: User, eve: User, name: str, kind: str) -> None:
+def test_what_others_have_put_into_a_run_is_refused(place: Path, ann: User, eve: User) -> None:
     """They could write there once. Now the folder is private again."""
     run = team_folder(place, ann) / "run"
     ann("launch", pipeline(place), "--limit", 1, check=0)
-    planted, original = run / name, place / "original"
-    if planted.exists():
-        planted.rename(original)
-    else:
-        original.write_text("{}")
-    if kind == "link":
-        planted.symlink_to(original)
+    for name in ("run.json", "lock", "plan", "launches/1", "launches/1/launch.json", "completions"):
+        planted, aside = run / name, place / "aside"
+        planted.rename(aside) if planted.exists() else aside.write_text("{}")
+        planted.symlink_to(aside)
         os.chown(planted, eve.number, eve.group, follow_symlinks=False)
-    else:
-        original.rename(planted)
+        assert f"{planted} belongs to user 61004" in ann("retry", run, check=2).err
+        planted.unlink()
+        aside.rename(planted)
         os.chown(planted, eve.number, eve.group)
-    for command in ("retry", "cancel"):
-        assert f"{planted} belongs to user 61004" in ann(command, run, check=2).err
+        assert f"{planted} belongs to user 61004" in ann("cancel", run, check=2).err
+        os.chown(planted, ann.number, ann.group)
+    (run / "lock").unlink()
+    ann("retry", run, check=0)
 
 
 def test_a_folder_of_logs_that_leads_elsewhere_is_refused(place: Path, ann: User, eve: User) -> None:
