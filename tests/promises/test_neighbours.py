@@ -9,11 +9,13 @@ import socket
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from stagger.errors import StaggerError
+from stagger.rundir.access import check_folder
 from stagger.rundir.lock import process_start
 from tests.conftest import STEPS, Cli, PipelineFiles, documents, jsonl, until
 from tests.kit.users import STRANGERS, TEAM, User, need_root
@@ -288,13 +290,14 @@ def test_what_lies_at_the_name_of_a_log_is_left_alone(
     precious.write_text("precious\n")
     log = tmp_path / "run" / "logs" / "00001" / "1.log"
     log.parent.mkdir(parents=True)
-    {
+    plants: dict[str, Callable[[], object]] = {
         "link": lambda: log.symlink_to(precious),
         "dangling link": lambda: log.symlink_to(tmp_path / "new"),
         "hard link": lambda: log.hardlink_to(precious),
         "pipe": lambda: os.mkfifo(log),
-        "folder": log.mkdir,
-    }[kind]()
+        "folder": lambda: log.mkdir(),
+    }
+    plants[kind]()
     said = cli("launch", pipeline_file(), check=1).err
     assert f"The log {log}" in said
     assert precious.read_text() == "precious\n"
@@ -315,6 +318,16 @@ def test_a_pipe_or_a_device_in_place_of_a_record_stops_no_command(
     said = cli("status", tmp_path / "run").err
     assert "Traceback" not in said
     assert str(path) in said or name != "run.json"
+
+
+def test_jobs_write_into_no_folder_that_others_can_write(tmp_path: Path) -> None:
+    """Slurm follows links when it opens the output of a job."""
+    folder = tmp_path / "launch-1"
+    folder.mkdir(0o700)
+    check_folder(str(folder), shared=False)
+    folder.chmod(0o777)
+    with pytest.raises(StaggerError, match="can be written by all users"):
+        check_folder(str(folder), shared=False)
 
 
 def test_cancel_ends_no_process_that_is_not_proven_to_be_the_runs(
