@@ -14,7 +14,7 @@ from stagger.pipeline.chain import Step
 from stagger.pipeline.document import ShardBy
 from stagger.plan.fingerprint import describe_object
 from stagger.spec.from_python import from_objects
-from stagger.spec.models import StorageSpec
+from stagger.spec.models import WholeRun
 from stagger.spec.step_checks import check_built_in
 from stagger.start.delays import StartPolicy
 
@@ -39,6 +39,7 @@ class RunOptions(TypedDict, total=False):
     retry_seconds: seconds for which a request is retried that the storage throttled, rejected for the moment, or cut
         off.
     read_ahead_mb: MB of remote input that a task fetches into memory ahead of its reader.
+    shared: `group`: the members of the run directory's group share the run, and trust one another's code.
     commit: when outputs are committed. `rank`: all outputs of a rank together, when it is done; `shard`: each shard's
         outputs as soon as it is done, so that a stopped rank resumes there. `shard` needs `{stem}` in every writer's
         filename.
@@ -55,6 +56,7 @@ class RunOptions(TypedDict, total=False):
     storage_options: Mapping[str, Mapping[str, Any]]
     retry_seconds: float
     read_ahead_mb: int
+    shared: Literal["group"] | None
     commit: Literal["rank", "shard"]
     retries: Mapping[str, Any]
 
@@ -84,7 +86,7 @@ class PipelineExecutor(ABC):
             {
                 "name": stage.pop("name", "pipeline"),
                 "run_dir": run_dir,
-                **{key: stage.pop(key) for key in StorageSpec.model_fields if key in stage},
+                **{key: stage.pop(key) for key in WholeRun.model_fields if key in stage},
             },
             stage,
             {"type": self.type, **{key: value for key, value in options.items() if value is not None}},

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from stagger.errors import StaggerError
 from stagger.executor.activity import Activity
 from stagger.executor.base import ArrayPlan, Jobs, StageLaunch, StageRunner
-from stagger.executor.workers import Crew, running_path
+from stagger.executor.workers import Crew, open_pidfd, running_path
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir.launch_records import LocalLaunch, write_launch
-from stagger.rundir.lock import Holder
+from stagger.rundir.lock import Holder, Lock
 from stagger.rundir.run_folder import Stage
 from stagger.rundir.stage_folder import decode
+from stagger.storage.ownership import user_name
 
 
 class LocalRunner(StageRunner):
@@ -58,7 +59,7 @@ class LocalJobs(Jobs[LocalLaunch]):
     _stopped: Holder | None = None
 
     def activity(self, stage: Stage, launches: Sequence[LocalLaunch]) -> Activity:
-        holder = stage.run.holder()
+        holder = stage.run.lock.holder()
         if not launches or holder is None or holder.is_dead() or launches[-1].pid != holder.pid:
             return Activity()
         if holder.is_this_process():  # It is between two of its launches, so nothing runs.
@@ -71,13 +72,38 @@ class LocalJobs(Jobs[LocalLaunch]):
         return Activity(running, pending=set(launches[-1].rank_list) - running, holders=[str(holder)])
 
     def cancel(self, stage: Stage, launches: Sequence[LocalLaunch], ranks: set[int] | None = None) -> list[str]:
-        holder = stage.run.holder()
+        lock = stage.run.lock
+        holder = lock.holder()
         if holder is None or holder.is_dead() or holder == self._stopped:
             return []
         if ranks is not None:
             raise StaggerError("A local run can only be cancelled as a whole; leave --rank out.")
-        if holder.host != os.uname().nodename:
+        if not holder.is_here():
             raise StaggerError(f"The run is held by {holder}; run stagger cancel on that machine.")
-        os.kill(holder.pid, signal.SIGTERM)
+        terminate(holder, lock)
         self._stopped = holder
         return [f"stopped {holder}"]
+
+
+def terminate(holder: Holder, lock: Lock) -> None:
+    """Send SIGTERM to the process that holds the lock. Raises StaggerError when that is not proven, or not allowed."""
+    owner = lock.owner()
+    if os.geteuid() not in (owner, 0):
+        raise StaggerError(
+            f"The run is held by {holder}, and only {user_name(owner)} can stop that process: let them run"
+            f" stagger cancel {os.path.dirname(lock.path)}"
+        )
+    pidfd = open_pidfd(holder.pid)  # Before the check: it stays this process's, whoever gets the pid after it.
+    try:
+        if doubt := holder.doubt(owner):
+            raise StaggerError(
+                f"{lock.path} names process {holder.pid}, but that process {doubt}: it is not stopped. If it is the"
+                f" run, stop it with: kill {holder.pid}; if it is not, remove {lock.path}"
+            )
+        if pidfd is None:
+            os.kill(holder.pid, signal.SIGTERM)
+        else:
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)

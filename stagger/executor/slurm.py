@@ -15,12 +15,13 @@ from stagger.executor.job_script import ScriptContext, activate_script, array_sc
 from stagger.executor.more_resources import Defaults, scaled
 from stagger.executor.slurm_start import SlurmStart
 from stagger.ranks import format_ranks
+from stagger.rundir.access import check_folder
 from stagger.rundir.launch_records import EndJobRecord, SlurmLaunch, write_launch
 from stagger.rundir.run_folder import StageInput
 from stagger.slurm import cluster
 from stagger.slurm.answers import Limits
 from stagger.spec.models import RunSpec, StageSpec
-from stagger.storage.local_files import make_folder
+from stagger.storage.local_files import SHARED_FOLDER, make_folder
 from stagger.storage.storage import is_local, join
 
 
@@ -98,7 +99,9 @@ class SlurmRunner(StageRunner):
     def execute(self, launch: StageLaunch) -> SlurmLaunch:
         """Submit the arrays and the end job: all of them, or none."""
         context = self._context(launch)
-        make_folder(context.log_dir, 0o700)
+        shared = self.spec.shared is not None
+        make_folder(context.log_dir, SHARED_FOLDER if shared else 0o700)
+        check_folder(context.log_dir, shared)
         arrays = self.arrays(launch)
         record = self._record(launch, arrays, context.log_dir)
         write_launch(launch.stage.folder, record)  # Before sbatch runs: a crash leaves no job without a recorded name.

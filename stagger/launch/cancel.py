@@ -18,9 +18,10 @@ def cancel_stages(stages: Sequence[Stage], ranks: set[int] | None = None) -> lis
     """
     for stage in stages:
         check_ranks(stage.spec, ranks or set())
-    stopped = _cancel(stages, ranks)
-    if stopped and ranks is None:  # An end job may have launched a retry or the next stage just before.
-        stopped += _cancel(stages, None, SlurmLaunch)
+    with stages[0].run.changing(stages[0].record):
+        stopped = _cancel(stages, ranks)
+        if stopped and ranks is None:  # An end job may have launched a retry or the next stage just before.
+            stopped += _cancel(stages, None, SlurmLaunch)
     return list(dict.fromkeys(stopped))
 
 

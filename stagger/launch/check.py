@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
 from stagger.rundir.stage_folder import StageFolder
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.status.look import Look, done_ranks
+from stagger.storage.ownership import foreign, user_name
 from stagger.storage.storage import Storage, join
 
 
@@ -131,6 +133,18 @@ def refuse_foreign_completions(look: Look, plan: StagePlan) -> None:
                 )
 
 
+def warn_of_foreign_code(spec: RunSpec) -> None:
+    """Warn when modules come from a folder that all users may write to, or, for root, from another user's folder."""
+    for folder in spec.import_path:
+        info = os.stat(folder)
+        if info.st_mode & stat.S_IWOTH:
+            logger.warning(f"Steps are imported from {folder}, and all users may put modules there.")
+        elif os.geteuid() == 0 and foreign(info):
+            logger.warning(
+                f"Steps are imported from {folder}, which belongs to {user_name(info.st_uid)}: their code runs as root."
+            )
+
+
 def enter(spec: RunSpec) -> None:
     """Change into the folder the run was launched from: relative paths and modules of its steps are resolved there.
 
@@ -142,6 +156,7 @@ def enter(spec: RunSpec) -> None:
         raise StaggerError(
             f"Cannot change into {spec.cwd}, the folder the run was launched from: {error}. Restore it."
         ) from error
+    warn_of_foreign_code(spec)
     add_import_path(spec.import_path)
 
 

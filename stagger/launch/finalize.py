@@ -32,10 +32,11 @@ def main(arguments: list[str]) -> int:
     """Merge the statistics; retry failed ranks as `retries` allows; launch dependent stages if every rank is done."""
     run_dir, name, options = arguments
     run, record = RunFolder.open(run_dir, orjson.loads(options), patient=True)
-    if not may_launch(record.spec, name):  # Then a user's retry need not wait for this job.
-        return finalize(run, record, name)
-    with run.lock(wait_s=LOCK_WAIT_S):
-        return finalize(run, run.load() or record, name)
+    with run.changing(record):
+        if not may_launch(record.spec, name):  # Then a user's retry need not wait for this job.
+            return finalize(run, record, name)
+        with run.lock.held(wait_s=LOCK_WAIT_S):
+            return finalize(run, run.load() or record, name)
 
 
 def may_launch(spec: RunSpec, name: str) -> bool:

@@ -43,7 +43,7 @@ def follow(
         fresh = {one.stage.name for one in ready if one.stage.spec.executor.type == "local" and not one.launches}
         if not fresh:
             break
-        with run.lock():
+        with run.lock.held():
             record = run.load() or record
             looks = look_at_run(run, record)
             launched.lost_outputs += run_stages(run, record, looks, limit=limit, only=fresh).lost_outputs

@@ -62,6 +62,7 @@ def task_settings(stage: Stage, runner: StageRunner, number: int, ranks: int) ->
         max_requeues=spec.executor.max_requeues if isinstance(spec.executor, SlurmSpec) else 0,
         retry_seconds=run.retry_seconds,
         read_ahead_mb=run.read_ahead_mb,
+        shared=run.shared is not None,
     )
 
 
@@ -75,7 +76,7 @@ def with_pickle(settings: TaskSettings, stage: Stage, launches: Sequence[LaunchR
         return settings
     if payload:
         path, digest = folder.pickle(settings.launch), sha256(payload)
-        folder.storage.write(path, payload, private=True)
+        folder.storage.write(path, payload, private=run.shared is None)
         return replace(settings, pickle_path=path, pickle_sha256=digest)
     if not launches:
         raise StaggerError(f"The steps of {run.run_dir} were never stored; launch it again from its Python script.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from loguru import logger
@@ -14,6 +15,7 @@ from stagger.launch.check import (
     ready_stages,
     refuse_foreign_completions,
     save_plans,
+    warn_of_foreign_code,
     warn_of_new_times,
 )
 from stagger.launch.follow import follow
@@ -22,10 +24,11 @@ from stagger.launch.stages import run_stages
 from stagger.pipeline.chain import Step, add_import_path
 from stagger.pipeline.pickled import dump_pickle
 from stagger.plan.stage_plan import StagePlan, output_folders
+from stagger.rundir.access import share_folder
 from stagger.rundir.run_folder import RunFolder, RunRecord, open_storage
 from stagger.spec.models import RunSpec
 from stagger.status.look import Look, look_at_run
-from stagger.storage.storage import join
+from stagger.storage.storage import is_local, join
 
 
 def launch(
@@ -42,8 +45,16 @@ def launch(
     Raises:
         StaggerError: the run cannot be launched as requested; nothing was launched.
     """
-    storage = open_storage(spec)
-    run = RunFolder(storage, spec.run_dir)
+    run = RunFolder(open_storage(spec), spec.run_dir)
+    with run.changing(RunRecord(spec)):
+        return _launch(run, spec, objects, limit=limit, wait=wait)
+
+
+def _launch(
+    run: RunFolder, spec: RunSpec, objects: Sequence[Step] | None, *, limit: int | None, wait: bool
+) -> Launched:
+    storage = run.storage
+    warn_of_foreign_code(spec)
     add_import_path(spec.import_path)
     outputs = {stage.name: output_folders(stage, objects) for stage in spec.stages}
     plans = plan_stages(storage, ready_stages(spec, done=[]), objects)
@@ -52,8 +63,8 @@ def launch(
     if (before := run.load()) is not None:
         check_fingerprints(run, before, plans)
     payload = dump_pickle(objects) if objects else b""
-    run.create()
-    with run.lock():
+    run.create(spec)
+    with run.lock.held():
         before = run.load()  # Read again: another launch may have created the run since.
         looks = look_at_run(run, RunRecord(spec))
         done = {name for name, look in looks.items() if look.is_done}
@@ -70,10 +81,19 @@ def launch(
                 warn_of_new_times(looks[name], before, plan)
             warn_of_foreign_outputs(looks[name], plan, outputs[name])
         for path in (path for paths in outputs.values() for path in paths):
-            storage.make_folder(path)
+            make_output_folder(run, spec, path)
         record = save_plans(run, before, spec, plans, outputs)
         launched = run_stages(run, record, looks, payload, limit=limit)
     return follow(run, record, launched, limit) if wait else launched
+
+
+def make_output_folder(run: RunFolder, spec: RunSpec, path: str) -> None:
+    """Create an output folder; for the run's group if the run is shared and the folder is new."""
+    if spec.shared and is_local(path) and not os.path.isdir(path):
+        run.storage.make_folder(path)
+        share_folder(path, run.path)
+    else:
+        run.storage.make_folder(path)
 
 
 def check_runners(spec: RunSpec, plans: dict[str, StagePlan]) -> None:

@@ -41,18 +41,19 @@ def retry(
     Raises:
         StaggerError: one of `ranks` is done, active or does not exist; or one of `changes` is not allowed.
     """
-    enter(record.spec)
-    with run.lock():
-        record = run.load() or record
-        if changes:
-            record = replace(record, spec=changed_spec(record.spec, changes, stage))
-        looks = look_at_run(run, record)
-        names = [one.name for one in record.spec.chosen(stage)]
-        chosen = {name: chosen_ranks(looks[name], ranks, failed_only) for name in names}
-        if changes:
-            run.save(record)
-        launched = run_stages(run, record, looks, only=names, ranks=chosen)
-    return follow(run, record, launched, None, chosen) if wait else launched
+    with run.changing(record):
+        enter(record.spec)
+        with run.lock.held():
+            record = run.load() or record
+            if changes:
+                record = replace(record, spec=changed_spec(record.spec, changes, stage))
+            looks = look_at_run(run, record)
+            names = [one.name for one in record.spec.chosen(stage)]
+            chosen = {name: chosen_ranks(looks[name], ranks, failed_only) for name in names}
+            if changes:
+                run.save(record)
+            launched = run_stages(run, record, looks, only=names, ranks=chosen)
+        return follow(run, record, launched, None, chosen) if wait else launched
 
 
 def chosen_ranks(look: Look, ranks: set[int] | None, failed_only: bool) -> set[int] | None:

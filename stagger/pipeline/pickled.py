@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import Step
+from stagger.storage.ownership import foreign, is_member, open_to_others, user_name
 from stagger.storage.storage import Storage, is_local
 
 
@@ -31,9 +32,14 @@ def sha256(data: bytes) -> str:
 
 
 def load_pickle(storage: Storage, path: str, expected_sha256: str) -> list[Any]:
-    """The unpickled steps. Raises StaggerError when the file is another user's, or not the one that was launched."""
-    if is_local(path) and os.stat(path).st_uid not in (os.geteuid(), 0):
-        raise StaggerError(f"{path} belongs to another user; loading it would run that user's code.")
+    """The unpickled steps. Raises StaggerError when others can change the file, or when it was not launched."""
+    if is_local(path):
+        info = os.stat(path)
+        group = info.st_gid if storage.shared and is_member(os.geteuid(), info.st_gid) else None
+        if foreign(info, group):
+            raise StaggerError(f"{path} belongs to {user_name(info.st_uid)}; loading it would run that user's code.")
+        if clause := open_to_others(info, group):
+            raise StaggerError(f"{path} {clause}; loading it could run their code. Launch again.")
     data = storage.read(path)
     if sha256(data) != expected_sha256:
         raise StaggerError(f"{path} is not the pipeline that was launched; launch it again.")

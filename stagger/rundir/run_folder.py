@@ -1,11 +1,10 @@
-"""A run on disk: run.json, the folders of its stages, and the lock that prevents concurrent launches."""
+"""A run on disk: run.json and the folders of its stages."""
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +14,11 @@ from pydantic import ValidationError
 from stagger import __version__
 from stagger.errors import StaggerError
 from stagger.progress import LINE_S
-from stagger.rundir.lock import Holder
+from stagger.rundir.access import changing, create_run
+from stagger.rundir.lock import Lock
 from stagger.rundir.stage_folder import StageFolder, decode, encode
 from stagger.spec.models import RunSpec, StageSpec
-from stagger.storage.local_files import make_folder
-from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, is_local, join
+from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, join
 
 SCHEMA = 1
 
@@ -58,7 +57,13 @@ def open_storage(spec: RunSpec, unreachable_s: float | None = UNREACHABLE_S) -> 
 
     With None they are retried as long as any other request.
     """
-    return Storage(spec.storage_options, retry_s=spec.retry_seconds, unreachable_s=unreachable_s, tell=told())
+    return Storage(
+        spec.storage_options,
+        retry_s=spec.retry_seconds,
+        unreachable_s=unreachable_s,
+        tell=told(),
+        shared=spec.shared is not None,
+    )
 
 
 def told() -> Callable[[str], None]:
@@ -80,6 +85,7 @@ class RunFolder:
     def __init__(self, storage: Storage, path: str) -> None:
         self.storage = storage
         self.path = path
+        self.lock = Lock(storage, path, join(path, "lock"))
         self._stages: dict[str, StageFolder] = {}
 
     @classmethod
@@ -110,10 +116,14 @@ class RunFolder:
         """All stages of the run. Each comes after those it depends on."""
         return [self.stage(record, stage.name) for stage in record.spec.stages]
 
-    def create(self) -> None:
-        """Create the run directory, private to its owner. Does nothing on an object store, which has no folders."""
-        if is_local(self.path):
-            make_folder(self.path, 0o700)
+    def changing(self, record: RunRecord) -> AbstractContextManager[None]:
+        """Check who else could have changed the run, and create its files for those it is shared with: `access`."""
+        shared = record.spec.shared is not None
+        return changing(self.path, [stage.folder.path for stage in self.stages(record)], shared)
+
+    def create(self, spec: RunSpec) -> None:
+        """Create the run directory, private to its owner, or to its group if the run is shared."""
+        create_run(self.path, spec.shared is not None)
 
     def load(self) -> RunRecord | None:
         """Read run.json; None if there is none. Raises StaggerError when it is damaged or has another schema."""
@@ -152,62 +162,6 @@ class RunFolder:
             "spec": record.spec.model_dump(mode="json"),
         }
         self.storage.write(join(self.path, "run.json"), encode(content))
-
-    @contextlib.contextmanager
-    def lock(self, wait_s: float = 0.0) -> Iterator[None]:
-        """Hold the lock of the run, to launch it or run it locally.
-
-        Raises StaggerError, naming the holder, when another process still holds it after `wait_s` seconds.
-        """
-        path = join(self.path, "lock")
-        deadline = time.monotonic() + wait_s
-        mine = encode(vars(Holder.this_process()))
-        while not self.storage.create(path, mine):
-            holder = self.holder()
-            if holder is None:
-                continue  # Released between the two calls.
-            if not holder.is_dead():
-                if time.monotonic() < deadline:
-                    time.sleep(0.5)
-                    continue
-                raise StaggerError(
-                    f"{self.path} is in use by {holder}. Wait for it, or stop it with: stagger cancel {self.path}"
-                    + ("" if holder.host == socket.gethostname() else f" (if it has ended there: remove {path})")
-                )
-            self._take_over(holder, path, mine)
-        try:
-            yield
-        finally:
-            self.storage.remove(path)
-
-    def _take_over(self, dead: Holder, path: str, mine: bytes) -> None:
-        """Remove the lock of a dead process.
-
-        Only one process at a time may: a second one could remove the lock that the first has taken since.
-        """
-        guard = f"{path}.takeover"
-        if not self.storage.create(guard, mine):
-            time.sleep(0.2)
-            if self.holder() == dead:
-                raise StaggerError(
-                    f"Another process is taking over {path} from {dead}; try again. If this persists, remove {guard}."
-                )
-            return
-        try:
-            if self.holder() == dead:
-                self.storage.remove(path)
-        finally:
-            self.storage.remove(guard)
-
-    def holder(self) -> Holder | None:
-        """The process that holds the lock; None if it is free. Raises StaggerError when the lock file is damaged."""
-        path = join(self.path, "lock")
-        try:
-            return Holder(**decode(self.storage.read(path), path))
-        except FileNotFoundError:
-            return None
-        except TypeError as error:
-            raise StaggerError(f"{path} is damaged ({error}); remove it if nothing runs.") from error
 
 
 def run_fingerprint(fingerprints: dict[str, str]) -> str:

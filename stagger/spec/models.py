@@ -18,6 +18,7 @@ from stagger.spec.base import Amount, Model
 from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.spec.executors import Executor, LocalSpec, RetrySpec
 from stagger.start.delays import LONGEST_WINDOW_S, StartPolicy
+from stagger.storage.storage import is_local
 
 #: Names become parts of file names and job names.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -116,7 +117,7 @@ class StageSpec(StageDefaults):
         return self
 
 
-#: Files of the run directory: a stage's folder cannot have these names.
+#: Files of the run directory: a stage's folder cannot have these names, nor begin with the last.
 TAKEN = ("run.json", "lock", "lock.takeover")
 
 
@@ -132,7 +133,15 @@ class StorageSpec(Model):
     """MB of remote input that a task fetches into memory ahead of its reader."""
 
 
-class RunSpec(StorageSpec):
+class WholeRun(StorageSpec):
+    """Keys of the whole run, besides its name, its folder and its stages."""
+
+    shared: Literal["group"] | None = None
+    """`group`: the members of the run directory's group share the run. Each can launch, retry and cancel it, and runs
+    the code of the others. By default only its owner can."""
+
+
+class RunSpec(WholeRun):
     """A whole run. Each stage comes after those that it depends on."""
 
     name: Name
@@ -168,10 +177,18 @@ class RunSpec(StorageSpec):
         return stages[0]
 
     @model_validator(mode="after")
+    def _shared_on_a_file_system(self) -> RunSpec:
+        if self.shared and not is_local(self.run_dir):
+            raise ValueError(
+                "shared: a store has no groups; leave `shared` out, and give the team access to the bucket"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _depends_on_earlier(self) -> RunSpec:
         seen: set[str] = set()
         for stage in self.stages:
-            if stage.name in TAKEN and len(self.stages) > 1:
+            if (stage.name in TAKEN or stage.name.startswith(TAKEN[-1])) and len(self.stages) > 1:
                 raise ValueError(f"a stage cannot be called {stage.name!r}: the run directory has a file of this name")
             if stage.name in seen:
                 raise ValueError(f"two stages are called {stage.name!r}; names must differ")
@@ -182,7 +199,7 @@ class RunSpec(StorageSpec):
         return self
 
 
-class PipelineFile(StageDefaults, StorageSpec):
+class PipelineFile(StageDefaults, WholeRun):
     """A stagger pipeline file. If it has `stages`, its own stage keys are defaults for each of them."""
 
     name: Name
@@ -198,4 +215,4 @@ class PipelineFile(StageDefaults, StorageSpec):
 
 
 #: Keys of a file that apply to the whole run. All others belong to a stage, or are defaults for stages.
-RUN_KEYS = ("name", "run_dir", "stages", *StorageSpec.model_fields)
+RUN_KEYS = ("name", "run_dir", "stages", *WholeRun.model_fields)

@@ -118,7 +118,7 @@ class ObjectStore:
         for start in range(0, size, CHUNK_BYTES):
             yield self.read_range(path, start, min(start + CHUNK_BYTES, size))
 
-    def output(self, path: str, tag: str, begin: Callable[[str], None]) -> ObjectOutput:
+    def output(self, path: str, tag: str, begin: Callable[[str], None], *, record: bool) -> ObjectOutput:
         return ObjectOutput(self._files, path)
 
     def abort_uploads(self, path: str) -> int:

@@ -16,20 +16,32 @@ READ_BYTES = 2**20
 
 #: Most bytes of a file's name in its temporary name, which has another 100: file systems allow 255.
 NAME_BYTES = 150
+#: Modes of records and their folders: others may read them if the run directory lets them, and never write.
+RECORD, FOLDER = 0o644, 0o755
+
+#: The same for a run that a group shares. Folders pass on the group (setgid), and the umask keeps others out.
+SHARED_RECORD, SHARED_FOLDER, SHARED_UMASK = 0o660, 0o2770, 0o007
 
 #: Bytes that hold most records of a run directory.
 SMALL_BYTES = 2**14
 
 
 class LocalFiles:
-    """A `Backend` over POSIX calls. A file is written aside, fsynced and renamed within its folder."""
+    """A `Backend` over POSIX calls. A file is written aside, fsynced and renamed within its folder.
+
+    `shared`: whether a group shares the records that are written.
+    """
+
+    def __init__(self, shared: bool = False) -> None:
+        self.record_mode = SHARED_RECORD if shared else RECORD
+        self.folder_mode = SHARED_FOLDER if shared else FOLDER
 
     def read(self, path: str) -> bytes:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=open_regular) as file:
             return file.read()
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             return os.pread(descriptor, end - start, start)
         finally:
@@ -39,7 +51,7 @@ class LocalFiles:
         return [read_small(path) for path in paths]
 
     def write(self, path: str, data: bytes, *, private: bool) -> None:
-        output = LocalOutput(path, str(os.getpid()), 0o600 if private else 0o666)
+        output = LocalOutput(path, str(os.getpid()), 0o600 if private else self.record_mode)
         try:
             output.write(data)
             output.finish()
@@ -51,7 +63,7 @@ class LocalFiles:
 
     def create(self, path: str, data: bytes) -> bool:
         # Written aside and linked, so that nobody reads a half-written file. link() fails when the name is taken.
-        output = LocalOutput(path, str(os.getpid()), 0o666)
+        output = LocalOutput(path, str(os.getpid()), self.record_mode)
         try:
             output.write(data)
             output.finish()
@@ -127,8 +139,8 @@ class LocalFiles:
         finally:
             os.close(descriptor)
 
-    def output(self, path: str, tag: str, begin: Callable[[str], None]) -> LocalOutput:
-        return LocalOutput(path, tag, 0o666)
+    def output(self, path: str, tag: str, begin: Callable[[str], None], *, record: bool) -> LocalOutput:
+        return LocalOutput(path, tag, self.record_mode if record else 0o666)
 
     def abort_uploads(self, path: str) -> int:
         return 0
@@ -195,14 +207,32 @@ def is_there(entry: os.DirEntry[str]) -> bool:
     return entry.is_file() or (entry.is_symlink() and not entry.is_dir())
 
 
+def open_regular(path: str, flags: int) -> int:
+    """An opener for files that another user may have put there: a named pipe must not block, nor a device never end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    try:
+        check_regular(descriptor, path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def check_regular(descriptor: int, path: str) -> None:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise StaggerError(f"{path} is not a regular file; remove it, or give another path.")
+
+
 def read_small(path: str) -> bytes | None:
     """The content of a file; None if it does not exist. Takes fewer system calls than open(): it reads thousands."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     try:
         data = os.read(descriptor, SMALL_BYTES)
+        if len(data) == SMALL_BYTES:
+            check_regular(descriptor, path)
         while more := os.read(descriptor, SMALL_BYTES):
             data += more
         return data
@@ -221,7 +251,7 @@ class LocalOutput:
         try:
             self._descriptor = open_new(self.pending, mode)
         except FileNotFoundError:
-            make_folder(os.path.dirname(path))
+            make_folder(os.path.dirname(path), mode | (mode & 0o444) >> 2)  # Who may read a file may enter its folder.
             self._descriptor = open_new(self.pending, mode)
 
     @property
@@ -302,8 +332,47 @@ def sync_folder(folder: str) -> None:
 
 
 def make_folder(folder: str, mode: int = 0o777) -> None:
-    """Create a folder and its parents. Raises StaggerError with the reason when that is impossible."""
+    """Create a folder and its parents, which all may enter. Raises StaggerError with the reason when it cannot."""
     try:
-        os.makedirs(folder, mode, exist_ok=True)
+        _make_folders(folder, mode)
     except OSError as error:
         raise StaggerError(f"The folder {folder} cannot be created: {error.strerror}.") from error
+
+
+def _make_folders(folder: str, mode: int) -> None:
+    try:
+        try:
+            os.mkdir(folder, mode)
+        except FileNotFoundError:
+            if os.path.isdir(os.path.dirname(folder)):  # /proc lets nobody create anything.
+                raise
+            _make_folders(os.path.dirname(folder), mode | 0o055)
+            os.mkdir(folder, mode)
+    except FileExistsError:
+        if not os.path.isdir(folder):
+            raise
+
+
+def open_log(path: str, shared: bool = False) -> int:
+    """Open a log to append to it. A new log is created exclusively.
+
+    An existing one must be a regular file of this user, under one name only: another user may have put a link, a pipe
+    or a file of somebody else in its place. Raises StaggerError for anything else.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    for _ in range(2):
+        try:
+            return os.open(path, flags | os.O_CREAT | os.O_EXCL, SHARED_RECORD if shared else RECORD)
+        except FileNotFoundError:
+            make_folder(os.path.dirname(path), SHARED_FOLDER if shared else FOLDER)
+        except FileExistsError:
+            break
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK)  # A pipe without a reader must not block the task.
+    except OSError as error:
+        raise StaggerError(f"The log {path} cannot be opened: {error.strerror}. Remove it.") from error
+    info = os.fstat(descriptor)
+    if not stat.S_ISREG(info.st_mode) or info.st_uid != os.geteuid() or info.st_nlink != 1:
+        os.close(descriptor)
+        raise StaggerError(f"The log {path} is not a file of this attempt's user alone. Remove it.")
+    return descriptor

@@ -57,6 +57,7 @@ class Storage:
     A value `${NAME}` in the options is replaced from the environment at the protocol's first use, so secrets never
     have to be stored. Transient errors of a remote store are retried for `retry_s` seconds (`unreachable_s` when the
     endpoint cannot be reached at all). During each wait `check` runs, and may raise; `tell` gets one message per wait.
+    With `shared`, local records are written for the group that shares the run.
     """
 
     def __init__(
@@ -66,8 +67,10 @@ class Storage:
         retry_s: float = 600.0,
         unreachable_s: float | None = None,
         tell: Callable[[str], None] | None = None,
+        shared: bool = False,
     ) -> None:
         self.options = options or {}
+        self.shared = shared
         self.retry_s = retry_s
         self.check: Callable[[], None] = lambda: None
         self._unreachable_s = unreachable_s
@@ -85,7 +88,7 @@ class Storage:
         if protocol == "file":
             from stagger.storage.local_files import LocalFiles
 
-            return LocalFiles()
+            return LocalFiles(self.shared)
         options = cast("dict[str, Any]", expand_variables(self.options.get(protocol, {})))
         if protocol in S3_PROTOCOLS:
             from stagger.storage.s3.store import S3
@@ -185,13 +188,16 @@ class Storage:
         """
         return self.backend(path).stream(path, size, version)
 
-    def output(self, path: str, tag: str, begin: Callable[[str], None] = lambda path: None) -> Output:
-        """A new file that appears under `path` when it is committed; `tag` keeps concurrent writers of `path` apart.
+    def output(
+        self, path: str, tag: str, begin: Callable[[str], None] = lambda path: None, *, record: bool = False
+    ) -> Output:
+        """A new file that appears under `path` when it is committed. `remove_leftovers` finds it by its `tag`.
 
+        `record` gives it the access mode of the run directory's records.
         `begin` is called with the path before a multipart upload starts. If this process is killed afterwards, the
         upload stays in the store, invisible: `remove_leftovers` does not find it, `abort_uploads` does.
         """
-        return self.backend(path).output(path, tag, begin)
+        return self.backend(path).output(path, tag, begin, record=record)
 
     def abort_uploads(self, path: str) -> int:
         """Abort all unfinished uploads of `path`. Returns their number."""

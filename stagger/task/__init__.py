@@ -28,7 +28,7 @@ class TaskSettings:
 
     `storage_options` holds secrets only as `${NAME}`; `cwd` is the folder that the run was launched from; `commit` is
     `rank` or `shard`, the unit in which outputs are committed; `hold_s` is how many seconds a job holds its slot after
-    its start; `pickle_path` is set only for pipelines of Python objects.
+    its start; `shared` is whether a group shares the run; `pickle_path` is set only for pipelines of Python objects.
     """
 
     stage_dir: str
@@ -44,6 +44,7 @@ class TaskSettings:
     max_requeues: int = 0
     retry_seconds: float = 600.0
     read_ahead_mb: int = 64
+    shared: bool = False
     pickle_path: str = ""
     pickle_sha256: str = ""
 

@@ -20,6 +20,7 @@ from stagger.errors import Interrupted, StaggerError, exit_status_of
 from stagger.pipeline.chain import add_import_path
 from stagger.pipeline.task_context import StopFlag
 from stagger.ranks import parse_ranks
+from stagger.storage.local_files import SHARED_UMASK
 from stagger.storage.storage import Storage
 from stagger.task import TaskSettings
 from stagger.task.attempt import Attempt, Job
@@ -42,7 +43,9 @@ def main(arguments: list[str]) -> int:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # Logs are read while they grow.
     settings = TaskSettings.from_json(arguments[0])
     add_import_path([*settings.import_path, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
-    storage = Storage(settings.storage_options, retry_s=settings.retry_seconds)
+    if settings.shared:
+        os.umask(SHARED_UMASK)
+    storage = Storage(settings.storage_options, retry_s=settings.retry_seconds, shared=settings.shared)
     storage.check = stop.check
     try:
         if arguments[1] == "-":

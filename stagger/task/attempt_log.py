@@ -12,7 +12,7 @@ import sys
 import time
 from types import TracebackType
 
-from stagger.storage.local_files import make_folder
+from stagger.storage.local_files import open_log
 from stagger.storage.storage import Storage, is_local
 
 
@@ -39,25 +39,15 @@ class AttemptLog:
 
     def __enter__(self) -> AttemptLog:
         if self._spool:
-            import tempfile
-
-            self._file, self._name = tempfile.mkstemp(prefix="stagger-", suffix=".log")
+            self._file = open_spool()
         else:
-            self._file, self._name = self._open_log(), self._path
+            self._file = open_log(self._path, self._storage.shared)
         sys.stdout.flush()
         sys.stderr.flush()
         self._saved = os.dup(1), os.dup(2)
         os.dup2(self._file, 1)
         os.dup2(self._file, 2)
         return self
-
-    def _open_log(self) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        try:
-            return os.open(self._path, flags, 0o666)
-        except FileNotFoundError:
-            make_folder(os.path.dirname(self._path))
-            return os.open(self._path, flags, 0o666)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -67,9 +57,16 @@ class AttemptLog:
         for saved, descriptor in zip(self._saved, (1, 2), strict=True):
             os.dup2(saved, descriptor)
             os.close(saved)
-        os.close(self._file)
-        if self._spool:
-            with open(self._name, "rb") as file:
-                data = file.read()
-            os.unlink(self._name)
-            self._storage.write(self._path, data)
+        with open(self._file, "rb" if self._spool else "ab") as file:
+            if self._spool:
+                file.seek(0)
+                self._storage.write(self._path, file.read())
+
+
+def open_spool() -> int:
+    """A file without a name in the folder for temporary files: nobody else can open it, and a kill leaves nothing."""
+    import tempfile
+
+    descriptor, path = tempfile.mkstemp(prefix="stagger-", suffix=".log")
+    os.unlink(path)
+    return descriptor

@@ -57,7 +57,7 @@ class RankCommit:
         removed. Raises Superseded, and Committed when an earlier attempt has committed the rank. When a file cannot be
         made visible, those before it become invisible again.
         """
-        last = self._storage.output(path, f"{self._folder.tag}-{self._attempt}")
+        last = self._storage.output(path, f"{self._folder.tag}-{self._attempt}", record=True)
         try:
             last.write(record)
             last.finish()

@@ -42,6 +42,35 @@ def test_a_host_is_measured_once_per_workload(cache: Path) -> None:
         measure("c", float("nan"))
 
 
+def test_no_link_is_followed_to_where_others_want_a_measurement(cache: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    measured("a", lambda: Speed(5.0, 7.0), 1.0)
+    (result,) = cache.glob("*.json")
+    result.unlink()
+    result.symlink_to(precious)
+    assert measured("a", lambda: Speed(6.0, 7.0), 1.0) == Speed(6.0, 7.0)
+    assert precious.read_text() == "precious"
+    lock = result.with_name(f"{result.name}.lock")
+    lock.unlink()
+    lock.symlink_to(tmp_path / "new")
+    result.unlink()
+    with pytest.raises(OSError, match="symbolic links"):
+        measured("a", lambda: Speed(6.0, 7.0), 1.0)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_cache_that_others_can_replace_is_refused(cache: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with pytest.raises(StaggerError, match="all users can rename what is in"):
+        cache_folder()
+    tmp_path.chmod(0o1777)
+    assert cache_folder() == str(cache)
+    cache.chmod(0o720)
+    with pytest.raises(StaggerError, match="others may write there"):
+        cache_folder()
+
+
 def test_servers_of_a_machine_measure_one_after_another_and_wait_no_longer_than_told(cache: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(cache)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

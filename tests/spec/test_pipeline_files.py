@@ -118,6 +118,8 @@ def test_another_executor_takes_its_own_defaults(folder: Path) -> None:
         (("tasks: 8", "tasks: ${NOT_CLOSED"), r"p\.yaml:4: tasks: .*without its '}'"),
         (("tasks: 8", "tasks: 8\ntasks: 9"), r"p\.yaml:5: the key 'tasks' is given twice"),
         (("name: demo", "name: a/b"), r"p\.yaml:2: name: .*pattern"),
+        (("tasks: 8", "shared: everybody"), r"p\.yaml:4: shared: .*'group'.*not 'everybody'"),
+        (("run_dir: runs/demo", "run_dir: s3://b/run\nshared: group"), r"shared: a store has no groups"),
         (("run_dir: runs/demo", ""), r"p\.yaml: run_dir: this key is missing"),
         (("pipeline:", "pipelines:"), r"p\.yaml: there is no pipeline"),
         (

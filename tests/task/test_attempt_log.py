@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
+import pytest
+
+from stagger.task.attempt_log import open_spool
 from tests.conftest import Cli, PipelineFiles, until
 
 
@@ -32,3 +37,13 @@ def test_a_log_can_be_followed_and_holds_all_that_a_step_prints(
     for said in ("rank 0, attempt 1", "printed", "logged", "from a child", "warned", "to stderr", "600 records in"):
         assert said in text
     assert "There is no rank 7" in cli("logs", tmp_path / "run", "--rank", "7", check=2).err
+
+
+def test_a_spooled_log_has_no_name_that_others_could_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a kill leave it behind."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    descriptor = open_spool()
+    os.write(descriptor, b"said")
+    assert os.pread(descriptor, 10, 0) == b"said"
+    assert list(tmp_path.iterdir()) == []
+    os.close(descriptor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import orjson
 
 from stagger.blocks.host import Speed
 from stagger.errors import StaggerError
+from stagger.storage.ownership import exposed, open_to_others
 
 #: Seconds between two attempts to take a lock.
 NAP_S = 0.1
@@ -38,9 +40,10 @@ def measured(
         speed = measure()
         if not 0 < speed.forward_rps < float("inf") or not 0 < speed.network_rps < float("inf"):
             raise StaggerError(f"the host measured {speed}: both must be more than 0 requests per second.")
-        temporary = f"{path}.{os.getpid()}"
-        with open(temporary, "wb") as file:
-            file.write(orjson.dumps({"workload": workload, "speed": vars(speed), "time": time.time()}))
+        content = orjson.dumps({"workload": workload, "speed": vars(speed), "time": time.time()})
+        descriptor, temporary = tempfile.mkstemp(dir=folder)
+        with open(descriptor, "wb") as file:
+            file.write(content)
         os.rename(temporary, path)
     return speed
 
@@ -48,13 +51,15 @@ def measured(
 def cache_folder() -> str:
     """The user's folder on this machine. Nobody else may write to it, since they could plant wrong measurements.
 
-    Raises StaggerError when others own it or may write to it.
+    Raises StaggerError when others own it or may write to it, or could replace it.
     """
-    folder = os.path.join(tempfile.gettempdir(), f"stagger-blocks-{os.getuid()}")
+    folder = os.path.join(tempfile.gettempdir(), f"stagger-blocks-{os.geteuid()}")
     os.makedirs(folder, 0o700, exist_ok=True)
     info = os.lstat(folder)
-    if info.st_uid != os.getuid() or info.st_mode & 0o022 or os.path.islink(folder):
+    if info.st_uid != os.geteuid() or open_to_others(info) or not stat.S_ISDIR(info.st_mode):
         raise StaggerError(f"{folder} belongs to another user, or others may write there: remove it.")
+    if reason := exposed(folder):
+        raise StaggerError(f"{folder} is not safe: {reason}. Set TMPDIR to a folder of your own.")
     return folder
 
 
@@ -67,7 +72,7 @@ def devices() -> str:
 def _read(path: str, workload: str) -> Speed | None:
     """The cached speed; None when there is none, the file is damaged, or it holds another workload."""
     try:
-        with open(path, "rb") as file:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             content = orjson.loads(file.read())
         return Speed(**content["speed"]) if content["workload"] == workload else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -77,7 +82,7 @@ def _read(path: str, workload: str) -> Speed | None:
 @contextmanager
 def locked(path: str, timeout_s: float, pause: Callable[[float], None]) -> Iterator[None]:
     """Hold a lock of this machine. Raises StaggerError when another process holds it longer than `timeout_s`."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     deadline = time.monotonic() + timeout_s
     try:
         while True:

@@ -216,7 +216,7 @@ class S3:
         with asking(path):
             yield from Reading(self._engine, bucket, key, size, version).pieces(self._retry, path)
 
-    def output(self, path: str, tag: str, begin: Callable[[str], None]) -> S3Output:
+    def output(self, path: str, tag: str, begin: Callable[[str], None], *, record: bool) -> S3Output:
         return S3Output(self, self._engine, self._retry, path, begin)
 
     def make_folder(self, folder: str) -> None:
