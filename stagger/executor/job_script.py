@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 import orjson
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, one_line
 from stagger.ranks import format_ranks
 from stagger.shipped import shipped
 from stagger.slurm.answers import parse_time
@@ -140,11 +140,6 @@ def sbatch_options(options: Mapping[str, Any]) -> list[str]:
 def percent(path: str) -> str:
     """A path escaped for sbatch's --output, where % starts a pattern."""
     return path.replace("%", "%%")
-
-
-def one_line(text: str) -> str:
-    """The text on one line, for a comment in the script."""
-    return " ".join(text.split())
 
 
 def quoted_env(env: EnvSpec) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from collections import defaultdict
 from dataclasses import replace
 
 import orjson
-from loguru import logger
 
 from stagger.errors import StaggerError
 from stagger.launch.check import enter
@@ -23,6 +22,7 @@ from stagger.spec.models import RunSpec
 from stagger.status.efficiency import sentences
 from stagger.status.look import Look, look_at_run
 from stagger.status.report import write_stats
+from stagger.terminal import logger
 
 #: Seconds that an end job waits for the lock, which a local stage holds for as long as it runs.
 LOCK_WAIT_S = 6 * 3600.0
@@ -109,5 +109,6 @@ if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
     except StaggerError as error:
-        logger.error(str(error))
+        for line in str(error).split("\n"):
+            logger.error(line)
         sys.exit(error.exit_status)

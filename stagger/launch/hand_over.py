@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from loguru import logger
-
 from stagger.errors import StaggerError
 from stagger.executor.base import StageLaunch, StageRunner
 from stagger.executor.kinds import runner_of
@@ -18,6 +16,7 @@ from stagger.spec.executors import SlurmSpec
 from stagger.status.look import Look
 from stagger.status.report import write_stats
 from stagger.task import TaskSettings
+from stagger.terminal import logger
 
 
 def launch_stage(stage: Stage, look: Look, ranks: list[int], payload: bytes) -> Look:

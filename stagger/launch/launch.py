@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loguru import logger
-
 from stagger.errors import StaggerError
 from stagger.executor.kinds import runner_of
 from stagger.launch.check import (
@@ -25,6 +23,7 @@ from stagger.rundir.run_folder import RunFolder, RunRecord, open_storage
 from stagger.spec.models import RunSpec
 from stagger.status.look import Look, look_at_run
 from stagger.storage.storage import join
+from stagger.terminal import logger
 
 
 def launch(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from loguru import logger
-
 from stagger.blocks.step import clear_registry
 from stagger.errors import StorageError
 from stagger.rundir.run_folder import Stage
 from stagger.status.look import Look
 from stagger.storage.storage import join
 from stagger.task.upload_notes import abort_left_uploads
+from stagger.terminal import logger
 
 
 def remove_leftovers(stage: Stage) -> None:

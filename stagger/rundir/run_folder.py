@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from loguru import logger
 from pydantic import ValidationError
 
 from stagger import __version__
@@ -20,6 +19,7 @@ from stagger.rundir.stage_folder import StageFolder, decode, encode
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.storage.local_files import make_folder
 from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, is_local, join
+from stagger.terminal import logger
 
 SCHEMA = 1
 

@@ -40,7 +40,7 @@ def validated(model: type[Any], raw: dict[str, Any], place: Place, path: Path) -
         # pydantic also reports the keys around a wrong key; keep only the innermost.
         inner = [e for e in errors if not any(o["loc"][: len(e["loc"])] == e["loc"] != o["loc"] for o in errors)]
         sentences = {key_of(item["loc"]): sentence(model, item, place, path) for item in inner}
-        raise StaggerError("\n".join(sentences.values())) from None
+        raise StaggerError(*sentences.values()) from None
 
 
 def key_of(location: tuple[str | int, ...]) -> Path:

@@ -255,9 +255,9 @@ class Attempt:
 
         kind, message = describe(error, self.counts)
         step = next((count.name for count in self.counts if count.error is not None), None)
-        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        log(f"rank {self.rank} failed: {message}\n{trace}", "ERROR")
-        record = {"rank": self.rank, "kind": kind, "step": step, "error": message, "traceback": trace}
+        trace = traceback.format_exception(type(error), error, error.__traceback__)
+        log(f"rank {self.rank} failed: {message}", "ERROR", trace)
+        record = {"rank": self.rank, "kind": kind, "step": step, "error": message, "traceback": "".join(trace)}
         if isinstance(error, Interrupted):
             record["signal"] = error.signal.name
         record |= self._circumstances()
