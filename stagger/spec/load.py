@@ -19,7 +19,7 @@ from stagger.spec.messages import Place, validated
 from stagger.spec.models import RUN_KEYS, PipelineFile, RunSpec, StageSpec
 from stagger.spec.secret_check import check_secrets
 from stagger.spec.step_checks import check_step, nearest
-from stagger.spec.yaml_file import Path, parse_file
+from stagger.spec.yaml_file import MAX_CHARACTERS, Path, parse_file
 from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, expand_variables
 
 NO_CHANGES = Changes()
@@ -30,7 +30,8 @@ def load_file(file: str, changes: Changes = NO_CHANGES) -> RunSpec:
     path = find_file(file)
     os.environ.setdefault("STAGGER_EXAMPLES", str(shipped("examples")))
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8-sig") as opened:
+            text = opened.read(MAX_CHARACTERS + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise StaggerError(f"{path} cannot be read: {error}.") from error
     raw, lines = parse_file(text, str(path))
@@ -40,7 +41,8 @@ def load_file(file: str, changes: Changes = NO_CHANGES) -> RunSpec:
         if value is not None:
             raw[key] = value
     if changes.tasks is not None:
-        for stage in raw.get("stages") or []:
+        stages = raw.get("stages")
+        for stage in stages if isinstance(stages, list) else []:
             if isinstance(stage, dict):
                 stage.pop("tasks", None)
     return resolve_run(raw, Place(str(path), lines), changes.executor, str(path.resolve().parent))
