@@ -239,7 +239,10 @@ def plan(
     plot: Annotated[str | None, typer.Option(metavar="FILE.png|.svg", help="Plot the requests over time.")] = None,
     json: Json = False,
 ) -> int:
-    """Simulate a launch with each start policy: peaks, rejected requests, idle core-hours. Submits nothing."""
+    """Simulate a launch with each start policy: peaks, rejected requests, idle core-hours. Submits nothing.
+
+    Imports the modules that FILE names, which runs their code.
+    """
     from stagger.cli import start_plan
     from stagger.cli.chart import check_plot
 

@@ -16,7 +16,7 @@ from stagger.start.account import described
 from stagger.start.delays import auto_window
 from stagger.start.forecast import Expected, StartPlan, start_plan
 from stagger.start.herd import Herd
-from stagger.terminal import say, say_lines
+from stagger.terminal import logger, say, say_lines
 
 #: Most columns of the chart, and its lines per policy.
 CHART_COLUMNS, CHART_LINES = 100, 2
@@ -85,7 +85,7 @@ def plans_of_file(
     from stagger.spec.load import load_file
 
     # A file for the local executor is also planned for Slurm: the local executor has no herd of starting jobs.
-    spec = load_file(file, Changes(assignments, "slurm", wanted.tasks))
+    spec = load_file(file, Changes(assignments, "slurm", wanted.tasks), logger.info)
     counted = wanted.requests is None
     planned = plan_for_show(RunFolder(open_storage(spec), spec.run_dir), spec)[0] if counted else {}
     found = {}

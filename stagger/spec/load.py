@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -25,8 +25,13 @@ from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, expand_var
 NO_CHANGES = Changes()
 
 
-def load_file(file: str, changes: Changes = NO_CHANGES) -> RunSpec:
-    """Load a pipeline file. Raises StaggerError with one sentence per mistake."""
+def load_file(
+    file: str, changes: Changes = NO_CHANGES, announce: Callable[[str], None] = lambda sentence: None
+) -> RunSpec:
+    """Load a pipeline file. Raises StaggerError with one sentence per mistake.
+
+    `announce` gets a sentence about the modules that the file names, before their import runs their code.
+    """
     path = find_file(file)
     os.environ.setdefault("STAGGER_EXAMPLES", str(shipped("examples")))
     try:
@@ -45,7 +50,15 @@ def load_file(file: str, changes: Changes = NO_CHANGES) -> RunSpec:
         for stage in stages if isinstance(stages, list) else []:
             if isinstance(stage, dict):
                 stage.pop("tasks", None)
-    return resolve_run(raw, Place(str(path), lines), changes.executor, str(path.resolve().parent))
+    return resolve_run(raw, Place(str(path), lines), changes.executor, str(path.resolve().parent), announce)
+
+
+def imported_modules(spec: RunSpec) -> list[str]:
+    """The modules, other than stagger's own, that hold a run's steps and hosts."""
+    steps = [step.use for stage in spec.stages for step in stage.pipeline]
+    hosts = [stage.blocks.host for stage in spec.stages if stage.blocks is not None]
+    named = (use.partition(":")[0] for use in (*steps, *hosts) if ":" in use)
+    return list(dict.fromkeys(module for module in named if module.partition(".")[0] != "stagger"))
 
 
 def find_file(file: str) -> FilePath:
@@ -64,9 +77,11 @@ def find_file(file: str) -> FilePath:
     )
 
 
-def resolve_run(raw: dict[str, Any], place: Place, executor: str | None, folder: str) -> RunSpec:
+def resolve_run(
+    raw: dict[str, Any], place: Place, executor: str | None, folder: str, announce: Callable[[str], None]
+) -> RunSpec:
     """Check a file's content and make it a `RunSpec`. `executor` replaces the executor of every stage. Steps can be
-    imported from `folder`.
+    imported from `folder`; `announce` gets a sentence about their modules before the import.
     """
     check_secrets(raw.get("storage_options"), place)
     options = raw.get("storage_options", {})
@@ -97,6 +112,8 @@ def resolve_run(raw: dict[str, Any], place: Place, executor: str | None, folder:
         (),
     )
     add_import_path(spec.import_path)
+    if modules := imported_modules(spec):
+        announce(f"{place.file} names the modules {', '.join(modules)}: importing them runs their code here")
     for checked in spec.stages:
         for number, step in enumerate(checked.pipeline, 1):
             where = f"{place.file}: step {number}" + (f" of stage {checked.name}" if "stages" in raw else "")

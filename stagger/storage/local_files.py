@@ -29,6 +29,8 @@ class LocalFiles:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             return os.pread(descriptor, end - start, start)
+        except OSError as error:
+            raise named(error, path) from None
         finally:
             os.close(descriptor)
 
@@ -111,7 +113,7 @@ class LocalFiles:
         # Not open(): it queries the file's size. O_NONBLOCK: a named pipe at this path must not block the task.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            while data := os.read(descriptor, READ_BYTES):
+            while data := read_piece(descriptor, path):
                 yield data
         finally:
             os.close(descriptor)
@@ -156,6 +158,19 @@ def is_there(entry: os.DirEntry[str]) -> bool:
     return entry.is_file() or (entry.is_symlink() and not entry.is_dir())
 
 
+def named(error: OSError, path: str) -> OSError:
+    """The error with the path: a call on a descriptor does not know it."""
+    return type(error)(error.errno, error.strerror, path)
+
+
+def read_piece(descriptor: int, path: str) -> bytes:
+    """The next READ_BYTES of an open file; empty at its end."""
+    try:
+        return os.read(descriptor, READ_BYTES)
+    except OSError as error:
+        raise named(error, path) from None
+
+
 def read_small(path: str) -> bytes | None:
     """The content of a file; None if it does not exist. Takes fewer system calls than open(): it reads thousands."""
     try:
@@ -163,10 +178,12 @@ def read_small(path: str) -> bytes | None:
     except FileNotFoundError:
         return None
     try:
-        data = os.read(descriptor, SMALL_BYTES)
-        while more := os.read(descriptor, SMALL_BYTES):
-            data += more
-        return data
+        pieces = [os.read(descriptor, SMALL_BYTES)]
+        while more := os.read(descriptor, READ_BYTES):
+            pieces.append(more)
+        return b"".join(pieces)
+    except OSError as error:
+        raise named(error, path) from None
     finally:
         os.close(descriptor)
 
@@ -191,14 +208,20 @@ class LocalOutput:
 
     def write(self, data: bytes) -> int:
         view = memoryview(data)
-        while view:  # A disk that fills up takes part of the data first, and rejects the next call.
-            view = view[os.write(self._descriptor, view) :]
+        try:
+            while view:  # A disk that fills up takes part of the data first, and rejects the next call.
+                view = view[os.write(self._descriptor, view) :]
+        except OSError as error:
+            raise named(error, self.path) from None
         self.size += len(data)
         return len(data)
 
     def finish(self) -> None:
-        os.fsync(self._descriptor)
-        self._close()
+        try:
+            os.fsync(self._descriptor)
+            self._close()
+        except OSError as error:  # Some file systems notice only now that there is no space left.
+            raise named(error, self.path) from None
 
     def commit(self) -> None:
         os.rename(self._temporary, self.path)
@@ -210,9 +233,9 @@ class LocalOutput:
             os.unlink(self._temporary)
 
     def _close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def writer_tag() -> str:
