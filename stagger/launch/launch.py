@@ -82,7 +82,8 @@ def check_runners(spec: RunSpec, plans: dict[str, StagePlan]) -> None:
 
 def warn_of_foreign_outputs(look: Look, plan: StagePlan, folders: list[str]) -> None:
     """Warn about existing files that this run would overwrite but did not write."""
-    mine = {output["path"] for record in look.completions for output in record["outputs"]}
+    with look.stage.folder.blaming():
+        mine = {output["path"] for record in look.completions for output in record["outputs"]}
     there = [join(path, entry.name) for path in folders for entry in look.stage.folder.storage.list(path)]
     foreign = [path for path in there if path in plan.outputs and path not in mine]
     if foreign:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from stagger.spec.base import Amount, Model
+from stagger.spec.base import Amount, Model, survives_json
 from stagger.storage.storage import absolute
 
 #: Options of sbatch that stagger sets itself, and the key to set instead. They determine which ranks run, and where
@@ -175,6 +175,8 @@ class SlurmSpec(Model):
             if option in found:
                 raise ValueError(f"{option!r} is given twice, once as {written!r}")
             found[option] = setting
+        if not survives_json(found):
+            raise ValueError("infinity is no value of an option")
         return found
 
 

@@ -37,7 +37,7 @@ _Loader.yaml_implicit_resolvers.setdefault("", []).append(("tag:yaml.org,2002:nu
 
 
 def _number(parse: Callable[[str], Any], what: str) -> Callable[[yaml.SafeLoader, yaml.ScalarNode], Any]:
-    """A constructor of numbers: 010 is ten, not eight, and what is no finite number is an error with its place."""
+    """A constructor of numbers: 010 is ten, not eight, and integers beyond 64 bits are errors with their place."""
 
     def construct(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
         text = str(loader.construct_scalar(node))
@@ -45,8 +45,8 @@ def _number(parse: Callable[[str], Any], what: str) -> Callable[[yaml.SafeLoader
             number = parse(text)
         except ValueError:  # Also more digits than Python converts.
             raise _wrong(node, f"{_short(text)} is not {what}") from None
-        if not (-(2**63) <= number < 2**64 if isinstance(number, int) else abs(number) < float("inf")):
-            raise _wrong(node, f"{_short(text)} is not a finite number of 64 bits")
+        if isinstance(number, int) and not -(2**63) <= number < 2**64:
+            raise _wrong(node, f"{_short(text)} has more than 64 bits")
         return number
 
     return construct

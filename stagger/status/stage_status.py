@@ -87,7 +87,7 @@ def stage_status(look: Look) -> StageStatus:
     status.pending = tasks - counted
     status.active = bool(activity.ranks - settled)
     status.cancelled = len(cancelled_ranks(look.launches) - activity.ranks - settled)
-    with collection_paused():
+    with collection_paused(), look.stage.folder.blaming():
         add_totals(status, look)
     return status
 
