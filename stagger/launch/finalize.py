@@ -29,8 +29,20 @@ LOCK_WAIT_S = 6 * 3600.0
 
 
 def main(arguments: list[str]) -> int:
+    """End a stage as `end_stage` does. Returns its exit status, or that of an error, which is logged."""
+    try:
+        return end_stage(*arguments)
+    except StaggerError as error:
+        for line in str(error).split("\n"):
+            logger.error(line)
+        return error.exit_status
+    except OSError as error:
+        logger.error(str(error))
+        return 1
+
+
+def end_stage(run_dir: str, name: str, options: str) -> int:
     """Merge the statistics; retry failed ranks as `retries` allows; launch dependent stages if every rank is done."""
-    run_dir, name, options = arguments
     run, record = RunFolder.open(run_dir, orjson.loads(options), patient=True)
     if not may_launch(record.spec, name):  # Then a user's retry need not wait for this job.
         return finalize(run, record, name)
@@ -106,9 +118,4 @@ def launch_dependents(run: RunFolder, record: RunRecord, looks: dict[str, Look],
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except StaggerError as error:
-        for line in str(error).split("\n"):
-            logger.error(line)
-        sys.exit(error.exit_status)
+    sys.exit(main(sys.argv[1:]))
