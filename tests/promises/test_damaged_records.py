@@ -179,7 +179,7 @@ def test_in_a_local_run(local: Path, record: str, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "count"), [("run.json", 16), ("launches/1/launch.json", 64), ("completions/00000.json", 24)]
+    ("record", "count"), [("run.json", 16), ("launches/1/launch.json", 32), ("completions/00000.json", 12)]
 )
 def test_in_a_slurm_run(on_slurm: Path, record: str, count: int) -> None:
     check_all(on_slurm, record, count)
