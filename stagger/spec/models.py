@@ -136,7 +136,7 @@ class StorageSpec(Model):
     @classmethod
     def _as_json(cls, value: dict[str, Any]) -> dict[str, Any]:
         if not survives_json(value):
-            raise ValueError("JSON cannot hold these options; use string keys and finite 64-bit numbers")
+            raise ValueError("these options cannot be kept as JSON; use string keys and finite 64-bit numbers")
         return value
 
 
