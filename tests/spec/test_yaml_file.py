@@ -83,7 +83,7 @@ def test_aliases_in_moderation_work() -> None:
         (GOOD.encode() + b"#" * (MAX_CHARACTERS + 1), "has more than 1,048,576 characters"),
         (
             f"{GOOD}storage_options: {{s3: {{key: 1e400}}}}\n".encode(),
-            "storage_options: these options cannot be kept as JSON",
+            "these options cannot be kept as JSON",
         ),
         (f"{GOOD}retry_seconds: 1e400\n".encode(), "retry_seconds"),
         (f"{GOOD}null: 3\n".encode(), "keys should be strings"),
