@@ -323,7 +323,24 @@ def test_huge_records_and_claims_are_ignored_by_their_size(tmp_path: Path, clock
     ]
 
 
-ODD = (None, True, -1, 0.5, 1e308, 2**63, 2**70, "", "x", "\x1b[2J", [], {}, [1], [1, 2, 3], {"a": 1}, [[]])
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0.5,
+    1e308,
+    2**63,
+    2**70,
+    "",
+    "x",
+    "\x1b[2J",
+    [],
+    {},
+    [1],
+    [1, 2, 3],
+    {"a": 1},
+    [[]],
+)
 
 
 def test_a_record_with_an_odd_value_is_right_or_damaged() -> None:
