@@ -4,8 +4,32 @@ from __future__ import annotations
 
 from signal import Signals
 
+#: Spaces other than the ASCII space. They are harmless, though `str.isprintable` counts them out.
+SPACES = frozenset("\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000")
 
-class StaggerError(Exception):
+
+def one_line(text: str, keep: str = "") -> str:
+    r"""`text` as one line that no terminal obeys: control, formatting and invisible characters become escapes.
+
+    File names, values and foreign messages may hold line ends, terminal sequences and marks that reverse the text. The
+    characters in `keep` stay as they are.
+
+    >>> print(one_line("a\nb\x1b[2J \u202ec"))
+    a\nb\x1b[2J \u202ec
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in SPACES or c in keep else ascii(c)[1:-1] for c in text)
+
+
+class _Sentences(Exception):
+    """An error whose message has one line for each of `sentences`, whatever names and values they hold."""
+
+    def __init__(self, *sentences: str) -> None:
+        super().__init__("\n".join(map(one_line, sentences)))
+
+
+class StaggerError(_Sentences):
     """Base of all errors with a message for the user. The command line prints it and exits with `exit_status`: 2 if the
     request was wrong and nothing was launched, 1 in subclasses for failures at run time.
     """
@@ -29,7 +53,7 @@ class StorageError(StaggerError):
     exit_status = 1
 
 
-class BadInput(Exception):
+class BadInput(_Sentences):
     """A shard cannot be read to its end: truncated, damaged, changed since planning, or not of the format it claims."""
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from types import TracebackType
 
-from loguru import logger
+from stagger.terminal import logger
 
 #: Minimum seconds between two lines if standard error is not a terminal.
 LINE_S = 2.0

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+#: The most ranks of a stage.
+MOST = 10_000_000
+
 
 def format_ranks(ranks: Iterable[int]) -> str:
     """Format a set of ranks as the shortest text.
@@ -21,7 +24,7 @@ def format_ranks(ranks: Iterable[int]) -> str:
 
 
 def parse_ranks(text: str) -> list[int]:
-    """Parse a text of `format_ranks` into ascending ranks. Raises ValueError for anything else.
+    """Parse a text of `format_ranks` into ascending ranks. Raises ValueError for anything else, and beyond MOST ranks.
 
     >>> parse_ranks("0-2,7")
     [0, 1, 2, 7]
@@ -29,7 +32,10 @@ def parse_ranks(text: str) -> list[int]:
     ranks: list[int] = []
     for part in text.split(",") if text else []:
         first, dash, last = part.partition("-")
-        ranks.extend(range(int(first), int(last if dash else first) + 1))
+        found = range(int(first), int(last if dash else first) + 1)
+        if not found or found[-1] >= MOST or len(ranks) + len(found) > MOST:
+            raise ValueError(f"{part!r} is not a range of ranks below {MOST:,}")
+        ranks.extend(found)
     return ranks
 
 

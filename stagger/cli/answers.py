@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -10,9 +11,14 @@ import orjson
 from stagger.cli import show
 from stagger.launch.launched import Launched
 
+#: What JSON may hold as it is, though a terminal could obey it. All of it is within strings.
+RAW = re.compile(r"[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+
 
 def print_json(document: Any) -> None:
-    sys.stdout.buffer.write(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    r"""Print a document as JSON. Characters that could steer a terminal are escapes such as `\u009b`."""
+    data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    sys.stdout.write(RAW.sub(lambda found: f"\\u{ord(found[0]):04x}", data.decode()))
 
 
 def finish(launched: Launched, json: bool) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from stagger.errors import StaggerError, missing_extra
 from stagger.progress import busy
 from stagger.spec.step_checks import nearest
+from stagger.terminal import say, say_lines
 
 try:
     from stagger.blocks.simulation.policies import COMPARED, IDEAL, POLICIES, REALISTIC, Conditions
@@ -90,16 +91,18 @@ def document(found: Sequence[Comparison]) -> dict[str, Any]:
 
 def show(found: Sequence[Comparison]) -> None:
     for number, comparison in enumerate(found):
-        print(("\n" if number else "") + textwrap.fill(heading(comparison.experiment), 100))
+        if number:
+            say()
+        say_lines(textwrap.fill(heading(comparison.experiment), 100))
         for name, *cells in [HEAD, *map(table_row, rows(comparison))]:
-            print(f"{name:<17}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True)))
-    print(
+            say(f"{name:<17}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True)))
+    say_lines(
         "of bound, range: throughput as a share of the upper bound for any placement: mean and range over the seeds.\n"
         "lease: time that a crashed server stays listed. collisions: pairs of moves whose later one could not see the\n"
         "earlier one. uncovered: time in which some block was not served, although the servers had room for all.\n"
     )
     for name in found[0].experiment.policies:
-        print(f"{name:<17} {POLICIES[name].about}")
+        say(f"{name:<17} {POLICIES[name].about}")
 
 
 def table_row(row: Row) -> tuple[str, ...]:

@@ -7,8 +7,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from loguru import logger
-
 from stagger.blocks.step import registry_folder
 from stagger.cli.chart import bars
 from stagger.cli.show import CLEAR
@@ -17,6 +15,7 @@ from stagger.ranks import format_ranks
 from stagger.rundir.run_folder import RunRecord, Stage
 from stagger.spec.models import StageSpec
 from stagger.status.look import activities
+from stagger.terminal import logger, say
 
 try:
     from stagger.blocks.server.registry import Registry
@@ -83,22 +82,23 @@ def document(stage: Stage, status: SwarmStatus) -> dict[str, Any]:
 def show(status: SwarmStatus) -> None:
     """Print a summary of the swarm, the throughput of the blocks, and one line per server."""
     states = [(status.count(state), word) for state, word in STATES]
-    print(f"{status.wanted} servers: {', '.join(f'{n} {word}' for n, word in states if n) or 'none present'}")
+    say(f"{status.wanted} servers: {', '.join(f'{n} {word}' for n, word in states if n) or 'none present'}")
     slowest = status.online[status.weakest]
     share = f", {100 * slowest / status.bound:.0f} % of the upper bound for these servers" if status.bound else ""
-    print(f"{status.total_blocks} blocks, the slowest (block {status.weakest}): {slowest:.4g} requests/s{share}")
+    say(f"{status.total_blocks} blocks, the slowest (block {status.weakest}): {slowest:.4g} requests/s{share}")
     if slowest == 0:
-        print(f"blocks without a server: {format_ranks(b for b, rate in enumerate(status.online) if not rate)}")
+        say(f"blocks without a server: {format_ranks(b for b, rate in enumerate(status.online) if not rate)}")
     width = min(COLUMNS, status.total_blocks)
     columns = [
         min(status.online[i * status.total_blocks // width : max(1, (i + 1) * status.total_blocks // width)])
         for i in range(width)
     ]
-    print()
-    print(f"{'requests/s':<24} {bars(columns, 1)[0]}")
+    say()
+    say(f"{'requests/s':<24} {bars(columns, 1)[0]}")
     for server in status.servers:
-        print(line(server, status.total_blocks, width))
-    print(f"\n{SERVED} served  {LOADING} loading  {DROPPING} being dropped")
+        say(line(server, status.total_blocks, width))
+    say()
+    say(f"{SERVED} served  {LOADING} loading  {DROPPING} being dropped")
 
 
 #: State of a server -> its name in the summary.

@@ -12,13 +12,19 @@ from stagger.cli import show
 from stagger.cli.answers import finish, print_json
 from stagger.cli.options import Assignments, Json, Wait
 from stagger.errors import StaggerError
+from stagger.terminal import logger
 
 
 def launch(
     context: typer.Context,
     file: Annotated[str, typer.Argument(help="A pipeline file, or the name of a ready-made pipeline.", metavar="FILE")],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and the exact job scripts; write and submit nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print the plan and the exact job scripts; write and submit nothing. Imports the modules that"
+            " FILE names, which runs their code.",
+        ),
     ] = False,
     executor: Annotated[str | None, typer.Option("--executor", help="Use this executor: local or slurm.")] = None,
     tasks: Annotated[int | None, typer.Option(min=1, help="Number of ranks the work is divided into.")] = None,
@@ -37,7 +43,8 @@ def launch(
     if dry_run:
         sys.dont_write_bytecode = True  # Importing the user's steps must not leave a __pycache__ next to them.
     with contextlib.redirect_stdout(sys.stderr):  # Keep output of the user's modules out of ours.
-        spec = load_file(file, Changes(tuple(assignments or ()), executor, tasks, run_dir))
+        changes = Changes(tuple(assignments or ()), executor, tasks, run_dir)
+        spec = load_file(file, changes, logger.info) if dry_run else load_file(file, changes)
         if for_blocks(context) and all(stage.blocks is None for stage in spec.stages):
             raise StaggerError(f"{file} hosts no blocks: it has no stage with the key `blocks`. Use stagger launch.")
         document = plan_only(spec, limit=limit) if dry_run else {}

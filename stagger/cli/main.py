@@ -25,7 +25,8 @@ from stagger.cli.options import (
     Wait,
     storage_options,
 )
-from stagger.errors import Interrupted, StaggerError, exit_status_of
+from stagger.errors import Interrupted, StaggerError, exit_status_of, one_line
+from stagger.terminal import say
 
 app = typer.Typer(
     help="Run pipelines as thousands of Slurm tasks, or on this machine, without overloading the storage.",
@@ -69,8 +70,8 @@ def main() -> NoReturn:
 
 
 def fail(message: str, status: int) -> NoReturn:
-    for line in message.splitlines():
-        print(f"stagger: {line}", file=sys.stderr)
+    for line in message.split("\n"):
+        print(f"stagger: {one_line(line)}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -192,7 +193,7 @@ def cancel(run: Run, ranks: Ranks = None, stage: Stage = None, json: Json = Fals
         print_json({"run_dir": run, "stopped": stopped})
     else:
         for line in stopped or ["nothing is queued or running"]:
-            print(line)
+            say(line)
     return 0
 
 
@@ -238,7 +239,10 @@ def plan(
     plot: Annotated[str | None, typer.Option(metavar="FILE.png|.svg", help="Plot the requests over time.")] = None,
     json: Json = False,
 ) -> int:
-    """Simulate a launch with each start policy: peaks, rejected requests, idle core-hours. Submits nothing."""
+    """Simulate a launch with each start policy: peaks, rejected requests, idle core-hours. Submits nothing.
+
+    Imports the modules that FILE names, which runs their code.
+    """
     from stagger.cli import start_plan
     from stagger.cli.chart import check_plot
 
@@ -282,7 +286,7 @@ def schema() -> int:
 
 def show_version(wanted: bool) -> None:
     if wanted:
-        print(f"stagger {__version__}")
+        say(f"stagger {__version__}")
         raise typer.Exit
 
 

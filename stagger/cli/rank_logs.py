@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 import time
 from collections.abc import Sequence
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, one_line
 from stagger.launch.cancel import check_ranks
 from stagger.ranks import pad
 from stagger.rundir.launch_records import LaunchRecord, SlurmLaunch, read_launches
@@ -15,6 +17,7 @@ from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
 from stagger.rundir.stage_folder import StageFolder, attempt_order
 from stagger.status.look import look_at
 from stagger.storage.storage import is_local, join
+from stagger.terminal import say, say_lines
 
 #: Number of last log lines shown for a failed rank.
 TAIL = 15
@@ -77,8 +80,8 @@ def show_rank(stage: Stage, rank: int, wanted: str | None, follow: bool) -> None
     while (attempt := latest_attempts(folder, pad(rank)).get(rank)) is None:
         outside = job_output(read_launches(folder), rank)
         if outside and not follow:
-            print(f"rank {rank} has no log; the output of its job:")
-            print(tail(outside))
+            say(f"rank {rank} has no log; the output of its job:")
+            say_lines(tail(outside))
             return
         if not follow:
             raise StaggerError(f"Rank {rank} has no log yet: it has not begun (on an object store: not ended).")
@@ -87,11 +90,14 @@ def show_rank(stage: Stage, rank: int, wanted: str | None, follow: bool) -> None
 
 
 def print_growing(stage: Stage, path: str, follow: bool) -> None:
-    """Print a log; with `follow` and a local log, also print new lines until the attempt has ended."""
+    """Print a log; with `follow` and a local log, also print new lines until the attempt has ended.
+
+    The file itself keeps what the steps printed, such as colours.
+    """
     storage = stage.folder.storage
     data = storage.read(path)
-    sys.stdout.buffer.write(data)
-    sys.stdout.flush()
+    shown = Shown()
+    shown.write(data)
     position = len(data)
     growing = follow and is_local(path)
     asked = time.monotonic()
@@ -104,8 +110,7 @@ def print_growing(stage: Stage, path: str, follow: bool) -> None:
         if growing:
             time.sleep(FOLLOW_S)
         more = storage.read_range(path, position, position + 2**24)
-        sys.stdout.buffer.write(more)
-        sys.stdout.flush()
+        shown.write(more)
         position += len(more)
 
 
@@ -125,16 +130,18 @@ def show_failed(stage: Stage) -> None:
     attempts = latest_attempts(folder)
     for one in look.failed:
         said = one.failure["error"] if one.failure else f"its job ended without a failure record ({one.reason})"
-        print(f"rank {one.rank}: {said}")
+        say(f"rank {one.rank}: {said}")
         data = folder.storage.read(folder.log(one.rank, attempts[one.rank])) if one.rank in attempts else b""
         ends = [tail(data), "" if one.failure else tail(job_output(look.launches, one.rank))]
-        print("".join(f"    {line}\n" for end in ends for line in end.splitlines()))
+        for end in filter(None, ends):
+            say_lines(end, indent="    ")
+        say()
 
 
 def list_logs(folder: StageFolder) -> None:
     """Print the path of each rank's latest log."""
     for rank, attempt in sorted(latest_attempts(folder).items()):
-        print(f"rank {rank}: {folder.log(rank, attempt)}")
+        say(f"rank {rank}: {folder.log(rank, attempt)}")
 
 
 def job_output(launches: Sequence[LaunchRecord], rank: int) -> bytes:
@@ -148,4 +155,18 @@ def job_output(launches: Sequence[LaunchRecord], rank: int) -> bytes:
 
 
 def tail(data: bytes) -> str:
-    return "\n".join(data.decode(errors="replace").splitlines()[-TAIL:])
+    return "\n".join(data.decode(errors="backslashreplace").splitlines()[-TAIL:])
+
+
+class Shown:
+    """Prints a log piece by piece, as text that no terminal obeys. A lone carriage return, as progress bars print it,
+    counts as a line end.
+    """
+
+    def __init__(self) -> None:
+        text = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._decoder = io.IncrementalNewlineDecoder(text, translate=True)
+
+    def write(self, data: bytes) -> None:
+        sys.stdout.write(one_line(self._decoder.decode(data), keep="\n\t"))
+        sys.stdout.flush()

@@ -15,6 +15,7 @@ from stagger.ranks import format_ranks
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.status.efficiency import sentences
 from stagger.status.stage_status import StageStatus, status_of
+from stagger.terminal import say, say_lines
 
 #: Seconds between two refreshes of `stagger status --watch`; Slurm's manual advises against polling faster than needed.
 WATCH_S = 5.0
@@ -41,78 +42,81 @@ def status_document(run_dir: str, stages: list[StageStatus]) -> dict[str, Any]:
 
 def plan(document: dict[str, Any]) -> None:
     """Print a dry run: each stage, its ranks and start, and every job script."""
-    print(f"run_dir      {document['run_dir']}")
-    print(f"fingerprint  {document['fingerprint']}")
+    say(f"run_dir      {document['run_dir']}")
+    say(f"fingerprint  {document['fingerprint']}")
     for stage in document["stages"]:
-        print(f"\nstage {stage['name']} ({stage['executor']})")
+        say()
+        say(f"stage {stage['name']} ({stage['executor']})")
         if stage["shards"] is None:
-            print(f"  input    planned when {', '.join(stage['depends'])} is done")
+            say(f"  input    planned when {', '.join(stage['depends'])} is done")
         else:
-            print(f"  input    {stage['shards']:,} shards, {decimal(stage['bytes'])}")
-        print(f"  ranks    {stage['ranks']} of {stage['tasks']} to run")
+            say(f"  input    {stage['shards']:,} shards, {decimal(stage['bytes'])}")
+        say(f"  ranks    {stage['ranks']} of {stage['tasks']} to run")
         start = stage["start"]
         spread = f"over {start['window_s']} s ({start['policy']})" if start["window_s"] else "at once"
-        print(f"  start    {start['summary'] or spread}")
+        say(f"  start    {start['summary'] or spread}")
         for number, array in enumerate(stage["arrays"]):
             throttle = f", at most {array['throttle']} at once" if array["throttle"] else ""
-            print(f"  array {number}  {array['jobs']} jobs{throttle}\n")
-            print("".join(f"    {line}" for line in array["script"].splitlines(keepends=True)))
+            say(f"  array {number}  {array['jobs']} jobs{throttle}")
+            say()
+            say_lines(array["script"], indent="    ")
+            say()
 
 
 def launched(launched: Launched) -> None:
     """Print the status after a launch or retry, then the next command or the output folders."""
     status(launched.run_dir, launched.stages)
     if launched.submitted:
-        print(f"Follow it with: stagger status {launched.run_dir} --watch")
+        say(f"Follow it with: stagger status {launched.run_dir} --watch")
     elif not launched.failed_ranks:
         folders = list(dict.fromkeys(folder for stage in launched.stages for folder in stage.output_folders))
         for folder in folders[:SHOWN]:
-            print(f"The result is in {folder}")
+            say(f"The result is in {folder}")
         if len(folders) > SHOWN:
-            print(f"... and in {len(folders) - SHOWN} more folders")
-        print(f"The report is in {launched.run_dir}")
+            say(f"... and in {len(folders) - SHOWN} more folders")
+        say(f"The report is in {launched.run_dir}")
 
 
 def status(run_dir: str, stages: list[StageStatus]) -> None:
     """Print a few lines per stage: ranks by state, progress, starts, failures."""
-    print(run_dir)
+    say(run_dir)
     width = max(len(stage.name) for stage in stages)
     for stage in stages:
         states = [f"{getattr(stage, name):,} {name}{aside(stage, name)}" for name in STATES if getattr(stage, name)]
         ranks = f"{stage.tasks:,} rank{'s' if stage.tasks > 1 else ''}"
-        print(f"  {stage.name:<{width}}  {ranks}: {', '.join(states)}")
+        say(f"  {stage.name:<{width}}  {ranks}: {', '.join(states)}")
         work = f"{stage.records_in:,} records in, {stage.records_out:,} out, {decimal(stage.bytes_out)} written"
         if stage.records_per_s is not None and stage.eta_s is not None:
             rate = f"{stage.records_per_s:,.0f} records/s"
             if stage.bytes_per_s:
                 rate += f", {decimal(round(stage.bytes_per_s))}/s read"
             work += f"; {rate}, {timedelta(seconds=round(stage.eta_s))} to go"
-        print(f"  {'':<{width}}  {work}")
+        say(f"  {'':<{width}}  {work}")
         if stage.starts["planned"]["span_s"]:
             peaks = [(stage.starts[key]["peak_1s"], stage.starts[key]["peak_100ms"]) for key in ("measured", "planned")]
             measured, planned = (f"{second:,}/s, {tenth:,} in 100 ms" for second, tenth in peaks)
-            print(f"  {'':<{width}}  peak starts: {measured} (planned: {planned})")
+            say(f"  {'':<{width}}  peak starts: {measured} (planned: {planned})")
             for line in start_chart(stage.starts):
-                print(f"  {'':<{width}}  {line}")
+                say(f"  {'':<{width}}  {line}")
         if stage.bad_records:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in stage.bad_records.items())
-            print(f"  {'':<{width}}  bad records skipped: {kinds}")
+            say(f"  {'':<{width}}  bad records skipped: {kinds}")
         if stage.retried:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in stage.retried.items())
             waited = timedelta(seconds=round(stage.retry_waited_s))
-            print(f"  {'':<{width}}  requests retried: {kinds}; {waited} spent waiting in total")
+            say(f"  {'':<{width}}  requests retried: {kinds}; {waited} spent waiting in total")
         if stage.slowest:
             ranks = ", ".join(f"{rank} ({seconds:,.0f} s)" for rank, seconds in stage.slowest)
-            print(f"  {'':<{width}}  slowest: {ranks}")
+            say(f"  {'':<{width}}  slowest: {ranks}")
         for line in sentences(stage.efficiency):
-            print(f"  {'':<{width}}  {line}")
+            say(f"  {'':<{width}}  {line}")
         for line in stage.schema_differences:
-            print(f"  {'':<{width}}  files differ: {line}")
+            say(f"  {'':<{width}}  files differ: {line}")
         if stage.failed:
             reasons = ", ".join(f"{count} {reason}" for reason, count in stage.reasons.items())
-            print(f"  {'':<{width}}  failed: {format_ranks(stage.failed_ranks)} ({reasons})")
+            say(f"  {'':<{width}}  failed: {format_ranks(stage.failed_ranks)} ({reasons})")
         if stage.strays:
-            print(f"  {'':<{width}}  {stage.strays['message']}")
+            say(f"  {'':<{width}}  {stage.strays['message']}")
 
 
 def aside(stage: StageStatus, state: str) -> str:

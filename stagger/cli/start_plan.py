@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import textwrap
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from stagger.start.account import described
 from stagger.start.delays import auto_window
 from stagger.start.forecast import Expected, StartPlan, start_plan
 from stagger.start.herd import Herd
+from stagger.terminal import logger, say, say_lines
 
 #: Most columns of the chart, and its lines per policy.
 CHART_COLUMNS, CHART_LINES = 100, 2
@@ -85,7 +85,7 @@ def plans_of_file(
     from stagger.spec.load import load_file
 
     # A file for the local executor is also planned for Slurm: the local executor has no herd of starting jobs.
-    spec = load_file(file, Changes(assignments, "slurm", wanted.tasks))
+    spec = load_file(file, Changes(assignments, "slurm", wanted.tasks), logger.info)
     counted = wanted.requests is None
     planned = plan_for_show(RunFolder(open_storage(spec), spec.run_dir), spec)[0] if counted else {}
     found = {}
@@ -119,16 +119,20 @@ def document(found: dict[str, StartPlan]) -> dict[str, Any]:
 def show(found: dict[str, StartPlan]) -> None:
     """Print the table, the chart and the recommendation for each stage."""
     for number, (name, plan) in enumerate(found.items()):
-        print(("\n" if number else "") + (f"stage {name}: " if name else "") + heading(plan.herd))
+        if number:
+            say()
+        say((f"stage {name}: " if name else "") + heading(plan.herd))
         show_table(plan)
         show_chart(plan)
         if plan.steady_throttle is not None:
-            print(
-                f"\nIn steady state, the limit allows {plan.steady_throttle:,} jobs of {plan.herd.task_s:g} s at once"
+            say()
+            say(
+                f"In steady state, the limit allows {plan.steady_throttle:,} jobs of {plan.herd.task_s:g} s at once"
                 " (0.8 * limit * seconds / requests)."
             )
-        print(f"\nRecommended: {plan.reason}.")
-        print(textwrap.indent(yaml.safe_dump(plan.recommended, sort_keys=False), "    "), end="")
+        say()
+        say(f"Recommended: {plan.reason}.")
+        say_lines(yaml.safe_dump(plan.recommended, sort_keys=False), indent="    ")
 
 
 def heading(herd: Herd) -> str:
@@ -158,8 +162,8 @@ def show_table(plan: StartPlan) -> None:
         "",
     )
     for name, *cells in [head, *(table_row(row, row.name == plan.now) for row in plan.rows)]:
-        print(f"{name:<10}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True)))
-    print("* setting of the launch")
+        say(f"{name:<10}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True)))
+    say("* setting of the launch")
 
 
 def table_row(row: Expected, now: bool) -> tuple[str, ...]:
@@ -190,12 +194,13 @@ def show_chart(plan: StartPlan) -> None:
     room = max(20, min(CHART_COLUMNS, shutil.get_terminal_size((CHART_COLUMNS, 0)).columns) - 22)
     width = math.ceil(end / room)  # Whole seconds, since `uniform` draws whole seconds.
     columns = math.ceil(end / width)
-    print(f"\n{what} per second, {width} s per column, each policy on its own scale:")
+    say()
+    say(f"{what} per second, {width} s per column, each policy on its own scale:")
     for row in plan.rows:
         rates = binned(getattr(row, what), columns * width, columns)
         above, below = bars(rates, CHART_LINES)
-        print(f"{'':<9} {above} {max(rates):,.0f}/s")
-        print(f"{row.name:<9} {below}")
+        say(f"{'':<9} {above} {max(rates):,.0f}/s")
+        say(f"{row.name:<9} {below}")
 
 
 def plot(found: dict[str, StartPlan], path: str) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
 import orjson
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, one_line
+from stagger.executor.sandbox import ScriptEnvironment, within_limits
 from stagger.ranks import format_ranks
 from stagger.shipped import shipped
 from stagger.slurm.answers import parse_time
@@ -142,11 +142,6 @@ def percent(path: str) -> str:
     return path.replace("%", "%%")
 
 
-def one_line(text: str) -> str:
-    """The text on one line, for a comment in the script."""
-    return " ".join(text.split())
-
-
 def quoted_env(env: EnvSpec) -> dict[str, Any]:
     return {**env.model_dump(), "venv": activate_script(env.venv) if env.venv else None}
 
@@ -187,23 +182,24 @@ def command(spec: SlurmSpec, cwd: str) -> str:
 def render(template: str, **values: Any) -> str:
     """Fill `values` into a template. `template` is a user's file or the name of a shipped one.
 
-    Raises StaggerError when the template is missing or broken, or uses a value that is not in `values`.
+    A user's template runs in a sandbox: a dry run renders it before anybody has to trust it. Raises StaggerError when
+    the template is missing or broken, or uses a value that is not in `values`.
     """
-    own = os.path.isfile(template)
-    folder = os.path.dirname(os.path.abspath(template)) if own else str(shipped("slurm_templates"))
-    environment = jinja2.Environment(  # noqa: S701 - shell, not HTML: values go through `quote`.
-        loader=jinja2.FileSystemLoader([folder, str(shipped("slurm_templates"))]),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["quote"] = shlex.quote
+    ours = str(shipped("slurm_templates"))
+    if not os.path.isfile(template):
+        if os.path.dirname(template) or not os.path.isfile(os.path.join(ours, template)):
+            raise StaggerError(
+                f"There is no job script template {template}; give an existing path, or leave `template` out."
+            )
+        return _rendered([ours], template, values)
+    folder, name = os.path.split(os.path.abspath(template))
     try:
-        return environment.get_template(os.path.basename(template) if own else template).render(values)
-    except jinja2.TemplateNotFound:
-        raise StaggerError(
-            f"There is no job script template {template}; give an existing path, or leave `template` out."
-        ) from None
-    except jinja2.TemplateError as error:
+        return within_limits(lambda: _rendered([folder, ours], name, values))
+    except StaggerError as error:
         raise StaggerError(f"The job script template {template} cannot be rendered: {error}.") from error
+
+
+def _rendered(folders: list[str], name: str, values: dict[str, Any]) -> str:
+    environment = ScriptEnvironment(folders)
+    environment.filters["quote"] = shlex.quote
+    return environment.get_template(name).render(values)

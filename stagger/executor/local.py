@@ -15,7 +15,7 @@ from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir.launch_records import LocalLaunch, write_launch
 from stagger.rundir.lock import Holder, Lock
 from stagger.rundir.run_folder import Stage
-from stagger.rundir.stage_folder import decode
+from stagger.rundir.stage_folder import damaged, decode
 from stagger.storage.ownership import user_name
 
 
@@ -66,9 +66,12 @@ class LocalJobs(Jobs[LocalLaunch]):
             return Activity()
         path = running_path(stage.folder, launches[-1].launch)
         try:
-            running = set(parse_ranks(decode(stage.folder.storage.read(path), path)["running"]))
+            text = decode(stage.folder.storage.read(path), path, "running")["running"]
+            running = set(parse_ranks(str(text)))
         except FileNotFoundError:
             running = set()
+        except ValueError as error:
+            raise damaged(path, f"running: {error}") from error
         return Activity(running, pending=set(launches[-1].rank_list) - running, holders=[str(holder)])
 
     def cancel(self, stage: Stage, launches: Sequence[LocalLaunch], ranks: set[int] | None = None) -> list[str]:

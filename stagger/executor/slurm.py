@@ -6,8 +6,6 @@ import os
 import time
 from dataclasses import replace
 
-from loguru import logger
-
 from stagger.errors import StaggerError
 from stagger.executor.arrays import array_record, block_scripts, refuse_too_many, split, throttles, unique_name
 from stagger.executor.base import ArrayPlan, StageLaunch, StageRunner
@@ -23,6 +21,7 @@ from stagger.slurm.answers import Limits
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.storage.local_files import SHARED_FOLDER, make_folder
 from stagger.storage.storage import is_local, join
+from stagger.terminal import logger
 
 
 class SlurmRunner(StageRunner):

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from loguru import logger
-
 from stagger.executor.activity import Activity
 from stagger.executor.base import Jobs
 from stagger.ranks import format_ranks, parse_ranks
@@ -17,6 +15,7 @@ from stagger.rundir.run_folder import Stage
 from stagger.slurm import cluster
 from stagger.slurm.answers import QueuedJob
 from stagger.slurm.states import has_ended, is_queued
+from stagger.terminal import logger
 
 
 class SlurmJobs(Jobs[SlurmLaunch]):

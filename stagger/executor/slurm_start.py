@@ -6,8 +6,6 @@ import math
 import zlib
 from typing import TYPE_CHECKING
 
-from loguru import logger
-
 from stagger.errors import StaggerError
 from stagger.plan.requests import requests_per_start
 from stagger.rundir.run_folder import StageInput
@@ -23,6 +21,7 @@ from stagger.start.delays import (
     auto_window,
     window_for_limit,
 )
+from stagger.terminal import logger
 
 if TYPE_CHECKING:
     from stagger.start.herd import Herd

@@ -13,14 +13,13 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
-from loguru import logger
-
 from stagger.errors import Interrupted, StaggerError
 from stagger.executor.base import StageLaunch
 from stagger.progress import Progress
 from stagger.ranks import format_ranks
 from stagger.rundir.stage_folder import StageFolder, attempt_name, encode
 from stagger.storage.storage import join
+from stagger.terminal import logger
 
 #: Seconds that a worker has to end after it was asked to, before it is killed.
 GRACE_S = 10.0

@@ -7,7 +7,6 @@ from collections import defaultdict
 from dataclasses import replace
 
 import orjson
-from loguru import logger
 
 from stagger.errors import StaggerError
 from stagger.launch.check import enter
@@ -23,14 +22,27 @@ from stagger.spec.models import RunSpec
 from stagger.status.efficiency import sentences
 from stagger.status.look import Look, look_at_run
 from stagger.status.report import write_stats
+from stagger.terminal import logger
 
 #: Seconds that an end job waits for the lock, which a local stage holds for as long as it runs.
 LOCK_WAIT_S = 6 * 3600.0
 
 
 def main(arguments: list[str]) -> int:
+    """End a stage as `end_stage` does. Returns its exit status, or that of an error, which is logged."""
+    try:
+        return end_stage(*arguments)
+    except StaggerError as error:
+        for line in str(error).split("\n"):
+            logger.error(line)
+        return error.exit_status
+    except OSError as error:
+        logger.error(str(error))
+        return 1
+
+
+def end_stage(run_dir: str, name: str, options: str) -> int:
     """Merge the statistics; retry failed ranks as `retries` allows; launch dependent stages if every rank is done."""
-    run_dir, name, options = arguments
     run, record = RunFolder.open(run_dir, orjson.loads(options), patient=True)
     with run.changing(record):
         if not may_launch(record.spec, name):  # Then a user's retry need not wait for this job.
@@ -109,8 +121,4 @@ def launch_dependents(run: RunFolder, record: RunRecord, looks: dict[str, Look],
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except StaggerError as error:
-        logger.error(str(error))
-        sys.exit(error.exit_status)
+    sys.exit(main(sys.argv[1:]))

@@ -6,8 +6,6 @@ import time
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from loguru import logger
-
 from stagger.launch.check import ready_stages
 from stagger.launch.launched import Launched
 from stagger.launch.stages import note_unfinished, run_stages
@@ -15,6 +13,7 @@ from stagger.progress import Progress
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.status.look import Look, look_at_run
 from stagger.status.stage_status import stage_status
+from stagger.terminal import logger
 
 #: Seconds between polls: the first, the longest, the growth factor. Slurm's manual discourages frequent polling.
 FIRST_S, LONGEST_S, GROWTH = 1.0, 30.0, 1.3

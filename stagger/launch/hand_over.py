@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from loguru import logger
-
 from stagger.errors import StaggerError
 from stagger.executor.base import StageLaunch, StageRunner
 from stagger.executor.kinds import runner_of
 from stagger.launch.leftovers import remove_leftovers
 from stagger.pipeline.pickled import sha256
-from stagger.rundir.launch_records import Group, LaunchRecord
+from stagger.rundir.launch_records import Group, LaunchRecord, record_path
 from stagger.rundir.run_folder import Stage
+from stagger.rundir.stage_folder import damaged
 from stagger.spec.executors import SlurmSpec
 from stagger.status.look import Look
 from stagger.status.report import write_stats
 from stagger.task import TaskSettings
+from stagger.terminal import logger
 
 
 def launch_stage(stage: Stage, look: Look, ranks: list[int], payload: bytes) -> Look:
@@ -80,5 +80,8 @@ def with_pickle(settings: TaskSettings, stage: Stage, launches: Sequence[LaunchR
         return replace(settings, pickle_path=path, pickle_sha256=digest)
     if not launches:
         raise StaggerError(f"The steps of {run.run_dir} were never stored; launch it again from its Python script.")
-    before = TaskSettings.from_json(launches[-1].settings)
+    try:
+        before = TaskSettings.from_json(launches[-1].settings)
+    except (TypeError, ValueError) as error:
+        raise damaged(record_path(folder, launches[-1].launch), f"settings: {error}") from None
     return replace(settings, pickle_path=before.pickle_path, pickle_sha256=before.pickle_sha256)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from loguru import logger
-
 from stagger.errors import StaggerError
 from stagger.executor.kinds import runner_of
 from stagger.launch.check import (
@@ -29,6 +27,7 @@ from stagger.rundir.run_folder import RunFolder, RunRecord, open_storage
 from stagger.spec.models import RunSpec
 from stagger.status.look import Look, look_at_run
 from stagger.storage.storage import is_local, join
+from stagger.terminal import logger
 
 
 def launch(
@@ -106,7 +105,8 @@ def check_runners(spec: RunSpec, plans: dict[str, StagePlan]) -> None:
 
 def warn_of_foreign_outputs(look: Look, plan: StagePlan, folders: list[str]) -> None:
     """Warn about existing files that this run would overwrite but did not write."""
-    mine = {output["path"] for record in look.completions for output in record["outputs"]}
+    with look.stage.folder.blaming():
+        mine = {output["path"] for record in look.completions for output in record["outputs"]}
     there = [join(path, entry.name) for path in folders for entry in look.stage.folder.storage.list(path)]
     foreign = [path for path in there if path in plan.outputs and path not in mine]
     if foreign:

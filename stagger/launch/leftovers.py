@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from loguru import logger
-
 from stagger.blocks.step import clear_registry
 from stagger.errors import StorageError
 from stagger.rundir.run_folder import Stage
 from stagger.status.look import Look
 from stagger.storage.storage import join
 from stagger.task.upload_notes import abort_left_uploads
+from stagger.terminal import logger
 
 
 def remove_leftovers(stage: Stage) -> None:
@@ -28,9 +27,11 @@ def remove_leftovers(stage: Stage) -> None:
 
 def lost_outputs(look: Look) -> list[str]:
     """Paths of committed outputs that are missing or have another size now. Costs one listing per folder."""
-    recorded = [output for record in look.completions for output in record["outputs"]]
+    with look.stage.folder.blaming():
+        recorded = {output["path"]: output["bytes"] for record in look.completions for output in record["outputs"]}
+        parents = {path.rpartition("/")[0] for path in recorded}
     sizes: dict[str, int] = {}
-    for parent in {output["path"].rpartition("/")[0] for output in recorded}:
+    for parent in parents:
         entries = look.stage.folder.storage.list(parent)
         sizes |= {join(parent, entry.name): entry.size for entry in entries}
-    return [output["path"] for output in recorded if sizes.get(output["path"]) != output["bytes"]]
+    return [path for path, size in recorded.items() if sizes.get(path) != size]

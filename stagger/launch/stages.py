@@ -6,8 +6,6 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from loguru import logger
-
 from stagger.launch.check import plan_stages, save_plans
 from stagger.launch.hand_over import launch_stage
 from stagger.launch.launched import Launched
@@ -16,6 +14,7 @@ from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.spec.models import StageSpec
 from stagger.status.look import Look
 from stagger.status.stage_status import stage_status
+from stagger.terminal import logger
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from loguru import logger
 
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import Step, build, resolve
@@ -22,6 +21,7 @@ from stagger.rundir.stage_folder import collection_paused
 from stagger.spec.models import StageSpec
 from stagger.storage import MTIME
 from stagger.storage.storage import Storage, is_local
+from stagger.terminal import logger
 
 if TYPE_CHECKING:
     from stagger.pipeline.hooks import Reader, Writer

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypedDict, TypeVar
 
 from stagger.ranks import parse_ranks
-from stagger.rundir.stage_folder import StageFolder, damaged, decode, encode
+from stagger.rundir.stage_folder import StageFolder, check_record, damaged, decode, encode
 from stagger.storage.storage import join
 
 
@@ -182,58 +181,51 @@ def encode_launch(record: LaunchRecord) -> bytes:
 def decode_launch(data: bytes, path: str) -> LaunchRecord:
     """The record in `data`. Raises StaggerError naming `path` and the key that is missing or wrong."""
     content = decode(data, path, "executor")
-    if content["executor"] not in RECORDS:
-        raise damaged(path, f"executor is {content['executor']!r}")
+    if not isinstance(content["executor"], str) or content["executor"] not in RECORDS:
+        raise damaged(path, f"executor is {str(content['executor'])[:60]!r}")
     record = from_json(RECORDS[content["executor"]], content, path)
     try:
         record.rank_list, record.groups, record.cancelled_list  # noqa: B018  # Parsed here: errors can name `path`.
     except ValueError as error:
         raise damaged(path, f"ranks: {error}") from error
+    if isinstance(record, SlurmLaunch):
+        _check_jobs(record, path)
     return record
+
+
+class Resources(TypedDict, total=False):
+    """The resources of a launch that later commands use."""
+
+    cpus_per_task: int
+    mem_per_cpu_gb: float | None
+    time: str | None
+
+
+def _check_jobs(record: SlurmLaunch, path: str) -> None:
+    """Raise StaggerError when the numbers of ranks and jobs contradict each other, or the resources are damaged."""
+    check_record(record.resources, Resources, path, "resources")
+    if record.ranks_per_job < 1 or record.resources.get("cpus_per_task") == 0:
+        raise damaged(path, "ranks_per_job or resources.cpus_per_task is 0")
+    for number, array in enumerate(record.arrays):
+        if (jobs := len(array.elements(record.ranks_per_job))) != array.jobs:
+            raise damaged(path, f"arrays[{number}].jobs is {array.jobs}, but its ranks are those of {jobs}")
 
 
 Record = TypeVar("Record")
 
 
-def from_json(record: type[Record], content: Any, path: str, place: str = "") -> Record:
-    """Build a record of this type from the JSON object at key `place` of the file at `path`.
+def from_json(record: type[Record], content: Any, path: str) -> Record:
+    """Build a record of this type from the JSON object of the file at `path`.
 
-    Raises StaggerError when a key is missing or its value has the wrong type.
+    Raises StaggerError when a key is missing or its value is wrong.
     """
-    if not isinstance(content, Mapping):
-        raise damaged(path, f"{place or 'the record'} is not an object")
-    hints = get_type_hints(record)
-    found = {}
-    for field in fields(record):  # type: ignore[arg-type]  # Each record is a dataclass.
-        key = f"{place}.{field.name}" if place else field.name
-        if field.name in content:
-            found[field.name] = _value(hints[field.name], content[field.name], path, key)
-        elif not _has_default(field):
-            raise damaged(path, f"it has no {key!r}")
+    check_record(content, record, path)
+    return _built(record, content)
+
+
+def _built(record: type[Record], content: dict[str, Any]) -> Record:
+    found = {field.name: content[field.name] for field in fields(record) if field.name in content}  # type: ignore[arg-type]
+    if "arrays" in found:
+        found["arrays"] = tuple(_built(ArrayRecord, array) for array in found["arrays"])
+        found["finalize"] = _built(EndJobRecord, found["finalize"])
     return record(**found)
-
-
-def _value(hint: Any, value: Any, path: str, key: str) -> Any:
-    if hint == tuple[ArrayRecord, ...] and isinstance(value, list):
-        return tuple(from_json(ArrayRecord, item, path, f"{key}[{number}]") for number, item in enumerate(value))
-    if hint is EndJobRecord:
-        return from_json(EndJobRecord, value, path, key)
-    if not isinstance(value, PLAIN.get(hint, object)):
-        raise damaged(path, f"{key} is {value!r}")
-    return value
-
-
-def _has_default(field: Field[Any]) -> bool:
-    return field.default is not MISSING
-
-
-#: Type of a field -> type or types of its value in JSON.
-PLAIN: dict[Any, Any] = {
-    int: int,
-    float: (int, float),
-    str: str,
-    int | None: (int, type(None)),
-    str | None: (str, type(None)),
-    dict[str, Any]: dict,
-    tuple[ArrayRecord, ...]: list,
-}

@@ -31,6 +31,10 @@ LEVEL = 3
 MAX_FRAME = 2**31
 
 
+#: What decoding raises when a plan is damaged. (orjson.JSONDecodeError is a ValueError.)
+DAMAGE = (struct.error, zstandard.ZstdError, KeyError, TypeError, ValueError, MemoryError)
+
+
 @dataclass(frozen=True)
 class RankPlan:
     """The work of one rank: run `steps`, in the form of the spec, over `shards`."""
@@ -71,7 +75,7 @@ def read_rank(storage: Storage, path: str, fingerprint: str, rank: int) -> RankP
         plan = _decode(storage.read_range(path, start, end))
     except FileNotFoundError:
         raise StaggerError(f"The plan {path} is missing; launch the pipeline again to recreate it.") from None
-    except (struct.error, zstandard.ZstdError, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         raise _damaged(path, error) from error
     if plan.rank != rank or plan.fingerprint != fingerprint:
         raise _damaged(path, f"found rank {plan.rank} of {plan.fingerprint} in place of rank {rank} of {fingerprint}")
@@ -83,9 +87,11 @@ def read_all(storage: Storage, path: str) -> list[RankPlan]:
     data = storage.read(path)
     try:
         (count,) = struct.unpack_from("<Q", data, len(MAGIC))
+        if TABLE + 8 * (count + 1) > len(data):
+            raise ValueError(f"it has no room for {count:,} ranks")
         offsets = struct.unpack_from(f"<{count + 1}Q", data, TABLE)
         return [_decode(data[start:end]) for start, end in itertools.pairwise(offsets)]
-    except (struct.error, zstandard.ZstdError, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         raise _damaged(path, error) from error
 
 
@@ -94,8 +100,16 @@ def _as_list(shard: Shard) -> list[Any]:
 
 
 def _decode(frame: bytes) -> RankPlan:
+    """The work in a frame. Raises an error of DAMAGE when it is damaged."""
+    if zstandard.frame_content_size(frame) > MAX_FRAME:
+        raise ValueError("a frame of impossible size")
     plan = orjson.loads(zstandard.ZstdDecompressor().decompress(frame))
-    return RankPlan(**{**plan, "shards": [Shard(*shard) for shard in plan["shards"]]})
+    plan = RankPlan(**{**plan, "shards": [Shard(*shard) for shard in plan["shards"]]})
+    if not all(type(shard.name) is str and type(shard.size) is int for shard in plan.shards):
+        raise ValueError("a shard without a name or a size")
+    if not all(isinstance(step["use"], str) and isinstance(step["params"], dict) for step in plan.steps):
+        raise ValueError("a step without a name or parameters")
+    return plan
 
 
 def _damaged(path: str, reason: object) -> StaggerError:

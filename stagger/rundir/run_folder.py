@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
-from loguru import logger
 from pydantic import ValidationError
 
 from stagger import __version__
@@ -16,9 +15,10 @@ from stagger.errors import StaggerError
 from stagger.progress import LINE_S
 from stagger.rundir.access import changing, create_run
 from stagger.rundir.lock import Lock
-from stagger.rundir.stage_folder import StageFolder, decode, encode
+from stagger.rundir.stage_folder import StageFolder, check_record, damaged, decode, encode
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, join
+from stagger.terminal import logger
 
 SCHEMA = 1
 
@@ -138,17 +138,21 @@ class RunFolder:
                 f"{path} has schema {record.get('schema')}, but this stagger reads schema {SCHEMA}; use the version of"
                 f" stagger that wrote it: {record.get('stagger', 'unknown')}."
             )
+        check_record(record, RunFile, path)
         try:
             spec = RunSpec.model_validate(record["spec"])
-            return RunRecord(
-                spec.model_copy(update={"run_dir": self.path}),
-                record["fingerprints"],
-                {name: StageInput(**numbers) for name, numbers in record["inputs"].items()},
-                record["outputs"],
-                record["created"],
-            )
-        except (KeyError, TypeError, ValidationError) as error:
-            raise StaggerError(f"{path} is damaged ({error}); restore or remove it.") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, ("spec", *first["loc"])))
+            raise damaged(path, f"{place}: {first['msg']}") from error
+        check_stages(spec, record, path)
+        return RunRecord(
+            spec.model_copy(update={"run_dir": self.path}),
+            record["fingerprints"],
+            {name: StageInput(**numbers) for name, numbers in record["inputs"].items()},
+            record["outputs"],
+            record["created"],
+        )
 
     def save(self, record: RunRecord) -> None:
         content = {
@@ -162,6 +166,25 @@ class RunFolder:
             "spec": record.spec.model_dump(mode="json"),
         }
         self.storage.write(join(self.path, "run.json"), encode(content))
+
+
+class RunFile(TypedDict):
+    """run.json, besides its schema. Each stage has its outputs; only planned stages have a fingerprint and an input."""
+
+    spec: dict[str, Any]
+    fingerprints: dict[str, str]
+    inputs: dict[str, StageInput]
+    outputs: dict[str, list[str]]
+    created: float
+
+
+def check_stages(spec: RunSpec, record: dict[str, Any], path: str) -> None:
+    """Raise StaggerError when run.json lacks what it must hold for a stage."""
+    for stage in spec.stages:
+        if stage.name not in record["outputs"]:
+            raise damaged(path, f"outputs has no {stage.name!r}")
+        if (stage.name in record["fingerprints"]) != (stage.name in record["inputs"]):
+            raise damaged(path, f"only one of fingerprints and inputs has {stage.name!r}")
 
 
 def run_fingerprint(fingerprints: dict[str, str]) -> str:

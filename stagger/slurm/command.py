@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
-from loguru import logger
-
 from stagger.backoff import full_jitter
 from stagger.errors import StaggerError
+from stagger.terminal import logger
 
 #: Prefixes of variables that a surrounding job or the user's defaults set. They must not affect the commands run here.
 LEAKING = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SUBMITIT_")

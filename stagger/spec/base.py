@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 Amount = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def survives_json(value: Any) -> bool:
+    """Whether a value comes back from JSON as it was: run.json and the tasks' settings hold it as JSON."""
+    try:
+        return bool(orjson.loads(orjson.dumps(value)) == value)
+    except (TypeError, ValueError, RecursionError):
+        return False
 
 
 class Model(BaseModel):

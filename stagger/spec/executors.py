@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from stagger.spec.base import Amount, Model
+from stagger.spec.base import Amount, Model, survives_json
 from stagger.storage.storage import absolute
 
 #: Options of sbatch that stagger sets itself, and the key to set instead. They determine which ranks run, and where
@@ -25,6 +25,25 @@ RESERVED_OPTIONS = {
     "open-mode": "",
 }
 
+#: The long options of sbatch (sbatch(1) of Slurm 20.11 to 24.11). sbatch takes any unambiguous beginning of them.
+SBATCH_OPTIONS = re.findall(
+    r"\S+",
+    """
+    account acctg-freq array autocomplete batch bb bbf bcast begin chdir cluster-constraint clusters comment
+    constraint container container-id contiguous core-spec cores-per-socket cpu-freq cpus-per-gpu cpus-per-task
+    deadline delay-boot dependency distribution error exclude exclusive export export-file extra extra-node-info
+    get-user-env gid gpu-bind gpu-freq gpus gpus-per-node gpus-per-socket gpus-per-task gres gres-flags help
+    hint hold ignore-pbs input job-name jobid kill-on-invalid-dep licenses mail-type mail-user mcs-label mem
+    mem-bind mem-per-cpu mem-per-gpu mincpus network nice no-bell no-kill no-requeue nodefile nodelist nodes
+    ntasks ntasks-per-core ntasks-per-gpu ntasks-per-node ntasks-per-socket ntasks-per-tres oom-kill-step
+    open-mode output overcommit oversubscribe parsable partition power prefer priority profile propagate qos
+    quiet reboot requeue reservation resv-ports segment share signal sockets-per-node spread-job stepmgr
+    switches tasks-per-node test-only thread-spec threads-per-core threads-per-gpu time time-min tmp tres-bind
+    tres-per-job tres-per-node tres-per-task uid umask usage use-min-nodes verbose version wait wait-all-nodes
+    wckey wrap
+    """,
+)
+
 #: Ends of a job that `retries` can handle: Slurm's state, or FAILED for any error that the job's own code raised.
 EndState = Literal["OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "FAILED"]
 
@@ -35,6 +54,25 @@ SLURM_TIME = re.compile(r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}")
 def absolute_path(path: str | None) -> str | None:
     """The path made absolute at launch, so that a retry from another folder finds it."""
     return None if path is None else absolute(path)
+
+
+def long_option(written: str) -> str:
+    """The full name of an option of sbatch, of which `written` may be an unambiguous beginning.
+
+    Options that this version does not know, such as those of a cluster's plugins, stay as they are. Raises ValueError
+    when `written` is no long option, or the beginning of several.
+
+    >>> long_option("constr"), long_option("wait"), long_option("site-option")
+    ('constraint', 'wait', 'site-option')
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", written):
+        raise ValueError(f"{written!r} is not a long option of sbatch; write it in lower case, without its dashes")
+    if written in SBATCH_OPTIONS:
+        return written
+    meant = [option for option in SBATCH_OPTIONS if option.startswith(written)]
+    if len(meant) > 1:
+        raise ValueError(f"{written!r} can stand for {', '.join(meant[:4])}; write the option of sbatch in full")
+    return meant[0] if meant else written
 
 
 class LocalSpec(Model):
@@ -128,12 +166,18 @@ class SlurmSpec(Model):
     @field_validator("sbatch")
     @classmethod
     def _long_options(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for option in value:
-            if not re.fullmatch(r"[a-z][a-z0-9-]*", option):
-                raise ValueError(f"{option!r} is not a long option of sbatch; write it without its dashes")
+        found: dict[str, Any] = {}
+        for written, setting in value.items():
+            option = long_option(written)
             if option in RESERVED_OPTIONS:
-                raise ValueError(f"{option!r} is set by stagger itself{RESERVED_OPTIONS[option]}")
-        return value
+                short = f" is short for {option!r}, which" if option != written else ""
+                raise ValueError(f"{written!r}{short} is set by stagger itself{RESERVED_OPTIONS[option]}")
+            if option in found:
+                raise ValueError(f"{option!r} is given twice, once as {written!r}")
+            found[option] = setting
+        if not survives_json(found):
+            raise ValueError("infinity is no value of an option")
+        return found
 
 
 class RetrySpec(Model):
@@ -141,9 +185,9 @@ class RetrySpec(Model):
 
     max: PositiveInt = 2
     """Maximum number of retries per rank."""
-    memory_factor: Annotated[float, Field(ge=1)] = 2.0
+    memory_factor: Annotated[float, Field(ge=1, le=100)] = 2.0
     """Factor by which each retry after OUT_OF_MEMORY multiplies the memory."""
-    time_factor: Annotated[float, Field(ge=1)] = 1.5
+    time_factor: Annotated[float, Field(ge=1, le=100)] = 1.5
     """Factor by which each retry after TIMEOUT multiplies the time limit."""
     on: tuple[EndState, ...] = ("OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "FAILED")
     """Ends that are retried. A rank whose own code raises the same error twice is never retried."""

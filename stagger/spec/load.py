@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -19,18 +19,24 @@ from stagger.spec.messages import Place, validated
 from stagger.spec.models import RUN_KEYS, PipelineFile, RunSpec, StageSpec
 from stagger.spec.secret_check import check_secrets
 from stagger.spec.step_checks import check_step, nearest
-from stagger.spec.yaml_file import Path, parse_file
+from stagger.spec.yaml_file import MAX_CHARACTERS, Path, parse_file
 from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, expand_variables
 
 NO_CHANGES = Changes()
 
 
-def load_file(file: str, changes: Changes = NO_CHANGES) -> RunSpec:
-    """Load a pipeline file. Raises StaggerError with one sentence per mistake."""
+def load_file(
+    file: str, changes: Changes = NO_CHANGES, announce: Callable[[str], None] = lambda sentence: None
+) -> RunSpec:
+    """Load a pipeline file. Raises StaggerError with one sentence per mistake.
+
+    `announce` gets a sentence about the modules that the file names, before their import runs their code.
+    """
     path = find_file(file)
     os.environ.setdefault("STAGGER_EXAMPLES", str(shipped("examples")))
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8-sig") as opened:
+            text = opened.read(MAX_CHARACTERS + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise StaggerError(f"{path} cannot be read: {error}.") from error
     raw, lines = parse_file(text, str(path))
@@ -40,10 +46,19 @@ def load_file(file: str, changes: Changes = NO_CHANGES) -> RunSpec:
         if value is not None:
             raw[key] = value
     if changes.tasks is not None:
-        for stage in raw.get("stages") or []:
+        stages = raw.get("stages")
+        for stage in stages if isinstance(stages, list) else []:
             if isinstance(stage, dict):
                 stage.pop("tasks", None)
-    return resolve_run(raw, Place(str(path), lines), changes.executor, str(path.resolve().parent))
+    return resolve_run(raw, Place(str(path), lines), changes.executor, str(path.resolve().parent), announce)
+
+
+def imported_modules(spec: RunSpec) -> list[str]:
+    """The modules, other than stagger's own, that hold a run's steps and hosts."""
+    steps = [step.use for stage in spec.stages for step in stage.pipeline]
+    hosts = [stage.blocks.host for stage in spec.stages if stage.blocks is not None]
+    named = (use.partition(":")[0] for use in (*steps, *hosts) if ":" in use)
+    return list(dict.fromkeys(module for module in named if module.partition(".")[0] != "stagger"))
 
 
 def find_file(file: str) -> FilePath:
@@ -62,9 +77,11 @@ def find_file(file: str) -> FilePath:
     )
 
 
-def resolve_run(raw: dict[str, Any], place: Place, executor: str | None, folder: str) -> RunSpec:
+def resolve_run(
+    raw: dict[str, Any], place: Place, executor: str | None, folder: str, announce: Callable[[str], None]
+) -> RunSpec:
     """Check a file's content and make it a `RunSpec`. `executor` replaces the executor of every stage. Steps can be
-    imported from `folder`.
+    imported from `folder`; `announce` gets a sentence about their modules before the import.
     """
     check_secrets(raw.get("storage_options"), place)
     options = raw.get("storage_options", {})
@@ -95,6 +112,8 @@ def resolve_run(raw: dict[str, Any], place: Place, executor: str | None, folder:
         (),
     )
     add_import_path(spec.import_path)
+    if modules := imported_modules(spec):
+        announce(f"{place.file} names the modules {', '.join(modules)}: importing them runs their code here")
     for checked in spec.stages:
         for number, step in enumerate(checked.pipeline, 1):
             where = f"{place.file}: step {number}" + (f" of stage {checked.name}" if "stages" in raw else "")

@@ -13,6 +13,9 @@ from stagger.spec.executors import EXECUTORS
 from stagger.spec.step_checks import nearest
 from stagger.spec.yaml_file import Path
 
+#: Characters of a value that a message shows.
+SHOWN = 200
+
 
 @dataclass(frozen=True)
 class Place:
@@ -40,7 +43,7 @@ def validated(model: type[Any], raw: dict[str, Any], place: Place, path: Path) -
         # pydantic also reports the keys around a wrong key; keep only the innermost.
         inner = [e for e in errors if not any(o["loc"][: len(e["loc"])] == e["loc"] != o["loc"] for o in errors)]
         sentences = {key_of(item["loc"]): sentence(model, item, place, path) for item in inner}
-        raise StaggerError("\n".join(sentences.values())) from None
+        raise StaggerError(*sentences.values()) from None
 
 
 def key_of(location: tuple[str | int, ...]) -> Path:
@@ -64,8 +67,17 @@ def sentence(model: type[BaseModel], error: Any, place: Place, path: Path) -> st
     if error["type"].startswith("union_tag"):
         return f"{where}: type must be one of {', '.join(EXECUTORS)}."
     message = error["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(error["input"], (dict, list)) else f", not {error['input']!r}"
+    given = "" if isinstance(error["input"], (dict, list)) else f", not {short(error['input'])}"
     return f"{where}: {message[0].lower()}{message[1:]}{given}."
+
+
+def short(value: Any) -> str:
+    """A value for a message: its first SHOWN characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # An integer of more digits than Python converts.
+        return "such a large number"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def valid_keys(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:

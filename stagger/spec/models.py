@@ -8,13 +8,14 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 from pydantic_core import CoreSchema
 
 from stagger.errors import StaggerError
 from stagger.pipeline.document import ShardBy
-from stagger.spec.base import Amount, Model
+from stagger.spec.base import Amount, Model, survives_json
 from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.spec.executors import Executor, LocalSpec, RetrySpec
 from stagger.start.delays import LONGEST_WINDOW_S, StartPolicy
@@ -131,6 +132,13 @@ class StorageSpec(Model):
     """Seconds for which a request is retried that the storage throttled, rejected for the moment, or cut off."""
     read_ahead_mb: PositiveInt = 64
     """MB of remote input that a task fetches into memory ahead of its reader."""
+
+    @field_validator("storage_options")
+    @classmethod
+    def _as_json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if not survives_json(value):
+            raise ValueError("these options cannot be kept as JSON; use string keys and finite 64-bit numbers")
+        return value
 
 
 class WholeRun(StorageSpec):

@@ -7,11 +7,11 @@ import inspect
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
-import orjson
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import BUILTIN, resolve
+from stagger.spec.base import survives_json
 
 #: Arguments of the step contract, which a function step takes before its own parameters.
 CONTRACT = ("data", "rank", "world_size")
@@ -50,11 +50,7 @@ def _check_names(target: Any, params: dict[str, Any], where: str) -> None:
 
 def _check_json(params: dict[str, Any], where: str) -> None:
     """Raise StaggerError for parameters that JSON cannot hold, or would change: tasks get them as JSON."""
-    try:
-        same = orjson.loads(orjson.dumps(params)) == params
-    except (TypeError, ValueError, RecursionError):
-        same = False
-    if not same:
+    if not survives_json(params):
         raise StaggerError(
             f"{where}: JSON cannot hold the parameters {params!r}; use string keys and finite 64-bit numbers."
         )

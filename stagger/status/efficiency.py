@@ -50,13 +50,14 @@ def efficiency(completions: Sequence[Mapping[str, Any]], resources: dict[str, An
     jobs = jobs_used(completions)
     if not jobs:
         return {}
-    cpus = resources["cpus_per_task"]
+    cpus = resources.get("cpus_per_task", 1)
     wall_s = sum(job.ended - job.began for job in jobs)
     cpu_s = sum(job.cpu_s for job in jobs)
     peak_mib = max(job.peak_mib for job in jobs)
     longest_s = max(job.ended - job.began for job in jobs)
-    memory_mib = resources["mem_per_cpu_gb"] and resources["mem_per_cpu_gb"] * cpus * 1024
-    limit_s = resources["time"] and parse_time(resources["time"])
+    memory_gib, limit = resources.get("mem_per_cpu_gb"), resources.get("time")
+    memory_mib = memory_gib and memory_gib * cpus * 1024
+    limit_s = limit and parse_time(limit)
     return {
         "jobs": len(jobs),
         "cpu": {"used_s": round(cpu_s, 1), "asked_s": round(wall_s * cpus, 1), "share": _share(cpu_s, wall_s * cpus)},

@@ -22,15 +22,16 @@ from stagger.status.totals import totals
 def write_stats(look: Look) -> dict[str, Any]:
     """Merge the completion records into stats.json and report.html, which also name the missing ranks."""
     stage, folder = look.stage.spec, look.stage.folder
-    with collection_paused():
+    with collection_paused(), folder.blaming():
         stats = merge(stage, look.completions, [rank for rank in range(stage.tasks) if rank not in look.done])
         if look.launches and isinstance(look.launches[-1], SlurmLaunch):
             stats["efficiency"] = efficiency(look.completions, look.launches[-1].resources)
-    if look.strays is not None:
-        logger.warning(f"{stage.name}: {look.strays}")
-        stats["strays"] = vars(look.strays)
+        if look.strays is not None:
+            logger.warning(f"{stage.name}: {look.strays}")
+            stats["strays"] = vars(look.strays)
+        report = render_report(stats).encode()
     folder.storage.write(folder.stats(), encode(stats))
-    folder.storage.write(folder.report(), render_report(stats).encode())
+    folder.storage.write(folder.report(), report)
     return stats
 
 

@@ -99,7 +99,7 @@ def stage_status(look: Look) -> StageStatus:
     status.cancelled = len(cancelled_ranks(look.launches) - activity.ranks - settled)
     if look.strays is not None:
         status.strays = {**vars(look.strays), "message": str(look.strays)}
-    with collection_paused():
+    with collection_paused(), look.stage.folder.blaming():
         add_totals(status, look)
     return status
 

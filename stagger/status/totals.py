@@ -11,6 +11,9 @@ from stagger.pipeline.task_context import EXAMPLES
 from stagger.rundir.stage_folder import Completion
 from stagger.start.account import start_account
 
+#: Sums over a million ranks are below this; Python's dates and floats can hold it.
+LARGEST_SUM = 10**18
+
 
 @dataclass(frozen=True)
 class Totals:
@@ -56,6 +59,8 @@ def totals(completions: Sequence[Completion]) -> Totals:
         if skipped := record["bad_records"]["skipped"]:
             add(bad_records, skipped)
             bad_examples += record["bad_records"]["examples"]
+    if not all(0 <= number < LARGEST_SUM for number in (records_in, records_out, bytes_out, retry_waited_s)):
+        raise OverflowError("the completion records have negative or impossible numbers")
     return Totals(
         shards=shards,
         bytes_in=bytes_in,

@@ -44,6 +44,8 @@ class LocalFiles:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             return os.pread(descriptor, end - start, start)
+        except OSError as error:
+            raise named(error, path) from None
         finally:
             os.close(descriptor)
 
@@ -134,7 +136,7 @@ class LocalFiles:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             check_version(descriptor, size, version)
-            while data := os.read(descriptor, READ_BYTES):
+            while data := read_piece(descriptor, path):
                 yield data
         finally:
             os.close(descriptor)
@@ -223,6 +225,19 @@ def check_regular(descriptor: int, path: str) -> None:
         raise StaggerError(f"{path} is not a regular file; remove it, or give another path.")
 
 
+def named(error: OSError, path: str) -> OSError:
+    """The error with the path: a call on a descriptor does not know it."""
+    return type(error)(error.errno, error.strerror, path)
+
+
+def read_piece(descriptor: int, path: str) -> bytes:
+    """The next READ_BYTES of an open file; empty at its end."""
+    try:
+        return os.read(descriptor, READ_BYTES)
+    except OSError as error:
+        raise named(error, path) from None
+
+
 def read_small(path: str) -> bytes | None:
     """The content of a file; None if it does not exist. Takes fewer system calls than open(): it reads thousands."""
     try:
@@ -230,12 +245,14 @@ def read_small(path: str) -> bytes | None:
     except FileNotFoundError:
         return None
     try:
-        data = os.read(descriptor, SMALL_BYTES)
-        if len(data) == SMALL_BYTES:
+        pieces = [os.read(descriptor, SMALL_BYTES)]
+        if len(pieces[0]) == SMALL_BYTES:
             check_regular(descriptor, path)
-        while more := os.read(descriptor, SMALL_BYTES):
-            data += more
-        return data
+        while more := os.read(descriptor, READ_BYTES):
+            pieces.append(more)
+        return b"".join(pieces)
+    except OSError as error:
+        raise named(error, path) from None
     finally:
         os.close(descriptor)
 
@@ -260,15 +277,21 @@ class LocalOutput:
 
     def write(self, data: bytes) -> int:
         view = memoryview(data)
-        while view:  # A disk that fills up takes part of the data first, and rejects the next call.
-            view = view[os.write(self._descriptor, view) :]
+        try:
+            while view:  # A disk that fills up takes part of the data first, and rejects the next call.
+                view = view[os.write(self._descriptor, view) :]
+        except OSError as error:
+            raise named(error, self.path) from None
         self.size += len(data)
         return len(data)
 
     def finish(self) -> None:
-        os.fsync(self._descriptor)
-        self.version = identity_of(os.fstat(self._descriptor))
-        self._close()
+        try:
+            os.fsync(self._descriptor)
+            self.version = identity_of(os.fstat(self._descriptor))
+            self._close()
+        except OSError as error:  # Some file systems notice only now that there is no space left.
+            raise named(error, self.path) from None
 
     def commit(self, confirm: Callable[[], None], replaces: str | None) -> None:
         try:
@@ -294,9 +317,9 @@ class LocalOutput:
             os.unlink(self.pending)
 
     def _close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def hidden(path: str, tag: str) -> str:

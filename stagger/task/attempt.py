@@ -11,7 +11,15 @@ from stagger.errors import BadInput, Interrupted, StaggerError
 from stagger.pipeline.chain import Step, StepCount, build, chain, own_seconds
 from stagger.pipeline.task_context import EXAMPLES, Circumstances, StopFlag, TaskContext
 from stagger.rundir.plan_file import RankPlan, read_rank
-from stagger.rundir.stage_folder import COMPLETION_KEYS, StageFolder, attempt_name, attempt_order, decode, encode
+from stagger.rundir.stage_folder import (
+    COMPLETION_KEYS,
+    StageFolder,
+    attempt_name,
+    attempt_order,
+    check_progress,
+    decode,
+    encode,
+)
 from stagger.storage.storage import Storage, is_local
 from stagger.task import Committed, Superseded, TaskSettings
 from stagger.task.attempt_log import AttemptLog, log
@@ -92,7 +100,7 @@ class Attempt:
             self.storage, self.folder.plan(self.settings.fingerprint), self.settings.fingerprint, self.rank
         )
         if self.repeated and self.settings.commit == "shard":
-            self.before = self._progress()
+            self.before = self._progress(plan)
         task = TaskContext(
             self.storage,
             self.rank,
@@ -128,12 +136,16 @@ class Attempt:
             self.uploads = UploadNotes(self.folder, self.rank, self.name)
         self.uploads.begin(path)
 
-    def _progress(self) -> dict[str, Any]:
+    def _progress(self, plan: RankPlan) -> dict[str, Any]:
         """The progress record of earlier attempts: a completion record of the first `shards` shards, all committed.
 
-        Empty when there is none, or when one of its outputs is missing or has changed.
+        Empty when there is none, or when one of its outputs is missing or has changed. Raises StaggerError when it is
+        damaged, or does not fit the plan.
         """
-        record = self._record(self.folder.progress(self.rank))
+        path = self.folder.progress(self.rank)
+        record = self._record(path)
+        if record:
+            check_progress(record, len(plan.shards), len(plan.steps), path)
         outputs = record.get("outputs", [])
         there = self.storage.entries([output["path"] for output in outputs])
         for output, entry in zip(outputs, there, strict=True):
@@ -262,9 +274,9 @@ class Attempt:
 
         kind, message = describe(error, self.counts)
         step = next((count.name for count in self.counts if count.error is not None), None)
-        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        log(f"rank {self.rank} failed: {message}\n{trace}", "ERROR")
-        record = {"rank": self.rank, "kind": kind, "step": step, "error": message, "traceback": trace}
+        trace = traceback.format_exception(type(error), error, error.__traceback__)
+        log(f"rank {self.rank} failed: {message}", "ERROR", trace)
+        record = {"rank": self.rank, "kind": kind, "step": step, "error": message, "traceback": "".join(trace)}
         if isinstance(error, Interrupted):
             record["signal"] = error.signal.name
         record |= self._circumstances()

@@ -10,17 +10,27 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
 
+from stagger.errors import one_line
 from stagger.storage.local_files import open_log
 from stagger.storage.storage import Storage, is_local
 
 
-def log(message: str, level: str = "INFO") -> None:
-    """Print one line on standard error, in loguru's format, to match the lines that steps log."""
+def log(message: str, level: str = "INFO", details: Iterable[str] = ()) -> None:
+    """Print one line on standard error, in loguru's format, to match the lines that steps log.
+
+    `details` are the parts of a traceback, which follow on lines of their own. Further lines of a part are indented, so
+    that no part looks like a line of the log.
+    """
     now = time.time()
     stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
-    print(f"{stamp}.{int(now % 1 * 1000):03d} | {level: <8} | {message}", file=sys.stderr, flush=True)
+    lines = [f"{stamp}.{int(now % 1 * 1000):03d} | {level: <8} | {one_line(message)}"]
+    for part in details:
+        first, *more = (one_line(line, keep="\t") for line in part.removesuffix("\n").split("\n"))
+        lines += [first, *(line if line.startswith("  ") else f"    {line}" for line in more)]
+    print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 class AttemptLog:

@@ -43,6 +43,6 @@ def abort_left_uploads(folder: StageFolder) -> int:
     count = 0
     for note, data in zip(notes, storage.read_many(notes), strict=True):
         if data is not None:
-            count += storage.abort_uploads(decode(data, note, "path")["path"])
+            count += storage.abort_uploads(str(decode(data, note, "path")["path"]))
             storage.remove(note)
     return count

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -301,3 +303,56 @@ def test_one_who_is_killed_while_claiming_holds_up_nobody(place: Place, when: st
             Registry(Storage(place.options), place.folder, TOTAL).announce(replace(member.record, moves=1))
             assert reader.refresh().members[member.record.server_id].record != member.record
     assert reader.refresh().members.keys() == alive
+
+
+def test_huge_records_and_claims_are_ignored_by_their_size(tmp_path: Path, clock: Clock) -> None:
+    told: list[str] = []
+    folder = tmp_path / "registry"
+    mine = Registry(Storage(), str(folder), TOTAL, name_of(0), clock=clock, tell=told.append)
+    mine.announce(record(name_of(0)))
+    (folder / "server.huge.json").write_bytes(b'{"x": "' + b"a" * 48_000_000 + b'"}')
+    with open(folder / "claim.000000007.json", "wb") as file:
+        file.truncate(2**25)
+    for _ in range(2):
+        view = mine.refresh()
+    assert view.claim == 7
+    assert list(view.members) == [name_of(0)]
+    assert sorted(re.sub(r".*/", "", line) for line in told) == [
+        "claim.000000007.json is damaged (it has more than 16,777,216 bytes); it is ignored",
+        "server.huge.json is damaged (it has more than 65,536 bytes); it is ignored",
+    ]
+
+
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0.5,
+    1e308,
+    2**63,
+    2**70,
+    "",
+    "x",
+    "\x1b[2J",
+    [],
+    {},
+    [1],
+    [1, 2, 3],
+    {"a": 1},
+    [[]],
+)
+
+
+def test_a_record_with_an_odd_value_is_right_or_damaged() -> None:
+    """A value that passes can be shown and compared; any other raises ValueError, which readers expect."""
+    sound = json.loads(record(name_of(0), 0, 4).encode())
+    for key in sound:
+        for value in ODD:
+            with contextlib.suppress(ValueError):
+                found = ServerRecord.decode(json.dumps({**sound, key: value}).encode(), TOTAL)
+                assert f"{found.throughput:.4g} {found.moves > 1} {found.sequence + found.claim} {found.host.upper()}"
+    claim = json.loads(Claim(1, "a", 1.0, ["a"], {"a": Decided(Placed(0, 4, 1.0), 1)}).encode())
+    for key in claim:
+        for value in (*ODD, *({"a": value} for value in ODD), *({"a": [value] * 4} for value in ODD)):
+            with contextlib.suppress(ValueError):
+                assert Claim.decode(json.dumps({**claim, key: value}).encode(), TOTAL)

@@ -161,3 +161,9 @@ def numbers(data: Documents, rank: int, world_size: int, count: int = 10) -> Ite
 
     for i in range(count):
         yield Document(f"{rank}-{i}", f"{rank}-{i}")
+
+
+def prints(data: Documents, rank: int, world_size: int) -> Documents:
+    """A step that prints in colour before it reads."""
+    print("\x1b[31mprinted\x1b[0m", flush=True)
+    yield from data

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.conftest import Cli, PipelineFiles, contents
 from tests.kit.runs import completions, counts, status
@@ -69,3 +72,27 @@ def test_without_an_output_for_each_shard_it_is_refused(cli: Cli, pipeline_file:
     ran = cli("launch", pipeline_file(commit="shard"), check=2)
     assert "commit: shard needs an output for each shard: put {stem} into the filename" in ran.err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shards": "x"},
+        {"shards": -1},
+        {"shards": 99},
+        {"outputs": 5},
+        {"outputs": [{"path": 3, "bytes": 1, "records": 1}]},
+        {"steps": []},
+        {"bad_records": {"skipped": {"x": "y"}, "examples": []}},
+        {"attempt": None},
+    ],
+    ids=str,
+)
+def test_progress_with_an_odd_value_is_named(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    interrupted(cli, pipeline_file, tmp_path).touch()
+    path = tmp_path / "run" / "progress" / "00001.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    cli("retry", tmp_path / "run", check=1)
+    assert f"{path} is damaged" in cli("logs", tmp_path / "run", "--failed").out

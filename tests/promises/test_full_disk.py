@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ def test_a_full_disk_fails_the_rank_and_leaves_nothing(cli: Cli, pipeline_file: 
         ran = cli("launch", pipeline_file(output=str(small), compression=None, tasks=2), check=1)
         assert "2 ranks" in ran.err
         assert list(small.iterdir()) == []
-        assert "No space left on device" in cli("logs", tmp_path / "run", "--failed").out
+        assert f"No space left on device: '{small}/0000" in cli("logs", tmp_path / "run", "--failed").out
     finally:
         subprocess.run(["umount", str(small)], check=True)
 
@@ -54,7 +55,7 @@ def test_a_full_disk_leaves_no_output_and_the_rank_runs_when_there_is_room(
     file = pipeline_file(source=str(source), output=str(small_disk / "out"), compression=None, tasks=2)
     cli("launch", file, check=1)
     failure = json.loads((tmp_path / "run" / "failures" / "00000.1.json").read_text())
-    assert "No space left on device" in failure["error"]
+    assert f"No space left on device: '{small_disk}/out/00000.jsonl'" in failure["error"]
     assert [path.name for path in (small_disk / "out").iterdir()] == ["00001.jsonl"]
     ballast.unlink()
     cli("retry", tmp_path / "run", check=0)
@@ -67,5 +68,5 @@ def test_a_run_directory_on_a_full_disk_is_said_in_one_sentence(
     (small_disk / "ballast").write_bytes(os.urandom(2**20 - 4096 * 3))
     ran = cli("launch", pipeline_file(run_dir=str(small_disk / "run")))
     assert ran.status != 0
-    assert "No space left on device" in ran.err
+    assert re.search(rf"No space left on device: '{small_disk}/run/\S+'", ran.err)
     assert "Traceback" not in ran.err

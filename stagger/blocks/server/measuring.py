@@ -74,7 +74,9 @@ def _read(path: str, workload: str) -> Speed | None:
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             content = orjson.loads(file.read())
-        return Speed(**content["speed"]) if content["workload"] == workload else None
+        known = Speed(**content["speed"])
+        sound = 0 < known.forward_rps < float("inf") and 0 < known.network_rps < float("inf")
+        return known if sound and content["workload"] == workload else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

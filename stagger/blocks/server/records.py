@@ -70,15 +70,31 @@ class ServerRecord:
             serving = content["serving"]
             content["serving"] = None if serving is None else (int(serving[0]), int(serving[1]))
             record = cls(**content)
-            sound = all(type(number) is int for number in (record.claim, record.sequence))
-            sound &= Placed(record.start, record.end, record.throughput).fits(total_blocks)
+            sound = all(isinstance(getattr(record, name), kind) for name, kind in KINDS.items())
+            sound = sound and all(0 <= getattr(record, name) < 2**63 for name, kind in KINDS.items() if kind is int)
+            sound = sound and Placed(record.start, record.end, record.throughput).fits(total_blocks)
             if record.serving is not None:
-                sound &= Placed(*record.serving, record.throughput).fits(total_blocks)
-        except (KeyError, TypeError, IndexError) as error:
+                sound = sound and Placed(*record.serving, record.throughput).fits(total_blocks)
+        except (KeyError, TypeError, IndexError, OverflowError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
         if not sound:
             raise ValueError("invalid value")
         return record
+
+
+#: Field of a server's record -> the types of its value. The span and the throughput are checked together.
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "server_id": str,
+    "host": str,
+    "port": (int, type(None)),
+    "claim": int,
+    "sequence": int,
+    "job": str,
+    "job_ends": (int, float, type(None)),
+    "moves": int,
+    "blocks_loaded": int,
+    "reason": str,
+}
 
 
 @dataclass(frozen=True)
@@ -112,7 +128,7 @@ class Claim:
             }
             moves = [str(name) for name in content["moves"]]
             claim = cls(int(content["number"]), str(content["by"]), float(content["time"]), moves, placements)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
         if not all(decided.placed.fits(total_blocks) for decided in placements.values()):
             raise ValueError("invalid blocks")

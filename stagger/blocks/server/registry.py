@@ -25,6 +25,10 @@ from stagger.spec.block_settings import LEASE_S
 from stagger.storage import MTIME, Entry
 from stagger.storage.storage import Storage, join
 
+#: Bytes of the largest record and the largest claim that are read. A record has fewer than 1,000 bytes, a claim about
+#: 100 for each server.
+MOST_BYTES = {"server": 2**16, "claim": 2**24}
+
 #: Longest wait before a claim is retried, in seconds: it is U(0, 2^n) times the duration of the n-th try (full jitter).
 LONGEST_WAIT_S = 5.0
 
@@ -70,14 +74,19 @@ class Registry:
 
     def refresh(self) -> View:
         """Read the swarm's current state: one listing, then one read of the latest claim and of each changed record."""
-        entries = {entry.name: _version(entry) for entry in self.storage.list(self.folder)}
+        listed = [entry for entry in self.storage.list(self.folder) if _kind(entry.name)]
         now = self._clock()
-        numbers = {int(_key(name)) for name in entries if _kind(name) == "claim"} | {self._taken}
+        huge = {entry.name for entry in listed if entry.size > MOST_BYTES[_kind(entry.name)]}
+        for name in huge:
+            self._ignore(name, f"it has more than {MOST_BYTES[_kind(name)]:,} bytes")
+        entries = {entry.name: _version(entry) for entry in listed if entry.name not in huge}
+        numbers = {int(_key(entry.name)) for entry in listed if _kind(entry.name) == "claim"} | {self._taken}
         self._seen = {number: self._seen.get(number, now) for number in numbers}
         latest = _claim_name(max(numbers))
         # File systems list only times, so each record is read at each look there. Claims never change.
         changed = [n for n, v in entries.items() if _kind(n) == "server" and (not v or self._versions.get(n) != v)]
-        unread = [*changed, *([latest] if latest not in self._versions and max(numbers) else [])]
+        is_new = latest not in self._versions and latest not in huge and max(numbers) > 0
+        unread = [*changed, *([latest] if is_new else [])]
         contents = self.storage.read_many([join(self.folder, name) for name in unread])
         self._versions = {name: v for name, v in self._versions.items() if name in entries or name == latest}
         for name, data in zip(unread, contents, strict=True):
@@ -99,15 +108,19 @@ class Registry:
             if record.server_id != key:
                 raise ValueError(f"it describes server {record.server_id}")
         except ValueError as error:  # Also orjson.JSONDecodeError.
-            if name not in self._damaged:
-                self._damaged.add(name)
-                self._tell(f"{join(self.folder, name)} is damaged ({error}); it is ignored")
+            self._ignore(name, str(error))
             self._records.pop(key, None)
             return
         before = self._records.get(key)
         if before is None or before.sequence != record.sequence:
             self._heard[key] = now
         self._records[key] = record
+
+    def _ignore(self, name: str, reason: str) -> None:
+        """Report a damaged file, once."""
+        if name not in self._damaged:
+            self._damaged.add(name)
+            self._tell(f"{join(self.folder, name)} is damaged ({reason}); it is ignored")
 
     def _view(self, now: float) -> View:
         decided = self._claim.placements if self._claim is not None else {}
