@@ -1,4 +1,7 @@
-"""The end job of a stage, which runs `python -I -m stagger.launch.finalize RUN_DIR STAGE OPTIONS` after its arrays."""
+"""The end job of a stage, which runs `python -I -m stagger.launch.finalize RUN_DIR STAGE SETTINGS` after its arrays.
+
+SETTINGS is the path of the settings of the tasks: their storage options are needed to read run.json.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ from stagger.spec.models import RunSpec
 from stagger.status.efficiency import sentences
 from stagger.status.look import Look, look_at_run
 from stagger.status.report import write_stats
+from stagger.task import read_argument
 
 #: Seconds that an end job waits for the lock, which a local stage holds for as long as it runs.
 LOCK_WAIT_S = 6 * 3600.0
@@ -30,8 +34,9 @@ LOCK_WAIT_S = 6 * 3600.0
 
 def main(arguments: list[str]) -> int:
     """Merge the statistics; retry failed ranks as `retries` allows; launch dependent stages if every rank is done."""
-    run_dir, name, options = arguments
-    run, record = RunFolder.open(run_dir, orjson.loads(options), patient=True)
+    run_dir, name, settings = arguments
+    options = orjson.loads(read_argument(settings)).get("storage_options")
+    run, record = RunFolder.open(run_dir, options, patient=True)
     if not may_launch(record.spec, name):  # Then a user's retry need not wait for this job.
         return finalize(run, record, name)
     with run.lock(wait_s=LOCK_WAIT_S):
