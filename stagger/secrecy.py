@@ -91,6 +91,13 @@ KNOWN = re.compile(
     r"eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*)"
 )
 
+#: What is taken out of messages. Other patterns would also match the lines of code in a traceback.
+IN_QUERY = re.compile(r"[?&](?P<name>[A-Za-z][\w.-]*)=(?P<secret>[^&\s\"'<>#]+)")
+IN_URL = re.compile(r"://[^/?#@\s:]*:(?P<secret>[^/?#@\s]+)@")
+SCHEMED = re.compile(
+    r"authorization[\"']?\s*[:=]\s*[\"']?(?P<secret>(?:bearer|basic|token)\s+[^\s\"']+)", re.IGNORECASE
+)
+
 UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 #: Texts longer than this are documents or programs, in which only known forms are sought.
@@ -221,11 +228,8 @@ def clear_secrets(value: Any, path: Path, place: str = "") -> Iterator[tuple[Pat
                 yield path, reason
             yield from clear_secrets(item, (*path, str(key)), _place_below(str(key), item, place))
     elif isinstance(value, (list, tuple, set, frozenset)):
-        pair = _is_pair(value)
         for index, item in enumerate(value):
-            second = index == 1 and pair and not place
-            below = _place_below(value[0], item, HEADER_VALUE if _in_headers(path) else "") if second else place
-            yield from clear_secrets(item, (*path, index), below)
+            yield from clear_secrets(item, (*path, index), place or _place_in_list(value, index, path))
     elif isinstance(value, (bytes, bytearray)):
         yield from clear_secrets(bytes(value).decode("latin-1"), path, place)
     elif isinstance(value, str):
@@ -246,14 +250,12 @@ def _place_below(key: str, item: Any, place: str) -> str:
     return HEADER_VALUE if is_header(key) and isinstance(item, Mapping) else ""
 
 
-def _is_pair(items: Any) -> bool:
-    """Whether a list is a name and its value, as some clients take headers."""
-    return isinstance(items, (list, tuple)) and len(items) == 2 and isinstance(items[0], str)
-
-
-def _in_headers(path: Path) -> bool:
-    """Whether a list at `path` is an item of a list of headers."""
-    return len(path) > 1 and isinstance(path[-1], int) and is_header(str(path[-2]))
+def _place_in_list(items: Any, index: int, path: Path) -> str:
+    """The `place` of an item. Some clients take headers as pairs: the second of two is the value of the first."""
+    if index != 1 or not isinstance(items, (list, tuple)) or len(items) != 2 or not isinstance(items[0], str):
+        return ""
+    in_headers = len(path) > 1 and isinstance(path[-1], int) and is_header(str(path[-2]))
+    return _place_below(items[0], items[1], HEADER_VALUE if in_headers else "")
 
 
 def is_header(key: str) -> bool:
@@ -304,13 +306,26 @@ def in_secret_place(path: Path) -> bool:
 
 
 def redacted(text: str, values: Iterable[str] = ()) -> str:
-    """The text without the secrets `values`, and without credentials in URLs, signatures and headers.
+    """The text without the secrets `values`, and without credentials and signatures in URLs, headers and known tokens.
 
     >>> redacted("GET https://u:pw@h/x?sig=abcd&a=1 failed for hunter22", ["hunter22"])
     'GET https://u:[secret]@h/x?sig=[secret]&a=1 failed for [secret]'
+    >>> redacted("Authorization: Bearer abcdef; client = connect(token=token)")
+    'Authorization: [secret] client = connect(token=token)'
     """
     for value in values:
         text = text.replace(value, HIDDEN)
-    for secret in {secret for secret, _ in found(text) if is_secret_part(secret) and HIDDEN not in secret}:
-        text = text.replace(secret, HIDDEN)
+    for pattern in (IN_QUERY, IN_URL, USER, SCHEMED, KNOWN):
+        text = pattern.sub(_hidden, text)
     return text
+
+
+def _hidden(match: re.Match[str]) -> str:
+    """The match without its secret: all of it, unless it has a group `secret`."""
+    groups = match.groupdict()
+    if "name" in groups and not names_secret(match["name"]):
+        return match[0]
+    if "secret" not in groups:
+        return HIDDEN
+    start = match.start("secret") - match.start()
+    return match[0][:start] + HIDDEN + match[0][start + len(match["secret"]) :]

@@ -28,8 +28,14 @@ Assignments = Annotated[
 
 
 def storage_options(text: str | None) -> dict[str, dict[str, Any]]:
-    """Parse --storage-options. Raises StaggerError when it is not a mapping of mappings."""
+    """Parse --storage-options. Raises StaggerError when it is not a mapping of mappings, or holds a secret in
+    clear text.
+    """
+    from stagger.spec.messages import Place
+    from stagger.spec.secret_check import check_storage_options
+
     value = parse_value(text) if text else {}
     if not isinstance(value, dict) or not all(isinstance(item, dict) for item in value.values()):
         raise StaggerError("--storage-options must be a mapping per protocol, e.g. '{s3: {endpoint_url: http://...}}'.")
+    check_storage_options(value, Place("--storage-options", {}), ())
     return value

@@ -26,6 +26,7 @@ from stagger.spec.models import RunSpec
 from stagger.status.efficiency import sentences
 from stagger.status.look import Look, look_at_run
 from stagger.status.report import write_stats
+from stagger.storage.storage import hide_secrets
 from stagger.task import read_argument
 
 #: Seconds that an end job waits for the lock, which a local stage holds for as long as it runs.
@@ -111,6 +112,7 @@ def launch_dependents(run: RunFolder, record: RunRecord, looks: dict[str, Look],
 
 
 if __name__ == "__main__":
+    logger.configure(patcher=hide_secrets)
     try:
         sys.exit(main(sys.argv[1:]))
     except StaggerError as error:

@@ -13,6 +13,7 @@ from stagger.launch.check import (
     plan_stages,
     ready_stages,
     refuse_foreign_completions,
+    refuse_moved_outputs,
     save_plans,
 )
 from stagger.launch.follow import follow
@@ -63,6 +64,7 @@ def launch(
                 refuse_foreign_completions(looks[name], plan)
         else:
             check_fingerprints(run, before, plans)
+            refuse_moved_outputs(before, outputs)
         for name, plan in plans.items():
             refuse_if_active(looks[name])
             warn_of_foreign_outputs(looks[name], plan, outputs[name])

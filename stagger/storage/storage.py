@@ -230,6 +230,18 @@ def variable(name: str, path: tuple[str | int, ...]) -> str:
     return value
 
 
+def without_secrets(text: str) -> str:
+    """A message without the secrets that stood in place of `${NAME}` in this process, and without credentials in URLs."""
+    from stagger.secrecy import redacted, secret_values
+
+    return redacted(text, secret_values(RESOLVED))
+
+
+def hide_secrets(record: Any) -> None:
+    """Take the secrets out of a message of loguru: a `patcher`."""
+    record["message"] = without_secrets(record["message"])
+
+
 def key_text(path: tuple[str | int, ...]) -> str:
     """The start of a message about the key at `path`: `storage_options.s3.secret: `; empty without a path."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")

@@ -1,7 +1,7 @@
 """The entry point of every task: `python -I -m stagger.task SETTINGS RANKS`.
 
-SETTINGS is the path of a file (`read_argument` in stagger/task/__init__.py). A Slurm job names its ranks. A worker of the
-local executor passes `-`, and reads one rank per line from standard input.
+SETTINGS is the path of a file (`read_argument` in stagger/task/__init__.py). A Slurm job names its ranks. A worker of
+the local executor passes `-`, and reads one rank per line from standard input.
 From here a task continues in attempt.py beside this file, and in stagger/pipeline/chain.py. A test limits which modules
 it may import.
 """

@@ -13,7 +13,7 @@ from stagger.pipeline.document import Shard
 from stagger.pipeline.task_context import EXAMPLES, Circumstances, StopFlag, TaskContext
 from stagger.rundir.plan_file import RankPlan, read_rank
 from stagger.rundir.stage_folder import COMPLETION_KEYS, StageFolder, attempt_name, attempt_order, decode, encode
-from stagger.storage.storage import Storage, is_local
+from stagger.storage.storage import Storage, is_local, without_secrets
 from stagger.task import TaskSettings
 from stagger.task.attempt_log import AttemptLog, log
 
@@ -254,8 +254,9 @@ class Attempt:
         import traceback
 
         kind, message = describe(error, self.counts)
+        message = without_secrets(message)
         step = next((count.name for count in self.counts if count.error is not None), None)
-        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        trace = without_secrets("".join(traceback.format_exception(type(error), error, error.__traceback__)))
         log(f"rank {self.rank} failed: {message}\n{trace}", "ERROR")
         record = {"rank": self.rank, "kind": kind, "step": step, "error": message, "traceback": trace}
         if isinstance(error, Interrupted):

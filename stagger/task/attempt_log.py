@@ -13,11 +13,13 @@ import time
 from types import TracebackType
 
 from stagger.storage.local_files import make_folder
-from stagger.storage.storage import Storage, is_local
+from stagger.storage.storage import Storage, is_local, without_secrets
 
 
 def log(message: str, level: str = "INFO") -> None:
-    """Print one line on standard error, in loguru's format, to match the lines that steps log."""
+    """Print one line on standard error, in loguru's format, as steps log theirs. Warnings and errors lose secrets."""
+    if level in ("WARNING", "ERROR"):
+        message = without_secrets(message)
     now = time.time()
     stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
     print(f"{stamp}.{int(now % 1 * 1000):03d} | {level: <8} | {message}", file=sys.stderr, flush=True)
