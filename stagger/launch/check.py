@@ -99,9 +99,9 @@ def refuse_moved_outputs(before: RunRecord, outputs: dict[str, list[str]]) -> No
         old = before.outputs.get(name, folders)
         if name in before.fingerprints and old != folders:
             raise StaggerError(
-                f"{name}: its outputs would go to {', '.join(folders)}, but this run writes them to {', '.join(old)}: a"
-                " variable in its steps, or the folder of the launch, differs from before. Restore it, or give this one a"
-                " new run_dir."
+                f"{name}: its outputs would go to {', '.join(folders)}, but this run has {', '.join(old)}: a"
+                " variable in its steps, or the folder of the launch, differs from before. Restore it, or use a new"
+                " run_dir."
             )
 
 

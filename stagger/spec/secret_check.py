@@ -18,7 +18,7 @@ STORAGE = f"{BY_REFERENCE}, or use the usual AWS variables and files"
 IN_PYTHON = "let the step read it from os.environ when it is called"
 
 #: How to give a secret to a key that is expanded at launch.
-IN_JOB = "export the variable before the launch, and use it in the job: executor.env.setup leaves $${NAME} to the job's shell"
+IN_JOB = "export it and use it in the job: in executor.env.setup, $${NAME} is left to the job's own shell"
 
 
 def check_secrets(value: Any, place: Place, path: Path, instead: str) -> None:

@@ -231,7 +231,7 @@ def variable(name: str, path: tuple[str | int, ...]) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """A message without the secrets that stood in place of `${NAME}` in this process, and without credentials in URLs."""
+    """The message without secrets that `${NAME}` stood for in this process, and without credentials in URLs."""
     from stagger.secrecy import redacted, secret_values
 
     return redacted(text, secret_values(RESOLVED))
