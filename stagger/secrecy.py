@@ -140,7 +140,8 @@ def names_secret(key: str) -> bool:
     >>> [names_secret(key) for key in ("max_tokens", "eos_token", "tokenizer", "text_key", "aws_access_key_id")]
     [False, False, False, False, False]
     """
-    parts, whole = words(key), squeezed(key)
+    whole = squeezed(key).rstrip("0123456789")
+    parts = [word for word in words(key) if not word.isdigit()]
     if not parts or KEY_IDS.fullmatch(whole):
         return False
     if len(parts) > 1 and re.fullmatch(ABOUT, parts[-1]):
