@@ -78,7 +78,7 @@ def test_a_task_makes_few_file_system_calls_before_its_first_read(
 ) -> None:
     """A count, not a time: at most 800 from the interpreter's start to the first shard."""
     cli("launch", pipeline_file(), "--limit", 1, check=0)
-    settings = tmp_path / "run" / "launches" / "1" / "settings.json"
+    settings = str(tmp_path / "run" / "launches" / "1" / "settings.json")
     trace = tmp_path / "trace"
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     task = [sys.executable, "-I", "-m", "stagger.task", settings, "1"]
