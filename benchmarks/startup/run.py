@@ -171,13 +171,12 @@ def main() -> int:
 
 
 def stagger_start(folder: str) -> Start:
-    """How stagger starts its tasks. The launch runs rank 0, and its record holds the settings argument of all tasks."""
+    """How stagger starts its tasks. The launch runs rank 0, and writes the settings of all tasks."""
     environment = {"STAGGER_BENCHMARK": folder}
     ranks = str(len(os.listdir(f"{folder}/input")))
     launch = [*measure.STAGGER, "launch", str(HERE / "startup.yaml"), "--tasks", ranks, "--limit", "1"]
     measure.run(launch, environment)
-    settings = json.loads(Path(f"{folder}/run/launches/1/launch.json").read_text())["settings"]
-    module, arguments = "stagger.task", [settings, "{rank}"]
+    module, arguments = "stagger.task", [f"{folder}/run/launches/1/settings.json", "{rank}"]
     return Start([sys.executable, "-I", "-m", module, *arguments], module, arguments, ["-I"])
 
 

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import sys
+import traceback
 from signal import Signals
 from typing import Annotated, NoReturn
 
@@ -26,6 +27,7 @@ from stagger.cli.options import (
     storage_options,
 )
 from stagger.errors import Interrupted, StaggerError, exit_status_of, one_line
+from stagger.storage.storage import hide_secrets, without_secrets
 from stagger.terminal import say
 
 app = typer.Typer(
@@ -64,13 +66,13 @@ def main() -> NoReturn:
     except Exception as error:
         if hasattr(error, "format_message"):  # An error of click: an invalid option or argument.
             fail(error.format_message(), 2)
-        raise
+        fail(traceback.format_exc(), 1)
     gc.freeze()  # The process ends: looking for cycles in 100,000 records would take it half a second.
     sys.exit(status if isinstance(status, int) else 0)
 
 
 def fail(message: str, status: int) -> NoReturn:
-    for line in message.split("\n"):
+    for line in without_secrets(message).split("\n"):
         print(f"stagger: {one_line(line)}", file=sys.stderr)
     sys.exit(status)
 
@@ -78,6 +80,7 @@ def fail(message: str, status: int) -> NoReturn:
 def set_up_logging() -> None:
     """Log to standard error, messages only, from level STAGGER_LOG_LEVEL (default INFO)."""
     logger.remove()
+    logger.configure(patcher=hide_secrets)
     logger.add(sys.stderr, format="<level>{message}</level>", level=os.environ.get("STAGGER_LOG_LEVEL", "INFO"))
 
 

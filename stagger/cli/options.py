@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from loguru import logger
 
 from stagger.errors import StaggerError
 from stagger.spec.yaml_file import parse_value
@@ -29,7 +30,14 @@ Assignments = Annotated[
 
 def storage_options(text: str | None) -> dict[str, dict[str, Any]]:
     """Parse --storage-options. Raises StaggerError when it is not a mapping of mappings."""
+    from stagger.secrecy import clear_secrets
+
     value = parse_value(text) if text else {}
     if not isinstance(value, dict) or not all(isinstance(item, dict) for item in value.values()):
         raise StaggerError("--storage-options must be a mapping per protocol, e.g. '{s3: {endpoint_url: http://...}}'.")
+    for where, reason in clear_secrets(value, ()):
+        logger.warning(
+            f"--storage-options: {'.'.join(map(str, where))}: everybody on this machine can read this command line"
+            f" ({reason}); write ${{NAME}} in single quotes, and export NAME"
+        )
     return value

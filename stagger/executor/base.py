@@ -12,6 +12,7 @@ from stagger.plan.requests import not_yet_planned
 from stagger.rundir.launch_records import Group, LaunchRecord
 from stagger.rundir.run_folder import Stage, StageInput
 from stagger.spec.models import RunSpec, StageSpec
+from stagger.storage.storage import is_local, join
 from stagger.task import TaskSettings
 
 
@@ -27,6 +28,12 @@ class StageLaunch:
     @property
     def ranks(self) -> list[int]:
         return sorted(rank for group in self.groups for rank in group.ranks)
+
+    @property
+    def settings_path(self) -> str | None:
+        """The path of the settings in the launch's folder; None on remote storage, which a task cannot open yet."""
+        path = join(self.stage.folder.launch(self.number), "settings.json")
+        return path if is_local(path) else None
 
 
 @dataclass(frozen=True)

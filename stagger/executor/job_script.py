@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from stagger.errors import StaggerError, one_line
 from stagger.executor.sandbox import ScriptEnvironment, within_limits
 from stagger.ranks import format_ranks
@@ -27,8 +25,9 @@ WARNING_S = 120
 class ScriptContext:
     """The values that all scripts of one launch share.
 
-    `log_dir` is the folder for the jobs' own output. `template` is the template of an array's script, unless the user
-    set one. `warning_s` is the number of seconds before its time limit at which Slurm signals a job.
+    `log_dir` is the folder for the jobs' own output. `settings` is the path of the settings of the tasks. `template` is
+    the template of an array's script, unless the user set one. `warning_s` is the number of seconds before its time
+    limit at which Slurm signals a job.
     """
 
     spec: SlurmSpec
@@ -37,7 +36,7 @@ class ScriptContext:
     number: int
     cwd: str
     log_dir: str
-    storage_options: dict[str, dict[str, Any]]
+    settings: str
     template: str = "array.sbatch.j2"
     warning_s: int = WARNING_S
 
@@ -48,7 +47,6 @@ def array_script(
     ranks: Sequence[Sequence[int]],
     throttle: int | None,
     window_s: int,
-    settings: str,
     slots: Slots | None = None,
 ) -> str:
     """The script of one job array; element i runs the ranks `ranks[i]`.
@@ -80,7 +78,7 @@ def array_script(
         ranks_per_job=len(ranks[0]),
         job_ranks=[format_ranks(job) for job in ranks],
         python=command(spec, context.cwd),
-        settings=settings,
+        settings=context.settings,
     )
 
 
@@ -102,7 +100,7 @@ def finalize_script(context: ScriptContext, name: str, after: Sequence[str]) -> 
         python=interpreter(spec.env),
         run_dir=context.run_dir,
         stage=context.stage,
-        storage_options=orjson.dumps(context.storage_options).decode(),
+        settings=context.settings,
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from stagger.errors import StaggerError
 from stagger.executor.activity import Activity
@@ -48,8 +50,23 @@ class LocalRunner(StageRunner):
         )
         write_launch(launch.stage.folder, record)
         assert self.stage.executor.type == "local"
-        Crew(launch, min(self.stage.executor.workers, len(launch.ranks))).run()
+        with settings_file(launch) as path:
+            Crew(launch, path, min(self.stage.executor.workers, len(launch.ranks))).run()
         return record
+
+
+@contextlib.contextmanager
+def settings_file(launch: StageLaunch) -> Iterator[str]:
+    """Write the settings for the workers. Of a run on remote storage they exist only as long as the workers."""
+    content = launch.settings.to_json().encode()
+    if launch.settings_path is not None:
+        launch.stage.folder.storage.write(launch.settings_path, content, private=True)
+        yield launch.settings_path
+        return
+    with tempfile.NamedTemporaryFile(prefix="stagger-", suffix=".json") as file:
+        file.write(content)
+        file.flush()
+        yield file.name
 
 
 class LocalJobs(Jobs[LocalLaunch]):

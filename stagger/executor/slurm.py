@@ -79,7 +79,6 @@ class SlurmRunner(StageRunner):
                 part,
                 throttle,
                 settings.window_s,
-                settings.to_json(),
                 slots if self.stage.start_policy == "spread" else None,
             )
             arrays.append(ArrayPlan(name, group, part, throttle, script))
@@ -103,6 +102,7 @@ class SlurmRunner(StageRunner):
         check_folder(context.log_dir, shared)
         arrays = self.arrays(launch)
         record = self._record(launch, arrays, context.log_dir)
+        launch.stage.folder.storage.write(context.settings, launch.settings.to_json().encode(), private=True)
         write_launch(launch.stage.folder, record)  # Before sbatch runs: a crash leaves no job without a recorded name.
         try:
             for array in arrays:
@@ -157,7 +157,7 @@ class SlurmRunner(StageRunner):
             number=launch.number,
             cwd=self.spec.cwd,
             log_dir=log_dir,
-            storage_options=self.spec.storage_options,
+            settings=launch.settings_path or os.path.join(os.path.abspath(log_dir), "settings.json"),
             **block_scripts(self.stage),
         )
 

@@ -97,11 +97,12 @@ def open_pidfd(pid: int) -> int | None:
 class Crew:
     """The workers of one launch. Hands out ranks, replaces workers that die, and reports how each rank ended.
 
-    `size` is the number of workers at once.
+    `settings` is the path of their settings; `size` is the number of workers at once.
     """
 
-    def __init__(self, launch: StageLaunch, size: int) -> None:
+    def __init__(self, launch: StageLaunch, settings: str, size: int) -> None:
         self.launch = launch
+        self.settings = settings
         self.waiting = deque(launch.ranks)
         self.workers: list[Worker] = []
         self.size = size
@@ -167,7 +168,7 @@ class Crew:
         self._beat(force=True)
 
     def _hire(self) -> None:
-        worker = Worker(self.launch.settings.to_json(), self.hired)
+        worker = Worker(self.settings, self.hired)
         self.hired += 1
         assert worker.process.stdout is not None
         self.workers.append(worker)

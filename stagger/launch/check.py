@@ -12,16 +12,17 @@ from loguru import logger
 
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import Step, add_import_path
-from stagger.plan.stage_plan import StagePlan, make_plan, steps_of
+from stagger.plan.stage_plan import StagePlan, make_plan, output_folders, steps_of
 from stagger.progress import busy
 from stagger.ranks import format_ranks
 from stagger.rundir.plan_file import read_all
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
 from stagger.rundir.stage_folder import StageFolder
+from stagger.secrecy import REFERENCE
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.status.look import Look, done_ranks
 from stagger.storage.ownership import foreign, user_name
-from stagger.storage.storage import Storage, join
+from stagger.storage.storage import Storage, expand_variables, join
 
 
 def ready_stages(spec: RunSpec, done: Collection[str]) -> list[StageSpec]:
@@ -114,6 +115,26 @@ def warn_of_new_times(look: Look, before: RunRecord, plan: StagePlan) -> None:
             else ""
         )
     )
+
+
+def check_variables(stage: Stage) -> None:
+    """Raise StaggerError when a variable that the tasks of a stage need is not set, or moves their outputs."""
+    spec = stage.record.spec
+    expand_variables(spec.storage_options, ("storage_options",))
+    if not spec.pickled and any(REFERENCE.search(str(step.params)) for step in stage.spec.pipeline):
+        refuse_moved_outputs(stage.record, {stage.name: output_folders(stage.spec, None)})
+
+
+def refuse_moved_outputs(before: RunRecord, outputs: dict[str, list[str]]) -> None:
+    """Raise StaggerError when a planned stage of the run would write to other folders than before."""
+    for name, folders in outputs.items():
+        old = before.outputs.get(name, folders)
+        if name in before.fingerprints and old != folders:
+            raise StaggerError(
+                f"{name}: its outputs would go to {', '.join(folders)}, but this run has {', '.join(old)}: a"
+                " variable in its steps, or the folder of the launch, differs from before. Restore it, or use a new"
+                " run_dir."
+            )
 
 
 def refuse_foreign_completions(look: Look, plan: StagePlan) -> None:

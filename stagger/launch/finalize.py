@@ -1,4 +1,7 @@
-"""The end job of a stage, which runs `python -I -m stagger.launch.finalize RUN_DIR STAGE OPTIONS` after its arrays."""
+"""The end job of a stage, which runs `python -I -m stagger.launch.finalize RUN_DIR STAGE SETTINGS` after its arrays.
+
+SETTINGS is the path of the settings of the tasks: their storage options are needed to read run.json.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,8 @@ from stagger.spec.models import RunSpec
 from stagger.status.efficiency import sentences
 from stagger.status.look import Look, look_at_run
 from stagger.status.report import write_stats
+from stagger.storage.storage import hide_secrets
+from stagger.task import read_argument
 from stagger.terminal import logger
 
 #: Seconds that an end job waits for the lock, which a local stage holds for as long as it runs.
@@ -41,9 +46,10 @@ def main(arguments: list[str]) -> int:
         return 1
 
 
-def end_stage(run_dir: str, name: str, options: str) -> int:
+def end_stage(run_dir: str, name: str, settings: str) -> int:
     """Merge the statistics; retry failed ranks as `retries` allows; launch dependent stages if every rank is done."""
-    run, record = RunFolder.open(run_dir, orjson.loads(options), patient=True)
+    options = orjson.loads(read_argument(settings)).get("storage_options")
+    run, record = RunFolder.open(run_dir, options, patient=True)
     with run.changing(record):
         if not may_launch(record.spec, name):  # Then a user's retry need not wait for this job.
             return finalize(run, record, name)
@@ -121,4 +127,5 @@ def launch_dependents(run: RunFolder, record: RunRecord, looks: dict[str, Look],
 
 
 if __name__ == "__main__":
+    logger.configure(patcher=hide_secrets)
     sys.exit(main(sys.argv[1:]))

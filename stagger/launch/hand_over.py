@@ -8,6 +8,7 @@ from dataclasses import replace
 from stagger.errors import StaggerError
 from stagger.executor.base import StageLaunch, StageRunner
 from stagger.executor.kinds import runner_of
+from stagger.launch.check import check_variables
 from stagger.launch.leftovers import remove_leftovers
 from stagger.pipeline.pickled import sha256
 from stagger.rundir.launch_records import Group, LaunchRecord, record_path
@@ -41,6 +42,7 @@ def start(stage: Stage, look: Look, groups: list[Group], payload: bytes = b"") -
     number = len(look.launches) + 1
     settings = task_settings(stage, runner, number, sum(len(group.ranks) for group in groups))
     settings = with_pickle(settings, stage, look.launches, payload)
+    check_variables(stage)
     runner.check()
     return runner.execute(StageLaunch(stage, number, groups, settings))
 

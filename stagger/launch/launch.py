@@ -12,6 +12,7 @@ from stagger.launch.check import (
     plan_stages,
     ready_stages,
     refuse_foreign_completions,
+    refuse_moved_outputs,
     save_plans,
     warn_of_foreign_code,
     warn_of_new_times,
@@ -74,6 +75,7 @@ def _launch(
                 refuse_foreign_completions(looks[name], plan)
         else:
             check_fingerprints(run, before, plans)
+            refuse_moved_outputs(before, outputs)
         for name, plan in plans.items():
             refuse_if_active(looks[name])
             if before is not None:

@@ -8,9 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from stagger.errors import StaggerError
+from stagger.storage.storage import expand_variables
 
 #: Name in a pipeline file -> module and class of the step. The module is imported when a pipeline names the step.
 BUILTIN = {
@@ -53,8 +54,12 @@ def resolve(use: str) -> Any:
 
 
 def build(use: str, params: dict[str, Any]) -> Step:
-    """A step ready to run: an instance of a class, or a function with `params` filled in."""
+    """A step ready to run: an instance of a class, or a function with `params` filled in.
+
+    `${NAME}` in `params` is replaced from the environment. Raises StaggerError, naming the key, when one is not set.
+    """
     target = resolve(use)
+    params = cast("dict[str, Any]", expand_variables(params, (use,)))
     step: Step = target(**params) if isinstance(target, type) else functools.partial(target, **params)
     return step
 

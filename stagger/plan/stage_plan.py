@@ -18,9 +18,10 @@ from stagger.progress import busy
 from stagger.rundir.plan_file import encode_plan
 from stagger.rundir.run_folder import StageInput
 from stagger.rundir.stage_folder import collection_paused
+from stagger.secrecy import secret_by_form
 from stagger.spec.models import StageSpec
 from stagger.storage import MTIME
-from stagger.storage.storage import Storage, is_local
+from stagger.storage.storage import Storage, is_local, without_secrets
 from stagger.terminal import logger
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _find_shards(storage: Storage, stage: StageSpec, objects: Sequence[Step] | N
     try:
         found: list[Shard] = first.find_shards(storage)
     except OSError as error:
-        raise StaggerError(f"The input of {stage.name} cannot be listed: {error}.") from error
+        raise StaggerError(without_secrets(f"The input of {stage.name} cannot be listed: {error}.")) from error
     empty = [shard.name for shard in found if not shard.size]
     if empty and not getattr(first, "allow_empty", True):
         logger.warning(
@@ -135,9 +136,8 @@ def build_at_launch(stage: StageSpec, index: int) -> Any:
     except StaggerError as error:
         raise StaggerError(f"Step {index + 1} ({step.use}): {error}") from error
     except Exception as error:  # The constructor is the user's.
-        raise StaggerError(
-            f"Step {index + 1} ({step.use}) cannot be created: {type(error).__name__}: {error}."
-        ) from error
+        reason = without_secrets(f"{type(error).__name__}: {error}")
+        raise StaggerError(f"Step {index + 1} ({step.use}) cannot be created: {reason}.") from error
 
 
 def check_outputs(plan: StagePlan, readers: Sequence[Reader], writers: Sequence[Writer]) -> Collection[str]:
@@ -171,7 +171,8 @@ def check_outputs(plan: StagePlan, readers: Sequence[Reader], writers: Sequence[
 def output_folders(stage: StageSpec, objects: Sequence[Step] | None) -> list[str]:
     """The folders that the stage writes to, as far as its steps define `output_folder`.
 
-    Raises StaggerError when two ranks would write the same file or, with `commit: shard`, two shards would.
+    Raises StaggerError when two ranks would write the same file or, with `commit: shard`, two shards would; and for a
+    folder with a secret in its URL.
     """
     for step in steps_with("check_tasks", stage, objects):
         step.check_tasks(stage.tasks)
@@ -181,7 +182,14 @@ def output_folders(stage: StageSpec, objects: Sequence[Step] | None) -> list[str
             f"{stage.name}: commit: shard needs an output for each shard: put {{stem}} into the filename of every"
             " writer, or leave commit out."
         )
-    return [step.output_folder for step in writers]
+    folders = [step.output_folder for step in writers]
+    for folder in folders:
+        if reason := secret_by_form(folder):
+            raise StaggerError(
+                f"{stage.name}: the folder of its outputs holds a secret ({reason}), and the records of its ranks name"
+                " every output: give the secret in storage_options instead, as ${NAME}."
+            )
+    return folders
 
 
 def steps_with(hook: str, stage: StageSpec, objects: Sequence[Step] | None) -> list[Any]:

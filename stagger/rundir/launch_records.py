@@ -64,7 +64,7 @@ class LaunchRecord:
     """The fields that local and Slurm launches share.
 
     `launch` counts the launches of the stage from 1; `time` is in seconds since the epoch; `settings` is the JSON
-    argument of each task (`TaskSettings.to_json`).
+    text of the tasks' settings (`TaskSettings.to_json`).
     """
 
     executor: ClassVar[str]

@@ -9,6 +9,7 @@ from typing import Any
 from stagger.errors import StaggerError
 from stagger.spec.messages import Place, validated
 from stagger.spec.models import RunSpec, StageSpec
+from stagger.spec.secret_check import check_forms
 from stagger.spec.yaml_file import parse_value
 
 #: Keys of a stage that a retry may change: none affects what a rank reads, does or writes.
@@ -35,7 +36,7 @@ def assign(raw: dict[str, Any], assignment: str) -> None:
     target, equals, text = assignment.partition("=")
     parts = target.split(".")
     if not equals or not all(parts):
-        raise StaggerError(f"--set {assignment}: write it as key=value, e.g. --set executor.workers=100.")
+        raise StaggerError(f"--set {target}: write it as key=value, e.g. --set executor.workers=100.")
     place: Any = raw
     for part in parts[:-1]:
         if isinstance(place, list) and part.isdigit() and int(part) < len(place):
@@ -43,14 +44,14 @@ def assign(raw: dict[str, Any], assignment: str) -> None:
         elif isinstance(place, dict):
             place = place.setdefault(part, {})
         else:
-            raise StaggerError(f"--set {assignment}: the file has no place for {part!r}; check the keys before it.")
+            raise StaggerError(f"--set {target}: the file has no place for {part!r}; check the keys before it.")
     last = parts[-1]
     if isinstance(place, list) and last.isdigit() and int(last) < len(place):
         place[int(last)] = parse_value(text)
     elif isinstance(place, dict):
         place[last] = parse_value(text)
     else:
-        raise StaggerError(f"--set {assignment}: the file has no place for {last!r}; check the keys before it.")
+        raise StaggerError(f"--set {target}: the file has no place for {last!r}; check the keys before it.")
 
 
 def changed_spec(spec: RunSpec, assignments: Sequence[str], stage: str | None) -> RunSpec:
@@ -67,10 +68,11 @@ def changed_spec(spec: RunSpec, assignments: Sequence[str], stage: str | None) -
             for one in raw["stages"]:
                 if one["name"] in names:
                     assign(one, assignment)
+                    check_forms(one[key], Place("--set", {}), (key,))
         else:
             allowed = ", ".join([*CHANGEABLE, *CHANGEABLE_OF_RUN])
             raise StaggerError(
-                f"--set {assignment}: a retry cannot change {key or 'this'}, only {allowed}. For anything else launch"
+                f"--set {key}: a retry cannot change {key or 'this'}, only {allowed}. For anything else launch"
                 " with a new run_dir."
             )
     stages = [validated(StageSpec, one, Place(f"--set ({one['name']})", {}), ()) for one in raw["stages"]]

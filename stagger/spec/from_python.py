@@ -9,8 +9,8 @@ from typing import Any
 from stagger.errors import StaggerError
 from stagger.spec.messages import Place, validated
 from stagger.spec.models import RunSpec, StageSpec
-from stagger.spec.secret_check import check_secrets
-from stagger.storage.storage import absolute
+from stagger.spec.secret_check import IN_JOB, IN_PYTHON, check_forms, check_secrets, check_storage_options
+from stagger.storage.storage import absolute, expand_variables
 
 
 def from_objects(values: dict[str, Any], stage: dict[str, Any], executor: Mapping[str, Any]) -> RunSpec:
@@ -20,7 +20,12 @@ def from_objects(values: dict[str, Any], stage: dict[str, Any], executor: Mappin
     place = Place(f"{executor['type'].title()}Executor", {})
     if not isinstance(values["run_dir"], (str, os.PathLike)):
         raise StaggerError(f"{place.file}: run_dir must be a path, not {values['run_dir']!r}.")
-    check_secrets(values.get("storage_options"), place)
+    check_storage_options(values.get("storage_options"), place)
+    expand_variables(values.get("storage_options"), ("storage_options",))  # Raises for a variable that is not set.
+    check_forms({key: item for key, item in values.items() if key != "storage_options"}, place, (), IN_JOB)
+    check_forms(dict(executor), place, (), IN_JOB)
+    for number, step in enumerate(stage["pipeline"], 1):
+        check_secrets(step["params"], Place(f"Step {number} ({step['use']})", {}), (), IN_PYTHON)
     checked = validated(StageSpec, {**stage, "name": values["name"], "executor": dict(executor)}, place, ())
     run = {**values, "run_dir": absolute(str(values["run_dir"])), "stages": [checked], "cwd": os.getcwd()}
     spec: RunSpec = validated(RunSpec, {**run, "import_path": (script_folder(),), "pickled": True}, place, ())

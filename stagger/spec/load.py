@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel
 
@@ -17,7 +17,8 @@ from stagger.spec.changes import Changes, assign
 from stagger.spec.executors import EXECUTORS
 from stagger.spec.messages import Place, validated
 from stagger.spec.models import RUN_KEYS, PipelineFile, RunSpec, StageSpec
-from stagger.spec.secret_check import check_secrets
+from stagger.spec.references import expanded, literal
+from stagger.spec.secret_check import check_storage_options
 from stagger.spec.step_checks import check_step, nearest
 from stagger.spec.yaml_file import MAX_CHARACTERS, Path, parse_file
 from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, expand_variables
@@ -33,7 +34,6 @@ def load_file(
     `announce` gets a sentence about the modules that the file names, before their import runs their code.
     """
     path = find_file(file)
-    os.environ.setdefault("STAGGER_EXAMPLES", str(shipped("examples")))
     try:
         with path.open(encoding="utf-8-sig") as opened:
             text = opened.read(MAX_CHARACTERS + 1)
@@ -83,10 +83,9 @@ def resolve_run(
     """Check a file's content and make it a `RunSpec`. `executor` replaces the executor of every stage. Steps can be
     imported from `folder`; `announce` gets a sentence about their modules before the import.
     """
-    check_secrets(raw.get("storage_options"), place)
+    check_storage_options(raw.get("storage_options"), place)
+    raw = {key: expanded(value, (key,), place) for key, value in raw.items()}
     options = raw.get("storage_options", {})
-    expand_variables(options)  # Only to report a missing variable now: the run stores the options unexpanded.
-    raw = {key: options if key == "storage_options" else _expanded(value, (key,), place) for key, value in raw.items()}
     if not {"pipeline", "stages", "blocks"} & raw.keys():
         raise StaggerError(f"{place.file}: there is no pipeline; list its steps under `pipeline:`.")
     whole = {key: value for key, value in raw.items() if key in RUN_KEYS and key != "stages"}
@@ -117,7 +116,7 @@ def resolve_run(
     for checked in spec.stages:
         for number, step in enumerate(checked.pipeline, 1):
             where = f"{place.file}: step {number}" + (f" of stage {checked.name}" if "stages" in raw else "")
-            check_step(step.use, step.params, where)
+            check_step(step.use, cast("dict[str, Any]", expand_variables(step.params, (step.use,))), where)
     return spec
 
 
@@ -138,7 +137,7 @@ def of_blocks(
     executor = stage["executor"]
     if isinstance(executor, dict) and executor.get("type") == "local":
         executor = {"workers": checked.servers, **executor}
-    step = {"use": HOST_STEP, "params": {"settings": blocks}}
+    step = {"use": HOST_STEP, "params": {"settings": {**blocks, "model": literal(blocks["model"])}}}
     return {**stage, "executor": executor, "blocks": blocks, "pipeline": [step], "tasks": checked.servers}
 
 
@@ -202,15 +201,3 @@ def _ordered(stages: list[StageSpec], place: Place) -> list[StageSpec]:
         ordered.append(ready[0])
         pending.remove(ready[0])
     return ordered
-
-
-def _expanded(value: Any, path: Path, place: Place) -> Any:
-    """Replace `${NAME}` everywhere in `value`. An error names the place."""
-    if isinstance(value, dict):
-        return {key: _expanded(item, (*path, str(key)), place) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_expanded(item, (*path, index), place) for index, item in enumerate(value)]
-    try:
-        return expand_variables(value)
-    except StaggerError as error:
-        raise StaggerError(f"{place.of(path)}: {error}") from None

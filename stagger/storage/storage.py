@@ -7,7 +7,7 @@ the first remote path, never for a local one.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from stagger.errors import StaggerError
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 UNREACHABLE_S = 10.0
 
 S3_PROTOCOLS = ("s3", "s3a")
+
+#: The environment variables whose values this process has put in place of `${NAME}`, and the keys where. Messages leave
+#: out those values that are secrets (stagger/secrecy.py).
+RESOLVED: dict[str, set[tuple[str | int, ...]]] = {}
 
 
 def is_local(path: str) -> bool:
@@ -89,7 +93,8 @@ class Storage:
             from stagger.storage.local_files import LocalFiles
 
             return LocalFiles(self.shared)
-        options = cast("dict[str, Any]", expand_variables(self.options.get(protocol, {})))
+        place = ("storage_options", protocol)
+        options = cast("dict[str, Any]", expand_variables(self.options.get(protocol, {}), place))
         if protocol in S3_PROTOCOLS:
             from stagger.storage.s3.store import S3
 
@@ -216,15 +221,16 @@ class Storage:
         self.backend(folder).check_writable(folder)
 
 
-def expand_variables(value: object) -> object:
+def expand_variables(value: object, path: tuple[str | int, ...] = ()) -> object:
     """`value` with every `${NAME}` in its strings replaced from the environment; `$${` stands for a literal `${`.
 
-    Raises StaggerError for a variable that is not set, and for a `${` without its `}`.
+    `path` is the place of `value` in the pipeline file. Raises StaggerError, naming the key, for a variable that is not
+    set, and for a `${` without a name and its `}`.
     """
-    if isinstance(value, dict):
-        return {key: expand_variables(item) for key, item in value.items()}
+    if isinstance(value, Mapping):
+        return {key: expand_variables(item, (*path, key)) for key, item in value.items()}
     if isinstance(value, list):
-        return [expand_variables(item) for item in value]
+        return [expand_variables(item, (*path, index)) for index, item in enumerate(value)]
     if not isinstance(value, str) or "${" not in value:
         return value
     head, *rest = value.split("${")
@@ -235,8 +241,39 @@ def expand_variables(value: object) -> object:
             continue
         name, brace, after = part.partition("}")
         if not brace:
-            raise StaggerError(f"{value!r} has a '${{' without its '}}'; write $${{ for a plain ${{.")
-        if name not in os.environ:
-            raise StaggerError(f"The environment variable {name} is not set ({value!r} needs it); export it and retry.")
-        text += os.environ[name] + after
+            raise StaggerError(f"{key_text(path)}a '${{' without its '}}'; write $${{ for a plain ${{.")
+        if not name.isidentifier():
+            raise StaggerError(f"{key_text(path)}between '${{' and '}}' there must be the name of a variable alone.")
+        text += variable(name, path) + after
     return text
+
+
+def variable(name: str, path: tuple[str | int, ...]) -> str:
+    """The value of the environment variable `name`, for the key at `path`. Raises StaggerError when it is not set."""
+    value = os.environ.get(name)
+    if value is None and name == "STAGGER_EXAMPLES":
+        from stagger.shipped import shipped
+
+        value = str(shipped("examples"))
+    if value is None:
+        raise StaggerError(f"{key_text(path)}The environment variable {name} is not set; export it and retry.")
+    RESOLVED.setdefault(name, set()).add(path)
+    return value
+
+
+def without_secrets(text: str) -> str:
+    """The message without secrets that `${NAME}` stood for in this process, and without credentials in URLs."""
+    from stagger.secrecy import redacted, secret_values
+
+    return redacted(text, secret_values(RESOLVED))
+
+
+def hide_secrets(record: Any) -> None:
+    """Take the secrets out of a message of loguru: a `patcher`."""
+    record["message"] = without_secrets(record["message"])
+
+
+def key_text(path: tuple[str | int, ...]) -> str:
+    """The start of a message about the key at `path`: `storage_options.s3.secret: `; empty without a path."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    return f"{text}: " if text else ""

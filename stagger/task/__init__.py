@@ -1,11 +1,13 @@
 """One task, top to bottom: its settings, its entry, an attempt, its log. Imports no launch, executor or spec.
 
-A launch passes the settings to each task as one JSON argument in the job script. (They live in the package's own file
-because every task imports it: one more file would cost each task six file-system calls.)
+A launch writes the settings to a file that only its owner can read, and passes the path to each task: everybody on a
+machine can read its command lines. (This code is in the package's own file because every task imports it: one more file
+would cost each task six file-system calls.)
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -48,9 +50,31 @@ class TaskSettings:
     pickle_path: str = ""
     pickle_sha256: str = ""
 
+    @classmethod
+    def of(cls, argument: str) -> TaskSettings:
+        """The settings that `argument` names (`read_argument`). Raises StaggerError when it cannot be read."""
+        return cls.from_json(read_argument(argument))
+
     def to_json(self) -> str:
         return orjson.dumps(asdict(self)).decode()
 
     @classmethod
     def from_json(cls, text: str) -> TaskSettings:
         return cls(**orjson.loads(text))
+
+
+def read_argument(argument: str) -> str:
+    """The JSON text of settings. `argument` is the path of their file, or, to run a rank by hand, the text itself.
+
+    Raises StaggerError when the file cannot be read.
+    """
+    if argument.startswith("{"):
+        return argument
+    try:
+        descriptor = os.open(argument, os.O_RDONLY)  # One call to the file system; `open` makes three.
+        try:
+            return b"".join(iter(lambda: os.read(descriptor, 2**20), b"")).decode()
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StaggerError(f"The task's settings cannot be read: {error}. Every node must see this file.") from None

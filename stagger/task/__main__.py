@@ -1,6 +1,7 @@
 """The entry point of every task: `python -I -m stagger.task SETTINGS RANKS`.
 
-A Slurm job names its ranks. A worker of the local executor passes `-`, and reads one rank per line from standard input.
+SETTINGS is the path of a file (`read_argument` in stagger/task/__init__.py). A Slurm job names its ranks. A worker of
+the local executor passes `-`, and reads one rank per line from standard input.
 From here a task continues in attempt.py beside this file, and in stagger/pipeline/chain.py. A test limits which modules
 it may import.
 """
@@ -41,7 +42,11 @@ def main(arguments: list[str]) -> int:
     stop = StopFlag()
     install_handlers(stop)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # Logs are read while they grow.
-    settings = TaskSettings.from_json(arguments[0])
+    try:
+        settings = TaskSettings.of(arguments[0])
+    except StaggerError as error:
+        log(str(error), "ERROR")
+        return 1
     add_import_path([*settings.import_path, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     if settings.shared:
         os.umask(SHARED_UMASK)

@@ -20,7 +20,7 @@ from stagger.rundir.stage_folder import (
     decode,
     encode,
 )
-from stagger.storage.storage import Storage, is_local
+from stagger.storage.storage import Storage, is_local, without_secrets
 from stagger.task import Committed, Superseded, TaskSettings
 from stagger.task.attempt_log import AttemptLog, log
 
@@ -273,8 +273,9 @@ class Attempt:
         import traceback
 
         kind, message = describe(error, self.counts)
+        message = without_secrets(message)
         step = next((count.name for count in self.counts if count.error is not None), None)
-        trace = traceback.format_exception(type(error), error, error.__traceback__)
+        trace = [without_secrets(part) for part in traceback.format_exception(type(error), error, error.__traceback__)]
         log(f"rank {self.rank} failed: {message}", "ERROR", trace)
         record = {"rank": self.rank, "kind": kind, "step": step, "error": message, "traceback": "".join(trace)}
         if isinstance(error, Interrupted):

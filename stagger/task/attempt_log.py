@@ -15,15 +15,17 @@ from types import TracebackType
 
 from stagger.errors import one_line
 from stagger.storage.local_files import open_log
-from stagger.storage.storage import Storage, is_local
+from stagger.storage.storage import Storage, is_local, without_secrets
 
 
 def log(message: str, level: str = "INFO", details: Iterable[str] = ()) -> None:
-    """Print one line on standard error, in loguru's format, to match the lines that steps log.
+    """Print one line on standard error, in loguru's format, as steps log theirs. Warnings and errors lose secrets.
 
     `details` are the parts of a traceback, which follow on lines of their own. Further lines of a part are indented, so
     that no part looks like a line of the log.
     """
+    if level in ("WARNING", "ERROR"):
+        message = without_secrets(message)
     now = time.time()
     stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
     lines = [f"{stamp}.{int(now % 1 * 1000):03d} | {level: <8} | {one_line(message)}"]

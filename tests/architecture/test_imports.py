@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -65,9 +64,9 @@ def test_a_task_on_local_paths_imports_only_what_it_uses(
     cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:
     cli("launch", pipeline_file(compression=None), "--limit", 1, check=0)
-    launch = json.loads((tmp_path / "run" / "launches" / "1" / "launch.json").read_text())
+    settings = str(tmp_path / "run" / "launches" / "1" / "settings.json")
     code = "from stagger.task.__main__ import main\nassert main(sys.argv[1:]) == 0"
-    found = imported_by(code, launch["settings"], "1", folder=tmp_path)
+    found = imported_by(code, settings, "1", folder=tmp_path)
     assert (tmp_path / "run" / "completions" / "00001.json").exists()
     assert "stagger.task.attempt" in found
     assert not found & NOT_IN_A_TASK
@@ -79,7 +78,7 @@ def test_a_task_makes_few_file_system_calls_before_its_first_read(
 ) -> None:
     """A count, not a time: at most 800 from the interpreter's start to the first shard."""
     cli("launch", pipeline_file(), "--limit", 1, check=0)
-    settings = json.loads((tmp_path / "run" / "launches" / "1" / "launch.json").read_text())["settings"]
+    settings = str(tmp_path / "run" / "launches" / "1" / "settings.json")
     trace = tmp_path / "trace"
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     task = [sys.executable, "-I", "-m", "stagger.task", settings, "1"]

@@ -24,12 +24,12 @@ def context(**spec: Any) -> ScriptContext:
         number=2,
         cwd="/home/user",
         log_dir="/lustre/my runs/100%/launches/2/slurm",
-        storage_options={},
+        settings="/lustre/my runs/100%/launches/2/settings.json",
     )
 
 
 def render(ranks: list[list[int]], **spec: Any) -> str:
-    return array_script(context(**spec), "stage-0123", ranks, 100, 180, '{"stage_dir": "it\'s here"}')
+    return array_script(context(**spec), "stage-0123", ranks, 100, 180)
 
 
 def test_the_whole_script_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,4 +109,6 @@ def test_the_end_of_a_stage_waits_for_all_its_arrays() -> None:
     text = finalize_script(context(partition="cpu", gpus_per_task=4), "stage-end", ["11", "12"])
     assert "#SBATCH --dependency=afterany:11:12" in text
     assert "gres" not in text
-    assert "stagger.launch.finalize '/lustre/my runs/100%' stage '{}'" in text
+    assert (
+        "stagger.launch.finalize '/lustre/my runs/100%' stage '/lustre/my runs/100%/launches/2/settings.json'" in text
+    )

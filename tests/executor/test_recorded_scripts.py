@@ -18,12 +18,9 @@ from tests.executor.test_job_script import context as plain_context
 
 RECORDED = Path(__file__).parents[1] / "data" / "scripts"
 
-SETTINGS = '{"stage_dir": "it\'s here"}'
-
 
 def context(more: dict[str, Any] | None = None, **spec: Any) -> ScriptContext:
-    storage_options = {"s3": {"endpoint_url": "http://it's", "secret": "${SECRET}"}}
-    return replace(plain_context(**spec), storage_options=storage_options, **(more or {}))
+    return replace(plain_context(**spec), settings="/lustre/it's here/settings.json", **(more or {}))
 
 
 def blocks() -> dict[str, Any]:
@@ -37,13 +34,13 @@ def scripts() -> dict[str, str]:
     ranks = [[0], [1], [2], [3]]
     container = EnvSpec(container="docker://image", container_args=("--nv", "--bind=/data"))
     return {
-        "plain": array_script(context(), "stage-0123", ranks, None, 0, SETTINGS),
-        "packed": array_script(context(time="90"), "stage-0123", [[0, 3], [4, 9], [20]], 2, 60, SETTINGS),
-        "spread": array_script(context(), "stage-0123", ranks, 3, 60, SETTINGS, Slots(60, 7, 3, 1, 42)),
-        "venv": array_script(context(env=EnvSpec(venv="/opt/my venv")), "stage-0123", ranks, None, 30, SETTINGS),
-        "container": array_script(context(env=container), "stage-0123", ranks, None, 30, SETTINGS),
-        "nodes": array_script(context(nodes_per_task=4), "stage-0123", ranks, None, 30, SETTINGS),
-        "blocks": array_script(context(blocks(), time="1:00:00"), "swarm-0123", ranks, None, 30, SETTINGS),
+        "plain": array_script(context(), "stage-0123", ranks, None, 0),
+        "packed": array_script(context(time="90"), "stage-0123", [[0, 3], [4, 9], [20]], 2, 60),
+        "spread": array_script(context(), "stage-0123", ranks, 3, 60, Slots(60, 7, 3, 1, 42)),
+        "venv": array_script(context(env=EnvSpec(venv="/opt/my venv")), "stage-0123", ranks, None, 30),
+        "container": array_script(context(env=container), "stage-0123", ranks, None, 30),
+        "nodes": array_script(context(nodes_per_task=4), "stage-0123", ranks, None, 30),
+        "blocks": array_script(context(blocks(), time="1:00:00"), "swarm-0123", ranks, None, 30),
         "end": finalize_script(context(partition="cpu", qos="high", account="me"), "stage-end-0123", ["11", "12"]),
     }
 

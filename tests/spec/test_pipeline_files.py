@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from stagger.errors import StaggerError
+from stagger.pipeline.chain import build
 from stagger.shipped import shipped
 from stagger.spec.changes import Changes
 from stagger.spec.executors import LocalSpec, SlurmSpec
@@ -92,8 +93,9 @@ def test_variables_and_assignments(folder: Path, monkeypatch: pytest.MonkeyPatch
     spec = load_file("p.yaml", Changes(("executor.workers=7", "pipeline.1.my_steps:Upper.suffix=$${x}")))
     (stage,) = spec.stages
     assert stage.tasks == 5
-    assert stage.pipeline[0].params["path"] == "in: put/x"
-    assert stage.pipeline[1].params["suffix"] == "${x}"
+    assert stage.pipeline[0].params["path"] == "${WHERE}/x"
+    assert build("read_jsonl", stage.pipeline[0].params).path.endswith("/in: put/x")  # type: ignore[attr-defined]
+    assert build("my_steps:Upper", stage.pipeline[1].params).suffix == "${x}"  # type: ignore[attr-defined]
     assert isinstance(stage.executor, SlurmSpec)
     assert stage.executor.workers == 7
 

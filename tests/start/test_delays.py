@@ -42,8 +42,8 @@ def test_python_draws_are_uniform_with_both_ends(window: int) -> None:
 
 def script(tmp_path: Path, window: int, slots: Slots | None = None) -> str:
     spec = SlurmSpec(type="slurm")
-    context = ScriptContext(spec, str(tmp_path), "stage", 1, str(tmp_path), str(tmp_path), {})
-    return array_script(context, "name", [[0], [1]], None, window, "{}", slots)
+    context = ScriptContext(spec, str(tmp_path), "stage", 1, str(tmp_path), str(tmp_path), "settings.json")
+    return array_script(context, "name", [[0], [1]], None, window, slots)
 
 
 def bash_delays(tmp_path: Path, slots: Slots, count: int, restart: str = "") -> list[int]:
