@@ -242,7 +242,10 @@ def running() -> Iterator[str]:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            yield json.loads(process.stdout.readline())["endpoint"]
+            line = process.stdout.readline()
+            if not line:
+                raise NotStarted("the gateway did not start; its standard error names the reason")
+            yield json.loads(line)["endpoint"]
         finally:
             process.stdin.close()
 

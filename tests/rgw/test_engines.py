@@ -120,20 +120,19 @@ def test_odd_keys_are_written_listed_read_and_removed(storage: Storage, bucket: 
     assert list(storage.walk(f"{bucket.url}/odd")) == []
 
 
-@pytest.mark.parametrize("end", ["commit", "abort"])
-def test_a_large_output_is_whole_or_nothing(
-    storage: Storage, bucket: Bucket, end: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("stagger.storage.s3.store.ONE_PUT_BYTES", 6 * 2**20)
-    path, piece = f"{bucket.url}/large", bytes(range(256)) * 4096
-    output = storage.output(path, "tag")
-    for _ in range(13):
-        output.write(piece)
-    output.finish()
-    assert storage.entry(path) is None
+@pytest.mark.parametrize("end", ["complete", "abort"])
+def test_an_upload_appears_whole_or_not_at_all(engine: Engine, bucket: Bucket, end: str) -> None:
+    pieces = [bytes([1]) * 5 * 2**20, bytes([2]) * 10**6]
+    upload = engine.begin_upload(bucket.name, "large")
+    parts = [engine.put_part(bucket.name, "large", upload, number, piece) for number, piece in enumerate(pieces, 1)]
+    assert engine.head(bucket.name, "large") is None
     assert open_uploads(bucket) == ["large"]
-    getattr(output, end)()
-    assert (storage.read(path) == piece * 13) if end == "commit" else storage.entry(path) is None
+    if end == "complete":
+        engine.complete_upload(bucket.name, "large", upload, parts)
+        assert b"".join(engine.get(bucket.name, "large", 0, None, "").chunks) == b"".join(pieces)
+    else:
+        engine.abort_upload(bucket.name, "large", upload)
+        assert engine.head(bucket.name, "large") is None
     assert open_uploads(bucket) == []
 
 

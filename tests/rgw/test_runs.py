@@ -46,6 +46,8 @@ def test_a_run_in_which_tasks_fail_and_die_is_repaired_by_a_retry(
     s3_cli("launch", on_s3(pipeline_file, loaded, steps=steps, storage_options=options), check=1)
     assert sorted(objects(loaded, "output")) == ["00000.jsonl.zst", "00003.jsonl.zst"]
     assert b"rank 1 cannot go on" in objects(loaded, "run")["logs/00001/1.log"]
+    # As an attempt leaves it that dies between its commit and its completion record.
+    loaded.files.pipe(f"{loaded.name}/output/00001.jsonl.zst", b"of an earlier attempt")
     flag.touch()
     s3_cli("retry", f"{loaded.url}/run", check=0)
     loaded.files.get(f"{loaded.name}/output/", str(tmp_path / "output"), recursive=True)
@@ -90,10 +92,9 @@ def test_of_three_launches_at_once_one_takes_the_lock_of_a_dead_one(
 ) -> None:
     flag = tmp_path / "flag"
     steps = ({"my_steps:hold": {"flag": str(flag)}},)
-    file = on_s3(pipeline_file, loaded, steps=steps, tasks=2, storage_options=options)
+    file = on_s3(pipeline_file, loaded, steps=steps, tasks=1, storage_options=options)
     dead = s3_cli.start("launch", file)
-    held = [tmp_path / "flag-0", tmp_path / "flag-1"]
-    until(lambda: all(path.exists() for path in held), "both workers to hold")
+    until((tmp_path / "flag-0").exists, "its worker to hold")
     dead.kill()
     dead.communicate(timeout=60)
     assert loaded.files.exists(f"{loaded.name}/run/lock")
@@ -104,20 +105,20 @@ def test_of_three_launches_at_once_one_takes_the_lock_of_a_dead_one(
     assert sorted(code for _, code in ended) == [0, 2, 2], ended
     assert all(f"{loaded.url}/run" in err and "Traceback" not in err for err, code in ended if code == 2)
     left = objects(loaded, "run")
-    assert {name for name in left if name.startswith("completions/")} == {f"completions/{r:05d}.json" for r in range(2)}
+    assert {name for name in left if name.startswith("completions/")} == {"completions/00000.json"}
     assert not [name for name in left if name.startswith("lock")]
 
 
 def test_servers_that_claim_at_once_and_die_cover_as_those_that_come_one_at_a_time(bucket: Bucket) -> None:
-    """Two of the sixteen are killed as soon as they have claimed."""
+    """Two of the twelve are killed as soon as they have claimed."""
     options, folder = {"s3": {"engine": "obstore"}}, f"{bucket.url}/registry"
-    command = [sys.executable, "-m", "tests.kit.claimants", folder, json.dumps(options), "16", "claimed"]
+    command = [sys.executable, "-m", "tests.kit.claimants", folder, json.dumps(options), "12", "claimed"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
     assert ran.stderr == ""
-    assert sorted(json.loads(ran.stdout)) == [-signal.SIGKILL] * 2 + [0] * 14
+    assert sorted(json.loads(ran.stdout)) == [-signal.SIGKILL] * 2 + [0] * 10
     view = Registry(Storage(options), folder, TOTAL).refresh()
-    assert len(view.members) == view.claim == 16
-    order = who_claimed(Storage(options), folder, 16)
+    assert len(view.members) == view.claim == 12
+    order = who_claimed(Storage(options), folder, 12)
     assert compute_throughputs(view.spans(), TOTAL).min() == one_at_a_time(kinds(order)) > 0
 
 
