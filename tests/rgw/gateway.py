@@ -108,7 +108,7 @@ class Gateway:
     mon_port: int
     port: int
     deadline: float  # By the monotonic clock.
-    daemons: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
     def endpoint(self) -> str:
@@ -155,20 +155,18 @@ class Gateway:
 
     def wait(self, problem: str) -> None:
         """Wait a moment. Raises Ended when a daemon has ended, and NotStarted with `problem` at the deadline."""
-        for daemon in self.daemons:
+        for name, daemon in self.daemons.items():
             if daemon.poll() is not None:
-                raise Ended(f"{daemon.args[3]} ended with exit status {daemon.returncode}")  # type: ignore[index]
+                raise Ended(f"{name} ended with exit status {daemon.returncode}")
         if time.monotonic() > self.deadline:
             raise NotStarted(problem)
         time.sleep(0.05)
 
-    def daemon(self, name: str, *options: str) -> subprocess.Popen[bytes]:
+    def daemon(self, name: str, *options: str) -> None:
         """Start a daemon that the kernel kills when this process ends."""
         command = ["setpriv", "--pdeathsig", "KILL", name, *self.config, "-f", *options]
         output = self.log()
-        started = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        self.daemons.append(started)
-        return started
+        self.daemons[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
     def log(self) -> int:
         """A descriptor of the log of all commands, open for appending."""
@@ -191,7 +189,7 @@ class Gateway:
 
     def stop(self) -> None:
         """Kill the daemons, the gateway first: their state is in memory, and nobody needs it."""
-        for daemon in reversed(self.daemons):
+        for daemon in reversed(self.daemons.values()):
             daemon.kill()
             daemon.wait()
 
@@ -221,7 +219,8 @@ def started() -> Iterator[Gateway]:
     deadline = time.monotonic() + PATIENCE_S
     for left in reversed(range(TRIES)):
         with tempfile.TemporaryDirectory(prefix="stagger-rgw-", ignore_cleanup_errors=True) as folder:
-            gateway = Gateway(Path(folder), *free_ports(2), deadline)
+            mon_port, port = free_ports(2)
+            gateway = Gateway(Path(folder), mon_port, port, deadline)
             try:
                 gateway.start()
                 yield gateway

@@ -125,10 +125,8 @@ def test_servers_that_claim_at_once_and_die_cover_as_those_that_come_one_at_a_ti
 def test_doctor_finds_that_conditional_writes_hold(
     s3_cli: Cli, bucket: Bucket, options: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
-    no_slurm = {"PATH": str(tmp_path)}
-    ran = s3_cli(
-        "doctor", "--run-dir", f"{bucket.url}/run", "--storage-options", json.dumps(options), "--json", **no_slurm
-    )
+    more = ("--storage-options", json.dumps(options), "--json")
+    ran = s3_cli("doctor", "--run-dir", f"{bucket.url}/run", *more, PATH=str(tmp_path))  # No Slurm there.
     found = {check["name"]: check["state"] for check in ran.json["checks"]}
     assert found["storage"] == "ok", ran.out
     assert bucket.files.find(bucket.name) == []
