@@ -1,5 +1,5 @@
 # make demo: run the quickstart pipeline on this machine.
-# make test: install the test dependencies, start a Slurm cluster, run all tests.
+# make test: install the test dependencies, start a Slurm cluster, run all tests (they start Ceph's object gateway).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,6 +11,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev lint
 	tests/cluster/install.sh
+	tests/rgw/install.sh
 	tests/cluster/up.sh >/dev/null
 	tests/run.sh $(PYTEST_ARGS)
 

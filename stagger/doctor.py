@@ -9,6 +9,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
@@ -23,6 +24,9 @@ from stagger.storage.storage import Storage, absolute, is_local, join
 
 #: Seconds to wait for the test job, and seconds to try a storage that cannot be reached.
 JOB_S, UNREACHABLE_S = 60.0, 10.0
+
+#: Writers that create one file at once.
+CREATORS = 8
 
 #: Clocks further apart than this, in seconds, make times in records misleading.
 CLOCKS_S = 5.0
@@ -89,9 +93,12 @@ def partition_checks(wanted: str | None) -> Iterator[Check]:
 
 
 def storage_checks(folder: str, storage: Storage) -> Iterator[Check]:
-    """Make the requests that a run makes to its run directory: write, read, create once, remove."""
+    """Make the requests that a run makes to its run directory: write, read, create once, remove.
+
+    Then check that of several that create at once, one succeeds: the lock of a run relies on it.
+    """
     path = join(folder, f"stagger-doctor-{uuid.uuid4().hex[:12]}")
-    started = time.monotonic()
+    took, started = "", time.monotonic()
     try:
         with busy(f"checking {folder}"):
             storage.check_writable(folder)
@@ -99,15 +106,29 @@ def storage_checks(folder: str, storage: Storage) -> Iterator[Check]:
                 created = storage.create(path, b"stagger") and not storage.create(path, b"twice")
                 same = storage.read(path) == b"stagger"
                 storage.remove(path)
-                if not (created and same):
-                    text = f"{folder} does not support conditional writes (If-None-Match); use a store that does."
-                    yield Check("storage", "problem", text)
+                took = f"; four requests took {time.monotonic() - started:.2f} s"
+                lacks = "" if created and same else "conditional writes (If-None-Match)"
+                lacks = lacks or creates_at_once(f"{path}-at-once", storage)
+                if lacks:
+                    text = f"{folder} does not support {lacks}: of several launches at once more than one would run."
+                    yield Check("storage", "problem", f"{text} Use a store that does.")
                     return
     except (StaggerError, OSError) as error:
         yield Check("storage", "problem", f"{error}")
         return
-    took = "" if is_local(folder) else f"; four requests took {time.monotonic() - started:.2f} s"
     yield Check("storage", "ok", f"{folder} can be written{took}")
+
+
+def creates_at_once(path: str, storage: Storage) -> str:
+    """Create one file from several threads at once: exactly one may succeed. Returns what the store lacks, or ""."""
+    with ThreadPoolExecutor(CREATORS) as threads:
+        contents = [f"stagger {number}".encode() for number in range(CREATORS)]
+        won = list(threads.map(lambda content: storage.create(path, content), contents))
+    kept = storage.read(path)
+    storage.remove(path)
+    if [content for content, first in zip(contents, won, strict=True) if first] == [kept]:
+        return ""
+    return f"conditional writes (If-None-Match) of several writers at once ({won.count(True)} of {CREATORS} succeeded)"
 
 
 def node_checks(folder: str, partition: str | None) -> Iterator[Check]:

@@ -192,7 +192,7 @@ def missing(what: str) -> None:
 
 @dataclass(frozen=True)
 class Bucket:
-    """A fresh bucket of the session's S3 server."""
+    """A fresh bucket of an S3 server."""
 
     name: str
     endpoint: str
@@ -232,9 +232,13 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(s3_server: str) -> Bucket:
+    return fresh_bucket(s3_server)
+
+
+def fresh_bucket(endpoint: str) -> Bucket:
     name = f"bucket-{uuid.uuid4().hex[:12]}"
-    env = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_ENDPOINT_URL": s3_server}
-    made = Bucket(name, s3_server, {**env, "AWS_DEFAULT_REGION": "us-east-1"})
+    env = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_ENDPOINT_URL": endpoint}
+    made = Bucket(name, endpoint, {**env, "AWS_DEFAULT_REGION": "us-east-1"})
     made.files.mkdir(name)
     return made
 

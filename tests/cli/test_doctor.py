@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import threading
 import time
 from pathlib import Path
 
+import pytest
+
+from stagger.doctor import CREATORS, storage_checks
+from stagger.storage.storage import Storage
 from tests.conftest import Bucket, Cli
 
 
@@ -52,3 +58,52 @@ def test_a_bucket_is_asked_for_all_that_a_run_needs(cli: Cli, bucket: Bucket, tm
     state, text = found(ran.out)["storage"]
     assert (state, "four requests took" in text) == ("ok", True)
     assert bucket.files.find(bucket.name) == []
+
+
+class Hasty(Storage):
+    """A store that looks first and writes then, as one without atomic conditional writes does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: dict[str, bytes] = {}
+        self.together = threading.Barrier(CREATORS)
+
+    def check_writable(self, folder: str) -> None:
+        pass
+
+    def create(self, path: str, data: bytes) -> bool:
+        there = path in self.files
+        if path.endswith("at-once"):
+            self.together.wait()
+        if not there:
+            self.files[path] = data
+        return not there
+
+    def read(self, path: str) -> bytes:
+        return self.files[path]
+
+    def remove(self, path: str) -> None:
+        del self.files[path]
+
+
+class Careless(Hasty):
+    """A store that ignores the condition."""
+
+    def create(self, path: str, data: bytes) -> bool:
+        self.files[path] = data
+        return True
+
+
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        (Hasty, r"^s3://bucket/run does not support .* of several writers at once \(8 of 8 succeeded\): of several la"),
+        (Careless, r"^s3://bucket/run does not support conditional writes \(If-None-Match\): of several launches "),
+    ],
+)
+def test_a_store_whose_conditional_writes_do_not_hold_is_a_problem(store: type[Hasty], said: str) -> None:
+    storage = store()
+    (check,) = storage_checks("s3://bucket/run", storage)
+    assert check.state == "problem"
+    assert re.match(said, check.text)
+    assert storage.files == {}

@@ -1,0 +1,1 @@
+"""Runs, storage engines, locks and claims on a real store: Ceph's object gateway, RGW."""
