@@ -6,20 +6,27 @@ import codecs
 import io
 import os
 import re
+import sys
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal, cast
 
 from stagger.errors import BadInput, BadRecord, StaggerError
-from stagger.pipeline.compression import ReadCodec, codec_of, content
+from stagger.pipeline.compression import PIECE_BYTES, Content, LongLine, ReadCodec, buffered, codec_of
 from stagger.pipeline.document import Document, Shard
 from stagger.pipeline.task_context import TaskContext
 from stagger.storage import Entry
 from stagger.storage.storage import Storage, absolute, is_local, join
 
-#: Leading bytes of compressed files; no text begins with them.
-MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zX": "xz"}
+#: First bytes of a file in which a NUL means that it is no text in UTF-8, or a strange one.
+HEAD_BYTES = 512
+
+#: First characters of most text files. No other format's files begin with them, unless a NUL follows.
+PLAIN = (b"{", b"[", b'"')
+
+#: The error for a file that is a single line, with carriage returns in it.
+CR_ONLY = "the lines end with CR alone: convert the line ends to LF or CRLF"
 
 
 class OpenShard:
@@ -29,33 +36,72 @@ class OpenShard:
     `byte` is the offset of a bad record in the content, -1 while unknown.
     """
 
-    def __init__(self, name: str, path: str, codec: ReadCodec | None, pieces: Iterator[bytes]) -> None:
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        codec: ReadCodec | None,
+        pieces: Iterator[bytes],
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self.name = name
         self.path = path
         self.codec = codec
         self.record = -1
         self.byte = -1
         self._pieces = pieces
+        self._check = check
         self._taken = 0
+        self._content: Content | None = None
         self._stream: io.BufferedReader | None = None
+
+    @property
+    def content(self) -> Content:
+        """The decompressed content, unbuffered."""
+        if self._content is None:
+            if self.codec is None:
+                self._content = Content(self._pieces, self._check)
+            else:
+                from stagger.pipeline.decompression import decompressed
+
+                self._content = decompressed(self._pieces, self.codec, self._check)
+        return self._content
 
     @property
     def stream(self) -> io.BufferedReader:
         """The decompressed content. Its end is reached only if the file is complete."""
         if self._stream is None:
-            self._stream = content(self._pieces, self.codec)
+            self._stream = buffered(self.content)
         return self._stream
 
-    @property
-    def text_stream(self) -> io.BufferedReader:
-        """The content of a text file after its byte order mark. Raises BadInput when the content is compressed."""
-        start = self.stream.peek(4)[:4]
+    def text_stream(self, max_line_bytes: int = sys.maxsize) -> io.BufferedReader:
+        """The content of a text file after its byte order mark. Reading it raises LongLine before a longer line.
+
+        Raises BadInput when the content is not text in UTF-8, by its first bytes.
+        """
+        start = self.content.beginning()
+        if not start.startswith(PLAIN) or b"\0" in start[:HEAD_BYTES]:
+            from stagger.pipeline.signatures import recognized
+
+            if what := recognized(start):
+                raise BadInput(f"the file is not text in UTF-8, but {what}")
+        self._stream = buffered(self.content, max_line_bytes)
         if start.startswith(codecs.BOM_UTF8):
-            self.stream.read(len(codecs.BOM_UTF8))
-        for magic, codec in MAGIC.items():
-            if start.startswith(magic):
-                raise BadInput(f"the content is {codec}, contrary to the file's name: set compression")
-        return self.stream
+            self._stream.read(len(codecs.BOM_UTF8))
+        return self._stream
+
+    def pass_line(self, quote: bytes = b"", quoted: bool = False) -> bool:
+        """Read past the rest of a long line, and past line ends within quotes; whether the quotes were then closed.
+
+        `quoted` is whether the rest begins within quotes.
+        """
+        limit, self.content.line_limit = self.content.line_limit, sys.maxsize
+        while piece := self.stream.readline(PIECE_BYTES):
+            quoted ^= bool(quote) and bool(piece.count(quote) % 2)
+            if piece.endswith(b"\n") and not quoted:
+                break
+        self.content.line_limit = limit
+        return not quoted
 
     def as_file(self) -> BinaryIO:
         """The file as stored, seekable: a remote file is first downloaded whole to a temporary file on this machine."""
@@ -81,16 +127,16 @@ class OpenShard:
     @property
     def taken(self) -> int:
         """Bytes of the stored file that have been read."""
-        return self._taken if self._stream is None else cast("int", self._stream.raw.taken)  # type: ignore[attr-defined]
+        return self._taken if self._content is None else self._content.taken
 
     def place(self) -> str:
         """The bad record's number, counted from 1, and its byte offset in the content if that is known."""
         if self.byte >= 0:
             return f"record {self.record + 1}, byte {self.byte}"
-        if self._stream is None:
+        if self._content is None:
             return f"record {max(self.record, 0) + 1}"
         # The content broke off while the next record was being read.
-        return f"record {self.record + 2}, byte {self._stream.raw.line_start}"  # type: ignore[attr-defined]
+        return f"record {self.record + 2}, byte {self._content.line_start}"
 
 
 @dataclass(kw_only=True)
@@ -112,6 +158,8 @@ class ShardReader:
         on_bad_record: whether a record that cannot be read fails the rank, or is skipped and counted. A truncated or
             damaged file always fails it.
         max_bad_records: number of bad records that a rank skips before it fails.
+        max_record_bytes: size in bytes above which a record (in the file, decompressed) is a bad record. It is not held
+            in memory beyond that. The memory for a record is several times its size.
         allow_empty: whether a file of zero bytes counts as a shard without documents, not as damaged.
     """
 
@@ -124,6 +172,7 @@ class ShardReader:
     add_source: bool = False
     on_bad_record: Literal["fail", "skip"] = "fail"
     max_bad_records: int = 100
+    max_record_bytes: int = 2**30
     allow_empty: bool = False
     _task: TaskContext | None = field(default=None, init=False, repr=False)
     _given: int = field(default=0, init=False, repr=False)
@@ -135,6 +184,8 @@ class ShardReader:
         for name in ("limit", "max_bad_records"):
             if (getattr(self, name) or 0) < 0:
                 raise StaggerError(f"{name} is {getattr(self, name)}; give 0 or more.")
+        if self.max_record_bytes < 1:
+            raise StaggerError(f"max_record_bytes is {self.max_record_bytes}; give a size in bytes, at least 1.")
 
     def find_shards(self, storage: Storage) -> list[Shard]:
         """Every shard of the input, sorted by name, from a single listing made at launch.
@@ -219,6 +270,7 @@ class ShardReader:
 
     def _documents(self, task: TaskContext, shard: Shard) -> Generator[Document, None, None]:
         """The documents of one shard. Raises BadInput naming the shard and the position of the damage."""
+        task.circumstances.stop.check()
         path = self.path_of(shard)
         name = shard.name.rpartition("/")[2] if path == shard.name else shard.name
         codec = codec_of(shard.name) if self.compression == "auto" else self.compression
@@ -228,7 +280,7 @@ class ShardReader:
                     f"{path}, record 1, byte 0: the file is empty; if that is no damage, set allow_empty: true"
                 )
             return
-        source = OpenShard(name, path, codec, task.stream(shard, self.path_of))
+        source = OpenShard(name, path, codec, task.stream(shard, self.path_of), task.circumstances.stop.check)
         try:
             documents = self.read(source)
             if self.add_source:
@@ -246,11 +298,12 @@ class ShardReader:
     def bad(self, shard: OpenShard, kind: str, reason: str) -> None:
         """Handle the unreadable record at `shard.byte`: count it if bad records are skipped, else raise BadRecord.
 
-        Raises BadInput when the rank has more than `max_bad_records`.
+        Raises BadInput when the rank has more than `max_bad_records`, and Interrupted when the task has to stop.
         """
         if self.on_bad_record != "skip":
             raise BadRecord(kind, reason)
         assert self._task is not None
+        self._task.circumstances.stop.check()
         count = self._task.skipped(shard.path, shard.record + 1, shard.byte, kind, reason)
         if count > self.max_bad_records:
             raise BadInput(
@@ -258,8 +311,33 @@ class ShardReader:
             )
         shard.byte = -1
 
+    def too_long(self, what: str) -> str:
+        """The reason for a bad record of the kind `size`."""
+        return f"the {what} is longer than max_record_bytes ({self.max_record_bytes}); raise it if memory permits"
+
     def read(self, shard: OpenShard) -> Iterator[Document]:
         """The documents of one shard."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True)
+class LineReader(ShardReader):
+    """Reads files of UTF-8 text whose records are lines."""
+
+    def read(self, shard: OpenShard) -> Iterator[Document]:
+        stream = shard.text_stream(self.max_record_bytes)
+        while True:
+            try:
+                yield from self.read_lines(shard, stream)
+                return
+            except LongLine:
+                shard.record += 1
+                shard.byte = shard.content.line_start
+                self.bad(shard, "size", self.too_long("line"))
+                shard.pass_line()
+
+    def read_lines(self, shard: OpenShard, stream: io.BufferedReader) -> Iterator[Document]:
+        """The documents of the shard's next lines; `shard.record` is the number of the last line read."""
         raise NotImplementedError
 
 
