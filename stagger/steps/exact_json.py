@@ -62,7 +62,7 @@ def not_json(line: bytes, text: str, first: bool) -> BadInput:
     except orjson.JSONDecodeError as found:
         error = found
     else:
-        return BadRecord("json", "nested too deep (about 1000) for a record without text, or with numbers from 2^63 on")
+        return BadRecord("json", "nested too deep: more than about 900 levels")
     ended = line.endswith(b"\n")
     if not line.strip(b"\0\r\n"):
         return BadInput("the file has zero bytes instead of a record: it was not written to its end")

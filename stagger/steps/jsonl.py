@@ -11,18 +11,15 @@ import orjson
 
 from stagger.errors import BadRecord, StaggerError
 from stagger.pipeline.document import Document
-from stagger.steps.reader import LineReader, OpenShard, default_id
+from stagger.steps.reader import OpenShard, ShardReader, default_id
 from stagger.steps.writer import CompressedWriter
-
-#: Types whose values are exact, whatever they are.
-EXACT = frozenset({str, int, bool, type(None)})
 
 #: The least absolute value of a float that can stand for an integer: orjson has no larger ones.
 BEYOND_64_BITS = 2.0**63
 
 
 @dataclass(kw_only=True)
-class ReadJsonl(LineReader):
+class ReadJsonl(ShardReader):
     """Reads JSON Lines. All other keys of a record go into the metadata too. Integers of any size are exact.
 
     Args:
@@ -35,9 +32,9 @@ class ReadJsonl(LineReader):
     id_key: str = "id"
     metadata_key: str = "metadata"
 
-    def read_lines(self, shard: OpenShard, stream: io.BufferedReader) -> Iterator[Document]:
+    def read(self, shard: OpenShard) -> Iterator[Document]:
+        stream, number = shard.text_stream(self.max_record_bytes), shard.record + 1
         loads, text_key, id_key, metadata_key = orjson.loads, self.text_key, self.id_key, self.metadata_key
-        exact, number = EXACT.issuperset, shard.record + 1
         for shard.record, line in enumerate(stream, number):
             try:
                 record = loads(line)
@@ -47,15 +44,11 @@ class ReadJsonl(LineReader):
                 media = None
                 if record:
                     media = record.pop("media", None)
-                    if media is not None and type(media) is not list:
+                    if media is not None and (type(media) is not list or not is_exact(media)):
                         record["media"], media = media, None
                     if record:
                         metadata = record if metadata is None else merged(metadata, record)
-                if (
-                    type(text) is str
-                    and (metadata is None or exact(map(type, metadata.values())) or is_exact(metadata.values()))
-                    and (not media or is_exact(media))
-                ):
+                if type(text) is str and (metadata is None or (type(metadata) is dict and is_exact(metadata.values()))):
                     if type(id_) is not str:
                         id_ = default_id(shard.name, shard.record) if id_ is None else whole_number(id_)
                     yield Document(text, id_, media or [], metadata or {})
@@ -102,16 +95,17 @@ class ReadJsonl(LineReader):
 
 def is_exact(values: Iterable[Any]) -> bool:
     """Whether no value, at any depth, is a float so large that it can stand for an integer beyond 64 bits."""
-    pending = [values]
-    for level in pending:
-        for value in level:
-            if type(value) is float:
+    for value in values:
+        kind = type(value)
+        if kind is not str:
+            if kind is float:
                 if not -BEYOND_64_BITS < value < BEYOND_64_BITS:
                     return False
-            elif type(value) is dict:
-                pending.append(value.values())
-            elif type(value) is list:
-                pending.append(value)
+            elif kind is dict:
+                if not is_exact(value.values()):
+                    return False
+            elif kind is list and not is_exact(value):
+                return False
     return True
 
 

@@ -10,6 +10,8 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from typing import BinaryIO, Literal, cast
 
 from stagger.errors import BadInput, BadRecord, StaggerError
@@ -79,6 +81,8 @@ class OpenShard:
 
         Raises BadInput when the content is not text in UTF-8, by its first bytes.
         """
+        if self._stream is not None:
+            return self._stream
         start = self.content.beginning()
         if not start.startswith(PLAIN) or b"\0" in start[:HEAD_BYTES]:
             from stagger.pipeline.signatures import recognized
@@ -247,18 +251,18 @@ class ShardReader:
         self._task = task
 
     def __call__(self, data: Iterable[Document] | None, rank: int, world_size: int) -> Iterator[Document]:
-        if data is not None:
-            yield from data
         assert self._task is not None, "a reader is bound to its task before it is called"
-        for shard in self._task.shards:
-            documents = self._documents(self._task, shard)
-            if self.limit is None:
-                yield from documents
-                continue
-            while self._given < self.limit and (document := next(documents, None)) is not None:
+        shards = map(partial(self._documents, self._task), self._task.shards)
+        # No generator here: each one that a document passes through costs time.
+        documents = chain.from_iterable(shards) if self.limit is None else self._limited(shards, self.limit)
+        return documents if data is None else chain(data, documents)
+
+    def _limited(self, shards: Iterator[Generator[Document, None, None]], limit: int) -> Iterator[Document]:
+        for documents in shards:
+            while self._given < limit and (document := next(documents, None)) is not None:
                 self._given += 1
                 yield document
-            if self._given >= self.limit:
+            if self._given >= limit:
                 documents.close()
                 return
 
@@ -282,10 +286,13 @@ class ShardReader:
             return
         source = OpenShard(name, path, codec, task.stream(shard, self.path_of), task.circumstances.stop.check)
         try:
-            documents = self.read(source)
-            if self.add_source:
-                documents = with_source(documents, source)
-            yield from documents
+            while True:
+                documents = with_source(self.read(source), source) if self.add_source else self.read(source)
+                try:
+                    yield from documents
+                    break
+                except LongLine:
+                    self._pass_line(source)
         except FileNotFoundError:
             raise BadInput(f"{path} is gone: it was there when the plan was made") from None
         except BadInput as error:
@@ -311,33 +318,19 @@ class ShardReader:
             )
         shard.byte = -1
 
+    def _pass_line(self, shard: OpenShard) -> None:
+        """Handle the line that is being read, which is too long, as a bad record, and read past it."""
+        shard.record += 1
+        shard.byte = shard.content.line_start
+        self.bad(shard, "size", self.too_long("line"))
+        shard.pass_line()
+
     def too_long(self, what: str) -> str:
         """The reason for a bad record of the kind `size`."""
         return f"the {what} is longer than max_record_bytes ({self.max_record_bytes}); raise it if memory permits"
 
     def read(self, shard: OpenShard) -> Iterator[Document]:
-        """The documents of one shard."""
-        raise NotImplementedError
-
-
-@dataclass(kw_only=True)
-class LineReader(ShardReader):
-    """Reads files of UTF-8 text whose records are lines."""
-
-    def read(self, shard: OpenShard) -> Iterator[Document]:
-        stream = shard.text_stream(self.max_record_bytes)
-        while True:
-            try:
-                yield from self.read_lines(shard, stream)
-                return
-            except LongLine:
-                shard.record += 1
-                shard.byte = shard.content.line_start
-                self.bad(shard, "size", self.too_long("line"))
-                shard.pass_line()
-
-    def read_lines(self, shard: OpenShard, stream: io.BufferedReader) -> Iterator[Document]:
-        """The documents of the shard's next lines; `shard.record` is the number of the last line read."""
+        """The documents of one shard after `shard.record`; called again after a line that was too long."""
         raise NotImplementedError
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -11,11 +10,11 @@ from typing import Literal
 from stagger.errors import BadInput
 from stagger.pipeline.compression import PIECE_BYTES
 from stagger.pipeline.document import Document
-from stagger.steps.reader import CR_ONLY, LineReader, OpenShard, default_id
+from stagger.steps.reader import CR_ONLY, OpenShard, ShardReader, default_id
 
 
 @dataclass(kw_only=True)
-class ReadText(LineReader):
+class ReadText(ShardReader):
     """Reads UTF-8 text.
 
     Args:
@@ -25,9 +24,9 @@ class ReadText(LineReader):
     document: Literal["line", "file"] = "line"
 
     def read(self, shard: OpenShard) -> Iterator[Document]:
-        if self.document == "line":
-            yield from super().read(shard)
-            return
+        return self._lines(shard) if self.document == "line" else self._file(shard)
+
+    def _file(self, shard: OpenShard) -> Iterator[Document]:
         data = self._whole(shard)
         shard.record = 0
         if data is None:
@@ -49,8 +48,8 @@ class ReadText(LineReader):
                 return None
         return b"".join(pieces)
 
-    def read_lines(self, shard: OpenShard, stream: io.BufferedReader) -> Iterator[Document]:
-        number, line = shard.record + 1, b"\n"
+    def _lines(self, shard: OpenShard) -> Iterator[Document]:
+        stream, number, line = shard.text_stream(self.max_record_bytes), shard.record + 1, b"\n"
         for shard.record, line in enumerate(stream, number):
             text = self._decoded(shard, line)
             if text is not None and (text := text.rstrip("\r\n")):
