@@ -13,8 +13,9 @@ from typing import Any, Protocol
 from stagger.errors import BadInput
 from stagger.pipeline.compression import MAGIC, PIECE_BYTES, Content, ReadCodec
 
-#: Decompressed bytes per call, approximately for zstd.
+#: Decompressed bytes per call of bz2 and xz, and approximately per call of zstd, where more would slow down.
 OUTPUT_BYTES = 2**20
+ZSTD_OUTPUT_BYTES = 2**18
 
 #: Memory in bytes that a decompressor may use: as much as the window of `zstd --long=31`.
 MAX_MEMORY = 2**31
@@ -198,9 +199,9 @@ class _Unzstd(Content):
         return True
 
     def _end(self) -> int:
-        """The end in the input of what the decompressor is given next: as many blocks as yield OUTPUT_BYTES."""
+        """The end in the input of what the decompressor is given next: as many blocks as yield ZSTD_OUTPUT_BYTES."""
         end, most, source = self._due, 0, self._input
-        while most < OUTPUT_BYTES and not self._last and end + 3 <= len(source):
+        while most < ZSTD_OUTPUT_BYTES and not self._last and end + 3 <= len(source):
             header = source[end] | source[end + 1] << 8 | source[end + 2] << 16
             kind, size = header >> 1 & 3, header >> 3
             most += BLOCK_BYTES if kind == COMPRESSED else size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,9 @@ from stagger.steps.writer import CompressedWriter
 
 #: The least absolute value of a float that can stand for an integer: orjson has no larger ones.
 BEYOND_64_BITS = 2.0**63
+
+#: Raised for a record that orjson may not have parsed exactly.
+INEXACT = BadRecord("json", "inexact")
 
 
 @dataclass(kw_only=True)
@@ -48,7 +52,12 @@ class ReadJsonl(ShardReader):
                         record["media"], media = media, None
                     if record:
                         metadata = record if metadata is None else merged(metadata, record)
-                if type(text) is str and (metadata is None or (type(metadata) is dict and is_exact(metadata.values()))):
+                for value in () if metadata is None else metadata.values():
+                    if type(value) is not str:
+                        if is_exact(metadata.values()):
+                            break
+                        raise INEXACT
+                if type(text) is str:
                     if type(id_) is not str:
                         id_ = default_id(shard.name, shard.record) if id_ is None else whole_number(id_)
                     yield Document(text, id_, media or [], metadata or {})
@@ -97,16 +106,27 @@ def is_exact(values: Iterable[Any]) -> bool:
     """Whether no value, at any depth, is a float so large that it can stand for an integer beyond 64 bits."""
     for value in values:
         kind = type(value)
-        if kind is not str:
-            if kind is float:
-                if not -BEYOND_64_BITS < value < BEYOND_64_BITS:
-                    return False
-            elif kind is dict:
-                if not is_exact(value.values()):
-                    return False
-            elif kind is list and not is_exact(value):
+        if kind is str:
+            continue
+        if kind is float:
+            if not -BEYOND_64_BITS < value < BEYOND_64_BITS:
                 return False
+        elif kind is dict:
+            if not is_exact(value.values()):
+                return False
+        elif (
+            kind is list and not (value and type(value[0]) is float and is_small_vector(value)) and not is_exact(value)
+        ):
+            return False
     return True
+
+
+def is_small_vector(values: list[Any]) -> bool:
+    """Whether the values are numbers, and obviously small: a quick test for long vectors."""
+    try:
+        return math.hypot(*values) < BEYOND_64_BITS
+    except (TypeError, OverflowError):
+        return False
 
 
 def merged(metadata: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
