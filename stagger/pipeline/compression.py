@@ -1,14 +1,14 @@
-"""Codecs: decompress the bytes of a shard, and compress those of an output.
+"""Codecs: which file has which, the content of files, and compression of outputs; decompression.py undoes it.
 
-Decompression uses every check of its codec: a stream that ends before its end mark, or fails its checksum, is an error,
-never a shorter file. A codec is imported when the first file needs it.
+A codec is imported when the first file needs it.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, Protocol, cast
 
 from stagger.errors import BadInput
@@ -20,11 +20,16 @@ ReadCodec = Literal["gzip", "zstd", "bz2", "xz"]
 #: Compressed bytes per call of a decompressor, and bytes buffered after it: larger ones overflow the processor's cache.
 PIECE_BYTES = 128 * 2**10
 
-#: Approximate decompressed bytes per call: input that expands a thousandfold is fed in smaller pieces.
-OUTPUT_BYTES = 2**20
+#: Leading bytes of a file that are kept, to recognize its format: a header of tar.
+HEAD_BYTES = 512
 
-#: Window in bytes needed to decompress files of `zstd --long=31`.
-MAX_WINDOW = 2**31
+#: Leading bytes of each stream, frame or member of a codec. (zstd's others are frames to skip.)
+MAGIC: dict[ReadCodec, tuple[bytes, ...]] = {
+    "gzip": (b"\x1f\x8b",),
+    "zstd": (b"\x28\xb5\x2f\xfd", *(bytes((0x50 + number, 0x2A, 0x4D, 0x18)) for number in range(16))),
+    "bz2": (b"BZh",),
+    "xz": (b"\xfd7zXZ\0", b"\x5d\0\0"),
+}
 
 #: File name ending -> codec.
 EXTENSIONS: dict[str, ReadCodec] = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
@@ -46,45 +51,30 @@ def extension_of(codec: ReadCodec | None) -> str:
     return {codec: extension for extension, codec in EXTENSIONS.items()}[codec] if codec else ""
 
 
-class _Decompressor(Protocol):
-    """The standard library's decompressor interface, which zstandard shares."""
-
-    @property
-    def eof(self) -> bool: ...
-
-    @property
-    def unused_data(self) -> bytes: ...
-
-    def decompress(self, data: Any, /) -> bytes: ...
+class LongLine(BadInput):
+    """A line is longer than the limit. It has not been read to its end: `Content.line_limit` may be raised for that."""
 
 
-def _decompressor(codec: ReadCodec) -> _Decompressor:
-    if codec == "bz2":
-        import bz2
-
-        return bz2.BZ2Decompressor()
-    if codec == "xz":
-        import lzma
-
-        return lzma.LZMADecompressor()
-    import zstandard
-
-    return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).decompressobj()
-
-
-class _Content(io.RawIOBase):
+class Content(io.RawIOBase):
     """The content of a file, from its pieces as storage yields them.
 
-    `taken` counts the bytes of those pieces; `line_start` is the offset of the last line begun so far.
+    `taken` counts the bytes of those pieces; `line_start` is the offset of the last line begun so far. Reading calls
+    `check`, which may raise, and raises LongLine before a line exceeds `line_limit` bytes. If `quote` is set, `quotes`
+    counts these characters in the part of the last line that has been read.
     """
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
+    def __init__(self, pieces: Iterator[bytes], check: Callable[[], None] = lambda: None) -> None:
         self._pieces = pieces
+        self._check = check
         self._output = b""
         self._at = 0
         self._given = 0
         self.taken = 0
+        self.head = b""
         self.line_start = 0
+        self.line_limit = sys.maxsize
+        self.quote = b""
+        self.quotes = 0
 
     def readable(self) -> bool:
         return True
@@ -93,16 +83,39 @@ class _Content(io.RawIOBase):
         return self._given
 
     def readinto(self, buffer: Any) -> int:
-        while self._at == len(self._output):
-            if not self._refill():
-                return 0
+        if not self._fill():
+            return 0
         start, end = self._at, min(self._at + len(buffer), len(self._output))
+        newline = self._output.find(b"\n", start, end)
+        if self._given - self.line_start + (end if newline < 0 else newline + 1) - start > self.line_limit:
+            raise LongLine(f"a line is longer than {self.line_limit} bytes")
         buffer[: end - start] = memoryview(self._output)[start:end]
-        if (newline := self._output.rfind(b"\n", start, end)) >= 0:
+        if newline >= 0:
+            newline = self._output.rfind(b"\n", start, end)
             self.line_start = self._given + newline + 1 - start
+        if self.quote:
+            self.quotes = 0 if newline >= 0 else self.quotes
+            self.quotes += self._output.count(self.quote, newline + 1 if newline >= 0 else start, end)
         self._at = end
         self._given += end - start
         return end - start
+
+    def beginning(self) -> bytes:
+        """The content's first bytes, still to be read: 4 or more, usually thousands, unless there are fewer."""
+        start = b""
+        while len(start) < 4 and self._fill():
+            start += self._output
+            self._output = b""
+        self._output = start
+        return start
+
+    def _fill(self) -> bool:
+        """Whether there is output, or more could be produced."""
+        while self._at == len(self._output):
+            self._check()
+            if not self._refill():
+                return False
+        return True
 
     def _refill(self) -> bool:
         """Produce more output; False at the end of the file."""
@@ -114,88 +127,29 @@ class _Content(io.RawIOBase):
 
     def _take(self) -> bytes:
         piece = next(self._pieces, b"")
+        if not self.taken:
+            self.head = piece[:HEAD_BYTES]
         self.taken += len(piece)
         return piece
 
+    def fault(self, codec: ReadCodec, reason: str) -> BadInput:
+        """The error for a stream that cannot be decompressed: another one if the file is not of this codec at all."""
+        magics = MAGIC[codec]
+        if not self.head or self.head.startswith(magics) or any(magic.startswith(self.head) for magic in magics):
+            return BadInput(reason)
+        from stagger.pipeline.signatures import described
 
-class _Gunzipped(_Content):
-    """The content of a gzip file of any number of members. isal's own file object is faster for small members."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        from isal import igzip, isal_zlib
-
-        super().__init__(iter(()))
-        self._source = _Content(pieces)
-        self._file: io.BufferedIOBase = igzip.IGzipFile(fileobj=self._source, mode="rb")  # type: ignore[no-untyped-call]
-        self._damage: Any = (igzip.BadGzipFile, isal_zlib.error)
-
-    def _refill(self) -> bool:
-        try:
-            self._set(self._file.read1(PIECE_BYTES))
-        except EOFError as error:
-            raise BadInput("the gzip stream breaks off: the file is truncated") from error
-        except self._damage as error:
-            raise BadInput(f"the gzip stream is damaged: {error}") from error
-        self.taken = self._source.taken
-        if not self.taken:
-            raise BadInput("the gzip stream breaks off: the file is truncated")
-        return bool(self._output)
+        return BadInput(f"the file is not {codec}, but {described(self.head)}; correct its name, or set compression")
 
 
-class _Decompressed(_Content):
-    """The decompressed content of a file of any number of frames."""
+def buffered(raw: Content, max_line_bytes: int = sys.maxsize) -> io.BufferedReader:
+    """The content, to be read once from start to end; `raw` is the given Content, and `tell()` the offset in it.
 
-    def __init__(self, pieces: Iterator[bytes], codec: ReadCodec) -> None:
-        super().__init__(pieces)
-        self._codec = codec
-        self._stream: _Decompressor | None = None
-        self._streams = 0
-        self._input = memoryview(b"")
-        self._feed = 4096
-
-    def _refill(self) -> bool:
-        if not self._input and not self._has_more():
-            self._input = memoryview(self._take())
-            if not self._input:
-                if self._stream is not None or not self._streams:
-                    raise BadInput(f"the {self._codec} stream breaks off: the file is truncated")
-                return False
-        if self._stream is None:
-            self._stream = _decompressor(self._codec)
-            self._streams += 1
-        data = b"" if self._has_more() else self._input[: self._feed]
-        try:
-            output = self._decompress(self._stream, data)
-        except Exception as error:  # Each codec raises its own: ZstdError, LZMAError, OSError.
-            raise BadInput(f"the {self._codec} stream is damaged: {error}") from error
-        self._feed = max(self._feed // 8, 64) if len(output) > OUTPUT_BYTES else min(self._feed * 2, PIECE_BYTES)
-        self._set(output)
-        left = self._input[len(data) :]
-        if self._stream.eof:
-            rest, self._stream = self._stream.unused_data, None
-            # The remainder is usually a suffix of the input; some decompressors return more than they were just given.
-            left = self._input[len(data) - len(rest) :] if len(rest) <= len(data) else memoryview(rest + left.tobytes())
-        self._input = left
-        return True
-
-    def _has_more(self) -> bool:
-        """Whether the decompressor can yield more output without more input; zstandard never can."""
-        return self._stream is not None and not getattr(self._stream, "needs_input", True)
-
-    def _decompress(self, stream: Any, data: bytes | memoryview) -> bytes:
-        return cast(
-            "bytes", stream.decompress(data) if self._codec == "zstd" else stream.decompress(data, OUTPUT_BYTES)
-        )
-
-
-def content(pieces: Iterator[bytes], codec: ReadCodec | None) -> io.BufferedReader:
-    """The decompressed content of a file, to be read once from start to end; `tell()` is the offset in it.
-
-    Reading raises BadInput where the compressed stream is damaged or truncated. `raw.taken` counts the stored bytes.
+    Reading raises LongLine before a line exceeds `max_line_bytes`.
     """
-    if codec is None:
-        return io.BufferedReader(_Content(pieces), PIECE_BYTES)
-    return io.BufferedReader(_Gunzipped(pieces) if codec == "gzip" else _Decompressed(pieces, codec), PIECE_BYTES)
+    raw.line_limit = max_line_bytes
+    # No line that lies within the buffer is longer than the limit.
+    return io.BufferedReader(raw, min(PIECE_BYTES, max_line_bytes))
 
 
 class Compressor(Protocol):

@@ -235,7 +235,14 @@ def kept(value: Any) -> Any:
 
 
 def json_of(value: Any) -> Json:
-    return value if type(value) is Json else Json(orjson.dumps(value).decode())
+    if type(value) is Json:
+        return value
+    try:
+        return Json(orjson.dumps(value).decode())
+    except TypeError:
+        from stagger.steps.exact_json import encoded  # Rarely needed.
+
+        return Json(encoded(value).decode())
 
 
 def size_of(value: Any) -> int:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from stagger.errors import BadInput, StaggerError
-from stagger.pipeline.compression import EXTENSIONS
+from stagger.pipeline.compression import EXTENSIONS, LongLine
 from stagger.pipeline.document import Document
-from stagger.steps.reader import OpenShard, ShardReader, default_id
+from stagger.steps.reader import CR_ONLY, OpenShard, ShardReader, default_id
 
 #: Maximum characters of a field: far more than any text has, but fewer than a large file with an unclosed quote.
 FIELD_CHARS = 2**28
 
-BOM = b"\xef\xbb\xbf"
+QUOTE = b'"'
+
+#: Raised where the lines of one record exceed the limit, not one line.
+TOO_LONG = LongLine("several lines")
 
 
 @dataclass(kw_only=True)
@@ -50,27 +53,29 @@ class ReadCsv(ShardReader):
 
     def read(self, shard: OpenShard) -> Iterator[Document]:
         csv.field_size_limit(max(csv.field_size_limit(), FIELD_CHARS))
-        lines = Lines(shard.stream)
-        rows = csv.reader(lines, delimiter=self.delimiter or delimiter_of(shard.name), strict=True)
+        delimiter = self.delimiter or delimiter_of(shard.name)
+        lines = Lines(shard, self.max_record_bytes)
+        rows = csv.reader(lines, delimiter=delimiter, strict=True)
         layout = None if self.columns is None else Layout.of(self, self.columns)
         while True:
-            start = lines.place
+            start = lines.start = lines.place
             lines.not_utf8 = ""
             try:
                 row = next(rows, None)
                 wrong = ("utf-8", lines.not_utf8) if lines.not_utf8 else None
-            except csv.Error as error:
+            except (csv.Error, LongLine) as error:
                 row, wrong = [""], self._why(shard, start, lines, error)
+                rows = csv.reader(lines, delimiter=delimiter, strict=True)
             if row is None:
                 break
             if not row:
                 continue
             if layout is None:
                 shard.record, shard.byte = 0, start
-                if lines.broken_off:
-                    raise BadInput("the header line breaks off: the file is truncated")
                 if wrong is not None:
                     raise BadInput(f"the header line cannot be read: {wrong[1]}")
+                if lines.broken_off:
+                    raise BadInput("the header line breaks off: the file is truncated")
                 layout = Layout.of(self, row)
                 shard.record = shard.byte = -1
                 continue
@@ -83,13 +88,18 @@ class ReadCsv(ShardReader):
             if wrong is not None:
                 shard.byte = start
                 self.bad(shard, *wrong)
+                if wrong[0] == "size" and not lines.pass_record():
+                    shard.byte = start
+                    raise BadInput(f"{wrong[1]}; its last quoted field is not closed at the end of the file")
                 continue
             yield layout.document(shard, row)
         if layout is None:
             raise BadInput("there is no header line: the file is empty; if the files have no header, set columns")
 
-    def _why(self, shard: OpenShard, start: int, lines: Lines, error: csv.Error) -> tuple[str, str]:
+    def _why(self, shard: OpenShard, start: int, lines: Lines, error: csv.Error | LongLine) -> tuple[str, str]:
         """The kind of a malformed record, and the reason. Raises BadInput if the rest cannot be read either."""
+        if isinstance(error, LongLine):
+            return "size", self.too_long("record")
         if lines.ended:
             shard.record += 1
             shard.byte = start
@@ -97,10 +107,14 @@ class ReadCsv(ShardReader):
                 "a quoted field is not closed: the file is truncated, or the quote belongs to the text"
             ) from error
         if "field limit" in str(error):
+            return "size", f"a field has more than {FIELD_CHARS} characters; is a quote not closed?"
+        if "new-line character" not in str(error):
+            return "csv", f"not CSV: {error}"
+        if lines.only_line:
             shard.record += 1
             shard.byte = start
-            raise BadInput(f"a field has more than {FIELD_CHARS} characters; is a quote not closed?") from error
-        return "csv", f"not CSV: {error}"
+            raise BadInput(CR_ONLY) from error
+        return "csv", "not CSV: a carriage return (CR) stands outside quotes; lines end with LF or CRLF"
 
 
 def delimiter_of(name: str) -> str:
@@ -110,34 +124,62 @@ def delimiter_of(name: str) -> str:
 
 
 class Lines:
-    """The lines of a file, decoded, for the csv module.
+    """The lines of a shard, decoded, for the csv module. Raises LongLine where a record exceeds `limit` bytes.
 
-    `place` is the number of bytes read so far, `not_utf8` the reason why a line was not UTF-8, `ended` whether the end
-    was reached, `broken_off` whether the last line read has no line end.
+    `place` is the offset after the last line read; `start` is that of the current record, which the reader sets.
+    `not_utf8` is the reason why a line was not UTF-8, `ended` whether the end was reached.
     """
 
-    def __init__(self, stream: Iterable[bytes]) -> None:
-        self.place = 0
+    def __init__(self, shard: OpenShard, limit: int) -> None:
+        self._shard = shard
+        self._limit = limit
+        self._stream = shard.text_stream(limit)
+        self._line = b"\n"
+        self._cut = False  # Whether the line after the last one was found too long while it was read.
+        shard.content.quote = QUOTE
+        self.start = self.place = self._first = self._stream.tell()
         self.not_utf8 = ""
         self.ended = False
-        self.broken_off = False
-        self._stream = stream
+
+    @property
+    def broken_off(self) -> bool:
+        """Whether the last line read has no line end."""
+        return not self._line.endswith((b"\n", b"\r"))
+
+    @property
+    def only_line(self) -> bool:
+        """Whether the last line read is the whole file."""
+        return self.place - len(self._line) == self._first and not self._line.endswith(b"\n")
 
     def __iter__(self) -> Iterator[str]:
-        line = b"\n"
-        for line in self._stream:
-            if not self.place and line.startswith(BOM):
-                self.place = len(BOM)
-                line = line[len(BOM) :]
-            self.place += len(line)
-            self.broken_off = line[-1:] != b"\n"
-            try:
-                text = line.decode()
-            except UnicodeDecodeError as error:
-                text = line.decode(errors="replace")
-                self.not_utf8 = f"not UTF-8: byte {line[error.start]:#04x} at position {error.start} of a line"
-            yield text
+        try:
+            for line in self._stream:
+                self._line = line
+                self.place += len(line)
+                if self.place - self.start > self._limit:
+                    raise TOO_LONG
+                try:
+                    text = line.decode()
+                except UnicodeDecodeError as error:
+                    text = line.decode(errors="replace")
+                    self.not_utf8 = f"not UTF-8: byte {line[error.start]:#04x} at position {error.start} of a line"
+                yield text
+        except LongLine as error:
+            self._cut = error is not TOO_LONG
+            raise
         self.ended = True
+
+    def pass_record(self) -> bool:
+        """Read past the rest of a record that is too long; whether its end was found."""
+        # A record goes on after a line end only within quotes.
+        if self._cut:
+            quoted = (self.place > self.start) ^ (self._shard.content.quotes % 2 > 0)
+        else:
+            quoted = (self.place - len(self._line) > self.start) ^ (self._line.count(QUOTE) % 2 > 0)
+        closed = self._shard.pass_line(QUOTE, quoted) if self._cut or quoted else True
+        self._cut = False
+        self.place = self._stream.tell()
+        return closed
 
 
 @dataclass(frozen=True)

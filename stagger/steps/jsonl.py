@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from stagger.errors import BadInput, BadRecord, StaggerError
+from stagger.errors import BadRecord, StaggerError
 from stagger.pipeline.document import Document
 from stagger.steps.reader import OpenShard, ShardReader, default_id
 from stagger.steps.writer import CompressedWriter
 
+#: The least absolute value of a float that can stand for an integer: orjson has no larger ones.
+BEYOND_64_BITS = 2.0**63
+
+#: Raised for a record that orjson may not have parsed exactly.
+INEXACT = BadRecord("json", "inexact")
+
 
 @dataclass(kw_only=True)
 class ReadJsonl(ShardReader):
-    """Reads JSON Lines. All other keys of a record go into the metadata too.
+    """Reads JSON Lines. All other keys of a record go into the metadata too. Integers of any size are exact.
 
     Args:
         text_key: the key that holds the text.
@@ -29,72 +37,107 @@ class ReadJsonl(ShardReader):
     metadata_key: str = "metadata"
 
     def read(self, shard: OpenShard) -> Iterator[Document]:
+        stream, number = shard.text_stream(self.max_record_bytes), shard.record + 1
         loads, text_key, id_key, metadata_key = orjson.loads, self.text_key, self.id_key, self.metadata_key
-        stream = shard.text_stream
-        for shard.record, line in enumerate(stream):
+        for shard.record, line in enumerate(stream, number):
             try:
                 record = loads(line)
                 text = record.pop(text_key)
                 id_ = record.pop(id_key, None)
-                media = record.pop("media", None)
                 metadata = record.pop(metadata_key, None)
-                if media is not None and type(media) is not list:
-                    record["media"], media = media, None
+                media = None
                 if record:
-                    metadata = record if metadata is None else merged(metadata, record)
-                if type(text) is str and (metadata is None or type(metadata) is dict):
+                    media = record.pop("media", None)
+                    if media is not None and (type(media) is not list or not is_exact(media)):
+                        record["media"], media = media, None
+                    if record:
+                        metadata = record if metadata is None else merged(metadata, record)
+                for value in () if metadata is None else metadata.values():
+                    if type(value) is not str:
+                        if is_exact(metadata.values()):
+                            break
+                        raise INEXACT
+                if type(text) is str:
                     if type(id_) is not str:
                         id_ = default_id(shard.name, shard.record) if id_ is None else whole_number(id_)
                     yield Document(text, id_, media or [], metadata or {})
                     continue
-            except (ValueError, AttributeError, TypeError, KeyError, IndexError, BadRecord):
+            except (ValueError, AttributeError, TypeError, KeyError, IndexError, RecursionError, BadRecord):
                 pass
-            if not line.isspace():
-                shard.byte = stream.tell() - len(line)
-                self.bad(shard, *self._why(line))
+            if not line.isspace() and (document := self._unusual(shard, stream, line)) is not None:
+                yield document
 
-    def _why(self, line: bytes) -> tuple[str, str]:
-        """The kind of a bad line, and the reason. Raises BadInput for a line that the end of the file cuts off."""
+    def _unusual(self, shard: OpenShard, stream: io.BufferedReader, line: bytes) -> Document | None:
+        """The document of a line that orjson cannot parse exactly; None for a bad record that is skipped.
+
+        Raises BadInput for a line that the end of the file cuts off.
+        """
+        from stagger.steps.exact_json import parsed  # Rarely needed.
+
+        shard.byte = stream.tell() - len(line)
         try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            return why_not_json(line, error)
+            document = self._document(shard, parsed(line, first=shard.record == 0))
+        except BadRecord as error:
+            self.bad(shard, error.kind, str(error))
+            return None
+        shard.byte = -1
+        return document
+
+    def _document(self, shard: OpenShard, record: Any) -> Document:
+        """The document of a record. Raises BadRecord with the reason when it is none."""
         if not isinstance(record, dict):
-            return "json", "not a JSON object"
+            raise BadRecord("json", "not a JSON object")
         if self.text_key not in record:
-            return "text", f"there is no key {self.text_key!r}; set text_key to the key that holds the text"
-        if not isinstance(text := record[self.text_key], str):
-            return "text", f"{self.text_key!r} holds {type(text).__name__}, not a string"
-        metadata = record.get(self.metadata_key)
+            raise BadRecord("text", f"there is no key {self.text_key!r}; set text_key to the key that holds the text")
+        if not isinstance(text := record.pop(self.text_key), str):
+            raise BadRecord("text", f"{self.text_key!r} holds {type(text).__name__}, not a string")
+        id_ = record.pop(self.id_key, None)
+        if id_ is not None and type(id_) not in (str, int):
+            raise BadRecord("id", f"{self.id_key!r} is neither a string nor an integer")
+        metadata = record.pop(self.metadata_key, None)
         if metadata is not None and not isinstance(metadata, dict):
-            return "json", f"{self.metadata_key!r} holds {type(metadata).__name__}, not an object"
-        known = {self.text_key, self.id_key, self.metadata_key}
-        metadata = metadata or {}
-        if twice := [key for key in metadata.keys() & record.keys() - known if metadata[key] != record[key]]:
-            return "json", f"{twice[0]!r} has one value in the record and another in its {self.metadata_key!r}"
-        return "id", f"{self.id_key!r} is neither a string nor a 64-bit integer"
+            raise BadRecord("json", f"{self.metadata_key!r} holds {type(metadata).__name__}, not an object")
+        media = record.pop("media") if isinstance(record.get("media"), list) else []
+        id_ = default_id(shard.name, shard.record) if id_ is None else str(id_)
+        return Document(text, id_, media, merged(metadata or {}, record))
+
+
+def is_exact(values: Iterable[Any]) -> bool:
+    """Whether no value, at any depth, is a float so large that it can stand for an integer beyond 64 bits."""
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            continue
+        if kind is float:
+            if not -BEYOND_64_BITS < value < BEYOND_64_BITS:
+                return False
+        elif kind is dict:
+            if not is_exact(value.values()):
+                return False
+        elif (
+            kind is list and not (value and type(value[0]) is float and is_small_vector(value)) and not is_exact(value)
+        ):
+            return False
+    return True
+
+
+def is_small_vector(values: list[Any]) -> bool:
+    """Whether the values are numbers, and obviously small: a quick test for long vectors."""
+    try:
+        return math.hypot(*values) < BEYOND_64_BITS
+    except (TypeError, OverflowError):
+        return False
 
 
 def merged(metadata: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     """The two objects merged. Raises BadRecord when they hold different values for one key."""
-    if any(metadata[key] != record[key] for key in metadata.keys() & record.keys()):
-        raise BadRecord("json", "two values")
+    if twice := [key for key in metadata.keys() & record.keys() if metadata[key] != record[key]]:
+        raise BadRecord("json", f"{twice[0]!r} has one value in the record and another in its metadata")
     return {**metadata, **record}
 
 
-def why_not_json(line: bytes, error: ValueError) -> tuple[str, str]:
-    """The kind of a line that is not JSON, and the reason. Raises BadInput if the end of the file cuts it off."""
-    if not line.endswith(b"\n"):
-        raise BadInput(f"the last line breaks off: the file is truncated ({error})") from error
-    try:
-        line.decode()
-    except UnicodeDecodeError as wrong:
-        return "utf-8", f"not UTF-8: byte {line[wrong.start]:#04x} at position {wrong.start} of the record"
-    return "json", f"not JSON: {error}"
-
-
 def whole_number(value: Any) -> str:
-    """A numeric id as a string. Raises BadRecord for a float: the parser turns integers beyond 64 bits into floats."""
+    """A numeric id as a string. Raises BadRecord for a float: orjson turns integers beyond 64 bits into floats."""
     if type(value) is int:
         return str(value)
     raise BadRecord("id", "not an id")
@@ -144,5 +187,13 @@ class WriteJsonl(CompressedWriter):
             )
         try:
             return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
-        except TypeError as error:
+        except TypeError:
+            return self._encode_exactly(document, record)
+
+    def _encode_exactly(self, document: Document, record: dict[str, Any]) -> bytes:
+        from stagger.steps.exact_json import encoded  # Rarely needed.
+
+        try:
+            return encoded(record) + b"\n"
+        except (TypeError, ValueError) as error:
             raise StaggerError(f"The document {document.id!r} cannot be written as JSON: {error}.") from error

@@ -5,21 +5,30 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import sys
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from typing import BinaryIO, Literal, cast
 
 from stagger.errors import BadInput, BadRecord, StaggerError
-from stagger.pipeline.compression import ReadCodec, codec_of, content
+from stagger.pipeline.compression import PIECE_BYTES, Content, LongLine, ReadCodec, buffered, codec_of
 from stagger.pipeline.document import Document, Shard
 from stagger.pipeline.task_context import TaskContext
 from stagger.storage import Entry
 from stagger.storage.local_files import open_version
 from stagger.storage.storage import Storage, absolute, is_local, join
 
-#: Leading bytes of compressed files; no text begins with them.
-MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zX": "xz"}
+#: First bytes of a file in which a NUL means that it is no text in UTF-8, or a strange one.
+HEAD_BYTES = 512
+
+#: First characters of most text files. No other format's files begin with them, unless a NUL follows.
+PLAIN = (b"{", b"[", b'"')
+
+#: The error for a file that is a single line, with carriage returns in it.
+CR_ONLY = "the lines end with CR alone: convert the line ends to LF or CRLF"
 
 
 class OpenShard:
@@ -30,7 +39,13 @@ class OpenShard:
     """
 
     def __init__(
-        self, name: str, path: str, codec: ReadCodec | None, pieces: Iterator[bytes], planned: Shard | None = None
+        self,
+        name: str,
+        path: str,
+        codec: ReadCodec | None,
+        pieces: Iterator[bytes],
+        check: Callable[[], None] = lambda: None,
+        planned: Shard | None = None,
     ) -> None:
         self.name = name
         self.path = path
@@ -39,26 +54,60 @@ class OpenShard:
         self.record = -1
         self.byte = -1
         self._pieces = pieces
+        self._check = check
         self._taken = 0
+        self._content: Content | None = None
         self._stream: io.BufferedReader | None = None
+
+    @property
+    def content(self) -> Content:
+        """The decompressed content, unbuffered."""
+        if self._content is None:
+            if self.codec is None:
+                self._content = Content(self._pieces, self._check)
+            else:
+                from stagger.pipeline.decompression import decompressed
+
+                self._content = decompressed(self._pieces, self.codec, self._check)
+        return self._content
 
     @property
     def stream(self) -> io.BufferedReader:
         """The decompressed content. Its end is reached only if the file is complete."""
         if self._stream is None:
-            self._stream = content(self._pieces, self.codec)
+            self._stream = buffered(self.content)
         return self._stream
 
-    @property
-    def text_stream(self) -> io.BufferedReader:
-        """The content of a text file after its byte order mark. Raises BadInput when the content is compressed."""
-        start = self.stream.peek(4)[:4]
+    def text_stream(self, max_line_bytes: int = sys.maxsize) -> io.BufferedReader:
+        """The content of a text file after its byte order mark. Reading it raises LongLine before a longer line.
+
+        Raises BadInput when the content is not text in UTF-8, by its first bytes.
+        """
+        if self._stream is not None:
+            return self._stream
+        start = self.content.beginning()
+        if not start.startswith(PLAIN) or b"\0" in start[:HEAD_BYTES]:
+            from stagger.pipeline.signatures import recognized
+
+            if what := recognized(start):
+                raise BadInput(f"the file is not text in UTF-8, but {what}")
+        self._stream = buffered(self.content, max_line_bytes)
         if start.startswith(codecs.BOM_UTF8):
-            self.stream.read(len(codecs.BOM_UTF8))
-        for magic, codec in MAGIC.items():
-            if start.startswith(magic):
-                raise BadInput(f"the content is {codec}, contrary to the file's name: set compression")
-        return self.stream
+            self._stream.read(len(codecs.BOM_UTF8))
+        return self._stream
+
+    def pass_line(self, quote: bytes = b"", quoted: bool = False) -> bool:
+        """Read past the rest of a long line, and past line ends within quotes; whether the quotes were then closed.
+
+        `quoted` is whether the rest begins within quotes.
+        """
+        limit, self.content.line_limit = self.content.line_limit, sys.maxsize
+        while piece := self.stream.readline(PIECE_BYTES):
+            quoted ^= bool(quote) and bool(piece.count(quote) % 2)
+            if piece.endswith(b"\n") and not quoted:
+                break
+        self.content.line_limit = limit
+        return not quoted
 
     def as_file(self) -> BinaryIO:
         """The file as stored, seekable: a remote file is first downloaded whole to a temporary file on this machine."""
@@ -84,16 +133,16 @@ class OpenShard:
     @property
     def taken(self) -> int:
         """Bytes of the stored file that have been read."""
-        return self._taken if self._stream is None else cast("int", self._stream.raw.taken)  # type: ignore[attr-defined]
+        return self._taken if self._content is None else self._content.taken
 
     def place(self) -> str:
         """The bad record's number, counted from 1, and its byte offset in the content if that is known."""
         if self.byte >= 0:
             return f"record {self.record + 1}, byte {self.byte}"
-        if self._stream is None:
+        if self._content is None:
             return f"record {max(self.record, 0) + 1}"
         # The content broke off while the next record was being read.
-        return f"record {self.record + 2}, byte {self._stream.raw.line_start}"  # type: ignore[attr-defined]
+        return f"record {self.record + 2}, byte {self._content.line_start}"
 
 
 @dataclass(kw_only=True)
@@ -117,6 +166,8 @@ class ShardReader:
         on_bad_record: whether a record that cannot be read fails the rank, or is skipped and counted. A truncated or
             damaged file always fails it.
         max_bad_records: number of bad records that a rank skips before it fails.
+        max_record_bytes: size in bytes above which a record (in the file, decompressed) is a bad record. It is not held
+            in memory beyond that. The memory for a record is several times its size.
         allow_empty: whether a file of zero bytes counts as a shard without documents, not as damaged.
     """
 
@@ -129,6 +180,7 @@ class ShardReader:
     add_source: bool = False
     on_bad_record: Literal["fail", "skip"] = "fail"
     max_bad_records: int = 100
+    max_record_bytes: int = 2**30
     allow_empty: bool = False
     _task: TaskContext | None = field(default=None, init=False, repr=False)
     _given: int = field(default=0, init=False, repr=False)
@@ -140,6 +192,8 @@ class ShardReader:
         for name in ("limit", "max_bad_records"):
             if (getattr(self, name) or 0) < 0:
                 raise StaggerError(f"{name} is {getattr(self, name)}; give 0 or more.")
+        if self.max_record_bytes < 1:
+            raise StaggerError(f"max_record_bytes is {self.max_record_bytes}; give a size in bytes, at least 1.")
 
     def find_shards(self, storage: Storage) -> list[Shard]:
         """Every shard of the input, sorted by name, from a single listing made at launch.
@@ -199,18 +253,18 @@ class ShardReader:
         self._task = task
 
     def __call__(self, data: Iterable[Document] | None, rank: int, world_size: int) -> Iterator[Document]:
-        if data is not None:
-            yield from data
         assert self._task is not None, "a reader is bound to its task before it is called"
-        for shard in self._task.shards:
-            documents = self._documents(self._task, shard)
-            if self.limit is None:
-                yield from documents
-                continue
-            while self._given < self.limit and (document := next(documents, None)) is not None:
+        shards = map(partial(self._documents, self._task), self._task.shards)
+        # No generator here: each one that a document passes through costs time.
+        documents = chain.from_iterable(shards) if self.limit is None else self._limited(shards, self.limit)
+        return documents if data is None else chain(data, documents)
+
+    def _limited(self, shards: Iterator[Generator[Document, None, None]], limit: int) -> Iterator[Document]:
+        for documents in shards:
+            while self._given < limit and (document := next(documents, None)) is not None:
                 self._given += 1
                 yield document
-            if self._given >= self.limit:
+            if self._given >= limit:
                 documents.close()
                 return
 
@@ -222,6 +276,7 @@ class ShardReader:
 
     def _documents(self, task: TaskContext, shard: Shard) -> Generator[Document, None, None]:
         """The documents of one shard. Raises BadInput naming the shard and the position of the damage."""
+        task.circumstances.stop.check()
         path = self.path_of(shard)
         name = shard.name.rpartition("/")[2] if path == shard.name else shard.name
         codec = codec_of(shard.name) if self.compression == "auto" else self.compression
@@ -232,12 +287,16 @@ class ShardReader:
                     " allow_empty: true, it is a shard without documents)"
                 )
             return
-        source = OpenShard(name, path, codec, task.stream(shard, self.path_of), shard)
+        check = task.circumstances.stop.check
+        source = OpenShard(name, path, codec, task.stream(shard, self.path_of), check, planned=shard)
         try:
-            documents = self.read(source)
-            if self.add_source:
-                documents = with_source(documents, source)
-            yield from documents
+            while True:
+                documents = with_source(self.read(source), source) if self.add_source else self.read(source)
+                try:
+                    yield from documents
+                    break
+                except LongLine:
+                    self._pass_line(source)
         except FileNotFoundError:
             raise BadInput(f"{path} is gone: it was there when the plan was made") from None
         except BadInput as error:
@@ -250,11 +309,12 @@ class ShardReader:
     def bad(self, shard: OpenShard, kind: str, reason: str) -> None:
         """Handle the unreadable record at `shard.byte`: count it if bad records are skipped, else raise BadRecord.
 
-        Raises BadInput when the rank has more than `max_bad_records`.
+        Raises BadInput when the rank has more than `max_bad_records`, and Interrupted when the task has to stop.
         """
         if self.on_bad_record != "skip":
             raise BadRecord(kind, reason)
         assert self._task is not None
+        self._task.circumstances.stop.check()
         count = self._task.skipped(shard.path, shard.record + 1, shard.byte, kind, reason)
         if count > self.max_bad_records:
             raise BadInput(
@@ -262,8 +322,19 @@ class ShardReader:
             )
         shard.byte = -1
 
+    def _pass_line(self, shard: OpenShard) -> None:
+        """Handle the line that is being read, which is too long, as a bad record, and read past it."""
+        shard.record += 1
+        shard.byte = shard.content.line_start
+        self.bad(shard, "size", self.too_long("line"))
+        shard.pass_line()
+
+    def too_long(self, what: str) -> str:
+        """The reason for a bad record of the kind `size`."""
+        return f"the {what} is longer than max_record_bytes ({self.max_record_bytes}); raise it if memory permits"
+
     def read(self, shard: OpenShard) -> Iterator[Document]:
-        """The documents of one shard."""
+        """The documents of one shard after `shard.record`; called again after a line that was too long."""
         raise NotImplementedError
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
+from stagger.errors import BadInput
+from stagger.pipeline.compression import PIECE_BYTES
 from stagger.pipeline.document import Document
-from stagger.steps.reader import OpenShard, ShardReader, default_id
+from stagger.steps.reader import CR_ONLY, OpenShard, ShardReader, default_id
 
 
 @dataclass(kw_only=True)
@@ -21,17 +24,38 @@ class ReadText(ShardReader):
     document: Literal["line", "file"] = "line"
 
     def read(self, shard: OpenShard) -> Iterator[Document]:
-        if self.document == "file":
-            shard.record = 0
-            text = self._decoded(shard, shard.text_stream.read())
-            if text is not None:
-                yield Document(text, shard.name)
-            return
-        stream = shard.text_stream
-        for shard.record, line in enumerate(stream):
+        return self._lines(shard) if self.document == "line" else self._file(shard)
+
+    def _file(self, shard: OpenShard) -> Iterator[Document]:
+        data = self._whole(shard)
+        shard.record = 0
+        if data is None:
+            shard.byte = 0
+            self.bad(shard, "size", self.too_long("file"))
+            for _ in iter(partial(shard.stream.read, PIECE_BYTES), b""):
+                pass
+        elif (text := self._decoded(shard, data)) is not None:
+            yield Document(text, shard.name)
+
+    def _whole(self, shard: OpenShard) -> bytes | None:
+        """The content of the file; None, before it has been read to its end, if it exceeds `max_record_bytes`."""
+        stream = shard.text_stream()
+        pieces, size = [], 0
+        while piece := stream.read(PIECE_BYTES):
+            pieces.append(piece)
+            size += len(piece)
+            if size > self.max_record_bytes:
+                return None
+        return b"".join(pieces)
+
+    def _lines(self, shard: OpenShard) -> Iterator[Document]:
+        stream, number, line = shard.text_stream(self.max_record_bytes), shard.record + 1, b"\n"
+        for shard.record, line in enumerate(stream, number):
             text = self._decoded(shard, line)
             if text is not None and (text := text.rstrip("\r\n")):
                 yield Document(text, default_id(shard.name, shard.record))
+        if shard.record == 0 and b"\r" in line.rstrip() and not line.endswith(b"\n"):
+            raise BadInput(CR_ONLY)
 
     def _decoded(self, shard: OpenShard, data: bytes) -> str | None:
         try:

@@ -82,7 +82,7 @@ class Hasty(Storage):
     def read(self, path: str) -> bytes:
         return self.files[path]
 
-    def remove(self, path: str) -> None:
+    def remove(self, path: str, version: str = "") -> None:
         del self.files[path]
 
 

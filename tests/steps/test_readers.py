@@ -107,7 +107,7 @@ def test_input_that_matches_nothing_is_an_error(tmp_path: Path) -> None:
         ([{"text": "x"}, b"", [1, 2]], r"record 3, byte 15: not a JSON object"),
         ([{"text": 5}], r"record 1, byte 0: 'text' holds int, not a string"),
         ([{"text": None}], r"'text' holds NoneType"),
-        ([b'{"text": "x", "id": 12345678901234567890123}'], r"'id' is neither a string nor a 64-bit integer"),
+        ([b'{"text": "x", "id": 1.5}'], r"'id' is neither a string nor an integer"),
         ([{"text": "x", "metadata": 5}], r"'metadata' holds int, not an object"),
         ([{"text": "x", "metadata": [["a", 1]]}], r"'metadata' holds list, not an object"),
     ],
@@ -242,7 +242,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", [ReadJsonl, ReadText])
 def test_compressed_content_under_a_plain_name_is_said(tmp_path: Path, step: Any) -> None:
     (tmp_path / "a.txt").write_bytes(gzip.compress(b'{"text": "x"}\n'))
-    with pytest.raises(BadInput, match="the content is gzip, contrary to the file's name: set compression"):
+    with pytest.raises(BadInput, match="the file is not text in UTF-8, but gzip: set compression: gzip"):
         read(step(str(tmp_path)))
 
 
@@ -268,7 +268,7 @@ def test_what_is_not_media_is_metadata_and_two_values_are_none(tmp_path: Path) -
         ({"text": "x", "metadata": {"url": 1}, "url": 2}, "'url' has one value in the record and another in its"),
         ({"text": "x", "metadata": ""}, "'metadata' holds str, not an object"),
         ({"text": "x", "metadata": [], "a": 1}, "'metadata' holds list, not an object"),
-        ({"text": "x", "id": True}, "'id' is neither a string nor a 64-bit integer"),
+        ({"text": "x", "id": True}, "'id' is neither a string nor an integer"),
     ):
         write(tmp_path, "a.jsonl", line)
         with pytest.raises(BadInput, match=message):
