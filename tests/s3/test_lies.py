@@ -18,6 +18,7 @@ def hasty(request: pytest.FixtureRequest, s3: S3Server, monkeypatch: pytest.Monk
     """Storage that gives up soon, and sends large outputs in small parts."""
     monkeypatch.setattr("stagger.storage.s3.store.ONE_PUT_BYTES", 6 * 2**20)
     monkeypatch.setattr("stagger.storage.s3.store.PART_BYTES", 5 * 2**20)
+    monkeypatch.setattr("stagger.storage.s3.pages.EMPTY_PAGES", 20)
     yield Storage({"s3": {"engine": request.param}}, retry_s=0.1)
     s3.set_faults()
 
@@ -42,14 +43,14 @@ LARGE = some_bytes(13 * 2**20)
 @pytest.mark.parametrize(
     ("lie", "said"),
     [
-        ("list-twice", "names '\\w+' twice|names 'lists/a' twice"),
-        ("list-loop", "twice"),
+        ("list-twice", "names 'lists/a' twice"),
+        ("list-loop", "names 'lists/a' twice"),
         ("list-loop-empty", "names the next page '0000000.' twice"),
         ("list-empty", "pages in a row are empty"),
         ("list-cut", "truncated, and the store names no token"),
         ("list-page", "is not a listing"),
         ("list-nothing", "is not a listing"),
-        ("list-broken", "broken off"),
+        ("list-broken", "broken off|server error"),
     ],
 )
 @pytest.mark.parametrize("how", ["walk", "list"])
@@ -76,7 +77,7 @@ def test_etags_without_quotes_in_a_listing_are_those_of_the_objects(hasty: Stora
     ("lie", "said"),
     [
         ("put-lost", "accepted the object, but does not have it|that of what was sent is"),
-        ("put-page", "accepted the object, but does not have it"),
+        ("put-page", "accepted the object, but does not have it|ETag Header missing"),
         ("put-short", "holds 2990 bytes of the 3000|that of what was sent is"),
         ("put-flipped", "was sent|that of what was sent is"),
         ("put-opaque-short", "holds 2990 bytes of the 3000"),
@@ -92,14 +93,14 @@ def test_an_object_that_the_store_does_not_keep_is_sent_again_or_fails(
     if known:
         hasty.write("s3://out/lies/before", b"x")
     s3.set_faults(lie=lie)
-    with pytest.raises(StorageError, match=rf"s3://out/lies/a: NotKept: .*({said}).*not kept by the store"):
+    with pytest.raises(StorageError, match=rf"s3://out/lies/a: .*({said}).*retries exhausted"):
         write(hasty, "s3://out/lies/a", SMALL)
     s3.set_faults()
     assert hasty.entry("s3://out/lies/a") is None  # Nobody takes what is left of it for data.
     s3.set_faults(lie=lie, lies=1)
     write(hasty, "s3://out/lies/a", SMALL)
     assert hasty.read("s3://out/lies/a") == SMALL
-    assert hasty.retried()["requests"]["not kept by the store"] >= 1
+    assert hasty.retried()["requests"].keys() & {"not kept by the store", "wrong answer"}
     hasty.remove("s3://out/lies/a")
 
 

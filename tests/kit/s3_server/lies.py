@@ -40,7 +40,11 @@ def more(token: Callable[[], str], *, keys: bool) -> Lie:
         after = f"<NextContinuationToken>{following}</NextContinuationToken>" if following else ""
         return re.sub(r"<IsTruncated>\w+", f"{after}<IsTruncated>true", body)
 
-    return edited(edit)
+    def lie(s3: Any, request: Request, truly: Operation) -> Response:
+        request.query.pop("continuation-token", None)  # Made up by an earlier lie.
+        return edited(edit)(s3, request, truly)
+
+    return lie
 
 
 def twice(body: str) -> str:
@@ -185,7 +189,7 @@ LIES: dict[str, tuple[tuple[str, ...], Lie]] = {
     ),
     "complete-error": (
         ("CompleteMultipartUpload",),
-        answer(xml("Error", "<Code>InternalError</Code><Message>no</Message>")),
+        answer(Response.of("<Error><Code>InternalError</Code><Message>no</Message></Error>")),
     ),
     "complete-named": (("CompleteMultipartUpload",), assembled("version-7")),
     "get-range": (("GetObject",), body(another_range)),
