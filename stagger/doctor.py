@@ -110,8 +110,11 @@ def storage_checks(folder: str, storage: Storage) -> Iterator[Check]:
                 lacks = "" if created and same else "conditional writes (If-None-Match)"
                 lacks = lacks or creates_at_once(f"{path}-at-once", storage)
                 if lacks:
-                    text = f"{folder} does not support {lacks}: of several launches at once more than one would run."
-                    yield Check("storage", "problem", f"{text} Use a store that does.")
+                    text = (
+                        f"{folder} does not support {lacks}: of several launches at once more than one would run. It"
+                        " can hold input and output, but no run_dir: put that on a shared file system or another store."
+                    )
+                    yield Check("storage", "problem", text)
                     return
     except (StaggerError, OSError) as error:
         yield Check("storage", "problem", f"{error}")

@@ -25,6 +25,9 @@ NAP_S = 0.5
 #: Seconds to wait for another process that is taking over a lock; it needs four requests.
 TAKEOVER_S = 30.0
 
+#: Appended to a lock that is created a second time, which must fail.
+AGAIN = b"\n"
+
 #: Times in a row that a file may be both there, when it is to be created, and gone, when it is to be read.
 MAX_VANISHED = 50
 
@@ -116,10 +119,20 @@ class Lock:
         mine = encode(asdict(Holder.this_process()))
         self._take(0, mine, time.monotonic() + wait_s)
         try:
+            self._check_exclusive(mine)
             yield
         finally:
-            if self._read(self.path) == mine:  # Somebody may have removed it by hand, and launched.
+            if self._read(self.path) in (mine, mine + AGAIN):  # Somebody may have removed it by hand, and launched.
                 self._storage.remove(self.path)
+
+    def _check_exclusive(self, mine: bytes) -> None:
+        """Raise StaggerError when the store replaces the lock, which exists, by a request to create it."""
+        if not is_local(self.path) and self._storage.create(self.path, mine + AGAIN):
+            raise StaggerError(
+                f"{self.path}: the store ignores conditional writes (If-None-Match), so nothing would keep two launches"
+                " of the run, or two attempts of a rank, apart. Put run_dir on a shared file system or on another store"
+                " (docs/storage.md); input and output may stay here."
+            )
 
     def holder(self) -> Holder | None:
         """The process that holds the lock; None if it is free, or if a crash has left only a part of the file.

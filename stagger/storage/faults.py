@@ -33,6 +33,7 @@ STATUSES: dict[int, str | None] = {
 #: Names of network exceptions (Python's, botocore's, aiohttp's, fsspec's) -> the kind of fault; None: not transient.
 #: The first name found in the exception's method resolution order counts.
 EXCEPTIONS: dict[str, str | None] = {
+    "Superseded": None,  # Raised by the confirmation of a commit whose request has failed.
     "SSLError": None,
     "SSLCertVerificationError": None,
     "EndpointConnectionError": "unreachable",
@@ -64,6 +65,7 @@ FAULT_TEXTS = (
     (re.compile(r"IncompleteBody|UnexpectedEof|IncompleteMessage"), "broken off"),
     (re.compile(r"ConnectionRefused|ConnectError|dns error|HostUnreachable|NetworkUnreachable"), "unreachable"),
     (re.compile(r"TimedOut|timed out"), "time-out"),
+    (re.compile(r"missing from response|non-partial response|Content-Range|Requested .*, got"), "wrong answer"),
     (re.compile(r"error sending request|response body error|ConnectionReset|ConnectionAborted|BrokenPipe"), "reset"),
 )
 

@@ -25,12 +25,13 @@ ENGINES = ("s3fs", "obstore")
 
 #: What to do about an answer 501, appended to the error.
 NOT_IMPLEMENTED = (
-    "The store does not implement something in this request. If it is the checksum headers, set"
-    " AWS_REQUEST_CHECKSUM_CALCULATION=when_required (docs/storage.md)."
+    "NotImplemented (501) means that the store does not know a header or this kind of request. If it is the checksum"
+    " headers, set AWS_REQUEST_CHECKSUM_CALCULATION=when_required (docs/storage.md)."
 )
 NO_CREATE = (
-    "The store does not implement conditional writes (If-None-Match), which keep two launches of a run apart. Put"
-    " run_dir on a shared file system or another store; input and output may stay here (docs/storage.md)."
+    "NotImplemented (501) means that the store has no conditional writes (If-None-Match), which keep two launches of a"
+    " run, or two attempts of a rank, apart. Put run_dir on a shared file system or on another store (docs/storage.md);"
+    " input and output may stay here."
 )
 
 
@@ -248,6 +249,10 @@ class S3:
             )
 
 
+def bare(etag: str) -> str:
+    return etag.strip('"')
+
+
 class S3Output:
     """An object being written: held in memory up to the size of one PUT, then sent as parts of a multipart upload.
 
@@ -341,10 +346,16 @@ class S3Output:
                 confirm()
                 return self._store.put(self.path, data)
             except (FileExistsError, Changed):
-                version = self._stored()
-                if version and version == self._store.verifier.own(self._bucket, self._key, data):
-                    return version  # Written by a request whose answer was lost.
+                stored = self._stored()
+                if stored and stored == self._store.verifier.own(self._bucket, self._key, data):
+                    return stored  # Written by a request whose answer was lost.
                 confirm()
+                if not stored or bare(stored) != bare(version):
+                    version = stored
+                elif version != bare(version):  # Ceph's RGW compares with the ETag without its quotes.
+                    version = bare(version)
+                else:
+                    return self._store.put(self.path, data)
 
     def _stored(self) -> str:
         """The ETag of the object that is there; empty if there is none."""
@@ -357,6 +368,9 @@ class S3Output:
                 etag = self._engine.complete_upload(self._bucket, self._key, self._upload, self._parts)
             except FileNotFoundError as error:
                 return self._completed_before(error, confirm)
+            except Exception:
+                confirm()  # RGW answers with 500 when a later attempt has aborted the upload.
+                raise
             return self._check(etag)
 
         with self._store.taken_back(self._bucket, self._key):
