@@ -56,6 +56,8 @@ def explain(error: BaseException, advice: str = NOT_IMPLEMENTED) -> str:
     text = " ".join(str(error).partition("Debug source:")[0].split())
     if "<Error>" in text:  # obstore includes the raw XML answer.
         text = ": ".join(re.findall(r"<(?:Code|Message)>([^<]*)<", text))
+    if text == "None":  # Ceph's RGW sends a code without a message.
+        text = str(getattr(error.__cause__, "response", {}).get("Error", {}).get("Code", text))
     fault = fault_of(error)
     exhausted = f" ({fault}; retries exhausted)" if fault else ""
     return f"{kind}: {text}{exhausted}{f'. {advice}' if status_of(error) == 501 else ''}"
