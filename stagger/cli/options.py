@@ -30,7 +30,7 @@ Assignments = Annotated[
 
 def storage_options(text: str | None) -> dict[str, dict[str, Any]]:
     """Parse --storage-options. Raises StaggerError when it is not a mapping of mappings."""
-    from stagger.secrecy import clear_secrets
+    from stagger.storage.secrecy import clear_secrets
 
     value = parse_value(text) if text else {}
     if not isinstance(value, dict) or not all(isinstance(item, dict) for item in value.values()):

@@ -18,10 +18,10 @@ from stagger.ranks import format_ranks
 from stagger.rundir.plan_file import read_all
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
 from stagger.rundir.stage_folder import StageFolder
-from stagger.secrecy import REFERENCE
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.status.look import Look, done_ranks
 from stagger.storage.ownership import foreign, user_name
+from stagger.storage.secrecy import REFERENCE
 from stagger.storage.storage import Storage, expand_variables, join
 
 

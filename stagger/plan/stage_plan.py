@@ -18,9 +18,9 @@ from stagger.progress import busy
 from stagger.rundir.plan_file import encode_plan
 from stagger.rundir.run_folder import StageInput
 from stagger.rundir.stage_folder import collection_paused
-from stagger.secrecy import secret_by_form
 from stagger.spec.models import StageSpec
 from stagger.storage import MTIME
+from stagger.storage.secrecy import secret_by_form
 from stagger.storage.storage import Storage, is_local, without_secrets
 from stagger.terminal import logger
 

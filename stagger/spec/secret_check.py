@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from stagger.errors import StaggerError
-from stagger.secrecy import clear_secrets, secret_by_form
 from stagger.spec.messages import Place
 from stagger.spec.yaml_file import Path
+from stagger.storage.secrecy import clear_secrets, secret_by_form
 
 #: How to give a secret to storage, and to a step, in a pipeline file.
 BY_REFERENCE = "write ${NAME} and export NAME"

@@ -263,7 +263,7 @@ def variable(name: str, path: tuple[str | int, ...]) -> str:
 
 def without_secrets(text: str) -> str:
     """The message without secrets that `${NAME}` stood for in this process, and without credentials in URLs."""
-    from stagger.secrecy import redacted, secret_values
+    from stagger.storage.secrecy import redacted, secret_values
 
     return redacted(text, secret_values(RESOLVED))
 

@@ -34,7 +34,7 @@ ROOMS = (
 )
 
 #: Files that every room may use. They may use one another.
-GROUND = ("errors", "backoff", "progress", "ranks", "secrecy", "shipped", "terminal")
+GROUND = ("errors", "backoff", "progress", "ranks", "shipped", "terminal")
 
 
 def modules(package: Path) -> dict[str, Path]:
