@@ -51,6 +51,7 @@ def dry_stage(stage: Stage, plan: StagePlan | None, ranks: list[int]) -> dict[st
         "start": {
             "policy": spec.start_policy,
             "window_s": settings.window_s,
+            "hold_s": settings.hold_s,
             "summary": runner.start_summary(len(ranks)) if ranks else "",
         },
     }
