@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stagger.api import LocalExecutor, PipelineExecutor, SlurmExecutor
     from stagger.errors import BadInput, RunFailed, StaggerError
-    from stagger.pipeline.document import Document, Shard
+    from stagger.pipeline import Document, Shard
     from stagger.pipeline.task_context import TaskContext
     from stagger.steps.csv import ReadCsv
     from stagger.steps.jsonl import ReadJsonl, WriteJsonl
@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 #: Public name -> its module, imported at first use, so that a task does not import modules that only a launch needs.
 _PUBLIC = {
     "BadInput": "stagger.errors",
-    "Document": "stagger.pipeline.document",
+    "Document": "stagger.pipeline",
     "LocalExecutor": "stagger.api",
     "PipelineExecutor": "stagger.api",
     "ReadJsonl": "stagger.steps.jsonl",
@@ -31,7 +31,7 @@ _PUBLIC = {
     "WriteParquet": "stagger.steps.parquet_writer",
     "ReadText": "stagger.steps.text",
     "RunFailed": "stagger.errors",
-    "Shard": "stagger.pipeline.document",
+    "Shard": "stagger.pipeline",
     "SlurmExecutor": "stagger.api",
     "StaggerError": "stagger.errors",
     "TaskContext": "stagger.pipeline.task_context",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 from stagger.errors import Interrupted, StaggerError
 from stagger.launch.launch import launch
 from stagger.launch.launched import Launched
+from stagger.pipeline import ShardBy
 from stagger.pipeline.chain import Step
-from stagger.pipeline.document import ShardBy
 from stagger.plan.fingerprint import describe_object
 from stagger.spec.from_python import from_objects
 from stagger.spec.models import WholeRun

@@ -39,7 +39,7 @@ def plan_listing(folder: str, run_dir: str, tasks: int, shard_by: str) -> dict[s
 
 def plan_in_memory(files: int, run_dir: str, tasks: int, shard_by: str) -> dict[str, Any]:
     """Plan shards with log-normal sizes, without listing them."""
-    from stagger.pipeline.document import Shard
+    from stagger.pipeline import Shard
     from stagger.steps.jsonl import ReadJsonl
 
     class Known(ReadJsonl):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from stagger.pipeline.document import Shard
+    from stagger.pipeline import Shard
     from stagger.pipeline.task_context import TaskContext
     from stagger.storage.storage import Storage
 

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from stagger.pipeline.document import Shard
+from stagger.pipeline import Shard
 from stagger.storage.storage import Storage
 
 #: Seconds between two checks for a stop request while a reader waits for input.

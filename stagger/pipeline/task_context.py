@@ -9,8 +9,8 @@ from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 from stagger.errors import Interrupted, StaggerError
+from stagger.pipeline import Shard
 from stagger.pipeline.compression import Codec, Compressor, compressor
-from stagger.pipeline.document import Shard
 from stagger.storage import Output
 from stagger.storage.storage import Storage, is_local
 

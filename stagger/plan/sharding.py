@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from stagger.pipeline.document import Shard, ShardBy
+from stagger.pipeline import Shard, ShardBy
 
 
 def assign(shards: Sequence[Shard], tasks: int, shard_by: ShardBy) -> list[list[Shard]]:

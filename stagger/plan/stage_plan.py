@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from stagger.errors import StaggerError
+from stagger.pipeline import Shard
 from stagger.pipeline.chain import Step, build, resolve
-from stagger.pipeline.document import Shard
 from stagger.plan.sharding import assign
 from stagger.progress import busy
 from stagger.rundir.plan_file import encode_plan

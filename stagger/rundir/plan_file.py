@@ -20,7 +20,7 @@ import orjson
 import zstandard
 
 from stagger.errors import StaggerError
-from stagger.pipeline.document import Shard
+from stagger.pipeline import Shard
 from stagger.storage.storage import Storage
 
 MAGIC = b"stagger plan 1\n\0"

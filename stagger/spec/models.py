@@ -14,7 +14,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from stagger.errors import StaggerError
-from stagger.pipeline.document import ShardBy
+from stagger.pipeline import ShardBy
 from stagger.spec.base import Amount, Model, survives_json
 from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.spec.executors import Executor, LocalSpec, RetrySpec

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from stagger.errors import BadInput, StaggerError
+from stagger.pipeline import Document
 from stagger.pipeline.compression import EXTENSIONS, LongLine
-from stagger.pipeline.document import Document
 from stagger.steps.reader import CR_ONLY, OpenShard, ShardReader, default_id
 
 #: Maximum characters of a field: far more than any text has, but fewer than a large file with an unclosed quote.

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from stagger.errors import BadRecord, StaggerError
-from stagger.pipeline.document import Document
+from stagger.pipeline import Document
 from stagger.steps.reader import OpenShard, ShardReader, default_id
 from stagger.steps.writer import CompressedWriter
 

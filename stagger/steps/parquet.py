@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from stagger.errors import BadInput, BadRecord, StaggerError, missing_extra
-from stagger.pipeline.document import Document
+from stagger.pipeline import Document
 from stagger.steps.arrow_types import decoded, has_nanoseconds, in_microseconds, is_json, is_plain, is_text, jsonable
 from stagger.steps.reader import OpenShard, ShardReader, default_id
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stagger.errors import StaggerError
+from stagger.pipeline import Document
 from stagger.pipeline.compression import LEVELS
-from stagger.pipeline.document import Document
 from stagger.pipeline.task_context import OutputFile
 from stagger.steps.arrow_types import (
     GUESSED,

@@ -14,8 +14,8 @@ from itertools import chain
 from typing import BinaryIO, Literal, cast
 
 from stagger.errors import BadInput, BadRecord, StaggerError
+from stagger.pipeline import Document, Shard
 from stagger.pipeline.compression import PIECE_BYTES, Content, LongLine, ReadCodec, buffered, codec_of
-from stagger.pipeline.document import Document, Shard
 from stagger.pipeline.task_context import TaskContext
 from stagger.storage import Entry
 from stagger.storage.local_files import open_version

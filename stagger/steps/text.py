@@ -8,8 +8,8 @@ from functools import partial
 from typing import Literal
 
 from stagger.errors import BadInput
+from stagger.pipeline import Document
 from stagger.pipeline.compression import PIECE_BYTES
-from stagger.pipeline.document import Document
 from stagger.steps.reader import CR_ONLY, OpenShard, ShardReader, default_id
 
 

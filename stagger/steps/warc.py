@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 from itertools import islice
 
 from stagger.errors import BadInput, BadRecord, StaggerError
-from stagger.pipeline.document import Document
+from stagger.pipeline import Document
 from stagger.steps.charset import text_of
 from stagger.steps.http_body import PIECE_BYTES, decoded, divided, http_fields, looks_decoded
 from stagger.steps.reader import OpenShard, ShardReader, default_id

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from stagger.errors import StaggerError
+from stagger.pipeline import Document, Shard
 from stagger.pipeline.compression import EXTENSIONS, Codec, check_level, extension_of
-from stagger.pipeline.document import Document, Shard
 from stagger.pipeline.task_context import OutputFile, TaskContext
 from stagger.storage.storage import absolute, join
 

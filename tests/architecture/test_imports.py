@@ -81,9 +81,9 @@ def test_a_task_makes_few_file_system_calls_before_its_first_read(
     settings = str(tmp_path / "run" / "launches" / "1" / "settings.json")
     trace = tmp_path / "trace"
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    task = [sys.executable, "-I", "-m", "stagger.task", settings, "1"]
-    subprocess.run(task, env=env, check=True)  # Writes the byte code first.
-    subprocess.run(["strace", "-f", "-o", trace, "-e", "trace=%file,getdents64", *task], env=env, check=True)
+    task = [sys.executable, "-I", "-m", "stagger.task", settings]
+    subprocess.run([*task, "3"], env=env, check=True)  # Writes the byte code first.
+    subprocess.run(["strace", "-f", "-o", trace, "-e", "trace=%file,getdents64", *task, "1"], env=env, check=True)
     lines = trace.read_text(errors="replace").splitlines()
     first = next(number for number, line in enumerate(lines) if "/input/shard-" in line)
     assert first <= 800

@@ -9,7 +9,7 @@ from signal import Signals
 import pytest
 
 from stagger.errors import Interrupted
-from stagger.pipeline.document import Shard
+from stagger.pipeline import Shard
 from stagger.pipeline.read_ahead import ReadAhead
 from stagger.storage.storage import Storage
 from tests.conftest import until

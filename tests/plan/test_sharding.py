@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagger.pipeline.document import Shard, ShardBy
+from stagger.pipeline import Shard, ShardBy
 from stagger.plan.sharding import assign
 
 sizes = st.lists(st.integers(0, 10**12), max_size=60)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stagger.errors import StaggerError
-from stagger.pipeline.document import Shard
+from stagger.pipeline import Shard
 from stagger.plan.sharding import assign
 from stagger.rundir.plan_file import encode_plan, read_all, read_rank
 from stagger.storage.storage import Storage

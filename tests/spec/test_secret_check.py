@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stagger import LocalExecutor, StaggerError, WriteJsonl
-from stagger.pipeline.document import Document
+from stagger.pipeline import Document
 from stagger.spec.changes import Changes, changed_spec
 from stagger.spec.load import load_file
 from stagger.spec.models import RunSpec
