@@ -35,6 +35,10 @@ CHECKSUMS = ("request_checksum_calculation", "response_checksum_validation")
 #: Seconds after which a piece of a body is handed over, however little of it has arrived.
 PIECE_S = 30.0
 
+#: botocore's event before it parses a listing. With `*` for the service, it comes before botocore's own handler, which
+#: would parse the whole listing only to look for an error.
+BEFORE_PARSE = "before-parse.*.ListObjectsV2"
+
 #: A listing's answer has at least one of these.
 LISTED = ("Name", "KeyCount", "MaxKeys", "IsTruncated", "Contents", "CommonPrefixes")
 
@@ -56,7 +60,7 @@ class S3fsEngine:
             self._files.retries = 1
             with contextlib.suppress(NoCredentialsError, PartialCredentialsError):  # The first request reports them.
                 self._files.connect()  # Sends no request, but reveals wrong options.
-                self._files.s3.meta.events.register("before-parse.s3.ListObjectsV2", listing.parse)
+                self._files.s3.meta.events.register(BEFORE_PARSE, listing.parse)
         except (TypeError, KeyError, ValueError, BotoCoreError) as error:
             raise StaggerError(f"storage_options of s3: {type(error).__name__}: {error}") from error
 
@@ -197,15 +201,17 @@ class S3fsEngine:
     def uploads(self, bucket: str, prefix: str) -> list[tuple[str, str]]:
         found: list[tuple[str, str]] = []
         more: dict[str, str] = {}
+        asked: list[dict[str, str]] = []
         while True:
+            asked.append(more)
             answer = self._call("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **more)
             found += [(item["Key"], item["UploadId"]) for item in answer.get("Uploads", ())]
             if not answer.get("IsTruncated"):
                 return found
-            after = {"KeyMarker": answer.get("NextKeyMarker"), "UploadIdMarker": answer.get("NextUploadIdMarker", "")}
-            if not after["KeyMarker"] or after == more:
-                raise StorageError("the list of uploads is incomplete: the store names no next page, or the same again")
-            more = after
+            names = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}
+            more = {marker: str(answer.get(name) or "") for marker, name in names.items()}
+            if not more["KeyMarker"] or more in asked:
+                raise StorageError("the list of uploads does not end: the store names no next page, or one twice")
 
 
 @contextlib.contextmanager
