@@ -9,7 +9,7 @@ import re
 SIGNATURES: dict[bytes, str] = {
     b"\x1f\x8b": "gzip: set compression: gzip",
     b"\x28\xb5\x2f\xfd": "zstd: set compression: zstd",
-    b"BZh\x31\x41\x59\x26\x53\x59": "bz2: set compression: bz2",
+    **{b"BZh%d1AY&SY" % level: "bz2: set compression: bz2" for level in range(1, 10)},
     b"\xfd7zXZ\0": "xz: set compression: xz",
     b"\x5d\0\0": "LZMA: set compression: xz",
     b"\x37\xa4\x30\xec": "a zstd dictionary, not data: leave it out of the input by glob",

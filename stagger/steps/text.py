@@ -55,6 +55,7 @@ class ReadText(ShardReader):
             if text is not None and (text := text.rstrip("\r\n")):
                 yield Document(text, default_id(shard.name, shard.record))
         if shard.record == 0 and b"\r" in line.rstrip() and not line.endswith(b"\n"):
+            shard.byte = 0
             raise BadInput(CR_ONLY)
 
     def _decoded(self, shard: OpenShard, data: bytes) -> str | None:

@@ -144,3 +144,56 @@ def test_names_stand_for_codecs() -> None:
     names = ("a.jsonl", "a.jsonl.gz", "b.zst", "gz", "A.GZ", "c.bz2", "d.xz")
     assert [codec_of(name) for name in names] == [None, "gzip", "zstd", None, "gzip", "bz2", "xz"]
     assert [extension_of(codec) for codec in (None, "gzip", "zstd")] == ["", ".gz", ".zst"]
+
+
+@pytest.mark.parametrize("piece", [3, 2**20])
+@pytest.mark.parametrize("padding", [4, 8, 400_000])
+def test_xz_is_padded_with_zeros_between_and_after_streams(padding: int, piece: int) -> None:
+    packed = pack(TEXT, "xz") + bytes(padding) + pack(b"end", "xz") + bytes(padding)
+    assert read(packed[-(10**6) :] if piece > 3 else packed[: 10**6], "xz", piece) == TEXT + b"end"
+
+
+def test_xz_padding_of_another_length_is_damage() -> None:
+    for packed in (pack(b"a", "xz") + bytes(5), pack(b"a", "xz") + bytes(3) + pack(b"b", "xz")):
+        with pytest.raises(BadInput, match=r"the padding after an xz stream is \d bytes, not a multiple of four"):
+            read(packed, "xz")
+
+
+def test_the_older_format_of_lzma_is_read() -> None:
+    assert read(lzma.compress(TEXT, lzma.FORMAT_ALONE), "xz") == TEXT
+
+
+@pytest.mark.parametrize("codec", READ_CODECS)
+@pytest.mark.parametrize("rest", [b"\n", b"x" * 100, b"<html>"])
+def test_other_bytes_after_a_stream_are_named(codec: ReadCodec, rest: bytes) -> None:
+    with pytest.raises(BadInput, match=f"after the {codec} stream, the file has bytes that are not {codec}"):
+        read(pack(TEXT, codec) + rest, codec)
+
+
+def test_zstd_that_needs_a_dictionary_is_named() -> None:
+    dictionary = zstandard.train_dictionary(2000, [b"line %d of a text" % number for number in range(5000)])
+    packed = zstandard.ZstdCompressor(dict_data=dictionary).compress(TEXT)
+    with pytest.raises(BadInput, match=rf"the zstd dictionary {dictionary.dict_id()}; dictionaries are not supported"):
+        read(packed, "zstd")
+    nameless = zstandard.ZstdCompressor(dict_data=dictionary, write_dict_id=False).compress(b"line 7 of a text")
+    with pytest.raises(BadInput, match="damaged, or was compressed with a dictionary"):
+        read(nameless, "zstd")
+
+
+def test_a_zstd_frame_with_too_large_a_window_is_named() -> None:
+    header = b"\x28\xb5\x2f\xfd\x00" + bytes([(32 - 10) << 3])
+    with pytest.raises(BadInput, match="the zstd frame needs more than 2147483648 bytes of memory"):
+        read(header + bytes(20), "zstd")
+
+
+@pytest.mark.parametrize("piece", [1, 7, 2**20])
+def test_zstd_frames_to_skip_and_blocks_of_any_size(piece: int) -> None:
+    stream = zstandard.ZstdCompressor(write_checksum=True).compressobj()
+    parts = [b"a", b"bc" * 50, b"", b"x" * 300_000, bytes(range(256)) * 5]
+    blocks = b"".join(stream.compress(part) + stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK) for part in parts)
+    frame = blocks + stream.flush()
+    skip = b"\x5f\x2a\x4d\x18\x05\0\0\0\x28\xb5\x2f\xfd!"
+    assert read(skip + frame + skip + frame + skip, "zstd", piece) == b"".join(parts) * 2
+    for cut in (1, 3, 4, 7, len(skip) - 1):
+        with pytest.raises(BadInput, match="truncated"):
+            read(frame + skip[:cut], "zstd", piece)
