@@ -58,7 +58,7 @@ class _Decompressor(Protocol):
     def decompress(self, data: Any, /) -> bytes: ...
 
 
-def _decompressor(codec: ReadCodec) -> _Decompressor:
+def _decompressor(codec: ReadCodec, dictionary: Any) -> _Decompressor:
     if codec == "bz2":
         import bz2
 
@@ -69,7 +69,7 @@ def _decompressor(codec: ReadCodec) -> _Decompressor:
         return lzma.LZMADecompressor()
     import zstandard
 
-    return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).decompressobj()
+    return zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=MAX_WINDOW).decompressobj()
 
 
 class _Content(io.RawIOBase):
@@ -148,6 +148,7 @@ class _Decompressed(_Content):
     def __init__(self, pieces: Iterator[bytes], codec: ReadCodec) -> None:
         super().__init__(pieces)
         self._codec = codec
+        self._dictionary: Any = None
         self._stream: _Decompressor | None = None
         self._streams = 0
         self._input = memoryview(b"")
@@ -161,12 +162,16 @@ class _Decompressed(_Content):
                     raise BadInput(f"the {self._codec} stream breaks off: the file is truncated")
                 return False
         if self._stream is None:
-            self._stream = _decompressor(self._codec)
+            self._stream = _decompressor(self._codec, self._dictionary)
             self._streams += 1
         data = b"" if self._has_more() else self._input[: self._feed]
         try:
             output = self._decompress(self._stream, data)
         except Exception as error:  # Each codec raises its own: ZstdError, LZMAError, OSError.
+            if "Dictionary mismatch" in str(error):
+                raise BadInput(
+                    "the zstd frames need a dictionary that the file does not contain; decompress it with zstd -D"
+                ) from error
             raise BadInput(f"the {self._codec} stream is damaged: {error}") from error
         self._feed = max(self._feed // 8, 64) if len(output) > OUTPUT_BYTES else min(self._feed * 2, PIECE_BYTES)
         self._set(output)
@@ -177,6 +182,15 @@ class _Decompressed(_Content):
             left = self._input[len(data) - len(rest) :] if len(rest) <= len(data) else memoryview(rest + left.tobytes())
         self._input = left
         return True
+
+    def _take(self) -> bytes:
+        if self._codec != "zstd" or self.taken:
+            return super()._take()
+        from stagger.pipeline.zstd_dictionary import dictionary_of
+
+        piece, self._dictionary = dictionary_of(self._pieces)
+        self.taken += len(piece)
+        return piece
 
     def _has_more(self) -> bool:
         """Whether the decompressor can yield more output without more input; zstandard never can."""

@@ -75,8 +75,9 @@ class OpenShard:
         return cast("BinaryIO", file)
 
     def took(self, size: int) -> None:
-        """Set the file's size in bytes, if the file was not read through `stream`."""
+        """Set the file's size in bytes, if the file was not read to its end through `stream`."""
         self._taken = size
+        self._stream = None
 
     @property
     def taken(self) -> int:
@@ -112,6 +113,7 @@ class ShardReader:
         on_bad_record: whether a record that cannot be read fails the rank, or is skipped and counted. A truncated or
             damaged file always fails it.
         max_bad_records: number of bad records that a rank skips before it fails.
+        max_record_bytes: size in bytes above which a record is bad; memory is bounded by a few times this size.
         allow_empty: whether a file of zero bytes counts as a shard without documents, not as damaged.
     """
 
@@ -124,6 +126,7 @@ class ShardReader:
     add_source: bool = False
     on_bad_record: Literal["fail", "skip"] = "fail"
     max_bad_records: int = 100
+    max_record_bytes: int = 2**30
     allow_empty: bool = False
     _task: TaskContext | None = field(default=None, init=False, repr=False)
     _given: int = field(default=0, init=False, repr=False)
