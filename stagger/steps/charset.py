@@ -59,8 +59,17 @@ def text_of(body: bytes, content_type: bytes) -> str:
             return body.decode(charset)
         except UnicodeError:
             likeliest = likeliest or charset
-    text = body.decode(likeliest, "replace")
-    if likeliest != "utf-8":
+    try:
+        return body.decode()
+    except UnicodeError:
+        pass
+    for charset in declared(body, len(body)):
+        try:
+            return body.decode(charset)
+        except UnicodeError:
+            likeliest = likeliest or charset
+    text = body.decode(likeliest or "utf-8", "replace")
+    if likeliest not in ("", "utf-8"):
         return text
     wrong = text.count("\ufffd")
     right = len(text) - len(text.encode("ascii", "ignore")) - wrong
@@ -68,29 +77,14 @@ def text_of(body: bytes, content_type: bytes) -> str:
 
 
 def charsets(body: bytes, content_type: bytes) -> Iterator[str]:
-    """Candidate charsets of a body, the likeliest first."""
+    """Charsets to try before UTF-8, the likeliest first."""
     if body.startswith(tuple(MARKS)):
         yield next(charset for mark, charset in MARKS.items() if body.startswith(mark))
     if (said := charset_of(content_type)) is not None:
         yield said
     escaped = any(escape in body for escape in _ESCAPES)
-    if body.isascii() and not escaped:  # All charsets yield the same text.
-        yield "utf-8"
-        return
-    early = next(declared(body, EARLY_BYTES), None)
-    if early is not None:
-        yield early
-    elif escaped or not is_utf8(body):
-        yield from declared(body, len(body))
-    yield "utf-8"
-
-
-def is_utf8(body: bytes) -> bool:
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+    if escaped or not body.isascii():  # Otherwise all charsets yield the same text.
+        yield from declared(body, len(body) if escaped else EARLY_BYTES)
 
 
 def declared(body: bytes, end: int) -> Iterator[str]:

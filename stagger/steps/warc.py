@@ -32,9 +32,6 @@ PAGES = ("text/html", "application/xhtml+xml", "text/plain")
 READ_TYPES = (b"response", b"conversion")
 OTHER_TYPES = (b"request", b"metadata", b"warcinfo", b"revisit", b"resource", b"continuation")
 
-#: In the place of a record's content if it has more than max_record_bytes.
-TOO_LARGE = "max_record_bytes"
-
 #: Allowance in bytes for an HTTP header when a whole record is compared with the limit for bodies.
 HTTP_BYTES = 2**20
 
@@ -46,9 +43,8 @@ _STATUS = re.compile(rb"HTTP/\S+[ \t]+(\d{3})")
 
 Fields = dict[bytes, bytes]
 
-#: A record: its header, its content, and the offset in bytes of what follows it. If the record is to be left out, its
-#: content is not read, and the reason is in its place.
-Record = tuple[Fields, bytes | str, int]
+#: What becomes of a record: its document, the reason to leave it out, or the error if it is bad.
+Made = Document | str | BadRecord
 
 
 @dataclass(kw_only=True)
@@ -95,38 +91,27 @@ class ReadWarc(ShardReader):
         assert self._task is not None
         skips = self.on_bad_record == "skip" and shard.codec in ("gzip", "zstd")
         left_out, stop = self._task.left_out, self._task.circumstances.stop
-        for fields, block, _ in self._past_damage(shard) if skips else records(shard, shard.stream, self._largest):
-            if block.__class__ is str and block != TOO_LARGE:  # Of most records; isinstance takes longer.
-                left_out[block] = left_out.get(block, 0) + 1
+        for made, _ in self._past_damage(shard) if skips else self._records(shard, shard.stream):
+            if isinstance(made, Document):
+                yield made
+            elif isinstance(made, str):
+                left_out[made] = left_out.get(made, 0) + 1
                 if stop.signal is not None:
                     stop.check()
-                continue
-            try:
-                document = self._document(shard, fields, block)
-            except BadRecord as error:
-                self.bad(shard, error.kind, str(error))
-                continue
-            if isinstance(document, str):
-                self._task.leave_out(document)
             else:
-                yield document
+                self.bad(shard, made.kind, str(made))
 
-    @property
-    def _largest(self) -> int:
-        """Maximum size in bytes of the content of records that are read."""
-        if self.max_body_bytes is None:
-            return self.max_record_bytes
-        return min(self.max_body_bytes + HTTP_BYTES, self.max_record_bytes)
+    def _made(self, shard: OpenShard, fields: Fields, block: bytes) -> Made:
+        try:
+            return self._document(shard, fields, block)
+        except BadRecord as error:
+            return error
 
-    def _document(self, shard: OpenShard, fields: Fields, block: bytes | str) -> Document | str:
+    def _document(self, shard: OpenShard, fields: Fields, block: bytes) -> Document | str:
         """The document of a record, or the reason to leave the record out.
 
-        Raises BadRecord for a record that is too large, and for a body that cannot be decoded.
+        Raises BadRecord for a body that cannot be decoded.
         """
-        if isinstance(block, str):
-            if self._largest < self.max_record_bytes:
-                return "max_body_bytes"
-            raise BadRecord("size", f"the record has more than max_record_bytes ({self.max_record_bytes}) bytes")
         if min(fields) < b"!":
             raise BadRecord(
                 "header", "a line of the record's header continues on the next line, which is not supported"
@@ -145,9 +130,7 @@ class ReadWarc(ShardReader):
             if undone is None:
                 if limit < self.max_record_bytes:
                     return "max_body_bytes"
-                raise BadRecord(
-                    "size", f"the decoded body has more than max_record_bytes ({self.max_record_bytes}) bytes"
-                )
+                raise self._beyond_limit("the decoded body is larger")
             body = undone
         elif self.max_body_bytes is not None and len(body) > self.max_body_bytes:
             return "max_body_bytes"
@@ -169,13 +152,64 @@ class ReadWarc(ShardReader):
         id_ = fields.get(b"warc-record-id", b"").strip().decode("utf-8", "replace")
         return Document(text, id_ or default_id(shard.name, shard.record), [], metadata)
 
-    def _past_damage(self, shard: OpenShard) -> Iterator[Record]:
+    def _records(
+        self, shard: OpenShard, stream: BufferedReader, begin: int = 0, *, empty: int = 2
+    ) -> Iterator[tuple[Made, int]]:
+        """What becomes of each record of a stream that begins at byte `begin` of the content; the offset after it.
+
+        This is yielded once it is certain that another record, or the end, follows. Raises BadInput for anything but
+        records that are each followed by two empty lines. Missing or additional empty lines between two records are
+        tolerated; fewer than `empty` of them at the end of the file mean that it is truncated.
+        """
+        tell, read, readline = stream.tell, stream.read, partial(stream.readline, LINE_BYTES)
+        made: Made | None = None
+        found = 0
+        while True:
+            start = begin + tell()
+            while (line := readline()) == b"\r\n" or line == b"\n":
+                found += 1
+                start += len(line)
+            if line and not line.startswith(b"WARC/"):
+                shard.record += 1
+                shard.byte = start
+                raise no_record(line)
+            if made is not None:
+                if not line and found < empty:
+                    raise breaks_off("the last record is not followed by two empty lines")
+                yield made, start
+            if not line:
+                return
+            shard.record += 1
+            shard.byte = start
+            fields, length = header(line, readline)
+            made = unread_type(fields.get(b"warc-type", b"")) or self._too_large(length)
+            if made is None or length <= PIECE_BYTES:
+                block = read(length)
+                if len(block) < length:
+                    raise lacks_content(len(block), length)
+                made = made or self._made(shard, fields, block)
+            else:
+                skip(stream, length)
+            found = 0
+
+    def _too_large(self, length: int) -> Made | None:
+        """What becomes of a record whose content of `length` bytes is not read."""
+        if self.max_body_bytes is not None and length > self.max_body_bytes + HTTP_BYTES:
+            return "max_body_bytes"
+        if length > self.max_record_bytes:
+            return self._beyond_limit(f"the record has {length} bytes")
+        return None
+
+    def _beyond_limit(self, what: str) -> BadRecord:
+        return BadRecord("size", f"{what}, more than max_record_bytes ({self.max_record_bytes})")
+
+    def _past_damage(self, shard: OpenShard) -> Iterator[tuple[Made, int]]:
         """The records of a compressed shard; where it is damaged, those that follow the damage."""
         place = 0
         number = -1
         try:
-            for record in records(shard, shard.stream, self._largest):
-                place, number = record[2], shard.record
+            for record in self._records(shard, shard.stream):
+                place, number = record[1], shard.record
                 yield record
             return
         except BadInput as error:
@@ -199,7 +233,9 @@ class ReadWarc(ShardReader):
         pieces = self._task.storage.stream(shard.path, planned.size, planned.version)
         return OpenShard(shard.name, shard.path, shard.codec, pieces).as_file()
 
-    def _record_of_member(self, shard: OpenShard, members: Members, start: int) -> Generator[Record, None, int | None]:
+    def _record_of_member(
+        self, shard: OpenShard, members: Members, start: int
+    ) -> Generator[tuple[Made, int], None, int | None]:
         """The record that the member at byte `start` of the file holds; counts it if it is damaged.
 
         Returns where the next record's member begins, or None. Raises BadInput if the damage has no certain end.
@@ -208,7 +244,7 @@ class ReadWarc(ShardReader):
         found = False
         try:
             stream = content(members.record(start), None)
-            for record in records(shard, stream, self._largest, place, empty=0):
+            for record in self._records(shard, stream, place, empty=0):
                 found = True
                 yield record
             return members.next()
@@ -237,50 +273,6 @@ def empty(head: bytes) -> str:
     """The reason to leave out a record without text; with the status of its response, if that is not 200."""
     status = _STATUS.match(head)
     return "empty" if status is None or status[1] == b"200" else f"empty, status {status[1].decode()}"
-
-
-def records(
-    shard: OpenShard, stream: BufferedReader, largest: int, begin: int = 0, *, empty: int = 2
-) -> Iterator[Record]:
-    """The records of a stream that begins at byte `begin` of the content.
-
-    The content of records that are not read, or have more than `largest` bytes, is left out. A record is yielded once
-    it is certain that another one, or the end, follows it. Raises BadInput for anything but records that are each
-    followed by two empty lines. Missing or additional empty lines between two records are tolerated; fewer than `empty`
-    of them at the end of the file mean that it is truncated.
-    """
-    tell, read, readline = stream.tell, stream.read, partial(stream.readline, LINE_BYTES)
-    record: tuple[Fields, bytes | str] | None = None
-    found = 0
-    while True:
-        start = begin + tell()
-        while (line := readline()) == b"\r\n" or line == b"\n":
-            found += 1
-            start += len(line)
-        if line and not line.startswith(b"WARC/"):
-            shard.record += 1
-            shard.byte = start
-            raise no_record(line)
-        if record is not None:
-            if not line and found < empty:
-                raise breaks_off("the last record is not followed by two empty lines")
-            yield *record, start
-        if not line:
-            return
-        shard.record += 1
-        shard.byte = start
-        fields, length = header(line, readline)
-        reason = unread_type(fields.get(b"warc-type", b""))
-        if reason is None and length > largest:
-            reason = TOO_LARGE
-        if reason is None or length <= PIECE_BYTES:
-            block = read(length)
-            if len(block) < length:
-                raise lacks_content(len(block), length)
-        else:
-            skip(stream, length)
-        record = fields, reason or block
-        found = 0
 
 
 def header(line: bytes, readline: Callable[[], bytes]) -> tuple[Fields, int]:
