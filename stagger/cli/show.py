@@ -101,6 +101,9 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
         if stage.bad_records:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in stage.bad_records.items())
             say(f"  {'':<{width}}  bad records skipped: {kinds}")
+        if stage.left_out:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in stage.left_out.items())
+            say(f"  {'':<{width}}  records left out: {reasons}")
         if stage.retried:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in stage.retried.items())
             waited = timedelta(seconds=round(stage.retry_waited_s))

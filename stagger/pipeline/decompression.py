@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, Protocol
 
 from stagger.errors import BadInput
@@ -182,6 +183,7 @@ class _Unzstd(Content):
         super().__init__(pieces, check)
         self._zstd = zstandard
         self._codec = zstandard.ZstdDecompressor(max_window_size=MAX_MEMORY)
+        self._dictionary: Any = None
         self._frame: Any = None
         self._begun = False
         self._input = memoryview(b"")
@@ -215,6 +217,17 @@ class _Unzstd(Content):
                 raise BadInput("the zstd stream is damaged: a frame does not end with its last block")
             self._frame = None
         return True
+
+    def _take(self) -> bytes:
+        if self.taken:
+            return super()._take()
+        from stagger.pipeline.zstd_dictionary import dictionary_of
+
+        piece, self._dictionary = dictionary_of(self._pieces)
+        if self._dictionary is not None:
+            self._codec = self._zstd.ZstdDecompressor(dict_data=self._dictionary, max_window_size=MAX_MEMORY)
+        self._pieces = chain((piece,), self._pieces)
+        return super()._take()
 
     def _end(self) -> int:
         """The end in the input of what the decompressor is given next: as many blocks as yield ZSTD_OUTPUT_BYTES."""
@@ -259,10 +272,10 @@ class _Unzstd(Content):
             if len(start) < HEADER_BYTES:
                 raise self._breaks_off() from error
             raise BadInput(f"the zstd stream is damaged: {error}") from error
-        if header.dict_id:
+        if header.dict_id and (self._dictionary is None or self._dictionary.dict_id() != header.dict_id):
             raise BadInput(
-                f"the file was compressed with the zstd dictionary {header.dict_id}; dictionaries are not supported:"
-                " decompress it with `zstd -d -D DICTIONARY FILE`"
+                f"the file was compressed with the zstd dictionary {header.dict_id}, which it does not contain;"
+                " dictionaries of their own are not supported: decompress it with `zstd -d -D DICTIONARY FILE`"
             )
         if header.window_size > MAX_MEMORY:
             raise BadInput(TOO_LARGE_WINDOW)

@@ -103,7 +103,8 @@ class TaskContext:
 
     `all_shards` are the rank's shards; `shards` are those to read now: all of them, or one after another if a writer
     names its outputs after them. `bad_records` counts skipped records by kind; `bad_examples` holds the first ones in
-    full. The completion record keeps everything that a step puts into `notes`.
+    full. `left_out` counts by reason the records that a reader leaves out, although they are not bad. The completion
+    record keeps these counts, and everything that a step puts into `notes`.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class TaskContext:
         self.first_read: float | None = None
         self.bad_records: dict[str, int] = {}
         self.bad_examples: list[dict[str, Any]] = []
+        self.left_out: dict[str, int] = {}
         self.all_shards = shards
         self.circumstances = circumstances or Circumstances()
         self.notes: dict[str, Any] = {}
@@ -172,6 +174,11 @@ class TaskContext:
             example = {"shard": shard, "record": record, "byte": byte, "kind": kind, "reason": reason}
             self.bad_examples.append(example)
         return sum(self.bad_records.values())
+
+    def leave_out(self, reason: str) -> None:
+        """Count a record that is left out. Raises Interrupted when a signal has asked the task to stop."""
+        self.left_out[reason] = self.left_out.get(reason, 0) + 1
+        self.circumstances.stop.check()
 
     def open_output(self, path: str, codec: Codec | None = None, level: int | None = None) -> OutputFile:
         """Open a new output of this rank. It is committed with the rank's other outputs when all steps have succeeded.

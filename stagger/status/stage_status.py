@@ -21,7 +21,7 @@ from stagger.status.totals import totals
 from stagger.storage.storage import is_local, join
 
 #: The fields of a status that are sums over the completion records.
-SUMMED = ("records_in", "records_out", "bytes_out", "bad_records", "retried", "retry_waited_s", "starts")
+SUMMED = ("records_in", "records_out", "bytes_out", "bad_records", "left_out", "retried", "retry_waited_s", "starts")
 
 #: At most this many of the slowest ranks are shown.
 SLOWEST = 3
@@ -56,6 +56,7 @@ class StageStatus:
     records_out: int = 0
     bytes_out: int = 0
     bad_records: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
     retried: dict[str, int] = field(default_factory=dict)
     retry_waited_s: float = 0.0
     starts: dict[str, Any] = field(default_factory=dict)

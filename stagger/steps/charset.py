@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from stagger.steps.http_body import META_BYTES
+from stagger.steps.http_header import effective_type
 
 #: Charsets that browsers read as a superset of them (https://encoding.spec.whatwg.org/#names-and-labels).
 LARGER = {
@@ -33,7 +33,22 @@ NO_CHARSETS = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "unde
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([^\s\"';,]+)", re.I)
-_META = re.compile(rb"(?:<meta\s[^>]*?charset|<\?xml\s[^>]*?encoding)\s*=\s*[\"']?\s*([\w.:+-]+)", re.I)
+
+#: A declaration of the charset, or the start of a part of the page in which a declaration has no effect.
+_MARKUP = re.compile(
+    rb"<(?:(meta[\s/]|\?xml\s)|(!--)|(script|style|title|textarea|xmp|iframe|noembed|noframes)(?=[\s/>]))", re.I
+)
+_DECLARED = re.compile(rb"<(?:meta[\s/][^>]*?charset|\?xml\s[^>]*?encoding)\s*=\s*[\"']?\s*([\w.:+-]+)", re.I)
+
+#: Bytes at the start of a page in which a declaration of its charset is always heeded. Browsers search 1024, and read
+#: the page again if they find one later; here one that is later is heeded if the page is not UTF-8.
+EARLY_BYTES = 2048
+
+#: Maximum bytes of a <meta> element that is searched for a charset: a search without an end would take quadratic time.
+META_BYTES = 2048
+
+#: Bytes without which an ASCII body is the same text in all charsets: escape sequences of ISO-2022, and of HZ.
+_ESCAPES = (b"\x1b", b"~{")
 
 
 def text_of(body: bytes, content_type: bytes) -> str:
@@ -44,8 +59,17 @@ def text_of(body: bytes, content_type: bytes) -> str:
             return body.decode(charset)
         except UnicodeError:
             likeliest = likeliest or charset
-    text = body.decode(likeliest, "replace")
-    if likeliest != "utf-8":
+    try:
+        return body.decode()
+    except UnicodeError:
+        pass
+    for charset in declared(body, len(body)):
+        try:
+            return body.decode(charset)
+        except UnicodeError:
+            likeliest = likeliest or charset
+    text = body.decode(likeliest or "utf-8", "replace")
+    if likeliest not in ("", "utf-8"):
         return text
     wrong = text.count("\ufffd")
     right = len(text) - len(text.encode("ascii", "ignore")) - wrong
@@ -53,22 +77,52 @@ def text_of(body: bytes, content_type: bytes) -> str:
 
 
 def charsets(body: bytes, content_type: bytes) -> Iterator[str]:
-    """Candidate charsets of a body, the likeliest first."""
+    """Charsets to try before UTF-8, the likeliest first."""
     if body.startswith(tuple(MARKS)):
         yield next(charset for mark, charset in MARKS.items() if body.startswith(mark))
     if (said := charset_of(content_type)) is not None:
         yield said
-    meta = _META.search(body, 0, META_BYTES)
-    if meta is not None and (said := known_charset(meta[1])) is not None:
-        # A page whose bytes match an ASCII pattern is not UTF-16, whatever it declares.
-        yield "utf-8" if said.startswith(("utf-16", "utf-32")) else said
-    yield "utf-8"
+    escaped = any(escape in body for escape in _ESCAPES)
+    if escaped or not body.isascii():  # Otherwise all charsets yield the same text.
+        yield from declared(body, len(body) if escaped else EARLY_BYTES)
+
+
+def declared(body: bytes, end: int) -> Iterator[str]:
+    """The charset of the first <meta> or XML declaration before byte `end` that names a known one.
+
+    A declaration within a comment, a script or another element whose content is no markup has no effect.
+    """
+    place = 0
+    while (found := _MARKUP.search(body, place, end)) is not None:
+        place = found.end()
+        if found[1]:
+            meta = _DECLARED.match(body, found.start(), found.start() + META_BYTES)
+            if meta is not None and (said := known_charset(meta[1])) is not None:
+                # A page whose bytes match an ASCII pattern is not UTF-16, whatever it declares.
+                yield "utf-8" if said.startswith(("utf-16", "utf-32")) else said
+                return
+        else:
+            place = end_of(found[3], body, place, end)
+
+
+def end_of(element: bytes | None, body: bytes, place: int, end: int) -> int:
+    """Where an element, or a comment if it is None, ends that has begun before `place`; `end` if it goes on there."""
+    if element is None:
+        place = body.find(b"-->", place - 2, end)  # The shortest comments are <!--> and <!--->.
+        return place + 3 if place >= 0 else end
+    found = _closing(element.lower()).search(body, place, end)
+    return found.end() if found else end
+
+
+@lru_cache
+def _closing(element: bytes) -> re.Pattern[bytes]:
+    return re.compile(rb"</" + element + rb"(?=[\s/>])", re.I)
 
 
 @lru_cache(1024)
 def charset_of(content_type: bytes) -> str | None:
     """The charset in a Content-Type header, as Python's name for it."""
-    found = _CHARSET.search(content_type)
+    found = _CHARSET.search(effective_type(content_type)) or _CHARSET.search(content_type)
     return known_charset(found[1]) if found else None
 
 

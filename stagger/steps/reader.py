@@ -127,8 +127,9 @@ class OpenShard:
         return cast("BinaryIO", file)
 
     def took(self, size: int) -> None:
-        """Set the file's size in bytes, if the file was not read through `stream`."""
+        """Set the file's size in bytes, if the file was not read to its end through `stream`."""
         self._taken = size
+        self._stream = self._content = None
 
     @property
     def taken(self) -> int:

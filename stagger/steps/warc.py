@@ -6,32 +6,45 @@ record, and lose the following records after one malformed chunked body.
 
 from __future__ import annotations
 
-import fnmatch
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from io import BufferedReader
 from itertools import islice
+from typing import TYPE_CHECKING, BinaryIO
 
 from stagger.errors import BadInput, BadRecord, StaggerError
 from stagger.pipeline import Document
+from stagger.pipeline.compression import Content, buffered
 from stagger.steps.charset import text_of
-from stagger.steps.http_body import PIECE_BYTES, decoded, divided, http_fields, looks_decoded
+from stagger.steps.http_body import PIECE_BYTES, decoded, looks_decoded
+from stagger.steps.http_header import divided, http_fields, wanted_type
 from stagger.steps.reader import OpenShard, ShardReader, default_id
+
+if TYPE_CHECKING:
+    from stagger.steps.warc_members import Members
 
 #: Content types read by default: pages.
 PAGES = ("text/html", "application/xhtml+xml", "text/plain")
 
-#: Types of the records that are read.
+#: Types of the records that are read, and of those that are left out.
 READ_TYPES = (b"response", b"conversion")
+OTHER_TYPES = (b"request", b"metadata", b"warcinfo", b"revisit", b"resource", b"continuation")
 
 #: Allowance in bytes for an HTTP header when a whole record is compared with the limit for bodies.
 HTTP_BYTES = 2**20
 
-#: Maximum lines of a record's header.
+#: Maximum lines of a record's header, and maximum bytes of one of them.
 HEADER_LINES = 1000
+LINE_BYTES = 2**18
 
 _STATUS = re.compile(rb"HTTP/\S+[ \t]+(\d{3})")
+
+Fields = dict[bytes, bytes]
+
+#: What becomes of a record: its document, the reason to leave it out, or the error if it is bad.
+Made = Document | str | BadRecord
 
 
 @dataclass(kw_only=True)
@@ -44,15 +57,19 @@ class ReadWarc(ShardReader):
     characters than it decodes beyond ASCII, Windows-1252 is used. The id is the WARC-Record-ID. The metadata are
     `url`, `date` (as in the file), `content_type` and, for a response, `status`.
 
-    Other record types, other content types, and records without text are skipped. A body whose encoding is incomplete
-    or damaged is a bad record; but if the record has the field WARC-Truncated, an incomplete one is read as far as it
-    goes. Bodies in the encoding `br` need the extra `warc`.
+    Other record types, other content types, and records without text are left out, and counted by reason. A body whose
+    encoding is incomplete or damaged is a bad record; but if the record has the field WARC-Truncated, an incomplete one
+    is read as far as it goes. Bodies in the encoding `br` need the extra `warc`.
+
+    With `on_bad_record: skip`, a damaged record of a .warc.gz or .warc.zst whose records are compressed one by one is
+    a bad record, too: the reader goes on with the next gzip member or zstd frame.
 
     Args:
         content_types: the content types to read, with `*` for any characters; by default text/html,
             application/xhtml+xml and text/plain. The type that the crawler identified overrides the server's;
             a body without either is HTML if it begins with `<`.
-        max_body_bytes: size in bytes above which responses and bodies are skipped; by default only memory limits it.
+        max_body_bytes: size in bytes above which responses and bodies are left out; by default, those above
+            max_record_bytes are bad records.
     """
 
     content_types: list[str] | None = None
@@ -71,25 +88,30 @@ class ReadWarc(ShardReader):
         self._wanted = partial(wanted_type, tuple(name.lower() for name in types))
 
     def read(self, shard: OpenShard) -> Iterator[Document]:
-        limit = self.max_body_bytes
-        for fields, length in records(shard):
-            kind = fields.get(b"warc-type", b"").strip()
-            if kind not in READ_TYPES or (limit is not None and length > limit + HTTP_BYTES):
-                skip(shard, length)
-                continue
-            block = shard.stream.read(length)
-            if len(block) < length:
-                raise breaks_off(f"only {len(block)} of the {length} bytes of the record's content are there")
-            try:
-                document = self._document(shard, fields, block)
-            except BadRecord as error:
-                self.bad(shard, error.kind, str(error))
+        assert self._task is not None
+        skips = self.on_bad_record == "skip" and shard.codec in ("gzip", "zstd")
+        left_out, stop = self._task.left_out, self._task.circumstances.stop
+        for made, _ in self._past_damage(shard) if skips else self._records(shard, shard.stream):
+            if isinstance(made, Document):
+                yield made
+            elif isinstance(made, str):
+                left_out[made] = left_out.get(made, 0) + 1
+                if stop.signal is not None:
+                    stop.check()
             else:
-                if document is not None:
-                    yield document
+                self.bad(shard, made.kind, str(made))
 
-    def _document(self, shard: OpenShard, fields: dict[bytes, bytes], block: bytes) -> Document | None:
-        """The document of a record; None to skip the record. Raises BadRecord for a body that cannot be decoded."""
+    def _made(self, shard: OpenShard, fields: Fields, block: bytes) -> Made:
+        try:
+            return self._document(shard, fields, block)
+        except BadRecord as error:
+            return error
+
+    def _document(self, shard: OpenShard, fields: Fields, block: bytes) -> Document | str:
+        """The document of a record, or the reason to leave the record out.
+
+        Raises BadRecord for a body that cannot be decoded.
+        """
         if min(fields) < b"!":
             raise BadRecord(
                 "header", "a line of the record's header continues on the next line, which is not supported"
@@ -99,16 +121,26 @@ class ReadWarc(ShardReader):
             head, body = divided(block)
             http = http_fields(head)
         said = http.get(b"content-type", b"")
-        type_ = self._wanted(fields.get(b"warc-identified-payload-type", b"").strip() or said or guessed_type(body))
-        if type_ is None or not body:
-            return None
+        type_ = self._wanted(fields.get(b"warc-identified-payload-type", b"").strip() or said)
+        if type_ is None:
+            return "content_types"
         if b"content-encoding" in http or b"transfer-encoding" in http:
-            body = decoded(body, http, b"warc-truncated" in fields, self.max_body_bytes)
+            limit = self.max_record_bytes if self.max_body_bytes is None else self.max_body_bytes
+            undone = decoded(body, http, b"warc-truncated" in fields, min(limit, self.max_record_bytes))
+            if undone is None:
+                if limit < self.max_record_bytes:
+                    return "max_body_bytes"
+                raise self._beyond_limit("the decoded body is larger")
+            body = undone
         elif self.max_body_bytes is not None and len(body) > self.max_body_bytes:
-            return None
+            return "max_body_bytes"
+        if not type_:
+            type_ = self._wanted(guessed_type(body))
+            if type_ is None:
+                return "content_types" if body else empty(head)
         text = text_of(body, said)
         if not text or text.isspace():
-            return None
+            return empty(head)
         # Some crawlers put the URL in angle brackets, as an old version of the standard required.
         metadata: dict[str, str | int] = {
             "url": fields.get(b"warc-target-uri", b"").strip(b"<> \r\n").decode("utf-8", "replace"),
@@ -120,49 +152,166 @@ class ReadWarc(ShardReader):
         id_ = fields.get(b"warc-record-id", b"").strip().decode("utf-8", "replace")
         return Document(text, id_ or default_id(shard.name, shard.record), [], metadata)
 
+    def _records(
+        self, shard: OpenShard, stream: BufferedReader, begin: int = 0, *, empty: int = 2
+    ) -> Iterator[tuple[Made, int]]:
+        """What becomes of each record of a stream that begins at byte `begin` of the content; the offset after it.
 
-def records(shard: OpenShard) -> Iterator[tuple[dict[bytes, bytes], int]]:
-    """The header of each record, by lower-case name, and its content length in bytes; the caller reads the content.
+        This is yielded once it is certain that another record, or the end, follows. Raises BadInput for anything but
+        records that are each followed by two empty lines. Missing or additional empty lines between two records are
+        tolerated; fewer than `empty` of them at the end of the file mean that it is truncated.
+        """
+        tell, read, readline = stream.tell, stream.read, partial(stream.readline, LINE_BYTES)
+        made: Made | None = None
+        found = 0
+        while True:
+            start = begin + tell()
+            while (line := readline()) == b"\r\n" or line == b"\n":
+                found += 1
+                start += len(line)
+            if line and not line.startswith(b"WARC/"):
+                shard.record += 1
+                shard.byte = start
+                raise no_record(line)
+            if made is not None:
+                if not line and found < empty:
+                    raise breaks_off("the last record is not followed by two empty lines")
+                yield made, start
+            if not line:
+                return
+            shard.record += 1
+            shard.byte = start
+            fields, length = header(line, readline)
+            made = unread_type(fields.get(b"warc-type", b"")) or self._too_large(length)
+            if made is None or length <= PIECE_BYTES:
+                block = read(length)
+                if len(block) < length:
+                    raise lacks_content(len(block), length)
+                made = made or self._made(shard, fields, block)
+            else:
+                skip(stream, length)
+            found = 0
 
-    Raises BadInput for anything but records that are each followed by two empty lines. Missing or additional empty
-    lines between two records are tolerated; missing ones at the end of the file mean that it is truncated.
-    """
-    stream = shard.stream
-    tell, readline = stream.tell, stream.readline
-    empty = 2
-    while True:
-        start = tell()
-        while (line := readline(PIECE_BYTES)) == b"\r\n" or line == b"\n":
-            empty += 1
-            start += len(line)
-        if not line:
-            if empty < 2:
-                raise breaks_off("the last record is not followed by two empty lines")
-            return
-        shard.record += 1
-        shard.byte = start
-        if not line.startswith(b"WARC/"):
-            if line == b"\r" or b"WARC/".startswith(line):
-                raise breaks_off("it ends within a line")
-            raise BadInput(f"expected a record, found {line[:40]!r}: the file is damaged, or not a WARC file")
-        if not line.endswith(b"\r\n"):
-            raise BadInput("the record's first line does not end with CRLF: the file is truncated, or was converted")
-        fields = {}
-        for line in islice(iter(readline, b"\r\n"), HEADER_LINES):
-            name, _, value = line.partition(b":")
-            fields[name.lower()] = value
+    def _too_large(self, length: int) -> Made | None:
+        """What becomes of a record whose content of `length` bytes is not read."""
+        if self.max_body_bytes is not None and length > self.max_body_bytes + HTTP_BYTES:
+            return "max_body_bytes"
+        if length > self.max_record_bytes:
+            return self._beyond_limit(f"the record has {length} bytes")
+        return None
+
+    def _beyond_limit(self, what: str) -> BadRecord:
+        return BadRecord("size", f"{what}, more than max_record_bytes ({self.max_record_bytes})")
+
+    def _past_damage(self, shard: OpenShard) -> Iterator[tuple[Made, int]]:
+        """The records of a compressed shard; where it is damaged, those that follow the damage."""
+        place = 0
+        number = -1
         try:
-            length = int(fields[b"content-length"])
-        except (KeyError, ValueError):
-            raise no_length(fields) from None
-        if length < 0:
-            raise no_length(fields)
-        yield fields, length
-        empty = 0
+            for record in self._records(shard, shard.stream):
+                place, number = record[1], shard.record
+                yield record
+            return
+        except BadInput as error:
+            damage = error
+        from stagger.steps.warc_members import Members
+
+        members = Members(self._again(shard), shard.codec)
+        try:
+            shard.took(members.size)
+            start: int | None = members.find(place, number + 1, damage)
+            shard.record = number
+            while start is not None:
+                start = yield from self._record_of_member(shard, members, start)
+        finally:
+            members.close()
+
+    def _again(self, shard: OpenShard) -> BinaryIO:
+        """The file as stored, opened once more: the first pass cannot go back."""
+        assert self._task is not None
+        (planned,) = [one for one in self._task.shards if self.path_of(one) == shard.path]
+        pieces = self._task.storage.stream(shard.path, planned.size, planned.version)
+        return OpenShard(shard.name, shard.path, shard.codec, pieces).as_file()
+
+    def _record_of_member(
+        self, shard: OpenShard, members: Members, start: int
+    ) -> Generator[tuple[Made, int], None, int | None]:
+        """The record that the member at byte `start` of the file holds; counts it if it is damaged.
+
+        Returns where the next record's member begins, or None. Raises BadInput if the damage has no certain end.
+        """
+        number, place = shard.record, members.given
+        found = False
+        try:
+            stream = buffered(Content(members.record(start)))
+            for record in self._records(shard, stream, place, empty=0):
+                found = True
+                yield record
+            return members.next()
+        except BadInput as error:
+            damage = error
+        if found:  # The member holds several records: it is unknown how many would be lost.
+            raise damage
+        shard.record, shard.byte = number + 1, place
+        following = members.after(start, damage)
+        if following is None and isinstance(damage, BreaksOff):
+            raise damage
+        self.bad(shard, "damaged", str(damage))
+        return following
+
+
+@lru_cache
+def unread_type(value: bytes) -> str | None:
+    """The reason to leave out a record, by the value of its field WARC-Type; None if such records are read."""
+    kind = value.strip().lower()
+    if kind in READ_TYPES:
+        return None
+    return f"record type {kind.decode()}" if kind in OTHER_TYPES else "record type unknown"
+
+
+def empty(head: bytes) -> str:
+    """The reason to leave out a record without text; with the status of its response, if that is not 200."""
+    status = _STATUS.match(head)
+    return "empty" if status is None or status[1] == b"200" else f"empty, status {status[1].decode()}"
+
+
+def header(line: bytes, readline: Callable[[], bytes]) -> tuple[Fields, int]:
+    """The header that begins with `line`, by lower-case name, and the record's content length in bytes."""
+    if not line.endswith(b"\r\n"):
+        raise BadInput("the record's first line does not end with CRLF: the file is truncated, or was converted")
+    fields: Fields = {}
+    for line in islice(iter(readline, b"\r\n"), HEADER_LINES):
+        name, _, value = line.partition(b":")
+        fields[name.lower()] = value
+    if b"content-length" not in fields or b"warc-type" not in fields or b"warc-record-id" not in fields:
+        # Perhaps there are spaces before the colons.
+        fields = {name.rstrip(): value for name, value in fields.items()}
+    try:
+        length = int(fields[b"content-length"])
+    except (KeyError, ValueError):
+        raise no_length(fields) from None
+    if length < 0:
+        raise no_length(fields)
+    return fields, length
+
+
+class BreaksOff(BadInput):
+    """The end of the file, or of a record's part of it, is missing."""
 
 
 def breaks_off(reason: str) -> BadInput:
-    return BadInput(f"the file is truncated: {reason}")
+    return BreaksOff(f"the file is truncated: {reason}")
+
+
+def no_record(line: bytes) -> BadInput:
+    """The error for a line that stands where a record should begin."""
+    if line == b"\r" or b"WARC/".startswith(line):
+        return breaks_off("it ends within a line")
+    return BadInput(f"expected a record, found {line[:40]!r}: the file is damaged, or not a WARC file")
+
+
+def lacks_content(found: int, length: int) -> BadInput:
+    return breaks_off(f"only {found} of the {length} bytes of the record's content are there")
 
 
 def no_length(fields: dict[bytes, bytes]) -> BadInput:
@@ -174,21 +323,14 @@ def no_length(fields: dict[bytes, bytes]) -> BadInput:
     return BadInput(f"{what} in the record's header: the file is damaged")
 
 
-def skip(shard: OpenShard, length: int) -> None:
+def skip(stream: BufferedReader, length: int) -> None:
     """Read past a record's content. Raises BadInput if it is incomplete."""
     left = length
     while left:
-        piece = len(shard.stream.read(min(left, PIECE_BYTES)))
+        piece = len(stream.read(min(left, PIECE_BYTES)))
         if not piece:
-            raise breaks_off(f"only {length - left} of the {length} bytes of the record's content are there")
+            raise lacks_content(length - left, length)
         left -= piece
-
-
-@lru_cache(1024)
-def wanted_type(patterns: tuple[str, ...], header: bytes) -> str | None:
-    """The content type in a header, without its parameters; None if it matches none of the patterns."""
-    name = header.partition(b";")[0].strip().lower().decode("utf-8", "replace")
-    return name if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) else None
 
 
 def guessed_type(body: bytes) -> bytes:

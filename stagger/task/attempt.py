@@ -245,6 +245,7 @@ class Attempt:
             "outputs": outputs,
             "bad_records": {"skipped": task.bad_records, "examples": task.bad_examples},
             "steps": [{"name": c.name, "records": c.records, "seconds": round(c.seconds, 6)} for c in counts],
+            **({"left_out": task.left_out} if task.left_out else {}),
             **({"notes": task.notes} if task.notes else {}),
         }
         return added(self.before, record) if self.before else record
@@ -294,18 +295,23 @@ class Attempt:
 def added(before: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     """The completion record of this attempt, plus the counts and outputs that earlier attempts committed."""
     earlier, later = before["bad_records"], record["bad_records"]
-    skipped = dict(earlier["skipped"])
-    for kind, count in later["skipped"].items():
-        skipped[kind] = skipped.get(kind, 0) + count
+    skipped = summed(earlier["skipped"], later["skipped"])
+    left_out = summed(before.get("left_out", {}), record.get("left_out", {}))
     return {
         **record,
         **{key: before[key] + record[key] for key in ("records_in", "records_out", "bytes_out", "outputs", "cpu_s")},
         "bad_records": {"skipped": skipped, "examples": [*earlier["examples"], *later["examples"]][:EXAMPLES]},
+        **({"left_out": left_out} if left_out else {}),
         "steps": [
             {**now, "records": one["records"] + now["records"], "seconds": round(one["seconds"] + now["seconds"], 6)}
             for one, now in zip(before["steps"], record["steps"], strict=True)
         ],
     }
+
+
+def summed(earlier: dict[str, int], later: dict[str, int]) -> dict[str, int]:
+    """The counts by kind of both."""
+    return {kind: earlier.get(kind, 0) + later.get(kind, 0) for kind in {**earlier, **later}}
 
 
 def peak_rss_mb() -> int:
