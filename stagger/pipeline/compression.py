@@ -20,9 +20,8 @@ ReadCodec = Literal["gzip", "zstd", "bz2", "xz"]
 #: Compressed bytes per call of a decompressor, and bytes buffered after it: larger ones overflow the processor's cache.
 PIECE_BYTES = 128 * 2**10
 
-#: Leading bytes of a file that are kept, to recognize its format (a header of tar), and trailing ones.
+#: Leading bytes of a file that are kept, to recognize its format: a header of tar.
 HEAD_BYTES = 512
-TAIL_BYTES = 32
 
 #: Leading bytes of each stream, frame or member of a codec. (zstd's others are frames to skip.)
 MAGIC: dict[ReadCodec, tuple[bytes, ...]] = {
@@ -72,7 +71,6 @@ class Content(io.RawIOBase):
         self._given = 0
         self.taken = 0
         self.head = b""
-        self.tail = b""
         self.line_start = 0
         self.line_limit = sys.maxsize
         self.quote = b""
@@ -131,7 +129,6 @@ class Content(io.RawIOBase):
         piece = next(self._pieces, b"")
         if not self.taken:
             self.head = piece[:HEAD_BYTES]
-        self.tail = (piece if len(piece) >= TAIL_BYTES else self.tail + piece)[-TAIL_BYTES:]
         self.taken += len(piece)
         return piece
 

@@ -29,14 +29,8 @@ BLOCK_BYTES = 2**17
 
 TOO_LARGE_WINDOW = f"the zstd frame needs more than {MAX_MEMORY} bytes of memory; compress it with --long=31 or less"
 
-#: Bytes of the header of a gzip member. Fewer bytes after a member look to the gzip reader like one that breaks off.
-GZIP_HEADER_BYTES = 10
-
 #: Types of blocks (0 is a block that is not compressed).
 REPEATED_BYTE, COMPRESSED = 1, 2
-
-
-AFTER_GZIP = "after the gzip stream, the file has bytes that are not gzip"
 
 
 def decompressed(pieces: Iterator[bytes], codec: ReadCodec, check: Callable[[], None] = lambda: None) -> Content:
@@ -61,26 +55,18 @@ class _Gunzipped(Content):
         try:
             self._set(self._file.read1(PIECE_BYTES))
         except EOFError as error:
-            reason = AFTER_GZIP if self._has_rest() else "the gzip stream breaks off: the file is truncated"
+            # The gzip reader takes less than the header of a member for a member that breaks off.
+            reason = "the gzip stream breaks off: the file is truncated, or ends with a few bytes that are not gzip"
             raise self._source.fault("gzip", reason) from error
         except self._damage as error:
             reason = f"the gzip stream is damaged: {error}"
             if "Not a gzipped file" in str(error):
-                reason = AFTER_GZIP
+                reason = "after the gzip stream, the file has bytes that are not gzip"
             raise self._source.fault("gzip", reason) from error
         self.taken = self._source.taken
         if not self.taken:
             raise BadInput("the gzip stream breaks off: the file is truncated")
         return bool(self._output)
-
-    def _has_rest(self) -> bool:
-        """Whether a few bytes that are not gzip follow the only member, which ends with the size of the content."""
-        tail = self._source.tail
-        for end in range(max(len(tail) - GZIP_HEADER_BYTES, 4), len(tail)):
-            lost = (int.from_bytes(tail[end - 4 : end], "little") - self._given) % 2**32  # With the call that failed.
-            if lost <= PIECE_BYTES and not tail[end:].startswith(b"\x1f"):
-                return True
-        return False
 
 
 class _Decompressed(Content):

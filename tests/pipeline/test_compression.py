@@ -166,7 +166,9 @@ def test_the_older_format_of_lzma_is_read() -> None:
 @pytest.mark.parametrize("codec", READ_CODECS)
 @pytest.mark.parametrize("rest", [b"\n", b"x" * 100, b"<html>"])
 def test_other_bytes_after_a_stream_are_named(codec: ReadCodec, rest: bytes) -> None:
-    with pytest.raises(BadInput, match=f"after the {codec} stream, the file has bytes that are not {codec}"):
+    few = codec == "gzip" and len(rest) < 10  # Its reader cannot distinguish them from a header that breaks off.
+    message = f"or ends with a few bytes that are not {codec}" if few else f"the file has bytes that are not {codec}"
+    with pytest.raises(BadInput, match=message):
         read(pack(TEXT, codec) + rest, codec)
 
 
