@@ -47,9 +47,6 @@ EARLY_BYTES = 2048
 #: Maximum bytes of a <meta> element that is searched for a charset: a search without an end would take quadratic time.
 META_BYTES = 2048
 
-#: Bytes without which an ASCII body is the same text in all charsets: escape sequences of ISO-2022, and of HZ.
-_ESCAPES = (b"\x1b", b"~{")
-
 
 def text_of(body: bytes, content_type: bytes) -> str:
     """The body decoded by its likeliest charset that fits; see `ReadWarc` for the order."""
@@ -82,9 +79,12 @@ def charsets(body: bytes, content_type: bytes) -> Iterator[str]:
         yield next(charset for mark, charset in MARKS.items() if body.startswith(mark))
     if (said := charset_of(content_type)) is not None:
         yield said
-    escaped = any(escape in body for escape in _ESCAPES)
-    if escaped or not body.isascii():  # Otherwise all charsets yield the same text.
-        yield from declared(body, len(body) if escaped else EARLY_BYTES)
+    if b"\x1b" in body:  # A page in ISO-2022 is valid UTF-8, and has escape characters.
+        yield from declared(body, len(body))
+        return
+    start = body[:EARLY_BYTES].lower()
+    if b"charset" in start or b"<?xml" in start:
+        yield from declared(body, EARLY_BYTES)
 
 
 def declared(body: bytes, end: int) -> Iterator[str]:

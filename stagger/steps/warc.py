@@ -92,14 +92,14 @@ class ReadWarc(ShardReader):
         skips = self.on_bad_record == "skip" and shard.codec in ("gzip", "zstd")
         left_out, stop = self._task.left_out, self._task.circumstances.stop
         for made, _ in self._past_damage(shard) if skips else self._records(shard, shard.stream):
-            if isinstance(made, Document):
-                yield made
-            elif isinstance(made, str):
+            if isinstance(made, str):
                 left_out[made] = left_out.get(made, 0) + 1
                 if stop.signal is not None:
                     stop.check()
-            else:
+            elif isinstance(made, BadRecord):
                 self.bad(shard, made.kind, str(made))
+            else:
+                yield made
 
     def _made(self, shard: OpenShard, fields: Fields, block: bytes) -> Made:
         try:
