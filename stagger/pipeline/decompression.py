@@ -260,8 +260,8 @@ class _Unzstd(Content):
             raise BadInput(f"the zstd stream is damaged: {error}") from error
         if header.dict_id and (self._dictionary is None or self._dictionary.dict_id() != header.dict_id):
             raise BadInput(
-                f"the file was compressed with the zstd dictionary {header.dict_id}, which it does not contain;"
-                " dictionaries of their own are not supported: decompress it with `zstd -d -D DICTIONARY FILE`"
+                f"the file was compressed with the zstd dictionary {header.dict_id}; dictionaries are not supported,"
+                " except one in the first frame: decompress it with `zstd -d -D DICTIONARY FILE`"
             )
         if header.window_size > MAX_MEMORY:
             raise BadInput(TOO_LARGE_WINDOW)
