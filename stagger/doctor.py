@@ -100,7 +100,10 @@ def storage_checks(folder: str, storage: Storage) -> Iterator[Check]:
                 same = storage.read(path) == b"stagger"
                 storage.remove(path)
                 if not (created and same):
-                    text = f"{folder} does not support conditional writes (If-None-Match); use a store that does."
+                    text = (
+                        f"{folder} ignores conditional writes (If-None-Match); it can hold input and output, but no"
+                        " run_dir: put that on a shared file system or on another store."
+                    )
                     yield Check("storage", "problem", text)
                     return
     except (StaggerError, OSError) as error:

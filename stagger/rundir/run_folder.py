@@ -176,9 +176,19 @@ class RunFolder:
                 )
             self._take_over(holder, path, mine)
         try:
+            self._check_exclusive(path, mine)
             yield
         finally:
             self.storage.remove(path)
+
+    def _check_exclusive(self, path: str, mine: bytes) -> None:
+        """Raise StaggerError when the store replaces the lock, which exists, by a request to create it."""
+        if not is_local(path) and self.storage.create(path, mine + b"\n"):
+            raise StaggerError(
+                f"{self.path}: the store ignores conditional writes (If-None-Match), so nothing would keep two launches"
+                " of the run, or two attempts of a rank, apart. Put run_dir on a shared file system or on another store"
+                " (docs/storage.md); input and output may stay here."
+            )
 
     def _take_over(self, dead: Holder, path: str, mine: bytes) -> None:
         """Remove the lock of a dead process.

@@ -64,6 +64,7 @@ FAULT_TEXTS = (
     (re.compile(r"IncompleteBody|UnexpectedEof|IncompleteMessage"), "broken off"),
     (re.compile(r"ConnectionRefused|ConnectError|dns error|HostUnreachable|NetworkUnreachable"), "unreachable"),
     (re.compile(r"TimedOut|timed out"), "time-out"),
+    (re.compile(r"missing from response|non-partial response|Content-Range|Requested .*, got"), "wrong answer"),
     (re.compile(r"error sending request|response body error|ConnectionReset|ConnectionAborted|BrokenPipe"), "reset"),
 )
 

@@ -11,6 +11,7 @@ import fsspec
 
 from stagger.errors import StaggerError, StorageError
 from stagger.storage import ONE_PUT_BYTES, Entry
+from stagger.storage.faults import NotKept, WrongAnswer
 from stagger.storage.retry import Retry
 
 #: Bytes per read request.
@@ -24,10 +25,10 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def asking(path: str) -> Iterator[None]:
-    """Turn any error of the store or the network into a StorageError naming the path; FileNotFoundError passes."""
+    """Turn any error of the store or the network into a StorageError naming the path; a missing file's error passes."""
     try:
         yield
-    except (FileNotFoundError, StaggerError):
+    except (FileNotFoundError, FileExistsError, StaggerError):
         raise
     except Exception as error:  # The implementations' errors have no common base.
         raise StorageError(f"{path}: {type(error).__name__}: {error}") from error
@@ -51,10 +52,17 @@ class ObjectStore:
         return self.read_range(path, 0, WHOLE)
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
-        return cast("bytes", self._ask(path, lambda: self._files.cat_file(path, start=start, end=end)))
+        def ask() -> bytes:
+            data = cast("bytes", self._files.cat_file(path, start=start, end=end))
+            if len(data) > end - start:
+                raise WrongAnswer(f"{end - start} bytes were requested, and the store answered with {len(data)}")
+            return data
+
+        return self._ask(path, ask)
 
     def read_many(self, paths: list[str]) -> list[bytes | None]:
-        found = self._files.cat_ranges(paths, [0] * len(paths), [WHOLE] * len(paths), on_error="return")
+        with asking(paths[0]):
+            found = self._files.cat_ranges(paths, [0] * len(paths), [WHOLE] * len(paths), on_error="return")
         return [data if isinstance(data, bytes) else self._again(path) for path, data in zip(paths, found, strict=True)]
 
     def _again(self, path: str) -> bytes | None:
@@ -68,11 +76,18 @@ class ObjectStore:
         self._ask(path, lambda: self._files.pipe_file(path, data))
 
     def create(self, path: str, data: bytes) -> bool:
-        with asking(path):
-            try:
-                self._files.pipe_file(path, data, mode="create")
-            except FileExistsError:
-                return False
+        tries = 0
+
+        def ask() -> None:
+            nonlocal tries
+            tries += 1
+            self._files.pipe_file(path, data, mode="create")
+
+        try:
+            self._ask(path, ask)
+        except FileExistsError:
+            # The file may be ours: a request whose answer was lost has still been made.
+            return tries > 1 and self.read(path) == data
         return True
 
     def remove(self, path: str) -> None:
@@ -116,7 +131,7 @@ class ObjectStore:
             yield self.read_range(path, start, min(start + CHUNK_BYTES, size))
 
     def output(self, path: str, tag: str, begin: Callable[[str], None]) -> ObjectOutput:
-        return ObjectOutput(self._files, path)
+        return ObjectOutput(self._files, path, self._retry)
 
     def abort_uploads(self, path: str) -> int:
         return 0  # fsspec cannot list unfinished uploads.
@@ -137,12 +152,16 @@ class ObjectStore:
 
 
 class ObjectOutput:
-    """An object being written: held in memory up to the size of one PUT, then sent in parts by fsspec."""
+    """An object being written: held in memory up to the size of one PUT, then sent in parts by fsspec.
 
-    def __init__(self, files: Any, path: str) -> None:
+    fsspec cannot send a part again, so a part that fails is not retried.
+    """
+
+    def __init__(self, files: Any, path: str, retry: Retry) -> None:
         self.path = path
         self.size = 0
         self._files = files
+        self._retry = retry
         self._buffer: io.BytesIO | None = io.BytesIO()
         self._upload: Any = None
 
@@ -155,25 +174,52 @@ class ObjectOutput:
         if self._buffer is not None:
             self._buffer.write(data)
             if self._buffer.tell() > ONE_PUT_BYTES:
-                self._upload = self._files.open(self.path, "wb", autocommit=False, block_size=ONE_PUT_BYTES)
-                self._upload.write(self._buffer.getbuffer())
+                self._begin_upload(self._buffer)
                 self._buffer = None
         else:
-            self._upload.write(data)
+            with asking(self.path):
+                self._upload.write(data)
         return len(data)
+
+    def _begin_upload(self, buffer: io.BytesIO) -> None:
+        def begin() -> Any:
+            return self._files.open(self.path, "wb", autocommit=False, block_size=ONE_PUT_BYTES)
+
+        with asking(self.path):
+            self._upload = self._retry.call(self.path, begin)
+            self._upload.write(buffer.getbuffer())
 
     def finish(self) -> None:
         if self._upload is not None:
-            self._upload.close()
+            with asking(self.path):
+                self._upload.close()
 
     def commit(self) -> None:
-        if self._upload is not None:
-            self._upload.commit()
-            self._upload = None
-        elif self._buffer is not None:
-            self._files.pipe_file(self.path, self._buffer.getvalue())
+        with asking(self.path):
+            if self._upload is not None:
+                self._retry.call(self.path, self._upload.commit)
+                self._upload = None
+                self._retry.call(self.path, self._check_kept)
+            elif self._buffer is not None:
+                data = self._buffer.getvalue()
+                self._retry.call(self.path, lambda: self._put(data))
+
+    def _put(self, data: bytes) -> None:
+        self._files.pipe_file(self.path, data)
+        self._check_kept()
+
+    def _check_kept(self) -> None:
+        """Raise NotKept when the store does not hold as many bytes as were written."""
+        self._files.invalidate_cache()
+        try:
+            size = self._files.info(self.path)["size"]
+        except FileNotFoundError:
+            raise NotKept("the store accepted the object, but does not have it") from None
+        if size != self.size:
+            raise NotKept(f"the store holds {size} bytes of the {self.size} that were written")
 
     def abort(self) -> None:
-        if self._upload is not None:
-            self._upload.discard()
-        self._buffer = self._upload = None
+        upload, self._upload, self._buffer = self._upload, None, None
+        if upload is not None:
+            with asking(self.path):
+                upload.discard()

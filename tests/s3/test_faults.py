@@ -186,6 +186,41 @@ def test_an_object_replaced_after_the_plan_fails_its_rank_alone(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("lie", "status", "said"),
+    [
+        (
+            "no-conditions",
+            2,
+            "the store ignores conditional writes (If-None-Match), so nothing would keep two launches",
+        ),
+        ("no-create", 1, "the store has no conditional writes (If-None-Match), which keep two launches"),
+    ],
+)
+def test_a_store_without_conditional_writes_holds_no_run_directory(
+    s3_cli: Cli,
+    s3: S3Server,
+    shards: Path,
+    pipeline_file: PipelineFiles,
+    tmp_path: Path,
+    engine: str,
+    lie: str,
+    status: int,
+    said: str,
+) -> None:
+    load(shards)
+    s3.set_faults(lie=lie)
+    options = {"s3": {"engine": engine}}
+    err = s3_cli("launch", on_s3(pipeline_file, f"{lie}-{engine}", storage_options=options), check=status).err
+    assert said in err
+    assert "Put run_dir on a shared file system" in err
+    assert Storage().list(f"s3://out/{lie}-{engine}/run") == []
+    assert "If-None-Match" in s3_cli("doctor", "--run-dir", f"s3://out/{lie}-{engine}/run", check=1).out
+    local = on_s3(pipeline_file, f"{lie}-{engine}-local", run_dir=str(tmp_path / "run"), storage_options=options)
+    s3_cli("launch", local, check=0)  # Input and output may lie there.
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_shards_that_are_left_early_or_empty_mix_nothing_up(
     s3_cli: Cli, s3: S3Server, pipeline_file: PipelineFiles, tmp_path: Path, engine: str
 ) -> None:

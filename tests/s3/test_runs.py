@@ -72,7 +72,7 @@ def test_of_two_launches_at_once_one_refuses(
 def test_an_output_beyond_one_put_appears_whole_or_not_at_all(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in bucket.env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("stagger.storage.fsspec_store.ONE_PUT_BYTES", 6 * 2**20)
+    monkeypatch.setattr("stagger.storage.s3.store.ONE_PUT_BYTES", 6 * 2**20)
     storage = Storage({"s3": {"endpoint_url": bucket.endpoint}})
     piece = bytes(range(256)) * 4096
     for end in ("commit", "abort"):
@@ -80,6 +80,7 @@ def test_an_output_beyond_one_put_appears_whole_or_not_at_all(bucket: Bucket, mo
         for _ in range(20):
             output.write(piece)
         assert bucket.files.ls(bucket.name) == [f"{bucket.name}/commit"] * (end == "abort")
+        assert len(bucket.files.call_s3("list_multipart_uploads", Bucket=bucket.name)["Uploads"]) == 1
         if end == "commit":
             output.finish()
             output.commit()

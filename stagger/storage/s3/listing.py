@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import unquote_plus
 from xml.etree import ElementTree
-
-from botocore.compat import unquote_str
 
 from stagger.storage.faults import WrongAnswer
 
@@ -38,7 +37,7 @@ def read(root: ElementTree.Element, space: str) -> dict[str, Any]:
         if not key or length is None or not length.isdecimal():
             raise WrongAnswer(f"the listing has an object without a key or a size ({key!r}, {length!r})")
         contents.append(
-            {"Key": unquote_str(key) if url else key, "Size": int(length), "ETag": item.findtext(etag) or ""}
+            {"Key": unquote_plus(key) if url else key, "Size": int(length), "ETag": item.findtext(etag) or ""}
         )
     truncated = root.findtext(f"{space}IsTruncated") or ""
     return {

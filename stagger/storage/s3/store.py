@@ -25,12 +25,13 @@ ENGINES = ("s3fs", "obstore")
 
 #: What to do about an answer 501, appended to the error.
 NOT_IMPLEMENTED = (
-    "The store does not implement something in this request. If it is the checksum headers, set"
-    " AWS_REQUEST_CHECKSUM_CALCULATION=when_required (docs/storage.md)."
+    "NotImplemented (501) means that the store does not know a header or this kind of request. If it is the checksum"
+    " headers, set AWS_REQUEST_CHECKSUM_CALCULATION=when_required (docs/storage.md)."
 )
 NO_CREATE = (
-    "The store does not implement conditional writes (If-None-Match), which keep two launches of a run apart. Put"
-    " run_dir on a shared file system or another store; input and output may stay here (docs/storage.md)."
+    "NotImplemented (501) means that the store has no conditional writes (If-None-Match), which keep two launches of a"
+    " run, or two attempts of a rank, apart. Put run_dir on a shared file system or on another store (docs/storage.md);"
+    " input and output may stay here."
 )
 
 

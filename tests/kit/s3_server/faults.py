@@ -33,6 +33,8 @@ class Settings:
     prefix: str = ""  # prefix of the keys that get the above faults
     deny: str | None = None  # keys with this prefix get 403
     require_auth: bool = False  # unsigned requests get 403
+    lie: str = ""  # false answers, by their name in lies.py, to requests for keys with the above prefix
+    lies: int | None = None  # number of false answers, after which the true ones follow; all if None
 
     def __post_init__(self) -> None:
         if self.p_503 + self.p_500 + max(self.p_reset + self.p_truncate, self.p_reset_put) > 1:
@@ -104,6 +106,7 @@ class Faults:
         self.settings = settings
         self.off = settings == Settings(seed=settings.seed)
         self.asked: Counter[str] = Counter()
+        self.lied = 0
         self.tokens: TokenBucket | None = None
         if settings.rate is not None:
             self.tokens = TokenBucket(settings.rate, settings.burst or max(1.0, settings.rate), now)
@@ -123,6 +126,12 @@ class Faults:
         which, when, how_long = self.draw(request)
         fault = "rate" if self.tokens and not self.tokens.take(now) else self.pick(request, which, when)
         return Plan(fault, settings.latency + settings.jitter * how_long, settings.bandwidth)
+
+    def lies_about(self, subject: str) -> bool:
+        """Whether the next request for this key gets a false answer."""
+        lies = subject.startswith(self.settings.prefix) and self.lied != self.settings.lies
+        self.lied += lies
+        return lies
 
     def draw(self, request: Request) -> tuple[float, float, float]:
         detail = request.header("range") or request.query.get("partNumber", "")

@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.kit import s3_server as package
 from tests.kit.s3_server.connection import Connection
 from tests.kit.s3_server.faults import Settings
+from tests.kit.s3_server.lies import LIES
 from tests.kit.s3_server.server import Server
 from tests.kit.s3_server.store import Bucket
 
@@ -51,6 +52,8 @@ def parser() -> argparse.ArgumentParser:
     faults.add_argument("--prefix", metavar="PREFIX", help="prefix of the keys that get faults")
     faults.add_argument("--deny", metavar="PREFIX", help="prefix of the keys that get 403")
     faults.add_argument("--require-auth", action="store_true", default=None)
+    faults.add_argument("--lie", choices=sorted(LIES), help="false answers; lies.py describes them")
+    faults.add_argument("--lies", type=int, help="number of false answers, after which true ones follow")
     return options
 
 

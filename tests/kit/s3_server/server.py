@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.kit.s3_server.counts import Stats
 from tests.kit.s3_server.faults import REFUSALS, Faults, Settings
+from tests.kit.s3_server.lies import LIES
 from tests.kit.s3_server.operations import S3, route
 from tests.kit.s3_server.protocol import ADMIN, Request, Response, S3Error, error_response
 from tests.kit.s3_server.store import Bucket
@@ -65,6 +66,9 @@ class Server:
         try:
             if request.operation is None:
                 raise S3Error(501, "NotImplemented", "A header or query you provided asks for what is not implemented.")
+            kinds, lie = LIES.get(self.faults.settings.lie, ((), None))
+            if lie is not None and request.kind in kinds and self.faults.lies_about(request.subject):
+                return lie(self.s3, request, request.operation)
             return request.operation(self.s3, request)
         except S3Error as error:
             return error_response(error, request)
