@@ -35,6 +35,10 @@ CHECKSUMS = ("request_checksum_calculation", "response_checksum_validation")
 #: Seconds after which a piece of a body is handed over, however little of it has arrived.
 PIECE_S = 30.0
 
+#: botocore's event before it parses a listing. With `*` for the service, it comes before botocore's own handler, which
+#: would parse the whole listing only to look for an error.
+BEFORE_PARSE = "before-parse.*.ListObjectsV2"
+
 #: A listing's answer has at least one of these.
 LISTED = ("Name", "KeyCount", "MaxKeys", "IsTruncated", "Contents", "CommonPrefixes")
 
@@ -56,7 +60,7 @@ class S3fsEngine:
             self._files.retries = 1
             with contextlib.suppress(NoCredentialsError, PartialCredentialsError):  # The first request reports them.
                 self._files.connect()  # Sends no request, but reveals wrong options.
-                self._files.s3.meta.events.register("before-parse.s3.ListObjectsV2", listing.parse)
+                self._files.s3.meta.events.register(BEFORE_PARSE, listing.parse)
         except (TypeError, KeyError, ValueError, BotoCoreError) as error:
             raise StaggerError(f"storage_options of s3: {type(error).__name__}: {error}") from error
 
