@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 
@@ -233,6 +234,19 @@ def test_a_body_that_trickles_is_given_up(hasty: Storage, s3: S3Server, monkeypa
     entry = put(hasty, "s3://data/slow/a", SMALL)
     with pytest.raises(StorageError, match="too slow; retries exhausted"):
         list(hasty.stream("s3://data/slow/a", entry.size, entry.version))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_store_that_never_answers_is_given_up(s3: S3Server, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Storage().write("s3://data/silent/a", SMALL)
+    monkeypatch.setattr("stagger.storage.s3.s3fs_engine.CONFIG", {"connect_timeout": 10, "read_timeout": 0.1})
+    limits = {"connect_timeout": timedelta(seconds=10), "read_timeout": timedelta(seconds=0.1)}
+    monkeypatch.setattr("stagger.storage.s3.obstore_engine.TIMEOUTS", limits)
+    storage = Storage({"s3": {"engine": engine}}, retry_s=0.1)
+    s3.set_faults(latency=3600)
+    for ask in (lambda: storage.read("s3://data/silent/a"), lambda: storage.write("s3://data/silent/b", SMALL)):
+        with pytest.raises(StorageError, match="retries exhausted"):
+            ask()
 
 
 @pytest.mark.parametrize("lie", ["no-create", "no-checksums"])

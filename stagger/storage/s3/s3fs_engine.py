@@ -201,15 +201,17 @@ class S3fsEngine:
     def uploads(self, bucket: str, prefix: str) -> list[tuple[str, str]]:
         found: list[tuple[str, str]] = []
         more: dict[str, str] = {}
+        asked: list[dict[str, str]] = []
         while True:
+            asked.append(more)
             answer = self._call("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **more)
             found += [(item["Key"], item["UploadId"]) for item in answer.get("Uploads", ())]
             if not answer.get("IsTruncated"):
                 return found
-            after = {"KeyMarker": answer.get("NextKeyMarker"), "UploadIdMarker": answer.get("NextUploadIdMarker", "")}
-            if not after["KeyMarker"] or after == more:
-                raise StorageError("the list of uploads is incomplete: the store names no next page, or the same again")
-            more = after
+            names = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}
+            more = {marker: str(answer.get(name) or "") for marker, name in names.items()}
+            if not more["KeyMarker"] or more in asked:
+                raise StorageError("the list of uploads does not end: the store names no next page, or one twice")
 
 
 @contextlib.contextmanager
