@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from loguru import logger
 
 from stagger.errors import StaggerError
 from stagger.spec.yaml_file import parse_value
+from stagger.terminal import logger
 
 Run = Annotated[str, typer.Argument(help="The run directory: a path or s3://...", metavar="RUN")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else.")]

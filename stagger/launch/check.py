@@ -8,8 +8,6 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from loguru import logger
-
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import Step, add_import_path
 from stagger.plan.stage_plan import StagePlan, make_plan, output_folders, steps_of
@@ -23,6 +21,7 @@ from stagger.status.look import Look, done_ranks
 from stagger.storage.ownership import foreign, user_name
 from stagger.storage.secrecy import REFERENCE
 from stagger.storage.storage import Storage, expand_variables, join
+from stagger.terminal import logger
 
 
 def ready_stages(spec: RunSpec, done: Collection[str]) -> list[StageSpec]:

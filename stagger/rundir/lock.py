@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import orjson
-from loguru import logger
 
 from stagger.errors import StaggerError
 from stagger.rundir.launch_records import from_json
 from stagger.rundir.stage_folder import decode, encode
 from stagger.storage.ownership import user_name
 from stagger.storage.storage import Storage, is_local
+from stagger.terminal import logger
 
 #: Seconds between two looks at a lock that another process holds, or is taking over.
 NAP_S = 0.5

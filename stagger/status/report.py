@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import jinja2
-from loguru import logger
 
 from stagger.ranks import format_ranks
 from stagger.rundir.launch_records import SlurmLaunch
@@ -17,6 +16,7 @@ from stagger.status.efficiency import efficiency, sentences
 from stagger.status.look import Look
 from stagger.status.schemas import schema_differences
 from stagger.status.totals import totals
+from stagger.terminal import logger
 
 
 def write_stats(look: Look) -> dict[str, Any]:

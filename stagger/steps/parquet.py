@@ -119,7 +119,7 @@ class ReadParquet(ShardReader):
         assert self._task is not None
         for column in columns:
             if count := column.decode.left_out:
-                from loguru import logger  # Costs a task 1000 file-system calls.
+                from stagger.terminal import logger  # Costs a task 1000 file-system calls.
 
                 logger.warning(
                     f"{shard.path}: {count} values of the column {column.name!r} are binary and not UTF-8; they became"

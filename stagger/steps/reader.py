@@ -220,7 +220,7 @@ class ShardReader:
                 f" correct path or glob.{f' {left_out}.' if left_out.names else ''}"
             )
         if left_out.names:
-            from loguru import logger
+            from stagger.terminal import logger
 
             logger.info(f"{self.path}: {left_out}")
         return shards

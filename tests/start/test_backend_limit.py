@@ -22,7 +22,7 @@ def dry_run(cli: Cli, file: Path, *more: str | int) -> tuple[str, int, int, str]
 def test_the_window_for_a_limit_and_what_is_said_about_it(
     cli: Cli, bucket: Bucket, shards: Path, pipeline_file: PipelineFiles
 ) -> None:
-    """A short task with run directory and input on S3 makes five requests: plan, plan, shard, completion, log."""
+    """A short task with run directory and input on S3 makes six requests: plan, plan, shard, claim, completion, log."""
     cli.env.update(bucket.env)
     bucket.files.put([str(path) for path in sorted(shards.iterdir())], f"{bucket.name}/input/")
 
@@ -30,25 +30,25 @@ def test_the_window_for_a_limit_and_what_is_said_about_it(
         options = {"executor": SLURM, "tasks": 12, **more}
         return pipeline_file(source=f"{bucket.url}/input", run_dir=f"{bucket.url}/run", **options)
 
-    assert dry_run(cli, file(backend_limit=2.5))[:3] == ("spread", 30, 0)  # 12 * 5 / (0.8 * 2.5)
-    assert dry_run(cli, file(backend_limit=2.5, start_policy="uniform"))[:3] == ("uniform", 30, 0)
+    assert dry_run(cli, file(backend_limit=3.0))[:3] == ("spread", 30, 0)  # 12 * 6 / (0.8 * 3)
+    assert dry_run(cli, file(backend_limit=3.0, start_policy="uniform"))[:3] == ("uniform", 30, 0)
     # A throttled launch has a shorter window, and each job holds its slot for that long.
-    assert dry_run(cli, file(backend_limit=2.5, executor={**SLURM, "workers": 4}))[:3] == ("spread", 10, 10)
+    assert dry_run(cli, file(backend_limit=3.0, executor={**SLURM, "workers": 4}))[:3] == ("spread", 10, 10)
     # A launch of fewer ranks needs a shorter window.
-    assert dry_run(cli, file(backend_limit=2.5), "--limit", 4)[:3] == ("spread", 10, 0)
-    *start, said = dry_run(cli, file(backend_limit=2.5, randomize_start_duration=20))
+    assert dry_run(cli, file(backend_limit=3.0), "--limit", 4)[:3] == ("spread", 10, 0)
+    *start, said = dry_run(cli, file(backend_limit=3.0, randomize_start_duration=20))
     assert start == ["spread", 20, 0]
     assert "starts over 20 s exceed 0.8 of backend_limit, which needs 30 s" in said
-    *start, said = dry_run(cli, file(backend_limit=0.1))
+    *start, said = dry_run(cli, file(backend_limit=0.12))
     assert start[1] == 750
     assert "sleeps 375 s on average while it holds its processors" in said
-    *start, said = dry_run(cli, file(backend_limit=2.5, start_policy="uniform"))
+    *start, said = dry_run(cli, file(backend_limit=3.0, start_policy="uniform"))
     assert re.search(r"up to \d jobs start within a second and make \d+ requests; .*: leave start_policy out", said)
-    ran = cli("launch", file(backend_limit=0.0001), "--dry-run", check=2)
+    ran = cli("launch", file(backend_limit=0.00012), "--dry-run", check=2)
     assert "would spread 12 starts of run over 750,000 s, more than a day: set a smaller throttle" in ran.err
-    ran = cli("launch", file(backend_limit=0.1, executor={**SLURM, "time": 12}), "--dry-run", check=2)
+    ran = cli("launch", file(backend_limit=0.12, executor={**SLURM, "time": 12}), "--dry-run", check=2)
     assert "limits each job of run to 720 s, but a job may sleep up to 750 s before it starts" in ran.err
-    assert dry_run(cli, file(backend_limit=0.1, executor={**SLURM, "time": 13}))[1] == 750
+    assert dry_run(cli, file(backend_limit=0.12, executor={**SLURM, "time": 13}))[1] == 750
 
 
 def test_a_limit_without_remote_storage_is_refused(cli: Cli, pipeline_file: PipelineFiles) -> None:
