@@ -60,7 +60,7 @@ def settings_file(launch: StageLaunch) -> Iterator[str]:
     """Write the settings for the workers. Of a run on remote storage they exist only as long as the workers."""
     content = launch.settings.to_json().encode()
     if launch.settings_path is not None:
-        launch.stage.folder.storage.write(launch.settings_path, content, private=True)
+        launch.stage.folder.storage.write(launch.settings_path, content, private=not launch.settings.shared)
         yield launch.settings_path
         return
     with tempfile.NamedTemporaryFile(prefix="stagger-", suffix=".json") as file:

@@ -102,7 +102,9 @@ class SlurmRunner(StageRunner):
         check_folder(context.log_dir, shared)
         arrays = self.arrays(launch)
         record = self._record(launch, arrays, context.log_dir)
-        launch.stage.folder.storage.write(context.settings, launch.settings.to_json().encode(), private=True)
+        launch.stage.folder.storage.write(
+            context.settings, launch.settings.to_json().encode(), private=not launch.settings.shared
+        )
         write_launch(launch.stage.folder, record)  # Before sbatch runs: a crash leaves no job without a recorded name.
         try:
             for array in arrays:

@@ -14,7 +14,7 @@ from stagger.errors import BadRecord, missing_extra
 PIECE_BYTES = 128 * 2**10
 
 #: Bytes of a zstd body that are decompressed at first, and decompressed bytes after which fewer are.
-FEED_BYTES = 4096
+FEED_BYTES = 512
 OUTPUT_BYTES = 2**20
 
 #: Bytes at the start of a body that are searched for its first character, and for bytes that no text contains.

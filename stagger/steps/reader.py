@@ -164,8 +164,8 @@ class ShardReader:
         limit: maximum number of documents that a rank reads.
         add_source: whether to add the shard's path and the document's number in it to the metadata, as `shard` and
             `position`.
-        on_bad_record: whether a record that cannot be read fails the rank, or is skipped and counted. A truncated or
-            damaged file always fails it.
+        on_bad_record: whether a record that cannot be read fails the rank, or is skipped and counted. A truncated file
+            always fails it, and so does a damaged one, unless its reader knows where the next record begins (WARC).
         max_bad_records: number of bad records that a rank skips before it fails.
         max_record_bytes: size in bytes above which a record (in the file, decompressed) is a bad record. It is not held
             in memory beyond that. The memory for a record is several times its size.

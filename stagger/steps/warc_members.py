@@ -7,6 +7,7 @@ known.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import zlib
@@ -194,8 +195,12 @@ class Members:
         return None
 
 
-def record_bytes(begin: bytes) -> int:
-    """The size in bytes of the record that begins with `begin`, by its header; 0 if there is none."""
+def record_bytes(begin: bytes) -> float:
+    """The size in bytes of the record that begins with `begin`, by its header; infinite while its header has no end."""
+    if not begin.startswith(b"WARC/"):
+        return 0
     header = _HEADER.match(begin)
-    length = _LENGTH.search(header[0]) if header else None
-    return header.end() + int(length[1]) if header and length else 0
+    if header is None:
+        return math.inf if len(begin) < HEADER_BYTES else 0
+    length = _LENGTH.search(header[0])
+    return header.end() + int(length[1]) if length else 0
