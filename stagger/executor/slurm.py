@@ -102,9 +102,8 @@ class SlurmRunner(StageRunner):
         check_folder(context.log_dir, shared)
         arrays = self.arrays(launch)
         record = self._record(launch, arrays, context.log_dir)
-        launch.stage.folder.storage.write(
-            context.settings, launch.settings.to_json().encode(), private=not launch.settings.shared
-        )
+        settings = launch.settings
+        launch.stage.folder.storage.write(context.settings, settings.to_json().encode(), private=not settings.shared)
         write_launch(launch.stage.folder, record)  # Before sbatch runs: a crash leaves no job without a recorded name.
         try:
             for array in arrays:

@@ -49,7 +49,10 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     ),
     "08-empty.jsonl": (b"", r"record 1, byte 0: the file is empty"),
     "09-empty.jsonl.gz": (b"", r"record 1, byte 0: the file is empty"),
-    "10-zeros.jsonl": (GOOD[:OFFSET] + bytes(4096), r"record 1501, byte \d+: the last line breaks off"),
+    "10-zeros.jsonl": (
+        GOOD[:OFFSET] + bytes(4096),
+        r"record 1501, byte \d+: the file has zero bytes instead of a record",
+    ),
     "11-zeros.jsonl.gz": (bytes(4096), r"record 1, byte 0: the gzip stream is damaged"),
     "12-not.jsonl.zst": (GOOD, r"record 1, byte 0: the zstd stream is damaged"),
     "13-second-member-cut.jsonl.gz": (GZIP + GZIP[:-5], r"record \d+, byte \d+: the gzip stream breaks off"),

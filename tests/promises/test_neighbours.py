@@ -279,7 +279,8 @@ def test_a_private_run_lets_nobody_write_whatever_the_umask(
         cli("launch", pipeline_file(), check=0)
     finally:
         os.umask(before)
-    assert {(is_dir, mode) for is_dir, mode, _ in modes(tmp_path / "run")} == {(True, 0o755), (False, 0o644)}
+    private = (False, 0o600)  # The settings of the tasks.
+    assert {(is_dir, mode) for is_dir, mode, _ in modes(tmp_path / "run")} == {(True, 0o755), (False, 0o644), private}
 
 
 @pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "pipe", "folder"])
