@@ -53,8 +53,8 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
         GOOD[:OFFSET] + bytes(4096),
         r"record 1501, byte \d+: the file has zero bytes instead of a record",
     ),
-    "11-zeros.jsonl.gz": (bytes(4096), r"record 1, byte 0: the gzip stream is damaged"),
-    "12-not.jsonl.zst": (GOOD, r"record 1, byte 0: the zstd stream is damaged"),
+    "11-zeros.jsonl.gz": (bytes(4096), r"record 1, byte 0: the file is not gzip"),
+    "12-not.jsonl.zst": (GOOD, r"record 1, byte 0: the file is not zstd"),
     "13-second-member-cut.jsonl.gz": (GZIP + GZIP[:-5], r"record \d+, byte \d+: the gzip stream breaks off"),
 }
 
