@@ -10,7 +10,7 @@ from collections.abc import Set
 from typing import TypedDict, cast
 
 from stagger.ranks import pad
-from stagger.rundir.stage_folder import StageFolder, decode
+from stagger.rundir.stage_folder import StageFolder, check_record, decode
 from stagger.storage.storage import join
 
 
@@ -37,9 +37,6 @@ class CommitClaim(TypedDict):
     record: ClaimedFile
 
 
-CLAIM_KEYS = tuple(sorted(CommitClaim.__required_keys__))
-
-
 def claim_path(folder: StageFolder, rank: int, turn: int) -> str:
     """The path of a rank's claim number `turn`, from 1."""
     return join(folder.path, "commits", f"{pad(rank)}.{turn}.json")
@@ -47,7 +44,9 @@ def claim_path(folder: StageFolder, rank: int, turn: int) -> str:
 
 def decode_claim(data: bytes, path: str) -> CommitClaim:
     """Raises StaggerError naming `path` when the claim is damaged."""
-    return cast("CommitClaim", decode(data, path, *CLAIM_KEYS))
+    claim = decode(data, path)
+    check_record(claim, CommitClaim, path)
+    return cast("CommitClaim", claim)
 
 
 def claims_of(folder: StageFolder, ranks: set[int], done: Set[int]) -> dict[int, list[CommitClaim]]:

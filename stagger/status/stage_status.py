@@ -98,10 +98,10 @@ def stage_status(look: Look) -> StageStatus:
     status.pending = tasks - counted
     status.active = bool(activity.ranks - settled)
     status.cancelled = len(cancelled_ranks(look.launches) - activity.ranks - settled)
-    if look.strays is not None:
-        status.strays = {**vars(look.strays), "message": str(look.strays)}
     with collection_paused(), look.stage.folder.blaming():
         add_totals(status, look)
+        if look.strays is not None:
+            status.strays = {**vars(look.strays), "message": str(look.strays)}
     return status
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -130,3 +131,14 @@ def test_a_claim_that_was_removed_by_hand_stops_nobody(folder: StageFolder, tmp_
     publish(folder, "3", finished(tmp_path / "out", "a", text="3"))
     assert (tmp_path / "out" / "a").read_text() == "3"
     assert names(tmp_path / "run" / "commits") == ["00003.1.json", "00003.2.json", "00003.3.json"]
+
+
+@pytest.mark.parametrize("change", [{"files": 5}, {"attempt": []}, {"record": None}, {"files": [{"path": 1}]}])
+def test_a_claim_with_a_value_of_another_kind_is_named(
+    folder: StageFolder, tmp_path: Path, change: dict[str, object]
+) -> None:
+    publish(folder, "1", finished(tmp_path / "out", "a"))
+    path = claim_path(folder, RANK, 1)
+    folder.storage.write(path, encode({**json.loads(folder.storage.read(path)), **change}))
+    with pytest.raises(StaggerError, match=r"commits/00003\.1\.json is damaged"):
+        publish(folder, "2", finished(tmp_path / "out", "a"))
