@@ -31,10 +31,11 @@ def http_fields(head: bytes) -> dict[bytes, bytes]:
     """
     if b"\n " in head or b"\n\t" in head:
         head = _FOLD.sub(b" ", head)
-    fields: dict[bytes, bytes] = {}
-    for name, value in _FIELDS.findall(head):
-        name = name.lower()
-        fields[name] = fields[name] + b", " + value if name in fields else value
+    found: list[tuple[bytes, bytes]] = _FIELDS.findall(head)
+    fields = {name.lower(): value for name, value in found}
+    if len(fields) < len(found):
+        for name in fields:
+            fields[name] = b", ".join(value for other, value in found if other.lower() == name)
     return fields
 
 

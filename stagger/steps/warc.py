@@ -32,9 +32,6 @@ PAGES = ("text/html", "application/xhtml+xml", "text/plain")
 READ_TYPES = (b"response", b"conversion")
 OTHER_TYPES = (b"request", b"metadata", b"warcinfo", b"revisit", b"resource", b"continuation")
 
-#: Fields that a record has once.
-ONCE = (b"warc-type", b"warc-record-id", b"content-length")
-
 #: Allowance in bytes for an HTTP header when a whole record is compared with the limit for bodies.
 HTTP_BYTES = 2**20
 
@@ -283,15 +280,13 @@ def header(line: bytes, readline: Callable[[], bytes]) -> tuple[Fields, int]:
     if not line.endswith(b"\r\n"):
         raise BadInput("the record's first line does not end with CRLF: the file is truncated, or was converted")
     fields: Fields = {}
-    lines = list(islice(iter(readline, b"\r\n"), HEADER_LINES))
-    for line in lines:
+    for line in islice(iter(readline, b"\r\n"), HEADER_LINES):
         name, _, value = line.partition(b":")
         fields[name.lower()] = value
-    if len(fields) < len(lines) and names_two(lines):
+    if b"warc-type" not in fields or b"content-length" not in fields:  # Perhaps there are spaces before the colons.
+        fields = {name.rstrip(b" \t"): value for name, value in fields.items()}
+    if b"warc/1.0\r\n" in fields or b"warc/1.1\r\n" in fields:
         raise BadInput("another record begins within the record's header: the file is damaged")
-    if b"content-length" not in fields or b"warc-type" not in fields or b"warc-record-id" not in fields:
-        # Perhaps there are spaces before the colons.
-        fields = {name.rstrip(): value for name, value in fields.items()}
     try:
         length = int(fields[b"content-length"])
     except (KeyError, ValueError):
@@ -299,15 +294,6 @@ def header(line: bytes, readline: Callable[[], bytes]) -> tuple[Fields, int]:
     if length < 0:
         raise no_length(fields)
     return fields, length
-
-
-def names_two(lines: list[bytes]) -> bool:
-    """Whether the lines of a header contain two values of a field that a record has once: only few may be repeated."""
-    found: Fields = {}
-    for name, _, value in (line.lower().partition(b":") for line in lines):
-        if name in ONCE and found.setdefault(name, value) != value:
-            return True
-    return False
 
 
 class BreaksOff(BadInput):

@@ -33,7 +33,7 @@ BAD_RECORDS = {
     "beyond the file": page(3, b"<p>3", length=10**12),
     "no length": GOOD[3].replace(b"Content-Length", b"Content-Width"),
     "no number": GOOD[3].replace(b"Content-Length: ", b"Content-Length: x"),
-    "header without end": GOOD[3][:100],
+    "header without end": GOOD[3][: GOOD[3].index(b"WARC-Date")],
 }
 
 
