@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -14,6 +16,9 @@ from stagger.errors import BadInput, BadRecord, StaggerError, missing_extra
 from stagger.pipeline import Document
 from stagger.steps.arrow_types import decoded, has_nanoseconds, in_microseconds, is_json, is_plain, is_text, jsonable
 from stagger.steps.reader import OpenShard, ShardReader, default_id
+
+#: Digits of which an integer beyond 64 bits has at least as many.
+LONG_NUMBER = re.compile(r"\d{19}")
 
 #: Approximate maximum of a batch of rows, in uncompressed bytes; and its maximum in rows.
 BATCH_BYTES = 8 * 2**20
@@ -130,7 +135,7 @@ class ReadParquet(ShardReader):
 
     def _documents_of(self, shard: OpenShard, columns: list[Column], batch: Any) -> Iterator[Document]:
         """The documents of a batch. A row that cannot be read is a bad record."""
-        wrong: dict[int, BadRecord] = {}
+        wrong = self._too_large(batch)
         values = {column.name: column.values(batch.column(column.name), wrong) for column in columns}
         whole = {column.name for column in columns if column.is_whole}
         texts = values.pop(self.text_key)
@@ -158,6 +163,18 @@ class ReadParquet(ShardReader):
                 continue
             yield Document(text, id_, items or [], {**more, **metadata} if more else metadata)
 
+    def _too_large(self, batch: Any) -> dict[int, BadRecord]:
+        """The rows of more than `max_record_bytes` in Arrow's memory, by their number in the batch."""
+        limit = self.max_record_bytes
+        if batch.nbytes <= limit:
+            return {}
+        sizes = ((row, batch.slice(row, 1).nbytes) for row in range(batch.num_rows))
+        return {
+            row: BadRecord("size", f"the row has {size} bytes, more than max_record_bytes ({limit})")
+            for row, size in sizes
+            if size > limit
+        }
+
 
 @dataclass(frozen=True)
 class Column:
@@ -180,7 +197,7 @@ class Column:
 
         decode = Decoder(strict=asked)
         if is_json(field):
-            return cls(field.name, field.type, field.name in (MEDIA, METADATA), orjson.loads, decode)
+            return cls(field.name, field.type, field.name in (MEDIA, METADATA), exact, decode)
         is_metadata = field.name == METADATA and (types.is_struct(field.type) or types.is_map(field.type))
         is_media = field.name == MEDIA and (types.is_list(field.type) or types.is_large_list(field.type))
         convert = None if is_plain(field.type) else jsonable
@@ -213,6 +230,11 @@ class Column:
         except (ValueError, OverflowError) as error:
             wrong[index] = BadRecord("value", f"{self.name!r} cannot be read: {first_line(error)}{self._advice}")
         return None
+
+
+def exact(text: str) -> Any:
+    """The JSON value in `text`. orjson turns integers beyond 64 bits into floats."""
+    return json.loads(text) if LONG_NUMBER.search(text) else orjson.loads(text)
 
 
 class Decoder:

@@ -626,3 +626,20 @@ def test_pyarrow_is_asked_for_at_once_and_imported_late(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "StaggerError: pyarrow is not installed here" in done.stderr
     assert "pip install 'stagger-slurm[parquet]'" in done.stderr
+
+
+def test_a_row_that_is_larger_than_max_record_bytes_is_a_bad_record(tmp_path: Path) -> None:
+    texts = ["small", "x" * 5000, "after it"]
+    table(tmp_path / "a.parquet", {"text": texts, "kind": pa.array(["a", "b", "a"]).dictionary_encode()})
+    step, task = bound(tmp_path, max_record_bytes=4000, on_bad_record="skip")
+    assert [document.text for document in step(None, 0, 1)] == ["small", "after it"]
+    assert task.bad_records == {"size": 1}
+    with pytest.raises(BadInput, match=r"record 2: the row has 50\d\d bytes, more than max_record_bytes \(4000\)"):
+        read(tmp_path, max_record_bytes=4000)
+
+
+def test_integers_of_any_size_come_back_exactly_from_a_json_column(tmp_path: Path) -> None:
+    big = 2**200 + 1
+    write(tmp_path, [Document("a", "1", [], {"n": [big, {"m": -big}]})], columns={"n": "json"})
+    (document,) = read(tmp_path)
+    assert document.metadata == {"n": [big, {"m": -big}]}
