@@ -21,11 +21,11 @@ def test_a_herd_at_once_is_refused_and_one_with_a_limit_never(slurm_conf: str, t
     none, limit = results["none"], results["limit"]
     assert none["measured"]["refused"] > 0
     assert none["predicted"]["refused"] > 0
-    assert limit["measured"]["window_s"] == 10  # 16 * 6 / (0.8 * 12)
+    assert limit["measured"]["window_s"] == 12  # 16 * 7 / (0.8 * 12)
     assert limit["measured"]["refused"] == limit["predicted"]["refused"] == 0
     for run in (none, limit):
         assert run["measured"]["tasks_failed"] == 0
         made = run["measured"]["requests_by_kind"]
-        assert sum(made.values()) - run["measured"]["refused"] == 16 * 6
+        assert sum(made.values()) - run["measured"]["refused"] == 16 * 7
         assert set(made) == {"GetObject", "PutObject"}
     assert (tmp_path / "herd.png").stat().st_size > 10_000
