@@ -348,10 +348,10 @@ class S3Output:
                 confirm()
                 return self._store.put(self.path, data)
             except (FileExistsError, Changed):
-                stored = self._stored()
-                if stored and stored == self._store.verifier.own(self._bucket, self._key, data):
-                    return stored  # Written by a request whose answer was lost.
+                if own := self._retry.call(self.path, lambda: self._store.verifier.own(self._bucket, self._key, data)):
+                    return own  # Written by a request whose answer was lost.
                 confirm()
+                stored = self._stored()
                 if not stored or bare(stored) != bare(version):
                     version = stored
                 elif version != bare(version):  # Ceph's RGW compares with the ETag without its quotes.
