@@ -175,11 +175,6 @@ class TaskContext:
             self.bad_examples.append(example)
         return sum(self.bad_records.values())
 
-    def leave_out(self, reason: str) -> None:
-        """Count a record that is left out. Raises Interrupted when a signal has asked the task to stop."""
-        self.left_out[reason] = self.left_out.get(reason, 0) + 1
-        self.circumstances.stop.check()
-
     def open_output(self, path: str, codec: Codec | None = None, level: int | None = None) -> OutputFile:
         """Open a new output of this rank. It is committed with the rank's other outputs when all steps have succeeded.
 

@@ -244,16 +244,16 @@ def test_each_record_that_is_left_out_is_counted_by_reason(tmp_path: Path) -> No
     }
 
 
-def test_a_task_that_leaves_out_everything_heeds_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_leaves_out_everything_heeds_a_signal(tmp_path: Path) -> None:
     (tmp_path / "a.warc").write_bytes(page(0, kind="request") * 3)
     step, task = bound(tmp_path)
-    leave_out = task.leave_out
 
-    def signalled(reason: str) -> None:
-        task.circumstances.stop.signal = SIGTERM
-        leave_out(reason)
+    class Signalled(dict[str, int]):
+        def __setitem__(self, reason: str, count: int) -> None:
+            super().__setitem__(reason, count)
+            task.circumstances.stop.signal = SIGTERM
 
-    monkeypatch.setattr(task, "leave_out", signalled)
+    task.left_out = Signalled()
     with pytest.raises(Interrupted):
         list(step(None, 0, 1))
     assert task.left_out == {"record type request": 1}
