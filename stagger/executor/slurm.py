@@ -158,7 +158,9 @@ class SlurmRunner(StageRunner):
             number=launch.number,
             cwd=self.spec.cwd,
             log_dir=log_dir,
-            settings=launch.settings_path or os.path.join(os.path.abspath(log_dir), "settings.json"),
+            # Runs may share `log_dir`, and must not overwrite each other's settings while jobs are queued.
+            settings=launch.settings_path
+            or os.path.join(os.path.abspath(log_dir), f"settings-{folder.tag}-{launch.number}.json"),
             **block_scripts(self.stage),
         )
 

@@ -169,14 +169,11 @@ class LocalFiles:
 
 def file_entry(entry: os.DirEntry[str], below: str) -> Entry | None:
     """The `Entry` of a file in a folder; None for anything else. A dangling link has size -1, to be noticed."""
-    try:
+    # A listed file may vanish before its stat, as temporary files do. The folder's other files must still be found.
+    with contextlib.suppress(FileNotFoundError):
         if entry.is_file():
             info = entry.stat()
             return Entry(below + entry.name, info.st_size, version_of(info))
-    except (
-        FileNotFoundError
-    ):  # It vanished before its stat, as temporary files do. The folder's others are still found.
-        pass
     return Entry(below + entry.name, -1) if entry.is_symlink() and not entry.is_dir() else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from stagger.errors import StaggerError
 from stagger.executor.job_script import ScriptContext, array_script, finalize_script
 from stagger.spec.executors import EnvSpec, SlurmSpec
-from tests.conftest import DATA
+from tests.conftest import DATA, Bucket, Cli, PipelineFiles
 
 GOLDEN = DATA / "array.sbatch"
 
@@ -112,3 +113,18 @@ def test_the_end_of_a_stage_waits_for_all_its_arrays() -> None:
     assert (
         "stagger.launch.finalize '/lustre/my runs/100%' stage '/lustre/my runs/100%/launches/2/settings.json'" in text
     )
+
+
+@pytest.mark.parametrize("log_dir", [None, "logs"])
+def test_runs_on_s3_that_share_a_folder_for_logs_have_settings_of_their_own(
+    cli: Cli, bucket: Bucket, pipeline_file: PipelineFiles, tmp_path: Path, log_dir: str | None
+) -> None:
+    """Queued jobs of one run must never start with the settings of another that was launched after it."""
+    cli.env.update(bucket.env)
+    executor = {"type": "slurm", "partition": "cpu", **({"log_dir": str(tmp_path / log_dir)} if log_dir else {})}
+    paths = set()
+    for run in ("one", "two"):
+        file = pipeline_file("same", executor=executor, run_dir=f"{bucket.url}/{run}")
+        (stage,) = cli("launch", file, "--dry-run", "--json", check=0).json["stages"]
+        paths |= set(re.findall(r"stagger\.task (\S+)", stage["arrays"][0]["script"]))
+    assert len(paths) == 2
