@@ -121,26 +121,6 @@ def test_a_conditional_put_replaces_only_the_version_that_it_names(engine: Engin
         engine.put("no-such-bucket", "conditional/a", b"three")
 
 
-def test_a_conditional_upload_is_completed_only_over_the_version_that_it_names(engine: Engine) -> None:
-    def upload(data: bytes, *, create: bool = False, match: str = "") -> str:
-        name = engine.begin_upload("data", "conditional/b")
-        parts = [engine.put_part("data", "conditional/b", name, 1, data)]
-        try:
-            return engine.complete_upload("data", "conditional/b", name, parts, create=create, match=match)
-        except (FileExistsError, Changed):
-            engine.abort_upload("data", "conditional/b", name)
-            raise
-
-    first = upload(b"one", create=True)
-    assert first.endswith('-1"')
-    with pytest.raises(FileExistsError):
-        upload(b"two", create=True)
-    assert upload(b"two", match=first) != first
-    with pytest.raises(Changed):
-        upload(b"three", match=first)
-    engine.delete("data", "conditional/b")
-
-
 @pytest.mark.parametrize("end", ["commit", "abort"])
 def test_a_large_output_under_faults_is_whole_or_nothing(storage: Storage, s3: S3Server, end: str) -> None:
     s3.set_faults(**THREE_IN_TEN, seed=5)

@@ -45,9 +45,9 @@ class Page(NamedTuple):
 class Engine(Protocol):
     """Raises its library's errors, but FileNotFoundError for 404, FileExistsError for 412 on create, and Changed.
 
-    A PUT or a completed upload with `create` makes a new object (If-None-Match: *); with `match`, it replaces only the
-    version with this ETag (If-Match). Both return the ETag that the store answered, empty if it has none. A delete with
-    `match` deletes only that version. `keyed` holds the buckets that encrypt with keys (SSE-KMS, SSE-C), as far as the
+    A PUT with `create` makes a new object (If-None-Match: *); with `match`, it replaces only the version with this ETag
+    (If-Match). A PUT and a completed upload return the ETag that the store answered, empty if it has none. A delete
+    with `match` deletes only that version. `keyed` holds the buckets that encrypt with keys (SSE-KMS, SSE-C), as far as the
     answers have shown: their ETags are no MD5s.
     """
 
@@ -75,9 +75,7 @@ class Engine(Protocol):
     def put_part(self, bucket: str, key: str, upload: str, number: int, data: bytes) -> str:
         """Send part `number` (from 1). Returns its ETag."""
 
-    def complete_upload(
-        self, bucket: str, key: str, upload: str, parts: list[str], *, create: bool = False, match: str = ""
-    ) -> str: ...
+    def complete_upload(self, bucket: str, key: str, upload: str, parts: list[str]) -> str: ...
 
     def abort_upload(self, bucket: str, key: str, upload: str) -> None: ...
 

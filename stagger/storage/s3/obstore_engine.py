@@ -160,10 +160,8 @@ class ObstoreEngine:
     def put_part(self, bucket: str, key: str, upload: str, number: int, data: bytes) -> str:
         return self._s3fs.put_part(bucket, key, upload, number, data)
 
-    def complete_upload(
-        self, bucket: str, key: str, upload: str, parts: list[str], *, create: bool = False, match: str = ""
-    ) -> str:
-        return self._s3fs.complete_upload(bucket, key, upload, parts, create=create, match=match)
+    def complete_upload(self, bucket: str, key: str, upload: str, parts: list[str]) -> str:
+        return self._s3fs.complete_upload(bucket, key, upload, parts)
 
     def abort_upload(self, bucket: str, key: str, upload: str) -> None:
         self._s3fs.abort_upload(bucket, key, upload)

@@ -186,14 +186,10 @@ class S3fsEngine:
         part = {"UploadId": upload, "PartNumber": number, "Body": data}
         return self._written(bucket, self._call("upload_part", Bucket=bucket, Key=key, **part))
 
-    def complete_upload(
-        self, bucket: str, key: str, upload: str, parts: list[str], *, create: bool = False, match: str = ""
-    ) -> str:
+    def complete_upload(self, bucket: str, key: str, upload: str, parts: list[str]) -> str:
         listed = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(parts, 1)]
         request = {"UploadId": upload, "MultipartUpload": {"Parts": listed}}
-        with conditional(key, create=create, match=match) as condition:
-            answer = self._call("complete_multipart_upload", Bucket=bucket, Key=key, **request, **condition)
-        return self._written(bucket, answer)
+        return self._written(bucket, self._call("complete_multipart_upload", Bucket=bucket, Key=key, **request))
 
     def abort_upload(self, bucket: str, key: str, upload: str) -> None:
         self._call("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload)
