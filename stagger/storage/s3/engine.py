@@ -47,8 +47,8 @@ class Engine(Protocol):
 
     A PUT with `create` makes a new object (If-None-Match: *); with `match`, it replaces only the version with this ETag
     (If-Match). A PUT and a completed upload return the ETag that the store answered, empty if it has none. A delete
-    with `match` deletes only that version. `keyed` holds the buckets that encrypt with keys (SSE-KMS, SSE-C), as far as the
-    answers have shown: their ETags are no MD5s.
+    with `match` deletes only that version. `keyed` holds the buckets that encrypt with keys (SSE-KMS, SSE-C), as far as
+    the answers have shown: their ETags are no MD5s.
     """
 
     @property
