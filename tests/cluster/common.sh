@@ -4,8 +4,16 @@
 
 state=${STAGGER_CLUSTER_DIR:-/var/tmp/stagger-cluster}
 port=${STAGGER_CLUSTER_PORT:-16800}
-conf=$state/slurm.conf
+cluster=stagger
 nodes=(n1 n2 n3 n4)
+site=${STAGGER_CLUSTER_SITE:-}
+if [[ -n $site ]]; then # Beside the first cluster, and in the same way wherever that one is.
+    state+=-site
+    port=$((port + 20))
+    cluster=site
+    nodes=(n1 n2)
+fi
+conf=$state/slurm.conf
 me=$(id -un)
 PATH=$PATH:/usr/sbin:/sbin
 export SLURM_CONF=$conf

@@ -6,9 +6,10 @@
 slurm_conf() {
     local host node i=0 cpus=1000 track=linuxproc gather=linux
     host=$(hostname -s)
+    [[ -z $site ]] || cpus=64
     [[ -z ${STAGGER_CLUSTER_CROWD:-} ]] || cpus=2500 track=pgid gather=none
     cat <<END
-ClusterName=stagger
+ClusterName=$cluster
 SlurmctldHost=$host(127.0.0.1)
 SlurmUser=$me
 SlurmdUser=$me
@@ -63,12 +64,17 @@ END
         echo "NodeName=$node NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 10 + i))" \
             "CPUs=$cpus RealMemory=1000000 Gres=gpu:12 State=UNKNOWN"
     done
+    if [[ -n $site ]]; then
+        site_conf
+        site_partitions
+        return
+    fi
     echo "PartitionName=cpu Nodes=n[1-4] Default=YES MaxTime=INFINITE State=UP"
     echo "PartitionName=gpu Nodes=n[3-4] MaxTime=INFINITE State=UP"
 }
 
 gres_conf() {
-    echo "NodeName=n[1-4] Name=gpu File=$state/dev/gpu[0-11]"
+    echo "NodeName=n[1-${#nodes[@]}] Name=gpu File=$state/dev/gpu[0-11]"
 }
 
 # Slurm's MySQL plug-in has no option for a socket, so up.sh sets MYSQL_UNIX_PORT.

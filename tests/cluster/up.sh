@@ -6,6 +6,11 @@ here=$(dirname "$(readlink -f "$0")")
 source "$here/common.sh"
 # shellcheck source=config.sh
 source "$here/config.sh"
+if [[ -n $site ]]; then
+    # shellcheck source=site.sh
+    source "$here/site.sh"
+    ((EUID == 0)) || die "only root can start the site cluster: its jobs run as several users"
+fi
 
 # Slurm's commands retry for minutes if a daemon does not answer; limit them to 10 seconds.
 ask() { timeout 10 "$@"; }
@@ -13,12 +18,13 @@ ask() { timeout 10 "$@"; }
 # start DAEMON COMMAND...: start a daemon that outlives this shell and holds neither its output nor the lock.
 # The daemon gets a bare environment: no SLURM_* or LD_PRELOAD of the caller reaches it or its jobs.
 start() {
-    local daemon=$1
+    local daemon=$1 launcher=(setsid)
     shift
+    [[ -z $site || $daemon != slurmd.* ]] || launcher+=("${job_rights[@]}")
     say "starting $daemon"
     (
         cd /
-        exec setsid env -i PATH="$PATH" HOME="${HOME:-/}" LANG=C.UTF-8 SLURM_CONF="$conf" \
+        exec "${launcher[@]}" env -i PATH="$PATH" HOME="${HOME:-/}" LANG=C.UTF-8 SLURM_CONF="$conf" \
             MYSQL_UNIX_PORT="$state/run/mysql.socket" "$@"
     ) </dev/null >>"$state/log/$daemon.out" 2>&1 9>&- &
 }
@@ -91,6 +97,7 @@ write_config() {
     ! knows_disabled_cgroups || cgroup_conf | install_file "$state/cgroup.conf" 644
     slurmdbd_conf | install_file "$state/slurmdbd.conf" 600
     my_cnf | install_file "$state/my.cnf" 644
+    [[ -z $site ]] || write_site
 }
 
 munge_answers() { munge --socket="$state/run/munge.socket" -n; }
@@ -113,11 +120,12 @@ slurmdbd_answers() { ask sacctmgr -n show cluster; }
 
 # Run this before slurmctld starts: slurmctld needs its cluster to be registered.
 register() {
-    [[ -z $(sacctmgr -nP show assoc cluster=stagger account=stagger user="$me" format=user) ]] || return 0
+    [[ -z $(sacctmgr -nP show assoc cluster="$cluster" account=stagger user="$me" format=user) ]] || return 0
     say "registering the cluster, the account and $me"
-    sacctmgr -iQ add cluster stagger >/dev/null || true
-    sacctmgr -iQ add account stagger cluster=stagger >/dev/null || true
-    sacctmgr -iQ add user "$me" cluster=stagger account=stagger adminlevel=admin >/dev/null ||
+    sacctmgr -iQ add cluster "$cluster" >/dev/null || true
+    sacctmgr -iQ add account stagger cluster="$cluster" >/dev/null || true
+    [[ -z $site ]] || register_users
+    sacctmgr -iQ add user "$me" cluster="$cluster" account=stagger adminlevel=admin >/dev/null ||
         die "sacctmgr could not add $me, see $state/log/slurmdbd.log"
 }
 
