@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import Cli, PipelineFiles
+from tests.conftest import Cli, PipelineFiles, Ran
 
 #: An executor on the tests' Slurm cluster.
 SLURM = {"type": "slurm", "partition": "cpu", "time": 10}
@@ -15,7 +16,7 @@ SLURM = {"type": "slurm", "partition": "cpu", "time": 10}
 EVERYTHING = sorted(f"doc-{i}" for i in range(600))
 
 
-def status(cli: Cli, run: Path | str) -> dict[str, Any]:
+def status(cli: Callable[..., Ran], run: Path | str) -> dict[str, Any]:
     (stage,) = cli("status", run, "--json").json["stages"]
     return dict(stage)
 

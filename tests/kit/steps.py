@@ -25,6 +25,17 @@ def fail_on(
         yield document
 
 
+def fail_once(
+    data: Documents, rank: int, world_size: int, ranks: Sequence[int] = (), flag: str = ""
+) -> Iterator[Document]:
+    """Raises in the first attempt of some ranks, after some documents; creates the file `flag`-<rank> before."""
+    for count, document in enumerate(data):
+        if rank in ranks and count == 20 and not os.path.exists(f"{flag}-{rank}"):
+            open(f"{flag}-{rank}", "w").close()
+            raise ValueError(f"rank {rank} fails once")
+        yield document
+
+
 def kill_on(
     data: Documents, rank: int, world_size: int, ranks: Sequence[int] = (), flag: str = ""
 ) -> Iterator[Document]:

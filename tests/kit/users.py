@@ -18,12 +18,13 @@ TEAM, STRANGERS = 61010, 61011
 
 
 class User:
-    """A user with a number and one group. Runs `stagger` with a umask that would share nothing."""
+    """A user with a number and one group. Runs `stagger` with a umask that would share nothing, and with `env`."""
 
-    def __init__(self, number: int, group: int, folder: Path) -> None:
+    def __init__(self, number: int, group: int, folder: Path, **env: str) -> None:
         self.number = number
         self.group = group
         self.folder = folder
+        self.env = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1", **env}
 
     def __call__(self, *arguments: str | int | Path, check: int | None = None) -> Ran:
         process = self.start(*arguments)
@@ -39,7 +40,7 @@ class User:
         return subprocess.Popen(
             [*as_user(self.number, self.group), sys.executable, *map(str, arguments)],
             cwd=self.folder,
-            env={"PATH": os.environ["PATH"], "HOME": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"},
+            env=self.env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -28,9 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def slurm_conf() -> str:
     """The slurm.conf of a running cluster. One cluster serves the whole session, and stays up for the next."""
+    return started()
+
+
+def started(**env: str) -> str:
+    """Start or repair the cluster that these variables choose. Returns the path of its slurm.conf."""
     if shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin") is None:
         missing("Slurm")
-    done = subprocess.run([CLUSTER / "up.sh"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([CLUSTER / "up.sh"], env={**os.environ, **env}, capture_output=True, text=True, timeout=300)
     if done.returncode:
         pytest.fail(f"the cluster did not start:\n{done.stderr}")
     return done.stdout.strip().rpartition("SLURM_CONF=")[2]
