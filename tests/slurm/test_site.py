@@ -50,7 +50,9 @@ class Site:
         pipeline = [{"read_jsonl": {"path": source}}, *steps, {"write_jsonl": {"path": name, "compression": None}}]
         return {"name": name, "tasks": 4, "pipeline": pipeline, "executor": {**RULES, **executor}, **more}
 
-    def launch(self, user: User, *stages: dict[str, Any], wait: bool = False, check: int | None = 0, **more: Any) -> str:
+    def launch(
+        self, user: User, *stages: dict[str, Any], wait: bool = False, check: int | None = 0, **more: Any
+    ) -> str:
         """Launch a run of these stages. Returns what the command said of it as an error."""
         content = {"name": "p", "run_dir": "run", "randomize_start_duration": 0, "stages": list(stages), **more}
         (user.folder / "p.yaml").write_text(json.dumps(content))
@@ -137,28 +139,20 @@ def test_a_launch_beyond_the_users_limit_is_refused_before_any_job_is_submitted(
     assert site.slurm("squeue", "--all", "--noheader") == ""
 
 
-@pytest.mark.parametrize("where", [{"partition": "short", "time": 1}, {"qos": "brief"}], ids=["partition", "qos"])
-def test_the_next_stage_starts_where_jobs_must_be_short(site: Site, where: dict[str, Any]) -> None:
-    stages = [
-        site.stage("first", "../input", executor=where),
-        site.stage("second", "first", executor=where, depends=["first"]),
-    ]
-    site.launch(site.user, *stages, wait=True)
-    assert output_ids(site.user.folder / "second") == EVERYTHING
-
-
-def test_the_next_stage_starts_before_announced_maintenance(site: Site) -> None:
+def test_the_next_stage_starts_where_only_short_jobs_can(site: Site) -> None:
     reservation = ["starttime=now+10minutes", "duration=60", "nodes=ALL", "flags=maint", "users=root"]
     site.slurm("scontrol", "create", "reservation", "reservationname=repairs", *reservation)
+    brief = {"partition": "cpu", "qos": "brief"}
     stages = [
-        site.stage("first", "../input", executor={}),
-        site.stage("second", "first", executor={}, depends=["first"]),
+        site.stage("first", "../input", executor={"partition": "short", "time": 1}),
+        site.stage("second", "first", executor=brief, depends=["first"]),
+        site.stage("third", "second", executor={"partition": "cpu"}, depends=["second"]),
     ]
     try:
         site.launch(site.user, *stages, wait=True)
     finally:
         site.slurm("scontrol", "delete", "reservationname=repairs")
-    assert output_ids(site.user.folder / "second") == EVERYTHING
+    assert output_ids(site.user.folder / "third") == EVERYTHING
 
 
 def test_preempted_jobs_come_back(site: Site) -> None:
