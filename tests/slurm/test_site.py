@@ -54,7 +54,7 @@ class Site:
         self, user: User, *stages: dict[str, Any], wait: bool = False, check: int | None = 0, **more: Any
     ) -> str:
         """Launch a run of these stages. Returns what the command said of it as an error."""
-        content = {"name": "p", "run_dir": "run", "randomize_start_duration": 0, "stages": list(stages), **more}
+        content = {"name": "p", "run_dir": "run", "randomize_start_duration": 0, "stages": list(stages)}
         (user.folder / "p.yaml").write_text(json.dumps(content))
         return user("launch", "p.yaml", *(["--wait"] if wait else []), check=check).err
 
