@@ -93,6 +93,7 @@ StorageHost=localhost
 StorageUser=$me
 StorageLoc=slurm_acct_db
 END
+    [[ -z $site ]] || echo "PrivateData=jobs"
 }
 
 my_cnf() {

@@ -54,7 +54,7 @@ class Site:
         self, user: User, *stages: dict[str, Any], wait: bool = False, check: int | None = 0, **more: Any
     ) -> str:
         """Launch a run of these stages. Returns what the command said of it as an error."""
-        content = {"name": "p", "run_dir": "run", "randomize_start_duration": 0, "stages": list(stages)}
+        content = {"name": "p", "run_dir": "run", "randomize_start_duration": 0, "stages": list(stages), **more}
         (user.folder / "p.yaml").write_text(json.dumps(content))
         return user("launch", "p.yaml", *(["--wait"] if wait else []), check=check).err
 
@@ -153,6 +153,44 @@ def test_the_next_stage_starts_where_only_short_jobs_can(site: Site) -> None:
     finally:
         site.slurm("scontrol", "delete", "reservationname=repairs")
     assert output_ids(site.user.folder / "third") == EVERYTHING
+
+
+def test_where_nodes_may_not_submit_the_waiting_command_starts_the_retries_and_the_next_stage(site: Site) -> None:
+    executor = {"partition": "nosubmit", "nodes_submit": False}
+    failing = {"my_steps:fail_once": {"ranks": [3], "flag": "failed"}}
+    stages = [
+        site.stage("first", "../input", failing, executor=executor, retries={"max": 1}),
+        site.stage("second", "first", executor=executor, depends=["first"]),
+    ]
+    site.launch(site.user, *stages, wait=True)
+    assert output_ids(site.user.folder / "second") == EVERYTHING
+
+
+def test_an_end_job_that_cannot_submit_says_so_in_status(site: Site) -> None:
+    run = site.user.folder / "run"
+    where = {"partition": "nosubmit"}
+    stages = [
+        site.stage("first", "../input", executor=where),
+        site.stage("second", "first", executor=where, depends=["first"]),
+    ]
+    site.launch(site.user, *stages)
+    until(lambda: site.slurm("squeue", "--all", "--noheader") == "", "all jobs to end")
+    said = site.user("status", run, check=0).out
+    assert "sbatch" in said
+    assert f"stagger retry {run}" in said
+    site.user("retry", run, "--wait", check=0)
+    assert output_ids(site.user.folder / "second") == EVERYTHING
+
+
+def test_a_colleague_who_may_not_see_the_jobs_is_not_told_that_they_are_lost(site: Site) -> None:
+    run = site.user.folder / "run"
+    only = site.stage("only", "../input", HOLD, executor={})
+    site.launch(site.user, only, shared="group")
+    until(lambda: counts(status(site.user, run)) == (0, 0, 4, 0), "all ranks to run")
+    site.user.folder.chmod(0o755)
+    colleague = User(site.limited.number, site.user.group, site.limited.folder, **site.env)
+    assert counts(status(colleague, run))[1] == 0
+    assert "games" in colleague("status", run).out + colleague("status", run).err
 
 
 def test_preempted_jobs_come_back(site: Site) -> None:
