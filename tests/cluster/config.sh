@@ -62,7 +62,7 @@ END
     for node in "${nodes[@]}"; do
         i=$((i + 1))
         echo "NodeName=$node NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 10 + i))" \
-            "CPUs=$cpus RealMemory=1000000 Gres=gpu:12 State=UNKNOWN"
+            "CPUs=$cpus RealMemory=1000000 Gres=gpu:12 Feature=ib State=UNKNOWN"
     done
     if [[ -n $site ]]; then
         site_conf

@@ -47,8 +47,8 @@ function slurm_job_submit(job, partitions, submit_uid)
     if partition == "gpu" and not (job.tres_per_node or job.tres_per_job or job.tres_per_task) then
         return refuse("The partition gpu is for jobs with GPUs: --gres=gpu:N.")
     end
-    if partition == "funded" and not job.account then
-        return refuse("Give an account with -A: the partition funded has no default.")
+    if partition == "funded" and not (job.account and job.comment and job.features) then
+        return refuse("The partition funded asks every job for its -A account, --comment and --constraint.")
     end
     if partition == "whole" and job.min_nodes == slurm.NO_VAL then
         return refuse("Give the number of nodes with -N: the partition whole has whole nodes only.")

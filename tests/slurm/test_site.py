@@ -87,6 +87,7 @@ HOLD = {"my_steps:hold": {"flag": "go"}}
 
 
 def test_stages_with_retries_go_through_partitions_that_have_rules_for_every_job(site: Site) -> None:
+    funded = {"partition": "funded", "account": "team", "sbatch": {"comment": "words", "constraint": "ib"}}
     stages = [
         site.stage(
             "first",
@@ -95,7 +96,7 @@ def test_stages_with_retries_go_through_partitions_that_have_rules_for_every_job
             executor={"partition": "gpu", "gpus_per_task": 1},
             retries={"max": 2},
         ),
-        site.stage("second", "first", executor={"partition": "funded", "account": "team"}, depends=["first"]),
+        site.stage("second", "first", executor=funded, depends=["first"]),
         site.stage("third", "second", executor={"partition": "whole"}, depends=["second"]),
     ]
     site.launch(site.user, *stages, wait=True)
