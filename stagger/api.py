@@ -39,6 +39,7 @@ class RunOptions(TypedDict, total=False):
     retry_seconds: seconds for which a request is retried that the storage throttled, rejected for the moment, or cut
         off.
     read_ahead_mb: MB of remote input that a task fetches into memory ahead of its reader.
+    profile: the profile from which the run takes what is not passed here; `none` for none, not even the default one.
     shared: `group`: the members of the run directory's group share the run, and trust one another's code.
     commit: when outputs are committed. `rank`: all outputs of a rank together, when it is done; `shard`: each shard's
         outputs as soon as it is done, so that a stopped rank resumes there. `shard` needs `{stem}` in every writer's
@@ -56,6 +57,7 @@ class RunOptions(TypedDict, total=False):
     storage_options: Mapping[str, Mapping[str, Any]]
     retry_seconds: float
     read_ahead_mb: int
+    profile: str | None
     shared: Literal["group"] | None
     commit: Literal["rank", "shard"]
     retries: Mapping[str, Any]
@@ -143,15 +145,15 @@ class SlurmExecutor(PipelineExecutor):
         run_dir: where the run keeps its records: a shared folder, or `s3://...`.
         partition: the partition; by default the cluster's default partition.
         time: time limit of a job: minutes, H:MM:SS or D-HH:MM:SS.
-        cpus_per_task: processors per job.
+        cpus_per_task: processors per job; 1 by default.
         mem_per_cpu_gb: memory per processor, in GiB; by default the partition's default.
-        gpus_per_task: GPUs per job.
+        gpus_per_task: GPUs per job; 0 by default.
         workers: the throttle: maximum number of jobs at once, over the whole run.
-        ranks_per_job: ranks that one job runs, one after another.
-        nodes_per_task: nodes per job. On several nodes, srun starts each rank once per node; only the first node
-            commits outputs.
-        max_requeues: maximum number of times that a job is requeued: after preemption, or at its time limit if it made
-            progress.
+        ranks_per_job: ranks that one job runs, one after another; 1 by default.
+        nodes_per_task: nodes per job; 1 by default. On several nodes, srun starts each rank once per node; only the
+            first node commits outputs.
+        max_requeues: maximum number of times that a job is requeued, 5 by default: after preemption, or at its time
+            limit if it made progress.
         qos: quality of service.
         account: account to charge.
         env: the environment that a job sets up before Python starts: `modules`, `venv`, `conda`, `container`, `setup`.
@@ -173,13 +175,13 @@ class SlurmExecutor(PipelineExecutor):
         run_dir: str,
         partition: str | None = None,
         time: str | int | None = None,
-        cpus_per_task: int = 1,
+        cpus_per_task: int | None = None,
         mem_per_cpu_gb: float | None = None,
-        gpus_per_task: int = 0,
+        gpus_per_task: int | None = None,
         workers: int | None = None,
-        ranks_per_job: int = 1,
-        nodes_per_task: int = 1,
-        max_requeues: int = 5,
+        ranks_per_job: int | None = None,
+        nodes_per_task: int | None = None,
+        max_requeues: int | None = None,
         qos: str | None = None,
         account: str | None = None,
         env: Mapping[str, Any] | None = None,

@@ -29,6 +29,13 @@ STEPS = ROOT / "tests" / "kit" / "steps.py"
 PATIENCE_S = 120.0
 
 
+@pytest.fixture(autouse=True)
+def no_profiles(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the configuration files of the user who runs the tests."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-configuration"))
+    monkeypatch.delenv("STAGGER_CONFIG", raising=False)
+
+
 @dataclass
 class Ran:
     """A finished command."""

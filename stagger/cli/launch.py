@@ -10,7 +10,7 @@ import typer
 
 from stagger.cli import show
 from stagger.cli.answers import finish, print_json
-from stagger.cli.options import Assignments, Json, Wait
+from stagger.cli.options import Assignments, Json, Profile, Wait
 from stagger.errors import StaggerError
 from stagger.terminal import logger
 
@@ -30,6 +30,7 @@ def launch(
     tasks: Annotated[int | None, typer.Option(min=1, help="Number of ranks the work is divided into.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Run only the first N ranks.")] = None,
     run_dir: Annotated[str | None, typer.Option("--run-dir", help="The run directory: a path or s3://...")] = None,
+    profile: Profile = None,
     assignments: Assignments = None,
     wait: Wait = False,
     json: Json = False,
@@ -43,7 +44,7 @@ def launch(
     if dry_run:
         sys.dont_write_bytecode = True  # Importing the user's steps must not leave a __pycache__ next to them.
     with contextlib.redirect_stdout(sys.stderr):  # Keep output of the user's modules out of ours.
-        changes = Changes(tuple(assignments or ()), executor, tasks, run_dir)
+        changes = Changes(tuple(assignments or ()), executor, tasks, run_dir, profile)
         spec = load_file(file, changes, logger.info) if dry_run else load_file(file, changes)
         if for_blocks(context) and all(stage.blocks is None for stage in spec.stages):
             raise StaggerError(f"{file} hosts no blocks: it has no stage with the key `blocks`. Use stagger launch.")

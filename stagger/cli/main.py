@@ -20,6 +20,7 @@ from stagger.cli.launch import launch
 from stagger.cli.options import (
     Json,
     Options,
+    Profile,
     Ranks,
     Run,
     Stage,
@@ -237,6 +238,7 @@ def plan(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a key of the file; repeatable.")
     ] = None,
+    profile: Profile = None,
     stage: Stage = None,
     seed: Annotated[int, typer.Option(help="Random seed of the simulation.")] = 0,
     plot: Annotated[str | None, typer.Option(metavar="FILE.png|.svg", help="Plot the requests over time.")] = None,
@@ -253,7 +255,7 @@ def plan(
         check_plot(plot)
     wanted = start_plan.Wanted(tasks, throttle, slots, requests, limit, cores, dispatch_rate, task_time, window)
     with contextlib.redirect_stdout(sys.stderr):
-        found = start_plan.plans(file, stage, wanted, tuple(assignments or ()), seed)
+        found = start_plan.plans(file, stage, wanted, tuple(assignments or ()), seed, profile)
         if plot is not None:
             start_plan.plot(found, plot)
     print_json(start_plan.document(found)) if json else start_plan.show(found)
@@ -279,11 +281,15 @@ def doctor(
 
 
 @app.command()
-def schema() -> int:
+def schema(
+    profiles: Annotated[bool, typer.Option("--profiles", help="That of the files with profiles instead.")] = False,
+) -> int:
     """Print the JSON schema of pipeline files; editors use it to complete and check keys."""
     from stagger.spec.models import PipelineFile
+    from stagger.spec.profiles import ConfigFile
 
-    print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **PipelineFile.model_json_schema()})
+    model = ConfigFile if profiles else PipelineFile
+    print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema()})
     return 0
 
 

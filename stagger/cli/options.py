@@ -23,6 +23,10 @@ Options = Annotated[
         help="Access to the run directory, e.g. '{s3: {endpoint_url: http://...}}'; by default the AWS variables.",
     ),
 ]
+Profile = Annotated[
+    str | None,
+    typer.Option("--profile", metavar="NAME", help="Take defaults from this profile; `none` for no profile at all."),
+]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a key of the file; repeatable.")
 ]

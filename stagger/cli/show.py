@@ -44,6 +44,7 @@ def plan(document: dict[str, Any]) -> None:
     """Print a dry run: each stage, its ranks and start, and every job script."""
     say(f"run_dir      {document['run_dir']}")
     say(f"fingerprint  {document['fingerprint']}")
+    origins(document["origins"])
     for stage in document["stages"]:
         say()
         say(f"stage {stage['name']} ({stage['executor']})")
@@ -61,6 +62,13 @@ def plan(document: dict[str, Any]) -> None:
             say()
             say_lines(array["script"], indent="    ")
             say()
+
+
+def origins(origins: dict[str, str]) -> None:
+    """Print where each setting was set that the pipeline file itself does not set."""
+    found = {name: origin for name, origin in origins.items() if origin.startswith(("profile ", "--"))}
+    for number, (name, origin) in enumerate(found.items()):
+        say(f"{'' if number else 'settings':<12} {name:<{max(map(len, found))}}  {origin}")
 
 
 def launched(launched: Launched) -> None:

@@ -56,17 +56,22 @@ class Wanted:
 
 
 def plans(
-    file: str | None, stage: str | None, wanted: Wanted, assignments: tuple[str, ...], seed: int
+    file: str | None,
+    stage: str | None,
+    wanted: Wanted,
+    assignments: tuple[str, ...],
+    seed: int,
+    profile: str | None = None,
 ) -> dict[str, StartPlan]:
     """Plan the start of each stage of `file`, or of `stage` alone; without a file, of `wanted.tasks` tasks.
 
     Raises StaggerError when neither a file nor a number of tasks is given, or an option needs a file.
     """
     if file is not None:
-        return plans_of_file(file, stage, wanted, assignments, seed)
+        return plans_of_file(file, stage, wanted, assignments, seed, profile)
     if wanted.tasks is None:
         raise StaggerError("Give a pipeline file, or a number of tasks: stagger plan --tasks 8000")
-    for option, value in (("--set", assignments), ("--stage", stage)):
+    for option, value in (("--set", assignments), ("--stage", stage), ("--profile", profile)):
         if value:
             raise StaggerError(f"{option} needs a pipeline file; give one.")
     herd = wanted.over(Herd(wanted.tasks, "uniform", auto_window(wanted.tasks), REQUESTS))
@@ -75,7 +80,7 @@ def plans(
 
 
 def plans_of_file(
-    file: str, name: str | None, wanted: Wanted, assignments: tuple[str, ...], seed: int
+    file: str, name: str | None, wanted: Wanted, assignments: tuple[str, ...], seed: int, profile: str | None
 ) -> dict[str, StartPlan]:
     from stagger.executor.slurm_start import SlurmStart
     from stagger.launch.check import plan_for_show
@@ -85,7 +90,7 @@ def plans_of_file(
     from stagger.spec.load import load_file
 
     # A file for the local executor is also planned for Slurm: the local executor has no herd of starting jobs.
-    spec = load_file(file, Changes(assignments, "slurm", wanted.tasks), logger.info)
+    spec = load_file(file, Changes(assignments, "slurm", wanted.tasks, profile=profile), logger.info)
     counted = wanted.requests is None
     planned = plan_for_show(RunFolder(open_storage(spec), spec.run_dir), spec)[0] if counted else {}
     found = {}

@@ -63,13 +63,13 @@ class SlurmStart:
 
     def needed_window(self, ranks: int) -> int:
         """Seconds over which the first wave must start to stay below `backend_limit`; 0 without a limit."""
-        if self.stage.backend_limit is None:
+        if self.limit is None:
             return 0
         wave = min(self.jobs(ranks), self.settings.workers or ranks)
-        window = math.ceil(min(window_for_limit(wave, self.requests(), self.stage.backend_limit), 1e12))
+        window = math.ceil(min(window_for_limit(wave, self.requests(), self.limit), 1e12))
         if window > LONGEST_WINDOW_S:
             raise StaggerError(
-                f"backend_limit {self.stage.backend_limit:g} would spread {wave:,} starts of {self.stage.name} over"
+                f"backend_limit {self.limit:g} would spread {wave:,} starts of {self.stage.name} over"
                 f" {window:,} s, more than a day: set a smaller throttle (executor.workers), or a larger limit."
             )
         return window
@@ -79,14 +79,22 @@ class SlurmStart:
         return math.ceil(ranks / self.settings.ranks_per_job)
 
     def requests(self) -> int:
-        """Requests that a job makes as it starts. Raises StaggerError when they are limited but there are none."""
+        """Requests that a job makes as it starts. Raises StaggerError when the stage limits them but makes none."""
         requests = requests_per_start(self.spec, self.stage, self.input)
-        if not requests and self.stage.backend_limit is not None:
+        limited = self.stage.backend_limit is not None and not self.spec.of_profile(self.stage.name, "backend_limit")
+        if not requests and limited:
             raise StaggerError(
                 f"backend_limit counts requests to remote storage, and {self.stage.name} makes none when it starts: its"
                 " run_dir, input and output are local paths. Set randomize_start_duration instead."
             )
         return requests
+
+    @property
+    def limit(self) -> float | None:
+        """Requests per second that the storage can take; None without a limit, or if a profile limits what the stage
+        does not use.
+        """
+        return self.stage.backend_limit if self.requests() else None
 
     def hold(self, ranks: int) -> int:
         """Seconds a job stays allocated after its start, so that jobs taking turns stay below the limit; 0 when nothing
@@ -104,7 +112,7 @@ class SlurmStart:
             policy=self.stage.start_policy,
             window_s=self.window(ranks),
             requests=self.requests(),
-            limit=self.stage.backend_limit,
+            limit=self.limit,
             throttle=self.settings.workers,
             hold_s=self.hold(ranks),
             retry_s=self.spec.retry_seconds,
@@ -129,7 +137,7 @@ class SlurmStart:
         """Warn when a window is too short for `backend_limit`, or long enough to waste much allocated time."""
         from stagger.start.forecast import first_wave
 
-        window, needed, limit = self.window(ranks), self.needed_window(ranks), self.stage.backend_limit
+        window, needed, limit = self.window(ranks), self.needed_window(ranks), self.limit
         if limit is not None and window >= needed:
             most = most_within(first_wave(self.herd(ranks)), 1.0)
             if most * self.requests() > limit:

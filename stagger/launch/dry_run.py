@@ -28,7 +28,13 @@ def dry_run(spec: RunSpec, *, limit: int | None = None) -> dict[str, Any]:
     for stage in run.stages(record):
         ranks = [rank for rank in wanted_ranks(stage.spec, limit) if rank not in done[stage.name]]
         stages.append(dry_stage(stage, plans.get(stage.name), ranks))
-    return {"run_dir": spec.run_dir, "fingerprint": run_fingerprint(fingerprints), "stages": stages}
+    return {
+        "run_dir": spec.run_dir,
+        "fingerprint": run_fingerprint(fingerprints),
+        "profile": spec.profile,
+        "origins": spec.origins,
+        "stages": stages,
+    }
 
 
 def dry_stage(stage: Stage, plan: StagePlan | None, ranks: list[int]) -> dict[str, Any]:

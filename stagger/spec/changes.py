@@ -10,7 +10,7 @@ from stagger.errors import StaggerError
 from stagger.spec.messages import Place, validated
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.spec.secret_check import check_forms
-from stagger.spec.yaml_file import parse_value
+from stagger.spec.yaml_file import Path, parse_value
 
 #: Keys of a stage that a retry may change: none affects what a rank reads, does or writes.
 CHANGEABLE = ("executor", "randomize_start_duration", "start_policy", "backend_limit", "retries")
@@ -27,6 +27,21 @@ class Changes:
     executor: str | None = None
     tasks: int | None = None
     run_dir: str | None = None
+    profile: str | None = None
+
+    @property
+    def given(self) -> dict[Path, str]:
+        """The keys that the command line sets, and the option that sets each."""
+        found: dict[Path, str] = {}
+        for assignment in self.assignments:
+            key = assignment.partition("=")[0]
+            found[tuple(int(part) if part.isdigit() else part for part in key.split("."))] = f"--set {key}"
+        options = {
+            ("tasks",): ("--tasks", self.tasks),
+            ("run_dir",): ("--run-dir", self.run_dir),
+            ("executor", "type"): ("--executor", self.executor),
+        }
+        return found | {key: option for key, (option, value) in options.items() if value is not None}
 
 
 def assign(raw: dict[str, Any], assignment: str) -> None:
@@ -60,8 +75,11 @@ def changed_spec(spec: RunSpec, assignments: Sequence[str], stage: str | None) -
     """
     names = [one.name for one in spec.chosen(stage)]
     raw = spec.model_dump(mode="json")
+    prefixes = [f"stages.{name}." for name in names] if len(spec.stages) > 1 else [""]
     for assignment in assignments:
-        key = assignment.partition("=")[0].partition(".")[0]
+        target = assignment.partition("=")[0]
+        key = target.partition(".")[0]
+        note_origins(raw["origins"], [""] if key in CHANGEABLE_OF_RUN else prefixes, target)
         if key in CHANGEABLE_OF_RUN:
             assign(raw, assignment)
         elif key in CHANGEABLE:
@@ -78,3 +96,11 @@ def changed_spec(spec: RunSpec, assignments: Sequence[str], stage: str | None) -
     stages = [validated(StageSpec, one, Place(f"--set ({one['name']})", {}), ()) for one in raw["stages"]]
     run: RunSpec = validated(RunSpec, {**raw, "stages": stages}, Place("--set", {}), ())
     return run
+
+
+def note_origins(origins: dict[str, str], prefixes: Sequence[str], target: str) -> None:
+    """Note that a retry sets the setting `target`, of the run or of the stages whose settings begin with `prefixes`."""
+    for setting in (prefix + target for prefix in prefixes):
+        for replaced in [name for name in origins if name == setting or name.startswith(f"{setting}.")]:
+            del origins[replaced]
+        origins[setting] = "stagger retry --set"

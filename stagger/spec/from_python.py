@@ -8,7 +8,9 @@ from typing import Any
 
 from stagger.errors import StaggerError
 from stagger.spec.messages import Place, validated
-from stagger.spec.models import RunSpec, StageSpec
+from stagger.spec.models import RunSpec, SiteDefaults, StageSpec, StorageSpec
+from stagger.spec.origins import origins_of
+from stagger.spec.profiles import chosen
 from stagger.spec.secret_check import IN_JOB, IN_PYTHON, check_forms, check_secrets, check_storage_options
 from stagger.storage.storage import absolute, expand_variables
 
@@ -26,8 +28,13 @@ def from_objects(values: dict[str, Any], stage: dict[str, Any], executor: Mappin
     check_forms(dict(executor), place, (), IN_JOB)
     for number, step in enumerate(stage["pipeline"], 1):
         check_secrets(step["params"], Place(f"Step {number} ({step['use']})", {}), (), IN_PYTHON)
-    checked = validated(StageSpec, {**stage, "name": values["name"], "executor": dict(executor)}, place, ())
-    run = {**values, "run_dir": absolute(str(values["run_dir"])), "stages": [checked], "cwd": os.getcwd()}
+    profile = chosen(values.pop("profile", None), f"{place.file}: profile")
+    own = {**stage, "name": values["name"], "executor": dict(executor)}
+    elsewhere = profile.elsewhere({**values, **own})
+    whole, one = profile.below(values, StorageSpec.model_fields), profile.below(own, SiteDefaults.model_fields)
+    checked = validated(StageSpec, one, Place(place.file, {}, elsewhere), ())
+    run = {**whole, "run_dir": absolute(str(values["run_dir"])), "stages": [checked], "cwd": os.getcwd()}
+    run |= {"profile": profile.name, "origins": origins_of({**whole, **one}, place, elsewhere, profile.name, {})}
     spec: RunSpec = validated(RunSpec, {**run, "import_path": (script_folder(),), "pickled": True}, place, ())
     return spec
 

@@ -16,14 +16,19 @@ from stagger.spec.blocks import HOST_STEP, BlocksSpec, with_total
 from stagger.spec.changes import Changes, assign
 from stagger.spec.executors import EXECUTORS
 from stagger.spec.messages import Place, validated
-from stagger.spec.models import RUN_KEYS, PipelineFile, RunSpec, StageSpec
+from stagger.spec.models import RUN_KEYS, PipelineFile, RunSpec, SiteDefaults, StageSpec, StorageSpec
+from stagger.spec.origins import origins_of
+from stagger.spec.profiles import chosen
 from stagger.spec.references import expanded, literal
 from stagger.spec.secret_check import check_storage_options
 from stagger.spec.step_checks import check_step, nearest
-from stagger.spec.yaml_file import MAX_CHARACTERS, Path, parse_file
+from stagger.spec.yaml_file import Path, read_file
 from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, expand_variables
 
 NO_CHANGES = Changes()
+
+#: Keys of the executor that a stage with `blocks` does not take from a profile: each server is a job of its own.
+PACKING = ("ranks_per_job", "nodes_per_task", "ranks_at_once", "nodes_per_job")
 
 
 def load_file(
@@ -34,15 +39,10 @@ def load_file(
     `announce` gets a sentence about the modules that the file names, before their import runs their code.
     """
     path = find_file(file)
-    try:
-        with path.open(encoding="utf-8-sig") as opened:
-            text = opened.read(MAX_CHARACTERS + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        raise StaggerError(f"{path} cannot be read: {error}.") from error
-    raw, lines = parse_file(text, str(path))
+    raw, lines = read_file(str(path))
     for assignment in changes.assignments:
         assign(raw, assignment)
-    for key, value in (("tasks", changes.tasks), ("run_dir", changes.run_dir)):
+    for key, value in (("tasks", changes.tasks), ("run_dir", changes.run_dir), ("profile", changes.profile)):
         if value is not None:
             raw[key] = value
     if changes.tasks is not None:
@@ -50,7 +50,7 @@ def load_file(
         for stage in stages if isinstance(stages, list) else []:
             if isinstance(stage, dict):
                 stage.pop("tasks", None)
-    return resolve_run(raw, Place(str(path), lines), changes.executor, str(path.resolve().parent), announce)
+    return resolve_run(raw, Place(str(path), lines), changes, str(path.resolve().parent), announce)
 
 
 def imported_modules(spec: RunSpec) -> list[str]:
@@ -78,30 +78,44 @@ def find_file(file: str) -> FilePath:
 
 
 def resolve_run(
-    raw: dict[str, Any], place: Place, executor: str | None, folder: str, announce: Callable[[str], None]
+    raw: dict[str, Any], place: Place, changes: Changes, folder: str, announce: Callable[[str], None]
 ) -> RunSpec:
-    """Check a file's content and make it a `RunSpec`. `executor` replaces the executor of every stage. Steps can be
-    imported from `folder`; `announce` gets a sentence about their modules before the import.
+    """Check a file's content, in which `changes` are made, and make it a `RunSpec`. Steps can be imported from
+    `folder`; `announce` gets a sentence about their modules before the import.
     """
     check_storage_options(raw.get("storage_options"), place)
     raw = {key: expanded(value, (key,), place) for key, value in raw.items()}
-    options = raw.get("storage_options", {})
     if not {"pipeline", "stages", "blocks"} & raw.keys():
         raise StaggerError(f"{place.file}: there is no pipeline; list its steps under `pipeline:`.")
-    whole = {key: value for key, value in raw.items() if key in RUN_KEYS and key != "stages"}
     unknown_or_wrong(PipelineFile, raw, place)
+    profile = chosen(raw.get("profile"), "--profile" if changes.profile else place.of(("profile",)))
+    written = {key: value for key, value in raw.items() if key in RUN_KEYS and key not in ("stages", "profile")}
+    whole = profile.below(written, StorageSpec.model_fields)
+    origins = origins_of(whole, place, profile.elsewhere(written), profile.name, changes.given)
     stages = []
-    for index, (stage, path) in enumerate(_stages(raw)):
-        stage["executor"] = _executor(stage.get("executor"), executor)
-        merged = Place(place.file, {**{("stages", index, *p): n for p, n in place.lines.items()}, **place.lines})
+    for index, (written, path) in enumerate(_stages(raw)):
+        stage = {**written, "executor": _executor(written.get("executor"), changes.executor, profile.kind)}
+        elsewhere = profile.elsewhere(stage if changes.executor else written)
+        stage = profile.below(stage, SiteDefaults.model_fields)
+        merged = Place(
+            place.file,
+            {**{("stages", index, *p): n for p, n in place.lines.items()}, **place.lines},
+            {(*path, *p): line for p, line in elsewhere.items()},
+        )
+        prefix = f"stages.{written.get('name')}." if path else ""
+        origins |= origins_of(stage, merged, merged.elsewhere, profile.name, changes.given, path, prefix)
         if "blocks" in stage:
+            stage["executor"] = without_packing(stage["executor"], written.get("executor"))
             own = raw["stages"][index] if "stages" in raw else raw
+            options = whole.get("storage_options", {})
             stage = of_blocks(stage, own, Storage(options, unreachable_s=UNREACHABLE_S), merged, path)
         stages.append(validated(StageSpec, stage, merged, path))
     spec: RunSpec = validated(
         RunSpec,
         {
             **whole,
+            "profile": profile.name,
+            "origins": origins,
             "run_dir": absolute(str(whole["run_dir"])),
             "stages": _ordered(stages, place),
             "cwd": os.getcwd(),
@@ -141,6 +155,16 @@ def of_blocks(
     return {**stage, "executor": executor, "blocks": blocks, "pipeline": [step], "tasks": checked.servers}
 
 
+def without_packing(executor: Any, written: Any) -> Any:
+    """The settings of the executor of block servers, without those of the profile that put several ranks into a job, or
+    one on several nodes.
+    """
+    if not isinstance(executor, dict):
+        return executor
+    own = written if isinstance(written, dict) else {}
+    return {key: value for key, value in executor.items() if key in own or key not in PACKING}
+
+
 def unknown_or_wrong(model: type[BaseModel], raw: dict[str, Any], place: Place) -> None:
     """Check the top level of a file, except for the keys that are checked stage by stage."""
     without_stage_keys = {
@@ -170,16 +194,20 @@ def _stages(raw: dict[str, Any]) -> list[tuple[dict[str, Any], Path]]:
     return stages
 
 
-def _executor(written: Any, wanted: str | None) -> Any:
-    """The file's settings of the executor, or the defaults of the type `wanted` if the file names another type."""
+def _executor(written: Any, wanted: str | None, default: str | None) -> Any:
+    """The file's settings of the executor, or the defaults of the type `wanted` if the file names another type.
+
+    `default` is the type that the profile is for.
+    """
+    default = default or "local"
     if wanted is not None and wanted not in EXECUTORS:
         raise StaggerError(f"There is no executor {wanted!r}; {nearest(wanted, list(EXECUTORS))}")
     if written is None:
-        return {"type": wanted or "local"}
+        return {"type": wanted or default}
     if not isinstance(written, dict):
         return written
-    if wanted is None or written.get("type", "local") == wanted:
-        return {"type": "local", **written}
+    if wanted is None or written.get("type", default) == wanted:
+        return {"type": default, **written}
     return {"type": wanted}
 
 

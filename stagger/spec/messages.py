@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -23,15 +23,22 @@ class Place:
 
     file: str
     lines: Mapping[Path, int]
+    elsewhere: Mapping[Path, str] = field(default_factory=dict)
+    """The places, as `file:line`, of keys whose values come from another file: a profile's."""
 
     def of(self, path: Path) -> str:
         """Format a place as `file:line: a.b.c`. A key that is not in the file gets the line of the key around it."""
-        known = path
-        while known and known not in self.lines:
-            known = known[:-1]
-        line = f":{self.lines[known]}" if known in self.lines and known else ""
         name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-        return f"{self.file}{line}: {name}" if name else self.file
+        return f"{self.line(path)}: {name}" if name else self.file
+
+    def line(self, path: Path) -> str:
+        """The place of a key as `file:line`, or the file alone when it has no key around `path`."""
+        known = path
+        while known and known not in self.lines and known not in self.elsewhere:
+            known = known[:-1]
+        if known in self.elsewhere:
+            return self.elsewhere[known]
+        return f"{self.file}:{self.lines[known]}" if known in self.lines and known else self.file
 
 
 def validated(model: type[Any], raw: dict[str, Any], place: Place, path: Path) -> Any:
@@ -61,6 +68,8 @@ def sentence(model: type[BaseModel], error: Any, place: Place, path: Path) -> st
         for kind, other in EXECUTORS.items():
             if error["loc"][0] == "executor" and location[-1] in other.model_fields:
                 return f"{where}: this key is for `type: {kind}`; set the type, or leave the key out."
+            if len(error["loc"]) == 1 and location[-1] in other.model_fields:
+                return f"{where}: this key belongs below `executor:`; move it there."
         return f"{where}: unknown key; {nearest(str(location[-1]), valid_keys(model, error['loc'][:-1]))}"
     if error["type"] == "missing":
         return f"{where}: this key is missing; give it a value."

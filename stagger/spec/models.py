@@ -57,13 +57,9 @@ class StepSpec(Model):
 Pipeline = Annotated[tuple[StepSpec, ...], Field(min_length=1)]
 
 
-class StageDefaults(Model):
-    """Keys that a file sets for all of its stages, and that each stage can override."""
+class SiteDefaults(Model):
+    """Keys of stages that a profile can set: none affects what a rank reads, does or writes."""
 
-    tasks: Annotated[int, Field(ge=1, le=10_000_000)] = 1
-    """Number of ranks that divide the work."""
-    shard_by: ShardBy = "count"
-    """How shards are assigned to ranks. `count`: round robin; `bytes`: each rank gets about as many bytes."""
     randomize_start_duration: Literal["auto"] | Annotated[int, Field(ge=0, le=LONGEST_WINDOW_S)] = "auto"
     """The window: seconds over which starts are spread. `auto`: 0, 30, 60 or 180 by the number of ranks; 0 locally."""
     start_policy: StartPolicy = "uniform"
@@ -72,14 +68,23 @@ class StageDefaults(Model):
     """Requests per second that the remote storage can take. The window becomes long enough to keep starts below 0.8 of
     it; `start_policy` defaults to `spread`; each job of a throttled launch holds its slot for the length of the window.
     """
-    commit: Literal["rank", "shard"] = "rank"
-    """When outputs are committed. `rank`: all outputs of a rank together, when it is done; `shard`: each shard's
-    outputs as soon as it is done, so that a stopped rank resumes there. `shard` needs `{stem}` in every writer's
-    filename."""
     retries: RetrySpec | None = None
     """Automatic retries of failed ranks, on Slurm; by default none."""
     executor: Executor = Field(default_factory=LocalSpec)
     """Where the ranks run."""
+
+
+class StageDefaults(SiteDefaults):
+    """Keys that a file sets for all of its stages, and that each stage can override."""
+
+    tasks: Annotated[int, Field(ge=1, le=10_000_000)] = 1
+    """Number of ranks that divide the work."""
+    shard_by: ShardBy = "count"
+    """How shards are assigned to ranks. `count`: round robin; `bytes`: each rank gets about as many bytes."""
+    commit: Literal["rank", "shard"] = "rank"
+    """When outputs are committed. `rank`: all outputs of a rank together, when it is done; `shard`: each shard's
+    outputs as soon as it is done, so that a stopped rank resumes there. `shard` needs `{stem}` in every writer's
+    filename."""
 
 
 class StageSpec(StageDefaults):
@@ -144,6 +149,8 @@ class StorageSpec(Model):
 class WholeRun(StorageSpec):
     """Keys of the whole run, besides its name, its folder and its stages."""
 
+    profile: str | None = None
+    """The profile from which the file takes defaults; `none` for none, not even the default profile."""
     shared: Literal["group"] | None = None
     """`group`: the members of the run directory's group share the run. Each can launch, retry and cancel it, and runs
     the code of the others. By default only its owner can."""
@@ -161,10 +168,18 @@ class RunSpec(WholeRun):
     """Folders from which steps are imported."""
     pickled: bool = False
     """Whether the steps are Python objects, which tasks load from a pickle."""
+    origins: dict[str, str] = {}
+    """Where each value that is no default was set: `executor.partition` -> `profile gpu (/etc/config.yaml:3)`. With
+    several stages, the keys of a stage begin with `stages.NAME.`."""
 
     def stage(self, name: str) -> StageSpec:
         """The stage of this name. Raises KeyError when there is none."""
         return {stage.name: stage for stage in self.stages}[name]
+
+    def of_profile(self, stage: str, setting: str) -> bool:
+        """Whether a setting of a stage has the value of a profile."""
+        origin = self.origins.get(f"stages.{stage}.{setting}") or self.origins.get(setting, "")
+        return origin.startswith("profile ")
 
     def chosen(self, name: str | None) -> list[StageSpec]:
         """All stages, or only the one of this name. Raises StaggerError when there is no such stage."""

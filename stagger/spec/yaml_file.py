@@ -13,6 +13,9 @@ from stagger.errors import StaggerError
 #: The largest file and the deepest nesting that are read, and the most values, counting those that aliases stand for.
 MAX_CHARACTERS, MAX_DEPTH, MAX_VALUES = 2**20, 100, 100_000
 
+#: What most files are.
+PIPELINE = "a pipeline file: it must hold keys such as name, run_dir and pipeline"
+
 #: Characters of a value that an error shows.
 SHOWN = 60
 
@@ -96,11 +99,24 @@ def parse_value(text: str) -> Any:
     return value
 
 
-def parse_file(text: str, file: str) -> tuple[dict[str, Any], dict[Path, int]]:
-    """Parse a file into its content and the line of every key. Raises StaggerError when it is not a YAML mapping."""
+def read_file(path: str, kind: str = PIPELINE) -> tuple[dict[str, Any], dict[Path, int]]:
+    """Read a file, and parse it as `parse_file` does. Raises StaggerError also when it cannot be read."""
+    try:
+        with open(path, encoding="utf-8-sig") as opened:
+            text = opened.read(MAX_CHARACTERS + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        raise StaggerError(f"{path} cannot be read: {error}.") from error
+    return parse_file(text, path, kind)
+
+
+def parse_file(text: str, file: str, kind: str = PIPELINE) -> tuple[dict[str, Any], dict[Path, int]]:
+    """Parse a file into its content and the line of every key. `kind` says what it should be, in errors.
+
+    Raises StaggerError when it is not a YAML mapping.
+    """
     content, lines = _parsed(text, file)
     if not isinstance(content, dict):
-        raise StaggerError(f"{file} is not a pipeline file: it must hold keys such as name, run_dir and pipeline.")
+        raise StaggerError(f"{file} is not {kind}.")
     return content, lines
 
 

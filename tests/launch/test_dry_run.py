@@ -35,7 +35,7 @@ def test_a_dry_run_of_8000_tasks_shows_all_and_touches_nothing(
     assert tree(tmp_path) == before
     assert "Assuming Slurm's default MaxArraySize, 1001" in ran.err
     document = ran.json
-    assert set(document) == {"run_dir", "fingerprint", "stages"}
+    assert set(document) == {"run_dir", "fingerprint", "profile", "origins", "stages"}
     assert document["run_dir"] == str(tmp_path / "run")
     (stage,) = document["stages"]
     assert (stage["name"], stage["tasks"], stage["shards"], stage["jobs"]) == ("run", 8000, 12, 8000)
