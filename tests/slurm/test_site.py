@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import tempfile
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import STEPS, documents, jsonl, output_ids, until
+from tests.conftest import ROOT, STEPS, documents, jsonl, output_ids, until
 from tests.kit.runs import counts, launches, status
 from tests.kit.users import User, as_user, need_root
 from tests.slurm.conftest import started
@@ -192,6 +193,18 @@ def test_a_colleague_who_may_not_see_the_jobs_is_not_told_that_they_are_lost(sit
     colleague = User(site.limited.number, site.user.group, site.limited.folder, **site.env)
     assert counts(status(colleague, run))[1] == 0
     assert "games" in colleague("status", run).out + colleague("status", run).err
+
+
+def test_the_profile_of_the_page_for_sites_is_all_that_a_pipeline_file_needs(site: Site) -> None:
+    (profile,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "sites.md").read_text(), re.DOTALL)
+    folder = site.user.folder / ".config" / "stagger"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(profile)
+    site.user.owns(folder.parent)
+    stage = site.stage("only", "../input", {"my_steps:fail_once": {"ranks": [0], "flag": "failed"}}, executor={})
+    del stage["executor"]
+    site.launch(site.user, stage, wait=True)
+    assert output_ids(site.user.folder / "only") == EVERYTHING
 
 
 def test_preempted_jobs_come_back(site: Site) -> None:
