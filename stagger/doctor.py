@@ -178,7 +178,7 @@ def submit(place: str, name: str, token: str, partition: str | None) -> str:
         token=token,
         python=interpreter(EnvSpec()),
     )
-    return sbatch.submit(place, script, name)
+    return sbatch.submit(place, script, name).job_id
 
 
 def wait_for(path: str, name: str) -> dict[str, str] | None:
@@ -193,11 +193,11 @@ def wait_for(path: str, name: str) -> dict[str, str] | None:
         if ended or time.monotonic() > deadline:
             return None
         time.sleep(1)
-        ended = not cluster.queue([name])
+        ended = not cluster.queue(name)
 
 
 def not_answered(place: str, name: str, job: str) -> Check:
-    waiting = cluster.queue([name])
+    waiting = cluster.queue(name)
     if waiting:
         state = f"{waiting[0].state}, {waiting[0].reason}"
         return Check(

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Waiting(NamedTuple):
+    """Why a job does not start by itself: Slurm's reason, and what it means in words."""
+
+    job_id: str
+    reason: str
+    message: str
 
 
 @dataclass
@@ -12,6 +21,8 @@ class Activity:
     starting: ranks whose job has run no longer than the window, so that it may still sleep out its start delay:
         rank -> (launch, first rank of its job).
     requeued: ranks that Slurm has put back into the queue.
+    unknown: ranks that may be running or queued, because Slurm did not answer, or hides the jobs of other users.
+    waiting: why ranks wait that will not start by themselves.
     holders: the jobs or processes that run the ranks, for error messages.
     ending: whether an end job is still queued or running; it may launch more ranks.
     """
@@ -20,16 +31,18 @@ class Activity:
     starting: dict[int, tuple[int, int]] = field(default_factory=dict)
     pending: set[int] = field(default_factory=set)
     requeued: set[int] = field(default_factory=set)
+    unknown: set[int] = field(default_factory=set)
+    waiting: dict[int, Waiting] = field(default_factory=dict)
     holders: list[str] = field(default_factory=list)
     ending: bool = False
 
     @property
     def ranks(self) -> set[int]:
-        return self.running | self.starting.keys() | self.pending | self.requeued
+        return self.running | self.starting.keys() | self.pending | self.requeued | self.unknown
 
     def add(self, other: Activity) -> None:
         """Merge in the activity of another executor's launches of the same stage."""
-        for states in ("running", "starting", "pending", "requeued"):
+        for states in ("running", "starting", "pending", "requeued", "unknown", "waiting"):
             getattr(self, states).update(getattr(other, states))
         self.holders += other.holders
         self.ending |= other.ending

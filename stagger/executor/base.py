@@ -99,10 +99,17 @@ class Jobs(ABC, Generic[Launch]):
 
     Args:
         launches: launch records of one kind of executor, from one or several stages.
+        brief: wait for Slurm only some seconds, and do without it then; `notes` say so. A command that decides by
+            the jobs' states waits longer, and raises StaggerError when Slurm does not answer.
+
+    Attributes:
+        notes: what could not be found out, and why, in sentences.
     """
 
-    def __init__(self, launches: Sequence[Launch]) -> None:
+    def __init__(self, launches: Sequence[Launch], *, brief: bool = False) -> None:
         self._launches = launches
+        self._brief = brief
+        self.notes: list[str] = []
 
     @abstractmethod
     def activity(self, stage: Stage, launches: Sequence[Launch]) -> Activity:

@@ -38,10 +38,15 @@ def runner_of(spec: RunSpec, stage: StageSpec, planned: StageInput | None = None
 
 
 class LaunchedJobs:
-    """The jobs of launches of any executor. Queries Slurm once for all of them."""
+    """The jobs of launches of any executor. Queries Slurm once for all of them. `brief` is as for `Jobs`."""
 
-    def __init__(self, launches: Sequence[LaunchRecord]) -> None:
-        self._of_kind = {name: kind.jobs(_of(kind, launches)) for name, kind in KINDS.items()}
+    def __init__(self, launches: Sequence[LaunchRecord], *, brief: bool = False) -> None:
+        self._of_kind = {name: kind.jobs(_of(kind, launches), brief=brief) for name, kind in KINDS.items()}
+
+    @property
+    def notes(self) -> list[str]:
+        """What could not be found out so far, and why, in sentences."""
+        return [note for jobs in self._of_kind.values() for note in jobs.notes]
 
     def activity(self, stage: Stage, launches: Sequence[LaunchRecord]) -> Activity:
         """The ranks of a stage that are running or queued now. `launches` are that stage's."""

@@ -107,13 +107,13 @@ class SlurmRunner(StageRunner):
         write_launch(launch.stage.folder, record)  # Before sbatch runs: a crash leaves no job without a recorded name.
         try:
             for array in arrays:
-                record = record.submitted(array.name, submitted(launch, context, array.name, array.script))
+                record = submitted(record, launch, context, array.name, array.script)
             after = [array.job_id or "" for array in record.arrays]
             script = finalize_script(context, record.finalize.name, after)
-            record = record.submitted(record.finalize.name, submitted(launch, context, record.finalize.name, script))
+            record = submitted(record, launch, context, record.finalize.name, script)
         except BaseException as error:
             record = replace(record, cancelled=f"the launch failed: {error}")
-            cluster.cancel(job.job_id for job in record.jobs if job.job_id)
+            cluster.cancel((job.job_id for job in record.jobs if job.job_id), record.cluster)
             raise
         finally:
             write_launch(launch.stage.folder, record)
@@ -138,6 +138,7 @@ class SlurmRunner(StageRunner):
             log_dir=log_dir,
             arrays=tuple(map(array_record, arrays)),
             finalize=EndJobRecord(None, unique_name(f"{launch.stage.name}-end")),
+            user=cluster.own_user(),
         )
 
     def _context(self, launch: StageLaunch) -> ScriptContext:
@@ -165,13 +166,16 @@ class SlurmRunner(StageRunner):
         )
 
 
-def submitted(launch: StageLaunch, context: ScriptContext, name: str, script: str) -> str:
-    """Save a script in the launch's folder and submit it. Returns the job id."""
+def submitted(record: SlurmLaunch, launch: StageLaunch, context: ScriptContext, name: str, script: str) -> SlurmLaunch:
+    """Save a script in the launch's folder and submit it, to the cluster of the launch's first job. Returns the record
+    with the job's id and cluster.
+    """
     from stagger.slurm import sbatch  # Imported late: submitit is slow to import.
 
     folder = launch.stage.folder
     folder.storage.write(join(folder.launch(launch.number), f"{name}.sh"), script.encode())
-    return sbatch.submit(context.log_dir, script, name)
+    job = sbatch.submit(context.log_dir, script, name, record.cluster)
+    return record.submitted(name, job.job_id, job.cluster)
 
 
 def defaults(limits: Limits) -> Defaults:

@@ -3,53 +3,124 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from stagger.executor.activity import Activity
+from stagger.errors import StaggerError
+from stagger.executor.activity import Activity, Waiting
 from stagger.executor.base import Jobs
 from stagger.ranks import format_ranks, parse_ranks
-from stagger.rundir.launch_records import SlurmLaunch, write_launch
+from stagger.rundir.launch_records import ArrayRecord, EndJobRecord, SlurmLaunch, write_launch
 from stagger.rundir.run_folder import Stage
 from stagger.slurm import cluster
 from stagger.slurm.answers import QueuedJob
-from stagger.slurm.states import has_ended, is_queued
+from stagger.slurm.command import BRIEF, PATIENT, Wait
+from stagger.slurm.states import has_ended, is_queued, why_waiting
 from stagger.terminal import logger
+
+#: Seconds that accounting has to answer: to tell a user how jobs ended, and to decide about retries.
+BRIEFLY = Wait(answer_s=6.0)
+PATIENTLY = Wait(answer_s=60.0, retry_s=60.0)
+
+#: Seconds from the beginning of a launch in which its jobs are submitted. A requeue submits a job anew.
+SUBMITTED_S = 2 * 3600.0
+
+#: Seconds by which the clocks of the controller and of the launching machine may differ.
+CLOCK_S = 600.0
+
+Job = tuple[SlurmLaunch, ArrayRecord | EndJobRecord]
 
 
 class SlurmJobs(Jobs[SlurmLaunch]):
-    """The jobs of Slurm launches. Runs squeue and sacct at most once each, when their output is first needed."""
+    """The jobs of Slurm launches. Runs squeue and sacct at most once each, when their output is first needed.
+
+    (Once for each cluster, if the launches are on several.)
+    """
 
     @cached_property
     def known(self) -> dict[str, list[QueuedJob]]:
-        """Array name -> its elements known to the controller, which forgets ended ones after MinJobAge (300 s)."""
+        """Array name -> its elements known to the controller, which forgets ended ones after MinJobAge (300 s).
+
+        Raises StaggerError when Slurm does not answer.
+        """
         found: dict[str, list[QueuedJob]] = defaultdict(list)
-        for job in cluster.known_jobs([job.name for launch in self._launches for job in launch.jobs]):
-            found[job.name].append(job)
+        for name, launches in self._by_cluster().items():
+            users = sorted({launch.user or cluster.own_user() for launch in launches})
+            assign(found, cluster.known_jobs(users, name, BRIEF if self._brief else PATIENT), launches)
         return found
+
+    def _by_cluster(self) -> dict[str, list[SlurmLaunch]]:
+        launches: dict[str, list[SlurmLaunch]] = defaultdict(list)
+        for launch in self._launches:
+            launches[launch.cluster].append(launch)
+        return launches
 
     def alive(self, name: str) -> list[QueuedJob]:
         """The elements of an array that are queued or running."""
         return [job for job in self.known[name] if not has_ended(job.state)]
 
     @cached_property
-    def _ended(self) -> dict[tuple[str, int], str]:
-        every = (job for jobs in self.known.values() for job in jobs)
-        return {(job.name, job.index): job.state for job in every if has_ended(job.state)}
+    def _unanswered(self) -> str:
+        """Why nobody knows which jobs are active; empty if Slurm answers. Raises StaggerError if not `brief`."""
+        if not cluster.has_queue():
+            return "There is no squeue on this machine."
+        try:
+            self.known  # noqa: B018  # Asked here, where a failure can be told.
+        except StaggerError as error:
+            if not self._brief:
+                raise
+            return str(error)
+        return ""
 
     @cached_property
-    def _accounting(self) -> dict[tuple[str, int], str]:
-        ids = [array.job_id for launch in self._launches for array in launch.arrays if array.job_id]
-        return cluster.final_states(ids)
+    def _ended(self) -> dict[tuple[str, int | None], str]:
+        every = ((name, job) for name, jobs in self.known.items() for job in jobs)
+        return {(name, job.index): job.state for name, job in every if has_ended(job.state)}
 
-    def _end(self, name: str, job_id: str, index: int) -> str | None:
-        """The final state of an element; None if unknown. The controller has it earlier, accounting keeps it longer."""
-        return self._ended.get((name, index)) or self._accounting.get((job_id, index))
+    @cached_property
+    def _accounting(self) -> dict[tuple[str, str, int | None], str]:
+        """(Cluster, job id, index) -> final state, as far as accounting answers."""
+        states: dict[tuple[str, str, int | None], str] = {}
+        for name, launches in self._by_cluster().items():
+            ids = [array.job_id for launch in launches for array in launch.arrays if array.job_id]
+            if not ids:
+                continue
+            since = min(launch.time for launch in launches)
+            try:
+                found = cluster.final_states(ids, since, name, BRIEFLY if self._brief else PATIENTLY)
+            except StaggerError as error:
+                self._note(f"{str(error).rstrip('.')}. How jobs ended is known only from what they left themselves.")
+                continue
+            states |= {(name, *job): state for job, state in found.items()}
+        return states
+
+    def _note(self, sentence: str) -> None:
+        """Keep a sentence for the user, or log it, if this command does more than to show the status."""
+        if self._brief:
+            self.notes.append(sentence)
+        else:
+            logger.warning(sentence)
+
+    def _end(self, launch: SlurmLaunch, array: ArrayRecord, index: int) -> str | None:
+        """The final state of an element; None if unknown. The controller has it earlier, accounting keeps it longer.
+
+        An element without a state of its own, in an array that was cancelled, was cancelled before it started.
+        """
+        if array.job_id is None:
+            return None
+        for one in (index, None):
+            for state in (
+                self._ended.get((array.name, one)),
+                self._accounting.get((launch.cluster, array.job_id, one)),
+            ):
+                if state is not None:
+                    return state
+        return None
 
     def activity(self, stage: Stage, launches: Sequence[SlurmLaunch]) -> Activity:
-        if not cluster.is_here():
-            return unknown_activity(launches)
+        if self._unanswered:
+            return self._unknown(stage, launches)
         activity = Activity()
         for launch in launches:
             activity.ending |= bool(self.alive(launch.finalize.name))
@@ -57,19 +128,41 @@ class SlurmJobs(Jobs[SlurmLaunch]):
                 alive = self.alive(array.name)
                 ranks = array.elements(launch.ranks_per_job) if alive else []
                 for job in alive:
-                    note_job(activity, launch, job, ranks[job.index])
+                    note_job(activity, launch, job, ranks_of(job, ranks))
                 for job_id in sorted({job.job_id for job in alive}):
                     activity.holders.append(f"Slurm job {job_id} (launch {launch.launch})")
+        self._add_hidden(stage, activity, launches)
         return activity
 
+    def _unknown(self, stage: Stage, launches: Sequence[SlurmLaunch]) -> Activity:
+        """Without squeue any launched rank may still be queued or running."""
+        self._note(f"{self._unanswered.rstrip('.')}. What is shown is what the run directory says; jobs may be active.")
+        ranks = {rank for launch in launches for rank in launch.rank_list}
+        return Activity(unknown=ranks, holders=[f"Slurm jobs, perhaps: {self._unanswered}"])
+
+    def _add_hidden(self, stage: Stage, activity: Activity, launches: Sequence[SlurmLaunch]) -> None:
+        """Add ranks that another member of the run's group launched, if Slurm hides other users' jobs from this one."""
+        others = [one for one in launches if one.user and one.user != cluster.own_user() and not self._is_known(one)]
+        if not others or not (ranks := not_done(stage, others)) or cluster.sees_all_users():
+            return
+        users = ", ".join(sorted({one.user for one in others}))
+        self._note(f"Slurm hides the jobs of {users} from you (PrivateData): whether they are active is unknown.")
+        activity.unknown |= ranks - activity.ranks
+        activity.holders.append(f"jobs of {users}, perhaps: Slurm hides them from you")
+
+    def _is_known(self, launch: SlurmLaunch) -> bool:
+        return any(self.known[job.name] for job in launch.jobs)
+
     def end_states(self, launch: SlurmLaunch, ranks: set[int]) -> dict[int, str]:
+        if self._unanswered:
+            return {}
         states: dict[int, str] = {}
         for array in launch.arrays:
             if array.job_id is None or ranks.isdisjoint(array.rank_list):
                 continue
             for index, job in enumerate(array.elements(launch.ranks_per_job)):
                 wanted = [rank for rank in job if rank in ranks]
-                if wanted and (state := self._end(array.name, array.job_id, index)) is not None:
+                if wanted and (state := self._end(launch, array, index)) is not None:
                     states |= dict.fromkeys(wanted, state)
         return states
 
@@ -85,9 +178,8 @@ class SlurmJobs(Jobs[SlurmLaunch]):
     def _cancel_launch(self, stage: Stage, launch: SlurmLaunch) -> list[str]:
         """Cancel the queued and running jobs of a launch, its end job included."""
         active = sorted({job.job_id for job_of in launch.jobs for job in self.alive(job_of.name)})
-        if active:  # Written before scancel: no concurrent reader may take the cancelled jobs for failed.
-            write_launch(stage.folder, replace(launch, cancelled="by stagger cancel"))
-        cluster.cancel(active)
+        if active:
+            scancel(stage, launch, replace(launch, cancelled="by stagger cancel"), active)
         return [f"cancelled Slurm job {number}" for number in active]
 
     def _cancel_ranks(self, stage: Stage, launch: SlurmLaunch, ranks: set[int]) -> list[str]:
@@ -96,23 +188,87 @@ class SlurmJobs(Jobs[SlurmLaunch]):
         for array in launch.arrays:
             by_index = array.elements(launch.ranks_per_job)
             for job in self.alive(array.name):
-                if not ranks.isdisjoint(by_index[job.index]):
-                    found[f"{job.job_id}_{job.index}"] = by_index[job.index]
+                if not ranks.isdisjoint(mine := ranks_of(job, by_index)):
+                    found[job.job_id if job.index is None else f"{job.job_id}_{job.index}"] = mine
         if not found:
             return []
         stopped = {rank for job in found.values() for rank in job}
         cancelled = format_ranks([*parse_ranks(launch.cancelled_ranks), *stopped])
-        write_launch(stage.folder, replace(launch, cancelled_ranks=cancelled))
-        cluster.cancel(found)
+        scancel(stage, launch, replace(launch, cancelled_ranks=cancelled), list(found))
         others = f"; ranks {format_ranks(stopped - ranks)} were in the same jobs" if stopped - ranks else ""
         jobs = f"{len(found)} job{'s' if len(found) > 1 else ''}"
         return [f"cancelled ranks {format_ranks(stopped & ranks)} ({jobs}){others}"]
+
+
+class NotCancelled(StaggerError):
+    """Slurm did not cancel all jobs."""
+
+    exit_status = 1
+
+
+def scancel(stage: Stage, launch: SlurmLaunch, cancelled: SlurmLaunch, jobs: list[str]) -> None:
+    """Cancel jobs of a launch, and record that as `cancelled`. Raises StaggerError when Slurm refuses.
+
+    The record is written first: no concurrent end job may take the cancelled jobs for failed. When Slurm refuses, it is
+    taken back. Jobs that were cancelled all the same have that state in Slurm, and are not retried either.
+    """
+    write_launch(stage.folder, cancelled)
+    try:
+        cluster.cancel(jobs, launch.cluster)
+    except StaggerError as error:
+        write_launch(stage.folder, launch)
+        raise NotCancelled(
+            f"{str(error).rstrip('.')}. Jobs of launch {launch.launch} of {stage.name} may go on; look with: stagger"
+            f" status {stage.run.path}"
+        ) from error
+
+
+def assign(found: dict[str, list[QueuedJob]], jobs: Iterable[QueuedJob], launches: Sequence[SlurmLaunch]) -> None:
+    """Add to `found` the jobs of `launches` among those of a cluster, under the names of their records."""
+    by_name: dict[str, Job] = {job.name: (launch, job) for launch in launches for job in launch.jobs}
+    by_id = {job.job_id: (launch, job) for launch, job in by_name.values() if job.job_id}
+    unlocated = [job.name for _, job in by_name.values() if job.job_id is None]
+    for job in jobs:
+        if job.name in by_name:
+            found[job.name].append(job)
+        elif (one := by_id.get(job.job_id)) is not None:
+            if job.is_called(one[1].name) or may_be(job, *one):
+                found[one[1].name].append(job)
+        elif name := next((name for name in unlocated if job.is_called(name)), None):
+            found[name].append(job)
+
+
+def may_be(job: QueuedJob, launch: SlurmLaunch, record: ArrayRecord | EndJobRecord) -> bool:
+    """Whether a job with the id of a launch's job, but another name and script, can be it: Slurm may reuse ids.
+
+    A site's plug-ins and wrappers of sbatch may change both. But a launch submits its jobs at once.
+    """
+    if isinstance(record, EndJobRecord) and job.index is not None:
+        return False
+    if isinstance(record, ArrayRecord) and (job.index or 0) >= record.jobs:
+        return False
+    if isinstance(record, ArrayRecord) and job.index is None and not has_ended(job.state):
+        return False
+    return job.submitted is None or -CLOCK_S <= job.submitted - launch.time <= SUBMITTED_S
+
+
+def ranks_of(job: QueuedJob, elements: list[list[int]]) -> list[int]:
+    """The ranks that a job of an array runs, by its index; all of them for an array that Slurm lists as one job."""
+    if job.index is None:
+        return [rank for element in elements for rank in element]
+    return elements[job.index] if job.index < len(elements) else []
+
+
+def not_done(stage: Stage, launches: Sequence[SlurmLaunch]) -> set[int]:
+    return {rank for launch in launches for rank in launch.rank_list} - stage.folder.done()
 
 
 def note_job(activity: Activity, launch: SlurmLaunch, job: QueuedJob, ranks: list[int]) -> None:
     """Add the ranks of a queued or running job to a stage's activity."""
     if is_queued(job.state):
         (activity.requeued if was_requeued(job) else activity.pending).update(ranks)
+        if message := why_waiting(job.reason, job.job_id):
+            activity.waiting |= dict.fromkeys(ranks, Waiting(job.job_id, job.reason, message))
     elif job.seconds is not None and job.seconds <= launch.window_s:
         activity.starting.update(dict.fromkeys(ranks, (launch.launch, ranks[0])))
     else:
@@ -122,10 +278,3 @@ def note_job(activity: Activity, launch: SlurmLaunch, job: QueuedJob, ranks: lis
 def was_requeued(job: QueuedJob) -> bool:
     """Whether a queued job was requeued: Slurm holds those back with the reason BeginTime."""
     return job.state != "PENDING" or job.reason == "BeginTime"
-
-
-def unknown_activity(launches: Sequence[SlurmLaunch]) -> Activity:
-    """Without squeue any launched rank may still be queued, so all of them count as pending, not as failed."""
-    logger.warning("There is no squeue on this machine: ranks that are not done are shown as pending.")
-    ranks = {rank for launch in launches for rank in launch.rank_list}
-    return Activity(pending=ranks, holders=["Slurm jobs, perhaps: there is no squeue here to check"])

@@ -106,8 +106,9 @@ class LocalLaunch(LaunchRecord):
 class SlurmLaunch(LaunchRecord):
     """A launch of job arrays and an end job.
 
-    `resources` are the executor's settings; `log_dir` is the folder of the jobs' own output. `cancelled` is the reason
-    why the whole launch was cancelled; `cancelled_ranks` are the ranks that were cancelled individually.
+    `resources` are the executor's settings; `log_dir` is the folder of the jobs' own output; `user` submitted the jobs
+    to `cluster`, which is empty if it is the one that the submitting machine belongs to. `cancelled` is the reason why
+    the whole launch was cancelled; `cancelled_ranks` are the ranks that were cancelled individually.
     """
 
     executor = "slurm"
@@ -117,6 +118,8 @@ class SlurmLaunch(LaunchRecord):
     log_dir: str
     arrays: tuple[ArrayRecord, ...]
     finalize: EndJobRecord
+    user: str = ""
+    cluster: str = ""
     cancelled: str = ""
     cancelled_ranks: str = ""
 
@@ -128,12 +131,12 @@ class SlurmLaunch(LaunchRecord):
     def cancelled_list(self) -> list[int]:
         return self.rank_list if self.cancelled else parse_ranks(self.cancelled_ranks)
 
-    def submitted(self, name: str, job_id: str) -> SlurmLaunch:
-        """A copy of the record in which the job called `name` has its id."""
+    def submitted(self, name: str, job_id: str, cluster: str = "") -> SlurmLaunch:
+        """A copy of the record in which the job called `name` has its id, and the launch its cluster."""
         if name == self.finalize.name:
-            return replace(self, finalize=replace(self.finalize, job_id=job_id))
+            return replace(self, finalize=replace(self.finalize, job_id=job_id), cluster=cluster)
         arrays = (replace(array, job_id=job_id) if array.name == name else array for array in self.arrays)
-        return replace(self, arrays=tuple(arrays))
+        return replace(self, arrays=tuple(arrays), cluster=cluster)
 
     def output_of(self, rank: int) -> str | None:
         """The path of Slurm's output file for a rank's job; None for a rank of another launch."""

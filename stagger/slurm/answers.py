@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from stagger.slurm.states import whole_name
 
@@ -17,7 +19,7 @@ class Limits:
     """The cluster's limits. If Slurm cannot be queried, they are Slurm's defaults, and `assumed` holds the reason.
 
     `def_mem_per_cpu` is in MiB; None if jobs get a whole node's memory, or if the partition decides. `enforced` is
-    whether Slurm enforces the limits of associations.
+    whether Slurm enforces the limits of associations; `private` is whether users see only their own jobs (PrivateData).
     """
 
     max_array_size: int = DEFAULT_MAX_ARRAY_SIZE
@@ -25,6 +27,7 @@ class Limits:
     def_mem_per_cpu: int | None = None
     version: str = ""
     enforced: bool = False
+    private: bool = False
     assumed: str = ""
 
 
@@ -49,6 +52,7 @@ def parse_config(text: str) -> Limits:
         def_mem_per_cpu=int(memory) if memory.isdigit() else None,
         version=values.get("SLURM_VERSION", ""),
         enforced=not enforced.isdisjoint(("limits", "safe", "all")),
+        private="jobs" in values.get("PrivateData", "").split(","),
     )
 
 
@@ -58,34 +62,60 @@ def _number(text: str | None, default: int) -> int:
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """An array element (or a single job, index 0) that Slurm still knows; it started `seconds` ago."""
+    """An array element, or a single job, that Slurm still knows; it started `seconds` ago.
+
+    `index` is None for a single job, and for the rest of an array that was cancelled before it started. `submitted` is
+    in seconds since the epoch; a requeued job was submitted anew. `command` is the path of its script.
+    """
 
     job_id: str
-    index: int
+    index: int | None
     state: str
     name: str
     seconds: int | None = None
     reason: str = ""
+    submitted: float | None = None
+    command: str = ""
+    cluster: str = ""
+
+    def is_called(self, name: str) -> bool:
+        """Whether the job was submitted under this unique name, even if it was renamed since: its script has it too."""
+        return name in f"{self.name}|{self.command}"
 
 
-#: The fields of `parse_queue`. The name comes last, since only a name may contain a bar.
-QUEUE_FORMAT = "%F|%K|%T|%M|%r|%j"
+#: The fields of `parse_queue`. Name and command come last: only they may contain a bar.
+QUEUE_FORMAT = "%F|%K|%T|%M|%V|%r|%j|%o"
 
 
-def parse_queue(text: str) -> list[QueuedJob]:
-    r"""Parse squeue's output in QUEUE_FORMAT.
+def parse_queue(text: str, cluster: str = "") -> list[QueuedJob]:
+    r"""Parse squeue's output in QUEUE_FORMAT, of one cluster, or of several, each after a line with its name.
 
-    >>> parse_queue("12|3|RUNNING|1:02|None|a-1\n13|N/A|PENDING|0:00|Priority|b-2\n")[0]
-    QueuedJob(job_id='12', index=3, state='RUNNING', name='a-1', seconds=62, reason='None')
+    >>> jobs = parse_queue("CLUSTER: east\n12|3|RUNNING|1:02|N/A|None|a-1|/logs/a-1.sh\n")
+    >>> jobs[0].job_id, jobs[0].index, jobs[0].seconds, jobs[0].cluster
+    ('12', 3, 62, 'east')
     """
-    jobs = []
+    jobs: list[QueuedJob] = []
     for line in text.splitlines():
         job, bar, rest = line.strip().partition("|")
-        if not bar:
+        if line.startswith("CLUSTER: "):
+            cluster = line.split()[1]
+        if not bar or not job.isdigit():  # A heading.
             continue
-        index, state, used, reason, name = rest.split("|", 4)
-        jobs.append(QueuedJob(job, int(index) if index.isdigit() else 0, state, name, parse_time(used), reason))
+        indices, state, used, submitted, reason, called = rest.split("|", 5)
+        name, _, command = called.rpartition("|")
+        seconds, when = parse_time(used), parse_date(submitted)
+        jobs += [
+            QueuedJob(job, index, state, name, seconds, reason, when, command, cluster) for index in listed(indices)
+        ]
     return jobs
+
+
+def parse_date(text: str) -> float | None:
+    """Seconds since the epoch of a local time like `2026-11-29T10:45:28`; None for `N/A`."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -108,49 +138,59 @@ def parse_partitions(text: str) -> list[Partition]:
     return [Partition(name, state == "up", limit, int(nodes)) for name, state, limit, nodes in rows]
 
 
-def parse_accounting(text: str) -> dict[tuple[str, int], str]:
-    r"""Parse sacct's output: (array job id, index) -> state. After a requeue, the last of several records counts.
+def parse_accounting(text: str) -> dict[tuple[str, int | None], str]:
+    r"""Parse sacct's output: (job id, index) -> state. After a requeue, the last of several records counts.
 
-    >>> parse_accounting("12_3|FAILED|1:0|n1\n12_4|CANCELLED by 0|0:15|n2\n12_[5-6%2]|PENDING|0:0|None assigned\n")
-    {('12', 3): 'FAILED', ('12', 4): 'CANCELLED', ('12', 5): 'PENDING', ('12', 6): 'PENDING'}
+    The index is None for a single job, and for the rest of an array that was cancelled before it started.
+
+    >>> parse_accounting("12_3|FAILED|1:0|n1\n12|CANCELLED by 0|0:15|n2\n12_[5-6%2]|PENDING|0:0|None assigned\n")
+    {('12', 3): 'FAILED', ('12', None): 'CANCELLED', ('12', 5): 'PENDING', ('12', 6): 'PENDING'}
     """
-    states: dict[tuple[str, int], str] = {}
+    states: dict[tuple[str, int | None], str] = {}
     for line in text.splitlines():
         number, bar, rest = line.partition("|")
         if not bar or "." in number:  # A step of a job.
             continue
-        array, _, index = number.partition("_")
+        array, _, indices = number.partition("_")
         state = whole_name(rest.partition("|")[0].partition(" ")[0].rstrip("+"))
-        if index.isdigit():
-            states[array, int(index)] = state
-        else:
-            states |= {(array, one): state for one in expand_indices(index)}
+        states |= {(array, index): state for index in listed(indices)}
     return states
 
 
-def expand_indices(text: str) -> list[int]:
-    """The array indices in the part of a job id after the underscore.
+def listed(text: str) -> Sequence[int | None]:
+    """The indices of `expand_indices`; None alone if there are none."""
+    return expand_indices(text) or (None,)
 
-    >>> expand_indices("[3,5-9:2%4]"), expand_indices("7"), expand_indices("")
-    ([3, 5, 7, 9], [7], [0])
+
+def expand_indices(text: str) -> list[int]:
+    """The array indices in the part of a job id after the underscore, or in squeue's `%K`; none for a single job.
+
+    >>> expand_indices("[3,5-9:2%4]"), expand_indices("7"), expand_indices("N/A")
+    ([3, 5, 7, 9], [7], [])
     """
+    if text.isdigit():
+        return [int(text)]
     indices: list[int] = []
     for part in text.strip("[]").partition("%")[0].split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part)
         if match:
             first, last, step = match.groups()
             indices.extend(range(int(first), int(last or first) + 1, int(step or 1)))
-    return indices or [0]
+    return indices
 
 
-def parse_submitted(text: str) -> str | None:
-    r"""The job id in sbatch's output, with or without --parsable or a cluster's name; None if it has none.
+def parse_submitted(text: str) -> tuple[str, str] | None:
+    r"""The job id and the cluster in sbatch's output, with or without --parsable; None if it has none.
+
+    The cluster is empty if it is the one that this machine belongs to.
 
     >>> parse_submitted("12;east\n"), parse_submitted("Submitted batch job 13 on cluster east"), parse_submitted("no")
-    ('12', '13', None)
+    (('12', 'east'), ('13', 'east'), None)
     """
-    found = re.search(r"Submitted batch job (\d+)", text) or re.search(r"^(\d+)(?:;\S+)?\s*$", text, re.MULTILINE)
-    return found[1] if found else None
+    found = re.search(r"Submitted batch job (\d+)(?: on cluster (\S+))?", text) or re.search(
+        r"^(\d+)(?:;(\S+))?\s*$", text, re.MULTILINE
+    )
+    return (found[1], found[2] or "") if found else None
 
 
 def parse_time(text: str) -> int | None:

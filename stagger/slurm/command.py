@@ -7,7 +7,9 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
+from typing import TypeVar
 
 from stagger.backoff import full_jitter
 from stagger.errors import StaggerError
@@ -18,9 +20,11 @@ LEAKING = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCE
 #: Exception: the path of Slurm's own configuration.
 KEPT = ("SLURM_CONF",)
 
-#: Seconds after which a command without an answer is abandoned, and seconds for which a command is retried.
-TIMEOUT_S = 120
-PATIENCE_S = 120.0
+#: Without it, Slurm's commands cut lists of array indices.
+ADDED = {"SLURM_BITSTR_LEN": "0"}
+
+#: Most lines of a command's errors that are shown.
+SHOWN = 3
 
 #: Messages with which Slurm fails while it is busy, restarting, or out of reach: the same command may succeed later.
 BUSY = re.compile(
@@ -29,6 +33,32 @@ BUSY = re.compile(
     r"|controller not responding|in standby mode|unexpected message|service unavailable",
     re.IGNORECASE,
 )
+
+
+#: Variables that name the clusters to submit to, often set by a site's modules. The first one that is set counts.
+CLUSTERS = ("SBATCH_CLUSTERS", "SLURM_CLUSTERS")
+
+
+@dataclass(frozen=True)
+class Wait:
+    """How long to wait for Slurm, in seconds: `answer_s` for one answer, `retry_s` for a Slurm that is busy."""
+
+    answer_s: float
+    retry_s: float = 0.0
+
+
+#: For commands that decide by the answer: they wait as long as a restart of Slurm takes.
+PATIENT = Wait(answer_s=120.0, retry_s=120.0)
+#: For commands that only show something: they say what they know without Slurm instead.
+BRIEF = Wait(answer_s=10.0)
+
+
+class SlurmFailed(StaggerError):
+    """Slurm rejected a command. `lines` is what it wrote."""
+
+    def __init__(self, program: str, lines: list[str]) -> None:
+        self.lines = lines
+        super().__init__(f"{program} failed: {'; '.join(lines[:SHOWN])}")
 
 
 class SlurmBusy(StaggerError):
@@ -42,19 +72,22 @@ def outside_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in environment.items() if k in KEPT or not k.startswith(LEAKING)}
 
 
-def run(command: Sequence[str], *, patience_s: float = PATIENCE_S) -> str:
+def run(command: Sequence[str], wait: Wait = PATIENT) -> str:
     """Run a Slurm command and return its output. Raises StaggerError with Slurm's own message when it fails."""
-    return patiently(lambda: run_once(command), patience_s)
+    return patiently(lambda: run_once(command, wait.answer_s), wait.retry_s)
+
+
+Answer = TypeVar("Answer")
 
 
 def patiently(
-    call: Callable[[], str],
+    call: Callable[[], Answer],
     patience_s: float,
     *,
     least_s: float = 0.0,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] | None = None,
-) -> str:
+) -> Answer:
     """Call `call` until Slurm is no longer busy, and return its result. At least `least_s` seconds pass between calls.
 
     Raises SlurmBusy when Slurm is still busy after `patience_s` seconds.
@@ -75,23 +108,30 @@ def patiently(
             (sleep or time.sleep)(wait)
 
 
-def run_once(command: Sequence[str]) -> str:
-    """Run a Slurm command once and return its output. Raises SlurmBusy if a retry may succeed, else StaggerError."""
+def run_once(command: Sequence[str], answer_s: float = PATIENT.answer_s) -> str:
+    """Run a Slurm command once and return its output.
+
+    Raises SlurmBusy if a retry may succeed, SlurmFailed if Slurm rejects the command, StaggerError if there is none.
+    """
+    program = os.path.basename(command[0])
     try:
         done = subprocess.run(
             command,
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_S,
-            env=outside_environment(os.environ),
+            errors="replace",
+            timeout=answer_s,
+            env={**outside_environment(os.environ), **ADDED},
             check=False,
         )
     except FileNotFoundError:
-        raise StaggerError(f"There is no {command[0]} on this machine; use a login node of the cluster.") from None
+        raise StaggerError(f"There is no {program} on this machine; use a login node of the cluster.") from None
+    except OSError as error:
+        raise StaggerError(f"{program} cannot be run here: {error.strerror}.") from error
     except subprocess.TimeoutExpired:
-        raise SlurmBusy(f"Slurm did not answer {command[0]} within {TIMEOUT_S} s; try again later.") from None
+        raise SlurmBusy(f"Slurm did not answer {program} within {answer_s:.0f} s; try again later.") from None
     if done.returncode:
-        words = done.stderr.strip().partition("\n")[0] or f"exit status {done.returncode}"
-        kind = SlurmBusy if BUSY.search(done.stderr) else StaggerError
-        raise kind(f"{command[0]} failed: {words}")
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        failed = SlurmFailed(program, list(dict.fromkeys(lines)) or [f"exit status {done.returncode}"])
+        raise SlurmBusy(str(failed)) if BUSY.search(done.stderr) else failed
     return done.stdout

@@ -10,15 +10,18 @@ import io
 import os
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from stagger.errors import StaggerError
 from stagger.slurm.answers import parse_submitted
-from stagger.slurm.cluster import is_here, known_jobs
-from stagger.slurm.command import BUSY, SlurmBusy, outside_environment, patiently
+from stagger.slurm.cluster import is_here, known_jobs, on
+from stagger.slurm.command import BUSY, CLUSTERS, SlurmBusy, outside_environment, patiently
+from stagger.terminal import logger
 
 #: Seconds after which an sbatch without an answer is abandoned, and seconds for which a submission is retried.
 SBATCH_TIMEOUT_S = 180
@@ -32,8 +35,23 @@ SETTLE_S = 15.0
 DEFERRED = ("BASH_ENV", "LD_LIBRARY_PATH", "LD_PRELOAD")
 LATER = "STAGGER_LATER_"
 
+#: Variables of sbatch that say where jobs go -> the option, and the key of the pipeline file for it. They do not count,
+#: as a run must not depend on who launches it. (Those of CLUSTERS do: without them jobs would go to another cluster.)
+UNHEEDED = {
+    "SBATCH_ACCOUNT": ("account", "executor.account"),
+    "SBATCH_PARTITION": ("partition", "executor.partition"),
+    "SBATCH_QOS": ("qos", "executor.qos"),
+    "SBATCH_TIMELIMIT": ("time", "executor.time"),
+    "SBATCH_RESERVATION": ("reservation", "executor.sbatch.reservation"),
+    "SBATCH_CONSTRAINT": ("constraint", "executor.sbatch.constraint"),
+}
+
+#: Slurm's messages about a cluster that it does not know.
+NO_CLUSTER = re.compile(r"no cluster '|invalid entry for --cluster", re.IGNORECASE)
+
 #: Patterns of Slurm's messages about rejected jobs, and the key of the pipeline file to change.
 REFUSALS = (
+    (NO_CLUSTER.pattern, "executor.sbatch.clusters, or SLURM_CLUSTERS and SBATCH_CLUSTERS"),
     (r"invalid account", "executor.account"),
     (r"partition", "executor.partition"),
     (r"maxwall|--time|requested time limit|time limit is invalid", "executor.time"),
@@ -51,38 +69,55 @@ REFUSALS = (
 )
 
 
+class Submitted(NamedTuple):
+    """A job, and the cluster that it was submitted to: empty for the one that this machine belongs to."""
+
+    job_id: str
+    cluster: str
+
+
 class _Submitter(submitit.SlurmExecutor):
     """Submits stagger's own script by submitit's means, without its pickle and result file."""
 
-    def __init__(self, folder: Path, script: str) -> None:
+    def __init__(self, folder: Path, script: str, name: str, clusters: str) -> None:
         super().__init__(folder)
         self._script = script
+        self._clusters = clusters
+        self._path = self.folder / f".{name}.sh"
+        self._submitted = Submitted("", "")
 
-    def submit_script(self) -> str:
-        """Submit the script, remove the copy of it that submitit keeps, and return the job id."""
-        job = self._submit_command(self._submitit_command_str)
-        job.paths.submission_file.unlink(missing_ok=True)
-        return str(job.job_id)
+    def submit_script(self) -> Submitted:
+        """Submit the script, remove the copies of it that submitit keeps, and return the job."""
+        try:
+            job = self._submit_command(self._submitit_command_str)
+            job.paths.submission_file.unlink(missing_ok=True)
+        finally:
+            self._path.unlink(missing_ok=True)
+        return self._submitted
 
     def _make_submission_file_text(self, command: str, uid: str) -> str:
         return self._script
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+        # squeue shows the path of a job's script: by it a job is found whose name a plug-in has changed.
+        submission_file_path.rename(self._path)
+        submission_file_path.symlink_to(self._path.name)
         hidden = [name for name in os.environ if name not in outside_environment(os.environ)]
         unset = [word for name in hidden for word in ("-u", name)]
-        program, *arguments = super()._make_submission_command(submission_file_path)
+        program, *arguments = super()._make_submission_command(self._path)
         later = deferred(os.environ, self._script)
         renamed = [f"{LATER}{name}={value}" for name, value in later.items()]
         export = [",".join(["--export=ALL", *(f"{name}=" for name in later)])] if later else []
-        return ["env", *unset, *renamed, "timeout", str(SBATCH_TIMEOUT_S), program, *export, *arguments]
+        options = [*on(self._clusters), *export]
+        return ["env", *unset, *renamed, "timeout", str(SBATCH_TIMEOUT_S), program, *options, *arguments]
 
-    @staticmethod
-    def _get_job_id_from_submission_command(string: bytes | str) -> str:
+    def _get_job_id_from_submission_command(self, string: bytes | str) -> str:  # type: ignore[override]
         text = string if isinstance(string, str) else string.decode()
-        number = parse_submitted(text)
-        if number is None:
+        found = parse_submitted(text)
+        if found is None:
             raise FailedSubmissionError(f"sbatch printed no job id, but: {text.strip()}")
-        return number
+        self._submitted = Submitted(*found)
+        return found[0]
 
 
 def deferred(environment: Mapping[str, str], script: str) -> dict[str, str]:
@@ -98,9 +133,10 @@ def deferred(environment: Mapping[str, str], script: str) -> dict[str, str]:
     return {name: environment[name] for name in DEFERRED if environment.get(name)}
 
 
-def submit(folder: str, script: str, name: str) -> str:
-    """Submit a job script, through a file in `folder`, and return the job id. `name` is the job's unique name.
+def submit(folder: str, script: str, name: str, cluster: str = "") -> Submitted:
+    """Submit a job script, through a file in `folder`, and return the job. `name` is the job's unique name.
 
+    `cluster` is where earlier jobs of the launch are; the first one goes where the script or the environment says.
     Submits no job twice: Slurm may have accepted a job although sbatch failed, so each further try first looks up the
     job by its name. Raises StaggerError with Slurm's own message when the job is rejected.
     """
@@ -109,36 +145,73 @@ def submit(folder: str, script: str, name: str) -> str:
             "There is no sbatch on this machine: launch from a login node, run here with --executor local,"
             " or look at the plan with --dry-run."
         )
+    clusters = cluster or wanted_clusters(script, os.environ)
+    for warning in unheeded(script, os.environ):
+        warn_once(warning)
     tried = False
 
-    def attempt() -> str:
+    def attempt() -> Submitted:
         nonlocal tried
-        if tried and (job_id := look_up(name)):  # Accepted since the last look-up.
-            return job_id
+        if tried and (job := look_up(name, clusters)):  # Accepted since the last look-up.
+            return job
         tried = True
-        return submit_once(folder, script, name)
+        return submit_once(folder, script, name, clusters)
 
     return patiently(attempt, PATIENCE_S, least_s=SETTLE_S)
 
 
-def look_up(name: str) -> str | None:
-    """The id of the job with this name, even if it has ended; None if there is none.
+def wanted_clusters(script: str, environment: Mapping[str, str]) -> str:
+    r"""The clusters that a script is for: its own option, or else the variable that the user or a site's module sets.
+
+    >>> wanted_clusters("#SBATCH --clusters=east,west\n", {"SLURM_CLUSTERS": "north"})
+    'east,west'
+    >>> wanted_clusters("#!/bin/bash\n", {"SLURM_CLUSTERS": "north"})
+    'north'
+    """
+    own = re.search(r"^#SBATCH\s+(?:--clusters?[= ]|-M\s*)['\"]?([^'\"\s]+)", script, re.MULTILINE)
+    return own[1] if own else next((environment[name] for name in CLUSTERS if environment.get(name)), "")
+
+
+def unheeded(script: str, environment: Mapping[str, str]) -> list[str]:
+    r"""A sentence for each variable that would say where sbatch sends jobs, if the script leaves that open.
+
+    >>> unheeded("#SBATCH --qos=long\n", {"SBATCH_ACCOUNT": "bio", "SBATCH_QOS": "long"})
+    ['SBATCH_ACCOUNT=bio does not count for runs of stagger; write executor.account: bio.']
+    """
+    return [
+        f"{name}={environment[name]} does not count for runs of stagger; write {key}: {environment[name]}."
+        for name, (option, key) in UNHEEDED.items()
+        if environment.get(name) and not re.search(rf"^#SBATCH\s+--{option}\b", script, re.MULTILINE)
+    ]
+
+
+@cache
+def warn_once(warning: str) -> None:
+    """Log a warning, unless this process has done so before."""
+    logger.warning(warning)
+
+
+def look_up(name: str, clusters: str) -> Submitted | None:
+    """The job with this name, even if it has ended or was renamed; None if there is none.
 
     If Slurm does not answer, nobody knows whether the job exists, and the error ends the submission.
     """
-    return next((job.job_id for job in known_jobs([name])), None)
+    found = (job for job in known_jobs(cluster=clusters) if job.is_called(name))
+    return next((Submitted(job.job_id, job.cluster) for job in found), None)
 
 
-def submit_once(folder: str, script: str, name: str) -> str:
+def submit_once(folder: str, script: str, name: str, clusters: str) -> Submitted:
     """Try to submit once. Raises SlurmBusy if a retry may succeed, StaggerError if Slurm rejects the job."""
     try:
         # submitit prints sbatch's message before it raises, but the error contains it anyway.
         with contextlib.redirect_stderr(io.StringIO()):
-            return _Submitter(Path(folder), script).submit_script()
+            return _Submitter(Path(folder), script, name, clusters).submit_script()
     except (FailedJobError, FailedSubmissionError) as error:
         words = said(str(error))
-        if job_id := look_up(name):
-            return job_id
+        if NO_CLUSTER.search(words):  # Then squeue cannot ask it either.
+            raise StaggerError(refusal(words)) from error
+        if job := look_up(name, clusters):
+            return job
         if not words or BUSY.search(words):
             raise SlurmBusy(f"sbatch failed: {words or f'no answer within {SBATCH_TIMEOUT_S} s'}") from error
         raise StaggerError(refusal(words)) from error

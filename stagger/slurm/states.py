@@ -1,7 +1,8 @@
-"""Slurm's job states, in one table (squeue(1) and sacct(1), JOB STATE CODES). Pure."""
+"""Slurm's job states, and the reasons for which jobs wait, in tables (squeue(1), sacct(1)). Pure."""
 
 from __future__ import annotations
 
+import re
 from typing import Literal, NamedTuple
 
 Phase = Literal["queued", "active", "ended"]
@@ -48,6 +49,67 @@ STATES = {
     "REVOKED": State("ended", "REVOKED"),
     "TIMEOUT": State("ended", "TIMEOUT"),
 }
+
+
+#: Reasons of queued jobs that pass by themselves (squeue(1), JOB REASON CODES), as `_plain` writes them.
+ORDINARY = frozenset(
+    {
+        "none",
+        "begintime",
+        "burstbufferresources",
+        "burstbufferstagein",
+        "cleaning",
+        "dependency",
+        "jobarraytasklimit",
+        "licenses",
+        "priority",
+        "prolog",
+        "reservation",
+        "resources",
+        "scheddefer",
+        "waitingforscheduling",
+    }
+)
+
+#: Patterns of other reasons, as `_plain` writes them, and what they mean. `{job}` is the job's id.
+REASONS = (
+    ("jobhelduser", "the job is held; release it with: scontrol release {job}"),
+    ("jobheldadmin", "an administrator has held the job; ask them to release it"),
+    ("held|hold|maxrequeue", "Slurm could not start the job, and holds it; release it with: scontrol release {job}"),
+    ("badconstraints", "no node has what the job requests"),
+    ("dependencyneversatisfied", "it depends on a job that is gone, so it never starts"),
+    ("invalidaccount|accountnotallowed", "its account is not valid here (executor.account)"),
+    ("invalidqos|qosnotallowed", "its QOS is not valid here (executor.qos)"),
+    ("partitiondown|partitioninactive", "its partition starts no jobs now"),
+    ("partitiontimelimit|maxwall", "it requests more time than is allowed (executor.time)"),
+    ("partitionnodelimit", "it requests more nodes than its partition allows"),
+    ("reqnodenotavail|nodedown|frontenddown|nodesrequired", "nodes that it needs are down, drained or reserved"),
+    ("reservation", "its reservation is gone, or not valid"),
+    ("(mins|minutes|rawusage|usage)", "the account or QOS has used up its share of time"),
+    ("perjob|pernode|min(cpu|gpu|gres|mem|node|billing|unknown)", "it requests more, or less, than a limit allows"),
+    ("^(assoc|qos).*(jobs?limit|jobs|resourcelimit)", "other jobs of the user, account or QOS must end first"),
+    ("^(assoc|qos)", "other jobs that count against the same limit must end first"),
+)
+
+
+def why_waiting(reason: str, job: str) -> str:
+    """What a queued job with this reason waits for, and what to do; empty if the wait is ordinary.
+
+    >>> why_waiting("launch failed requeued held", "12")
+    'Slurm could not start the job, and holds it; release it with: scontrol release 12'
+    >>> why_waiting("Priority", "12"), why_waiting("SomethingNew", "12")
+    ('', 'waiting for SomethingNew')
+    """
+    plain = _plain(reason)
+    if plain in ORDINARY or not plain:
+        return ""
+    found = (words.format(job=job) for pattern, words in REASONS if re.search(pattern, plain))
+    return next(found, f"waiting for {reason}")
+
+
+def _plain(reason: str) -> str:
+    """A reason as the tables above write it, without names of nodes after a comma: Slurm itself is not consistent."""
+    return re.sub("[^a-z]", "", reason.partition(",")[0].lower())
 
 
 def is_queued(state: str) -> bool:

@@ -46,9 +46,9 @@ def test_limits_are_the_defaults_where_slurm_does_not_say() -> None:
 STATES = {
     "20.11": {("700", 0): "COMPLETED", ("700", 1): "OUT_OF_MEMORY", ("700", 4): "PENDING"},
     "21.08": {("700", 0): "COMPLETED", ("700", 1): "TIMEOUT"},  # It had been preempted before.
-    "22.05": {("75767", 0): "CANCELLED", ("75766", 1): "FAILED", ("75766", 2): "CANCELLED", ("75766", 3): "FAILED"},
-    "24.11": {("344", 0): "CANCELLED", ("343", 1): "FAILED", ("343", 2): "CANCELLED", ("343", 4): "COMPLETED"},
-    "23.11": {("2699001", 0): "CANCELLED", ("2699102", 0): "OUT_OF_MEMORY", ("2699103", 0): "NODE_FAIL"},
+    "22.05": {("75767", None): "CANCELLED", ("75766", 1): "FAILED", ("75766", 2): "CANCELLED", ("75766", 3): "FAILED"},
+    "24.11": {("344", None): "CANCELLED", ("343", 1): "FAILED", ("343", 2): "CANCELLED", ("343", 4): "COMPLETED"},
+    "23.11": {("2699001", None): "CANCELLED", ("2699102", None): "OUT_OF_MEMORY", ("2699103", None): "NODE_FAIL"},
 }
 
 
@@ -72,10 +72,10 @@ def test_a_cut_state_is_known_all_the_same() -> None:
 @pytest.mark.parametrize("version", versions("squeue.txt"))
 def test_a_queue_is_read_from_any_version(version: str) -> None:
     rows = [line.split("|", 6) for line in recorded(f"{version}/squeue.txt").splitlines()]
-    jobs = answers.parse_queue("\n".join("|".join([*row[:4], *row[5:]]) for row in rows))
+    jobs = answers.parse_queue("\n".join("|".join([*row[:4], "N/A", *row[5:], "/s/.a.sh"]) for row in rows))
     assert len(jobs) == len(rows)
     for job, row in zip(jobs, rows, strict=True):
-        index = int(row[1]) if row[1].isdigit() else 0
+        index = int(row[1]) if row[1].isdigit() else None
         assert (job.job_id, job.index, job.state, job.reason, job.name) == (row[0], index, row[2], row[5], row[6])
         assert job.seconds is not None
     assert not all(states.has_ended(job.state) for job in jobs)
@@ -83,13 +83,14 @@ def test_a_queue_is_read_from_any_version(version: str) -> None:
 
 def test_a_queue_without_an_answer_is_empty_and_a_time_may_be_unknown() -> None:
     assert answers.parse_queue("") == []
-    assert answers.parse_queue("1|3|PENDING|INVALID|Priority|a|b\n") == [
-        QueuedJob("1", 3, "PENDING", "a|b", None, "Priority")
-    ]
+    (job,) = answers.parse_queue("1|3|PENDING|INVALID|N/A|Priority|a|b|/a/b.sh\n")
+    assert job == QueuedJob("1", 3, "PENDING", "a|b", None, "Priority", None, "/a/b.sh")
 
 
 def test_a_hundred_thousand_jobs_are_read() -> None:
-    text = "".join(f"9001|{index}|RUNNING|1:02:03|None|keep-0a1b\n" for index in range(100_000))
+    text = "".join(
+        f"9001|{index}|RUNNING|1:02:03|2026-11-29T10:45:28|None|keep-0a1b|/logs/keep.sh\n" for index in range(100_000)
+    )
     assert len(answers.parse_queue(text)) == 100_000
     text = "".join(f"9001_{index}|COMPLETED|0:0|n1\n" for index in range(100_000))
     assert len(answers.parse_accounting(text)) == 100_000
@@ -98,15 +99,15 @@ def test_a_hundred_thousand_jobs_are_read() -> None:
 @pytest.mark.parametrize(
     ("printed", "job"),
     [
-        ("Submitted batch job 12\n", "12"),
-        ("Submitted batch job 12 on cluster east\n", "12"),
-        ("12\n", "12"),
-        ("12;east\n", "12"),
-        ("sbatch: a word of the cluster's\nSubmitted batch job 12\n", "12"),
+        ("Submitted batch job 12\n", ("12", "")),
+        ("Submitted batch job 12 on cluster east\n", ("12", "east")),
+        ("12\n", ("12", "")),
+        ("12;east\n", ("12", "east")),
+        ("sbatch: a word of the cluster's\nSubmitted batch job 12\n", ("12", "")),
         ("sbatch: lua: rejected\n", None),
     ],
 )
-def test_a_job_id_is_read_from_whatever_sbatch_prints(printed: str, job: str | None) -> None:
+def test_a_job_id_is_read_from_whatever_sbatch_prints(printed: str, job: tuple[str, str] | None) -> None:
     assert answers.parse_submitted(printed) == job
 
 
@@ -150,7 +151,7 @@ def test_what_passes_is_known(words: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(RECORDED.glob("*/sbatch*.txt")), ids=str)
 def test_the_job_id_of_any_version(path: Path) -> None:
-    assert (answers.parse_submitted(path.read_text()) or "").isdecimal()
+    assert (answers.parse_submitted(path.read_text()) or ("", ""))[0].isdecimal()
 
 
 def test_limits_of_users_count_where_they_are_enforced() -> None:

@@ -76,7 +76,7 @@ def test_a_busy_slurm_is_asked_again(stand_ins: Path, tmp_path: Path) -> None:
     count = tmp_path / "count"
     stand_in(stand_ins, "sbatch", f'echo x >> {count}; [[ $(wc -l < {count}) -lt 3 ]] && {{ {BUSY}; }}; echo "12;east"')
     stand_in(stand_ins, "squeue", "true")
-    assert sbatch.submit(str(tmp_path), "#!/bin/bash\n", "name") == "12"
+    assert sbatch.submit(str(tmp_path), "#!/bin/bash\n", "name") == ("12", "east")
     assert count.read_text().count("x") == 3
 
 
@@ -84,8 +84,8 @@ def test_a_job_that_was_accepted_without_a_word_is_not_submitted_again(stand_ins
     """The job has already ended when stagger looks for it."""
     count = tmp_path / "count"
     stand_in(stand_ins, "sbatch", f"echo x >> {count}; exit 124")  # `timeout` exits so when a command hangs.
-    stand_in(stand_ins, "squeue", "echo '77|0|COMPLETED|0:01|None|name'")
-    assert sbatch.submit(str(tmp_path), "#!/bin/bash\n", "name") == "77"
+    stand_in(stand_ins, "squeue", "echo '77|0|COMPLETED|0:01|N/A|None|name|/s/.name.sh'")
+    assert sbatch.submit(str(tmp_path), "#!/bin/bash\n", "name") == ("77", "")
     assert count.read_text().count("x") == 1
 
 
@@ -110,7 +110,7 @@ def test_without_slurm_the_next_step_is_said(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(StaggerError, match=r"no sbatch on this machine.*--executor local.*--dry-run"):
         sbatch.submit(str(tmp_path), "#!/bin/bash\n", "name")
     with pytest.raises(StaggerError, match="no squeue on this machine"):
-        cluster.queue(["name"])
+        cluster.queue("name")
 
 
 def test_submitit_is_as_it_is_used() -> None:
@@ -135,7 +135,7 @@ def test_submission_hides_the_surrounding_job(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
-    assert sbatch.submit(str(tmp_path), "#!/bin/bash\necho mine\n", "name") == "77"
+    assert sbatch.submit(str(tmp_path), "#!/bin/bash\necho mine\n", "name") == ("77", "")
     text = seen.read_text()
     assert "SLURM_ARRAY_TASK_ID" not in text
     assert "SLURM_CONF=/etc/slurm.conf" in text
