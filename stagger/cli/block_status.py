@@ -14,7 +14,7 @@ from stagger.errors import StaggerError, missing_extra
 from stagger.ranks import format_ranks
 from stagger.rundir.run_folder import RunRecord, Stage
 from stagger.spec.models import StageSpec
-from stagger.status.look import activities
+from stagger.status.look import activities, launches_of
 from stagger.terminal import logger, say
 
 try:
@@ -53,7 +53,9 @@ def looks(stage: Stage) -> Iterator[tuple[SwarmStatus, bool]]:
     place = registry_folder(stage.folder.path)
     registry = Registry(stage.folder.storage, place, blocks.total, lease_s=blocks.lease, tell=logger.warning)
     while True:
-        activity = activities([stage])[2][0]
+        jobs, (activity,) = activities([stage], launches_of([stage]), brief=True)
+        for note in jobs.notes:
+            logger.warning(note)
         running = activity.running | activity.starting.keys()
         yield swarm_status(registry, blocks.servers, running), bool(activity.ranks)
 

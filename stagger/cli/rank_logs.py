@@ -15,7 +15,7 @@ from stagger.ranks import pad
 from stagger.rundir.launch_records import LaunchRecord, SlurmLaunch, read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
 from stagger.rundir.stage_folder import StageFolder, attempt_order
-from stagger.status.look import look_at
+from stagger.status.look import glance_at
 from stagger.storage.storage import is_local, join
 from stagger.terminal import say, say_lines
 
@@ -106,7 +106,7 @@ def print_growing(stage: Stage, path: str, follow: bool) -> None:
         growing = not ended(stage.folder, path)
         if growing and time.monotonic() - asked > ASK_S:  # A killed attempt leaves no record.
             asked = time.monotonic()
-            growing = int(path.split("/")[-2]) in look_at([stage])[stage.name].activity.ranks
+            growing = int(path.split("/")[-2]) in glance_at([stage])[stage.name].activity.ranks
         if growing:
             time.sleep(FOLLOW_S)
         more = storage.read_range(path, position, position + 2**24)
@@ -126,7 +126,7 @@ def ended(folder: StageFolder, log: str) -> bool:
 def show_failed(stage: Stage) -> None:
     """Print each failed rank's error and the end of its log; without a failure record, also of its job's output."""
     folder = stage.folder
-    look = look_at([stage])[stage.name]
+    look = glance_at([stage])[stage.name]
     attempts = latest_attempts(folder)
     for one in look.failed:
         said = one.failure["error"] if one.failure else f"its job ended without a failure record ({one.reason})"

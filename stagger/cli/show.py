@@ -26,7 +26,7 @@ WATCH_SHARE = 0.1
 #: Escape sequence that clears a terminal.
 CLEAR = "\x1b[H\x1b[2J"
 
-#: Most output folders listed after a launch.
+#: Most output folders listed after a launch, and most reasons why ranks of a stage wait.
 SHOWN = 5
 
 #: Most columns of a chart of starts.
@@ -37,7 +37,12 @@ STATES = ("done", "running", "sleeping", "requeued", "pending", "failed")
 
 
 def status_document(run_dir: str, stages: list[StageStatus]) -> dict[str, Any]:
-    return {"run_dir": run_dir, "stages": [vars(stage) for stage in stages]}
+    return {"run_dir": run_dir, "stages": [vars(stage) for stage in stages], "notes": notes(stages)}
+
+
+def notes(stages: list[StageStatus]) -> list[str]:
+    """What could not be found out about a run, each sentence once."""
+    return list(dict.fromkeys(note for stage in stages for note in stage.notes))
 
 
 def plan(document: dict[str, Any]) -> None:
@@ -126,13 +131,19 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
         if stage.failed:
             reasons = ", ".join(f"{count} {reason}" for reason, count in stage.reasons.items())
             say(f"  {'':<{width}}  failed: {format_ranks(stage.failed_ranks)} ({reasons})")
+        for why in stage.waiting[:SHOWN]:
+            say(f"  {'':<{width}}  waiting: {why['ranks']} ({why['reason']}: {why['message']})")
         if stage.strays:
             say(f"  {'':<{width}}  {stage.strays['message']}")
+    for note in notes(stages):
+        say(note)
 
 
 def aside(stage: StageStatus, state: str) -> str:
     """The note after the number of ranks in a state."""
-    return f" ({stage.cancelled:,} cancelled)" if state == "pending" and stage.cancelled else ""
+    kinds = (("cancelled", stage.cancelled), ("unknown", stage.unknown)) if state == "pending" else ()
+    parts = [f"{count:,} {kind}" for kind, count in kinds if count]
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def start_chart(starts: dict[str, Any]) -> list[str]:

@@ -234,6 +234,14 @@ def attempt_order(name: str) -> tuple[int, int]:
     return int(launch), int(restart or 0)
 
 
+def merged_launch(folder: StageFolder) -> int | None:
+    """The launch after which stats.json was last written; None without a readable one."""
+    try:
+        return decode(folder.storage.read(folder.stats()), folder.stats()).get("launch")
+    except (FileNotFoundError, StaggerError):
+        return None
+
+
 class StageFolder:
     """The paths and records of one stage's files. `path` is the run directory itself for an only stage."""
 

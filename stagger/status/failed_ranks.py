@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stagger.executor.activity import Activity
 from stagger.executor.kinds import LaunchedJobs
 from stagger.rundir.launch_records import Group, LaunchRecord, LocalLaunch, SlurmLaunch
 from stagger.rundir.stage_folder import Failure, StageFolder, attempt_order
@@ -24,9 +25,15 @@ class Try:
 
 
 def find_failed(
-    folder: StageFolder, launches: Sequence[LaunchRecord], done: set[int], active: set[int], jobs: LaunchedJobs
+    folder: StageFolder,
+    launches: Sequence[LaunchRecord],
+    done: set[int],
+    activity: Activity,
+    jobs: LaunchedJobs,
 ) -> list[Failed]:
     """The ranks whose latest launch ended without a completion record, ascending.
+
+    Of ranks that may be active, because Slurm does not say, those that left a failure record of their own.
 
     A Slurm job that vanishes without a record counts as failed: its node failed, or Python never started. A rank that
     was stopped on purpose, by Ctrl-C or `stagger cancel`, counts as pending.
@@ -36,11 +43,13 @@ def find_failed(
     tries = tries_of(launches)
     wanted = [rank for rank in sorted(tries) if rank not in done and not tries[rank][-1].cancelled]
     # A local launch never retries a rank, so one that has failed is no longer active.
+    active = activity.ranks - activity.unknown
     wanted = [rank for rank in wanted if rank not in active or isinstance(tries[rank][-1].launch, LocalLaunch)]
     if not wanted:
         return []
     attempts = folder.failed_attempts()
     latest = _records(folder, attempts, {rank: tries[rank][-1] for rank in wanted})
+    wanted = [rank for rank in wanted if rank not in activity.unknown or is_final(latest.get(rank))]
     again = {rank: tries[rank][-2] for rank in wanted if tries[rank][-1].group.tries > 0 and len(tries[rank]) > 1}
     before = _records(folder, attempts, again)
     states = _end_states({rank: tries[rank][-1] for rank in wanted}, latest, jobs)
@@ -51,6 +60,20 @@ def find_failed(
             continue
         failed.append(Failed(rank, last.group, states.get(rank), failure, before.get(rank)))
     return failed
+
+
+def is_final(failure: Failure | None) -> bool:
+    """Whether a rank's failure record means that its job does not try it again: no signal stopped it."""
+    return failure is not None and failure["kind"] != "interrupted"
+
+
+def all_ended(folder: StageFolder, launches: Sequence[LaunchRecord], done: set[int]) -> bool:
+    """Whether each launched rank has a completion record, or a failure record in its latest launch."""
+    tries = {rank: mine[-1] for rank, mine in tries_of(launches).items() if rank not in done}
+    if not tries:
+        return True
+    latest = _records(folder, folder.failed_attempts(), tries)
+    return all(is_final(latest.get(rank)) for rank in tries)
 
 
 def tries_of(launches: Sequence[LaunchRecord]) -> dict[int, list[Try]]:
@@ -86,7 +109,7 @@ def _end_states(tries: dict[int, Try], latest: dict[int, Failure], jobs: Launche
     silent: dict[int, set[int]] = {}
     launches: dict[int, SlurmLaunch] = {}
     for rank, one in tries.items():
-        if isinstance(one.launch, SlurmLaunch) and (rank not in latest or latest[rank]["kind"] == "interrupted"):
+        if isinstance(one.launch, SlurmLaunch) and not is_final(latest.get(rank)):
             silent.setdefault(one.launch.launch, set()).add(rank)
             launches[one.launch.launch] = one.launch
     states: dict[int, str] = {}

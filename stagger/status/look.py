@@ -9,11 +9,11 @@ from functools import cached_property
 from stagger.executor.activity import Activity
 from stagger.executor.kinds import LaunchedJobs
 from stagger.progress import busy
-from stagger.rundir.launch_records import LaunchRecord, read_launches
+from stagger.rundir.launch_records import LaunchRecord, SlurmLaunch, read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
-from stagger.rundir.stage_folder import Completion
+from stagger.rundir.stage_folder import Completion, merged_launch
 from stagger.status.failed import Failed
-from stagger.status.failed_ranks import find_failed
+from stagger.status.failed_ranks import all_ended, find_failed
 from stagger.status.strays import Strays, find_strays
 
 
@@ -37,8 +37,7 @@ class Look:
     @cached_property
     def failed(self) -> list[Failed]:
         """The ranks whose latest launch ended without a completion record, ascending."""
-        active = self.activity.ranks - self.done
-        return find_failed(self.stage.folder, self.launches, self.done, active, self.jobs)
+        return find_failed(self.stage.folder, self.launches, self.done, self.activity, self.jobs)
 
     @cached_property
     def strays(self) -> Strays | None:
@@ -75,21 +74,80 @@ def look_at(stages: Sequence[Stage]) -> dict[str, Look]:
     """Take a look at each of `stages`. Returns stage name -> look. Queries Slurm once for all of them.
 
     The query precedes the listing of completion records, so a rank that ends between them is found done, not lost.
+    Raises StaggerError when Slurm does not answer.
     """
-    launches, jobs, found = activities(stages)
+    return _look(stages, launches_of(stages), brief=False)
+
+
+def glance_at(stages: Sequence[Stage]) -> dict[str, Look]:
+    """A look for commands that decide nothing by it: they do not wait for a Slurm that is slow, busy or broken.
+
+    Does not query Slurm at all when the records show that all jobs have ended.
+    """
+    launches = launches_of(stages)
+    ended = ranks_of_ended(stages, launches)
+    if ended is None:
+        return _look(stages, launches, brief=True)
+    jobs = LaunchedJobs([launch for mine in launches for launch in mine], brief=True)
+    return {
+        stage.name: Look(stage, mine, jobs, jobs.activity(stage, only_local(mine)), done)
+        for stage, mine, done in zip(stages, launches, ended, strict=True)
+    }
+
+
+def _look(stages: Sequence[Stage], launches: list[list[LaunchRecord]], *, brief: bool) -> dict[str, Look]:
+    jobs, found = activities(stages, launches, brief=brief)
     return {
         stage.name: Look(stage, mine, jobs, activity, done_ranks(stage))
         for stage, mine, activity in zip(stages, launches, found, strict=True)
     }
 
 
-def activities(stages: Sequence[Stage]) -> tuple[list[list[LaunchRecord]], LaunchedJobs, list[Activity]]:
-    """The launches of each stage, the jobs of all of them, and the activity of each stage."""
-    launches = [read_launches(stage.folder) for stage in stages]
-    jobs = LaunchedJobs([launch for mine in launches for launch in mine])
-    return launches, jobs, [jobs.activity(stage, mine) for stage, mine in zip(stages, launches, strict=True)]
+def launches_of(stages: Sequence[Stage]) -> list[list[LaunchRecord]]:
+    """The launches of each stage."""
+    return [read_launches(stage.folder) for stage in stages]
+
+
+def only_local(launches: Sequence[LaunchRecord]) -> list[LaunchRecord]:
+    return [launch for launch in launches if not isinstance(launch, SlurmLaunch)]
+
+
+def activities(
+    stages: Sequence[Stage], launches: list[list[LaunchRecord]], *, brief: bool
+) -> tuple[LaunchedJobs, list[Activity]]:
+    """The jobs of all stages, and the activity of each. `brief` is as for `Jobs`."""
+    jobs = LaunchedJobs([launch for mine in launches for launch in mine], brief=brief)
+    return jobs, [jobs.activity(stage, mine) for stage, mine in zip(stages, launches, strict=True)]
+
+
+def ranks_of_ended(stages: Sequence[Stage], launches: list[list[LaunchRecord]]) -> list[set[int]] | None:
+    """The done ranks of each stage, if the records show that no Slurm job of the run is queued or running; else None.
+
+    They show it when the end job of each latest launch has written its statistics, and each rank has a record of its
+    end. The statistics are read first, as they are one file: most runs that are looked at are not at their end.
+    """
+    slurm = [stage for stage, mine in zip(stages, launches, strict=True) if mine and isinstance(mine[-1], SlurmLaunch)]
+    if not slurm or any(
+        isinstance(mine[-1], SlurmLaunch) and merged_launch(stage.folder) != mine[-1].launch
+        for stage, mine in zip(stages, launches, strict=True)
+        if mine
+    ):
+        return None
+    done = [done_ranks(stage) for stage in stages]
+    complete = {stage.name for stage, ranks in zip(stages, done, strict=True) if len(ranks) >= stage.spec.tasks}
+    for stage, mine, ranks in zip(stages, launches, done, strict=True):
+        if not mine and complete.issuperset(stage.spec.depends):  # An end job may launch it at any moment.
+            return None
+        if isinstance(mine[-1] if mine else None, SlurmLaunch) and not all_ended(stage.folder, mine, ranks):
+            return None
+    return done
 
 
 def look_at_run(folder: RunFolder, record: RunRecord) -> dict[str, Look]:
     """Take a look at each stage of a run. Returns stage name -> look."""
     return look_at(folder.stages(record))
+
+
+def glance_at_run(folder: RunFolder, record: RunRecord) -> dict[str, Look]:
+    """Take a glance at each stage of a run. Returns stage name -> look."""
+    return glance_at(folder.stages(record))

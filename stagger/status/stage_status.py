@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from stagger.ranks import pad
+from stagger.executor.activity import Activity, Waiting
+from stagger.ranks import format_ranks, pad
 from stagger.rundir.launch_records import SlurmLaunch
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.rundir.stage_folder import StageFolder, attempt_order, collection_paused
 from stagger.status.efficiency import efficiency
 from stagger.status.failed_ranks import cancelled_ranks
-from stagger.status.look import Look, look_at_run
+from stagger.status.look import Look, glance_at_run
 from stagger.status.schemas import schema_differences
 from stagger.status.totals import totals
 from stagger.storage.storage import is_local, join
@@ -37,6 +38,9 @@ class StageStatus:
     sleeping: ranks in the delay of their staggered start.
     requeued: ranks whose job ran before and waits to start again.
     cancelled: the number of pending ranks that a user cancelled.
+    unknown: the number of pending ranks that may be running, because Slurm does not say.
+    waiting: why pending ranks do not start by themselves: `ranks`, `job_id`, Slurm's `reason`, and a `message`.
+    notes: what could not be found out, and why, in sentences.
     strays: the visible files of ranks that are neither done nor active, their ranks, and a sentence; empty if none.
     slowest: (rank, seconds) of ranks that took much longer than most.
     schema_differences: a sentence for each column that differs between the Parquet files of an output folder.
@@ -51,6 +55,7 @@ class StageStatus:
     requeued: int = 0
     pending: int = 0
     cancelled: int = 0
+    unknown: int = 0
     failed_ranks: list[int] = field(default_factory=list)
     records_in: int = 0
     records_out: int = 0
@@ -69,6 +74,8 @@ class StageStatus:
     efficiency: dict[str, Any] = field(default_factory=dict)
     output_folders: list[str] = field(default_factory=list)
     strays: dict[str, Any] = field(default_factory=dict)
+    waiting: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     schema_differences: list[str] = field(default_factory=list)
 
     @property
@@ -78,8 +85,8 @@ class StageStatus:
 
 
 def status_of(folder: RunFolder, record: RunRecord) -> list[StageStatus]:
-    """The status of each stage, from one look at the run."""
-    return [stage_status(look) for look in look_at_run(folder, record).values()]
+    """The status of each stage, from one glance at the run."""
+    return [stage_status(look) for look in glance_at_run(folder, record).values()]
 
 
 def stage_status(look: Look) -> StageStatus:
@@ -97,12 +104,25 @@ def stage_status(look: Look) -> StageStatus:
     counted = status.done + status.failed + status.running + status.sleeping + status.requeued
     status.pending = tasks - counted
     status.active = bool(activity.ranks - settled)
+    status.unknown = len(activity.unknown - settled)
+    status.waiting = waiting(activity, settled)
+    status.notes = list(look.jobs.notes)
     status.cancelled = len(cancelled_ranks(look.launches) - activity.ranks - settled)
     with collection_paused(), look.stage.folder.blaming():
         add_totals(status, look)
         if look.strays is not None:
             status.strays = {**vars(look.strays), "message": str(look.strays)}
     return status
+
+
+def waiting(activity: Activity, settled: set[int]) -> list[dict[str, str]]:
+    """Why ranks that are not `settled` do not start by themselves, the most frequent reason first."""
+    ranks: dict[Waiting, list[int]] = defaultdict(list)
+    for rank, why in activity.waiting.items():
+        if rank not in settled:
+            ranks[why].append(rank)
+    found = sorted(ranks.items(), key=lambda item: -len(item[1]))
+    return [{"ranks": format_ranks(mine), **why._asdict()} for why, mine in found]
 
 
 def asleep(folder: StageFolder, starting: dict[int, tuple[int, int]]) -> set[int]:

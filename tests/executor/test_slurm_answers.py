@@ -43,7 +43,7 @@ def test_limits_are_the_defaults_where_slurm_does_not_say() -> None:
     assert answers.parse_config("") == Limits(1001, 10_000)
 
 
-STATES = {
+STATES: dict[str, dict[tuple[str, int | None], str]] = {
     "20.11": {("700", 0): "COMPLETED", ("700", 1): "OUT_OF_MEMORY", ("700", 4): "PENDING"},
     "21.08": {("700", 0): "COMPLETED", ("700", 1): "TIMEOUT"},  # It had been preempted before.
     "22.05": {("75767", None): "CANCELLED", ("75766", 1): "FAILED", ("75766", 2): "CANCELLED", ("75766", 3): "FAILED"},
