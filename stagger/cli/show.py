@@ -118,6 +118,8 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
         if stage.failed:
             reasons = ", ".join(f"{count} {reason}" for reason, count in stage.reasons.items())
             say(f"  {'':<{width}}  failed: {format_ranks(stage.failed_ranks)} ({reasons})")
+        if stage.end:
+            say(f"  {'':<{width}}  end: {stage.end['message']}")
         if stage.strays:
             say(f"  {'':<{width}}  {stage.strays['message']}")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from stagger.executor.activity import Activity
+from stagger.executor.activity import Activity, EndJob
 from stagger.executor.base import Jobs
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir.launch_records import SlurmLaunch, write_launch
@@ -40,7 +40,7 @@ class SlurmJobs(Jobs[SlurmLaunch]):
 
     @cached_property
     def _accounting(self) -> dict[tuple[str, int], str]:
-        ids = [array.job_id for launch in self._launches for array in launch.arrays if array.job_id]
+        ids = [job.job_id for launch in self._launches for job in launch.jobs if job.job_id]
         return cluster.final_states(ids)
 
     def _end(self, name: str, job_id: str, index: int) -> str | None:
@@ -72,6 +72,14 @@ class SlurmJobs(Jobs[SlurmLaunch]):
                 if wanted and (state := self._end(array.name, array.job_id, index)) is not None:
                     states |= dict.fromkeys(wanted, state)
         return states
+
+    def end_job(self, launch: SlurmLaunch) -> EndJob | None:
+        if not cluster.is_here():
+            return None
+        name, job_id = launch.finalize.name, launch.finalize.job_id
+        for job in self.known[name]:
+            return EndJob(job.state, job.reason)
+        return EndJob(self._accounting.get((job_id or "", 0), ""))
 
     def cancel(self, stage: Stage, launches: Sequence[SlurmLaunch], ranks: set[int] | None = None) -> list[str]:
         return [
