@@ -158,6 +158,10 @@ class SlurmExecutor(PipelineExecutor):
         account: account to charge.
         env: the environment that a job sets up before Python starts: `modules`, `venv`, `conda`, `container`, `setup`.
         sbatch: any other options of sbatch, by their long names.
+        end: the end job, which runs when the arrays have ended: `partition`, `account`, `qos`, `time`, `mem_gb`,
+            `cpus_per_task`, `gpus`, `sbatch`.
+        nodes_submit: whether jobs may submit jobs. If not, `run(wait=True)` or the next command submits what the end
+            job would.
         template: your own job script template.
         log_dir: folder for the output of jobs before and after their ranks run; all nodes must share it.
         run: `tasks`, `name` and the other options listed in `RunOptions`.
@@ -186,6 +190,8 @@ class SlurmExecutor(PipelineExecutor):
         account: str | None = None,
         env: Mapping[str, Any] | None = None,
         sbatch: Mapping[str, str | int | float | bool] | None = None,
+        end: Mapping[str, Any] | None = None,
+        nodes_submit: bool = True,
         template: str | None = None,
         log_dir: str | None = None,
         **run: Unpack[RunOptions],
@@ -204,6 +210,8 @@ class SlurmExecutor(PipelineExecutor):
             "account": account,
             "env": env,
             "sbatch": sbatch,
+            "end": end,
+            "nodes_submit": nodes_submit,
             "template": template,
             "log_dir": log_dir,
         }

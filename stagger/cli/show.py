@@ -133,6 +133,8 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
             say(f"  {'':<{width}}  failed: {format_ranks(stage.failed_ranks)} ({reasons})")
         for why in stage.waiting[:SHOWN]:
             say(f"  {'':<{width}}  waiting: {why['ranks']} ({why['reason']}: {why['message']})")
+        if stage.end:
+            say(f"  {'':<{width}}  end: {stage.end['message']}")
         if stage.strays:
             say(f"  {'':<{width}}  {stage.strays['message']}")
     for note in notes(stages):

@@ -46,3 +46,11 @@ class Activity:
             getattr(self, states).update(getattr(other, states))
         self.holders += other.holders
         self.ending |= other.ending
+
+
+@dataclass(frozen=True)
+class EndJob:
+    """An end job: Slurm's state of it, empty if Slurm does not know it any more, and why it waits."""
+
+    state: str
+    reason: str = ""

@@ -36,15 +36,6 @@ def array_record(array: ArrayPlan) -> ArrayRecord:
     )
 
 
-def refuse_too_many(jobs: int, most: int | None, what: str) -> None:
-    """Raise StaggerError when `jobs` jobs and the end job exceed `most`; `what` names that limit in the message."""
-    if most is not None and jobs + 1 > most:
-        raise StaggerError(
-            f"The launch needs {jobs + 1:,} jobs, but {what} is {most:,}: multiply executor.ranks_per_job by"
-            f" {math.ceil((jobs + 1) / max(1, most - 1)):,}, or launch fewer ranks with --limit."
-        )
-
-
 def split(ranks: list[int], per_job: int, most: int) -> list[list[list[int]]]:
     """Split ranks into arrays of at most `most` jobs, each of at most `per_job` ranks.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from stagger.executor.activity import Activity
+from stagger.executor.activity import Activity, EndJob
 from stagger.plan.requests import not_yet_planned
 from stagger.rundir.launch_records import Group, LaunchRecord
 from stagger.rundir.run_folder import Stage, StageInput
@@ -118,6 +118,10 @@ class Jobs(ABC, Generic[Launch]):
     def end_states(self, launch: Launch, ranks: set[int]) -> dict[int, str]:
         """Rank -> the final state of its job; ranks whose state is unknown are missing. Reads no record of a rank."""
         return {}
+
+    def end_job(self, launch: Launch) -> EndJob | None:
+        """The end job of a launch; None if it has none, or if Slurm cannot be asked here."""
+        return None
 
     @abstractmethod
     def cancel(self, stage: Stage, launches: Sequence[Launch], ranks: set[int] | None = None) -> list[str]:

@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from stagger.errors import StaggerError, one_line
+from stagger.executor.end_job import end_options
 from stagger.executor.sandbox import ScriptEnvironment, within_limits
 from stagger.ranks import format_ranks
 from stagger.shipped import shipped
 from stagger.slurm.answers import parse_time
 from stagger.spec.executors import EnvSpec, SlurmSpec
 from stagger.start.delays import GOLDEN, RESTART_SALT, Slots
+
+#: Number of times that an end job leaves a node which cannot run it.
+OTHER_NODES = 5
 
 #: Seconds before its time limit at which Slurm signals a job, so that it can commit and requeue itself.
 WARNING_S = 120
@@ -84,23 +88,18 @@ def array_script(
 
 def finalize_script(context: ScriptContext, name: str, after: Sequence[str]) -> str:
     """The script of the end job, which runs when the arrays with the job ids `after` have ended."""
-    spec = context.spec
-    output = f"{percent(context.log_dir)}/finalize-%j.out"
-    options: dict[str, Any] = {"job-name": name, "output": output, "nodes": "1", "ntasks": "1"}
-    options |= {"dependency": f"afterany:{':'.join(after)}", "cpus-per-task": "1", "chdir": "/", "requeue": True}
-    for option, value in (("partition", spec.partition), ("qos", spec.qos), ("account", spec.account)):
-        if value:
-            options[option] = value
+    options: dict[str, Any] = {"job-name": name, "output": f"{percent(context.log_dir)}/finalize-%j.out"}
+    options |= {"open-mode": "append", "nodes": "1", "ntasks": "1", "chdir": "/", "requeue": True}
+    options |= {"dependency": f"afterany:{':'.join(after)}", **end_options(context.spec)}
     return render(
         "finalize.sbatch.j2",
         options=sbatch_options(options),
         title=f"The end of stage {one_line(context.stage)} of {one_line(context.run_dir)}, launch {context.number}.",
-        cwd=context.cwd,
-        env=quoted_env(spec.env),
-        python=interpreter(spec.env),
+        python=sys.executable,
         run_dir=context.run_dir,
         stage=context.stage,
         settings=context.settings,
+        other_nodes=OTHER_NODES,
     )
 
 

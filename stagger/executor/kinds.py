@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stagger.executor.activity import Activity
+from stagger.executor.activity import Activity, EndJob
 from stagger.executor.base import Jobs, StageRunner
 from stagger.executor.local import LocalJobs, LocalRunner
 from stagger.executor.slurm import SlurmRunner
@@ -59,6 +59,10 @@ class LaunchedJobs:
     def end_states(self, launch: LaunchRecord, ranks: set[int]) -> dict[int, str]:
         """Rank -> the final state of its job; ranks whose state is unknown are missing. Reads no record of a rank."""
         return self._of_kind[launch.executor].end_states(launch, ranks)
+
+    def end_job(self, launch: LaunchRecord) -> EndJob | None:
+        """The end job of a launch; None if it has none, or if Slurm cannot be asked here."""
+        return self._of_kind[launch.executor].end_job(launch)
 
     def cancel(self, stage: Stage, launches: Sequence[LaunchRecord], ranks: set[int] | None = None) -> list[str]:
         """Stop the running and queued jobs of a stage, or only those of `ranks`: one sentence per job stopped."""

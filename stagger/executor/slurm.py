@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 from stagger.errors import StaggerError
-from stagger.executor.arrays import array_record, block_scripts, refuse_too_many, split, throttles, unique_name
+from stagger.executor.arrays import array_record, block_scripts, split, throttles, unique_name
 from stagger.executor.base import ArrayPlan, StageLaunch, StageRunner
 from stagger.executor.job_script import ScriptContext, activate_script, array_script, finalize_script
 from stagger.executor.more_resources import Defaults, scaled
@@ -55,7 +55,10 @@ class SlurmRunner(StageRunner):
 
     def arrays(self, launch: StageLaunch) -> list[ArrayPlan]:
         limits = cluster.limits()
-        self._check_limits(limits, self.start.jobs(len(launch.ranks)))
+        if limits.assumed:
+            logger.warning(
+                f"{limits.assumed.rstrip('.')}. Assuming Slurm's default MaxArraySize, {limits.max_array_size}."
+            )
         self.start.advise(len(launch.ranks))
         context = self._context(launch)
         given = defaults(limits) if any(group.tries for group in launch.groups) else Defaults()
@@ -84,16 +87,6 @@ class SlurmRunner(StageRunner):
             arrays.append(ArrayPlan(name, group, part, throttle, script))
         return arrays
 
-    def _check_limits(self, limits: Limits, jobs: int) -> None:
-        """Raise StaggerError when `jobs` exceed the cluster's MaxJobCount or, if enforced, the user's MaxSubmitJobs."""
-        if limits.assumed:
-            logger.warning(
-                f"{limits.assumed.rstrip('.')}. Assuming Slurm's default MaxArraySize, {limits.max_array_size}."
-            )
-        refuse_too_many(jobs, limits.max_job_count, "the cluster's MaxJobCount")
-        if limits.enforced:
-            refuse_too_many(jobs, cluster.submit_limit(), "your MaxSubmitJobs")
-
     def execute(self, launch: StageLaunch) -> SlurmLaunch:
         """Submit the arrays and the end job: all of them, or none."""
         context = self._context(launch)
@@ -112,7 +105,7 @@ class SlurmRunner(StageRunner):
             script = finalize_script(context, record.finalize.name, after)
             record = submitted(record, launch, context, record.finalize.name, script)
         except BaseException as error:
-            record = replace(record, cancelled=f"the launch failed: {error}")
+            record = replace(record, refused=f"the launch failed: {error}")
             cluster.cancel((job.job_id for job in record.jobs if job.job_id), record.cluster)
             raise
         finally:
@@ -123,6 +116,8 @@ class SlurmRunner(StageRunner):
             f" (job {', '.join(after)})"
         )
         logger.info(f"{name}: {self.start_summary(len(launch.ranks))}")
+        if not self.settings.nodes_submit and (left := left_to_commands(self.spec, self.stage)):
+            logger.info(f"{name}: jobs may not submit jobs (executor.nodes_submit is false), so {left}")
         return record
 
     def _record(self, launch: StageLaunch, arrays: list[ArrayPlan], log_dir: str) -> SlurmLaunch:
@@ -176,6 +171,16 @@ def submitted(record: SlurmLaunch, launch: StageLaunch, context: ScriptContext, 
     folder.storage.write(join(folder.launch(launch.number), f"{name}.sh"), script.encode())
     job = sbatch.submit(context.log_dir, script, name, record.cluster)
     return record.submitted(name, job.job_id, job.cluster)
+
+
+def left_to_commands(spec: RunSpec, stage: StageSpec) -> str:
+    """What the user's commands start when the stage has ended, as jobs may not submit it; empty if there is nothing."""
+    what = ["retries of failed ranks"] if stage.retries is not None else []
+    waiting = [other.name for other in spec.stages if stage.name in other.depends]
+    what += [f"the stage{'s' if len(waiting) > 1 else ''} {', '.join(waiting)}"] if waiting else []
+    if not what:
+        return ""
+    return f"{' and '.join(what)} start from launch --wait, or when you type: stagger retry {spec.run_dir}"
 
 
 def defaults(limits: Limits) -> Defaults:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from stagger.errors import StaggerError
-from stagger.executor.activity import Activity, Waiting
+from stagger.executor.activity import Activity, EndJob, Waiting
 from stagger.executor.base import Jobs
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir.launch_records import ArrayRecord, EndJobRecord, SlurmLaunch, write_launch
@@ -83,7 +83,7 @@ class SlurmJobs(Jobs[SlurmLaunch]):
         """(Cluster, job id, index) -> final state, as far as accounting answers."""
         states: dict[tuple[str, str, int | None], str] = {}
         for name, launches in self._by_cluster().items():
-            ids = [array.job_id for launch in launches for array in launch.arrays if array.job_id]
+            ids = [job.job_id for launch in launches for job in launch.jobs if job.job_id]
             if not ids:
                 continue
             since = min(launch.time for launch in launches)
@@ -165,6 +165,14 @@ class SlurmJobs(Jobs[SlurmLaunch]):
                 if wanted and (state := self._end(launch, array, index)) is not None:
                     states |= dict.fromkeys(wanted, state)
         return states
+
+    def end_job(self, launch: SlurmLaunch) -> EndJob | None:
+        if self._unanswered:
+            return None
+        name, job_id = launch.finalize.name, launch.finalize.job_id
+        for job in self.known[name]:
+            return EndJob(job.state, job.reason)
+        return EndJob(self._accounting.get((launch.cluster, job_id or "", None), ""))
 
     def cancel(self, stage: Stage, launches: Sequence[SlurmLaunch], ranks: set[int] | None = None) -> list[str]:
         return [

@@ -6,6 +6,7 @@ from typing import Any
 
 from stagger.executor.base import StageLaunch
 from stagger.executor.kinds import runner_of
+from stagger.executor.limits import check_limits
 from stagger.launch.check import check_fingerprints, plan_for_show
 from stagger.launch.hand_over import task_settings
 from stagger.launch.stages import wanted_ranks
@@ -24,16 +25,15 @@ def dry_run(spec: RunSpec, *, limit: int | None = None) -> dict[str, Any]:
         check_fingerprints(run, before, plans)
     fingerprints = {name: plan.fingerprint for name, plan in plans.items()}
     record = RunRecord(spec, {**dict.fromkeys((stage.name for stage in spec.stages), ""), **fingerprints})
-    stages = []
-    for stage in run.stages(record):
-        ranks = [rank for rank in wanted_ranks(stage.spec, limit) if rank not in done[stage.name]]
-        stages.append(dry_stage(stage, plans.get(stage.name), ranks))
+    ranks = {one.name: [rank for rank in wanted_ranks(one, limit) if rank not in done[one.name]] for one in spec.stages}
+    starting = {name: len(ranks[name]) for name in plans}
+    check_limits(spec, starting, {} if limit else {name: len(ranks[name]) for name in ranks.keys() - plans.keys()})
     return {
         "run_dir": spec.run_dir,
         "fingerprint": run_fingerprint(fingerprints),
         "profile": spec.profile,
         "origins": spec.origins,
-        "stages": stages,
+        "stages": [dry_stage(stage, plans.get(stage.name), ranks[stage.name]) for stage in run.stages(record)],
     }
 
 

@@ -5,127 +5,122 @@ SETTINGS is the path of the settings of the tasks: their storage options are nee
 
 from __future__ import annotations
 
+import contextlib
+import os
+import random
+import socket
 import sys
-from collections import defaultdict
-from dataclasses import replace
+import time
+from dataclasses import dataclass
 
 import orjson
 
 from stagger.errors import StaggerError
-from stagger.launch.check import enter
-from stagger.launch.hand_over import start
-from stagger.launch.leftovers import remove_leftovers
-from stagger.launch.retry_policy import decide
-from stagger.launch.stages import run_stages
-from stagger.ranks import format_ranks
-from stagger.rundir.launch_records import Group
-from stagger.rundir.run_folder import RunFolder, RunRecord
-from stagger.spec.executors import RetrySpec
-from stagger.spec.models import RunSpec
-from stagger.status.efficiency import sentences
-from stagger.status.look import Look, look_at_run
-from stagger.status.report import write_stats
+from stagger.executor.end_job import end_time
+from stagger.executor.limits import NoRoom
+from stagger.launch.ending import Ending, EndNote, end_stage, may_launch, nodes_submit, recording_end
+from stagger.rundir.lock import InUse
+from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
+from stagger.slurm import cluster
+from stagger.slurm.answers import parse_time
+from stagger.slurm.own_job import requeue
+from stagger.spec.executors import SlurmSpec
+from stagger.status.look import look_at_run
 from stagger.storage.storage import hide_secrets
 from stagger.task import read_argument
 from stagger.terminal import logger
 
-#: Seconds that an end job waits for the lock, which a local stage holds for as long as it runs.
-LOCK_WAIT_S = 6 * 3600.0
+#: Seconds for which an end job waits in all: for the lock, which a local stage holds while it runs, or for room.
+PATIENCE_S = 6 * 3600.0
+
+#: The share of its time limit that an end job waits, before it goes back into the queue; seconds between two tries.
+SHARE, NAP_S = 0.5, 20.0
 
 
 def main(arguments: list[str]) -> int:
-    """End a stage as `end_stage` does. Returns its exit status, or that of an error, which is logged."""
+    """End a stage, and record how. Returns the exit status: 1 if ranks are left that are neither done nor retried."""
     try:
-        return end_stage(*arguments)
+        run_dir, name, path = arguments
+        settings = orjson.loads(read_argument(path))
+        run, record = RunFolder.open(run_dir, settings.get("storage_options"), patient=True)
+        with run.changing(record):
+            return EndJob(run, record, run.stage(record, name), settings.get("launch", 1)).run_recorded()
     except StaggerError as error:
-        for line in str(error).split("\n"):
-            logger.error(line)
+        say_error(error)
         return error.exit_status
     except OSError as error:
         logger.error(str(error))
         return 1
 
 
-def end_stage(run_dir: str, name: str, settings: str) -> int:
-    """Merge the statistics; retry failed ranks as `retries` allows; launch dependent stages if every rank is done."""
-    options = orjson.loads(read_argument(settings)).get("storage_options")
-    run, record = RunFolder.open(run_dir, options, patient=True)
-    with run.changing(record):
-        if not may_launch(record.spec, name):  # Then a user's retry need not wait for this job.
-            return finalize(run, record, name)
-        with run.lock.held(wait_s=LOCK_WAIT_S):
-            return finalize(run, run.load() or record, name)
+def say_error(error: StaggerError) -> None:
+    for line in str(error).split("\n"):
+        logger.error(line)
 
 
-def may_launch(spec: RunSpec, name: str) -> bool:
-    """Whether the end of stage `name` can launch anything: retries of its ranks, or stages that depend on it."""
-    return spec.stage(name).retries is not None or any(name in stage.depends for stage in spec.stages)
+@dataclass(frozen=True)
+class EndJob:
+    """The end job of one launch of a stage."""
 
+    run: RunFolder
+    record: RunRecord
+    stage: Stage
+    launch: int
 
-def finalize(run: RunFolder, record: RunRecord, name: str) -> int:
-    """End stage `name`, under the run's lock if it may launch anything.
+    def run_recorded(self) -> int:
+        """End the stage, and record what that did, or why it failed. Returns the exit status."""
+        by = f"end job {os.environ.get('SLURM_JOB_ID', '')} on {socket.gethostname()}"
+        with recording_end(self.stage, self.launch, by) as note:
+            ending = self._when_possible(note)
+            note(ending)
+        return int(ending.failed)
 
-    Returns the exit status: 1 if ranks are neither done nor retried, or if output files have different columns.
-    """
-    looks = look_at_run(run, record)
-    look, stage = looks[name], run.stage(record, name)
-    if not look.activity.ranks:  # Removed at once: a user's retry may start ranks while the statistics are merged.
-        remove_leftovers(stage)
-    stats = write_stats(look)
-    for line in sentences(stats.get("efficiency", {})):
-        logger.info(f"{name}: {line}")
-    if not stats["missing_ranks"]:
-        logger.success(f"{name}: all {stage.spec.tasks} ranks are done")
-        for line in stats["schema_differences"]:
-            logger.error(f"{name}: output files have different columns: {line}")
-        launch_dependents(run, record, looks, name)
-        return 1 if stats["schema_differences"] else 0
-    logger.warning(f"{name}: ranks {stats['missing_ranks']} are not done")
-    if stage.spec.retries is not None and retry_failed(look, stage.spec.retries):
-        return 0
-    failed = format_ranks(one.rank for one in look.failed)
-    logger.error(f"{name}: ranks {stats['missing_ranks']} are not done ({failed} failed)")
-    return 1
+    def _when_possible(self, note: EndNote) -> Ending:
+        """End the stage once no other process holds the run's lock, and there is room for the jobs to launch.
 
+        With half of its time gone, the job goes back into the queue, to wait with a new time limit.
+        """
+        executor = self.stage.spec.executor
+        limit_s = parse_time(end_time(executor)) if isinstance(executor, SlurmSpec) else None
+        deadline = time.monotonic() + SHARE * (limit_s or PATIENCE_S)
+        while True:
+            try:
+                return self._end()
+            except (InUse, NoRoom) as error:
+                if time.time() - note.record.started > PATIENCE_S:
+                    raise
+                logger.info(f"{self.stage.name}: waits: {error}")
+                note.write(said=(f"waits: {error}",))
+                if time.monotonic() > deadline:
+                    self._start_over(error)
+            time.sleep(NAP_S * random.uniform(0.5, 1.5))  # noqa: S311 # Not all at once.
 
-def retry_failed(look: Look, retries: RetrySpec) -> bool:
-    """Relaunch the failed ranks that `retries` allows. Returns whether there were any."""
-    name = look.stage.name
-    decision = decide(retries, look.failed)
-    given_up = defaultdict(list)
-    for rank, reason in decision.given_up.items():
-        given_up[reason].append(rank)
-    for reason, ranks in given_up.items():
-        logger.warning(f"{name}: given up: ranks {format_ranks(ranks)}: {reason}")
-    for group in decision.again:
-        logger.info(
-            f"{name}: retry {group.tries} of {retries.max} for ranks {format_ranks(group.ranks)}, with"
-            f" {group.memory_scale:g} times the memory and {group.time_scale:g} times the time"
-        )
-    if decision.again:
-        start_again(look, decision.again)
-    return bool(decision.again)
+    def _start_over(self, error: StaggerError) -> None:
+        """Requeue this job; Slurm then stops it. Raises `error` where that is not possible."""
+        try:
+            requeue(os.environ["SLURM_JOB_ID"])
+        except (StaggerError, KeyError):
+            raise error from None
+        time.sleep(PATIENCE_S)
 
+    def _end(self) -> Ending:
+        submits = nodes_submit(self.stage.spec)
+        if submits and cluster.is_here() and may_launch(self.record.spec, self.stage.name):
+            with self.run.lock.held():
+                return self._end_now(self.run.load() or self.record, submits=True)
+        ending = self._end_now(self.record, submits=False)  # Without the lock: a user's retry need not wait.
+        if submits and ending.left:
+            raise StaggerError(
+                f"There is no sbatch on {socket.gethostname()}, so the end job could not launch"
+                f" {', '.join(ending.left)}. Set executor.nodes_submit: false, and follow runs with launch --wait."
+            )
+        return ending
 
-def start_again(look: Look, groups: list[Group]) -> None:
-    """Relaunch the groups, each with its own resources, without ranks that are done or active by now."""
-    enter(look.stage.record.spec)
-    settled = look.done | look.activity.ranks
-    left = [replace(group, ranks=[rank for rank in group.ranks if rank not in settled]) for group in groups]
-    if left := [group for group in left if group.ranks]:
-        start(look.stage, look, left)
-
-
-def launch_dependents(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: str) -> None:
-    """Launch the Slurm stages that waited for stage `name`, which is done.
-
-    Local stages do not run in this small job, but where the user runs `launch --wait` or `stagger retry`.
-    """
-    enter(record.spec)
-    waited = [s.name for s in record.spec.stages if name in s.depends and s.executor.type == "slurm"]
-    run_stages(run, record, looks, only=waited)
+    def _end_now(self, record: RunRecord, *, submits: bool) -> Ending:
+        return end_stage(self.run, record, look_at_run(self.run, record), self.stage.name, submits=submits)
 
 
 if __name__ == "__main__":
     logger.configure(patcher=hide_secrets)
-    sys.exit(main(sys.argv[1:]))
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main(sys.argv[1:]))

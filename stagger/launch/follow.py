@@ -1,18 +1,23 @@
-"""Waits for the Slurm jobs of a run, and runs the local stages that depend on them."""
+"""Waits for the Slurm jobs of a run, acts for end jobs that did not, and runs the local stages that depend on them."""
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from stagger.launch.check import ready_stages
+from stagger.launch.ending import end_stage, recording_end
 from stagger.launch.launched import Launched
 from stagger.launch.stages import note_unfinished, run_stages
 from stagger.progress import Progress
-from stagger.rundir.run_folder import RunFolder, RunRecord
+from stagger.rundir.launch_records import latest_launch
+from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
+from stagger.status.end_job import BY_COMMAND, end_of
 from stagger.status.look import Look, look_at_run
-from stagger.status.stage_status import stage_status
+from stagger.status.stage_status import stage_statuses
+from stagger.storage.storage import join
 from stagger.terminal import logger
 
 #: Seconds between polls: the first, the longest, the growth factor. Slurm's manual discourages frequent polling.
@@ -28,7 +33,8 @@ def follow(
 ) -> Launched:
     """Wait until all Slurm jobs of the run have ended, also those that end jobs launch.
 
-    Then run the local stages that waited for them, and repeat. Launches no stage twice.
+    Then do what end jobs failed to do or may not, run the local stages that waited, and repeat. Launches no stage
+    twice.
     """
     if all(stage.executor.type == "local" for stage in record.spec.stages):
         return launched
@@ -38,6 +44,10 @@ def follow(
         except KeyboardInterrupt:
             logger.warning(f"stopped waiting; the jobs keep running. Check them with: stagger status {run.path}")
             raise
+        if unended := [name for name, look in looks.items() if falls_to_us(look)]:
+            for name in unended:
+                record = end_in_place(run, record, name)
+            continue
         ready = [looks[name] for name in pending_stages(record, looks)]
         fresh = {one.stage.name for one in ready if one.stage.spec.executor.type == "local" and not one.launches}
         if not fresh:
@@ -48,11 +58,45 @@ def follow(
             launched.lost_outputs += run_stages(run, record, looks, limit=limit, only=fresh).lost_outputs
         if launched.lost_outputs:
             break
-    ended = Launched(run.path, [stage_status(look) for look in looks.values()], lost_outputs=launched.lost_outputs)
+    ended = Launched(run.path, stage_statuses(looks), lost_outputs=launched.lost_outputs)
     for name in pending_stages(record, looks):
         if ranks.get(name) is None:
             note_unfinished(ended, looks[name], limit)
     return ended
+
+
+def falls_to_us(look: Look) -> bool:
+    """Whether a stage has ended, and its end job did not do what it had to, although nobody cancelled it.
+
+    What this process itself could not do is not tried again.
+    """
+    if look.activity.ranks or look.activity.ending:
+        return False
+    end = end_of(look)
+    return end is not None and end.fell_short and end.state != "cancelled" and not end.by_command
+
+
+def end_in_place(run: RunFolder, record: RunRecord, name: str) -> RunRecord:
+    """End a stage in place of its end job, and record that. Returns the run's current record."""
+    with run.lock.held():
+        record = run.load() or record
+        for stage in run.stages(record):
+            refresh_launches(stage)
+        looks = look_at_run(run, record)
+        launch = latest_launch(looks[name].launches)
+        if launch is None or not falls_to_us(looks[name]):
+            return record
+        logger.info(f"{name}: acting in place of its end job, {launch.finalize.job_id}")
+        with recording_end(looks[name].stage, launch.launch, f"{BY_COMMAND} on {socket.gethostname()}") as note:
+            note(end_stage(run, record, looks, name))
+    return record
+
+
+def refresh_launches(stage: Stage) -> None:
+    """List the launches of a stage, so that a client of NFS shows what other machines have just written there."""
+    folder = join(stage.folder.path, "launches")
+    for entry in stage.folder.storage.list(folder):
+        stage.folder.storage.list(join(folder, entry.name))
 
 
 def pending_stages(record: RunRecord, looks: Mapping[str, Look]) -> list[str]:
@@ -62,13 +106,17 @@ def pending_stages(record: RunRecord, looks: Mapping[str, Look]) -> list[str]:
 
 
 def wait_for_slurm(run: RunFolder, record: RunRecord) -> dict[str, Look]:
-    """Wait until no array and no end job of the run is queued or running. Returns the last look."""
+    """Wait until no array and no end job of the run is queued or running, or until a stage falls to this process.
+
+    Returns the last look.
+    """
     interval = FIRST_S
     with Progress(record.spec.name, sum(stage.tasks for stage in record.spec.stages)) as progress:
         while True:
             looks = look_at_run(run, record)
             progress.set(sum(len(look.done) for look in looks.values()), 0)
-            if not any(look.activity.ranks or look.activity.ending for look in looks.values()):
+            active = any(look.activity.ranks or look.activity.ending for look in looks.values())
+            if not active or any(map(falls_to_us, looks.values())):
                 return looks
             time.sleep(interval)
             interval = min(LONGEST_S, interval * GROWTH)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from stagger.executor.limits import check_limits
 from stagger.launch.check import plan_stages, save_plans
 from stagger.launch.hand_over import launch_stage
 from stagger.launch.launched import Launched
@@ -119,9 +120,13 @@ def run_stages(
     standings = {name: Standing.of(look) for name, look in looks.items()}
     lost = {name: paths for name in needed_outputs(names, standings) if (paths := lost_outputs(looks[name]))}
     launched.lost_outputs = [path for paths in lost.values() for path in paths]
+    wanted = {name: wanted_ranks(record.spec.stage(name), limit, ranks.get(name)) for name in names}
+    decisions = {name: next_start(name, standings, lost, wanted[name]) for name in names}
+    starting = {name: len(one.ranks) for name, one in decisions.items() if isinstance(one, Start)}
+    check_limits(record.spec, starting, {} if limit else later_ranks(standings))
     for name in names:
         spec = record.spec.stage(name)
-        decision = next_start(name, standings, lost, wanted_ranks(spec, limit, ranks.get(name)))
+        decision = next_start(name, standings, lost, wanted[name])
         if isinstance(decision, Waiting):
             how = "" if spec.executor.type == "slurm" else f"; then run on this machine: stagger retry {run.path}"
             logger.info(f"{name}: starts when {', '.join(decision.stages)} is done{how}")
@@ -136,6 +141,19 @@ def run_stages(
                 note_unfinished(launched, looks[name], limit)
         launched.stages.append(stage_status(looks[name]))
     return launched
+
+
+def later_ranks(standings: Mapping[str, Standing]) -> dict[str, int]:
+    """Stage -> its number of ranks that are not done, for each stage that waits for others.
+
+    >>> later_ranks({"a": Standing(2), "b": Standing(3, depends=("a",), done={0})})
+    {'b': 2}
+    """
+    return {
+        name: one.tasks - len(one.done)
+        for name, one in standings.items()
+        if not all(standings[other].is_done for other in one.depends)
+    }
 
 
 def wanted_ranks(stage: StageSpec, limit: int | None, chosen: set[int] | None = None) -> Collection[int]:

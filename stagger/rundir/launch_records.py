@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, TypedDict, TypeVar
@@ -108,7 +109,8 @@ class SlurmLaunch(LaunchRecord):
 
     `resources` are the executor's settings; `log_dir` is the folder of the jobs' own output; `user` submitted the jobs
     to `cluster`, which is empty if it is the one that the submitting machine belongs to. `cancelled` is the reason why
-    the whole launch was cancelled; `cancelled_ranks` are the ranks that were cancelled individually.
+    the whole launch was cancelled; `cancelled_ranks` are the ranks that were cancelled individually. `refused` is why
+    the launch failed: Slurm has none of its jobs, and it counts as no try of its ranks.
     """
 
     executor = "slurm"
@@ -122,10 +124,11 @@ class SlurmLaunch(LaunchRecord):
     cluster: str = ""
     cancelled: str = ""
     cancelled_ranks: str = ""
+    refused: str = ""
 
     @property
     def groups(self) -> list[Group]:
-        return [array.group for array in self.arrays]
+        return [] if self.refused else [array.group for array in self.arrays]
 
     @property
     def cancelled_list(self) -> list[int]:
@@ -137,6 +140,11 @@ class SlurmLaunch(LaunchRecord):
             return replace(self, finalize=replace(self.finalize, job_id=job_id), cluster=cluster)
         arrays = (replace(array, job_id=job_id) if array.name == name else array for array in self.arrays)
         return replace(self, arrays=tuple(arrays), cluster=cluster)
+
+    @property
+    def end_output(self) -> str:
+        """The path of Slurm's output file for the end job."""
+        return os.path.join(self.log_dir, f"finalize-{self.finalize.job_id}.out")
 
     def output_of(self, rank: int) -> str | None:
         """The path of Slurm's output file for a rank's job; None for a rank of another launch."""
@@ -167,6 +175,16 @@ def read_launches(folder: StageFolder) -> list[LaunchRecord]:
             return records
 
 
+def latest_launch(launches: Sequence[LaunchRecord]) -> SlurmLaunch | None:
+    """The latest of a stage's launches whose jobs were submitted; None if that ran on this machine."""
+    for launch in reversed(launches):
+        if not isinstance(launch, SlurmLaunch):
+            return None
+        if not launch.refused:
+            return launch
+    return None
+
+
 def write_launch(folder: StageFolder, record: LaunchRecord) -> None:
     folder.storage.write(record_path(folder, record.launch), encode_launch(record))
 
@@ -176,9 +194,11 @@ def record_path(folder: StageFolder, number: int) -> str:
 
 
 def encode_launch(record: LaunchRecord) -> bytes:
-    """The content of launch.json. Leaves out the keys about cancellation if nothing was cancelled."""
+    """The content of launch.json. Leaves out the keys about cancellation and refusal if nothing was."""
     content = {"launch": record.launch, "executor": record.executor, **asdict(record)}
-    return encode({key: value for key, value in content.items() if value or not key.startswith("cancelled")})
+    return encode(
+        {key: value for key, value in content.items() if value or not key.startswith(("cancelled", "refused"))}
+    )
 
 
 def decode_launch(data: bytes, path: str) -> LaunchRecord:

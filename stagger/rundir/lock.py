@@ -97,6 +97,10 @@ class Holder:
         return f"process {self.pid} of {self.user} on {self.host}, since {since}"
 
 
+class InUse(StaggerError):
+    """Another process holds the lock of the run."""
+
+
 class Lock:
     """The lock of the run in `run_dir`.
 
@@ -114,7 +118,7 @@ class Lock:
     def held(self, wait_s: float = 0.0) -> Iterator[None]:
         """Hold the lock, to launch the run or run it locally.
 
-        Raises StaggerError, naming the holder, when another process still holds it after `wait_s` seconds.
+        Raises InUse, naming the holder, when another process still holds it after `wait_s` seconds.
         """
         mine = encode(asdict(Holder.this_process()))
         self._take(0, mine, time.monotonic() + wait_s)
@@ -176,7 +180,7 @@ class Lock:
         finally:
             self._storage.remove(self._place(level + 1))
 
-    def _in_use(self, data: bytes, path: str) -> StaggerError:
+    def _in_use(self, data: bytes, path: str) -> InUse:
         holder = decode_holder(data, path)
         if path != self.path:
             text = f"{self.path} is being taken over by {holder}. Try again"
@@ -185,7 +189,7 @@ class Lock:
                 f"{self._run_dir} is in use by {holder}. Wait for it, or stop it with: stagger cancel {self._run_dir}"
             )
         here = holder is not None and holder.is_here()
-        return StaggerError(text + ("" if here else f" (if it has ended there: remove {path})"))
+        return InUse(text + ("" if here else f" (if it has ended there: remove {path})"))
 
     def _read(self, path: str) -> bytes | None:
         try:

@@ -116,6 +116,62 @@ class EnvSpec(Model):
         return self
 
 
+def slurm_time(value: Any) -> Any:
+    """A time limit as text. Raises ValueError when Slurm would not understand it."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if isinstance(value, str) and not SLURM_TIME.fullmatch(value):
+        raise ValueError("not a time that Slurm understands; write minutes, H:MM:SS or D-HH:MM:SS")
+    return value
+
+
+def long_options(value: dict[str, Any]) -> dict[str, Any]:
+    """Options of sbatch by their full names. Raises ValueError when stagger sets one itself, or one is given twice."""
+    found: dict[str, Any] = {}
+    for written, setting in value.items():
+        option = long_option(written)
+        if option in RESERVED_OPTIONS:
+            short = f" is short for {option!r}, which" if option != written else ""
+            raise ValueError(f"{written!r}{short} is set by stagger itself{RESERVED_OPTIONS[option]}")
+        if option in found:
+            raise ValueError(f"{option!r} is given twice, once as {written!r}")
+        found[option] = setting
+    if not survives_json(found):
+        raise ValueError("infinity is no value of an option")
+    return found
+
+
+class EndSpec(Model):
+    """The end job of a stage. It inherits from the stage where it runs; each key replaces what it would inherit."""
+
+    partition: str | None = None
+    """The partition; by default the stage's."""
+    account: str | None = None
+    """Account to charge; by default the stage's."""
+    qos: str | None = None
+    """Quality of service; by default the stage's."""
+    time: str | None = None
+    """Time limit; by default 30 minutes, or the stage's if that is shorter."""
+    mem_gb: Amount = 2.0
+    """Memory, in GiB."""
+    cpus_per_task: PositiveInt = 1
+    """Processors."""
+    gpus: NonNegativeInt | None = None
+    """GPUs; by default one if the stage uses GPUs and the end job runs in its partition, else none."""
+    sbatch: dict[str, str | int | float | bool] = {}
+    """Any other options of sbatch, by their long names. `false` leaves out an option that the end job would have."""
+
+    _time = field_validator("time", mode="before")(slurm_time)
+
+    @field_validator("sbatch")
+    @classmethod
+    def _long_options(cls, value: dict[str, Any]) -> dict[str, Any]:
+        found = long_options(value)
+        if "dependency" in found:
+            raise ValueError("'dependency' is set by stagger itself; the end job depends on the stage's arrays")
+        return found
+
+
 class SlurmSpec(Model):
     """Run as Slurm job arrays."""
 
@@ -146,6 +202,10 @@ class SlurmSpec(Model):
     """The environment that a job sets up before Python starts."""
     sbatch: dict[str, str | int | float | bool] = {}
     """Any other options of sbatch, by their long names: `{constraint: a100, exclusive: true}`."""
+    end: EndSpec = EndSpec()
+    """The end job, which runs when the stage's arrays have ended."""
+    nodes_submit: bool = True
+    """Whether jobs may submit jobs. If not, `launch --wait` or the next command submits what the end job would."""
     template: str | None = None
     """Your own job script template; start from slurm_templates/array.sbatch.j2."""
     log_dir: str | None = None
@@ -154,30 +214,8 @@ class SlurmSpec(Model):
 
     _from_here = field_validator("template", "log_dir")(absolute_path)
 
-    @field_validator("time", mode="before")
-    @classmethod
-    def _slurm_time(cls, value: Any) -> Any:
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = str(value)
-        if isinstance(value, str) and not SLURM_TIME.fullmatch(value):
-            raise ValueError("not a time that Slurm understands; write minutes, H:MM:SS or D-HH:MM:SS")
-        return value
-
-    @field_validator("sbatch")
-    @classmethod
-    def _long_options(cls, value: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for written, setting in value.items():
-            option = long_option(written)
-            if option in RESERVED_OPTIONS:
-                short = f" is short for {option!r}, which" if option != written else ""
-                raise ValueError(f"{written!r}{short} is set by stagger itself{RESERVED_OPTIONS[option]}")
-            if option in found:
-                raise ValueError(f"{option!r} is given twice, once as {written!r}")
-            found[option] = setting
-        if not survives_json(found):
-            raise ValueError("infinity is no value of an option")
-        return found
+    _time = field_validator("time", mode="before")(slurm_time)
+    _long_options = field_validator("sbatch")(long_options)
 
 
 class RetrySpec(Model):

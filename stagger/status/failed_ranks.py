@@ -77,7 +77,7 @@ def all_ended(folder: StageFolder, launches: Sequence[LaunchRecord], done: set[i
 
 
 def tries_of(launches: Sequence[LaunchRecord]) -> dict[int, list[Try]]:
-    """Each rank's launches, oldest first."""
+    """Each rank's launches, oldest first, without those that Slurm refused."""
     tries: dict[int, list[Try]] = {}
     for launch in launches:
         cancelled = set(launch.cancelled_list)

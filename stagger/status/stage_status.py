@@ -15,6 +15,7 @@ from stagger.rundir.launch_records import SlurmLaunch
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.rundir.stage_folder import StageFolder, attempt_order, collection_paused
 from stagger.status.efficiency import efficiency
+from stagger.status.end_job import end_message, end_of
 from stagger.status.failed_ranks import cancelled_ranks
 from stagger.status.look import Look, glance_at_run
 from stagger.status.schemas import schema_differences
@@ -44,6 +45,7 @@ class StageStatus:
     strays: the visible files of ranks that are neither done nor active, their ranks, and a sentence; empty if none.
     slowest: (rank, seconds) of ranks that took much longer than most.
     schema_differences: a sentence for each column that differs between the Parquet files of an output folder.
+    end: the state and a message of the end of the latest launch (`stagger.status.end_job`); empty if there is none.
     """
 
     name: str
@@ -77,6 +79,7 @@ class StageStatus:
     waiting: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     schema_differences: list[str] = field(default_factory=list)
+    end: dict[str, str] = field(default_factory=dict)
 
     @property
     def differs(self) -> bool:
@@ -86,7 +89,16 @@ class StageStatus:
 
 def status_of(folder: RunFolder, record: RunRecord) -> list[StageStatus]:
     """The status of each stage, from one glance at the run."""
-    return [stage_status(look) for look in glance_at_run(folder, record).values()]
+    return stage_statuses(glance_at_run(folder, record))
+
+
+def stage_statuses(looks: Mapping[str, Look]) -> list[StageStatus]:
+    """The status of each stage of a run, with what the ends of the stages did."""
+    stages = [stage_status(look) for look in looks.values()]
+    for stage, look in zip(stages, looks.values(), strict=True):
+        if (end := end_of(look)) is not None and end.message:
+            stage.end = {"state": end.state, "message": end_message(look, looks, end)}
+    return stages
 
 
 def stage_status(look: Look) -> StageStatus:

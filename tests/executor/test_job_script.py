@@ -107,12 +107,10 @@ def test_a_wrong_template_is_said(tmp_path: Path, text: str, message: str) -> No
 
 
 def test_the_end_of_a_stage_waits_for_all_its_arrays() -> None:
-    text = finalize_script(context(partition="cpu", gpus_per_task=4), "stage-end", ["11", "12"])
+    text = finalize_script(context(partition="cpu"), "stage-end", ["11", "12"])
     assert "#SBATCH --dependency=afterany:11:12" in text
-    assert "gres" not in text
-    assert (
-        "stagger.launch.finalize '/lustre/my runs/100%' stage '/lustre/my runs/100%/launches/2/settings.json'" in text
-    )
+    assert "settings='/lustre/my runs/100%/launches/2/settings.json'" in text
+    assert "stagger.launch.finalize '/lustre/my runs/100%' stage \"$settings\"" in text
 
 
 @pytest.mark.parametrize("log_dir", [None, "logs"])

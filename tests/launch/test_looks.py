@@ -100,7 +100,7 @@ def test_slurm_commands_look_once(looks: Looks, pipeline_file: PipelineFiles, tm
     assert looks.take() == {"completions": 1, "launch records": 1, "squeue": 1, "sacct": 1}
     retry(*opened(run), failed_only=True)
     assert looks.take() == {"completions": 1, "launch records": 1, "squeue": 1, "sacct": 1}
-    assert finalize.main([str(run), "run", "{}"]) == 0
+    assert finalize.main([str(run), "run", '{"launch": 4}']) == 0
     assert looks.take() == {"completions": 1, "launch records": 1, "squeue": 1, "sacct": 1}
     status_of(*opened(run))
     assert looks.take() == {"completions": 1, "launch records": 1, "squeue": 1, "sacct": 1}

@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow.dataset
 import pytest
 
-from stagger.launch.finalize import finalize
+from stagger.launch.ending import end_stage
 from stagger.rundir.run_folder import RunFolder
+from stagger.status.look import look_at_run
 from tests.conftest import Cli
 from tests.kit.runs import completions
 
@@ -55,7 +56,7 @@ def test_ranks_that_differ_are_named_at_the_stages_end(
         json.loads((tmp_path / "run" / "stats.json").read_text())["schema_differences"] == stage["schema_differences"]
     )
     folder, record = RunFolder.open(str(tmp_path / "run"), {})
-    assert finalize(folder, record, "p") == 1
+    assert end_stage(folder, record, look_at_run(folder, record), "p").failed
 
 
 @pytest.mark.parametrize("values", [[[1], [1.5]], [[1], [None]], [[1], [...]]])
@@ -66,7 +67,7 @@ def test_columns_make_one_schema(cli: Cli, tmp_path: Path, values: list[list[Any
     assert table.num_rows == sum(map(len, values))
     cli("status", tmp_path / "run", check=0)
     folder, record = RunFolder.open(str(tmp_path / "run"), {})
-    assert finalize(folder, record, "p") == 0
+    assert not end_stage(folder, record, look_at_run(folder, record), "p").failed
 
 
 def test_files_may_differ_where_the_writer_allows_it(cli: Cli, tmp_path: Path) -> None:

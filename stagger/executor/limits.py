@@ -1,0 +1,132 @@
+"""Whether Slurm's limits leave room for a launch, its end job included, and for what its end jobs launch later."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stagger.errors import StaggerError
+from stagger.executor.arrays import throttles
+from stagger.slurm import cluster
+from stagger.slurm.answers import Limits
+from stagger.slurm.room import Charge, SubmitLimit, submit_limits
+from stagger.spec.executors import SlurmSpec
+from stagger.spec.models import RunSpec, StageSpec
+
+
+class NoRoom(StaggerError):
+    """Other jobs of the user take up a limit now; there is room for the launch once they have ended."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """The jobs that stages need at once. `what` names them in messages; `later` is whether jobs launch them."""
+
+    what: str
+    jobs: int
+    charge: Charge
+    later: bool = False
+
+
+def charge_of(spec: SlurmSpec) -> Charge:
+    """What the jobs of a stage are charged to."""
+    given = {key: spec.sbatch.get(key, getattr(spec, key)) for key in ("account", "partition", "qos")}
+    return Charge(**{key: str(value) for key, value in given.items() if value})
+
+
+def check_limits(spec: RunSpec, starting: Mapping[str, int], waiting: Mapping[str, int]) -> None:
+    """Check the limits for the stages of a run. Asks Slurm for its configuration, and for limits if it enforces some.
+
+    Args:
+        spec: the run.
+        starting: stage -> number of ranks that start now.
+        waiting: stage -> number of ranks of the stages that start later.
+
+    Raises:
+        NoRoom: there will be room once other jobs have ended.
+        StaggerError: there can never be room; says which limit to respect, and how.
+    """
+    stages = [stage for stage in spec.stages if isinstance(stage.executor, SlurmSpec)]
+    now = [stage for stage in stages if starting.get(stage.name)]
+    later = [stage for stage in stages if waiting.get(stage.name)]
+    if not now:
+        return
+    limits = cluster.limits()
+    for stage in (*now, *later):
+        check_arrays(stage, {**waiting, **starting}[stage.name], limits)
+    demands = [*_now(now, starting), *(_later(spec, stage, waiting[stage.name]) for stage in later)]
+    ranks = {**waiting, **starting}
+    demands += [_retried(stage, ranks[stage.name]) for stage in (*now, *later) if may_retry(stage)]
+    for demand in demands:
+        refuse(demand, SubmitLimit("the cluster's MaxJobCount", limits.max_job_count))
+    if not limits.enforced:
+        return
+    known: dict[Charge, list[SubmitLimit]] = {}
+    for demand in demands:
+        if demand.charge not in known:
+            known[demand.charge] = submit_limits(demand.charge)
+        for limit in known[demand.charge]:
+            refuse(demand, limit)
+
+
+def may_retry(stage: StageSpec) -> bool:
+    """Whether the end job of a stage launches retries."""
+    return stage.retries is not None and isinstance(stage.executor, SlurmSpec) and stage.executor.nodes_submit
+
+
+def jobs_of(stage: StageSpec, ranks: int) -> int:
+    """The number of a stage's jobs that run `ranks` ranks."""
+    assert isinstance(stage.executor, SlurmSpec)
+    return math.ceil(ranks / stage.executor.ranks_per_job)
+
+
+def check_arrays(stage: StageSpec, ranks: int, limits: Limits) -> None:
+    """Raise StaggerError when a stage needs more arrays than its throttle allows jobs."""
+    assert isinstance(stage.executor, SlurmSpec)
+    count = math.ceil(jobs_of(stage, ranks) / limits.max_array_size)
+    throttles(stage.executor.workers, [1] * count)
+
+
+def _now(stages: list[StageSpec], ranks: Mapping[str, int]) -> list[Demand]:
+    """What the stages that start together need: their jobs, and an end job each."""
+    jobs: dict[Charge, int] = {}
+    names: dict[Charge, list[str]] = {}
+    for stage in stages:
+        assert isinstance(stage.executor, SlurmSpec)
+        charge = charge_of(stage.executor)
+        jobs[charge] = jobs.get(charge, 0) + jobs_of(stage, ranks[stage.name]) + 1
+        names.setdefault(charge, []).append(stage.name)
+    return [Demand(f"The launch of {', '.join(names[charge])}", jobs[charge], charge) for charge in jobs]
+
+
+def _later(spec: RunSpec, stage: StageSpec, ranks: int) -> Demand:
+    """What a waiting stage needs: its jobs, its end job, and the end job that launches it, which still runs then."""
+    assert isinstance(stage.executor, SlurmSpec)
+    before = [spec.stage(name).executor for name in stage.depends]
+    launched = any(isinstance(executor, SlurmSpec) and executor.nodes_submit for executor in before)
+    return Demand(
+        f"The stage {stage.name}", jobs_of(stage, ranks) + 1 + launched, charge_of(stage.executor), later=True
+    )
+
+
+def _retried(stage: StageSpec, ranks: int) -> Demand:
+    """What a retry of all ranks of a stage needs."""
+    assert isinstance(stage.executor, SlurmSpec)
+    return Demand(f"A retry of {stage.name}", jobs_of(stage, ranks) + 2, charge_of(stage.executor), later=True)
+
+
+def refuse(demand: Demand, limit: SubmitLimit) -> None:
+    """Raise StaggerError when a demand exceeds a limit, and NoRoom when it does so only with the jobs there are now."""
+    fewer = f"multiply executor.ranks_per_job by {math.ceil(demand.jobs / max(1, limit.most - 2)):,}"
+    if demand.jobs > limit.most:
+        end = "the end jobs of it and before it" if demand.later else "end jobs"
+        raise StaggerError(
+            f"{demand.what} needs {demand.jobs:,} jobs at once, {end} included, but {limit.name} is {limit.most:,}:"
+            f" {fewer}{'' if demand.later else ', or launch fewer ranks with --limit'}."
+        )
+    if not demand.later and demand.jobs + limit.used > limit.most:
+        raise NoRoom(
+            f"{demand.what} needs {demand.jobs:,} jobs, end jobs included, but {limit.name} is {limit.most:,}, and"
+            f" {limit.used:,} jobs count against it now: wait until some have ended, or {fewer}."
+        )

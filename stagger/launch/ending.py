@@ -1,0 +1,187 @@
+"""Ends a stage whose jobs have ended: merges its statistics, retries failed ranks, launches the stages that waited.
+
+The end job does this, or a waiting process in its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from stagger.errors import StaggerError
+from stagger.executor.limits import check_limits
+from stagger.launch.check import enter
+from stagger.launch.hand_over import start
+from stagger.launch.leftovers import remove_leftovers
+from stagger.launch.retry_policy import Decision, decide
+from stagger.launch.stages import run_stages
+from stagger.ranks import format_ranks
+from stagger.rundir.end_record import EndRecord, read_end, write_end
+from stagger.rundir.launch_records import Group
+from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
+from stagger.rundir.stage_folder import StageFolder
+from stagger.spec.executors import RetrySpec, SlurmSpec
+from stagger.spec.models import RunSpec, StageSpec
+from stagger.status.efficiency import sentences
+from stagger.status.look import Look
+from stagger.status.report import write_stats
+from stagger.storage.storage import without_secrets
+from stagger.terminal import logger
+
+
+@dataclass
+class Ending:
+    """What the end of a stage did.
+
+    said: what it did, one sentence each.
+    left: what it had to launch, but may not.
+    failed: whether ranks are neither done nor retried, or output files have different columns.
+    """
+
+    said: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    failed: bool = False
+
+
+@contextlib.contextmanager
+def recording_end(stage: Stage, launch: int, by: str) -> Iterator[EndNote]:
+    """Record in end.json how the block ends a launch: what it notes, or its error."""
+    note = EndNote(stage.folder, launch, by)
+    try:
+        yield note
+    except Exception as error:
+        text = str(error) if isinstance(error, (StaggerError, OSError)) else f"{type(error).__name__}: {error}"
+        note.write(ended=time.time(), error="; ".join(text.split("\n")))
+        raise
+
+
+class EndNote:
+    """The end.json of a launch, while `by` ends it: a new one, or that of an end job which was requeued."""
+
+    def __init__(self, folder: StageFolder, launch: int, by: str) -> None:
+        self.folder = folder
+        self.launch = launch
+        before = None
+        with contextlib.suppress(StaggerError):  # A damaged record is replaced.
+            before = read_end(folder, launch)
+        self.record = EndRecord(by, before.started if before else time.time())
+        self.write()
+
+    def __call__(self, ending: Ending) -> None:
+        """Record what the end of the stage did."""
+        said = (*ending.said, *(f"left to do: {line}" for line in ending.left))
+        self.write(ended=time.time(), acted=not ending.left, said=said)
+
+    def write(self, **changes: Any) -> None:
+        """Change fields of the record, without secrets, and write it."""
+        record = replace(self.record, **changes)
+        clean = replace(record, said=tuple(map(without_secrets, record.said)), error=without_secrets(record.error))
+        write_end(self.folder, self.launch, clean)
+
+
+def may_launch(spec: RunSpec, name: str) -> bool:
+    """Whether the end of stage `name` can launch anything: retries of its ranks, or stages that depend on it."""
+    return spec.stage(name).retries is not None or any(name in stage.depends for stage in spec.stages)
+
+
+def nodes_submit(stage: StageSpec) -> bool:
+    """Whether the end job of a stage may submit jobs."""
+    return not isinstance(stage.executor, SlurmSpec) or stage.executor.nodes_submit
+
+
+def end_stage(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: str, *, submits: bool = True) -> Ending:
+    """End stage `name`, under the run's lock if it may launch anything. Without `submits`, launch nothing.
+
+    `looks` are those of all stages. Raises StaggerError when something cannot be launched.
+    """
+    look, stage = looks[name], run.stage(record, name)
+    if not look.activity.ranks:  # Removed at once: a user's retry may start ranks while the statistics are merged.
+        remove_leftovers(stage)
+    stats = write_stats(look)
+    for line in sentences(stats.get("efficiency", {})):
+        logger.info(f"{name}: {line}")
+    if stats["missing_ranks"]:
+        return _end_unfinished(look, stats["missing_ranks"], submits)
+    logger.success(f"{name}: all {stage.spec.tasks} ranks are done")
+    for line in stats["schema_differences"]:
+        logger.error(f"{name}: output files have different columns: {line}")
+    ending = Ending([f"all {stage.spec.tasks} ranks are done"], failed=bool(stats["schema_differences"]))
+    if submits:
+        ending.said += launch_dependents(run, record, looks, name)
+    else:
+        ending.left = [f"the stage {one}" for one in dependents(record.spec, name) if not looks[one].launches]
+    return ending
+
+
+def _end_unfinished(look: Look, missing: str, submits: bool) -> Ending:
+    """End a stage with ranks that are not done: retry those that `retries` allows."""
+    name, retries = look.stage.name, look.stage.spec.retries
+    logger.warning(f"{name}: ranks {missing} are not done")
+    ending = Ending([f"ranks {missing} are not done"])
+    decision = decide(retries, look.failed) if retries is not None else Decision()
+    for reason, ranks in given_up(decision).items():
+        logger.warning(f"{name}: given up: ranks {format_ranks(ranks)}: {reason}")
+        ending.said.append(f"given up: ranks {format_ranks(ranks)}: {reason}")
+    again = [describe(group, retries) for group in decision.again] if retries is not None else []
+    for line in again:
+        logger.info(f"{name}: {line}")
+    if again and submits:
+        start_again(look, decision.again)
+        ending.said += again
+    elif again:
+        ending.left = again
+    else:
+        failed = format_ranks(one.rank for one in look.failed)
+        logger.error(f"{name}: ranks {missing} are not done ({failed} failed)")
+        ending.failed = True
+    return ending
+
+
+def given_up(decision: Decision) -> dict[str, list[int]]:
+    """Reason -> the ranks that are given up for it."""
+    ranks = defaultdict(list)
+    for rank, reason in decision.given_up.items():
+        ranks[reason].append(rank)
+    return ranks
+
+
+def describe(group: Group, retries: RetrySpec) -> str:
+    """A retry in words."""
+    return (
+        f"retry {group.tries} of {retries.max} for ranks {format_ranks(group.ranks)}, with {group.memory_scale:g} times"
+        f" the memory and {group.time_scale:g} times the time"
+    )
+
+
+def start_again(look: Look, groups: list[Group]) -> None:
+    """Relaunch the groups, each with its own resources, without ranks that are done or active by now.
+
+    Each group has an array, and each array takes a part of the throttle: what does not fit waits for the next end job.
+    """
+    spec = look.stage.record.spec
+    enter(spec)
+    settled = look.done | look.activity.ranks
+    left = [replace(group, ranks=[rank for rank in group.ranks if rank not in settled]) for group in groups]
+    if left := [group for group in left if group.ranks][: look.stage.spec.executor.workers]:
+        check_limits(spec, {look.stage.name: sum(len(group.ranks) for group in left)}, {})
+        start(look.stage, look, left)
+
+
+def dependents(spec: RunSpec, name: str) -> list[str]:
+    """The Slurm stages that depend on stage `name`.
+
+    Local stages do not run in an end job, but where the user runs `launch --wait` or `stagger retry`.
+    """
+    return [stage.name for stage in spec.stages if name in stage.depends and isinstance(stage.executor, SlurmSpec)]
+
+
+def launch_dependents(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: str) -> list[str]:
+    """Launch the Slurm stages that waited for stage `name`, which is done. Returns what was launched, in sentences."""
+    enter(record.spec)
+    before = {one: len(looks[one].launches) for one in looks}
+    run_stages(run, record, looks, only=dependents(record.spec, name))
+    return [f"launched {one}" for one in looks if len(looks[one].launches) > before[one]]

@@ -1,0 +1,47 @@
+"""What the end of a stage's launch did: launches/<n>/end.json."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from stagger.rundir.stage_folder import StageFolder, check_record, decode, encode
+from stagger.storage.storage import join
+
+
+@dataclass(frozen=True)
+class EndRecord:
+    """The end of one launch: by its end job, or by a waiting process in its place.
+
+    by: who ended it, such as `end job 12 on n3`.
+    started: when it began first, in seconds since the epoch; `ended` is None until it has ended.
+    acted: whether everything was launched that had to be; false also while it has not ended.
+    said: what it did, or waits for, one sentence each.
+    error: why it failed; empty if it did not.
+    """
+
+    by: str
+    started: float
+    ended: float | None = None
+    acted: bool = False
+    said: tuple[str, ...] = ()
+    error: str = ""
+
+
+def end_path(folder: StageFolder, launch: int) -> str:
+    return join(folder.launch(launch), "end.json")
+
+
+def read_end(folder: StageFolder, launch: int) -> EndRecord | None:
+    """The record of a launch's end; None if there is none. Raises StaggerError when it is damaged."""
+    path = end_path(folder, launch)
+    try:
+        content = decode(folder.storage.read(path), path)
+    except FileNotFoundError:
+        return None
+    check_record(content, EndRecord, path)
+    fields = {name: content[name] for name in EndRecord.__dataclass_fields__ if name in content}
+    return EndRecord(**{**fields, "said": tuple(fields.get("said", ()))})
+
+
+def write_end(folder: StageFolder, launch: int, record: EndRecord) -> None:
+    folder.storage.write(end_path(folder, launch), encode(asdict(record)))
