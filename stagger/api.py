@@ -160,6 +160,9 @@ class SlurmExecutor(PipelineExecutor):
         sbatch: any other options of sbatch, by their long names.
         template: your own job script template.
         log_dir: folder for the output of jobs before and after their ranks run; all nodes must share it.
+        chdir: folder in which Slurm starts a job, before its delay; `/` by default.
+        name_prefix: what the names of all jobs begin with.
+        directives: further lines of the job script after its options, as written: `#BB ...`, `#DW ...`.
         run: `tasks`, `name` and the other options listed in `RunOptions`.
 
     Raises:
@@ -188,6 +191,9 @@ class SlurmExecutor(PipelineExecutor):
         sbatch: Mapping[str, str | int | float | bool] | None = None,
         template: str | None = None,
         log_dir: str | None = None,
+        chdir: str | None = None,
+        name_prefix: str | None = None,
+        directives: Sequence[str] | None = None,
         **run: Unpack[RunOptions],
     ) -> None:
         options = {
@@ -206,6 +212,9 @@ class SlurmExecutor(PipelineExecutor):
             "sbatch": sbatch,
             "template": template,
             "log_dir": log_dir,
+            "chdir": chdir,
+            "name_prefix": name_prefix,
+            "directives": directives,
         }
         super().__init__(pipeline, run_dir, options, run)
 

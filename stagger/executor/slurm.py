@@ -69,7 +69,7 @@ class SlurmRunner(StageRunner):
         started = 0
         settings = launch.settings
         for (group, part), throttle in zip(parts, shares, strict=True):
-            name = unique_name(launch.stage.name)
+            name = unique_name(self.settings.name_prefix + launch.stage.name)
             wave = min(len(part), throttle or len(part))
             slots = self.start.slots(settings.fingerprint, launch.number, settings.window_s, started, wave)
             started += wave
@@ -137,7 +137,7 @@ class SlurmRunner(StageRunner):
             resources=self.settings.model_dump(mode="json"),
             log_dir=log_dir,
             arrays=tuple(map(array_record, arrays)),
-            finalize=EndJobRecord(None, unique_name(f"{launch.stage.name}-end")),
+            finalize=EndJobRecord(None, unique_name(f"{self.settings.name_prefix}{launch.stage.name}-end")),
         )
 
     def _context(self, launch: StageLaunch) -> ScriptContext:
