@@ -154,6 +154,8 @@ class SlurmExecutor(PipelineExecutor):
             first node commits outputs.
         max_requeues: maximum number of times that a job is requeued, 5 by default: after preemption, or at its time
             limit if it made progress.
+        avoid_nodes: whether retries exclude nodes on which several ranks failed while ranks succeeded on others; true
+            by default.
         qos: quality of service.
         account: account to charge.
         env: the environment that a job sets up before Python starts: `modules`, `venv`, `conda`, `container`, `setup`.
@@ -185,6 +187,7 @@ class SlurmExecutor(PipelineExecutor):
         ranks_per_job: int | None = None,
         nodes_per_task: int | None = None,
         max_requeues: int | None = None,
+        avoid_nodes: bool | None = None,
         qos: str | None = None,
         account: str | None = None,
         env: Mapping[str, Any] | None = None,
@@ -206,6 +209,7 @@ class SlurmExecutor(PipelineExecutor):
             "ranks_per_job": ranks_per_job,
             "nodes_per_task": nodes_per_task,
             "max_requeues": max_requeues,
+            "avoid_nodes": avoid_nodes,
             "qos": qos,
             "account": account,
             "env": env,

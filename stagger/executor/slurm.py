@@ -10,7 +10,7 @@ from stagger.errors import StaggerError
 from stagger.executor.arrays import array_record, block_scripts, refuse_too_many, split, throttles, unique_name
 from stagger.executor.base import ArrayPlan, StageLaunch, StageRunner
 from stagger.executor.job_script import ScriptContext, activate_script, array_script, finalize_script
-from stagger.executor.more_resources import Defaults, scaled
+from stagger.executor.more_resources import Defaults, scaled, without_nodes
 from stagger.executor.slurm_start import SlurmStart
 from stagger.ranks import format_ranks
 from stagger.rundir.access import check_folder
@@ -74,7 +74,7 @@ class SlurmRunner(StageRunner):
             slots = self.start.slots(settings.fingerprint, launch.number, settings.window_s, started, wave)
             started += wave
             script = array_script(
-                replace(context, spec=scaled(self.settings, group, given)),
+                replace(context, spec=without_nodes(scaled(self.settings, group, given), launch.avoided)),
                 name,
                 part,
                 throttle,
@@ -137,6 +137,7 @@ class SlurmRunner(StageRunner):
             resources=self.settings.model_dump(mode="json"),
             log_dir=log_dir,
             arrays=tuple(map(array_record, arrays)),
+            avoided=launch.avoided,
             finalize=EndJobRecord(None, unique_name(f"{self.settings.name_prefix}{launch.stage.name}-end")),
         )
 

@@ -107,7 +107,8 @@ class SlurmLaunch(LaunchRecord):
     """A launch of job arrays and an end job.
 
     `resources` are the executor's settings; `log_dir` is the folder of the jobs' own output. `cancelled` is the reason
-    why the whole launch was cancelled; `cancelled_ranks` are the ranks that were cancelled individually.
+    why the whole launch was cancelled; `cancelled_ranks` are the ranks that were cancelled individually. `avoided` are
+    nodes on which the jobs do not run, for several ranks failed there before.
     """
 
     executor = "slurm"
@@ -119,6 +120,7 @@ class SlurmLaunch(LaunchRecord):
     finalize: EndJobRecord
     cancelled: str = ""
     cancelled_ranks: str = ""
+    avoided: tuple[str, ...] = ()
 
     @property
     def groups(self) -> list[Group]:
@@ -173,9 +175,9 @@ def record_path(folder: StageFolder, number: int) -> str:
 
 
 def encode_launch(record: LaunchRecord) -> bytes:
-    """The content of launch.json. Leaves out the keys about cancellation if nothing was cancelled."""
+    """The content of launch.json. Leaves out the keys about cancellation and about avoided nodes if there are none."""
     content = {"launch": record.launch, "executor": record.executor, **asdict(record)}
-    return encode({key: value for key, value in content.items() if value or not key.startswith("cancelled")})
+    return encode({key: value for key, value in content.items() if value or not key.startswith(("cancelled", "avoided"))})
 
 
 def decode_launch(data: bytes, path: str) -> LaunchRecord:
@@ -228,4 +230,5 @@ def _built(record: type[Record], content: dict[str, Any]) -> Record:
     if "arrays" in found:
         found["arrays"] = tuple(_built(ArrayRecord, array) for array in found["arrays"])
         found["finalize"] = _built(EndJobRecord, found["finalize"])
+        found["avoided"] = tuple(found.get("avoided", ()))
     return record(**found)

@@ -158,6 +158,8 @@ class SlurmSpec(Model):
     """Nodes per job. On several nodes, srun starts each rank once per node; only the first node commits outputs."""
     max_requeues: NonNegativeInt = 5
     """Maximum number of times that a job is requeued: after preemption, or at its time limit if it made progress."""
+    avoid_nodes: bool = True
+    """Whether retries exclude nodes on which several ranks failed while ranks succeeded on others."""
     qos: str | None = None
     """Quality of service."""
     account: str | None = None
