@@ -154,6 +154,8 @@ class SlurmExecutor(PipelineExecutor):
             first node commits outputs.
         max_requeues: maximum number of times that a job is requeued, 5 by default: after preemption, or at its time
             limit if it made progress.
+        avoid_nodes: whether retries exclude nodes on which several ranks failed while ranks succeeded on others; true
+            by default.
         qos: quality of service.
         account: account to charge.
         env: the environment that a job sets up before Python starts: `modules`, `venv`, `conda`, `container`, `setup`.
@@ -164,6 +166,9 @@ class SlurmExecutor(PipelineExecutor):
             job would.
         template: your own job script template.
         log_dir: folder for the output of jobs before and after their ranks run; all nodes must share it.
+        chdir: folder in which Slurm starts a job, before its delay; `/` by default.
+        name_prefix: what the names of all jobs begin with.
+        directives: further lines of the job script after its options, as written: `#BB ...`, `#DW ...`.
         run: `tasks`, `name` and the other options listed in `RunOptions`.
 
     Raises:
@@ -186,6 +191,7 @@ class SlurmExecutor(PipelineExecutor):
         ranks_per_job: int | None = None,
         nodes_per_task: int | None = None,
         max_requeues: int | None = None,
+        avoid_nodes: bool | None = None,
         qos: str | None = None,
         account: str | None = None,
         env: Mapping[str, Any] | None = None,
@@ -194,6 +200,9 @@ class SlurmExecutor(PipelineExecutor):
         nodes_submit: bool = True,
         template: str | None = None,
         log_dir: str | None = None,
+        chdir: str | None = None,
+        name_prefix: str | None = None,
+        directives: Sequence[str] | None = None,
         **run: Unpack[RunOptions],
     ) -> None:
         options = {
@@ -206,6 +215,7 @@ class SlurmExecutor(PipelineExecutor):
             "ranks_per_job": ranks_per_job,
             "nodes_per_task": nodes_per_task,
             "max_requeues": max_requeues,
+            "avoid_nodes": avoid_nodes,
             "qos": qos,
             "account": account,
             "env": env,
@@ -214,6 +224,9 @@ class SlurmExecutor(PipelineExecutor):
             "nodes_submit": nodes_submit,
             "template": template,
             "log_dir": log_dir,
+            "chdir": chdir,
+            "name_prefix": name_prefix,
+            "directives": directives,
         }
         super().__init__(pipeline, run_dir, options, run)
 

@@ -18,12 +18,16 @@ from stagger.task import TaskSettings
 
 @dataclass(frozen=True)
 class StageLaunch:
-    """Launch `number` of a stage, which runs the ranks of `groups`. Launches of a stage count from 1."""
+    """Launch `number` of a stage, which runs the ranks of `groups`. Launches of a stage count from 1.
+
+    Its jobs do not run on the nodes `avoided`.
+    """
 
     stage: Stage
     number: int
     groups: list[Group]
     settings: TaskSettings
+    avoided: tuple[str, ...] = ()
 
     @property
     def ranks(self) -> list[int]:

@@ -63,12 +63,17 @@ def array_script(
     array = f"0-{len(ranks) - 1}" + (f"%{throttle}" if throttle is not None else "")
     options: dict[str, Any] = {"job-name": name, "array": array, "output": f"{percent(context.log_dir)}/%A_%a.out"}
     options |= {"nodes": str(spec.nodes_per_task), "ntasks": str(spec.nodes_per_task), **resources(spec)}
-    options |= {"chdir": "/", "open-mode": "append", "signal": f"B:USR2@{warning_s(spec.time, context.warning_s)}"}
+    options |= {
+        "chdir": spec.chdir,
+        "open-mode": "append",
+        "signal": f"B:USR2@{warning_s(spec.time, context.warning_s)}",
+    }
     if "no-requeue" not in spec.sbatch:
         options["requeue"] = True
-    return render(
+    script = render(
         spec.template or context.template,
         options=sbatch_options({**options, **spec.sbatch}),
+        directives=spec.directives,
         title=f"Stage {one_line(context.stage)} of {one_line(context.run_dir)}, launch {context.number}.",
         window_s=window_s,
         slots=slots,
@@ -84,12 +89,18 @@ def array_script(
         python=command(spec, context.cwd),
         settings=context.settings,
     )
+    if left_out := [line for line in spec.directives if line not in script.splitlines()]:
+        raise StaggerError(
+            f"The job script template {spec.template} leaves out executor.directives ({left_out[0]}): print each of"
+            " `directives` on a line of its own, after the options."
+        )
+    return script
 
 
 def finalize_script(context: ScriptContext, name: str, after: Sequence[str]) -> str:
     """The script of the end job, which runs when the arrays with the job ids `after` have ended."""
     options: dict[str, Any] = {"job-name": name, "output": f"{percent(context.log_dir)}/finalize-%j.out"}
-    options |= {"open-mode": "append", "nodes": "1", "ntasks": "1", "chdir": "/", "requeue": True}
+    options |= {"open-mode": "append", "nodes": "1", "ntasks": "1", "chdir": context.spec.chdir, "requeue": True}
     options |= {"dependency": f"afterany:{':'.join(after)}", **end_options(context.spec)}
     return render(
         "finalize.sbatch.j2",

@@ -1,7 +1,8 @@
-"""The resources of a retried job: more memory after it ran out of memory, more time after a timeout."""
+"""The resources of a retried job: more memory after it ran out of memory, more time after a timeout, other nodes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stagger.rundir.launch_records import Group
@@ -36,6 +37,18 @@ def scaled(spec: SlurmSpec, group: Group, defaults: Defaults) -> SlurmSpec:
     if group.time_scale > 1:
         spec = _with_time(spec, group.time_scale, defaults.time_s)
     return spec
+
+
+def without_nodes(spec: SlurmSpec, nodes: Sequence[str]) -> SlurmSpec:
+    """The settings for jobs that do not run on `nodes`, besides those that the settings exclude.
+
+    >>> without_nodes(SlurmSpec(type="slurm", sbatch={"exclude": "n[1-2]"}), ["n4"]).sbatch
+    {'exclude': 'n[1-2],n4'}
+    """
+    if not nodes:
+        return spec
+    excluded = [str(spec.sbatch["exclude"])] if spec.sbatch.get("exclude") else []
+    return spec.model_copy(update={"sbatch": {**spec.sbatch, "exclude": ",".join([*excluded, *nodes])}})
 
 
 def _with_memory(spec: SlurmSpec, scale: float, default_mib: int | None) -> SlurmSpec:

@@ -10,7 +10,7 @@ from stagger.errors import StaggerError
 from stagger.executor.arrays import array_record, block_scripts, split, throttles, unique_name
 from stagger.executor.base import ArrayPlan, StageLaunch, StageRunner
 from stagger.executor.job_script import ScriptContext, activate_script, array_script, finalize_script
-from stagger.executor.more_resources import Defaults, scaled
+from stagger.executor.more_resources import Defaults, scaled, without_nodes
 from stagger.executor.slurm_start import SlurmStart
 from stagger.ranks import format_ranks
 from stagger.rundir.access import check_folder
@@ -72,12 +72,12 @@ class SlurmRunner(StageRunner):
         started = 0
         settings = launch.settings
         for (group, part), throttle in zip(parts, shares, strict=True):
-            name = unique_name(launch.stage.name)
+            name = unique_name(self.settings.name_prefix + launch.stage.name)
             wave = min(len(part), throttle or len(part))
             slots = self.start.slots(settings.fingerprint, launch.number, settings.window_s, started, wave)
             started += wave
             script = array_script(
-                replace(context, spec=scaled(self.settings, group, given)),
+                replace(context, spec=without_nodes(scaled(self.settings, group, given), launch.avoided)),
                 name,
                 part,
                 throttle,
@@ -132,7 +132,8 @@ class SlurmRunner(StageRunner):
             resources=self.settings.model_dump(mode="json"),
             log_dir=log_dir,
             arrays=tuple(map(array_record, arrays)),
-            finalize=EndJobRecord(None, unique_name(f"{launch.stage.name}-end")),
+            avoided=launch.avoided,
+            finalize=EndJobRecord(None, unique_name(f"{self.settings.name_prefix}{launch.stage.name}-end")),
             user=cluster.own_user(),
         )
 

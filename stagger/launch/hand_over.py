@@ -8,6 +8,7 @@ from dataclasses import replace
 from stagger.errors import StaggerError
 from stagger.executor.base import StageLaunch, StageRunner
 from stagger.executor.kinds import runner_of
+from stagger.launch.bad_nodes import nodes_to_avoid
 from stagger.launch.check import check_variables
 from stagger.launch.leftovers import remove_leftovers
 from stagger.pipeline.pickled import sha256
@@ -44,7 +45,7 @@ def start(stage: Stage, look: Look, groups: list[Group], payload: bytes = b"") -
     settings = with_pickle(settings, stage, look.launches, payload)
     check_variables(stage)
     runner.check()
-    return runner.execute(StageLaunch(stage, number, groups, settings))
+    return runner.execute(StageLaunch(stage, number, groups, settings, nodes_to_avoid(look)))
 
 
 def task_settings(stage: Stage, runner: StageRunner, number: int, ranks: int) -> TaskSettings:

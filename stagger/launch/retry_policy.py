@@ -1,13 +1,20 @@
-"""The automatic retry policy: which failed ranks to rerun, and with how much more memory or time."""
+"""The retry policy: which failed ranks to rerun, with how much more memory or time, and which nodes to avoid."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from stagger.rundir.launch_records import Group
 from stagger.spec.executors import RetrySpec
 from stagger.status.failed import Failed
+
+#: Ends for which a node can be the reason. Of the others, a rank or its resources are.
+OF_NODES = ("FAILED", "NODE_FAIL")
+
+#: Ranks that must have failed on a node before it is suspected.
+SEVERAL = 2
 
 
 @dataclass
@@ -40,3 +47,43 @@ def decide(retries: RetrySpec, failed: list[Failed]) -> Decision:
             groups[one.tried.tries + 1, memory, time].append(one.rank)
     decision.again = [Group(sorted(ranks), *scale) for scale, ranks in sorted(groups.items())]
     return decision
+
+
+def bad_nodes(failed: Iterable[Failed], succeeded: Mapping[str, int]) -> dict[str, list[Failed]]:
+    """The nodes that are the reason why ranks failed, each with those ranks. `succeeded` counts done ranks by node.
+
+    On such a node several ranks failed in the same way, and more than succeeded there (any number, if the environment
+    could not be set up), while no rank failed in this way on a node that works. A rank that fails everywhere is not the
+    node's fault.
+    """
+    ways: dict[tuple[str | None, ...], dict[str, list[Failed]]] = defaultdict(lambda: defaultdict(list))
+    for one in failed:
+        if one.node is not None and one.end in OF_NODES and not _followed(one):
+            ways[_way(one)][one.node].append(one)
+    bad: dict[str, list[Failed]] = defaultdict(list)
+    for way, nodes in ways.items():
+        if all(len(ranks) >= max(SEVERAL, succeeded.get(node, 0) + 1 if way else 0) for node, ranks in nodes.items()):
+            for node, ranks in nodes.items():
+                bad[node] += ranks
+    return dict(bad)
+
+
+def some_left(bad: Iterable[str], succeeded: Iterable[str], untried: bool) -> bool:
+    """Whether nodes are left to run on without the `bad` ones: some on which ranks have succeeded or, where a single
+    node is bad, `untried` ones.
+
+    >>> some_left(["n1"], ["n1", "n2"], untried=False), some_left(["n1"], [], True), some_left(["n1", "n2"], [], True)
+    (True, True, False)
+    """
+    nodes = set(bad)
+    return not nodes.issuperset(succeeded) or (untried and len(nodes) == 1)
+
+
+def _way(one: Failed) -> tuple[str | None, ...]:
+    """How a rank failed: the kind and the step of its error; empty if its environment could not be set up."""
+    return () if one.failure is None else (one.failure["kind"], one.failure.get("step"))
+
+
+def _followed(one: Failed) -> bool:
+    """Whether a rank failed with the same error on another node before."""
+    return one.same_again and one.before is not None and one.before.get("host") != one.node

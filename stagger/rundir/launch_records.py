@@ -110,7 +110,8 @@ class SlurmLaunch(LaunchRecord):
     `resources` are the executor's settings; `log_dir` is the folder of the jobs' own output; `user` submitted the jobs
     to `cluster`, which is empty if it is the one that the submitting machine belongs to. `cancelled` is the reason why
     the whole launch was cancelled; `cancelled_ranks` are the ranks that were cancelled individually. `refused` is why
-    the launch failed: Slurm has none of its jobs, and it counts as no try of its ranks.
+    the launch failed: Slurm has none of its jobs, and it counts as no try of its ranks. `avoided` are nodes on which the
+    jobs do not run, for several ranks failed there before.
     """
 
     executor = "slurm"
@@ -125,6 +126,7 @@ class SlurmLaunch(LaunchRecord):
     cancelled: str = ""
     cancelled_ranks: str = ""
     refused: str = ""
+    avoided: tuple[str, ...] = ()
 
     @property
     def groups(self) -> list[Group]:
@@ -194,11 +196,10 @@ def record_path(folder: StageFolder, number: int) -> str:
 
 
 def encode_launch(record: LaunchRecord) -> bytes:
-    """The content of launch.json. Leaves out the keys about cancellation and refusal if nothing was."""
+    """The content of launch.json. Leaves out the keys about cancellation, refusal and avoided nodes if there are none."""
     content = {"launch": record.launch, "executor": record.executor, **asdict(record)}
-    return encode(
-        {key: value for key, value in content.items() if value or not key.startswith(("cancelled", "refused"))}
-    )
+    rare = ("cancelled", "refused", "avoided")
+    return encode({key: value for key, value in content.items() if value or not key.startswith(rare)})
 
 
 def decode_launch(data: bytes, path: str) -> LaunchRecord:
@@ -251,4 +252,5 @@ def _built(record: type[Record], content: dict[str, Any]) -> Record:
     if "arrays" in found:
         found["arrays"] = tuple(_built(ArrayRecord, array) for array in found["arrays"])
         found["finalize"] = _built(EndJobRecord, found["finalize"])
+        found["avoided"] = tuple(found.get("avoided", ()))
     return record(**found)

@@ -15,10 +15,10 @@ from stagger.storage.storage import absolute
 #: their output goes.
 RESERVED_OPTIONS = {
     "array": "; the throttle is `workers`",
-    "job-name": "; it is made from `name`",
+    "job-name": "; it is made from `name_prefix` and `name`",
     "output": "; set `log_dir`",
     "error": "; set `log_dir`",
-    "chdir": "",
+    "chdir": "; set `chdir`",
     "parsable": "",
     "wrap": "",
     "wait": "; use stagger launch --wait",
@@ -73,6 +73,26 @@ def long_option(written: str) -> str:
     if len(meant) > 1:
         raise ValueError(f"{written!r} can stand for {', '.join(meant[:4])}; write the option of sbatch in full")
     return meant[0] if meant else written
+
+
+def check_directive(line: str) -> None:
+    """Raise ValueError for a line that bash would run, or that sets an option of sbatch that stagger sets itself.
+
+    >>> check_directive("#DW jobdw capacity=10GB access_mode=striped")
+    """
+    if not line.startswith("#") or line.startswith("#!"):
+        raise ValueError(f"{line!r} is no directive: it must begin with # and the word of its plug-in")
+    if any(ord(character) < 32 for character in line):
+        raise ValueError(f"{line!r} has a line break or control character; write one directive per item")
+    keyword, *words = line.split()
+    for word in words if keyword == "#SBATCH" else ():
+        if not word.startswith("-"):
+            continue
+        if not word.startswith("--"):
+            raise ValueError(f"{line!r}: write {word} by its long name")
+        option = long_option(word[2:].partition("=")[0])
+        if option in RESERVED_OPTIONS:
+            raise ValueError(f"{line!r}: {option!r} is set by stagger itself{RESERVED_OPTIONS[option]}")
 
 
 class LocalSpec(Model):
@@ -194,6 +214,8 @@ class SlurmSpec(Model):
     """Nodes per job. On several nodes, srun starts each rank once per node; only the first node commits outputs."""
     max_requeues: NonNegativeInt = 5
     """Maximum number of times that a job is requeued: after preemption, or at its time limit if it made progress."""
+    avoid_nodes: bool = True
+    """Whether retries exclude nodes on which several ranks failed while ranks succeeded on others."""
     qos: str | None = None
     """Quality of service."""
     account: str | None = None
@@ -211,8 +233,22 @@ class SlurmSpec(Model):
     log_dir: str | None = None
     """Folder for the output of jobs before and after their ranks run; all nodes must share it. By default it is in the
     run directory, or ./slurm_logs if the run directory is on an object store."""
+    chdir: str = "/"
+    """Folder in which Slurm starts a job, before its delay: a shared one is touched by all jobs at once. The ranks run
+    in the folder that you launched from."""
+    name_prefix: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$", max_length=100)] = ""
+    """What the names of all jobs begin with, where a site or a team has a rule for them."""
+    directives: tuple[str, ...] = ()
+    """Further lines of the job script after its options, as written: `#BB ...`, `#DW ...`, `#SBATCH --site-option`."""
 
-    _from_here = field_validator("template", "log_dir")(absolute_path)
+    _from_here = field_validator("template", "log_dir", "chdir")(absolute_path)
+
+    @field_validator("directives")
+    @classmethod
+    def _comment_lines(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for line in value:
+            check_directive(line)
+        return value
 
     _time = field_validator("time", mode="before")(slurm_time)
     _long_options = field_validator("sbatch")(long_options)

@@ -31,7 +31,7 @@ VARIABLE = "STAGGER_CONFIG"
 NONE = "none"
 
 #: Keys of `executor`, and of its `env`, that hold paths. In a profile, relative ones start at the folder of its file.
-PATHS, ENV_PATHS = ("template", "log_dir"), ("venv", "container")
+PATHS, ENV_PATHS = ("template", "log_dir", "chdir"), ("venv", "container")
 
 
 class Profile(SiteDefaults, StorageSpec):

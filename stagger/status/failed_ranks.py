@@ -9,7 +9,7 @@ from stagger.executor.activity import Activity
 from stagger.executor.kinds import LaunchedJobs
 from stagger.rundir.launch_records import Group, LaunchRecord, LocalLaunch, SlurmLaunch
 from stagger.rundir.stage_folder import Failure, StageFolder, attempt_order
-from stagger.status.failed import Failed, looks_out_of_memory
+from stagger.status.failed import Failed, looks_out_of_memory, node_without_environment
 
 #: Bytes read from the end of a job's output, where Slurm reports that it was killed for its memory.
 TAIL_BYTES = 4096
@@ -52,13 +52,13 @@ def find_failed(
     wanted = [rank for rank in wanted if rank not in activity.unknown or is_final(latest.get(rank))]
     again = {rank: tries[rank][-2] for rank in wanted if tries[rank][-1].group.tries > 0 and len(tries[rank]) > 1}
     before = _records(folder, attempts, again)
-    states = _end_states({rank: tries[rank][-1] for rank in wanted}, latest, jobs)
+    states, not_set_up = _end_states({rank: tries[rank][-1] for rank in wanted}, latest, jobs)
     failed = []
     for rank in wanted:
         last, failure = tries[rank][-1], latest.get(rank)
         if isinstance(last.launch, LocalLaunch) and (failure is None or failure["kind"] == "interrupted"):
             continue
-        failed.append(Failed(rank, last.group, states.get(rank), failure, before.get(rank)))
+        failed.append(Failed(rank, last.group, states.get(rank), failure, before.get(rank), not_set_up.get(rank)))
     return failed
 
 
@@ -104,8 +104,12 @@ def _records(folder: StageFolder, attempts: dict[int, list[str]], tries: dict[in
     return {rank: record for (rank, _), record in zip(wanted, found, strict=True) if record is not None}
 
 
-def _end_states(tries: dict[int, Try], latest: dict[int, Failure], jobs: LaunchedJobs) -> dict[int, str]:
-    """Slurm's final state for ranks that left no failure record of their own, or only one about a signal."""
+def _end_states(
+    tries: dict[int, Try], latest: dict[int, Failure], jobs: LaunchedJobs
+) -> tuple[dict[int, str], dict[int, str]]:
+    """Slurm's final state for ranks that left no failure record of their own, or only one about a signal; and the node
+    for those whose environment could not be set up.
+    """
     silent: dict[int, set[int]] = {}
     launches: dict[int, SlurmLaunch] = {}
     for rank, one in tries.items():
@@ -113,20 +117,26 @@ def _end_states(tries: dict[int, Try], latest: dict[int, Failure], jobs: Launche
             silent.setdefault(one.launch.launch, set()).add(rank)
             launches[one.launch.launch] = one.launch
     states: dict[int, str] = {}
+    not_set_up: dict[int, str] = {}
     for number, ranks in silent.items():
         states |= jobs.end_states(launches[number], ranks)
         for rank in ranks:
-            if states.get(rank) == "FAILED" and rank not in latest and _killed_for_memory(launches[number], rank):
+            if states.get(rank) != "FAILED" or rank in latest:
+                continue
+            output = _end_of_output(launches[number], rank)
+            if looks_out_of_memory(output):  # Not every cluster has a state for that.
                 states[rank] = "OUT_OF_MEMORY"
-    return states
+            elif node := node_without_environment(output):
+                not_set_up[rank] = node
+    return states, not_set_up
 
 
-def _killed_for_memory(launch: SlurmLaunch, rank: int) -> bool:
-    """Whether the job's output ends with an out-of-memory message: not every cluster has a state for that."""
+def _end_of_output(launch: SlurmLaunch, rank: int) -> str:
+    """The end of a job's output; empty if it cannot be read."""
     try:
         with open(launch.output_of(rank) or "", "rb") as file:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - TAIL_BYTES))
-            return looks_out_of_memory(file.read().decode(errors="replace"))
+            return file.read().decode(errors="replace")
     except OSError:
-        return False
+        return ""

@@ -256,7 +256,7 @@ class Attempt:
             "launch": self.settings.launch,
             "restart": self.job.restart,
             "job": self.job.id,
-            "host": os.uname().nodename,
+            "host": os.environ.get("SLURMD_NODENAME") or os.uname().nodename,
             "pid": os.getpid(),
             "start_policy": self.settings.start_policy,
             "window_s": self.settings.window_s,

@@ -94,6 +94,51 @@ def test_an_own_template_can_use_everything(tmp_path: Path) -> None:
     assert "stagger.task" in render([[0]], template=str(own))
 
 
+def test_a_site_decides_where_jobs_start_and_adds_its_own_lines(tmp_path: Path) -> None:
+    lines = ("#BB create_persistent name=data capacity=1TB", "#SBATCH --site-option='a b'", "#DW jobdw  capacity=1GB")
+    text = render([[0]], chdir="/scratch/my jobs", directives=lines)
+    head = text.partition("\n# Stage")[0].splitlines()
+    assert "#SBATCH --chdir='/scratch/my jobs'" in head
+    assert tuple(line for line in head if line)[-3:] == lines
+    assert text.index("#DW") < text.index("STAGGER_SCRIPT_STARTED")
+    end = finalize_script(context(chdir="/scratch/my jobs", directives=lines), "stage-end", ["11"])
+    assert "#SBATCH --chdir='/scratch/my jobs'" in end
+    assert "#BB" not in end
+    own = tmp_path / "own.j2"
+    own.write_text("#!/bin/bash\n{% include 'start.sh.j2' %}")
+    with pytest.raises(StaggerError, match=r"own.j2 leaves out executor.directives \(#BB create_persistent"):
+        render([[0]], template=str(own), directives=lines)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("touch /tmp/evil", "is no directive: it must begin with #"),
+        ("#!/bin/sh", "is no directive"),
+        ("#BB a\ntouch /tmp/evil", "line break or control character"),
+        ("#SBATCH --array=0-9", "'array' is set by stagger itself; the throttle is `workers`"),
+        ("#SBATCH --comment=a --out=/tmp/x", "'output' is set by stagger itself; set `log_dir`"),
+        ("#SBATCH --chdir /tmp", "set `chdir`"),
+        ("#SBATCH -J name", "write -J by its long name"),
+    ],
+)
+def test_directives_that_are_none_or_move_the_job_are_refused(line: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        render([[0]], directives=(line,))
+
+
+@pytest.mark.parametrize("prefix", ["-x", "a b", "a;b", "p%j", "x" * 101])
+def test_a_prefix_of_job_names_is_a_name(prefix: str) -> None:
+    with pytest.raises(ValueError, match="name_prefix"):
+        render([[0]], name_prefix=prefix)
+
+
+def test_all_jobs_names_begin_with_the_prefix(cli: Cli, pipeline_file: PipelineFiles) -> None:
+    file = pipeline_file(executor={"type": "slurm", "name_prefix": "p123_"})
+    (stage,) = cli("launch", file, "--dry-run", "--json", check=0).json["stages"]
+    assert re.search(r"^#SBATCH --job-name=p123_run-[0-9a-f]{12}$", stage["arrays"][0]["script"], re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("text", "message"), [("{{ nonsense }}", "'nonsense' is undefined"), ("{% for %}", "cannot be rendered")]
 )

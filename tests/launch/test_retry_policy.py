@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from stagger.launch.retry_policy import Decision, decide
+from stagger.launch.retry_policy import Decision, bad_nodes, decide
 from stagger.rundir.launch_records import Group
 from stagger.rundir.stage_folder import Failure
 from stagger.slurm.states import STATES
@@ -101,3 +103,44 @@ def test_how_slurm_says_that_memory_ran_out(text: str) -> None:
 def test_what_retries_may_name_is_how_slurms_states_count() -> None:
     """Each end in the default `retries.on` is the `counts_as` of a state in slurm/states.py: others never match."""
     assert set(RetrySpec().on) <= {state.counts_as for state in STATES.values()}
+
+
+def on(node: str, kind: str = "OSError", step: str | None = "read", **more: Any) -> Any:
+    """How a rank failed on a node: with an error of its own."""
+    return {"failure": {**failure(kind, step=step), "host": node}, **more}
+
+
+def unset(node: str) -> Any:
+    """How a rank failed whose environment could not be set up."""
+    return {"failure": None, "state": "FAILED", "not_set_up_on": node}
+
+
+SAME = {**failure("OSError", step="read"), "host": "n2"}
+
+
+@pytest.mark.parametrize(
+    ("failed", "succeeded", "bad"),
+    [
+        ([unset("n1"), unset("n1")], {"n2": 5}, ["n1"]),
+        ([unset("n1"), unset("n1")], {"n1": 9, "n2": 5}, ["n1"]),  # It broke while the launch ran.
+        ([unset("n1")], {"n2": 5}, []),  # One rank is not several.
+        ([unset("n1"), unset("n1"), unset("n2"), unset("n2")], {"n3": 1}, ["n1", "n2"]),
+        ([unset("n1"), unset("n1"), unset("n2")], {"n3": 1}, []),
+        ([on("n1"), on("n1")], {"n2": 5}, ["n1"]),
+        ([on("n1"), on("n1")], {"n1": 2, "n2": 5}, []),  # As many succeeded there.
+        ([on("n1"), on("n1"), on("n2")], {"n2": 5}, []),  # Ranks fail so on nodes that work, too.
+        ([on("n1"), on("n1", "KeyError")], {"n2": 5}, []),  # Not the same error.
+        ([on("n1"), on("n1", step="write")], {"n2": 5}, []),
+        ([on("n1"), on("n1"), on("n2", "KeyError")], {"n2": 5}, ["n1"]),
+        ([on("n1", before=SAME), on("n1", before=SAME)], {"n2": 5}, []),  # They failed so elsewhere before.
+        ([on("n1", before={**SAME, "host": "n1"})] * 2, {"n2": 5}, ["n1"]),
+        ([on("n1", "MemoryError")] * 2, {"n2": 5}, []),  # They need more memory, not another node.
+        ([{"failure": {**STOPPED, "host": "n1"}, "state": "PREEMPTED"}] * 2, {"n2": 5}, []),
+        ([{"failure": {**STOPPED, "host": "n1"}, "state": "CANCELLED"}] * 2, {"n2": 5}, []),
+        ([{"failure": None, "state": "NODE_FAIL"}] * 2, {"n2": 5}, []),  # Slurm itself takes the node down.
+        ([], {"n1": 5}, []),
+    ],
+)
+def test_which_nodes_are_bad(failed: list[dict[str, Any]], succeeded: dict[str, int], bad: list[str]) -> None:
+    ranks = [Failed(rank, FIRST, **{"state": None, **one}) for rank, one in enumerate(failed)]
+    assert sorted(bad_nodes(ranks, succeeded)) == bad

@@ -29,6 +29,7 @@ SLURM = SlurmLaunch(
     arrays=(ArrayRecord("12", "a-1", 2, "0-3", 1), ArrayRecord(None, "a-2", 1, "4", None, 1, 2.0, 1.5)),
     finalize=EndJobRecord("14", "a-end"),
     cancelled_ranks="2-3",
+    avoided=("n1", "n2"),
 )
 
 

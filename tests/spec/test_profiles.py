@@ -202,7 +202,7 @@ def test_where_each_value_came_from(files: Files) -> None:
     assert spec.origins["executor.time"] == "--set executor.time"
     assert spec.origins["tasks"] == "--set tasks"
     assert spec.origins["executor.qos"] == "p.yaml:11"
-    assert spec.origins["storage_options.s3.engine"] == f"profile gpu ({files.user}:14)"
+    assert spec.origins["storage_options.s3.engine"] == f"profile gpu ({files.user}:15)"
     assert "executor.account" not in spec.origins
 
 
