@@ -14,16 +14,16 @@ class EndRecord:
 
     by: who ended it, such as `end job 12 on n3`.
     started: when it began first, in seconds since the epoch; `ended` is None until it has ended.
-    acted: whether everything was launched that had to be; false also while it has not ended.
     said: what it did, or waits for, one sentence each.
+    left: what it had to launch, but may not.
     error: why it failed; empty if it did not.
     """
 
     by: str
     started: float
     ended: float | None = None
-    acted: bool = False
     said: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
     error: str = ""
 
 
@@ -39,8 +39,8 @@ def read_end(folder: StageFolder, launch: int) -> EndRecord | None:
     except FileNotFoundError:
         return None
     check_record(content, EndRecord, path)
-    fields = {name: content[name] for name in EndRecord.__dataclass_fields__ if name in content}
-    return EndRecord(**{**fields, "said": tuple(fields.get("said", ()))})
+    known = {name: content[name] for name in EndRecord.__dataclass_fields__ if name in content}
+    return EndRecord(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
 
 
 def write_end(folder: StageFolder, launch: int, record: EndRecord) -> None:
