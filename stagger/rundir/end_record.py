@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from stagger.rundir.stage_folder import StageFolder, check_record, decode, encode
 from stagger.storage.storage import join
@@ -39,8 +40,10 @@ def read_end(folder: StageFolder, launch: int) -> EndRecord | None:
     except FileNotFoundError:
         return None
     check_record(content, EndRecord, path)
-    known = {name: content[name] for name in EndRecord.__dataclass_fields__ if name in content}
-    return EndRecord(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+    known: dict[str, Any] = {name: content[name] for name in EndRecord.__dataclass_fields__ if name in content}
+    for name in ("said", "left"):
+        known[name] = tuple(known.get(name, ()))
+    return EndRecord(**known)
 
 
 def write_end(folder: StageFolder, launch: int, record: EndRecord) -> None:
