@@ -52,22 +52,19 @@ def check_limits(spec: RunSpec, starting: Mapping[str, int], waiting: Mapping[st
     later = [stage for stage in stages if waiting.get(stage.name)]
     if not now:
         return
-    limits = cluster.limits()
+    limits, ranks = cluster.limits(), {**waiting, **starting}
     for stage in (*now, *later):
-        check_arrays(stage, {**waiting, **starting}[stage.name], limits)
+        check_arrays(stage, ranks[stage.name], limits)
     demands = [*_now(now, starting), *(_later(spec, stage, waiting[stage.name]) for stage in later)]
-    ranks = {**waiting, **starting}
     demands += [_retried(stage, ranks[stage.name]) for stage in (*now, *later) if may_retry(stage)]
-    for demand in demands:
-        refuse(demand, SubmitLimit("the cluster's MaxJobCount", limits.max_job_count))
-    if not limits.enforced:
-        return
-    known: dict[Charge, list[SubmitLimit]] = {}
-    for demand in demands:
-        if demand.charge not in known:
-            known[demand.charge] = submit_limits(demand.charge)
-        for limit in known[demand.charge]:
-            refuse(demand, limit)
+    bounds = [(demand, SubmitLimit("the cluster's MaxJobCount", limits.max_job_count)) for demand in demands]
+    if limits.enforced:
+        known = {charge: submit_limits(charge) for charge in {demand.charge for demand in demands}}
+        bounds += [(demand, limit) for demand in demands for limit in known[demand.charge]]
+    for demand, limit in bounds:
+        refuse_impossible(demand, limit)
+    for demand, limit in bounds:
+        refuse_for_now(demand, limit)
 
 
 def may_retry(stage: StageSpec) -> bool:
@@ -116,17 +113,24 @@ def _retried(stage: StageSpec, ranks: int) -> Demand:
     return Demand(f"A retry of {stage.name}", jobs_of(stage, ranks) + 2, charge_of(stage.executor), later=True)
 
 
-def refuse(demand: Demand, limit: SubmitLimit) -> None:
-    """Raise StaggerError when a demand exceeds a limit, and NoRoom when it does so only with the jobs there are now."""
-    fewer = f"multiply executor.ranks_per_job by {math.ceil(demand.jobs / max(1, limit.most - 2)):,}"
-    if demand.jobs > limit.most:
-        end = "the end jobs of it and before it" if demand.later else "end jobs"
-        raise StaggerError(
-            f"{demand.what} needs {demand.jobs:,} jobs at once, {end} included, but {limit.name} is {limit.most:,}:"
-            f" {fewer}{'' if demand.later else ', or launch fewer ranks with --limit'}."
-        )
+def refuse_impossible(demand: Demand, limit: SubmitLimit) -> None:
+    """Raise StaggerError when a demand exceeds a limit even without other jobs."""
+    if demand.jobs <= limit.most:
+        return
+    end = "its end job and the one before" if demand.later else "end jobs"
+    factor = math.ceil(demand.jobs / max(1, limit.most - 2))
+    fewer = "" if demand.later else ", or launch fewer ranks with --limit"
+    raise StaggerError(
+        f"{demand.what} needs {demand.jobs:,} jobs at once, {end} included, but {limit.name} is {limit.most:,}:"
+        f" multiply executor.ranks_per_job by {factor:,}{fewer}."
+    )
+
+
+def refuse_for_now(demand: Demand, limit: SubmitLimit) -> None:
+    """Raise NoRoom when a demand exceeds a limit together with the jobs that count against it now."""
     if not demand.later and demand.jobs + limit.used > limit.most:
         raise NoRoom(
             f"{demand.what} needs {demand.jobs:,} jobs, end jobs included, but {limit.name} is {limit.most:,}, and"
-            f" {limit.used:,} jobs count against it now: wait until some have ended, or {fewer}."
+            f" {limit.used:,} jobs count against it now: wait until some have ended, or set a larger"
+            " executor.ranks_per_job."
         )

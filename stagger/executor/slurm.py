@@ -117,7 +117,10 @@ class SlurmRunner(StageRunner):
         )
         logger.info(f"{name}: {self.start_summary(len(launch.ranks))}")
         if not self.settings.nodes_submit and (left := left_to_commands(self.spec, self.stage)):
-            logger.info(f"{name}: jobs may not submit jobs (executor.nodes_submit is false), so {left}")
+            logger.info(
+                f"{name}: jobs may not submit jobs (executor.nodes_submit is false): {left} will be started by launch"
+                f" --wait, or when you type: stagger retry {self.spec.run_dir}"
+            )
         return record
 
     def _record(self, launch: StageLaunch, arrays: list[ArrayPlan], log_dir: str) -> SlurmLaunch:
@@ -175,13 +178,9 @@ def submitted(record: SlurmLaunch, launch: StageLaunch, context: ScriptContext, 
 
 
 def left_to_commands(spec: RunSpec, stage: StageSpec) -> str:
-    """What the user's commands start when the stage has ended, as jobs may not submit it; empty if there is nothing."""
-    what = ["retries of failed ranks"] if stage.retries is not None else []
+    """What may have to be started when the stage has ended; empty if there is nothing."""
     waiting = [other.name for other in spec.stages if stage.name in other.depends]
-    what += [f"the stage{'s' if len(waiting) > 1 else ''} {', '.join(waiting)}"] if waiting else []
-    if not what:
-        return ""
-    return f"{' and '.join(what)} start from launch --wait, or when you type: stagger retry {spec.run_dir}"
+    return ", ".join([*(["retries"] if stage.retries is not None else []), *(f"the stage {one}" for one in waiting)])
 
 
 def defaults(limits: Limits) -> Defaults:

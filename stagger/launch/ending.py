@@ -24,6 +24,7 @@ from stagger.rundir.end_record import EndRecord, read_end, write_end
 from stagger.rundir.launch_records import Group
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
 from stagger.rundir.stage_folder import StageFolder
+from stagger.slurm import cluster
 from stagger.spec.executors import RetrySpec, SlurmSpec
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.status.efficiency import sentences
@@ -73,8 +74,7 @@ class EndNote:
 
     def __call__(self, ending: Ending) -> None:
         """Record what the end of the stage did."""
-        said = (*ending.said, *(f"left to do: {line}" for line in ending.left))
-        self.write(ended=time.time(), acted=not ending.left, said=said)
+        self.write(ended=time.time(), said=tuple(ending.said), left=tuple(ending.left))
 
     def write(self, **changes: Any) -> None:
         """Change fields of the record, without secrets, and write it."""
@@ -113,7 +113,7 @@ def end_stage(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: s
     if submits:
         ending.said += launch_dependents(run, record, looks, name)
     else:
-        ending.left = [f"the stage {one}" for one in dependents(record.spec, name) if not looks[one].launches]
+        ending.left = [f"the stage {one}" for one in dependents(record.spec, name) if not looks[one].has_started]
     return ending
 
 
@@ -122,6 +122,9 @@ def _end_unfinished(look: Look, missing: str, submits: bool) -> Ending:
     name, retries = look.stage.name, look.stage.spec.retries
     logger.warning(f"{name}: ranks {missing} are not done")
     ending = Ending([f"ranks {missing} are not done"])
+    if retries is not None and not submits and not cluster.is_here():  # Nobody here knows which of them have failed.
+        ending.left = [f"retries of ranks {missing}"]
+        return ending
     decision = decide(retries, look.failed) if retries is not None else Decision()
     for reason, ranks in given_up(decision).items():
         logger.warning(f"{name}: given up: ranks {format_ranks(ranks)}: {reason}")

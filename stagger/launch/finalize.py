@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import orjson
@@ -36,6 +38,10 @@ PATIENCE_S = 6 * 3600.0
 #: The share of its time limit that an end job waits, before it goes back into the queue; seconds between two tries.
 SHARE, NAP_S = 0.5, 20.0
 
+#: Messages of an sbatch that does not take jobs from this node, and what to do about it.
+DENIED = re.compile(r"denied|not permitted|not allowed|submit host|no sbatch", re.IGNORECASE)
+NO_JOBS = "Where jobs may not submit jobs, set executor.nodes_submit: false, and follow runs with launch --wait."
+
 
 def main(arguments: list[str]) -> int:
     """End a stage, and record how. Returns the exit status: 1 if ranks are left that are neither done nor retried."""
@@ -53,9 +59,25 @@ def main(arguments: list[str]) -> int:
         return 1
 
 
+@contextlib.contextmanager
+def explaining_refusals() -> Iterator[None]:
+    """Say what to do where a cluster does not let jobs submit jobs."""
+    try:
+        yield
+    except StaggerError as error:
+        if DENIED.search(str(error)):
+            raise StaggerError(f"{str(error).rstrip('.')}. {NO_JOBS}") from error
+        raise
+
+
 def say_error(error: StaggerError) -> None:
     for line in str(error).split("\n"):
         logger.error(line)
+
+
+def node() -> str:
+    """Slurm's name of this node."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 @dataclass(frozen=True)
@@ -69,7 +91,7 @@ class EndJob:
 
     def run_recorded(self) -> int:
         """End the stage, and record what that did, or why it failed. Returns the exit status."""
-        by = f"end job {os.environ.get('SLURM_JOB_ID', '')} on {socket.gethostname()}"
+        by = f"end job {os.environ.get('SLURM_JOB_ID', '')} on {node()}"
         with recording_end(self.stage, self.launch, by) as note:
             ending = self._when_possible(note)
             note(ending)
@@ -106,13 +128,12 @@ class EndJob:
     def _end(self) -> Ending:
         submits = nodes_submit(self.stage.spec)
         if submits and cluster.is_here() and may_launch(self.record.spec, self.stage.name):
-            with self.run.lock.held():
+            with self.run.lock.held(), explaining_refusals():
                 return self._end_now(self.run.load() or self.record, submits=True)
         ending = self._end_now(self.record, submits=False)  # Without the lock: a user's retry need not wait.
         if submits and ending.left:
             raise StaggerError(
-                f"There is no sbatch on {socket.gethostname()}, so the end job could not launch"
-                f" {', '.join(ending.left)}. Set executor.nodes_submit: false, and follow runs with launch --wait."
+                f"There is no sbatch on {node()}, so the end job could not launch {', '.join(ending.left)}. {NO_JOBS}"
             )
         return ending
 

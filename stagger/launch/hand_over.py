@@ -11,11 +11,13 @@ from stagger.executor.kinds import runner_of
 from stagger.launch.bad_nodes import nodes_to_avoid
 from stagger.launch.check import check_variables
 from stagger.launch.leftovers import remove_leftovers
+from stagger.launch.retry_policy import decide
 from stagger.pipeline.pickled import sha256
 from stagger.rundir.launch_records import Group, LaunchRecord, record_path
 from stagger.rundir.run_folder import Stage
 from stagger.rundir.stage_folder import damaged
 from stagger.spec.executors import SlurmSpec
+from stagger.status.end_job import end_of
 from stagger.status.look import Look
 from stagger.status.report import write_stats
 from stagger.task import TaskSettings
@@ -31,10 +33,24 @@ def launch_stage(stage: Stage, look: Look, ranks: list[int], payload: bytes) -> 
         return look
     if not look.activity.ranks:
         remove_leftovers(stage)
-    look = look.after(start(stage, look, [Group(ranks)], payload))
+    look = look.after(start(stage, look, groups_of(look, ranks), payload))
     if stage.spec.executor.type == "local" and (write_stats(look)["missing_ranks"] or stage.spec.blocks):
         remove_leftovers(stage)
     return look
+
+
+def groups_of(look: Look, ranks: list[int]) -> list[Group]:
+    """The groups in which a command launches `ranks`.
+
+    If the end job did not launch the retries it had to, the command does that, with the resources of the retry policy.
+    """
+    whole, retries = [Group(ranks)], look.stage.spec.retries
+    if retries is None or not look.has_started or (end := end_of(look)) is None or not end.fell_short:
+        return whole
+    again = decide(retries, [one for one in look.failed if one.rank in ranks]).again
+    others = sorted(set(ranks).difference(*(group.ranks for group in again)))
+    groups = [*again, *([Group(others)] if others else [])]
+    return groups if len(groups) <= (look.stage.spec.executor.workers or len(groups)) else whole
 
 
 def start(stage: Stage, look: Look, groups: list[Group], payload: bytes = b"") -> LaunchRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from stagger.rundir.stage_folder import StageFolder, check_record, decode, encode
 from stagger.storage.storage import join
@@ -14,16 +15,16 @@ class EndRecord:
 
     by: who ended it, such as `end job 12 on n3`.
     started: when it began first, in seconds since the epoch; `ended` is None until it has ended.
-    acted: whether everything was launched that had to be; false also while it has not ended.
     said: what it did, or waits for, one sentence each.
+    left: what it had to launch, but may not.
     error: why it failed; empty if it did not.
     """
 
     by: str
     started: float
     ended: float | None = None
-    acted: bool = False
     said: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
     error: str = ""
 
 
@@ -39,8 +40,10 @@ def read_end(folder: StageFolder, launch: int) -> EndRecord | None:
     except FileNotFoundError:
         return None
     check_record(content, EndRecord, path)
-    fields = {name: content[name] for name in EndRecord.__dataclass_fields__ if name in content}
-    return EndRecord(**{**fields, "said": tuple(fields.get("said", ()))})
+    known: dict[str, Any] = {name: content[name] for name in EndRecord.__dataclass_fields__ if name in content}
+    for name in ("said", "left"):
+        known[name] = tuple(known.get(name, ()))
+    return EndRecord(**known)
 
 
 def write_end(folder: StageFolder, launch: int, record: EndRecord) -> None:

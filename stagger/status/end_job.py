@@ -74,7 +74,10 @@ def _recorded(record: EndRecord) -> End:
     by_command = record.by.startswith(BY_COMMAND)
     if record.error:
         return End("failed", f"{record.by} failed: {record.error}", by_command)
-    return End("done" if record.acted else "left", f"{record.by}: {'; '.join(record.said)}", by_command)
+    message = f"{record.by}: {'; '.join(record.said)}"
+    if record.left:
+        return End("left", f"{message}; left to do: {'; '.join(record.left)}", by_command)
+    return End("done", message, by_command)
 
 
 def _so_far(record: EndRecord | None) -> str:
@@ -104,16 +107,21 @@ def _last_line(launch: SlurmLaunch) -> str:
 
 
 def end_message(look: Look, looks: Mapping[str, Look], end: End) -> str:
-    """The line about the end of a stage: what it did, and what to type if nothing more starts by itself."""
-    spec = look.stage.record.spec
-    behind = [stage.name for stage in spec.stages if look.stage.name in stage.depends]
-    waiting = [name for name in behind if not looks[name].launches and not looks[name].is_done]
+    """The line about the end of a stage: what it did, and what to type if nothing more starts by itself.
+
+    Empty if a later command has done what the end job did not.
+    """
+    stages, name = look.stage.record.spec.stages, look.stage.name
+    behind = [looks[stage.name] for stage in stages if name in stage.depends]
+    waiting = [other.stage.name for other in behind if not other.has_started and not other.is_done]
     command = f"stagger retry {look.stage.run.path}"
-    if look.activity.ranks and not end.fell_short:
+    if not end.is_over or (look.activity.ranks and not end.fell_short):
         return end.message
-    if end.is_over and (waiting or not look.is_done):
-        what = f"; {', '.join(waiting)} will not start" if waiting else ""
-        return f"{end.message.rstrip('.')}{what}; nothing more starts by itself: {command}"
-    if end.fell_short and look.is_done and not waiting:
-        return f"{end.message.rstrip('.')}; to merge the statistics: {command}"
-    return end.message
+    message = end.message.rstrip(".")
+    if waiting or not look.is_done:
+        held = f"; {', '.join(waiting)} will not start" if waiting else ""
+        return f"{message}{held}; nothing more starts by itself: {command}"
+    if not end.fell_short:
+        return end.message
+    folder = look.stage.folder
+    return "" if folder.storage.entry(folder.stats()) else f"{message}; to merge the statistics: {command}"

@@ -34,6 +34,11 @@ class Look:
     def is_done(self) -> bool:
         return len(self.done) >= self.stage.spec.tasks
 
+    @property
+    def has_started(self) -> bool:
+        """Whether ranks of the stage were ever launched."""
+        return any(launch.groups for launch in self.launches)
+
     @cached_property
     def failed(self) -> list[Failed]:
         """The ranks whose latest launch ended without a completion record, ascending."""

@@ -96,8 +96,8 @@ def stage_statuses(looks: Mapping[str, Look]) -> list[StageStatus]:
     """The status of each stage of a run, with what the ends of the stages did."""
     stages = [stage_status(look) for look in looks.values()]
     for stage, look in zip(stages, looks.values(), strict=True):
-        if (end := end_of(look)) is not None and end.message:
-            stage.end = {"state": end.state, "message": end_message(look, looks, end)}
+        if (end := end_of(look)) is not None and (message := end_message(look, looks, end)):
+            stage.end = {"state": end.state, "message": message}
     return stages
 
 
