@@ -13,6 +13,7 @@ import pytest
 from stagger.executor.slurm_queue import SlurmJobs
 from stagger.rundir.stage_folder import StageFolder
 from stagger.slurm import cluster
+from stagger.slurm.answers import QueuedJob
 from stagger.storage.storage import Storage
 from tests.conftest import Cli, PipelineFiles
 from tests.kit.records import launch_record
@@ -204,7 +205,12 @@ def test_jobs_that_slurm_hides_from_another_member_of_the_group_are_not_called_l
     (tmp_path / "completions" / "00000.json").touch()
     stage: Any = SimpleNamespace(folder=StageFolder(Storage(), str(tmp_path)))
     asked = []
-    monkeypatch.setattr(cluster, "known_jobs", lambda users, *_: asked.append(users) or [])
+
+    def known_jobs(users: list[str], *_: Any) -> list[QueuedJob]:
+        asked.append(users)
+        return []
+
+    monkeypatch.setattr(cluster, "known_jobs", known_jobs)
     monkeypatch.setattr(cluster, "has_queue", lambda: True)
     for visible, unknown in ((False, {1, 2, 3}), (True, set())):
         monkeypatch.setattr(cluster, "sees_all_users", lambda visible=visible: visible)

@@ -16,6 +16,7 @@ from stagger.rundir.plan_file import encode_plan, read_rank
 from stagger.storage import late_files
 from stagger.storage.storage import Storage
 from stagger.task import TaskSettings
+from tests.kit.steps import swallow
 
 PLAN = encode_plan("s", "f00d", [], [[Shard("a", 1)]])
 
@@ -48,9 +49,9 @@ def test_settings_and_steps_that_appear_late_are_read(tmp_path: Path, monkeypatc
     settings = TaskSettings("/run", "f00d", 3, "/")
     Late(tmp_path / "settings.json", settings.to_json().encode(), monkeypatch)
     assert TaskSettings.of(str(tmp_path / "settings.json")) == settings
-    data = dump_pickle([len])
+    data = dump_pickle([swallow])
     Late(tmp_path / "pipeline.pkl", data, monkeypatch)
-    assert load_pickle(Storage(), str(tmp_path / "pipeline.pkl"), sha256(data)) == [len]
+    assert load_pickle(Storage(), str(tmp_path / "pipeline.pkl"), sha256(data)) == [swallow]
 
 
 def test_a_file_that_never_appears_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
