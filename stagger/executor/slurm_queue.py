@@ -107,15 +107,12 @@ class SlurmJobs(Jobs[SlurmLaunch]):
 
         An element without a state of its own, in an array that was cancelled, was cancelled before it started.
         """
-        if array.job_id is None:
-            return None
         for one in (index, None):
-            for state in (
-                self._ended.get((array.name, one)),
-                self._accounting.get((launch.cluster, array.job_id, one)),
-            ):
-                if state is not None:
-                    return state
+            known = self._ended.get((array.name, one))
+            if known is None:
+                known = self._accounting.get((launch.cluster, array.job_id or "", one))
+            if known is not None:
+                return known
         return None
 
     def activity(self, stage: Stage, launches: Sequence[SlurmLaunch]) -> Activity:
@@ -158,7 +155,7 @@ class SlurmJobs(Jobs[SlurmLaunch]):
             return {}
         states: dict[int, str] = {}
         for array in launch.arrays:
-            if array.job_id is None or ranks.isdisjoint(array.rank_list):
+            if ranks.isdisjoint(array.rank_list):
                 continue
             for index, job in enumerate(array.elements(launch.ranks_per_job)):
                 wanted = [rank for rank in job if rank in ranks]

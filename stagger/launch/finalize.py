@@ -21,6 +21,7 @@ from stagger.errors import StaggerError
 from stagger.executor.end_job import end_time
 from stagger.executor.limits import NoRoom
 from stagger.launch.ending import Ending, EndNote, end_stage, may_launch, nodes_submit, recording_end
+from stagger.rundir.launch_records import wait_for_launch
 from stagger.rundir.lock import InUse
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
 from stagger.slurm import cluster
@@ -49,8 +50,10 @@ def main(arguments: list[str]) -> int:
         run_dir, name, path = arguments
         settings = orjson.loads(read_argument(path))
         run, record = RunFolder.open(run_dir, settings.get("storage_options"), patient=True)
+        stage, number = run.stage(record, name), settings.get("launch", 1)
+        wait_for_launch(stage.folder, number)
         with run.changing(record):
-            return EndJob(run, record, run.stage(record, name), settings.get("launch", 1)).run_recorded()
+            return EndJob(run, record, stage, number).run_recorded()
     except StaggerError as error:
         say_error(error)
         return error.exit_status

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, TypedDict, TypeVar
 
 from stagger.ranks import parse_ranks
 from stagger.rundir.stage_folder import StageFolder, check_record, damaged, decode, encode
-from stagger.storage.storage import join
+from stagger.storage.late_files import appears
+from stagger.storage.storage import is_local, join
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,12 @@ def latest_launch(launches: Sequence[LaunchRecord]) -> SlurmLaunch | None:
         if not launch.refused:
             return launch
     return None
+
+
+def wait_for_launch(folder: StageFolder, number: int) -> None:
+    """Wait some time for a launch record that must exist, but is not visible here yet."""
+    if is_local(path := record_path(folder, number)):
+        appears(path)
 
 
 def write_launch(folder: StageFolder, record: LaunchRecord) -> None:

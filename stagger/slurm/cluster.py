@@ -80,8 +80,11 @@ def sees_all_users() -> bool:
 
 
 def on(cluster: str) -> list[str]:
-    """The option that sends a command to this cluster; none for the one that this machine belongs to."""
-    return [f"--clusters={cluster}"] if cluster else []
+    """The option that sends a command to this cluster; none for the one that this machine, or job, belongs to.
+
+    With the option, commands ask slurmdbd for the cluster's address: compute nodes may not reach it.
+    """
+    return [f"--clusters={cluster}"] if cluster not in ("", os.environ.get("SLURM_CLUSTER_NAME")) else []
 
 
 def queue_command(users: Sequence[str], cluster: str = "") -> list[str]:

@@ -19,7 +19,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from stagger.errors import StaggerError
 from stagger.slurm.answers import parse_submitted
-from stagger.slurm.cluster import is_here, known_jobs, on
+from stagger.slurm.cluster import is_here, known_jobs, on, several
 from stagger.slurm.command import BUSY, CLUSTERS, SlurmBusy, outside_environment, patiently
 from stagger.terminal import logger
 
@@ -83,7 +83,7 @@ class _Submitter(submitit.SlurmExecutor):
         super().__init__(folder)
         self._script = script
         self._clusters = clusters
-        self._path = self.folder / f".{name}.sh"
+        self._path = self._link = self.folder / f".{name}.sh"
         self._submitted = Submitted("", "")
 
     def submit_script(self) -> Submitted:
@@ -93,6 +93,7 @@ class _Submitter(submitit.SlurmExecutor):
             job.paths.submission_file.unlink(missing_ok=True)
         finally:
             self._path.unlink(missing_ok=True)
+            self._link.unlink(missing_ok=True)
         return self._submitted
 
     def _make_submission_file_text(self, command: str, uid: str) -> str:
@@ -100,9 +101,12 @@ class _Submitter(submitit.SlurmExecutor):
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         # squeue shows the path of a job's script: by it a job is found whose name a plug-in has changed.
-        submission_file_path.rename(self._path)
-        submission_file_path.symlink_to(self._path.name)
-        hidden = [name for name in os.environ if name not in outside_environment(os.environ)]
+        self._link = submission_file_path
+        self._link.rename(self._path)
+        self._link.symlink_to(self._path.name)
+        # The end job chooses from the same clusters for retries and later stages.
+        kept = {*outside_environment(os.environ), *CLUSTERS}
+        hidden = [name for name in os.environ if name not in kept]
         unset = [word for name in hidden for word in ("-u", name)]
         program, *arguments = super()._make_submission_command(self._path)
         later = deferred(os.environ, self._script)
@@ -116,8 +120,9 @@ class _Submitter(submitit.SlurmExecutor):
         found = parse_submitted(text)
         if found is None:
             raise FailedSubmissionError(f"sbatch printed no job id, but: {text.strip()}")
-        self._submitted = Submitted(*found)
-        return found[0]
+        job_id, cluster = found
+        self._submitted = Submitted(job_id, cluster or ("" if several(self._clusters) else self._clusters))
+        return job_id
 
 
 def deferred(environment: Mapping[str, str], script: str) -> dict[str, str]:
@@ -168,7 +173,7 @@ def wanted_clusters(script: str, environment: Mapping[str, str]) -> str:
     >>> wanted_clusters("#!/bin/bash\n", {"SLURM_CLUSTERS": "north"})
     'north'
     """
-    own = re.search(r"^#SBATCH\s+(?:--clusters?[= ]|-M\s*)['\"]?([^'\"\s]+)", script, re.MULTILINE)
+    own = re.search(r"^#SBATCH\s+(?:--clus\w*[= ]|-M\s*)['\"]?([^'\"\s]+)", script, re.MULTILINE)
     return own[1] if own else next((environment[name] for name in CLUSTERS if environment.get(name)), "")
 
 
