@@ -177,7 +177,9 @@ def record_path(folder: StageFolder, number: int) -> str:
 def encode_launch(record: LaunchRecord) -> bytes:
     """The content of launch.json. Leaves out the keys about cancellation and about avoided nodes if there are none."""
     content = {"launch": record.launch, "executor": record.executor, **asdict(record)}
-    return encode({key: value for key, value in content.items() if value or not key.startswith(("cancelled", "avoided"))})
+    return encode(
+        {key: value for key, value in content.items() if value or not key.startswith(("cancelled", "avoided"))}
+    )
 
 
 def decode_launch(data: bytes, path: str) -> LaunchRecord:

@@ -89,7 +89,7 @@ class Chosen:
                 mine["executor"] = without_replaced(mine["executor"], executor)
             else:
                 del mine["executor"]
-        return merged(mine, dict(written))
+        return dict(merged(mine, dict(written)))
 
     def elsewhere(self, written: Mapping[str, Any]) -> dict[Path, str]:
         """The places of the profile's values that `written` does not replace."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stagger.doctor import CREATORS, storage_checks
+from stagger.doctor.storage import CREATORS, storage_checks
 from stagger.storage.storage import Storage
 from tests.conftest import Bucket, Cli
 
