@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,10 +44,14 @@ def doctor(
     from stagger.doctor.checks import checks
     from stagger.doctor.new_profile import with_required_time
     from stagger.slurm.site import look_at_site
+    from stagger.spec.models import NAME
+    from stagger.spec.profiles import NONE
     from stagger.spec.site_settings import site_settings
 
     if name and not write_profile:
         raise StaggerError(f"{name} is an argument of --write-profile; to check a profile, use --profile {name}.")
+    if name and (name == NONE or not re.fullmatch(NAME, name)):
+        raise StaggerError(f"{name!r} cannot name a profile; use letters, digits, and _ . - after the first.")
     given = {"partition": partition, "account": account, "qos": qos, "time": time}
     given = {key: value for key, value in given.items() if value is not None}
     spec, stored = site_settings(profile, assignments or [], given)

@@ -9,6 +9,7 @@ from stagger.errors import StaggerError
 from stagger.spec.changes import assign
 from stagger.spec.executors import SlurmSpec
 from stagger.spec.messages import Place, validated
+from stagger.spec.models import StorageSpec
 from stagger.spec.profiles import Profile, chosen
 
 
@@ -24,7 +25,8 @@ def site_settings(
         assign(raw, assignment)
     found = chosen(profile, "--profile")
     place = Place("stagger doctor", {}, found.elsewhere(raw))
-    settings: Profile = validated(Profile, found.below(raw, Profile.model_fields), place, ())
+    values = {**found.below(raw, StorageSpec.model_fields), **found.below_stage(raw)}
+    settings: Profile = validated(Profile, values, place, ())
     if not isinstance(settings.executor, SlurmSpec):
         raise StaggerError("stagger doctor checks `executor.type: slurm` only; leave the type out.")
     return settings.executor, settings.storage_options
