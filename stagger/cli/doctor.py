@@ -1,13 +1,77 @@
-"""The text of `stagger doctor`."""
+"""`stagger doctor`: its options and its text."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
-from stagger.doctor import Check
-from stagger.terminal import say
+import typer
+
+from stagger.cli.answers import print_json
+from stagger.cli.options import Assignments, Json, Options, Profile, storage_options
+from stagger.errors import StaggerError
+from stagger.terminal import say, say_lines
+
+if TYPE_CHECKING:
+    from stagger.doctor.check import Check
+    from stagger.slurm.site import Site
+    from stagger.spec.executors import SlurmSpec
 
 SIGNS = {"ok": "ok", "warning": "WARNING", "problem": "PROBLEM"}
+
+
+def doctor(
+    name: Annotated[str, typer.Argument(help="With --write-profile: the name of the profile.", metavar="[NAME]")] = "",
+    run_dir: Annotated[str | None, typer.Option(help="The run directory to check: a path or s3://...")] = None,
+    partition: Annotated[str | None, typer.Option(help="The Slurm partition to check.")] = None,
+    account: Annotated[str | None, typer.Option(help="The account of the jobs.")] = None,
+    qos: Annotated[str | None, typer.Option(help="The QOS of the jobs.")] = None,
+    time: Annotated[str | None, typer.Option(help="The time limit of the jobs to check, as in executor.time.")] = None,
+    assignments: Assignments = None,
+    profile: Profile = None,
+    write_profile: Annotated[
+        bool, typer.Option("--write-profile", help="Write a first profile from what Slurm says, if there is none.")
+    ] = False,
+    json: Json = False,
+    options: Options = None,
+) -> int:
+    """Check this machine, Slurm and the storage, with the settings of a profile; one tiny job checks a compute node.
+
+    Exit status 1 on a problem. Any setting can be checked: --set executor.sbatch.constraint=a100.
+    """
+    from stagger.doctor.checks import checks
+    from stagger.doctor.new_profile import with_required_time
+    from stagger.slurm.site import look_at_site
+    from stagger.spec.models import NAME
+    from stagger.spec.profiles import NONE
+    from stagger.spec.site_settings import site_settings
+
+    if name and not write_profile:
+        raise StaggerError(f"{name} is an argument of --write-profile; to check a profile, use --profile {name}.")
+    if name and (name == NONE or not re.fullmatch(NAME, name)):
+        raise StaggerError(f"{name!r} cannot name a profile; use letters, digits, and _ . - after the first.")
+    given = {"partition": partition, "account": account, "qos": qos, "time": time}
+    given = {key: value for key, value in given.items() if value is not None}
+    spec, stored = site_settings(profile, assignments or [], given)
+    site = look_at_site() if write_profile else None
+    if site is not None:
+        spec = with_required_time(spec, site, os.getcwd())
+    found = checks(run_dir, storage_options(options) or stored, spec)
+    made = list(found) if json else show(found)
+    text, path, problem = ("", "", "") if site is None else new_profile(name, site, spec, made)
+    if json:
+        document = {"checks": [vars(check) for check in made]}
+        print_json(document | ({"profile": {"text": text, "written": path or None}} if write_profile else {}))
+    elif write_profile:
+        say()
+        say_lines(text)
+        if path:
+            say(f"Written to {path}")
+    if problem:
+        raise StaggerError(problem)
+    return 1 if any(check.state == "problem" for check in made) else 0
 
 
 def show(found: Iterable[Check]) -> list[Check]:
@@ -17,3 +81,14 @@ def show(found: Iterable[Check]) -> list[Check]:
         say(f"{SIGNS[check.state]:<8} {check.name:<11} {check.text}", flush=True)
         checks.append(check)
     return checks
+
+
+def new_profile(name: str, site: Site, spec: SlurmSpec, made: list[Check]) -> tuple[str, str, str]:
+    """Make and write a profile. Returns its text, the path of its file, and why it was not written."""
+    from stagger.doctor.new_profile import profile_text, write_profile
+
+    text = profile_text(name or site.cluster or "site", site, spec, made)
+    try:
+        return text, write_profile(text), ""
+    except StaggerError as error:
+        return text, "", str(error)

@@ -16,6 +16,7 @@ from loguru import logger
 from stagger import __version__
 from stagger.cli import blocks, show
 from stagger.cli.answers import finish, print_json
+from stagger.cli.doctor import doctor
 from stagger.cli.launch import launch
 from stagger.cli.options import (
     Json,
@@ -262,22 +263,7 @@ def plan(
     return 0
 
 
-@app.command()
-def doctor(
-    run_dir: Annotated[str | None, typer.Option(help="The run directory to check: a path or s3://...")] = None,
-    partition: Annotated[str | None, typer.Option(help="The Slurm partition to check.")] = None,
-    json: Json = False,
-    options: Options = None,
-) -> int:
-    """Check this machine, Slurm and the storage; one tiny job checks a compute node. Exit status 1 on a problem."""
-    from stagger.cli.doctor import show as show_checks
-    from stagger.doctor import checks
-
-    found = checks(run_dir, storage_options(options), partition)
-    made = list(found) if json else show_checks(found)
-    if json:
-        print_json({"checks": [vars(check) for check in made]})
-    return 1 if any(check.state == "problem" for check in made) else 0
+app.command()(doctor)
 
 
 @app.command()

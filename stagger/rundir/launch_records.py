@@ -111,8 +111,8 @@ class SlurmLaunch(LaunchRecord):
     `resources` are the executor's settings; `log_dir` is the folder of the jobs' own output; `user` submitted the jobs
     to `cluster`, which is empty if it is the one that the submitting machine belongs to. `cancelled` is the reason why
     the whole launch was cancelled; `cancelled_ranks` are the ranks that were cancelled individually. `refused` is why
-    the launch failed: Slurm has none of its jobs, and it counts as no try of its ranks. `avoided` are nodes on which the
-    jobs do not run, for several ranks failed there before.
+    the launch failed: Slurm has none of its jobs, and it counts as no try of its ranks. `avoided` are nodes on which
+    the jobs do not run, for several ranks failed there before.
     """
 
     executor = "slurm"
@@ -203,7 +203,7 @@ def record_path(folder: StageFolder, number: int) -> str:
 
 
 def encode_launch(record: LaunchRecord) -> bytes:
-    """The content of launch.json. Leaves out the keys about cancellation, refusal and avoided nodes if there are none."""
+    """The content of launch.json, without keys about cancellation, refusals and avoided nodes that are empty."""
     content = {"launch": record.launch, "executor": record.executor, **asdict(record)}
     rare = ("cancelled", "refused", "avoided")
     return encode({key: value for key, value in content.items() if value or not key.startswith(rare)})

@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from stagger.errors import StaggerError
 from stagger.slurm.answers import parse_submitted
 from stagger.slurm.cluster import is_here, known_jobs, on, several
-from stagger.slurm.command import BUSY, CLUSTERS, SlurmBusy, outside_environment, patiently
+from stagger.slurm.command import BUSY, CLUSTERS, SlurmBusy, outside_environment, patiently, run
 from stagger.terminal import logger
 
 #: Seconds after which an sbatch without an answer is abandoned, and seconds for which a submission is retried.
@@ -238,3 +239,20 @@ def refusal(words: str) -> str:
         if re.search(pattern, words, re.IGNORECASE):
             return f"Slurm refused the job ({words}); change {key}."
     return f"Slurm refused the job: {words}."
+
+
+def refused(script: str) -> str:
+    """Why Slurm would reject a job script now, in its own words; empty if it would accept it. Submits nothing.
+
+    Raises StaggerError when Slurm does not answer.
+    """
+    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
+        file.write(script)
+        file.flush()
+        try:
+            run(["sbatch", "--test-only", file.name])
+        except SlurmBusy:
+            raise
+        except StaggerError as error:
+            return said(str(error).removeprefix("sbatch failed: ").replace("; ", "\n"))
+    return ""

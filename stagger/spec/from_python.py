@@ -8,7 +8,7 @@ from typing import Any
 
 from stagger.errors import StaggerError
 from stagger.spec.messages import Place, validated
-from stagger.spec.models import RunSpec, SiteDefaults, StageSpec, StorageSpec
+from stagger.spec.models import RunSpec, StageSpec, StorageSpec
 from stagger.spec.origins import origins_of
 from stagger.spec.profiles import chosen
 from stagger.spec.secret_check import IN_JOB, IN_PYTHON, check_forms, check_secrets, check_storage_options
@@ -31,7 +31,7 @@ def from_objects(values: dict[str, Any], stage: dict[str, Any], executor: Mappin
     profile = chosen(values.pop("profile", None), f"{place.file}: profile")
     own = {**stage, "name": values["name"], "executor": dict(executor)}
     elsewhere = profile.elsewhere({**values, **own})
-    whole, one = profile.below(values, StorageSpec.model_fields), profile.below(own, SiteDefaults.model_fields)
+    whole, one = profile.below(values, StorageSpec.model_fields), profile.below_stage(own)
     checked = validated(StageSpec, one, Place(place.file, {}, elsewhere), ())
     run = {**whole, "run_dir": absolute(str(values["run_dir"])), "stages": [checked], "cwd": os.getcwd()}
     run |= {"profile": profile.name, "origins": origins_of({**whole, **one}, place, elsewhere, profile.name, {})}

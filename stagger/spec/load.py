@@ -16,7 +16,7 @@ from stagger.spec.blocks import HOST_STEP, BlocksSpec, with_total
 from stagger.spec.changes import Changes, assign
 from stagger.spec.executors import EXECUTORS
 from stagger.spec.messages import Place, validated
-from stagger.spec.models import RUN_KEYS, PipelineFile, RunSpec, SiteDefaults, StageSpec, StorageSpec
+from stagger.spec.models import RUN_KEYS, PipelineFile, RunSpec, StageSpec, StorageSpec
 from stagger.spec.origins import origins_of
 from stagger.spec.profiles import chosen
 from stagger.spec.references import expanded, literal
@@ -96,7 +96,7 @@ def resolve_run(
     for index, (written, path) in enumerate(_stages(raw)):
         stage = {**written, "executor": _executor(written.get("executor"), changes.executor, profile.kind)}
         elsewhere = profile.elsewhere(stage if changes.executor else written)
-        stage = profile.below(stage, SiteDefaults.model_fields)
+        stage = profile.below_stage(stage)
         merged = Place(
             place.file,
             {**{("stages", index, *p): n for p, n in place.lines.items()}, **place.lines},

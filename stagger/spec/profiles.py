@@ -30,6 +30,9 @@ VARIABLE = "STAGGER_CONFIG"
 #: The name that stands for no profile, not even the default one.
 NONE = "none"
 
+#: The type of executor that a profile is for, unless it says otherwise.
+DEFAULT_KIND = "slurm"
+
 #: Keys of `executor`, and of its `env`, that hold paths. In a profile, relative ones start at the folder of its file.
 PATHS, ENV_PATHS = ("template", "log_dir", "chdir"), ("venv", "container")
 
@@ -78,18 +81,18 @@ class Chosen:
         return None if kind is None else str(kind)
 
     def below(self, written: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-        """`written`, whose values win, over those values of the profile that `keys` name.
-
-        The profile's `executor` counts only if the written one has the same type.
-        """
+        """`written`, whose values win, over those values of the profile that `keys` name."""
         mine = {key: self.values[key] for key in keys if key in self.values}
         executor = written.get("executor")
         if "executor" in mine and isinstance(executor, Mapping):
-            if executor.get("type") == self.kind:
-                mine["executor"] = without_replaced(mine["executor"], executor)
-            else:
-                del mine["executor"]
-        return merged(mine, dict(written))
+            mine["executor"] = without_replaced(mine["executor"], executor)
+        return dict(merged(mine, dict(written)))
+
+    def below_stage(self, stage: Mapping[str, Any]) -> dict[str, Any]:
+        """The keys of a stage, whose values win, over those of the profile: none if it is for another executor."""
+        executor = stage.get("executor")
+        other = isinstance(executor, Mapping) and executor.get("type") != (self.kind or DEFAULT_KIND)
+        return self.below(stage, () if other else SiteDefaults.model_fields)
 
     def elsewhere(self, written: Mapping[str, Any]) -> dict[Path, str]:
         """The places of the profile's values that `written` does not replace."""
@@ -191,12 +194,13 @@ def _over(found: Chosen, config: _Config, name: str) -> Chosen:
     check_storage_options(values.get("storage_options"), place)
     values = {key: expanded(item, (key,), place) for key, item in values.items()}
     if isinstance(executor := values.get("executor"), dict):
-        executor = {"type": found.kind or "slurm", **executor}
+        executor = {"type": found.kind or DEFAULT_KIND, **executor}
         values["executor"] = _from_its_folder(executor, os.path.dirname(config.place.file))
     validated(Profile, values, place, ())
     if "executor" in values:
         values["executor"] = written_in_full(values["executor"])
-    both = found.below(values, found.values)
+    other = found.kind is not None and values.get("executor", {}).get("type", found.kind) != found.kind
+    both = found.below(values, [key for key in found.values if not (other and key == "executor")])
     places = {path: place.line(path) if has(values, path) else found.places[path] for path in leaves(both)}
     return Chosen(name, both, places)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stagger.doctor import CREATORS, storage_checks
+from stagger.doctor.storage import CREATORS, storage_checks
 from stagger.storage.storage import Storage
 from tests.conftest import Bucket, Cli
 
@@ -107,3 +107,27 @@ def test_a_store_whose_conditional_writes_do_not_hold_is_a_problem(store: type[H
     assert check.state == "problem"
     assert re.match(said, check.text)
     assert storage.files == {}
+
+
+def test_an_argument_is_the_name_of_a_new_profile_only(cli: Cli) -> None:
+    assert "to check a profile, use --profile gpu" in cli("doctor", "gpu", check=2).err
+    assert "cannot name a profile" in cli("doctor", "--write-profile", "a b", check=2).err
+    assert "cannot name a profile" in cli("doctor", "--write-profile", "none", check=2).err
+
+
+def test_without_slurm_no_profile_can_be_made(cli: Cli, tmp_path: Path) -> None:
+    assert "There is no scontrol" in cli("doctor", "--write-profile", check=2, **without_slurm(cli, tmp_path)).err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--time", "soon"), "stagger doctor: executor.time: not a time that Slurm understands"),
+        (("--set", "executor.sbatch.array=3"), "stagger doctor: executor.sbatch: 'array' is set by stagger itself"),
+        (("--set", "executor.type=local"), "executor.type: slurm"),
+        (("--set", "tasks=3"), "stagger doctor: tasks: unknown key"),
+        (("--profile", "gpu"), "--profile: there is no profile 'gpu'"),
+    ],
+)
+def test_a_wrong_setting_is_said(cli: Cli, options: tuple[str, str], said: str) -> None:
+    assert said in cli("doctor", *options, check=2).err

@@ -134,10 +134,22 @@ def test_each_stage_takes_the_profile(files: Files) -> None:
 
 @pytest.mark.parametrize("kind", [{"type": "local", "workers": 2}, None])
 def test_settings_for_slurm_do_not_disturb_a_local_run(files: Files, kind: dict[str, Any] | None) -> None:
-    files.write(files.user, {"gpu": GPU})
+    files.write(files.user, {"gpu": {**GPU, "randomize_start_duration": 300, "retries": {"max": 3}}})
     changes = {} if kind else {"executor": "local"}
-    (stage,) = files.load(profile="gpu", changes=changes, **({"executor": kind} if kind else {})).stages
+    spec = files.load(profile="gpu", changes=changes, **({"executor": kind} if kind else {}))
+    (stage,) = spec.stages
     assert isinstance(stage.executor, LocalSpec)
+    assert (stage.randomize_start_duration, stage.backend_limit, stage.retries) == ("auto", None, None)
+    assert spec.storage_options == GPU["storage_options"]
+
+
+def test_block_servers_take_no_packing_from_a_profile(files: Files) -> None:
+    files.write(files.user, {"gpu": {"executor": {"partition": "gpu", "ranks_per_job": 8, "nodes_per_task": 2}}})
+    blocks = {"total": 4, "servers": 2, "host": "simulated"}
+    raw = {"name": "demo", "run_dir": "run", "profile": "gpu", "blocks": blocks, "executor": {"type": "slurm"}}
+    (files.folder / "p.yaml").write_text(yaml.safe_dump(raw))
+    executor = slurm(load_file("p.yaml"))
+    assert (executor.partition, executor.ranks_per_job, executor.nodes_per_task) == ("gpu", 1, 1)
 
 
 def test_with_executor_slurm_a_local_file_takes_the_profiles_settings(files: Files) -> None:
