@@ -174,24 +174,27 @@ class SlurmJobs(Jobs[SlurmLaunch]):
 
     def _cancel_launch(self, stage: Stage, launch: SlurmLaunch) -> list[str]:
         """Cancel the queued and running jobs of a launch, its end job included."""
-        active = sorted({job.job_id for job_of in launch.jobs for job in self.alive(job_of.name)})
+        alive = [job for job_of in launch.jobs for job in self.alive(job_of.name)]
+        active = sorted({job.job_id for job in alive})
         if active:
-            scancel(stage, launch, replace(launch, cancelled="by stagger cancel"), active)
+            scancel(stage, launch, replace(launch, cancelled="by stagger cancel"), active, alive[0].cluster)
         return [f"cancelled Slurm job {number}" for number in active]
 
     def _cancel_ranks(self, stage: Stage, launch: SlurmLaunch, ranks: set[int]) -> list[str]:
         """Cancel the jobs of a launch that run, or would run, any of `ranks`."""
         found: dict[str, list[int]] = {}
+        where = launch.cluster
         for array in launch.arrays:
             by_index = array.elements(launch.ranks_per_job)
             for job in self.alive(array.name):
                 if not ranks.isdisjoint(mine := ranks_of(job, by_index)):
                     found[job.job_id if job.index is None else f"{job.job_id}_{job.index}"] = mine
+                    where = job.cluster
         if not found:
             return []
         stopped = {rank for job in found.values() for rank in job}
         cancelled = format_ranks([*parse_ranks(launch.cancelled_ranks), *stopped])
-        scancel(stage, launch, replace(launch, cancelled_ranks=cancelled), list(found))
+        scancel(stage, launch, replace(launch, cancelled_ranks=cancelled), list(found), where)
         others = f"; ranks {format_ranks(stopped - ranks)} were in the same jobs" if stopped - ranks else ""
         jobs = f"{len(found)} job{'s' if len(found) > 1 else ''}"
         return [f"cancelled ranks {format_ranks(stopped & ranks)} ({jobs}){others}"]
@@ -203,15 +206,16 @@ class NotCancelled(StaggerError):
     exit_status = 1
 
 
-def scancel(stage: Stage, launch: SlurmLaunch, cancelled: SlurmLaunch, jobs: list[str]) -> None:
-    """Cancel jobs of a launch, and record that as `cancelled`. Raises StaggerError when Slurm refuses.
+def scancel(stage: Stage, launch: SlurmLaunch, cancelled: SlurmLaunch, jobs: list[str], where: str) -> None:
+    """Cancel jobs of a launch on the cluster `where`, and record that as `cancelled`. Raises NotCancelled when Slurm
+    refuses.
 
     The record is written first: no concurrent end job may take the cancelled jobs for failed. When Slurm refuses, it is
     taken back. Jobs that were cancelled all the same have that state in Slurm, and are not retried either.
     """
     write_launch(stage.folder, cancelled)
     try:
-        cluster.cancel(jobs, launch.cluster)
+        cluster.cancel(jobs, where)
     except StaggerError as error:
         write_launch(stage.folder, launch)
         raise NotCancelled(
