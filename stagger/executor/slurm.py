@@ -18,6 +18,7 @@ from stagger.rundir.launch_records import EndJobRecord, SlurmLaunch, write_launc
 from stagger.rundir.run_folder import StageInput
 from stagger.slurm import cluster
 from stagger.slurm.answers import Limits
+from stagger.slurm.command import UnknownCluster, wanted_clusters
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.storage.local_files import SHARED_FOLDER, make_folder
 from stagger.storage.storage import is_local, join
@@ -105,7 +106,8 @@ class SlurmRunner(StageRunner):
             script = finalize_script(context, record.finalize.name, after)
             record = submitted(record, launch, context, record.finalize.name, script)
         except BaseException as error:
-            record = replace(record, refused=f"the launch failed: {error}")
+            known = "" if isinstance(error, UnknownCluster) else record.cluster
+            record = replace(record, refused=f"the launch failed: {error}", cluster=known)
             cluster.cancel((job.job_id for job in record.jobs if job.job_id), record.cluster)
             raise
         finally:
@@ -138,6 +140,7 @@ class SlurmRunner(StageRunner):
             avoided=launch.avoided,
             finalize=EndJobRecord(None, unique_name(f"{self.settings.name_prefix}{launch.stage.name}-end")),
             user=cluster.own_user(),
+            cluster=wanted_clusters(arrays[0].script, os.environ),
         )
 
     def _context(self, launch: StageLaunch) -> ScriptContext:

@@ -109,10 +109,11 @@ class SlurmLaunch(LaunchRecord):
     """A launch of job arrays and an end job.
 
     `resources` are the executor's settings; `log_dir` is the folder of the jobs' own output; `user` submitted the jobs
-    to `cluster`, which is empty if it is the one that the submitting machine belongs to. `cancelled` is the reason why
-    the whole launch was cancelled; `cancelled_ranks` are the ranks that were cancelled individually. `refused` is why
-    the launch failed: Slurm has none of its jobs, and it counts as no try of its ranks. `avoided` are nodes on which
-    the jobs do not run, for several ranks failed there before.
+    to `cluster`, which is empty if it is the one that the submitting machine belongs to. (Until Slurm has chosen one,
+    it lists the clusters to choose from.) `cancelled` is the reason why the whole launch was cancelled;
+    `cancelled_ranks` are the ranks that were cancelled individually. `refused` is why the launch failed: Slurm has none
+    of its jobs, and it counts as no try of its ranks. `avoided` are nodes on which the jobs do not run, for several
+    ranks failed there before.
     """
 
     executor = "slurm"

@@ -67,9 +67,25 @@ class SlurmBusy(StaggerError):
     exit_status = 1
 
 
+class UnknownCluster(StaggerError):
+    """There is no such cluster, so nothing was submitted to it."""
+
+
 def outside_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment without the variables of a surrounding job and the user's defaults for Slurm's commands."""
     return {k: v for k, v in environment.items() if k in KEPT or not k.startswith(LEAKING)}
+
+
+def wanted_clusters(script: str, environment: Mapping[str, str]) -> str:
+    r"""The clusters that a script is for: its own option, or else the variable that the user or a site's module sets.
+
+    >>> wanted_clusters("#SBATCH --clusters=east,west\n", {"SLURM_CLUSTERS": "north"})
+    'east,west'
+    >>> wanted_clusters("#!/bin/bash\n", {"SLURM_CLUSTERS": "north"})
+    'north'
+    """
+    own = re.search(r"^#SBATCH\s+(?:--clus\w*[= ]|-M\s*)['\"]?([^'\"\s]+)", script, re.MULTILINE)
+    return own[1] if own else next((environment[name] for name in CLUSTERS if environment.get(name)), "")
 
 
 def run(command: Sequence[str], wait: Wait = PATIENT) -> str:

@@ -21,7 +21,16 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from stagger.errors import StaggerError
 from stagger.slurm.answers import parse_submitted
 from stagger.slurm.cluster import is_here, known_jobs, on, several
-from stagger.slurm.command import BUSY, CLUSTERS, SlurmBusy, outside_environment, patiently, run
+from stagger.slurm.command import (
+    BUSY,
+    CLUSTERS,
+    SlurmBusy,
+    UnknownCluster,
+    outside_environment,
+    patiently,
+    run,
+    wanted_clusters,
+)
 from stagger.terminal import logger
 
 #: Seconds after which an sbatch without an answer is abandoned, and seconds for which a submission is retried.
@@ -166,18 +175,6 @@ def submit(folder: str, script: str, name: str, cluster: str = "") -> Submitted:
     return patiently(attempt, PATIENCE_S, least_s=SETTLE_S)
 
 
-def wanted_clusters(script: str, environment: Mapping[str, str]) -> str:
-    r"""The clusters that a script is for: its own option, or else the variable that the user or a site's module sets.
-
-    >>> wanted_clusters("#SBATCH --clusters=east,west\n", {"SLURM_CLUSTERS": "north"})
-    'east,west'
-    >>> wanted_clusters("#!/bin/bash\n", {"SLURM_CLUSTERS": "north"})
-    'north'
-    """
-    own = re.search(r"^#SBATCH\s+(?:--clus\w*[= ]|-M\s*)['\"]?([^'\"\s]+)", script, re.MULTILINE)
-    return own[1] if own else next((environment[name] for name in CLUSTERS if environment.get(name)), "")
-
-
 def unheeded(script: str, environment: Mapping[str, str]) -> list[str]:
     r"""A sentence for each variable that would say where sbatch sends jobs, if the script leaves that open.
 
@@ -215,7 +212,7 @@ def submit_once(folder: str, script: str, name: str, clusters: str) -> Submitted
     except (FailedJobError, FailedSubmissionError) as error:
         words = said(str(error))
         if NO_CLUSTER.search(words):  # Then squeue cannot ask it either.
-            raise StaggerError(refusal(words)) from error
+            raise UnknownCluster(refusal(words)) from error
         if job := look_up(name, clusters):
             return job
         if not words or BUSY.search(words):

@@ -165,10 +165,19 @@ def test_status_does_without_an_accounting_that_does_not_answer(run: Run) -> Non
     assert "did not answer sacct within 6 s" in document["notes"][0]
 
 
+def test_jobs_that_slurm_has_forgotten_are_said_to_be_forgotten(run: Run) -> None:
+    run.launch()
+    run.stand_in("sacct", f"echo '{run.job}_1|NODE_FAIL|0:0|n1'")
+    document = run.cli("status", run.path, "--json", check=1).json
+    assert document["stages"][0]["reasons"] == {"lost": 3, "NODE_FAIL": 1}
+    assert "the jobs of 3 ranks of launch 1" in document["notes"][0]
+
+
 def test_accounting_is_asked_from_the_launch_on(run: Run) -> None:
     run.launch()
     run.cli("status", run.path, check=1)
     (asked,) = run.called("sacct")
+    assert f"--jobs={run.job}" in asked
     (since,) = (word.removeprefix("--starttime=") for word in asked.split() if word.startswith("--starttime="))
     age = datetime.now() - datetime.fromisoformat(since)
     assert 3600 <= age.total_seconds() < 2 * 3600
@@ -218,4 +227,7 @@ def test_jobs_that_slurm_hides_from_another_member_of_the_group_are_not_called_l
         jobs = SlurmJobs(records, brief=True)
         assert jobs.activity(stage, records).unknown == unknown
         assert ("Slurm hides the jobs of alice" in " ".join(jobs.notes)) is not visible
-    assert asked == [["alice"], ["alice"]]
+    assert all("alice" in users for users in asked)
+    (tmp_path / "stats.json").write_text('{"launch": 1}')  # Her end job has run: no rank is active any more.
+    monkeypatch.setattr(cluster, "sees_all_users", lambda: False)
+    assert not SlurmJobs(records, brief=True).activity(stage, records).ranks
