@@ -126,6 +126,9 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
         if stage.failed:
             reasons = ", ".join(f"{count} {reason}" for reason, count in stage.reasons.items())
             say(f"  {'':<{width}}  failed: {format_ranks(stage.failed_ranks)} ({reasons})")
+        if stage.avoided:
+            nodes = f"{'s' if len(stage.avoided) > 1 else ''} {', '.join(stage.avoided)}"
+            say(f"  {'':<{width}}  the jobs avoid node{nodes}, on which several ranks failed")
         if stage.strays:
             say(f"  {'':<{width}}  {stage.strays['message']}")
 

@@ -37,6 +37,7 @@ class StageStatus:
     sleeping: ranks in the delay of their staggered start.
     requeued: ranks whose job ran before and waits to start again.
     cancelled: the number of pending ranks that a user cancelled.
+    avoided: nodes on which the jobs of the latest launch do not run, for several ranks failed there before.
     strays: the visible files of ranks that are neither done nor active, their ranks, and a sentence; empty if none.
     slowest: (rank, seconds) of ranks that took much longer than most.
     schema_differences: a sentence for each column that differs between the Parquet files of an output folder.
@@ -69,6 +70,7 @@ class StageStatus:
     efficiency: dict[str, Any] = field(default_factory=dict)
     output_folders: list[str] = field(default_factory=list)
     strays: dict[str, Any] = field(default_factory=dict)
+    avoided: list[str] = field(default_factory=list)
     schema_differences: list[str] = field(default_factory=list)
 
     @property
@@ -98,6 +100,8 @@ def stage_status(look: Look) -> StageStatus:
     status.pending = tasks - counted
     status.active = bool(activity.ranks - settled)
     status.cancelled = len(cancelled_ranks(look.launches) - activity.ranks - settled)
+    if look.launches and isinstance(latest := look.launches[-1], SlurmLaunch):
+        status.avoided = list(latest.avoided)
     with collection_paused(), look.stage.folder.blaming():
         add_totals(status, look)
         if look.strays is not None:
