@@ -29,6 +29,10 @@ def doctor(
     account: Annotated[str | None, typer.Option(help="The account of the jobs.")] = None,
     qos: Annotated[str | None, typer.Option(help="The QOS of the jobs.")] = None,
     time: Annotated[str | None, typer.Option(help="The time limit of the jobs to check, as in executor.time.")] = None,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option("--sbatch", metavar="OPTION=VALUE", help="An option of executor.sbatch, by its long name."),
+    ] = None,
     assignments: Assignments = None,
     profile: Profile = None,
     write_profile: Annotated[
@@ -39,7 +43,7 @@ def doctor(
 ) -> int:
     """Check this machine, Slurm and the storage, with the settings of a profile; one tiny job checks a compute node.
 
-    Exit status 1 on a problem. Any setting can be checked: --set executor.sbatch.constraint=a100.
+    Exit status 1 on a problem. Any setting can be checked: --sbatch constraint=a100 --set executor.env.conda=mine.
     """
     from stagger.doctor.checks import checks
     from stagger.doctor.new_profile import with_required_time
@@ -54,7 +58,8 @@ def doctor(
         raise StaggerError(f"{name!r} cannot name a profile; use letters, digits, and _ . - after the first.")
     given = {"partition": partition, "account": account, "qos": qos, "time": time}
     given = {key: value for key, value in given.items() if value is not None}
-    spec, stored = site_settings(profile, assignments or [], given)
+    changes = [*(f"executor.sbatch.{option.lstrip('-')}" for option in sbatch or ()), *(assignments or ())]
+    spec, stored = site_settings(profile, changes, given)
     site = look_at_site() if write_profile else None
     if site is not None:
         spec = with_required_time(spec, site, os.getcwd())

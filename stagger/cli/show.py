@@ -135,6 +135,9 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
             say(f"  {'':<{width}}  waiting: {why['ranks']} ({why['reason']}: {why['message']})")
         if stage.end:
             say(f"  {'':<{width}}  end: {stage.end['message']}")
+        if stage.avoided:
+            nodes = f"{'s' if len(stage.avoided) > 1 else ''} {', '.join(stage.avoided)}"
+            say(f"  {'':<{width}}  the jobs avoid node{nodes}, on which several ranks failed")
         if stage.strays:
             say(f"  {'':<{width}}  {stage.strays['message']}")
     for note in notes(stages):

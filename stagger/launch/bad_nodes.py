@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from stagger.errors import StaggerError
-from stagger.launch.retry_policy import bad_nodes, some_left
+from stagger.launch.retry_policy import avoid, bad_nodes
 from stagger.ranks import format_ranks
 from stagger.rundir.launch_records import SlurmLaunch
 from stagger.slurm import cluster
@@ -19,7 +19,7 @@ from stagger.terminal import logger
 CHOOSING = ("nodelist", "nodefile")
 
 #: Options of sbatch that leave only some nodes of the partition.
-NARROWING = ("constraint", "reservation", "cluster-constraint", "clusters", "gres")
+NARROWING = ("constraint", "exclude", "reservation", "cluster-constraint", "clusters", "gres")
 
 
 def nodes_to_avoid(look: Look) -> tuple[str, ...]:
@@ -32,41 +32,35 @@ def nodes_to_avoid(look: Look) -> tuple[str, ...]:
         return ()
     if any(option in settings.sbatch for option in CHOOSING):
         return ()
-    before = launches[-1].avoided
-    bad = _bad(look, settings, before)
-    if bad or before:
-        logger.warning(f"{look.stage.name}: {_sentence(bad, before)}")
-    return (*before, *sorted(bad))
-
-
-def _bad(look: Look, settings: SlurmSpec, avoided: Sequence[str]) -> dict[str, list[Failed]]:
-    """The bad nodes of the latest launches; none if no other node might be left."""
-    failed = [one for one in look.failed if one.node not in avoided]
-    if not bad_nodes(failed, {}):
-        return {}
-    succeeded = Counter(record["host"] for record in look.completions if record["host"] not in avoided)
-    bad = bad_nodes(failed, succeeded)
-    left = some_left(bad, succeeded, untried=False) or some_left(bad, succeeded, untried=_has_untried(settings))
-    return bad if left else {}
+    avoided = launches[-1].avoided
+    if not avoided and not bad_nodes(look.failed, {}):
+        return ()
+    succeeded = Counter(record["host"] for record in look.completions)
+    untried = not avoided and not succeeded and _has_untried(settings)
+    still, bad = avoid(avoided, look.failed, succeeded, untried=untried)
+    if still or bad:
+        logger.warning(f"{look.stage.name}: {_sentence(bad, still)}")
+    return (*still, *sorted(bad))
 
 
 def _has_untried(settings: SlurmSpec) -> bool:
-    """Whether the partition has several nodes, and no setting chooses among them."""
-    if settings.gpus_per_task or settings.nodes_per_task > 1 or any(one in settings.sbatch for one in NARROWING):
+    """Whether the partition has more nodes than a job needs, and no setting chooses among them."""
+    if settings.gpus_per_task or any(one in settings.sbatch for one in NARROWING):
         return False
     try:
         found = cluster.partitions()
     except StaggerError:
         return False
     wanted = settings.sbatch.get("partition", settings.partition)
-    return any(one.nodes > 1 for one in found if one.name == wanted) if wanted else all(one.nodes > 1 for one in found)
+    nodes = [one.nodes for one in found if wanted in (None, one.name)]
+    return min(nodes, default=0) > settings.nodes_per_task
 
 
-def _sentence(bad: dict[str, list[Failed]], before: tuple[str, ...]) -> str:
+def _sentence(bad: Mapping[str, list[Failed]], still: Sequence[str]) -> str:
     parts = [
         f"{node}, on which rank{'s' if len(ranks) > 1 else ''} {format_ranks(one.rank for one in ranks)} failed"
         f" ({ranks[0].reason})"
         for node, ranks in sorted(bad.items())
     ]
-    parts += [f"{', '.join(before)}, as the launch before"] if before else []
+    parts += [f"{', '.join(still)}, as in the launch before"] if still else []
     return f"the jobs avoid node {'; '.join(parts)} (executor.avoid_nodes: false allows all nodes)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stagger.rundir.launch_records import Group
@@ -52,8 +52,8 @@ def decide(retries: RetrySpec, failed: list[Failed]) -> Decision:
 def bad_nodes(failed: Iterable[Failed], succeeded: Mapping[str, int]) -> dict[str, list[Failed]]:
     """The nodes that are the reason why ranks failed, each with those ranks. `succeeded` counts done ranks by node.
 
-    On such a node several ranks failed in the same way, and more than succeeded there (any number, if the environment
-    could not be set up), while no rank failed in this way on a node that works. A rank that fails everywhere is not the
+    On such a node several ranks failed in the same way, and more than succeeded there (any number, if Python
+    did not start), while no rank failed in this way on a node that works. A rank that fails everywhere is not the
     node's fault.
     """
     ways: dict[tuple[str | None, ...], dict[str, list[Failed]]] = defaultdict(lambda: defaultdict(list))
@@ -68,19 +68,23 @@ def bad_nodes(failed: Iterable[Failed], succeeded: Mapping[str, int]) -> dict[st
     return dict(bad)
 
 
-def some_left(bad: Iterable[str], succeeded: Iterable[str], untried: bool) -> bool:
-    """Whether nodes are left to run on without the `bad` ones: some on which ranks have succeeded or, where a single
-    node is bad, `untried` ones.
+def avoid(
+    avoided: Sequence[str], failed: Iterable[Failed], succeeded: Mapping[str, int], *, untried: bool
+) -> tuple[list[str], dict[str, list[Failed]]]:
+    """The nodes, of those `avoided` by the latest launch, that the next one still avoids, and the newly bad ones.
 
-    >>> some_left(["n1"], ["n1", "n2"], untried=False), some_left(["n1"], [], True), some_left(["n1", "n2"], [], True)
-    (True, True, False)
+    No node becomes bad unless others are left: some on which ranks have succeeded or, for the first bad node, `untried`
+    ones. If ranks fail on other nodes as well, and none has succeeded anywhere, no node is to blame.
     """
-    nodes = set(bad)
-    return not nodes.issuperset(succeeded) or (untried and len(nodes) == 1)
+    working = {node: count for node, count in succeeded.items() if node not in avoided}
+    bad = bad_nodes((one for one in failed if one.node not in avoided), working)
+    if working.keys() - bad or (untried and not avoided and len(bad) == 1):
+        return list(avoided), bad
+    return ([] if bad and not working else list(avoided)), {}
 
 
 def _way(one: Failed) -> tuple[str | None, ...]:
-    """How a rank failed: the kind and the step of its error; empty if its environment could not be set up."""
+    """How a rank failed: the kind and the step of its error; empty if Python did not start."""
     return () if one.failure is None else (one.failure["kind"], one.failure.get("step"))
 
 

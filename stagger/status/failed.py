@@ -16,8 +16,10 @@ MEMORY_ERRORS = frozenset({"MemoryError", "ArrowMemoryError"})
 #: The messages with which Slurm or the kernel reports in a job's output that it was killed for its memory.
 OUT_OF_MEMORY = re.compile(r"oom[-_ ]kill|out of memory|exceeded (job )?memory limit", re.IGNORECASE)
 
-#: What a job prints when a command of its environment fails, before Python starts (environment.sh.j2).
-NOT_SET_UP = re.compile(r"^stagger: the environment could not be set up on node (\S+)$", re.MULTILINE)
+#: What a job prints when it ends before Python starts (environment.sh.j2, array.sbatch.j2).
+NOT_STARTED = re.compile(
+    r"^stagger: (?:the environment could not be set up|Python could not be started) on node (\S+)$", re.MULTILINE
+)
 
 
 def looks_out_of_memory(text: str) -> bool:
@@ -29,13 +31,13 @@ def looks_out_of_memory(text: str) -> bool:
     return OUT_OF_MEMORY.search(text) is not None
 
 
-def node_without_environment(text: str) -> str | None:
-    r"""The node on which a job's environment could not be set up, from the end of its output; None if it was set up.
+def node_without_python(text: str) -> str | None:
+    r"""The node on which a job ended before Python started, from the end of its output; None if it started.
 
-    >>> node_without_environment("no such module\nstagger: the environment could not be set up on node n1\n")
+    >>> node_without_python("no such module\nstagger: the environment could not be set up on node n1\n")
     'n1'
     """
-    found = NOT_SET_UP.search(text)
+    found = NOT_STARTED.search(text)
     return found[1] if found else None
 
 
@@ -47,7 +49,7 @@ class Failed:
     state: Slurm's final state; None if unknown.
     failure: the rank's own failure record; None if it left none.
     before: the failure record of the previous launch, if the latest one was its automatic retry.
-    not_set_up_on: the node on which its job's environment could not be set up, if that is why it left no record.
+    not_started_on: the node on which its job ended before Python started, if that is why it left no record.
     """
 
     rank: int
@@ -55,12 +57,12 @@ class Failed:
     state: str | None
     failure: Failure | None
     before: Failure | None = None
-    not_set_up_on: str | None = None
+    not_started_on: str | None = None
 
     @property
     def node(self) -> str | None:
         """The node, as Slurm calls it, on which the rank failed; None if unknown."""
-        return self.not_set_up_on if self.failure is None else self.failure.get("host")
+        return self.not_started_on if self.failure is None else self.failure.get("host")
 
     @property
     def end(self) -> str:

@@ -42,6 +42,7 @@ class StageStatus:
     unknown: the number of pending ranks that may be running, because Slurm does not say.
     waiting: why pending ranks do not start by themselves: `ranks`, `job_id`, Slurm's `reason`, and a `message`.
     notes: what could not be found out, and why, in sentences.
+    avoided: nodes on which the jobs of the latest launch do not run, for several ranks failed there before.
     strays: the visible files of ranks that are neither done nor active, their ranks, and a sentence; empty if none.
     slowest: (rank, seconds) of ranks that took much longer than most.
     schema_differences: a sentence for each column that differs between the Parquet files of an output folder.
@@ -78,6 +79,7 @@ class StageStatus:
     strays: dict[str, Any] = field(default_factory=dict)
     waiting: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    avoided: list[str] = field(default_factory=list)
     schema_differences: list[str] = field(default_factory=list)
     end: dict[str, str] = field(default_factory=dict)
 
@@ -120,6 +122,8 @@ def stage_status(look: Look) -> StageStatus:
     status.waiting = waiting(activity, settled)
     status.notes = list(look.jobs.notes)
     status.cancelled = len(cancelled_ranks(look.launches) - activity.ranks - settled)
+    if look.launches and isinstance(latest := look.launches[-1], SlurmLaunch):
+        status.avoided = list(latest.avoided)
     with collection_paused(), look.stage.folder.blaming():
         add_totals(status, look)
         if look.strays is not None:

@@ -124,6 +124,8 @@ def test_without_slurm_no_profile_can_be_made(cli: Cli, tmp_path: Path) -> None:
     [
         (("--time", "soon"), "stagger doctor: executor.time: not a time that Slurm understands"),
         (("--set", "executor.sbatch.array=3"), "stagger doctor: executor.sbatch: 'array' is set by stagger itself"),
+        (("--sbatch", "--array=3"), "stagger doctor: executor.sbatch: 'array' is set by stagger itself"),
+        (("--sbatch", "hold"), "--set executor.sbatch.hold: write it as key=value"),
         (("--set", "executor.type=local"), "executor.type: slurm"),
         (("--set", "tasks=3"), "stagger doctor: tasks: unknown key"),
         (("--profile", "gpu"), "--profile: there is no profile 'gpu'"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stagger.launch.retry_policy import Decision, bad_nodes, decide
+from stagger.launch.retry_policy import Decision, avoid, bad_nodes, decide
 from stagger.rundir.launch_records import Group
 from stagger.rundir.stage_folder import Failure
 from stagger.slurm.states import STATES
@@ -112,7 +112,7 @@ def on(node: str, kind: str = "OSError", step: str | None = "read", **more: Any)
 
 def unset(node: str) -> Any:
     """How a rank failed whose environment could not be set up."""
-    return {"failure": None, "state": "FAILED", "not_set_up_on": node}
+    return {"failure": None, "state": "FAILED", "not_started_on": node}
 
 
 SAME = {**failure("OSError", step="read"), "host": "n2"}
@@ -144,3 +144,27 @@ SAME = {**failure("OSError", step="read"), "host": "n2"}
 def test_which_nodes_are_bad(failed: list[dict[str, Any]], succeeded: dict[str, int], bad: list[str]) -> None:
     ranks = [Failed(rank, FIRST, **{"state": None, **one}) for rank, one in enumerate(failed)]
     assert sorted(bad_nodes(ranks, succeeded)) == bad
+
+
+@pytest.mark.parametrize(
+    ("avoided", "broken", "succeeded", "untried", "still", "bad"),
+    [
+        ([], ["n1"], {"n2": 1}, False, [], ["n1"]),
+        ([], ["n1"], {}, True, [], ["n1"]),
+        ([], ["n1"], {}, False, [], []),  # Perhaps there is no other node.
+        ([], ["n1", "n2"], {}, True, [], []),  # Ranks fail everywhere.
+        ([], ["n1"], {"n1": 3}, False, [], []),  # No other node is known to work.
+        (["n1"], [], {}, False, ["n1"], []),
+        (["n1"], ["n2"], {"n3": 1}, False, ["n1"], ["n2"]),
+        (["n1"], ["n1"], {"n3": 1}, False, ["n1"], []),
+        (["n1"], ["n2"], {}, True, [], []),  # They fail on n2 as well: n1 is not to blame.
+        (["n1"], ["n2"], {"n1": 1}, True, [], []),
+        (["n1"], ["n2"], {"n2": 1}, True, ["n1"], []),
+    ],
+)
+def test_some_node_is_always_left(
+    avoided: list[str], broken: list[str], succeeded: dict[str, int], untried: bool, still: list[str], bad: list[str]
+) -> None:
+    failed = [Failed(rank, FIRST, "FAILED", None, not_started_on=node) for rank in range(2) for node in broken]
+    found = avoid(avoided, failed, succeeded, untried=untried)
+    assert (found[0], sorted(found[1])) == (still, bad)

@@ -16,12 +16,13 @@ def script(life: Life, launch: int) -> str:
 
 
 def test_an_automatic_retry_avoids_a_node_whose_environment_is_broken(life: Life) -> None:
-    life.launch(executor={"env": BROKEN, "sbatch": {"exclude": "n4"}}, retries={"max": 1})
+    life.launch(executor={"env": BROKEN}, retries={"max": 1})
     life.finish()
     assert [one.get("avoided") for one in launches(life.run)] == [None, ["n1"]]
-    assert "#SBATCH --exclude=n4,n1" in script(life, 2)
+    assert "#SBATCH --exclude=n1\n" in script(life, 2)
     assert "the jobs avoid node n1, on which ranks 0-3 failed" in finalize_log(life)
     assert "executor.avoid_nodes: false" in finalize_log(life)
+    assert "the jobs avoid node n1, on which several ranks failed" in life.cli("status", life.run, check=0).out
 
 
 def test_a_retry_by_hand_avoids_it_unless_told_otherwise(life: Life) -> None:

@@ -19,7 +19,7 @@ def found(text: str) -> dict[str, tuple[str, str]]:
 
 
 def test_a_healthy_cluster(slurm_cli: Cli, tmp_path: Path) -> None:
-    options = ("--partition", "cpu", "--time", "30", "--account", "root", "--set", "executor.sbatch.comment=x")
+    options = ("--partition", "cpu", "--time", "30", "--account", "root", "--sbatch", "comment=x")
     ran = slurm_cli("doctor", "--run-dir", tmp_path, *options, "--json", check=0)
     checks = found(ran.out)
     assert {state for state, _ in checks.values()} == {"ok"}
