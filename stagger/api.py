@@ -143,11 +143,14 @@ class SlurmExecutor(PipelineExecutor):
         run_dir: where the run keeps its records: a shared folder, or `s3://...`.
         partition: the partition; by default the cluster's default partition.
         time: time limit of a job: minutes, H:MM:SS or D-HH:MM:SS.
-        cpus_per_task: processors per job.
+        cpus_per_task: processors of a rank.
         mem_per_cpu_gb: memory per processor, in GiB; by default the partition's default.
-        gpus_per_task: GPUs per job.
+        gpus_per_task: GPUs of a rank.
         workers: the throttle: maximum number of jobs at once, over the whole run.
-        ranks_per_job: ranks that one job runs, one after another.
+        ranks_per_job: ranks that one job runs, `ranks_at_once` of them at once on each of its nodes.
+        ranks_at_once: ranks that one node of a job runs beside one another; "auto": whole nodes, with as many ranks at
+            once as their processors, memory and GPUs allow.
+        nodes_per_job: nodes per job, among which the job's ranks are divided.
         nodes_per_task: nodes per job. On several nodes, srun starts each rank once per node; only the first node
             commits outputs.
         max_requeues: maximum number of times that a job is requeued: after preemption, or at its time limit if it made
@@ -178,6 +181,8 @@ class SlurmExecutor(PipelineExecutor):
         gpus_per_task: int = 0,
         workers: int | None = None,
         ranks_per_job: int = 1,
+        ranks_at_once: int | Literal["auto"] = 1,
+        nodes_per_job: int = 1,
         nodes_per_task: int = 1,
         max_requeues: int = 5,
         qos: str | None = None,
@@ -196,6 +201,8 @@ class SlurmExecutor(PipelineExecutor):
             "gpus_per_task": gpus_per_task,
             "workers": workers,
             "ranks_per_job": ranks_per_job,
+            "ranks_at_once": ranks_at_once,
+            "nodes_per_job": nodes_per_job,
             "nodes_per_task": nodes_per_task,
             "max_requeues": max_requeues,
             "qos": qos,

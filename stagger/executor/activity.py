@@ -12,6 +12,7 @@ class Activity:
     starting: ranks whose job has run no longer than the window, so that it may still sleep out its start delay:
         rank -> (launch, first rank of its job).
     requeued: ranks that Slurm has put back into the queue.
+    failing: ranks that have failed in a job that still runs other ranks. They may run again if the job is requeued.
     holders: the jobs or processes that run the ranks, for error messages.
     ending: whether an end job is still queued or running; it may launch more ranks.
     """
@@ -20,16 +21,17 @@ class Activity:
     starting: dict[int, tuple[int, int]] = field(default_factory=dict)
     pending: set[int] = field(default_factory=set)
     requeued: set[int] = field(default_factory=set)
+    failing: set[int] = field(default_factory=set)
     holders: list[str] = field(default_factory=list)
     ending: bool = False
 
     @property
     def ranks(self) -> set[int]:
-        return self.running | self.starting.keys() | self.pending | self.requeued
+        return self.running | self.starting.keys() | self.pending | self.requeued | self.failing
 
     def add(self, other: Activity) -> None:
         """Merge in the activity of another executor's launches of the same stage."""
-        for states in ("running", "starting", "pending", "requeued"):
+        for states in ("running", "starting", "pending", "requeued", "failing"):
             getattr(self, states).update(getattr(other, states))
         self.holders += other.holders
         self.ending |= other.ending

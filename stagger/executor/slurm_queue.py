@@ -10,6 +10,7 @@ from functools import cached_property
 from stagger.executor.activity import Activity
 from stagger.executor.base import Jobs
 from stagger.ranks import format_ranks, parse_ranks
+from stagger.rundir.crew_notes import read_notes
 from stagger.rundir.launch_records import SlurmLaunch, write_launch
 from stagger.rundir.run_folder import Stage
 from stagger.slurm import cluster
@@ -113,6 +114,10 @@ def note_job(activity: Activity, launch: SlurmLaunch, job: QueuedJob, ranks: lis
     """Add the ranks of a queued or running job to a stage's activity."""
     if is_queued(job.state):
         (activity.requeued if was_requeued(job) else activity.pending).update(ranks)
+    elif launch.crews and (note := read_notes(launch.log_dir, f"{job.job_id}_{job.index}", launch.crews)).running:
+        activity.running.update(note.running.intersection(ranks))
+        activity.failing.update(note.failed.intersection(ranks))
+        activity.pending.update(set(ranks) - note.running - note.failed)
     elif job.seconds is not None and job.seconds <= launch.window_s:
         activity.starting.update(dict.fromkeys(ranks, (launch.launch, ranks[0])))
     else:

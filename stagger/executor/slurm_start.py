@@ -78,6 +78,11 @@ class SlurmStart:
         """The number of jobs that run `ranks` ranks."""
         return math.ceil(ranks / self.settings.ranks_per_job)
 
+    @property
+    def cores(self) -> int:
+        """Processors of a job; with `ranks_at_once: auto`, at most those of its ranks."""
+        return self.settings.cpus_per_task * self.settings.most_at_once
+
     def requests(self) -> int:
         """Requests that a job makes as it starts. Raises StaggerError when they are limited but there are none."""
         requests = requests_per_start(self.spec, self.stage, self.input)
@@ -114,7 +119,7 @@ class SlurmStart:
         """One line about how `ranks` ranks will start."""
         from stagger.start.forecast import summary
 
-        return summary(self.herd(ranks), self.settings.cpus_per_task)
+        return summary(self.herd(ranks), self.cores)
 
     def slots(self, fingerprint: str, number: int, window_s: int, first: int, wave: int) -> Slots:
         """The start slots of an array whose first wave has `wave` jobs.

@@ -37,7 +37,7 @@ class Look:
     @cached_property
     def failed(self) -> list[Failed]:
         """The ranks whose latest launch ended without a completion record, ascending."""
-        active = self.activity.ranks - self.done
+        active = self.activity.ranks - self.activity.failing - self.done
         return find_failed(self.stage.folder, self.launches, self.done, active, self.jobs)
 
     @cached_property

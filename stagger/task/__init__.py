@@ -15,6 +15,12 @@ import orjson
 
 from stagger.errors import StaggerError
 
+#: The variable in which a job's script asks for a crew (`CrewOrder` in job_crew.py). Other jobs lack it.
+CREW = "STAGGER_CREW"
+
+#: The last argument of a worker in a Slurm job. That of a local worker is its number.
+IN_JOB = "job"
+
 
 class Superseded(StaggerError):
     """A later attempt of the rank has begun, or has claimed the commit: this one must not commit any more."""

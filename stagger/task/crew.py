@@ -29,9 +29,9 @@ MAX_STILLBORN = 3
 
 
 class Worker:
-    """One worker process and the rank it runs now."""
+    """One worker process and the rank it runs now. No two workers of a crew have the same slot at the same time."""
 
-    def __init__(self, settings: str, argument: str) -> None:
+    def __init__(self, settings: str, argument: str, slot: int, environment: dict[str, str] | None) -> None:
         # In a session of its own, so that Ctrl-C reaches only the parent, which then stops the workers.
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-m", "stagger.task", settings, "-", argument],
@@ -39,7 +39,9 @@ class Worker:
             stdout=subprocess.PIPE,
             bufsize=0,
             start_new_session=True,
+            env=environment,
         )
+        self.slot = slot
         # Becomes readable when the worker dies, even if a child of it keeps its standard output open.
         self.pidfd = open_pidfd(self.process.pid)
         self.silent = False
@@ -59,6 +61,11 @@ class Worker:
         self.silent = said == b""
         return (said or b"").splitlines()
 
+    def kill(self) -> None:
+        """Kill the worker and the processes that its steps started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
     def close(self) -> int:
         """Close the input of an idle or dead worker and wait until it has ended. Returns its exit status.
 
@@ -71,7 +78,7 @@ class Worker:
         try:
             status = self.process.wait(GRACE_S)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            self.kill()
             status = self.process.wait()
         self.process.stdout.close()
         if self.pidfd is not None:
@@ -106,23 +113,49 @@ class Crew:
         self.waiting = deque(ranks)
         self.workers: list[Worker] = []
         self.size = min(size, len(ranks))
+        self.slots = list(range(self.size))
         self.hired = 0
         self.stillborn = 0
         self.selector = selectors.DefaultSelector()
         self.signal: int | None = None
         self.signals = 0
 
-    # ---- What a subclass learns ----
+    # ---- What a subclass decides ----
 
     def argument(self, number: int) -> str:
         """The last argument of the `number`-th worker's command."""
         return str(number)
+
+    def environment(self, slot: int) -> dict[str, str] | None:
+        """The environment of a worker; None for the crew's own."""
+        return None
+
+    def is_worn(self, worker: Worker) -> bool:
+        """Whether a new worker should run the next rank in place of this one."""
+        return False
+
+    @property
+    def stop_signal(self) -> signal.Signals:
+        """The signal that asks the workers to stop."""
+        return signal.SIGTERM
+
+    def grace_s(self) -> float:
+        """Seconds that the workers have to stop, before they are killed."""
+        return GRACE_S
+
+    # ---- What a subclass learns ----
+
+    def hired_one(self, worker: Worker) -> None:
+        """A worker has been started."""
 
     def ended(self, rank: int, answer: list[bytes]) -> None:
         """A rank has ended. The first word of `answer` is `ok` or `failed`."""
 
     def died(self, rank: int, pid: int, status: int) -> None:
         """The worker process of a rank died before the rank ended. `status` is its exit status."""
+
+    def stopped(self, rank: int, answer: list[bytes], pid: int) -> None:
+        """A worker has stopped its rank because the crew stops. `answer` is empty if the worker was killed."""
 
     def beat(self, *, last: bool = False) -> None:
         """Called at least every HEARTBEAT_S seconds while the crew works, and once at its end."""
@@ -186,7 +219,8 @@ class Crew:
         self.beat(last=True)
 
     def _hire(self) -> None:
-        worker = Worker(self.settings, self.argument(self.hired))
+        slot = self.slots.pop(0)
+        worker = Worker(self.settings, self.argument(self.hired), slot, self.environment(slot))
         self.hired += 1
         assert worker.process.stdout is not None
         self.workers.append(worker)
@@ -194,16 +228,16 @@ class Crew:
         self.selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
         if worker.pidfd is not None:
             self.selector.register(worker.pidfd, selectors.EVENT_READ, worker)
+        self.hired_one(worker)
         worker.give(self.waiting.popleft())
 
     def _hear(self, worker: Worker, died: bool) -> None:
         """Take a worker's answers, also those it wrote before it died, and replace it if it died."""
-        for answer in worker.answers():
-            if answer == b"ready":
+        for rank, *words in map(bytes.split, worker.answers()):
+            if rank == b"ready":
                 worker.ready = True
                 self.stillborn = 0
-            else:
-                rank, *words = answer.split()
+            elif words[0] != b"stopped":  # Nobody stops workers now but somebody else: they count as dead.
                 worker.rank = None
                 self.ended(int(rank), words)
                 if not died:
@@ -212,16 +246,19 @@ class Crew:
             self._bury(worker)
 
     def _next(self, worker: Worker) -> None:
-        if self.waiting:
+        if self.waiting and not self.is_worn(worker):
             worker.give(self.waiting.popleft())
-        else:
-            self._dismiss(worker)
+            return
+        self._dismiss(worker)
+        if self.waiting:
+            self._hire()
 
     def _dismiss(self, worker: Worker) -> int:
         self.selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
         if worker.pidfd is not None:
             self.selector.unregister(worker.pidfd)
         self.workers.remove(worker)
+        self.slots.append(worker.slot)
         return worker.close()
 
     def _bury(self, worker: Worker) -> None:
@@ -238,18 +275,34 @@ class Crew:
             self._hire()
 
     def _stop(self) -> None:
-        """Terminate the remaining workers, and kill them after GRACE_S seconds or at a second signal."""
+        """Ask the remaining workers to stop, and kill them after `grace_s` seconds or at a second signal."""
         for worker in self.workers:
-            worker.process.terminate()
-        deadline = time.monotonic() + GRACE_S
+            worker.process.send_signal(self.stop_signal)
+        if not self.workers:
+            return
+        deadline = time.monotonic() + self.grace_s()
         while any(worker.process.poll() is None for worker in self.workers):
-            if self.signals > 1 or time.monotonic() > deadline:
+            if self.is_urgent or time.monotonic() > deadline:
                 for worker in self.workers:
-                    worker.process.kill()
+                    worker.kill()
             time.sleep(0.02)
         for worker in self.workers:
+            for rank, *words in map(bytes.split, worker.answers()):
+                if words and words[0] != b"stopped":
+                    self.ended(int(rank), words)
+                    worker.rank = None
+                elif words:
+                    self.stopped(int(rank), words, worker.process.pid)
+                    worker.rank = None
             worker.close()
+            if worker.rank is not None:
+                self.stopped(worker.rank, [], worker.process.pid)
         self.workers.clear()
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether the workers must be killed at once."""
+        return self.signals > 1
 
 
 def death_reason(status: int) -> str:
