@@ -219,7 +219,7 @@ def crews(spec: SlurmSpec) -> str:
     cpus = "" if spec.ranks_at_once == "auto" else f" --cpus-per-task={spec.cpus_per_task * spec.ranks_at_once}"
     return (
         f"{python} -I -m stagger.task.several_nodes srun --nodes={spec.nodes_per_job} --ntasks-per-node=1{cpus}"
-        " --cpu-bind=none --kill-on-bad-exit=0 --wait=0"
+        " --export=ALL --cpu-bind=none --kill-on-bad-exit=0 --wait=0"
     )
 
 

@@ -42,6 +42,9 @@ LEAST_GRACE_S = 3.0
 #: A worker that holds more than this share of its memory between two ranks is replaced: the next rank needs it whole.
 WORN_SHARE = 0.5
 
+#: The variables in which Slurm lists the GPUs of a job, by their makers (slurm.conf(5), gres.conf(5): AutoDetect).
+GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
+
 #: The signal by which the first process of a job on several nodes passes SIGTERM on: srun itself ends at a SIGTERM.
 PASSED_ON = signal.SIGUSR1
 
@@ -134,13 +137,14 @@ class JobCrew(Crew):
         nodes: int = 1,
     ) -> None:
         self.cpus = sorted(os.sched_getaffinity(0))
-        self.gpus = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+        self.gpus = {name: os.environ[name].split(",") for name in GPU_VARIABLES if os.environ.get(name)}
         mib = limit_mib(os.environ, requested=order.requested)
         cpus = int(os.environ.get("SLURM_CPUS_ON_NODE") or len(self.cpus))
-        super().__init__(argument, ranks, order.size(cpus, mib, len(self.gpus)))
+        super().__init__(argument, ranks, order.size(cpus, mib, max(map(len, self.gpus.values()), default=0)))
         self.order = order
         self.task = settings
         self.job = job
+        self.stop = StopFlag()
         self.folder = StageFolder(storage, settings.stage_dir)
         self.node = node
         self.has_siblings = nodes > 1
@@ -155,7 +159,7 @@ class JobCrew(Crew):
 
     def work(self, stop: StopFlag) -> int:
         """Run the ranks. Returns 0, or 1 if any failed. Raises Interrupted, once all workers have stopped."""
-        stop.check()
+        self.stop = stop
         log(
             f"runs {len(self.waiting)} ranks, {self.size} at once, on {os.uname().nodename}, with at most"
             f" {self.share_mib:,.0f} MiB of memory each"
@@ -187,10 +191,10 @@ class JobCrew(Crew):
 
     def environment(self, slot: int) -> dict[str, str] | None:
         """A worker's GPUs are those of its slot."""
-        if not self.order.gpus or len(self.gpus) < self.order.gpus * self.size:
+        if not self.order.gpus:
             return None
-        mine = self.gpus[slot * self.order.gpus : (slot + 1) * self.order.gpus]
-        return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(mine)}
+        first, last = slot * self.order.gpus, (slot + 1) * self.order.gpus
+        return {**os.environ, **{name: ",".join(gpus[first:last]) for name, gpus in self.gpus.items()}}
 
     def hired_one(self, worker: Worker) -> None:
         """Give a worker processors of its own: libraries start as many threads as they find processors."""
@@ -258,6 +262,8 @@ class JobCrew(Crew):
             self._record(rank, pid, {"kind": "interrupted", "error": error, "signal": self.stop_signal.name})
 
     def beat(self, *, last: bool = False) -> None:
+        if self.signal is None and self.stop.signal is not None:  # It came before this crew listened.
+            self.signal = self.stop.signal
         now = time.monotonic()
         if now - self.looked >= LOOK_S and not last:
             self.looked = now

@@ -8,9 +8,16 @@ from stagger.status.efficiency import efficiency, sentences
 
 
 def completed(rank: int, job: str, **more: Any) -> dict[str, Any]:
-    record = {"rank": rank, "job": job, "restart": 0, "script_started": 1000.0, "delay_s": 20.0, "ended": 1100.0}
+    record: dict[str, Any] = {
+        "rank": rank,
+        "job": job,
+        "restart": 0,
+        "script_started": 1000.0,
+        "delay_s": 20.0,
+        "ended": 1100.0,
+    }
     record |= {"host": "n1", "cpu_s": 60.0, "peak_rss_mb": 900, "retried": {"waited_s": 2.5}, **more}
-    return {"started": record["ended"] - 50, **record}
+    return {**record, "started": record["ended"] - 50}
 
 
 def test_what_was_used_and_what_would_have_been_enough() -> None:
@@ -40,7 +47,14 @@ def test_efficiency_of_a_stage_that_asked_for_nothing_or_did_nothing() -> None:
 
 
 def completion(rank: int, job: str, **values: Any) -> dict[str, Any]:
-    record = {"rank": rank, "job": job, "restart": 0, "script_started": 0.0, "delay_s": 10.0, "ended": 100.0}
+    record: dict[str, Any] = {
+        "rank": rank,
+        "job": job,
+        "restart": 0,
+        "script_started": 0.0,
+        "delay_s": 10.0,
+        "ended": 100.0,
+    }
     record |= {"host": "n1", "cpu_s": 40.0, "peak_rss_mb": 800, "retried": {"waited_s": 3.0}, **values}
     return {"started": record["ended"] - 30, **record}
 
