@@ -183,7 +183,7 @@ class SlurmSpec(Model):
         least = (2 if self.ranks_at_once == "auto" else self.ranks_at_once) * self.nodes_per_job
         if self.ranks_per_job < least:
             raise ValueError(
-                f"a job has {self.ranks_per_job} ranks (ranks_per_job), but can run {least} at once (ranks_at_once,"
+                f"ranks_per_job is {self.ranks_per_job}, but a job can run {least} ranks at once (ranks_at_once,"
                 f" nodes_per_job): set ranks_per_job to {least} or more"
             )
         return self
