@@ -135,7 +135,7 @@ def test_workers_that_do_not_stop_in_time_are_killed_and_the_job_is_requeued(job
     assert [job.failure(rank)["kind"] for rank in (2, 3)] == ["interrupted"] * 2
     assert [job.failure(rank)["signal"] for rank in (2, 3)] == ["SIGUSR2"] * 2
     assert "stopped by SIGUSR2: 2 done, 0 failed, 2 stopped, 0 not begun" in output
-    assert (tmp_path / "scontrol").read_text() == "requeue 7\n"
+    assert (tmp_path / "scontrol").read_text().splitlines().count("requeue 7") == 1
 
 
 def test_after_a_requeue_only_ranks_that_are_not_done_run(job: CrewJob) -> None:
