@@ -154,6 +154,10 @@ class Crew:
     def died(self, rank: int, pid: int, status: int) -> None:
         """The worker process of a rank died before the rank ended. `status` is its exit status."""
 
+    def has_quit(self, rank: int, answer: list[bytes], pid: int) -> bool:
+        """Whether a worker that somebody else stopped has quit its rank; otherwise it is about to die."""
+        return False
+
     def stopped(self, rank: int, answer: list[bytes], pid: int) -> None:
         """A worker has stopped its rank because the crew stops. `answer` is empty if the worker was killed."""
 
@@ -213,6 +217,8 @@ class Crew:
         while self.workers and self.signal is None:
             self.beat()
             for key, _ in self.selector.select(timeout=HEARTBEAT_S):
+                if self.signal is not None:  # Slurm may have signalled the workers, too: they stop, and do not die.
+                    break
                 worker = key.data
                 if isinstance(worker, Worker) and worker in self.workers:
                     self._hear(worker, died=key.fd == worker.pidfd)
@@ -237,7 +243,10 @@ class Crew:
             if rank == b"ready":
                 worker.ready = True
                 self.stillborn = 0
-            elif words[0] != b"stopped":  # Nobody stops workers now but somebody else: they count as dead.
+            elif words[0] == b"stopped":  # Not by the crew.
+                if self.has_quit(int(rank), words, worker.process.pid):
+                    worker.rank = None
+            else:
                 worker.rank = None
                 self.ended(int(rank), words)
                 if not died:

@@ -161,7 +161,7 @@ class JobCrew(Crew):
         """Run the ranks. Returns 0, or 1 if any failed. Raises Interrupted, once all workers have stopped."""
         self.stop = stop
         log(
-            f"runs {len(self.waiting)} ranks, {self.size} at once, on {os.uname().nodename}, with at most"
+            f"ranks to run: {len(self.waiting)}, {self.size} at once, on {os.uname().nodename}, with at most"
             f" {self.share_mib:,.0f} MiB of memory each"
         )
         try:
@@ -171,18 +171,21 @@ class JobCrew(Crew):
             return 1
         except Interrupted as error:
             reason = signal.SIGTERM if error.signal == PASSED_ON else error.signal
-            log(f"stopped by {reason.name}: {self._ends()}, {len(self.halted)} stopped, {len(self.waiting)} not begun")
+            log(f"stopped by {reason.name}: {self._ends()}, {len(self.waiting)} not begun")
             self._tell(f"stopped {reason.name}")
             raise Interrupted(reason) from None
         finally:
             self.beat(last=True)
         log(f"all ranks have ended: {self._ends()}")
-        return 1 if self.failed else 0
+        return 1 if self.failed or self.halted else 0
 
     def _ends(self) -> str:
-        return f"{self.done} done, {len(self.failed)} failed" + (
-            f" ({format_ranks(self.failed)})" if self.failed else ""
-        )
+        parts = [f"{self.done} done"]
+        parts += [f"{len(ranks)} {how} ({format_ranks(ranks)})" for how, ranks in self._others() if ranks]
+        return ", ".join(parts)
+
+    def _others(self) -> tuple[tuple[str, list[int]], ...]:
+        return ("failed", self.failed), ("stopped", self.halted)
 
     # ---- What it decides ----
 
@@ -224,9 +227,8 @@ class JobCrew(Crew):
         """Until shortly before Slurm ends the job: at its time limit, or after the grace time of a preemption."""
         try:
             state, left_s = job_state(self.job.id)
-        except StaggerError as error:
-            log(f"the job's time left is unknown, workers have {GRACE_S:g} s to stop: {error}", "WARNING")
-            return GRACE_S
+        except StaggerError:
+            state = ""  # Slurm does not answer, or has signalled squeue, too.
         if state != "RUNNING":
             return GRACE_S
         return math.inf if left_s is None else max(LEAST_GRACE_S, left_s - RESERVE_S)
@@ -253,6 +255,11 @@ class JobCrew(Crew):
         log(f"rank {rank}: its worker process {pid} {reason}", "ERROR")
         self.failed.append(rank)
         self._record(rank, pid, {"kind": kind, "error": f"worker process {pid} {reason}"})
+
+    def has_quit(self, rank: int, answer: list[bytes], pid: int) -> bool:
+        """Slurm signals all processes of a job, in any order: the crew's own signal may be on its way."""
+        self.stopped(rank, answer, pid)
+        return True
 
     def stopped(self, rank: int, answer: list[bytes], pid: int) -> None:
         self.halted.append(rank)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from tests.conftest import output_ids, until
+from tests.conftest import documents, jsonl, output_ids, until
 from tests.kit.runs import EVERYTHING, completions, counts, launches, status
 from tests.slurm.conftest import Life, restarted, slurm
 
@@ -50,8 +50,8 @@ def test_a_job_runs_ranks_beside_one_another_and_status_tells_running_from_waiti
     assert [record["job"] for record in records] == [f"{life.array}_{rank // 6}" for rank in range(12)]
     assert len({record["pid"] for record in records}) == 4  # Each worker was started once.
     output = job_output(life)
-    assert "runs 6 ranks, 2 at once, on " in output
-    assert "all ranks have ended: 6 done, 0 failed" in output
+    assert "ranks to run: 6, 2 at once, on " in output
+    assert "all ranks have ended: 6 done" in output
     assert output.count("\n") == 2
 
 
@@ -124,7 +124,7 @@ def test_crews_on_several_nodes_stop_together_and_the_job_is_requeued_once(life:
     life.finish()
     output = job_output(life)
     assert output.count("requeued (requeue 1)") == 1
-    assert output.count("stopped by SIGTERM: 1 done, 0 failed, 1 stopped, 0 not begun") == 2
+    assert all(f"stopped by SIGTERM: 1 done, 1 stopped ({rank}), 0 not begun" in output for rank in (2, 3))
     assert [record["attempt"] for record in completions(life.run)] == ["1", "1", "1r1", "1r1"]
     failure = json.loads((life.run / "failures" / "00002.1.json").read_text())
     assert (failure["kind"], failure["signal"]) == ("interrupted", "SIGTERM")
@@ -150,7 +150,49 @@ def test_whole_nodes_with_as_many_ranks_at_once_as_they_have_room_for(life: Life
     """The nodes of the test cluster have 1000 processors each, and less memory than Slurm believes."""
     life.launch(executor={"ranks_per_job": 4, "ranks_at_once": "auto", "cpus_per_task": 450}, tasks=4)
     until(lambda: counts(status(life.cli, life.run)) == (4, 0, 0, 0), "all ranks to be done")
-    assert "runs 4 ranks, 2 at once, on " in job_output(life)
-    shown = slurm(life.cli, "sacct", "-nXP", "-j", f"{life.array}_0", "-o", "AllocCPUS,NNodes").split()[0]
-    assert shown == "1000|1"
+    assert "ranks to run: 4, 2 at once, on " in job_output(life)
+    shown = slurm(life.cli, "squeue", "-h", "--states=all", "-j", f"{life.array}_0", "-o", "%C %D")
+    assert shown.split() == ["1000", "1"]
     assert output_ids(life.folder / "run-output") == EVERYTHING
+
+
+def test_two_hundred_ranks_twenty_at_once_survive_kills_of_workers_of_a_crew_and_a_requeue(
+    life: Life, tmp_path: Path
+) -> None:
+    source = tmp_path / "many"
+    source.mkdir()
+    for number in range(200):
+        (source / f"{number:03d}.jsonl").write_bytes(jsonl(documents(number * 25, 25)))
+    held = [0, 1, 100]
+    life.launch(
+        {"my_steps:hold": {"ranks": held}},
+        executor={"ranks_per_job": 100, "ranks_at_once": 20},
+        source=str(source),
+        tasks=200,
+        retries={"max": 5},
+    )
+    until(lambda: len(done(life)) > 20, "ranks to be done")
+    for worker in processes(life, "-")[::8]:
+        os.kill(worker, signal.SIGKILL)
+    begun = [life.begun(rank) for rank in held]
+    until(lambda: len(done(life) | failures(life)) >= 197, "all ranks but three to end")
+    os.kill(life.pid(1), signal.SIGKILL)
+    until(lambda: 1 in failures(life), "the death of its worker to be recorded")
+    for path in begun[:2]:
+        path.unlink()
+    slurm(life.cli, "scontrol", "requeue", f"{life.array}_0")
+    (crew,) = processes(life, "100-199")
+    os.kill(crew, signal.SIGKILL)
+    life.begun(0)
+    life.begun(1)
+    life.flag.touch()
+    until(lambda: counts(status(life.cli, life.run)) == (200, 0, 0, 0), "all ranks to be done")
+    assert output_ids(life.folder / "run-output") == sorted(f"doc-{number}" for number in range(5000))
+    attempts = [record["attempt"] for record in completions(life.run)]
+    assert attempts[:2] == ["1r1", "1r1"]
+    assert attempts[100] == "2"
+    assert attempts.count("1") > 150
+
+
+def failures(life: Life) -> set[int]:
+    return {int(path.name[:5]) for path in (life.run / "failures").glob("*.json")}

@@ -134,7 +134,7 @@ def test_workers_that_do_not_stop_in_time_are_killed_and_the_job_is_requeued(job
     assert crew.returncode == 128 + signal.SIGUSR2
     assert [job.failure(rank)["kind"] for rank in (2, 3)] == ["interrupted"] * 2
     assert [job.failure(rank)["signal"] for rank in (2, 3)] == ["SIGUSR2"] * 2
-    assert "stopped by SIGUSR2: 2 done, 0 failed, 2 stopped, 0 not begun" in output
+    assert "stopped by SIGUSR2: 2 done, 2 stopped (2-3), 0 not begun" in output
     assert (tmp_path / "scontrol").read_text().splitlines().count("requeue 7") == 1
 
 
@@ -142,7 +142,7 @@ def test_after_a_requeue_only_ranks_that_are_not_done_run(job: CrewJob) -> None:
     job.plan()
     job.start("0-1").communicate(timeout=60)
     output, _ = job.start("0-3", SLURM_RESTART_COUNT="1").communicate(timeout=60)
-    assert "runs 2 ranks, 2 at once" in output
+    assert "ranks to run: 2, 2 at once" in output
     assert [record["attempt"] for record in completions(job.run)] == ["1", "1", "1r1", "1r1"]
 
 
@@ -162,7 +162,7 @@ def test_a_node_without_ranks_has_nothing_to_do(job: CrewJob) -> None:
     crew = job.start("0", SLURM_STEP_NUM_TASKS="2", SLURM_PROCID="1")
     output, _ = crew.communicate(timeout=60)
     assert crew.returncode == 0
-    assert "runs 0 ranks" in output
+    assert "ranks to run: 0" in output
     assert not (job.run / "completions").exists()
 
 
@@ -174,3 +174,25 @@ def test_a_jobs_memory_is_what_it_was_granted_unless_the_node_has_less() -> None
     assert limit_mib({"SLURM_MEM_PER_NODE": str(10**9)}, requested=True) == node
     assert 0 < used_mib(os.getpid(), above_mib=0) < node
     assert used_mib(2**22 + 1, above_mib=0) == 0  # No such process.
+
+
+def test_a_worker_that_somebody_stopped_has_stopped_its_rank_only(job: CrewJob, tmp_path: Path) -> None:
+    job.plan({"my_steps:hold": {"ranks": [0], "flag": str(tmp_path / "flag")}})
+    crew = job.start()
+    until((tmp_path / "flag-0").exists, "rank 0 to hold")
+    (worker,) = (pid for pid in children(crew.pid) if "/logs/00000/" in open_files(pid))
+    os.kill(worker, signal.SIGTERM)
+    (tmp_path / "flag").touch()
+    output, _ = crew.communicate(timeout=60)
+    assert crew.returncode == 1
+    assert (job.failure(0)["kind"], job.failure(0)["signal"]) == ("interrupted", "SIGTERM")
+    assert [record["rank"] for record in completions(job.run)] == [1, 2, 3]
+    assert "all ranks have ended: 3 done, 1 stopped (0)" in output
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def open_files(pid: int) -> str:
+    return " ".join(os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir())
