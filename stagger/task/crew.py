@@ -167,6 +167,10 @@ class Crew:
     # ---- The work ----
 
     @property
+    def is_stopping(self) -> bool:
+        return self.signal is not None
+
+    @property
     def running(self) -> list[int]:
         """The ranks that workers run now."""
         return [worker.rank for worker in self.workers if worker.rank is not None]
@@ -214,10 +218,10 @@ class Crew:
     def _work(self) -> None:
         for _ in range(self.size):
             self._hire()
-        while self.workers and self.signal is None:
+        while self.workers and not self.is_stopping:
             self.beat()
             for key, _ in self.selector.select(timeout=HEARTBEAT_S):
-                if self.signal is not None:  # Slurm may have signalled the workers, too: they stop, and do not die.
+                if self.is_stopping:  # Slurm may have signalled the workers, too: they stop, and do not die.
                     break
                 worker = key.data
                 if isinstance(worker, Worker) and worker in self.workers:
