@@ -166,7 +166,6 @@ class Crew:
 
     # ---- The work ----
 
-    @property
     def is_stopping(self) -> bool:
         return self.signal is not None
 
@@ -218,10 +217,10 @@ class Crew:
     def _work(self) -> None:
         for _ in range(self.size):
             self._hire()
-        while self.workers and not self.is_stopping:
+        while self.workers and not self.is_stopping():
             self.beat()
             for key, _ in self.selector.select(timeout=HEARTBEAT_S):
-                if self.is_stopping:  # Slurm may have signalled the workers, too: they stop, and do not die.
+                if self.is_stopping():  # Slurm may have signalled the workers, too: they stop, and do not die.
                     break
                 worker = key.data
                 if isinstance(worker, Worker) and worker in self.workers:
