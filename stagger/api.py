@@ -145,11 +145,14 @@ class SlurmExecutor(PipelineExecutor):
         run_dir: where the run keeps its records: a shared folder, or `s3://...`.
         partition: the partition; by default the cluster's default partition.
         time: time limit of a job: minutes, H:MM:SS or D-HH:MM:SS.
-        cpus_per_task: processors per job; 1 by default.
+        cpus_per_task: processors of a rank; 1 by default.
         mem_per_cpu_gb: memory per processor, in GiB; by default the partition's default.
-        gpus_per_task: GPUs per job; 0 by default.
+        gpus_per_task: GPUs of a rank; 0 by default.
         workers: the throttle: maximum number of jobs at once, over the whole run.
-        ranks_per_job: ranks that one job runs, one after another; 1 by default.
+        ranks_per_job: ranks that one job runs, `ranks_at_once` of them at once on each of its nodes; 1 by default.
+        ranks_at_once: ranks that one node of a job runs beside one another, 1 by default; "auto": whole nodes, with as
+            many ranks at once as their processors, memory and GPUs allow.
+        nodes_per_job: nodes per job, among which the job's ranks are divided; 1 by default.
         nodes_per_task: nodes per job; 1 by default. On several nodes, srun starts each rank once per node; only the
             first node commits outputs.
         max_requeues: maximum number of times that a job is requeued, 5 by default: after preemption, or at its time
@@ -189,6 +192,8 @@ class SlurmExecutor(PipelineExecutor):
         gpus_per_task: int | None = None,
         workers: int | None = None,
         ranks_per_job: int | None = None,
+        ranks_at_once: int | Literal["auto"] | None = None,
+        nodes_per_job: int | None = None,
         nodes_per_task: int | None = None,
         max_requeues: int | None = None,
         avoid_nodes: bool | None = None,
@@ -213,6 +218,8 @@ class SlurmExecutor(PipelineExecutor):
             "gpus_per_task": gpus_per_task,
             "workers": workers,
             "ranks_per_job": ranks_per_job,
+            "ranks_at_once": ranks_at_once,
+            "nodes_per_job": nodes_per_job,
             "nodes_per_task": nodes_per_task,
             "max_requeues": max_requeues,
             "avoid_nodes": avoid_nodes,

@@ -1,5 +1,7 @@
 """A run on a Slurm cluster under constant disturbance: tasks killed, jobs requeued, requests rejected or cut off.
 
+With --ranks-at-once, jobs run ranks beside one another: their workers are killed, and now and then a whole crew.
+
 At the end every rank must be done, and every record must be in the outputs exactly once. Exit status 1 otherwise.
 """
 
@@ -38,16 +40,16 @@ def make_shards(folder: Path, count: int) -> set[str]:
     return ids
 
 
-def tasks_of(run: str) -> list[int]:
-    """The process ids of a run's tasks, which have the run directory among their arguments."""
-    found = []
+def tasks_of(run: str) -> dict[str, list[int]]:
+    """The process ids of a run's tasks, which have the run directory among their arguments: of workers, and of jobs."""
+    found: dict[str, list[int]] = {"workers": [], "jobs": []}
     for folder in Path("/proc").iterdir():
         try:
             words = (folder / "cmdline").read_bytes() if folder.name.isdecimal() else b""
         except OSError:
             continue
         if b"stagger.task" in words and run.encode() in words:
-            found.append(int(folder.name))
+            found["workers" if b"\0-\0" in words else "jobs"].append(int(folder.name))
     return found
 
 
@@ -66,10 +68,12 @@ def disturb(run: str, seconds: float, every: float, dice: random.Random) -> Coun
     while time.monotonic() < deadline:
         time.sleep(dice.uniform(0, 2 * every))
         if dice.random() < 0.6:
-            if tasks := tasks_of(run):
+            tasks = tasks_of(run)
+            kind = "workers" if tasks["workers"] and dice.random() < 0.9 else "jobs"
+            if tasks[kind]:
                 try:
-                    os.kill(dice.choice(tasks), signal.SIGKILL)
-                    done["tasks killed"] += 1
+                    os.kill(dice.choice(tasks[kind]), signal.SIGKILL)
+                    done["workers killed" if kind == "workers" else "tasks killed"] += 1
                 except ProcessLookupError:
                     pass
         elif elements := running_elements():
@@ -104,6 +108,9 @@ def main() -> int:
     parser = measure.parser((__doc__ or "").partition("\n")[0], repeat=1)
     parser.add_argument("--tasks", type=int, default=500)
     parser.add_argument("--throttle", type=int, default=60, help="jobs at once")
+    parser.add_argument("--ranks-per-job", type=int, default=1)
+    parser.add_argument("--ranks-at-once", type=int, default=1, help="of a job, on each of its nodes")
+    parser.add_argument("--nodes-per-job", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=180, help="for how long it is disturbed")
     parser.add_argument("--every", type=float, default=1.5, help="seconds between two disturbances, on average")
     parser.add_argument("--p-503", type=float, default=0.1, help="the share of requests that are refused")
@@ -124,6 +131,8 @@ def main() -> int:
                 "STAGGER_SOAK_RUN": f"{work}/run",
             }
             changes = [f"--tasks={options.tasks}", f"--set=executor.workers={options.throttle}"]
+            keys = ("ranks_per_job", "ranks_at_once", "nodes_per_job")
+            changes += [f"--set=executor.{key}={getattr(options, key)}" for key in keys]
             measure.run([*measure.STAGGER, "launch", str(HERE / "soak.yaml"), *changes], environment)
             done = disturb(f"{work}/run", options.seconds, options.every, random.Random(options.seed))
             deadline = time.monotonic() + options.timeout

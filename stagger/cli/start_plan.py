@@ -101,7 +101,7 @@ def plans_of_file(
             stage = stage.model_copy(update={"executor": settings})
         start = SlurmStart(spec, stage, made.input if made else not_yet_planned(stage))
         herd = wanted.over(start.herd(stage.tasks))
-        cores = wanted.cores or start.settings.cpus_per_task
+        cores = wanted.cores or start.cores
         with busy(f"{stage.name}: simulating the start"):
             found[stage.name] = start_plan(
                 herd, stage.tasks, cores=cores, counted=counted, other=wanted.window, seed=seed

@@ -23,6 +23,7 @@ class Activity:
     requeued: ranks that Slurm has put back into the queue.
     unknown: ranks that may be running or queued, because Slurm did not answer, or hides the jobs of other users.
     waiting: why ranks wait that will not start by themselves.
+    failing: ranks that have failed in a job that still runs other ranks. They may run again if the job is requeued.
     holders: the jobs or processes that run the ranks, for error messages.
     ending: whether an end job is still queued or running; it may launch more ranks.
     """
@@ -33,16 +34,17 @@ class Activity:
     requeued: set[int] = field(default_factory=set)
     unknown: set[int] = field(default_factory=set)
     waiting: dict[int, Waiting] = field(default_factory=dict)
+    failing: set[int] = field(default_factory=set)
     holders: list[str] = field(default_factory=list)
     ending: bool = False
 
     @property
     def ranks(self) -> set[int]:
-        return self.running | self.starting.keys() | self.pending | self.requeued | self.unknown
+        return self.running | self.starting.keys() | self.pending | self.requeued | self.failing | self.unknown
 
     def add(self, other: Activity) -> None:
         """Merge in the activity of another executor's launches of the same stage."""
-        for states in ("running", "starting", "pending", "requeued", "unknown", "waiting"):
+        for states in ("running", "starting", "pending", "requeued", "failing", "unknown", "waiting"):
             getattr(self, states).update(getattr(other, states))
         self.holders += other.holders
         self.ending |= other.ending

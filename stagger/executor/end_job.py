@@ -83,8 +83,7 @@ def end_time(spec: SlurmSpec) -> str:
     """The end job's time limit: `executor.end.time`, or TIME_S, or the stage's limit if that is shorter."""
     if spec.end.time is not None:
         return spec.end.time
-    stage = spec.sbatch.get("time", spec.time)
-    limit_s = parse_time(str(stage)) if stage is not None else None
+    limit_s = parse_time(spec.time_limit) if spec.time_limit is not None else None
     return format_time(min(TIME_S, limit_s or TIME_S))
 
 

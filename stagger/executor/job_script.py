@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
@@ -11,12 +12,14 @@ from typing import Any
 
 from stagger.errors import StaggerError, one_line
 from stagger.executor.end_job import end_options
+from stagger.executor.more_resources import MEMORY_OPTIONS
 from stagger.executor.sandbox import ScriptEnvironment, within_limits
 from stagger.ranks import format_ranks
 from stagger.shipped import shipped
 from stagger.slurm.answers import parse_time
 from stagger.spec.executors import EnvSpec, SlurmSpec
 from stagger.start.delays import GOLDEN, RESTART_SALT, Slots
+from stagger.task import CREW
 
 #: Number of times that an end job leaves a node which cannot run it.
 OTHER_NODES = 5
@@ -62,11 +65,13 @@ def array_script(
     dense = every == list(range(every[0], every[-1] + 1))
     array = f"0-{len(ranks) - 1}" + (f"%{throttle}" if throttle is not None else "")
     options: dict[str, Any] = {"job-name": name, "array": array, "output": f"{percent(context.log_dir)}/%A_%a.out"}
-    options |= {"nodes": str(spec.nodes_per_task), "ntasks": str(spec.nodes_per_task), **resources(spec)}
+    spec = fitted(spec, max(map(len, ranks)))
+    nodes = str(max(spec.nodes_per_task, spec.nodes_per_job))
+    options |= {"nodes": nodes, "ntasks": nodes, **resources(spec)}
     options |= {
         "chdir": spec.chdir,
         "open-mode": "append",
-        "signal": f"B:USR2@{warning_s(spec.time, context.warning_s)}",
+        "signal": f"B:USR2@{warning_s(spec.time_limit, context.warning_s)}",
     }
     if "no-requeue" not in spec.sbatch:
         options["requeue"] = True
@@ -86,7 +91,7 @@ def array_script(
         last_rank=every[-1],
         ranks_per_job=len(ranks[0]),
         job_ranks=[format_ranks(job) for job in ranks],
-        python=command(spec, context.cwd),
+        python=command(spec, context.cwd, context.log_dir),
         settings=context.settings,
     )
     if left_out := [line for line in spec.directives if line not in script.splitlines()]:
@@ -114,18 +119,43 @@ def finalize_script(context: ScriptContext, name: str, after: Sequence[str]) -> 
     )
 
 
-def resources(spec: SlurmSpec) -> dict[str, str]:
+def fitted(spec: SlurmSpec, ranks: int) -> SlurmSpec:
+    """The settings of a job of `ranks` ranks, which may need fewer processors and nodes than most: in a retry.
+
+    >>> spec = SlurmSpec(type="slurm", ranks_per_job=512, ranks_at_once=128, nodes_per_job=4)
+    >>> few = fitted(spec, 130)
+    >>> few.ranks_at_once, few.nodes_per_job
+    (128, 2)
+    """
+    if spec.ranks_at_once == "auto":
+        return spec.model_copy(update={"nodes_per_job": min(spec.nodes_per_job, ranks)})
+    at_once = min(spec.ranks_at_once, ranks)
+    return spec.model_copy(
+        update={"ranks_at_once": at_once, "nodes_per_job": min(spec.nodes_per_job, math.ceil(ranks / at_once))}
+    )
+
+
+def resources(spec: SlurmSpec) -> dict[str, Any]:
     """The resources of a job, as sbatch options."""
-    options = {
-        "partition": spec.partition,
-        "time": spec.time,
-        "cpus-per-task": str(spec.cpus_per_task),
-        "mem-per-cpu": f"{round(spec.mem_per_cpu_gb * 1024)}M" if spec.mem_per_cpu_gb else None,
-        "gres": f"gpu:{spec.gpus_per_task}" if spec.gpus_per_task else None,
-        "qos": spec.qos,
-        "account": spec.account,
-    }
+    options: dict[str, Any] = {"partition": spec.partition, "time": spec.time}
+    if spec.ranks_at_once == "auto":
+        options |= whole_nodes(spec)
+    else:
+        options["cpus-per-task"] = str(spec.cpus_per_task * spec.ranks_at_once)
+        options["mem-per-cpu"] = f"{round(spec.mem_per_cpu_gb * 1024)}M" if spec.mem_per_cpu_gb else None
+        options["gres"] = f"gpu:{spec.gpus_per_task * spec.ranks_at_once}" if spec.gpus_per_task else None
+    options |= {"qos": spec.qos, "account": spec.account}
     return {option: value for option, value in options.items() if value}
+
+
+def whole_nodes(spec: SlurmSpec) -> dict[str, Any]:
+    """The sbatch options for whole nodes with all of their memory, unless `executor.sbatch` limits them."""
+    limits = spec.sbatch.keys()
+    return {
+        "exclusive": limits.isdisjoint(("cpus-per-task", "mincpus")),
+        "mem": "0" if limits.isdisjoint(MEMORY_OPTIONS) else None,
+        "gres": f"gpu:{spec.gpus_per_task}" if spec.gpus_per_task else None,
+    }
 
 
 def sbatch_options(options: Mapping[str, Any]) -> list[str]:
@@ -176,15 +206,42 @@ def warning_s(limit: str | None, wanted: int = WARNING_S) -> int:
     return wanted if limit_s is None else max(1, min(wanted, limit_s // 10))
 
 
-def command(spec: SlurmSpec, cwd: str) -> str:
-    """The shell command that starts Python for a rank, on each node of the task and inside its container."""
+def command(spec: SlurmSpec, cwd: str, log_dir: str) -> str:
+    """The shell command that starts Python for a job's ranks, on each node of the job and inside its container."""
     words = interpreter(spec.env)
     if spec.env.container:
         arguments = [f"--pwd={cwd}", *spec.env.container_args, spec.env.container]
         words = f"apptainer exec {shlex.join(arguments)} {words}"
     if spec.nodes_per_task > 1:
         words = f"srun --nodes={spec.nodes_per_task} --ntasks-per-node=1 --kill-on-bad-exit=1 {words}"
-    return words
+    if spec.nodes_per_job > 1:
+        words = f"{crews(spec)} {words}"
+    return f"/usr/bin/env {CREW}={shlex.quote(crew_order(spec, log_dir))} {words}" if spec.has_crew else words
+
+
+def crews(spec: SlurmSpec) -> str:
+    """The shell command that starts a crew on each node of a job. No crew ends because another has ended.
+
+    The first process needs srun, which a container lacks. Since Slurm 22.05 srun has to be given the number of
+    processors: otherwise it would bind the crew to one.
+    """
+    python = shlex.quote(sys.executable) if spec.env.container else interpreter(spec.env)
+    cpus = "" if spec.ranks_at_once == "auto" else f" --cpus-per-task={spec.cpus_per_task * spec.ranks_at_once}"
+    return (
+        f"{python} -I -m stagger.task.several_nodes srun --nodes={spec.nodes_per_job} --ntasks-per-node=1{cpus}"
+        " --export=ALL --cpu-bind=none --kill-on-bad-exit=0 --wait=0"
+    )
+
+
+def crew_order(spec: SlurmSpec, log_dir: str) -> str:
+    """What a job asks of its crews: the text of a `CrewOrder`."""
+    at_once = 0 if spec.ranks_at_once == "auto" else spec.ranks_at_once
+    mib = round((spec.mem_per_cpu_gb or 0) * 1024 * spec.cpus_per_task)
+    requested = int(bool(mib) or not spec.sbatch.keys().isdisjoint(MEMORY_OPTIONS))
+    return (
+        f"at_once={at_once} cpus={spec.cpus_per_task} gpus={spec.gpus_per_task} mib={mib} requested={requested}"
+        f" notes={os.path.abspath(log_dir)}"
+    )
 
 
 def render(template: str, **values: Any) -> str:

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Sequence
 from stagger.errors import StaggerError
 from stagger.executor.activity import Activity
 from stagger.executor.base import ArrayPlan, Jobs, StageLaunch, StageRunner
-from stagger.executor.workers import Crew, open_pidfd, running_path
+from stagger.executor.workers import LocalCrew, running_path
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir.launch_records import LocalLaunch, write_launch
 from stagger.rundir.lock import Holder, Lock
 from stagger.rundir.run_folder import Stage
 from stagger.rundir.stage_folder import damaged, decode
 from stagger.storage.ownership import user_name
+from stagger.task.crew import open_pidfd
 
 
 class LocalRunner(StageRunner):
@@ -51,7 +52,7 @@ class LocalRunner(StageRunner):
         write_launch(launch.stage.folder, record)
         assert self.stage.executor.type == "local"
         with settings_file(launch) as path:
-            Crew(launch, path, min(self.stage.executor.workers, len(launch.ranks))).run()
+            LocalCrew(launch, path, self.stage.executor.workers).run()
         return record
 
 

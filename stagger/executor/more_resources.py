@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ def scaled(spec: SlurmSpec, group: Group, defaults: Defaults) -> SlurmSpec:
     (3.0, '0-00:15:00')
     """
     if group.memory_scale > 1:
-        spec = _with_memory(spec, group.memory_scale, defaults.memory_mib)
+        spec = _with_more_memory(spec, group.memory_scale, defaults.memory_mib)
     if group.time_scale > 1:
         spec = _with_time(spec, group.time_scale, defaults.time_s)
     return spec
@@ -51,9 +52,23 @@ def without_nodes(spec: SlurmSpec, nodes: Sequence[str]) -> SlurmSpec:
     return spec.model_copy(update={"sbatch": {**spec.sbatch, "exclude": ",".join([*excluded, *nodes])}})
 
 
-def _with_memory(spec: SlurmSpec, scale: float, default_mib: int | None) -> SlurmSpec:
+def _with_more_memory(spec: SlurmSpec, scale: float, default_mib: int | None) -> SlurmSpec:
+    """Give each rank `scale` times the memory. Where several ranks share a node, run fewer of them at once.
+
+    With `ranks_at_once: auto` a rank takes `scale` times the processors, and so its share of the node's memory.
+    """
+    if spec.ranks_at_once == "auto":
+        return spec.model_copy(update={"cpus_per_task": math.ceil(spec.cpus_per_task * scale)})
+    at_once = max(1, math.floor(spec.ranks_at_once / scale))
+    fewer = spec.model_copy(update={"ranks_at_once": at_once})
+    return _with_memory(fewer, scale, scale * at_once / spec.ranks_at_once, default_mib)
+
+
+def _with_memory(spec: SlurmSpec, scale: float, node_scale: float, default_mib: int | None) -> SlurmSpec:
+    """Multiply the memory per processor or GPU by `scale`, and that of a whole node by `node_scale`."""
     if named := [option for option in MEMORY_OPTIONS if option in spec.sbatch]:
-        more = {option: f"{round(parse_memory(str(spec.sbatch[option])) * scale)}M" for option in named}
+        factors = {option: node_scale if option == "mem" else scale for option in named}
+        more = {option: f"{round(parse_memory(str(spec.sbatch[option])) * factors[option])}M" for option in named}
         return spec.model_copy(update={"sbatch": {**spec.sbatch, **more}})
     if spec.mem_per_cpu_gb is not None:
         return spec.model_copy(update={"mem_per_cpu_gb": spec.mem_per_cpu_gb * scale})
@@ -64,8 +79,7 @@ def _with_memory(spec: SlurmSpec, scale: float, default_mib: int | None) -> Slur
 
 
 def _with_time(spec: SlurmSpec, scale: float, default_s: int | None) -> SlurmSpec:
-    given = spec.sbatch.get("time", spec.time)
-    limit_s = default_s if given is None else parse_time(str(given))
+    limit_s = default_s if spec.time_limit is None else parse_time(spec.time_limit)
     if limit_s is None:
         logger.warning("The jobs' default time limit is unknown: retrying with the same time; set executor.time.")
         return spec

@@ -11,6 +11,7 @@ from stagger.errors import StaggerError
 from stagger.executor.activity import Activity, EndJob, Waiting
 from stagger.executor.base import Jobs
 from stagger.ranks import format_ranks, parse_ranks
+from stagger.rundir.crew_notes import read_notes
 from stagger.rundir.launch_records import ArrayRecord, EndJobRecord, SlurmLaunch, write_launch
 from stagger.rundir.run_folder import Stage
 from stagger.rundir.stage_folder import merged_launch
@@ -291,6 +292,10 @@ def note_job(activity: Activity, launch: SlurmLaunch, job: QueuedJob, ranks: lis
         (activity.requeued if was_requeued(job) else activity.pending).update(ranks)
         if message := why_waiting(job.reason, job.job_id):
             activity.waiting |= dict.fromkeys(ranks, Waiting(job.job_id, job.reason, message))
+    elif launch.crews and (note := read_notes(launch.log_dir, f"{job.job_id}_{job.index}", launch.crews)).running:
+        activity.running.update(note.running.intersection(ranks))
+        activity.failing.update(note.failed.intersection(ranks))
+        activity.pending.update(set(ranks) - note.running - note.failed)
     elif job.seconds is not None and job.seconds <= launch.window_s:
         activity.starting.update(dict.fromkeys(ranks, (launch.launch, ranks[0])))
     else:

@@ -51,8 +51,8 @@ class SlurmStart:
         wanted = self.stage.randomize_start_duration
         needed = self.needed_window(ranks)
         window = (needed or auto_window(ranks)) if wanted == "auto" else wanted
-        limit = self.settings.sbatch.get("time", self.settings.time)
-        limit_s = parse_time(str(limit)) if limit is not None else None
+        limit = self.settings.time_limit
+        limit_s = parse_time(limit) if limit is not None else None
         if limit_s is not None and 0 < limit_s <= window:
             raise StaggerError(
                 f"executor.time limits each job of {self.stage.name} to {limit_s} s, but a job may sleep up to {window}"
@@ -77,6 +77,11 @@ class SlurmStart:
     def jobs(self, ranks: int) -> int:
         """The number of jobs that run `ranks` ranks."""
         return math.ceil(ranks / self.settings.ranks_per_job)
+
+    @property
+    def cores(self) -> int:
+        """Processors of a job; with `ranks_at_once: auto`, at most those of its ranks."""
+        return self.settings.cpus_per_task * self.settings.most_at_once
 
     def requests(self) -> int:
         """Requests that a job makes as it starts. Raises StaggerError when the stage limits them but makes none."""
@@ -122,7 +127,7 @@ class SlurmStart:
         """One line about how `ranks` ranks will start."""
         from stagger.start.forecast import summary
 
-        return summary(self.herd(ranks), self.settings.cpus_per_task)
+        return summary(self.herd(ranks), self.cores)
 
     def slots(self, fingerprint: str, number: int, window_s: int, first: int, wave: int) -> Slots:
         """The start slots of an array whose first wave has `wave` jobs.

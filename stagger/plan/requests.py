@@ -31,10 +31,22 @@ def requests_of_rank(spec: RunSpec, stage: StageSpec, planned: StageInput) -> in
 
 
 def requests_per_start(spec: RunSpec, stage: StageSpec, planned: StageInput) -> int:
-    """Requests that a job makes back to back after its start: up to a full read-ahead buffer, or, for small ranks, all
-    ranks that fit into one. 0 if nothing is remote.
+    """Requests that a job makes back to back after its start: those of all workers that it starts at once.
+
+    0 if nothing is remote.
     """
-    ranks = stage.executor.ranks_per_job if isinstance(stage.executor, SlurmSpec) else 1
+    executor = stage.executor
+    if not isinstance(executor, SlurmSpec):
+        return requests_of_worker(spec, stage, planned, 1)
+    ranks = min(executor.ranks_per_job, stage.tasks)
+    at_once = min(executor.most_at_once, ranks)
+    return at_once * requests_of_worker(spec, stage, planned, math.ceil(ranks / at_once))
+
+
+def requests_of_worker(spec: RunSpec, stage: StageSpec, planned: StageInput, ranks: int) -> int:
+    """Requests of the first of `ranks` ranks that run one after another: up to a full read-ahead buffer, or, for small
+    ranks, those of all ranks that fit into one.
+    """
     read_ahead, rank_bytes = spec.read_ahead_mb * 10**6, planned.bytes / stage.tasks
     if rank_bytes <= read_ahead:
         short = min(ranks, math.floor(read_ahead / rank_bytes)) if rank_bytes else 1

@@ -138,6 +138,12 @@ class SlurmLaunch(LaunchRecord):
     def cancelled_list(self) -> list[int]:
         return self.rank_list if self.cancelled else parse_ranks(self.cancelled_ranks)
 
+    @property
+    def crews(self) -> int:
+        """The most crews of a job, one on each node; 0 if its ranks run one after another."""
+        nodes = self.resources.get("nodes_per_job", 1)
+        return int(nodes) if nodes > 1 or self.resources.get("ranks_at_once", 1) != 1 else 0
+
     def submitted(self, name: str, job_id: str, cluster: str = "") -> SlurmLaunch:
         """A copy of the record in which the job called `name` has its id, and the launch its cluster."""
         if name == self.finalize.name:
@@ -229,6 +235,7 @@ class Resources(TypedDict, total=False):
     """The resources of a launch that later commands use."""
 
     cpus_per_task: int
+    nodes_per_job: int
     mem_per_cpu_gb: float | None
     time: str | None
 

@@ -70,7 +70,7 @@ REFUSALS = (
     (r"memory|--mem", "executor.mem_per_cpu_gb"),
     (r"generic resource|\bgres\b|\btres\b|gpu", "executor.gpus_per_task"),
     (r"cpu count|processors|cpus", "executor.cpus_per_task"),
-    (r"node count|node configuration", "executor.cpus_per_task, mem_per_cpu_gb or nodes_per_task"),
+    (r"node count|node configuration", "executor.cpus_per_task, mem_per_cpu_gb, ranks_at_once or the nodes"),
     (r"feature|constraint", "the constraint in executor.sbatch"),
     (r"reservation", "the reservation in executor.sbatch"),
     (r"array", "executor.ranks_per_job"),

@@ -201,15 +201,20 @@ class SlurmSpec(Model):
     time: str | None = None
     """Time limit of a job: minutes, H:MM:SS or D-HH:MM:SS."""
     cpus_per_task: PositiveInt = 1
-    """Processors per job."""
+    """Processors of a rank. A job has them once, or `ranks_at_once` times on each node."""
     mem_per_cpu_gb: Amount | None = None
     """Memory per processor, in GiB; by default the partition's default."""
     gpus_per_task: NonNegativeInt = 0
-    """GPUs per job."""
+    """GPUs of a rank. A job has them once, or `ranks_at_once` times on each node."""
     workers: PositiveInt | None = None
     """The throttle: maximum number of jobs at once, over the whole run."""
     ranks_per_job: PositiveInt = 1
-    """Ranks that one job runs, one after another."""
+    """Ranks that one job runs, `ranks_at_once` of them at once on each of its nodes."""
+    ranks_at_once: PositiveInt | Literal["auto"] = 1
+    """Ranks that one node of a job runs beside one another. `auto`: whole nodes (`--exclusive --mem=0`), with as many
+    ranks at once as their processors, memory and GPUs allow."""
+    nodes_per_job: PositiveInt = 1
+    """Nodes per job, among which the job's ranks are divided."""
     nodes_per_task: PositiveInt = 1
     """Nodes per job. On several nodes, srun starts each rank once per node; only the first node commits outputs."""
     max_requeues: NonNegativeInt = 5
@@ -242,6 +247,41 @@ class SlurmSpec(Model):
     """Further lines of the job script after its options, as written: `#BB ...`, `#DW ...`, `#SBATCH --site-option`."""
 
     _from_here = field_validator("template", "log_dir", "chdir")(absolute_path)
+
+    @property
+    def time_limit(self) -> str | None:
+        """The time limit of a job, also if it is set as an option of sbatch; None for the partition's."""
+        limit = self.sbatch.get("time", self.time)
+        return None if limit is None else str(limit)
+
+    @property
+    def has_crew(self) -> bool:
+        """Whether a job's ranks run in worker processes, beside one another."""
+        return self.ranks_at_once != 1 or self.nodes_per_job > 1
+
+    @property
+    def most_at_once(self) -> int:
+        """The most ranks that a job runs at once. For `auto` it is unknown before the job starts: all of them."""
+        if self.ranks_at_once == "auto":
+            return self.ranks_per_job
+        return min(self.ranks_per_job, self.ranks_at_once * self.nodes_per_job)
+
+    @model_validator(mode="after")
+    def _enough_ranks(self) -> SlurmSpec:
+        if not self.has_crew:
+            return self
+        if self.nodes_per_task > 1:
+            key = "nodes_per_job" if self.nodes_per_job > 1 else "ranks_at_once"
+            raise ValueError(
+                f"nodes_per_task runs each rank on several nodes, {key} several ranks on each: keep one of them"
+            )
+        least = (2 if self.ranks_at_once == "auto" else self.ranks_at_once) * self.nodes_per_job
+        if self.ranks_per_job < least:
+            raise ValueError(
+                f"ranks_per_job is {self.ranks_per_job}, but a job can run {least} ranks at once (ranks_at_once,"
+                f" nodes_per_job): set ranks_per_job to {least} or more"
+            )
+        return self
 
     @field_validator("directives")
     @classmethod

@@ -112,7 +112,7 @@ class StageSpec(StageDefaults):
             return self
         if [step.use for step in self.pipeline] != [HOST_STEP]:
             raise ValueError("a stage has `blocks` or a `pipeline`, not both")
-        for key in ("ranks_per_job", "nodes_per_task"):
+        for key in ("ranks_per_job", "ranks_at_once", "nodes_per_job", "nodes_per_task"):
             if getattr(self.executor, key, 1) != 1:
                 raise ValueError(f"each server is its own job, on one node: leave executor.{key} out")
         if self.executor.type == "local" and self.executor.workers < self.blocks.servers:

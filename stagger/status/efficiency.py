@@ -17,7 +17,8 @@ MARGIN = 1.25
 class JobUse:
     """The usage of one job, over all ranks that it ran.
 
-    `began` and `ended` are in seconds since the epoch, `delay_s` in seconds, `cpu_s` in CPU seconds, `peak_mib` in MiB.
+    `began` and `ended` are in seconds since the epoch, `delay_s` in seconds, `cpu_s` in CPU seconds, `peak_mib` in MiB:
+    on one of its nodes, at most. `at_once` is the most ranks that ran at the same moment, on all of its nodes.
     """
 
     began: float
@@ -25,51 +26,89 @@ class JobUse:
     delay_s: float
     cpu_s: float = 0.0
     peak_mib: int = 0
+    at_once: int = 1
 
 
 def jobs_used(completions: Iterable[Mapping[str, Any]]) -> list[JobUse]:
     """The usage of each job. A requeued job counts once per attempt: each attempt is allocated its resources again."""
-    jobs: dict[tuple[str, int], JobUse] = {}
+    jobs: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for record in completions:
-        key = (record["job"], record["restart"])
-        job = jobs.get(key)
-        if job is None:
-            job = jobs[key] = JobUse(record["script_started"], record["ended"], record["delay_s"])
-        job.ended = max(job.ended, record["ended"])
-        job.cpu_s += record["cpu_s"]
-        job.peak_mib = max(job.peak_mib, record["peak_rss_mb"])
-    return list(jobs.values())
+        jobs.setdefault((record["job"], record["restart"]), []).append(record)
+    return [job_used(records) for records in jobs.values()]
+
+
+def job_used(records: Sequence[Mapping[str, Any]]) -> JobUse:
+    """The usage of the job that ran the ranks of `records`.
+
+    Its peak of memory is no more than the sum of the peaks of the ranks that ran at the same moment on one node.
+    """
+    nodes: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        nodes.setdefault(record["host"], []).append(record)
+    return JobUse(
+        began=records[0]["script_started"],
+        ended=max(record["ended"] for record in records),
+        delay_s=records[0]["delay_s"],
+        cpu_s=sum(record["cpu_s"] for record in records),
+        peak_mib=max(most_together(mine, "peak_rss_mb") for mine in nodes.values()),
+        at_once=most_together(records),
+    )
+
+
+def most_together(records: Sequence[Mapping[str, Any]], key: str | None = None) -> int:
+    """The largest sum of `key` over records that ran at the same moment; without `key`, their largest number.
+
+    >>> most_together([{"started": 0.0, "ended": 3.0, "mib": 5}, {"started": 2.0, "ended": 4.0, "mib": 2}], "mib")
+    7
+    """
+    changes = []
+    for record in records:
+        size = record[key] if key else 1
+        changes += [(record["started"], size), (record["ended"], -size)]
+    most = now = 0
+    for _, change in sorted(changes):  # At the same moment, those that end come first.
+        now += change
+        most = max(most, now)
+    return most
 
 
 def efficiency(completions: Sequence[Mapping[str, Any]], resources: dict[str, Any]) -> dict[str, Any]:
     """The efficiency of a stage. `resources` are the executor settings of its latest launch.
 
     Each share is usage divided by request, None where nothing was requested. Only completed ranks count: the needs of
-    failed ones are unknown.
+    failed ones are unknown. A job of whole nodes (`ranks_at_once: auto`) counts with the processors of the ranks that
+    it ran at once: how many more its nodes have is unknown here.
     """
     jobs = jobs_used(completions)
     if not jobs:
         return {}
-    cpus = resources.get("cpus_per_task", 1)
-    wall_s = sum(job.ended - job.began for job in jobs)
+    cpus, asked_at_once = resources.get("cpus_per_task", 1), ranks_requested(resources)
+    cpus_s = sum((job.ended - job.began) * cpus * (asked_at_once or job.at_once) for job in jobs)
     cpu_s = sum(job.cpu_s for job in jobs)
     peak_mib = max(job.peak_mib for job in jobs)
     longest_s = max(job.ended - job.began for job in jobs)
     memory_gib, limit = resources.get("mem_per_cpu_gb"), resources.get("time")
-    memory_mib = memory_gib and memory_gib * cpus * 1024
+    memory_mib = memory_gib and memory_gib * cpus * 1024 * (resources.get("ranks_at_once", 1) if asked_at_once else 0)
+    rank_mib = max(record["peak_rss_mb"] for record in completions)
     limit_s = limit and parse_time(limit)
     return {
         "jobs": len(jobs),
-        "cpu": {"used_s": round(cpu_s, 1), "asked_s": round(wall_s * cpus, 1), "share": _share(cpu_s, wall_s * cpus)},
+        "cpu": {"used_s": round(cpu_s, 1), "asked_s": round(cpus_s, 1), "share": _share(cpu_s, cpus_s)},
         "memory": {"peak_mib": peak_mib, "asked_mib": memory_mib, "share": _share(peak_mib, memory_mib)},
         "time": {"longest_s": round(longest_s, 1), "limit_s": limit_s, "share": _share(longest_s, limit_s)},
         "asleep_s": round(sum(job.delay_s for job in jobs), 1),
         "waiting_s": round(sum(record["retried"]["waited_s"] for record in completions), 1),
         "enough": {
-            "mem_per_cpu_gb": math.ceil(peak_mib * MARGIN / cpus / 1024 * 10) / 10,
+            "mem_per_cpu_gb": math.ceil(rank_mib * MARGIN / cpus / 1024 * 10) / 10,
             "time": format_time(math.ceil(longest_s * MARGIN / 60) * 60),
         },
     }
+
+
+def ranks_requested(resources: Mapping[str, Any]) -> int:
+    """The number of ranks at once for which each job requested processors; 0 if it took all that its nodes have."""
+    at_once = resources.get("ranks_at_once", 1)
+    return at_once * resources.get("nodes_per_job", 1) if isinstance(at_once, int) else 0
 
 
 def _share(used: float, asked: float | None) -> float | None:

@@ -10,8 +10,8 @@ from stagger.rundir.launch_records import Group
 from stagger.rundir.stage_folder import Failure
 from stagger.slurm.states import counts_as
 
-#: Exceptions of a task that ran out of memory where Slurm does not enforce a limit.
-MEMORY_ERRORS = frozenset({"MemoryError", "ArrowMemoryError"})
+#: Exceptions of a task that ran out of memory where Slurm does not enforce a limit, and the kind that a crew records.
+MEMORY_ERRORS = frozenset({"MemoryError", "ArrowMemoryError", "OUT_OF_MEMORY"})
 
 #: The messages with which Slurm or the kernel reports in a job's output that it was killed for its memory.
 OUT_OF_MEMORY = re.compile(r"oom[-_ ]kill|out of memory|exceeded (job )?memory limit", re.IGNORECASE)

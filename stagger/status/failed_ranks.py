@@ -43,7 +43,7 @@ def find_failed(
     tries = tries_of(launches)
     wanted = [rank for rank in sorted(tries) if rank not in done and not tries[rank][-1].cancelled]
     # A local launch never retries a rank, so one that has failed is no longer active.
-    active = activity.ranks - activity.unknown
+    active = activity.ranks - activity.unknown - activity.failing
     wanted = [rank for rank in wanted if rank not in active or isinstance(tries[rank][-1].launch, LocalLaunch)]
     if not wanted:
         return []

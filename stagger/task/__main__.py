@@ -1,19 +1,20 @@
 """The entry point of every task: `python -I -m stagger.task SETTINGS RANKS`.
 
 SETTINGS is the path of a file (`read_argument` in stagger/task/__init__.py). A Slurm job names its ranks. A worker of
-the local executor passes `-`, and reads one rank per line from standard input.
+a crew (crew.py beside this file) is started with `-`, and reads one rank per line from standard input.
 From here a task continues in attempt.py beside this file, and in stagger/pipeline/chain.py. A test limits which modules
 it may import.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from stagger.pipeline.task_context import StopFlag
 from stagger.ranks import parse_ranks
 from stagger.storage.local_files import SHARED_UMASK
 from stagger.storage.storage import Storage
-from stagger.task import TaskSettings
+from stagger.task import CREW, IN_JOB, TaskSettings
 from stagger.task.attempt import Attempt, Job
 from stagger.task.attempt_log import log
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 #: Signals that ask a task to stop: for a cancelled or preempted job, and shortly before a job's time limit.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 
-#: Seconds that a local worker has to end its rank after its parent has died.
+#: Seconds that a worker has to end its rank after its parent has died.
 ORPHAN_S = 10.0
 
 
@@ -56,16 +57,29 @@ def main(arguments: list[str]) -> int:
     storage.check = stop.check
     try:
         if arguments[1] == "-":
-            return serve(settings, storage, stop, int(arguments[2]))
-        return run_job(settings, storage, slurm_job(), parse_ranks(arguments[1]), stop)
+            return serve(settings, storage, stop, arguments[2])
+        ranks = parse_ranks(arguments[1])
+        if order := os.environ.pop(CREW, ""):
+            return run_crew(order, arguments[0], settings, storage, ranks, stop)
+        return run_job(settings, slurm_job(), lambda job: run_ranks(settings, storage, job, ranks, stop), stop)
     except Interrupted as error:
         return error.exit_status
 
 
-def run_job(settings: TaskSettings, storage: Storage, job: Job, ranks: list[int], stop: StopFlag) -> int:
-    """Run a Slurm job's ranks; returns as `main`. A job that has to stop early asks Slurm to requeue it."""
+def run_crew(
+    order: str, argument: str, settings: TaskSettings, storage: Storage, ranks: list[int], stop: StopFlag
+) -> int:
+    """Run a Slurm job's ranks beside one another; returns as `main`."""
+    from stagger.task.job_crew import crew_of
+
+    crew = crew_of(order, argument, settings, storage, slurm_job(), ranks)
+    return crew.work(stop) if crew.has_siblings else run_job(settings, crew.job, lambda _: crew.work(stop), stop)
+
+
+def run_job(settings: TaskSettings, job: Job, work: Callable[[Job], int], stop: StopFlag) -> int:
+    """Run a Slurm job's ranks by `work`; returns as `main`. A job that has to stop early asks Slurm to requeue it."""
     try:
-        status = run_ranks(settings, storage, job, ranks, stop)
+        status = work(job)
     except Interrupted as error:
         # In a job of several processes, SIGTERM may mean that another one failed; Slurm itself requeues preempted jobs.
         if job.process == 0 and (job.processes == 1 or error.signal == signal.SIGUSR2):
@@ -153,28 +167,48 @@ def slurm_job() -> Job:
     )
 
 
-def serve(settings: TaskSettings, storage: Storage, stop: StopFlag, number: int) -> int:
-    """A worker of the local executor: run the ranks that its parent writes to standard input, until that ends.
+def serve(settings: TaskSettings, storage: Storage, stop: StopFlag, argument: str) -> int:
+    """A worker of a crew: run the ranks that its parent writes to standard input, until that ends.
 
-    Writes `ready`, then `<rank> ok` or `<rank> failed` for each rank, to its original standard output.
+    To its original standard output it writes `ready`, then for each rank `<rank> ok`, `<rank> failed` or
+    `<rank> stopped`, with ` advanced` after it once it has done work that need not be repeated.
     """
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     answers.write(b"ready\n")
     ranks = watched_orders(stop)
-    started = time.time()
-    delay = start_delay_s(settings, number)
-    job = Job(id=f"local-{os.getpid()}", restart=0, delay_s=delay, script_started=started)
-    while (left := started + delay - time.time()) > 0:
-        stop.check()
-        time.sleep(min(left, 0.1))  # Short naps: Python resumes a sleep that a signal interrupted.
+    job = slurm_job() if argument == IN_JOB else local_job(settings, int(argument), stop)
+    first = True
     while (rank := ranks.get()) is not None:
-        answers.write(b"%d %s\n" % (rank, b"failed" if run_ranks(settings, storage, job, [rank], stop) else b"ok"))
+        if not first:
+            forget_peak()
+        first = False
+        end = "stopped"
+        try:
+            end = "failed" if run_ranks(settings, storage, job, [rank], stop) else "ok"
+        finally:
+            answers.write(f"{rank} {end}{' advanced' if job.advanced else ''}\n".encode())
     return 0
 
 
+def forget_peak() -> None:
+    """Reset this process's peak of resident memory, so that a record has the peak of its own rank (proc(5))."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "wb", buffering=0) as file:
+        file.write(b"5")
+
+
+def local_job(settings: TaskSettings, number: int, stop: StopFlag) -> Job:
+    """Sleep out the start delay of local worker `number`. (A Slurm job has already slept in its script.)"""
+    started = time.time()
+    delay = start_delay_s(settings, number)
+    while (left := started + delay - time.time()) > 0:
+        stop.check()
+        time.sleep(min(left, 0.1))  # Short naps: Python resumes a sleep that a signal interrupted.
+    return Job(id=f"local-{os.getpid()}", restart=0, delay_s=delay, script_started=started)
+
+
 def start_delay_s(settings: TaskSettings, number: int) -> float:
-    """Seconds that worker `number` sleeps before its first rank. (A Slurm job has already slept in its script.)"""
+    """Seconds that worker `number` sleeps before its first rank."""
     from stagger.start.delays import spread_delay_ms, uniform_delay
 
     if settings.start_policy == "uniform":

@@ -18,6 +18,8 @@ from tests.executor.test_job_script import context as plain_context
 
 RECORDED = Path(__file__).parents[1] / "data" / "scripts"
 
+CREW: dict[str, Any] = {"ranks_per_job": 512, "cpus_per_task": 2, "mem_per_cpu_gb": 1.5, "gpus_per_task": 1}
+
 
 def context(more: dict[str, Any] | None = None, **spec: Any) -> ScriptContext:
     return replace(plain_context(**spec), settings="/lustre/it's here/settings.json", **(more or {}))
@@ -32,6 +34,7 @@ def blocks() -> dict[str, Any]:
 
 def scripts() -> dict[str, str]:
     ranks = [[0], [1], [2], [3]]
+    packed = [list(range(512)), list(range(512, 1024))]
     container = EnvSpec(container="docker://image", container_args=("--nv", "--bind=/data"))
     return {
         "plain": array_script(context(), "stage-0123", ranks, None, 0),
@@ -40,12 +43,19 @@ def scripts() -> dict[str, str]:
         "venv": array_script(context(env=EnvSpec(venv="/opt/my venv")), "stage-0123", ranks, None, 30),
         "container": array_script(context(env=container), "stage-0123", ranks, None, 30),
         "nodes": array_script(context(nodes_per_task=4), "stage-0123", ranks, None, 30),
+        "crew": array_script(context(**CREW, ranks_at_once=128), "stage-0123", packed, None, 30),
+        "crews": array_script(context(**CREW, ranks_at_once=64, nodes_per_job=2), "stage-0123", packed, None, 30),
+        "whole": array_script(
+            context(ranks_per_job=512, ranks_at_once="auto", gpus_per_task=1), "stage-0123", packed, None, 30
+        ),
         "blocks": array_script(context(blocks(), time="1:00:00"), "swarm-0123", ranks, None, 30),
         "end": finalize_script(context(partition="cpu", qos="high", account="me"), "stage-end-0123", ["11", "12"]),
     }
 
 
-@pytest.mark.parametrize("name", ["plain", "packed", "spread", "venv", "container", "nodes", "blocks", "end"])
+@pytest.mark.parametrize(
+    "name", ["plain", "packed", "spread", "venv", "container", "nodes", "crew", "crews", "whole", "blocks", "end"]
+)
 def test_a_script_is_as_it_was_recorded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/opt/python/bin/python")
     assert scripts()[name] == (RECORDED / f"{name}.sbatch").read_text()

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from stagger.plan.requests import requests_per_start
-from stagger.rundir.run_folder import RunFolder
+from stagger.rundir.run_folder import RunFolder, StageInput
 from tests.conftest import Cli, PipelineFiles, documents, jsonl, until
+from tests.kit.records import spec
 from tests.kit.s3_server import S3Server, running
 
 ENGINES = ["s3fs", "obstore"]
@@ -160,6 +161,22 @@ def test_a_long_task_starts_with_what_its_read_ahead_holds(cli: Cli, on_s3: Any,
 
 def keys_read(server: S3Server) -> list[str]:
     return [key for kind, key, _, _ in server.log() if kind == "GetObject" and key.endswith(".jsonl")]
+
+
+def test_a_job_makes_the_requests_of_all_ranks_that_it_runs_at_once() -> None:
+    """Each rank has four shards of 50 MB, of which 64 MB are read ahead: two reads of the plan, and two shards."""
+    planned = StageInput(bytes=64 * 200 * 10**6, remote_shards=64 * 4, remote_outputs=64)
+    packed = {"type": "slurm", "ranks_per_job": 32}
+
+    def requests(**executor: Any) -> int:
+        run = spec({**packed, **executor}, "only")
+        stage = run.stages[0].model_copy(update={"tasks": 64})
+        return requests_per_start(run.model_copy(update={"run_dir": "s3://bucket/run"}), stage, planned)
+
+    assert requests() == 4
+    assert requests(ranks_at_once=8) == 8 * 4
+    assert requests(ranks_at_once=8, nodes_per_job=2) == 16 * 4
+    assert requests(ranks_at_once="auto") == 32 * 4  # How many it will be is unknown yet.
 
 
 def test_packed_short_ranks_count_together_and_outputs_by_shard_too(cli: Cli, on_s3: Any) -> None:

@@ -8,8 +8,16 @@ from stagger.status.efficiency import efficiency, sentences
 
 
 def completed(rank: int, job: str, **more: Any) -> dict[str, Any]:
-    record = {"rank": rank, "job": job, "restart": 0, "script_started": 1000.0, "delay_s": 20.0, "ended": 1100.0}
-    return {**record, "cpu_s": 60.0, "peak_rss_mb": 900, "retried": {"waited_s": 2.5}, **more}
+    record: dict[str, Any] = {
+        "rank": rank,
+        "job": job,
+        "restart": 0,
+        "script_started": 1000.0,
+        "delay_s": 20.0,
+        "ended": 1100.0,
+    }
+    record |= {"host": "n1", "cpu_s": 60.0, "peak_rss_mb": 900, "retried": {"waited_s": 2.5}, **more}
+    return {**record, "started": record["ended"] - 50}
 
 
 def test_what_was_used_and_what_would_have_been_enough() -> None:
@@ -39,8 +47,16 @@ def test_efficiency_of_a_stage_that_asked_for_nothing_or_did_nothing() -> None:
 
 
 def completion(rank: int, job: str, **values: Any) -> dict[str, Any]:
-    record = {"rank": rank, "job": job, "restart": 0, "script_started": 0.0, "delay_s": 10.0, "ended": 100.0}
-    return {**record, "cpu_s": 40.0, "peak_rss_mb": 800, "retried": {"waited_s": 3.0}, **values}
+    record: dict[str, Any] = {
+        "rank": rank,
+        "job": job,
+        "restart": 0,
+        "script_started": 0.0,
+        "delay_s": 10.0,
+        "ended": 100.0,
+    }
+    record |= {"host": "n1", "cpu_s": 40.0, "peak_rss_mb": 800, "retried": {"waited_s": 3.0}, **values}
+    return {"started": record["ended"] - 30, **record}
 
 
 def test_efficiency_is_of_jobs_and_says_what_would_have_been_enough() -> None:
@@ -63,3 +79,19 @@ def test_efficiency_is_of_jobs_and_says_what_would_have_been_enough() -> None:
     assert "(no limit requested)" in sentences(unknown)[0]
     assert efficiency([], resources) == {}
     assert sentences({}) == []
+
+
+def test_a_job_that_runs_ranks_at_once_has_the_processors_and_the_memory_of_all_of_them() -> None:
+    beside = [completion(rank, "1_0", started=10.0, ended=60.0, host="n1" if rank < 2 else "n2") for rank in range(4)]
+    later = completion(4, "1_0", started=60.0, peak_rss_mb=900)
+    asked = {"cpus_per_task": 2, "mem_per_cpu_gb": 1.0, "time": None, "ranks_at_once": 2, "nodes_per_job": 2}
+    found = efficiency([*beside, later], asked)
+    assert found["cpu"] == {"used_s": 200.0, "asked_s": 800.0, "share": 0.25}  # 100 s, 8 processors.
+    assert found["memory"] == {"peak_mib": 1600, "asked_mib": 4096.0, "share": 0.391}  # On each node.
+    assert found["enough"]["mem_per_cpu_gb"] == 0.6  # Of one rank: 900 MiB on two processors.
+
+
+def test_a_job_of_whole_nodes_counts_with_the_processors_that_its_ranks_used() -> None:
+    records = [completion(rank, "1_0", started=10.0) for rank in range(3)]
+    found = efficiency(records, {"cpus_per_task": 2, "mem_per_cpu_gb": None, "time": None, "ranks_at_once": "auto"})
+    assert (found["jobs"], found["cpu"]["asked_s"], found["memory"]["asked_mib"]) == (1, 600.0, None)

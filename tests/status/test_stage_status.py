@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stagger.errors import StaggerError
 from stagger.executor.slurm_queue import SlurmJobs
+from stagger.rundir.crew_notes import encode_note, note_path
 from stagger.rundir.stage_folder import StageFolder
 from stagger.slurm import cluster
 from stagger.slurm.answers import QueuedJob
@@ -38,6 +41,28 @@ def test_who_sleeps_runs_waits_or_was_requeued(tmp_path: Path, monkeypatch: pyte
         (tmp_path / "logs" / log).parent.mkdir(parents=True)
         (tmp_path / "logs" / log).touch()
     assert asleep(folder, found.starting) == {2, 3}
+
+
+def test_in_a_job_with_ranks_at_once_its_crews_tell_who_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job with four ranks on two nodes runs two of them; another one has not begun, and sleeps."""
+    monkeypatch.setattr(cluster, "is_here", lambda: True)
+    slurm = SlurmJobs([])
+    states = [("RUNNING", 61), ("RUNNING", 59), ("RUNNING", 59)]
+    jobs = [QueuedJob("7", index, state, "a-2", seconds) for index, (state, seconds) in enumerate(states)]
+    slurm.__dict__["known"] = defaultdict(list, {"a-2": jobs})
+    record = launch_record(2, "0-11", ranks_per_job=4)
+    resources = {"ranks_at_once": 1, "nodes_per_job": 2}
+    Path(note_path(str(tmp_path), "7_0", 0)).write_bytes(encode_note([1], [0]))
+    Path(note_path(str(tmp_path), "7_0", 1)).write_bytes(encode_note([3], []))
+    Path(note_path(str(tmp_path), "7_2", 1)).write_bytes(encode_note([9], []))  # Sooner than the other crew.
+    stage: Any = None
+    found = slurm.activity(stage, [replace(record, resources=resources, log_dir=str(tmp_path))])
+    assert (found.running, found.failing, found.pending) == ({1, 3, 9}, {0}, {2, 8, 10, 11})
+    assert found.starting.keys() == {4, 5, 6, 7}
+    assert found.ranks == set(range(12))  # A retry leaves all of them alone.
+    Path(note_path(str(tmp_path), "7_0", 0)).write_text('{"running": "x", "failed": ""}')
+    with pytest.raises(StaggerError, match=r"7_0\.0\.running\.json is damaged"):
+        slurm.activity(stage, [replace(record, resources=resources, log_dir=str(tmp_path))])
 
 
 def test_only_what_takes_much_longer_than_most_is_called_slow() -> None:
