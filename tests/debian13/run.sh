@@ -5,6 +5,8 @@ set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 checkout=$(dirname "$(dirname "$here")")
 root=${STAGGER_DEBIAN13_DIR:-/var/tmp/stagger-debian-13}
+# Another cluster may run on this machine. The state of this one lies in the root's own memory, but ports are common.
+port=$((${STAGGER_CLUSTER_PORT:-16800} + 100))
 
 say() { echo "debian13/run.sh: $*" >&2; }
 die() { say "$*"; exit 2; }
@@ -38,11 +40,11 @@ pip_settings() {
 enter() {
     local folder=$1 settings status=0
     shift
-    mapfile -t settings < <(env | grep -iE '^(CI|TERM|(http|https|no)_proxy|STAGGER_CLUSTER_(PORT|CROWD))=')
+    mapfile -t settings < <(env | grep -iE '^(CI|TERM|(http|https|no)_proxy|STAGGER_CLUSTER_CROWD)=')
     mapfile -t -O "${#settings[@]}" settings < <(pip_settings "$folder")
     setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child "$here/init.sh" "$folder" "$checkout" \
         env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
-        "${settings[@]}" "$@" <&0 9>&- &
+        STAGGER_CLUSTER_PORT="$port" "${settings[@]}" "$@" <&0 9>&- &
     trap "kill -9 $! 2>/dev/null" EXIT
     trap 'exit 143' TERM HUP
     # Ctrl-C reaches the command as well, which ends in its own way.
@@ -95,6 +97,7 @@ exec 9>>"$root.lock"
 # Many may use the root at once, but nobody while it is made.
 flock -s 9
 if ! { is packages && is dependencies; }; then
+    flock -n 9 || say "waiting for others that use $root"
     flock -w 1800 9 || die "others have used $root for half an hour; name another folder (STAGGER_DEBIAN13_DIR)"
     if ! is packages; then
         "$checkout/tests/packages.sh" debootstrap debian-archive-keyring ||

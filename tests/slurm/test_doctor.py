@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import Cli
 
 
@@ -14,6 +16,7 @@ def found(text: str) -> dict[str, tuple[str, str]]:
     return {check["name"]: (check["state"], check["text"]) for check in json.loads(text)["checks"]}
 
 
+@pytest.mark.each_version
 def test_a_healthy_cluster(slurm_cli: Cli, tmp_path: Path) -> None:
     ran = slurm_cli("doctor", "--run-dir", tmp_path, "--partition", "cpu", "--json", check=0)
     checks = found(ran.out)

@@ -9,6 +9,8 @@ import subprocess
 from datetime import datetime
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import CLUSTER, until
 from tests.kit.runs import SLURM, completions, launches
 from tests.slurm.conftest import Life, restarted, slurm
@@ -16,6 +18,7 @@ from tests.slurm.conftest import Life, restarted, slurm
 RETRIES = {"max": 2}
 
 
+@pytest.mark.each_version
 def test_a_job_whose_keeper_is_killed_is_tried_again(life: Life) -> None:
     """The keeper is slurmstepd, which supervises a job for Slurm."""
     life.launch({"my_steps:hold": {"ranks": [1]}}, retries=RETRIES)
