@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types format cluster-up cluster-down lock clean
+.PHONY: demo test test-slurm-24 lint types format cluster-up cluster-down lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/stagger launch pipelines/quickstart.yaml
@@ -14,6 +14,10 @@ test: $(VENV)/installed-dev lint
 	tests/rgw/install.sh
 	tests/cluster/up.sh >/dev/null
 	tests/run.sh $(PYTEST_ARGS)
+
+# The cluster tests on Debian 13: Slurm 24.11, Python 3.13. Needs root.
+test-slurm-24:
+	tests/debian13/run.sh /opt/stagger/bin/python -m pytest -m slurm $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-dev
 	@! git grep -nE '^(<{7}|>{7}|\|{7})( |$$)' || { echo 'lint: the lines above are merge-conflict markers' >&2; exit 1; }

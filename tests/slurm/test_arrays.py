@@ -13,6 +13,7 @@ from tests.kit.runs import EVERYTHING, SLURM, completions, counts, launches, sta
 from tests.slurm.conftest import Life, slurm
 
 
+@pytest.mark.each_version
 def test_the_same_outputs_as_a_local_run(slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
     slurm_cli("launch", pipeline_file("here"), check=0)
     file = pipeline_file("there", executor=SLURM, randomize_start_duration=2)
@@ -56,6 +57,7 @@ def test_sparse_ranks_are_retried_as_a_dense_array_of_packed_jobs(
     assert by_rank[1] == by_rank[1].replace(array, launch["arrays"][0]["job_id"])
 
 
+@pytest.mark.each_version
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [({"partition": "nonesuch"}, "invalid partition"), ({"sbatch": {"nonesuch": "1"}}, "unrecognized option")],
@@ -74,6 +76,7 @@ def test_what_slurm_refuses_is_said_in_its_words_and_nothing_stays_queued(
     assert output_ids(tmp_path / "run-output") == EVERYTHING
 
 
+@pytest.mark.each_version
 def test_arrays_are_split_at_the_clusters_limit_and_hold_one_throttle(
     slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:

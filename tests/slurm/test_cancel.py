@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Cli, PipelineFiles, output_ids, until
 from tests.kit.runs import EVERYTHING, SLURM, counts, launches, status
 from tests.slurm.conftest import Life, finalize_log, slurm
 
 
+@pytest.mark.each_version
 def test_single_ranks_are_cancelled_and_wait_for_a_retry(
     slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:
@@ -97,6 +100,7 @@ def test_cancel_leaves_nothing_queued_and_the_run_goes_on_later(
     assert output_ids(tmp_path / "run-output") == EVERYTHING
 
 
+@pytest.mark.each_version
 def test_a_rank_whose_job_somebody_cancelled_is_failed_not_forgotten(
     slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ def found(text: str) -> dict[str, tuple[str, str]]:
     return {check["name"]: (check["state"], check["text"]) for check in json.loads(text)["checks"]}
 
 
+@pytest.mark.each_version
 def test_a_healthy_cluster(slurm_cli: Cli, tmp_path: Path) -> None:
     options = ("--partition", "cpu", "--time", "30", "--account", "root", "--sbatch", "comment=x")
     ran = slurm_cli("doctor", "--run-dir", tmp_path, *options, "--json", check=0)

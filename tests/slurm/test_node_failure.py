@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
-import time
-from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import CLUSTER, until
 from tests.kit.runs import SLURM, completions, launches
@@ -16,6 +18,7 @@ from tests.slurm.conftest import Life, restarted, slurm
 RETRIES = {"max": 2}
 
 
+@pytest.mark.each_version
 def test_a_job_whose_keeper_is_killed_is_tried_again(life: Life) -> None:
     """The keeper is slurmstepd, which supervises a job for Slurm."""
     life.launch({"my_steps:hold": {"ranks": [1]}}, retries=RETRIES)
@@ -27,14 +30,29 @@ def test_a_job_whose_keeper_is_killed_is_tried_again(life: Life) -> None:
     os.kill(keeper, signal.SIGKILL)
     os.kill(task, signal.SIGKILL)
     life.flag.touch()
-    # Slurm considers a job alive until its node registers again, and SIGHUP makes the node do that. `scontrol
-    # reconfigure` does not always work: since 23.11 it restarts slurmctld too, which trusts each job for 20 s more.
-    while not restarted(life):
-        with suppress(OSError, ValueError):  # slurmd may just be writing a new pid.
-            os.kill(daemon(f"slurmd.{node}"), signal.SIGHUP)
-        time.sleep(2)
+    # Slurm considers a job alive until its node registers, at least 20 s after the job's start.
+    while slurm(life.cli, "squeue", "-h", "-j", f"{life.array}_1", "-o", "%T").strip() == "RUNNING":
+        restart(life, node)
     life.finish()
     assert completions(life.run)[1]["attempt"] == "1r1"
+
+
+def restart(life: Life, node: str) -> None:
+    """Restart a node's slurmd, and wait until it has registered.
+
+    SIGHUP makes it register as well, but from Slurm 23.11 on by a restart, and another SIGHUP during that kills it.
+    """
+    killed = datetime.now().replace(microsecond=0)
+    os.kill(daemon(f"slurmd.{node}"), signal.SIGKILL)
+    subprocess.run([CLUSTER / "up.sh"], check=True, capture_output=True, timeout=120)
+    until(lambda: started(life, node) >= killed, f"{node} to register")
+
+
+def started(life: Life, node: str) -> datetime:
+    """When the slurmd that has registered last for this node was started."""
+    shown = re.search(r"SlurmdStartTime=([-0-9T:]+)", slurm(life.cli, "scontrol", "show", "node", node))
+    assert shown is not None
+    return datetime.fromisoformat(shown[1])
 
 
 def test_a_node_that_is_set_down_gives_its_jobs_to_another(life: Life) -> None:

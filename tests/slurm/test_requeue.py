@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import until
 from tests.kit.runs import completions, counts, launches, status
 from tests.slurm.conftest import Life, restarted, slurm, visible
 
 
+@pytest.mark.each_version
 def test_a_requeue_by_hand_loses_nothing(life: Life) -> None:
     life.launch({"my_steps:dawdle": {"ranks": [1]}})
     life.begun(1)
@@ -43,6 +46,7 @@ def test_at_its_time_limit_a_job_goes_on_with_the_first_shard_that_is_not_commit
     assert len(record["outputs"]) == record["shards"] == 6
 
 
+@pytest.mark.each_version
 def test_a_preempted_job_queues_itself_again(life: Life) -> None:
     """Preemption with a grace time: Slurm sends SIGTERM to the batch script, and the job keeps running for a while."""
     life.launch({"my_steps:dawdle": {"ranks": [1]}})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Cli, PipelineFiles, output_ids
 from tests.kit.runs import EVERYTHING, SLURM, launches
 
@@ -24,6 +26,7 @@ def test_the_end_of_a_stage_says_what_it_used(slurm_cli: Cli, pipeline_file: Pip
     assert line in printed.read_text()
 
 
+@pytest.mark.each_version
 def test_stages_launch_one_another_and_one_that_fails_holds_the_next_back(
     slurm_cli: Cli, tmp_path: Path, pipeline_file: PipelineFiles
 ) -> None:

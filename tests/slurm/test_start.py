@@ -6,6 +6,8 @@ import json
 import zlib
 from pathlib import Path
 
+import pytest
+
 from stagger.start.delays import Slots, slot_ms
 from tests.conftest import Cli, PipelineFiles, output_ids, until
 from tests.kit.runs import EVERYTHING, SLURM, completions, counts, launches, status
@@ -65,6 +67,7 @@ def test_the_loader_and_bash_look_into_the_users_folders_only_after_the_delay(
     assert f"before: {libraries} {init} read" in printed("all", export="ALL")
 
 
+@pytest.mark.each_version
 def test_a_job_that_is_cancelled_in_its_delay_ends_at_once(
     slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:

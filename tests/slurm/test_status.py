@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Cli, PipelineFiles, contents, output_ids, until
 from tests.kit.runs import EVERYTHING, SLURM, counts, launches, status
 
@@ -30,6 +32,7 @@ def test_status_is_true_at_each_moment_and_a_second_launch_refuses(
     assert output_ids(tmp_path / "run-output") == EVERYTHING
 
 
+@pytest.mark.each_version
 def test_a_killed_task_is_found_and_only_it_is_run_again(
     slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:
@@ -57,6 +60,7 @@ def test_a_killed_task_is_found_and_only_it_is_run_again(
     assert json.loads((tmp_path / "run" / "stats.json").read_text())["missing_ranks"] == ""
 
 
+@pytest.mark.each_version
 def test_a_job_that_never_reaches_python_is_failed_not_done(
     slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
+
 from tests.conftest import until
 from tests.kit.runs import counts, launches, status
 from tests.slurm.conftest import Life, finalize_log, restarted
@@ -12,6 +14,7 @@ from tests.slurm.conftest import Life, finalize_log, restarted
 RETRIES = {"max": 2}
 
 
+@pytest.mark.each_version
 def test_a_killed_task_is_tried_again_by_the_job_that_ends_the_stage(life: Life) -> None:
     life.launch({"my_steps:hold": {"ranks": [1]}}, retries=RETRIES)
     life.begun(1)
@@ -35,6 +38,7 @@ def test_a_rank_that_gets_nothing_done_in_its_time_is_tried_again_with_more(life
     assert not restarted(life, 3)  # A restart would have got no further.
 
 
+@pytest.mark.each_version
 def test_a_rank_that_runs_out_of_memory_gets_twice_as_much(life: Life) -> None:
     """Slurm samples the memory of a job every second here, and ends a job that exceeds its limit."""
     executor = {"mem_per_cpu_gb": 0.2, "sbatch": {"acctg-freq": "task=1"}}
