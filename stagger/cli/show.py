@@ -26,7 +26,7 @@ WATCH_SHARE = 0.1
 #: Escape sequence that clears a terminal.
 CLEAR = "\x1b[H\x1b[2J"
 
-#: Most output folders listed after a launch.
+#: Most output folders listed after a launch, and most causes of failures in a status.
 SHOWN = 5
 
 #: Most columns of a chart of starts.
@@ -118,6 +118,8 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
         if stage.failed:
             reasons = ", ".join(f"{count} {reason}" for reason, count in stage.reasons.items())
             say(f"  {'':<{width}}  failed: {format_ranks(stage.failed_ranks)} ({reasons})")
+            for group in stage.errors[:SHOWN]:
+                say(f"  {'':<{width}}    {group['count']:,} x {group['error']}")
         if stage.strays:
             say(f"  {'':<{width}}  {stage.strays['message']}")
 

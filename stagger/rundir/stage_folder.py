@@ -110,13 +110,17 @@ class Completion(AttemptRecord, _Notes):
 
 
 class Failure(TypedDict, total=False):
-    """failures/<rank>.<attempt>.json. Always has `kind` and `error`; has `signal` if a signal stopped the attempt."""
+    """failures/<rank>.<attempt>.json. Always has `kind` and `error`; has `signal` if a signal stopped the attempt.
+
+    `where` is the innermost line of the user's code that the error passed through: `steps.py:14`, or empty.
+    """
 
     rank: int
     kind: str
     error: str
     traceback: str
     step: str | None
+    where: str
     signal: str
     attempt: str
     launch: int

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from stagger.ranks import pad
+from stagger.ranks import format_ranks, pad
 from stagger.rundir.launch_records import SlurmLaunch
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.rundir.stage_folder import StageFolder, attempt_order, collection_paused
 from stagger.status.efficiency import efficiency
+from stagger.status.failed import grouped
 from stagger.status.failed_ranks import cancelled_ranks
 from stagger.status.look import Look, look_at_run
 from stagger.status.schemas import schema_differences
@@ -37,6 +38,7 @@ class StageStatus:
     sleeping: ranks in the delay of their staggered start.
     requeued: ranks whose job ran before and waits to start again.
     cancelled: the number of pending ranks that a user cancelled.
+    errors: why ranks failed, grouped by cause, the largest group first: `ranks`, `count` and the `error` of the first.
     strays: the visible files of ranks that are neither done nor active, their ranks, and a sentence; empty if none.
     slowest: (rank, seconds) of ranks that took much longer than most.
     schema_differences: a sentence for each column that differs between the Parquet files of an output folder.
@@ -65,6 +67,7 @@ class StageStatus:
     bytes_per_s: float | None = None
     eta_s: float | None = None
     reasons: dict[str, int] = field(default_factory=dict)
+    errors: list[dict[str, Any]] = field(default_factory=list)
     active: bool = False
     efficiency: dict[str, Any] = field(default_factory=dict)
     output_folders: list[str] = field(default_factory=list)
@@ -88,6 +91,10 @@ def stage_status(look: Look) -> StageStatus:
     status = StageStatus(name, tasks, done=len(look.done), failed=len(look.failed))
     status.failed_ranks = [one.rank for one in look.failed]
     status.reasons = dict(Counter(one.reason for one in look.failed).most_common())
+    status.errors = [
+        {"ranks": format_ranks(group.ranks), "count": len(group.ranks), "error": group.error}
+        for group in grouped(look.failed)
+    ]
     # A running local launch still lists the ranks that have failed already.
     settled = look.done.union(status.failed_ranks)
     sleeping = asleep(look.stage.folder, activity.starting) - settled

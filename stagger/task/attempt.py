@@ -279,6 +279,7 @@ class Attempt:
         trace = [without_secrets(part) for part in traceback.format_exception(type(error), error, error.__traceback__)]
         log(f"rank {self.rank} failed: {message}", "ERROR", trace)
         record = {"rank": self.rank, "kind": kind, "step": step, "error": message, "traceback": "".join(trace)}
+        record["where"] = innermost_line(error)
         if isinstance(error, Interrupted):
             record["signal"] = error.signal.name
         record |= self._circumstances()
@@ -321,6 +322,16 @@ def peak_rss_mb() -> int:
             if line.startswith(b"VmHWM:"):
                 return int(line.split()[1]) // 1024
     return 0
+
+
+def innermost_line(error: BaseException) -> str:
+    """`steps.py:14`: the innermost line of the user's code that the error passed through; empty if there is none."""
+    import traceback
+
+    others = (os.path.dirname(os.path.dirname(__file__)), os.path.dirname(os.__file__), "<")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith(others) and "/site-packages/" not in f.filename]
+    return f"{os.path.basename(own[-1].filename)}:{own[-1].lineno}" if own else ""
 
 
 def describe(error: BaseException, counts: list[StepCount]) -> tuple[str, str]:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import Cli, PipelineFiles
 
-STEPS = '''
+STEPS = """
 def two(data, rank):
     yield from data
 def four(data, rank, world_size, more, least=1):
@@ -47,7 +47,7 @@ class Noted:
         open("created", "a").write("x")
     def __call__(self, data, rank, world_size):
         return data
-'''
+"""
 
 
 @pytest.fixture
