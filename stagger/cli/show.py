@@ -104,6 +104,9 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
         if stage.left_out:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in stage.left_out.items())
             say(f"  {'':<{width}}  records left out: {reasons}")
+        if stage.counts:
+            counted = ", ".join(f"{count:,} {name}" for name, count in stage.counts.items())
+            say(f"  {'':<{width}}  counted: {counted}")
         if stage.retried:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in stage.retried.items())
             waited = timedelta(seconds=round(stage.retry_waited_s))

@@ -84,14 +84,15 @@ class AttemptRecord(TypedDict):
 
 class _Notes(TypedDict, total=False):
     left_out: dict[str, int]
+    counts: dict[str, int]
     notes: dict[str, Any]
 
 
 class Completion(AttemptRecord, _Notes):
     """completions/<rank>.json; with `commit: shard` also progress/<rank>.json, for the first `shards` shards.
 
-    `left_out` counts by reason the records that the reader left out, if any; `notes` holds the notes of steps, if they
-    made any. The other keys are always present.
+    `left_out` counts by reason the records that the reader left out, and `counts` is what steps counted, if any;
+    `notes` holds the notes of steps, if they made any. The other keys are always present.
     """
 
     rank: int

@@ -22,7 +22,17 @@ from stagger.status.totals import totals
 from stagger.storage.storage import is_local, join
 
 #: The fields of a status that are sums over the completion records.
-SUMMED = ("records_in", "records_out", "bytes_out", "bad_records", "left_out", "retried", "retry_waited_s", "starts")
+SUMMED = (
+    "records_in",
+    "records_out",
+    "bytes_out",
+    "bad_records",
+    "left_out",
+    "counts",
+    "retried",
+    "retry_waited_s",
+    "starts",
+)
 
 #: At most this many of the slowest ranks are shown.
 SLOWEST = 3
@@ -59,6 +69,7 @@ class StageStatus:
     bytes_out: int = 0
     bad_records: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     retried: dict[str, int] = field(default_factory=dict)
     retry_waited_s: float = 0.0
     starts: dict[str, Any] = field(default_factory=dict)
