@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stagger.api import LocalExecutor, PipelineExecutor, SlurmExecutor
     from stagger.errors import BadInput, RunFailed, StaggerError
-    from stagger.pipeline import Document, Shard
+    from stagger.pipeline import Document, Shard, count
     from stagger.pipeline.task_context import TaskContext
     from stagger.steps.csv import ReadCsv
     from stagger.steps.jsonl import ReadJsonl, WriteJsonl
@@ -36,6 +36,7 @@ _PUBLIC = {
     "StaggerError": "stagger.errors",
     "TaskContext": "stagger.pipeline.task_context",
     "WriteJsonl": "stagger.steps.jsonl",
+    "count": "stagger.pipeline",
 }
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "StaggerError",
     "TaskContext",
     "WriteJsonl",
+    "count",
 ]
 
 

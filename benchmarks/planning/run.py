@@ -56,6 +56,7 @@ def plan_in_memory(files: int, run_dir: str, tasks: int, shard_by: str) -> dict[
 
 def _plan(folder: str, steps: Any, run_dir: str, tasks: int, shard_by: str) -> dict[str, Any]:
     from stagger.plan.stage_plan import make_plan
+    from stagger.plan.stage_steps import create_steps
     from stagger.rundir.stage_folder import StageFolder
     from stagger.spec.models import StageSpec
     from stagger.storage.storage import Storage
@@ -64,7 +65,7 @@ def _plan(folder: str, steps: Any, run_dir: str, tasks: int, shard_by: str) -> d
     reader = {"read_jsonl": {"path": folder, "glob": "*.jsonl.gz", "recursive": True}}
     pipeline = [reader, {"write_jsonl": {"path": f"{run_dir}/output"}}]
     stage = StageSpec.model_validate({"name": "plan", "tasks": tasks, "shard_by": shard_by, "pipeline": pipeline})
-    plan = make_plan(Storage(), stage, steps)
+    plan = make_plan(Storage(), stage, create_steps(stage, steps))
     clock.append(time.process_time())
     data = plan.encode()
     clock.append(time.process_time())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -15,9 +16,17 @@ from stagger.ranks import pad
 from stagger.rundir.launch_records import LaunchRecord, SlurmLaunch, read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
 from stagger.rundir.stage_folder import StageFolder, attempt_order
-from stagger.status.look import glance_at
+from stagger.status.failed import Failed, grouped
+from stagger.status.look import Look, glance_at
 from stagger.storage.storage import is_local, join
 from stagger.terminal import say, say_lines
+
+#: A frame in a traceback, and one of stagger's own code.
+FRAME = re.compile(r'  File "')
+OWN_FRAME = re.compile(r'  File "[^"]*/stagger/(task|pipeline|steps|storage|rundir|blocks)/[^"]*"')
+
+#: Most sentences shown for one cause of failures, when they differ.
+SENTENCES = 50
 
 #: Number of last log lines shown for a failed rank.
 TAIL = 15
@@ -124,18 +133,48 @@ def ended(folder: StageFolder, log: str) -> bool:
 
 
 def show_failed(stage: Stage) -> None:
-    """Print each failed rank's error and the end of its log; without a failure record, also of its job's output."""
-    folder = stage.folder
+    """Print why ranks failed, once for each cause: the error, and of the first rank the traceback, the user's code
+    first, and the end of its log; without a failure record, the end of its log and of its job's output.
+    """
     look = glance_at([stage])[stage.name]
-    attempts = latest_attempts(folder)
-    for one in look.failed:
-        said = one.failure["error"] if one.failure else f"its job ended without a failure record ({one.reason})"
-        say(f"rank {one.rank}: {said}")
-        data = folder.storage.read(folder.log(one.rank, attempts[one.rank])) if one.rank in attempts else b""
-        ends = [tail(data), "" if one.failure else tail(job_output(look.launches, one.rank))]
-        for end in filter(None, ends):
+    attempts = latest_attempts(stage.folder)
+    for group in grouped(look.failed):
+        say(f"rank {group.first.rank}: {group.error}" if len(group.ranks) == 1 else str(group))
+        others = {one.sentence: one.rank for one in reversed(group.members) if one.sentence != group.first.sentence}
+        for sentence, rank in sorted(others.items(), key=lambda item: item[1])[:SENTENCES]:
+            say(f"    rank {rank}: {sentence}")
+        for end in filter(None, ends_of(stage.folder, look, group.first, attempts.get(group.first.rank))):
             say_lines(end, indent="    ")
         say()
+
+
+def ends_of(folder: StageFolder, look: Look, one: Failed, attempt: str | None) -> list[str]:
+    """What a failed rank left behind: its folded traceback, and the ends of its log and of its job's output."""
+    log = folder.storage.read(folder.log(one.rank, attempt)) if attempt is not None else b""
+    if one.failure is None:
+        return [tail(log), tail(job_output(look.launches, one.rank))]
+    lines, trace = log.decode(errors="backslashreplace"), one.failure.get("traceback", "")
+    before = lines.partition("Traceback (most recent call last):")[0] if trace else lines
+    return [folded(trace), tail(before.encode())]
+
+
+def folded(trace: str) -> str:
+    """A traceback in which neighbouring frames of stagger's own code are one line."""
+    lines: list[str] = []
+    ours = 0
+    inside = False
+    for line in [*trace.splitlines(), ""]:
+        if FRAME.match(line):
+            inside = OWN_FRAME.match(line) is not None
+            ours += inside
+        elif not line.startswith("    "):
+            inside = False
+        if not inside:
+            if ours:
+                lines.append(f"  ... {ours} frame{'s' if ours > 1 else ''} of stagger")
+                ours = 0
+            lines.append(line)
+    return "\n".join(lines).rstrip("\n")
 
 
 def list_logs(folder: StageFolder) -> None:

@@ -26,7 +26,7 @@ WATCH_SHARE = 0.1
 #: Escape sequence that clears a terminal.
 CLEAR = "\x1b[H\x1b[2J"
 
-#: Most output folders listed after a launch, and most reasons why ranks of a stage wait.
+#: Most output folders listed after a launch, and most reasons why ranks of a stage wait or failed.
 SHOWN = 5
 
 #: Most columns of a chart of starts.
@@ -117,6 +117,9 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
         if stage.left_out:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in stage.left_out.items())
             say(f"  {'':<{width}}  records left out: {reasons}")
+        if stage.counts:
+            counted = ", ".join(f"{count:,} {name}" for name, count in stage.counts.items())
+            say(f"  {'':<{width}}  counted: {counted}")
         if stage.retried:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in stage.retried.items())
             waited = timedelta(seconds=round(stage.retry_waited_s))
@@ -131,6 +134,8 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
         if stage.failed:
             reasons = ", ".join(f"{count} {reason}" for reason, count in stage.reasons.items())
             say(f"  {'':<{width}}  failed: {format_ranks(stage.failed_ranks)} ({reasons})")
+            for group in stage.errors[:SHOWN]:
+                say(f"  {'':<{width}}    {group['count']:,} x {group['error']}")
         for why in stage.waiting[:SHOWN]:
             say(f"  {'':<{width}}  waiting: {why['ranks']} ({why['reason']}: {why['message']})")
         if stage.end:

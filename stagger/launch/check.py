@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from stagger.errors import StaggerError
-from stagger.pipeline.chain import Step, add_import_path
+from stagger.pipeline.chain import add_import_path
 from stagger.plan.stage_plan import StagePlan, make_plan, output_folders, steps_of
+from stagger.plan.stage_steps import create_steps
 from stagger.progress import busy
 from stagger.ranks import format_ranks
 from stagger.rundir.plan_file import read_all
@@ -29,11 +30,9 @@ def ready_stages(spec: RunSpec, done: Collection[str]) -> list[StageSpec]:
     return [stage for stage in spec.stages if set(done).issuperset(stage.depends)]
 
 
-def plan_stages(
-    storage: Storage, stages: Iterable[StageSpec], objects: Sequence[Step] | None = None
-) -> dict[str, StagePlan]:
-    """Plan `stages`. Returns stage name -> plan. `objects` are the steps of a run made of Python objects."""
-    return {stage.name: make_plan(storage, stage, objects) for stage in stages}
+def plan_stages(storage: Storage, stages: Iterable[StageSpec], steps: Mapping[str, list[Any]]) -> dict[str, StagePlan]:
+    """Plan `stages`. Returns stage name -> plan. `steps` are those of each stage, created at this launch."""
+    return {stage.name: make_plan(storage, stage, steps[stage.name]) for stage in stages}
 
 
 def plan_for_show(run: RunFolder, spec: RunSpec) -> tuple[dict[str, StagePlan], dict[str, set[int]]]:
@@ -41,7 +40,10 @@ def plan_for_show(run: RunFolder, spec: RunSpec) -> tuple[dict[str, StagePlan], 
     add_import_path(spec.import_path)
     done = {stage.name: done_ranks(stage) for stage in run.stages(RunRecord(spec))}
     complete = {name for name, ranks in done.items() if len(ranks) >= spec.stage(name).tasks}
-    return plan_stages(run.storage, ready_stages(spec, complete)), done
+    steps = {stage.name: create_steps(stage) for stage in spec.stages}
+    for stage in spec.stages:
+        output_folders(stage, steps[stage.name])
+    return plan_stages(run.storage, ready_stages(spec, complete), steps), done
 
 
 def check_fingerprints(folder: RunFolder, record: RunRecord, plans: dict[str, StagePlan]) -> None:
@@ -121,7 +123,7 @@ def check_variables(stage: Stage) -> None:
     spec = stage.record.spec
     expand_variables(spec.storage_options, ("storage_options",))
     if not spec.pickled and any(REFERENCE.search(str(step.params)) for step in stage.spec.pipeline):
-        refuse_moved_outputs(stage.record, {stage.name: output_folders(stage.spec, None)})
+        refuse_moved_outputs(stage.record, {stage.name: output_folders(stage.spec, create_steps(stage.spec))})
 
 
 def refuse_moved_outputs(before: RunRecord, outputs: dict[str, list[str]]) -> None:

@@ -23,6 +23,7 @@ from stagger.launch.stages import run_stages
 from stagger.pipeline.chain import Step, add_import_path
 from stagger.pipeline.pickled import dump_pickle
 from stagger.plan.stage_plan import StagePlan, output_folders
+from stagger.plan.stage_steps import create_steps
 from stagger.rundir.access import share_folder
 from stagger.rundir.run_folder import RunFolder, RunRecord, open_storage
 from stagger.spec.models import RunSpec
@@ -56,8 +57,9 @@ def _launch(
     storage = run.storage
     warn_of_foreign_code(spec)
     add_import_path(spec.import_path)
-    outputs = {stage.name: output_folders(stage, objects) for stage in spec.stages}
-    plans = plan_stages(storage, ready_stages(spec, done=[]), objects)
+    steps = {stage.name: create_steps(stage, objects) for stage in spec.stages}
+    outputs = {stage.name: output_folders(stage, steps[stage.name]) for stage in spec.stages}
+    plans = plan_stages(storage, ready_stages(spec, done=[]), steps)
     check_runners(spec, plans)
     storage.check_writable(spec.run_dir)
     if (before := run.load()) is not None:
@@ -68,7 +70,7 @@ def _launch(
         before = run.load()  # Read again: another launch may have created the run since.
         looks = look_at_run(run, RunRecord(spec))
         done = {name for name, look in looks.items() if look.is_done}
-        plans |= plan_stages(storage, [stage for stage in ready_stages(spec, done) if stage.name not in plans], objects)
+        plans |= plan_stages(storage, [stage for stage in ready_stages(spec, done) if stage.name not in plans], steps)
         check_runners(spec, plans)
         if before is None:
             for name, plan in plans.items():

@@ -42,9 +42,11 @@ class Launched:
             )
         if self.failed_ranks:
             count = sum(map(len, self.failed_ranks.values()))
+            worst = max((stage.errors[0] for stage in self.stages if stage.errors), key=lambda group: group["count"])
+            share = "" if worst["count"] == count else f", {worst['count']:,} of them"
             raise RunFailed(
-                f"{count} rank{'s' if count > 1 else ''} of {self.run_dir} failed; see why with: stagger logs"
-                f" {self.run_dir} --failed; rerun them with: stagger retry {self.run_dir}",
+                f"{count} rank{'s' if count > 1 else ''} of {self.run_dir} failed{share}: {worst['error']}; see more"
+                f" with: stagger logs {self.run_dir} --failed; rerun them with: stagger retry {self.run_dir}",
                 self.failed_ranks,
             )
         if self.unfinished:

@@ -11,6 +11,7 @@ from stagger.launch.check import plan_stages, save_plans
 from stagger.launch.hand_over import launch_stage
 from stagger.launch.launched import Launched
 from stagger.launch.leftovers import lost_outputs
+from stagger.plan.stage_steps import create_steps
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.spec.models import StageSpec
 from stagger.status.look import Look
@@ -132,7 +133,8 @@ def run_stages(
             logger.info(f"{name}: starts when {', '.join(decision.stages)} is done{how}")
         else:
             if name not in record.fingerprints:
-                record = save_plans(run, record, record.spec, plan_stages(run.storage, [spec]), record.outputs)
+                plans = plan_stages(run.storage, [spec], {name: create_steps(spec)})
+                record = save_plans(run, record, record.spec, plans, record.outputs)
             looks[name] = launch_stage(run.stage(record, name), looks[name], decision.ranks, payload)
             standings[name] = Standing.of(looks[name])
             submitted = bool(decision.ranks) and spec.executor.type == "slurm"

@@ -25,6 +25,21 @@ class Document:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
+#: What steps have counted in the rank that this process runs: name -> number.
+COUNTS: dict[str, int] = {}
+
+
+def count(name: str, number: int = 1) -> None:
+    """Count something in the rank that runs, from any step: `count("too_short")`. A rank's completion record keeps its
+    counts; `stagger status`, stats.json and the report show their sums.
+
+    Raises ValueError when `number` is negative.
+    """
+    if number < 0:
+        raise ValueError(f"count({name!r}, {number}): a count cannot fall")
+    COUNTS[str(name)] = COUNTS.get(str(name), 0) + int(number)
+
+
 class Shard(NamedTuple):
     """One input file: its path relative to the reader's `path` (or its whole path), and its size in bytes at planning.
 

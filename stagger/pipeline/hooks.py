@@ -22,6 +22,14 @@ class Bound(Protocol):
         """Called in the task, once per rank, before the step itself."""
 
 
+class Costly(Protocol):
+    """A step whose creation takes long or needs what only compute nodes have, such as a model on a GPU."""
+
+    @property
+    def costly(self) -> bool:
+        """True, as an attribute of the class: a launch checks how the step is called, but creates none."""
+
+
 class Reader(Bound, Protocol):
     """The first step of a pipeline whose input consists of shards."""
 

@@ -9,7 +9,7 @@ from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 from stagger.errors import Interrupted, StaggerError
-from stagger.pipeline import Shard
+from stagger.pipeline import Shard, count
 from stagger.pipeline.compression import Codec, Compressor, compressor
 from stagger.storage import Output
 from stagger.storage.storage import Storage, is_local
@@ -174,6 +174,10 @@ class TaskContext:
             example = {"shard": shard, "record": record, "byte": byte, "kind": kind, "reason": reason}
             self.bad_examples.append(example)
         return sum(self.bad_records.values())
+
+    def count(self, name: str, number: int = 1) -> None:
+        """Count something in this rank, as the function `stagger.count` does."""
+        count(name, number)
 
     def open_output(self, path: str, codec: Codec | None = None, level: int | None = None) -> OutputFile:
         """Open a new output of this rank. It is committed with the rank's other outputs when all steps have succeeded.

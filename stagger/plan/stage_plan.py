@@ -12,7 +12,6 @@ import orjson
 
 from stagger.errors import StaggerError
 from stagger.pipeline import Shard
-from stagger.pipeline.chain import Step, build, resolve
 from stagger.plan.sharding import assign
 from stagger.progress import busy
 from stagger.rundir.plan_file import encode_plan
@@ -69,14 +68,16 @@ def steps_of(stage: StageSpec) -> list[dict[str, Any]]:
     return [{"use": step.use, "params": step.params} for step in stage.pipeline]
 
 
-def make_plan(storage: Storage, stage: StageSpec, objects: Sequence[Step] | None) -> StagePlan:
-    """Plan a stage with one listing of its input. `objects` are its steps if they are Python objects.
+def make_plan(storage: Storage, stage: StageSpec, steps: Sequence[Any]) -> StagePlan:
+    """Plan a stage with one listing of its input. `steps` are those of `create_steps`.
 
     Raises StaggerError when the input matches nothing, or when outputs would collide.
     """
     with busy(f"{stage.name}: listing the input"), collection_paused():
-        plan = _plan(stage, _find_shards(storage, stage, objects))
-        readers, writers = (steps_with(hook, stage, objects) for hook in ("path_of", "planned_outputs"))
+        plan = _plan(stage, _find_shards(storage, stage, steps))
+        if plan.shards:
+            warn_of_idle_ranks(plan)
+        readers, writers = (steps_with(hook, steps) for hook in ("path_of", "planned_outputs"))
         first = next(itertools.chain.from_iterable(plan.ranks), None)
         remote = first is not None and any(not is_local(reader.path_of(first)) for reader in readers)
         return replace(plan, outputs=check_outputs(plan, readers, writers), remote_shards=plan.shards if remote else 0)
@@ -89,6 +90,17 @@ def _plan(stage: StageSpec, shards: list[Shard]) -> StagePlan:
     for shard in shards:
         digest.update(b"%s\0%d\0%s\n" % (shard.name.encode(), shard.size, content_version(shard).encode()))
     return StagePlan(stage, digest.hexdigest()[:16], assign(shards, stage.tasks, stage.shard_by))
+
+
+def warn_of_idle_ranks(plan: StagePlan) -> None:
+    """Warn about ranks without a shard: each would be a job that sleeps, starts, and has nothing to read."""
+    idle = sum(not shards for shards in plan.ranks)
+    if idle:
+        tasks = plan.stage.tasks
+        logger.warning(
+            f"{plan.stage.name}: {idle:,} of {tasks:,} ranks have no shard, and nothing to do: set tasks to"
+            f" {tasks - idle:,}"
+        )
 
 
 def content_version(shard: Shard) -> str:
@@ -106,15 +118,10 @@ def check_names(shards: list[Shard]) -> None:
                 raise StaggerError(f"The name of the input {shard.name!a} is not UTF-8; rename it.") from None
 
 
-def _find_shards(storage: Storage, stage: StageSpec, objects: Sequence[Step] | None) -> list[Shard]:
-    steps = list(objects) if objects else [resolve(step.use) for step in stage.pipeline]
-    for number, step in enumerate(steps[1:], 2):
-        if hasattr(step, "find_shards"):
-            use = stage.pipeline[number - 1].use
-            raise StaggerError(f"Step {number} ({use}) is a reader; only the first step can be a reader.")
-    if not hasattr(steps[0], "find_shards"):
+def _find_shards(storage: Storage, stage: StageSpec, steps: Sequence[Any]) -> list[Shard]:
+    first = steps[0]
+    if not hasattr(first, "find_shards"):
         return []
-    first: Any = objects[0] if objects else build_at_launch(stage, 0)
     try:
         found: list[Shard] = first.find_shards(storage)
     except OSError as error:
@@ -126,18 +133,6 @@ def _find_shards(storage: Storage, stage: StageSpec, objects: Sequence[Step] | N
             " will fail: leave them out with glob, or remove them"
         )
     return found
-
-
-def build_at_launch(stage: StageSpec, index: int) -> Any:
-    """Create a step of the stage. Raises StaggerError with the error of its constructor."""
-    step = stage.pipeline[index]
-    try:
-        return build(step.use, step.params)
-    except StaggerError as error:
-        raise StaggerError(f"Step {index + 1} ({step.use}): {error}") from error
-    except Exception as error:  # The constructor is the user's.
-        reason = without_secrets(f"{type(error).__name__}: {error}")
-        raise StaggerError(f"Step {index + 1} ({step.use}) cannot be created: {reason}.") from error
 
 
 def check_outputs(plan: StagePlan, readers: Sequence[Reader], writers: Sequence[Writer]) -> Collection[str]:
@@ -168,15 +163,15 @@ def check_outputs(plan: StagePlan, readers: Sequence[Reader], writers: Sequence[
     return of.keys()
 
 
-def output_folders(stage: StageSpec, objects: Sequence[Step] | None) -> list[str]:
-    """The folders that the stage writes to, as far as its steps define `output_folder`.
+def output_folders(stage: StageSpec, steps: Sequence[Any]) -> list[str]:
+    """The folders that the stage writes to, as far as its `steps`, those of `create_steps`, define `output_folder`.
 
     Raises StaggerError when two ranks would write the same file or, with `commit: shard`, two shards would; and for a
     folder with a secret in its URL.
     """
-    for step in steps_with("check_tasks", stage, objects):
+    for step in steps_with("check_tasks", steps):
         step.check_tasks(stage.tasks)
-    writers = steps_with("output_folder", stage, objects)
+    writers = steps_with("output_folder", steps)
     if stage.commit == "shard" and not (writers and all(getattr(step, "shard_by_shard", False) for step in writers)):
         raise StaggerError(
             f"{stage.name}: commit: shard needs an output for each shard: put {{stem}} into the filename of every"
@@ -192,9 +187,6 @@ def output_folders(stage: StageSpec, objects: Sequence[Step] | None) -> list[str
     return folders
 
 
-def steps_with(hook: str, stage: StageSpec, objects: Sequence[Step] | None) -> list[Any]:
-    """The steps of the stage that define `hook`."""
-    if objects:
-        return [step for step in objects if hasattr(step, hook)]
-    uses = [resolve(step.use) for step in stage.pipeline]
-    return [build_at_launch(stage, index) for index, use in enumerate(uses) if hasattr(use, hook)]
+def steps_with(hook: str, steps: Sequence[Any]) -> list[Any]:
+    """The steps that define `hook`. A costly step, which is still a class, has none of a launch's hooks."""
+    return [step for step in steps if hasattr(step, hook)]

@@ -84,14 +84,15 @@ class AttemptRecord(TypedDict):
 
 class _Notes(TypedDict, total=False):
     left_out: dict[str, int]
+    counts: dict[str, int]
     notes: dict[str, Any]
 
 
 class Completion(AttemptRecord, _Notes):
     """completions/<rank>.json; with `commit: shard` also progress/<rank>.json, for the first `shards` shards.
 
-    `left_out` counts by reason the records that the reader left out, if any; `notes` holds the notes of steps, if they
-    made any. The other keys are always present.
+    `left_out` counts by reason the records that the reader left out, and `counts` is what steps counted, if any;
+    `notes` holds the notes of steps, if they made any. The other keys are always present.
     """
 
     rank: int
@@ -110,13 +111,17 @@ class Completion(AttemptRecord, _Notes):
 
 
 class Failure(TypedDict, total=False):
-    """failures/<rank>.<attempt>.json. Always has `kind` and `error`; has `signal` if a signal stopped the attempt."""
+    """failures/<rank>.<attempt>.json. Always has `kind` and `error`; has `signal` if a signal stopped the attempt.
+
+    `where` is the innermost line of the user's code that the error passed through: `steps.py:14`, or empty.
+    """
 
     rank: int
     kind: str
     error: str
     traceback: str
     step: str | None
+    where: str
     signal: str
     attempt: str
     launch: int

@@ -99,6 +99,7 @@ class LocalSpec(Model):
     """Run on this machine."""
 
     type: Literal["local"] = "local"
+    """The kind of executor."""
     workers: PositiveInt = Field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Number of ranks that run at once, each in its own process; by default the number of processors."""
 
@@ -196,6 +197,7 @@ class SlurmSpec(Model):
     """Run as Slurm job arrays."""
 
     type: Literal["slurm"]
+    """The kind of executor."""
     partition: str | None = None
     """The partition; by default the cluster's default partition."""
     time: str | None = None

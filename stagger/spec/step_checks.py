@@ -87,7 +87,10 @@ def step_schema() -> dict[str, Any]:
     parameters = {use: _model(resolve(use)).json_schema() for use in BUILTIN}
     for use, schema in parameters.items():
         documented = [cls for cls in resolve(use).__mro__ if cls.__module__.startswith("stagger.")]
-        schema["description"] = "\n\n".join(inspect.getdoc(cls) or "" for cls in documented)
+        described = {name: text for cls in reversed(documented) for name, text in argument_descriptions(cls).items()}
+        schema["description"] = (inspect.getdoc(resolve(use)) or "").partition("\n\nArgs:")[0]
+        for name, parameter in schema["properties"].items():
+            parameter["description"] = described[name]
     return {
         "anyOf": [
             {"type": "string", "description": "A step without parameters: a built-in name, or module:callable."},
@@ -101,6 +104,20 @@ def step_schema() -> dict[str, Any]:
             },
         ]
     }
+
+
+def argument_descriptions(cls: type) -> dict[str, str]:
+    """Argument -> its description, from the section `Args:` of a class's docstring."""
+    section = (cls.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]
+    found: dict[str, str] = {}
+    name = ""
+    for line in inspect.cleandoc(f"\n{section}").splitlines():
+        if not line.startswith(" "):
+            name, _, text = line.partition(": ")
+            found[name] = text
+        elif name:
+            found[name] += f" {line.strip()}"
+    return found
 
 
 def nearest(name: str, valid: list[str]) -> str:

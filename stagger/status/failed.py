@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from signal import Signals
 
+from stagger.ranks import format_ranks
 from stagger.rundir.launch_records import Group
 from stagger.rundir.stage_folder import Failure
 from stagger.slurm.states import counts_as
@@ -93,8 +95,51 @@ class Failed:
         return str(self.failure["error"]) if self.failure is not None else self.end
 
     @property
+    def cause(self) -> tuple[str, ...]:
+        """What ranks that failed for the same reason have in common: kind, step and line of the error, or the end."""
+        if self.failure is None:
+            return (self.reason,)
+        return (self.failure["kind"], self.failure.get("step") or "", self.failure.get("where") or "")
+
+    @property
     def same_again(self) -> bool:
         """Whether the rank's own code failed with the same error as in the previous launch."""
         if self.end != "FAILED" or self.failure is None or self.before is None:
             return False
         return (self.failure["kind"], self.failure["error"]) == (self.before["kind"], self.before["error"])
+
+
+@dataclass(frozen=True)
+class FailureGroup:
+    """Ranks that failed for the same reason, ascending. Their sentences may differ, for example in a shard's name."""
+
+    members: list[Failed]
+
+    @property
+    def first(self) -> Failed:
+        return self.members[0]
+
+    @property
+    def ranks(self) -> list[int]:
+        return [one.rank for one in self.members]
+
+    @property
+    def error(self) -> str:
+        """The first rank's sentence, with the line of the user's code, and how many others differ from it."""
+        failure, count = self.first.failure, len({one.sentence for one in self.members}) - 1
+        if failure is None:
+            return f"the job ended without a failure record ({self.first.reason})"
+        where = f" ({failure['where']})" if failure.get("where") else ""
+        return f"{self.first.sentence}{where}" + (f", and {count:,} more like it" if count else "")
+
+    def __str__(self) -> str:
+        ranks = self.ranks
+        return f"{len(ranks):,} rank{'s' if len(ranks) > 1 else ''} ({format_ranks(ranks)}): {self.error}"
+
+
+def grouped(failed: Sequence[Failed]) -> list[FailureGroup]:
+    """Failed ranks, grouped by their cause; the largest group first."""
+    groups: dict[tuple[str, ...], list[Failed]] = {}
+    for one in failed:
+        groups.setdefault(one.cause, []).append(one)
+    return [FailureGroup(members) for members in sorted(groups.values(), key=len, reverse=True)]

@@ -16,6 +16,7 @@ from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.rundir.stage_folder import StageFolder, attempt_order, collection_paused
 from stagger.status.efficiency import efficiency
 from stagger.status.end_job import end_message, end_of
+from stagger.status.failed import grouped
 from stagger.status.failed_ranks import cancelled_ranks
 from stagger.status.look import Look, glance_at_run
 from stagger.status.schemas import schema_differences
@@ -23,7 +24,17 @@ from stagger.status.totals import totals
 from stagger.storage.storage import is_local, join
 
 #: The fields of a status that are sums over the completion records.
-SUMMED = ("records_in", "records_out", "bytes_out", "bad_records", "left_out", "retried", "retry_waited_s", "starts")
+SUMMED = (
+    "records_in",
+    "records_out",
+    "bytes_out",
+    "bad_records",
+    "left_out",
+    "counts",
+    "retried",
+    "retry_waited_s",
+    "starts",
+)
 
 #: At most this many of the slowest ranks are shown.
 SLOWEST = 3
@@ -43,6 +54,7 @@ class StageStatus:
     waiting: why pending ranks do not start by themselves: `ranks`, `job_id`, Slurm's `reason`, and a `message`.
     notes: what could not be found out, and why, in sentences.
     avoided: nodes on which the jobs of the latest launch do not run, for several ranks failed there before.
+    errors: why ranks failed, grouped by cause, the largest group first: `ranks`, `count` and the `error` of the first.
     strays: the visible files of ranks that are neither done nor active, their ranks, and a sentence; empty if none.
     slowest: (rank, seconds) of ranks that took much longer than most.
     schema_differences: a sentence for each column that differs between the Parquet files of an output folder.
@@ -65,6 +77,7 @@ class StageStatus:
     bytes_out: int = 0
     bad_records: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     retried: dict[str, int] = field(default_factory=dict)
     retry_waited_s: float = 0.0
     starts: dict[str, Any] = field(default_factory=dict)
@@ -73,6 +86,7 @@ class StageStatus:
     bytes_per_s: float | None = None
     eta_s: float | None = None
     reasons: dict[str, int] = field(default_factory=dict)
+    errors: list[dict[str, Any]] = field(default_factory=list)
     active: bool = False
     efficiency: dict[str, Any] = field(default_factory=dict)
     output_folders: list[str] = field(default_factory=list)
@@ -109,6 +123,10 @@ def stage_status(look: Look) -> StageStatus:
     status = StageStatus(name, tasks, done=len(look.done), failed=len(look.failed))
     status.failed_ranks = [one.rank for one in look.failed]
     status.reasons = dict(Counter(one.reason for one in look.failed).most_common())
+    status.errors = [
+        {"ranks": format_ranks(group.ranks), "count": len(group.ranks), "error": group.error}
+        for group in grouped(look.failed)
+    ]
     # A running local launch still lists the ranks that have failed already.
     settled = look.done.union(status.failed_ranks)
     sleeping = asleep(look.stage.folder, activity.starting) - settled

@@ -31,6 +31,7 @@ class Totals:
     bad_records: dict[str, int]
     bad_examples: list[dict[str, Any]]
     left_out: dict[str, int]
+    counts: dict[str, int]
     retried: dict[str, int]
     retry_waited_s: float
     cpu_s: float
@@ -44,6 +45,7 @@ def totals(completions: Sequence[Completion]) -> Totals:
     retry_waited_s = cpu_s = 0.0
     bad_records: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     retried: Counter[str] = Counter()
     bad_examples: list[dict[str, Any]] = []
     for record in completions:  # One pass: with 100,000 records, a pass for each field takes seconds.
@@ -63,6 +65,8 @@ def totals(completions: Sequence[Completion]) -> Totals:
             bad_examples += record["bad_records"]["examples"]
         if reasons := record.get("left_out"):
             add(left_out, reasons)
+        if counted := record.get("counts"):
+            add(counts, counted)
     if not all(0 <= number < LARGEST_SUM for number in (records_in, records_out, bytes_out, retry_waited_s)):
         raise OverflowError("the completion records have negative or impossible numbers")
     return Totals(
@@ -74,6 +78,7 @@ def totals(completions: Sequence[Completion]) -> Totals:
         bad_records=dict(bad_records.most_common()),
         bad_examples=bad_examples[:EXAMPLES],
         left_out=dict(left_out.most_common()),
+        counts=dict(counts.most_common()),
         retried=dict(retried.most_common()),
         retry_waited_s=round(retry_waited_s, 3),
         cpu_s=round(cpu_s, 6),

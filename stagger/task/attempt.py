@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stagger.errors import BadInput, Interrupted, StaggerError
+from stagger.pipeline import COUNTS
 from stagger.pipeline.chain import Step, StepCount, build, chain, own_seconds
 from stagger.pipeline.task_context import EXAMPLES, Circumstances, StopFlag, TaskContext
 from stagger.rundir.plan_file import RankPlan, read_rank
@@ -112,6 +113,7 @@ class Attempt:
             circumstances=Circumstances(self.settings.stage_dir, self.name, self.job.id, self.stop),
         )
         task.notes.update(self.before.get("notes", {}))
+        COUNTS.clear()
         try:
             steps = self._bound_steps(plan, task)
             self.counts = [StepCount(step["use"]) for step in plan.steps]
@@ -246,6 +248,7 @@ class Attempt:
             "bad_records": {"skipped": task.bad_records, "examples": task.bad_examples},
             "steps": [{"name": c.name, "records": c.records, "seconds": round(c.seconds, 6)} for c in counts],
             **({"left_out": task.left_out} if task.left_out else {}),
+            **({"counts": dict(COUNTS)} if COUNTS else {}),
             **({"notes": task.notes} if task.notes else {}),
         }
         return added(self.before, record) if self.before else record
@@ -279,6 +282,7 @@ class Attempt:
         trace = [without_secrets(part) for part in traceback.format_exception(type(error), error, error.__traceback__)]
         log(f"rank {self.rank} failed: {message}", "ERROR", trace)
         record = {"rank": self.rank, "kind": kind, "step": step, "error": message, "traceback": "".join(trace)}
+        record["where"] = innermost_line(error)
         if isinstance(error, Interrupted):
             record["signal"] = error.signal.name
         record |= self._circumstances()
@@ -296,12 +300,12 @@ def added(before: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     """The completion record of this attempt, plus the counts and outputs that earlier attempts committed."""
     earlier, later = before["bad_records"], record["bad_records"]
     skipped = summed(earlier["skipped"], later["skipped"])
-    left_out = summed(before.get("left_out", {}), record.get("left_out", {}))
+    counts = {key: summed(before.get(key, {}), record.get(key, {})) for key in ("left_out", "counts")}
     return {
         **record,
         **{key: before[key] + record[key] for key in ("records_in", "records_out", "bytes_out", "outputs", "cpu_s")},
         "bad_records": {"skipped": skipped, "examples": [*earlier["examples"], *later["examples"]][:EXAMPLES]},
-        **({"left_out": left_out} if left_out else {}),
+        **{key: numbers for key, numbers in counts.items() if numbers},
         "steps": [
             {**now, "records": one["records"] + now["records"], "seconds": round(one["seconds"] + now["seconds"], 6)}
             for one, now in zip(before["steps"], record["steps"], strict=True)
@@ -321,6 +325,16 @@ def peak_rss_mb() -> int:
             if line.startswith(b"VmHWM:"):
                 return int(line.split()[1]) // 1024
     return 0
+
+
+def innermost_line(error: BaseException) -> str:
+    """`steps.py:14`: the innermost line of the user's code that the error passed through; empty if there is none."""
+    import traceback
+
+    others = (os.path.dirname(os.path.dirname(__file__)), os.path.dirname(os.__file__), "<")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith(others) and "/site-packages/" not in f.filename]
+    return f"{os.path.basename(own[-1].filename)}:{own[-1].lineno}" if own else ""
 
 
 def describe(error: BaseException, counts: list[StepCount]) -> tuple[str, str]:

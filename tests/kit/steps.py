@@ -152,7 +152,7 @@ class Upper:
             yield document
 
 
-def large(data: Documents, rank: int, world_size: int, flag: str = "") -> Iterator[Document]:
+def large(data: None = None, rank: int = 0, world_size: int = 1, flag: str = "") -> Iterator[Document]:
     """A source of 110 MB. In its first attempt it writes its process id to the file `flag`, and then hangs."""
     from stagger import Document
 

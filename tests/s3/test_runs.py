@@ -98,6 +98,21 @@ def test_a_bucket_that_is_not_there_is_said_at_once(s3_cli: Cli, loaded: Bucket,
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("engine", ["s3fs", "obstore"])
+@pytest.mark.parametrize("what", ["source", "output"])
+def test_a_missing_bucket_of_input_or_output_is_called_that(
+    s3_cli: Cli, loaded: Bucket, pipeline_file: PipelineFiles, engine: str, what: str
+) -> None:
+    file = on_s3(
+        pipeline_file,
+        loaded,
+        **{what: "s3://no-such-bucket-here/data"},
+        storage_options={"s3": {"engine": engine}},
+    )
+    err = s3_cli("launch", file, check=2).err
+    assert "there is no bucket no-such-bucket-here. Create it, or correct the path." in err
+
+
 def test_input_that_matches_nothing_is_said_at_once(s3_cli: Cli, loaded: Bucket, pipeline_file: PipelineFiles) -> None:
     err = s3_cli("launch", on_s3(pipeline_file, loaded, source=f"{loaded.url}/nothing"), check=2).err
     assert f"Nothing in {loaded.url}/nothing matches" in err

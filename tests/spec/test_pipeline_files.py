@@ -11,12 +11,13 @@ import pytest
 import yaml
 
 from stagger.errors import StaggerError
-from stagger.pipeline.chain import build
+from stagger.pipeline.chain import BUILTIN, build
 from stagger.shipped import shipped
 from stagger.spec.changes import Changes
 from stagger.spec.executors import LocalSpec, SlurmSpec
 from stagger.spec.load import load_file
 from stagger.spec.models import PipelineFile
+from stagger.spec.step_checks import step_schema
 from stagger.spec.yaml_file import parse_value
 from tests.conftest import STEPS, Cli
 
@@ -237,3 +238,11 @@ def test_the_schema_explains_every_key() -> None:
     described = schema["properties"].items()
     assert [name for name, field in described if "description" not in field and "$ref" not in field] == []
     assert "Reads JSON Lines" in json.dumps(schema)
+
+
+def test_the_schema_explains_every_parameter_of_the_built_in_steps() -> None:
+    steps = next(one["properties"] for one in step_schema()["anyOf"] if "properties" in one)
+    assert steps.keys() == BUILTIN.keys()
+    for use, schema in steps.items():
+        assert [name for name, one in schema["properties"].items() if not one.get("description")] == [], use
+    assert steps["read_csv"]["properties"]["delimiter"]["description"].startswith("the character between fields")

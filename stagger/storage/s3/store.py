@@ -204,8 +204,10 @@ class S3:
             with asking(path):
                 return self._retry.call(path, lambda: self._engine.page(bucket, prefix, recursive=recursive, more=more))
 
-        with contextlib.suppress(FileNotFoundError):
+        try:
             yield from entries(path, page)
+        except FileNotFoundError as error:
+            raise no_bucket(path, bucket, "listed") from error
 
     def entry(self, path: str) -> Entry | None:
         bucket, key = split(path)
@@ -246,9 +248,11 @@ class S3:
         with asking(folder):
             reachable = self._retry.call(folder, lambda: self._engine.has_bucket(bucket))
         if not reachable:
-            raise StaggerError(
-                f"{folder} cannot be written: there is no bucket {bucket}. Create it, or correct the path."
-            )
+            raise no_bucket(folder, bucket, "written")
+
+
+def no_bucket(path: str, bucket: str, done: str) -> StaggerError:
+    return StaggerError(f"{path} cannot be {done}: there is no bucket {bucket}. Create it, or correct the path.")
 
 
 def bare(etag: str) -> str:

@@ -1,0 +1,108 @@
+"""Creates the steps of a stage at launch, once each, and checks that the tasks will be able to call them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from stagger.errors import StaggerError
+from stagger.pipeline.chain import BUILTIN, Step, build, resolve
+from stagger.storage.storage import without_secrets
+
+if TYPE_CHECKING:
+    from stagger.spec.models import StageSpec
+
+#: The arguments of every call of a step, as errors show them.
+CONTRACT = "(data, rank, world_size)"
+
+#: Hooks that a launch calls: a step that has one is created at launch, even if it is costly.
+PLANNING_HOOKS = ("find_shards", "path_of", "check_tasks", "output_folder", "planned_outputs")
+
+
+def create_steps(stage: StageSpec, objects: Sequence[Step] | None = None) -> list[Any]:
+    """The steps of a stage. `objects` are its steps if they are Python objects. A costly step (hooks.py) is its class.
+
+    Raises StaggerError when a step cannot be created or called, or when the first step needs input.
+    """
+    steps = list(objects) if objects else [_created(stage, index) for index in range(len(stage.pipeline))]
+    names = [f"Step {number} ({step.use})" for number, step in enumerate(stage.pipeline, 1)]
+    for number, (name, step) in enumerate(zip(names, steps, strict=True)):
+        _check_call(step, name)
+        if number and hasattr(step, "find_shards"):
+            raise StaggerError(f"{name} is a reader; only the first step can be a reader.")
+    if stage.blocks is None and not brings_input(steps[0]):
+        readers = ", ".join(use for use in BUILTIN if use.startswith("read_"))
+        raise StaggerError(
+            f"{names[0]} is the first step, and the first step gets no data: begin with a reader ({readers}). If the"
+            " step makes its own records, give `data` a default: data=None."
+        )
+    return steps
+
+
+def _created(stage: StageSpec, index: int) -> Any:
+    """Create a step of a pipeline file. Raises StaggerError with the error of its constructor."""
+    step = stage.pipeline[index]
+    target = resolve(step.use)
+    if getattr(target, "costly", False) and not any(hasattr(target, hook) for hook in PLANNING_HOOKS):
+        return target
+    try:
+        return build(step.use, step.params)
+    except StaggerError as error:
+        raise StaggerError(f"Step {index + 1} ({step.use}): {error}") from error
+    except Exception as error:  # The constructor is the user's.
+        reason = without_secrets(f"{type(error).__name__}: {error}")
+        raise StaggerError(f"Step {index + 1} ({step.use}) cannot be created: {reason}.") from error
+
+
+def _check_call(step: Any, name: str) -> None:
+    """Raise StaggerError when a call with the arguments of the contract must fail, or returns no iterator."""
+    call = _call_of(step)
+    if call is None:
+        raise StaggerError(
+            f"{name}: its objects cannot be called; give the class a method __call__(self, {CONTRACT[1:]}."
+        )
+    if inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call):
+        raise StaggerError(f"{name} is asynchronous; write it with def, not async def.")
+    signature = _signature(call)
+    if signature is None:
+        return
+    given = (None, 0, 1) if call is step or not isinstance(step, type) else (None, None, 0, 1)
+    try:
+        signature.bind(*given)
+    except TypeError as error:
+        raise StaggerError(
+            f"{name} takes {signature}, but every step is called with {CONTRACT}, and yields records ({error}). For a"
+            f" function of one document write: def step{CONTRACT}: yield from filter(function, data)."
+        ) from None
+
+
+def _call_of(step: Any) -> Callable[..., Any] | None:
+    """What a call of the step runs: for a class, the method of its objects; None if they cannot be called."""
+    if not isinstance(step, type):
+        return step if callable(step) else None
+    found: Callable[..., Any] | None = getattr(step, "__call__", None)  # noqa: B004
+    return found if any("__call__" in parent.__dict__ for parent in step.__mro__) else None
+
+
+def _signature(call: Callable[..., Any]) -> inspect.Signature | None:
+    try:
+        return inspect.signature(call)
+    except (TypeError, ValueError):  # Some callables written in C have no signature.
+        return None
+
+
+def brings_input(step: Any) -> bool:
+    """Whether a step can be the first one: it is a reader, or its first argument, `data`, has a default."""
+    if hasattr(step, "find_shards"):
+        return True
+    call = _call_of(step)
+    signature = _signature(call) if call is not None else None
+    if signature is None:
+        return True
+    parameters = list(signature.parameters.values())[isinstance(step, type) :]
+    return (
+        not parameters
+        or parameters[0].default is not inspect.Parameter.empty
+        or parameters[0].kind is (inspect.Parameter.VAR_POSITIONAL)
+    )
