@@ -76,7 +76,7 @@ def submit(place: str, name: str, token: str, spec: SlurmSpec) -> str:
         token=token,
         cwd=os.getcwd(),
         env=quoted_env(spec.env),
-        python=command(SlurmSpec(type="slurm", env=spec.env), os.getcwd()),
+        python=command(SlurmSpec(type="slurm", env=spec.env), os.getcwd(), place),
     )
     return sbatch.submit(place, script, name).job_id
 
