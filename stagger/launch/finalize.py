@@ -35,6 +35,9 @@ from stagger.terminal import logger
 #: Seconds for which an end job waits in all: for the lock, which a local stage holds while it runs, or for room.
 PATIENCE_S = 6 * 3600.0
 
+#: Seconds for which it waits for the lock at once, as for the command that submitted it.
+LOCK_S = 60.0
+
 #: The share of its time limit that an end job waits, before it goes back into the queue; seconds between two tries.
 SHARE, NAP_S = 0.5, 20.0
 
@@ -128,7 +131,7 @@ class EndJob:
     def _end(self) -> Ending:
         submits = nodes_submit(self.stage.spec)
         if submits and cluster.is_here() and may_launch(self.record.spec, self.stage.name):
-            with self.run.lock.held(), explaining_refusals():
+            with self.run.lock.held(wait_s=LOCK_S), explaining_refusals():
                 return self._end_now(self.run.load() or self.record, submits=True)
         ending = self._end_now(self.record, submits=False)  # Without the lock: a user's retry need not wait.
         if submits and ending.left:
