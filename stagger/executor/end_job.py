@@ -1,4 +1,4 @@
-"""The end job's options for sbatch: what it inherits from its stage, and what it has of its own. Pure."""
+"""The end job's options for sbatch: what it inherits from its stage, and what it has of its own."""
 
 from __future__ import annotations
 
