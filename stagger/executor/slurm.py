@@ -159,6 +159,7 @@ class SlurmRunner(StageRunner):
             # Runs may share `log_dir`, and must not overwrite each other's settings while jobs are queued.
             settings=launch.settings_path
             or os.path.join(os.path.abspath(log_dir), f"settings-{folder.tag}-{launch.number}.json"),
+            tasks=self.stage.tasks,
             **block_scripts(self.stage),
         )
 
