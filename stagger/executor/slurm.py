@@ -18,6 +18,7 @@ from stagger.rundir.launch_records import EndJobRecord, SlurmLaunch, write_launc
 from stagger.rundir.run_folder import StageInput
 from stagger.slurm import cluster
 from stagger.slurm.answers import Limits
+from stagger.slurm.command import SlurmBusy
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.storage.local_files import SHARED_FOLDER, make_folder
 from stagger.storage.storage import is_local, join
@@ -102,8 +103,7 @@ class SlurmRunner(StageRunner):
             for array in arrays:
                 record = record.submitted(array.name, submitted(launch, context, array.name, array.script))
             after = [array.job_id or "" for array in record.arrays]
-            script = finalize_script(context, record.finalize.name, after)
-            record = record.submitted(record.finalize.name, submitted(launch, context, record.finalize.name, script))
+            record = record.submitted(record.finalize.name, end_submitted(launch, context, record.finalize.name, after))
         except BaseException as error:
             record = replace(record, refused=f"the launch failed: {error}")
             cluster.cancel(job.job_id for job in record.jobs if job.job_id)
@@ -171,6 +171,16 @@ def submitted(launch: StageLaunch, context: ScriptContext, name: str, script: st
     folder = launch.stage.folder
     folder.storage.write(join(folder.launch(launch.number), f"{name}.sh"), script.encode())
     return sbatch.submit(context.log_dir, script, name)
+
+
+def end_submitted(launch: StageLaunch, context: ScriptContext, name: str, after: list[str]) -> str:
+    """Submit the end job, which runs after the arrays with the ids `after`. Returns its id."""
+    try:
+        return submitted(launch, context, name, finalize_script(context, name, after))
+    except SlurmBusy:
+        raise
+    except StaggerError as error:
+        raise StaggerError(f"The end job: {str(error).rstrip('.')}. Its own keys are below executor.end.") from error
 
 
 def left_to_commands(spec: RunSpec, stage: StageSpec) -> str:

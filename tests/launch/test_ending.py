@@ -13,7 +13,8 @@ from tests.conftest import Cli, PipelineFiles, until
 from tests.kit.runs import launches, status
 
 #: A stand-in for sbatch that runs the elements of an array at once, and forgets them. It runs an end job if the file
-#: END exists, and waits for it if that says `first`. If the file REFUSE exists, it refuses what an end job submits.
+#: END exists, and waits for it if that says `first`. If the file REFUSE exists, it refuses what an end job submits;
+#: if REFUSE_END exists, it refuses end jobs.
 SBATCH = """
 for script; do :; done
 echo "$script" >>{folder}/submitted
@@ -27,6 +28,9 @@ if [[ $last ]]; then
   for element in $(seq 0 "$last"); do
     SLURM_JOB_ID=$id$element SLURM_ARRAY_JOB_ID=$id SLURM_ARRAY_TASK_ID=$element bash "$script" &>/dev/null
   done
+elif [[ -e {folder}/REFUSE_END ]]; then
+  echo "sbatch: error: $(<{folder}/REFUSE_END)" >&2
+  exit 1
 elif [[ -e {folder}/END ]]; then
   cp "$script" {folder}/$id.sh
   SLURM_JOB_ID=$id SLURMD_NODENAME=n3 END_JOB=yes bash {folder}/$id.sh &>>{folder}/end.out &
@@ -159,6 +163,15 @@ def test_a_launch_that_is_refused_at_once_is_no_try(
     assert "Slurm refused the job" in slurm_cli("launch", file, END_JOB="yes", check=2).err
     stage = status(slurm_cli, tmp_path / "run")
     assert (stage["pending"], stage["cancelled"], stage["end"]) == (4, 0, {})
+
+
+def test_a_refused_end_job_names_its_keys(slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
+    bin_file(slurm_cli, "REFUSE_END").write_text("CPU job setup is not valid")
+    error = slurm_cli("launch", pipeline_file(executor=SLURM, randomize_start_duration=0), check=2).err
+    assert (
+        "The end job: Slurm refused the job: CPU job setup is not valid. Its own keys are below executor.end." in error
+    )
+    assert "The end job" in launches(tmp_path / "run")[0]["refused"]
 
 
 def test_a_waiting_command_acts_in_place_of_end_jobs_that_failed_or_vanished(
