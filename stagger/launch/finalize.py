@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from time import sleep
 
 import orjson
 
@@ -118,7 +119,7 @@ class EndJob:
                 note.write(said=(f"waits: {error}",))
                 if time.monotonic() > deadline:
                     self._start_over(error)
-            time.sleep(NAP_S * random.uniform(0.5, 1.5))  # noqa: S311 # Not all at once.
+            sleep(NAP_S * random.uniform(0.5, 1.5))  # noqa: S311 # Not all at once.
 
     def _start_over(self, error: StaggerError) -> None:
         """Requeue this job; Slurm then stops it. Raises `error` where that is not possible."""
@@ -126,7 +127,7 @@ class EndJob:
             requeue(os.environ["SLURM_JOB_ID"])
         except (StaggerError, KeyError):
             raise error from None
-        time.sleep(PATIENCE_S)
+        sleep(PATIENCE_S)
 
     def _end(self) -> Ending:
         submits = nodes_submit(self.stage.spec)

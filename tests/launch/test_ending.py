@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from stagger.launch import finalize
 from tests.conftest import Cli, PipelineFiles, until
 from tests.kit.runs import launches, status
 
@@ -241,3 +242,65 @@ def test_an_error_that_nobody_foresaw_is_recorded(slurm_cli: Cli, pipeline_file:
     slurm_cli("launch", two_stages(slurm_cli, pipeline_file), check=0)
     assert "stats.json" in ended(slurm_cli, "a", "launches", "1")["error"]
     assert "stats.json" in stages(slurm_cli)["a"]["end"]["message"]
+
+
+class Stopped(BaseException):
+    """Slurm has stopped the job."""
+
+
+@pytest.fixture
+def full_cluster(slurm_cli: Cli, pipeline_file: PipelineFiles, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run whose first stage is done, on a cluster where the user's jobs take up MaxSubmitJobs; returns its settings.
+
+    The file `used` holds their number.
+    """
+    slurm_cli("launch", two_stages(slurm_cli, pipeline_file), check=0)
+    folder = slurm_cli.folder / "bin"
+    usage = "ClusterName=c Account=a UserName=me(1) Partition= DefAssoc=Yes\\n MaxSubmitJobs=5($(<{folder}/used))"
+    config = "AccountingStorageEnforce = limits"
+    shown = f'case $2 in config) echo "{config}";; assoc_mgr) echo -e "{usage}";; esac'
+    answers = {
+        "sacctmgr": "[[ $4 == assoc ]] && echo 'a|||5'; true",
+        "scontrol": f'echo "$@" >>{{folder}}/asked; {shown}',
+    }
+    for name, does in answers.items():
+        (folder / name).write_text(f"#!/bin/bash\n{does.format(folder=folder)}\n")
+        (folder / name).chmod(0o755)
+    (folder / "used").write_text("4")
+    monkeypatch.setenv("PATH", slurm_cli.env["PATH"])
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    monkeypatch.chdir(slurm_cli.folder)
+    return slurm_cli.folder / "run" / "a" / "launches" / "1" / "settings.json"
+
+
+def test_an_end_job_waits_for_room(full_cluster: Path, slurm_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[str] = []
+
+    def others_end(_: float) -> None:
+        waits.append(json.loads((full_cluster.parent / "end.json").read_text())["said"][0])
+        bin_file(slurm_cli, "used").write_text("1")
+
+    monkeypatch.setattr(finalize, "sleep", others_end)
+    assert finalize.main([str(slurm_cli.folder / "run"), "a", str(full_cluster)]) == 0
+    (said,) = waits
+    assert "waits: The launch of b needs 3 jobs" in said
+    assert "your MaxSubmitJobs in the account a is 5, and 4 jobs count against it now" in said
+    assert ended(slurm_cli, "a", "launches", "1")["said"] == ["all 2 ranks are done", "launched b"]
+
+
+def test_an_end_job_that_waits_goes_back_into_the_queue_in_time(
+    full_cluster: Path, slurm_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(_: float) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(finalize, "sleep", stopped)
+    monkeypatch.setattr(finalize, "SHARE", -1)
+    with pytest.raises(Stopped):
+        finalize.main([str(slurm_cli.folder / "run"), "a", str(full_cluster)])
+    assert "requeue 5" in bin_file(slurm_cli, "asked").read_text()
+    record = json.loads((full_cluster.parent / "end.json").read_text())
+    assert record["ended"] is None
+    monkeypatch.setattr(finalize, "PATIENCE_S", -1)  # It does not wait for ever, all its tries together.
+    assert finalize.main([str(slurm_cli.folder / "run"), "a", str(full_cluster)]) == 2
+    assert ended(slurm_cli, "a", "launches", "1")["started"] == record["started"]
