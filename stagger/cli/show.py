@@ -156,6 +156,11 @@ def aside(stage: StageStatus, state: str) -> str:
     return f" ({', '.join(parts)})" if parts else ""
 
 
+def is_ending(stage: StageStatus) -> bool:
+    """Whether the end job of a stage, which may launch more ranks, is queued or running."""
+    return stage.end.get("state") in ("waiting", "running")
+
+
 def start_chart(starts: dict[str, Any]) -> list[str]:
     """Lines that chart the jobs' starts over time, measured and planned (by their delays alone), on one scale."""
     seconds = {name: starts[name]["per_second"] for name in ("measured", "planned")}
@@ -170,7 +175,9 @@ def start_chart(starts: dict[str, Any]) -> list[str]:
 
 
 def watch_status(folder: RunFolder, record: RunRecord, silent: bool) -> list[StageStatus]:
-    """Print the status every WATCH_S seconds or more, until no rank is queued or running; return the last status.
+    """Print the status every WATCH_S seconds or more, until no rank and no end job is queued or running.
+
+    Returns the last status.
 
     On a terminal each output replaces the one before. `silent` prints nothing.
     """
@@ -179,7 +186,7 @@ def watch_status(folder: RunFolder, record: RunRecord, silent: bool) -> list[Sta
         asked = time.monotonic()
         stages = status_of(folder, record)
         print(clear, end="", flush=True)
-        if not any(stage.running or stage.sleeping or stage.active for stage in stages):
+        if not any(stage.running or stage.sleeping or stage.active or is_ending(stage) for stage in stages):
             return stages
         if not silent:
             status(folder.path, stages)

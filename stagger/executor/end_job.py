@@ -1,4 +1,4 @@
-"""The end job's options for sbatch: what it inherits from its stage, and what it has of its own. Pure."""
+"""The end job's options for sbatch: what it inherits from its stage, and what it has of its own."""
 
 from __future__ import annotations
 
@@ -52,8 +52,11 @@ GPU_OPTIONS = (
 )
 
 
-def end_options(spec: SlurmSpec) -> dict[str, Any]:
-    """The end job's own options: where it runs, and its time, processors, memory and GPUs."""
+def end_options(spec: SlurmSpec, tasks: int = 1) -> dict[str, Any]:
+    """The end job's own options: where it runs, and its time, processors, memory and GPUs.
+
+    `tasks` is the number of ranks of the stage.
+    """
     end = spec.end
     stage = {"partition": spec.partition, "qos": spec.qos, "account": spec.account, **spec.sbatch}
     one_node = spec.nodes_per_task == 1 and str(spec.sbatch.get("nodes", 1)) == "1"
@@ -66,7 +69,7 @@ def end_options(spec: SlurmSpec) -> dict[str, Any]:
         **{option: value for option, value in chosen.items() if value},
         "time": end_time(spec),
         "cpus-per-task": str(end.cpus_per_task),
-        "mem": f"{round(end.mem_gb * 1024)}M",
+        "mem": f"{round((end.mem_gb or memory_gb(tasks)) * 1024)}M",
         "gres": None if elsewhere and end.gpus is None else gpus(spec),
     }
     replaced = _replaced(end.sbatch)
@@ -77,6 +80,15 @@ def end_options(spec: SlurmSpec) -> dict[str, Any]:
 def _replaced(sbatch: dict[str, Any]) -> set[str]:
     """The options that those of `executor.end.sbatch` stand for: sbatch takes one request for memory, one for GPUs."""
     return {option for group in (MEMORY_OPTIONS, GPU_OPTIONS) if not set(group).isdisjoint(sbatch) for option in group}
+
+
+def memory_gb(tasks: int) -> int:
+    """The end job's memory in GiB: a completion record takes 6 KB in memory, and more with many outputs.
+
+    >>> memory_gb(8000), memory_gb(1_000_000)
+    (2, 12)
+    """
+    return 2 + tasks // 100_000
 
 
 def end_time(spec: SlurmSpec) -> str:

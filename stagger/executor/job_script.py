@@ -32,9 +32,9 @@ WARNING_S = 120
 class ScriptContext:
     """The values that all scripts of one launch share.
 
-    `log_dir` is the folder for the jobs' own output. `settings` is the path of the settings of the tasks. `template` is
-    the template of an array's script, unless the user set one. `warning_s` is the number of seconds before its time
-    limit at which Slurm signals a job.
+    `log_dir` is the folder for the jobs' own output. `settings` is the path of the settings of the tasks. `tasks` is
+    the number of ranks of the stage. `template` is the template of an array's script, unless the user set one.
+    `warning_s` is the number of seconds before its time limit at which Slurm signals a job.
     """
 
     spec: SlurmSpec
@@ -44,6 +44,7 @@ class ScriptContext:
     cwd: str
     log_dir: str
     settings: str
+    tasks: int = 1
     template: str = "array.sbatch.j2"
     warning_s: int = WARNING_S
 
@@ -106,7 +107,7 @@ def finalize_script(context: ScriptContext, name: str, after: Sequence[str]) -> 
     """The script of the end job, which runs when the arrays with the job ids `after` have ended."""
     options: dict[str, Any] = {"job-name": name, "output": f"{percent(context.log_dir)}/finalize-%j.out"}
     options |= {"open-mode": "append", "nodes": "1", "ntasks": "1", "chdir": context.spec.chdir, "requeue": True}
-    options |= {"dependency": f"afterany:{':'.join(after)}", **end_options(context.spec)}
+    options |= {"dependency": f"afterany:{':'.join(after)}", **end_options(context.spec, context.tasks)}
     return render(
         "finalize.sbatch.j2",
         options=sbatch_options(options),

@@ -18,7 +18,7 @@ from stagger.rundir.launch_records import EndJobRecord, SlurmLaunch, write_launc
 from stagger.rundir.run_folder import StageInput
 from stagger.slurm import cluster
 from stagger.slurm.answers import Limits
-from stagger.slurm.command import UnknownCluster, wanted_clusters
+from stagger.slurm.command import SlurmBusy, UnknownCluster, wanted_clusters
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.storage.local_files import SHARED_FOLDER, make_folder
 from stagger.storage.storage import is_local, join
@@ -103,8 +103,7 @@ class SlurmRunner(StageRunner):
             for array in arrays:
                 record = submitted(record, launch, context, array.name, array.script)
             after = [array.job_id or "" for array in record.arrays]
-            script = finalize_script(context, record.finalize.name, after)
-            record = submitted(record, launch, context, record.finalize.name, script)
+            record = end_submitted(record, launch, context, after)
         except BaseException as error:
             known = "" if isinstance(error, UnknownCluster) else record.cluster
             record = replace(record, refused=f"the launch failed: {error}", cluster=known)
@@ -164,6 +163,7 @@ class SlurmRunner(StageRunner):
             # Runs may share `log_dir`, and must not overwrite each other's settings while jobs are queued.
             settings=launch.settings_path
             or os.path.join(os.path.abspath(log_dir), f"settings-{folder.tag}-{launch.number}.json"),
+            tasks=self.stage.tasks,
             **block_scripts(self.stage),
         )
 
@@ -178,6 +178,17 @@ def submitted(record: SlurmLaunch, launch: StageLaunch, context: ScriptContext, 
     folder.storage.write(join(folder.launch(launch.number), f"{name}.sh"), script.encode())
     job = sbatch.submit(context.log_dir, script, name, record.cluster)
     return record.submitted(name, job.job_id, job.cluster)
+
+
+def end_submitted(record: SlurmLaunch, launch: StageLaunch, context: ScriptContext, after: list[str]) -> SlurmLaunch:
+    """Submit the end job, which runs after the arrays with the ids `after`. Returns the record with its id."""
+    name = record.finalize.name
+    try:
+        return submitted(record, launch, context, name, finalize_script(context, name, after))
+    except (SlurmBusy, UnknownCluster):
+        raise
+    except StaggerError as error:
+        raise StaggerError(f"The end job: {str(error).rstrip('.')}. Its own keys are below executor.end.") from error
 
 
 def left_to_commands(spec: RunSpec, stage: StageSpec) -> str:

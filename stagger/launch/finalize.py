@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from time import sleep
 
 import orjson
 
@@ -35,6 +36,9 @@ from stagger.terminal import logger
 
 #: Seconds for which an end job waits in all: for the lock, which a local stage holds while it runs, or for room.
 PATIENCE_S = 6 * 3600.0
+
+#: Seconds for which it waits for the lock at once, as for the command that submitted it.
+LOCK_S = 60.0
 
 #: The share of its time limit that an end job waits, before it goes back into the queue; seconds between two tries.
 SHARE, NAP_S = 0.5, 20.0
@@ -118,7 +122,7 @@ class EndJob:
                 note.write(said=(f"waits: {error}",))
                 if time.monotonic() > deadline:
                     self._start_over(error)
-            time.sleep(NAP_S * random.uniform(0.5, 1.5))  # noqa: S311 # Not all at once.
+            sleep(NAP_S * random.uniform(0.5, 1.5))  # noqa: S311 # Not all at once.
 
     def _start_over(self, error: StaggerError) -> None:
         """Requeue this job; Slurm then stops it. Raises `error` where that is not possible."""
@@ -126,12 +130,12 @@ class EndJob:
             requeue(os.environ["SLURM_JOB_ID"])
         except (StaggerError, KeyError):
             raise error from None
-        time.sleep(PATIENCE_S)
+        sleep(PATIENCE_S)
 
     def _end(self) -> Ending:
         submits = nodes_submit(self.stage.spec)
         if submits and cluster.is_here() and may_launch(self.record.spec, self.stage.name):
-            with self.run.lock.held(), explaining_refusals():
+            with self.run.lock.held(wait_s=LOCK_S), explaining_refusals():
                 return self._end_now(self.run.load() or self.record, submits=True)
         ending = self._end_now(self.record, submits=False)  # Without the lock: a user's retry need not wait.
         if submits and ending.left:

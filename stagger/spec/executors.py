@@ -173,8 +173,8 @@ class EndSpec(Model):
     """Quality of service; by default the stage's."""
     time: str | None = None
     """Time limit; by default 30 minutes, or the stage's if that is shorter."""
-    mem_gb: Amount = 2.0
-    """Memory, in GiB."""
+    mem_gb: Amount | None = None
+    """Memory, in GiB; by default 2, and 1 more for each 100,000 ranks of the stage."""
     cpus_per_task: PositiveInt = 1
     """Processors."""
     gpus: NonNegativeInt | None = None

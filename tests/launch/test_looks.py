@@ -93,7 +93,7 @@ def test_slurm_commands_look_once(looks: Looks, pipeline_file: PipelineFiles, tm
     run = tmp_path / "run"
     launch(spec)
     assert looks.take() == {"completions": 1, "launch records": 1, "squeue": 0, "sacct": 0}
-    # All jobs have vanished without a record: the second launch relaunches their ranks, on good nodes.
+    # All jobs have vanished without a record: the second launch does what the end job did not, and asks how they ended.
     launch(spec)
     assert looks.take() == {"completions": 1, "launch records": 1, "squeue": 1, "sacct": 1}
     retry(*opened(run), ranks={2})

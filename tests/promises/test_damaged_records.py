@@ -142,6 +142,15 @@ def on_slurm(
     run = tmp_path / "slurm"
     launch = json.loads((run / "launches" / "1" / "launch.json").read_text())
     (tmp_path / "queue").write_text(f"9001|1|RUNNING|1:00|None|{launch['arrays'][0]['name']}\n")
+    end = {
+        "by": "end job 9002 on n1",
+        "started": 1.5,
+        "ended": 2.5,
+        "said": ["ranks 2 are not done"],
+        "left": [],
+        "error": "",
+    }
+    (run / "launches" / "1" / "end.json").write_text(json.dumps(end))
     (run / "completions").mkdir()
     shutil.copy(local / "completions" / "00000.json", run / "completions")
     return run
@@ -179,7 +188,8 @@ def test_in_a_local_run(local: Path, record: str, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "count"), [("run.json", 16), ("launches/1/launch.json", 32), ("completions/00000.json", 12)]
+    ("record", "count"),
+    [("run.json", 16), ("launches/1/launch.json", 32), ("launches/1/end.json", 16), ("completions/00000.json", 12)],
 )
 def test_in_a_slurm_run(on_slurm: Path, record: str, count: int) -> None:
     check_all(on_slurm, record, count)

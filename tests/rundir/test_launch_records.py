@@ -1,13 +1,16 @@
-"""launch.json: records survive writing and reading; errors name the file and the key of the damage."""
+"""launch.json and end.json: records survive writing and reading; errors name the file and the key of the damage."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stagger.errors import StaggerError
+from stagger.rundir.end_record import EndRecord, read_end, write_end
 from stagger.rundir.launch_records import (
     ArrayRecord,
     EndJobRecord,
@@ -17,7 +20,10 @@ from stagger.rundir.launch_records import (
     SlurmLaunch,
     decode_launch,
     encode_launch,
+    latest_launch,
 )
+from stagger.rundir.stage_folder import StageFolder
+from stagger.storage.storage import Storage
 
 COMMON = {"launch": 2, "time": 1.5, "ranks": "0-4", "start_policy": "spread", "window_s": 30, "settings": "{}"}
 LOCAL = LocalLaunch(**COMMON, host="here", pid=7, user="me")  # type: ignore[arg-type]
@@ -49,6 +55,28 @@ def test_what_a_record_says_of_its_ranks() -> None:
 def test_a_launch_that_was_not_cancelled_does_not_mention_it() -> None:
     assert b"cancelled" not in encode_launch(LOCAL)
     assert b'"cancelled"' not in encode_launch(SLURM)
+
+
+def test_a_refused_launch_is_no_try_of_its_ranks() -> None:
+    refused = replace(SLURM, refused="the launch failed: no")
+    assert (refused.groups, refused.cancelled_list) == ([], [2, 3])
+    assert decode_launch(encode_launch(refused), "launch.json") == refused
+    assert latest_launch([SLURM, refused]) is SLURM
+    assert latest_launch([refused]) is None
+    assert latest_launch([SLURM, LOCAL]) is None
+
+
+def test_the_record_of_an_end_is_read_as_it_was_written(tmp_path: Path) -> None:
+    folder = StageFolder(Storage(), str(tmp_path))
+    assert read_end(folder, 2) is None
+    record = EndRecord("end job 7 on n1", 1.5, 2.5, said=("all 2 ranks are done",), left=("the stage b",))
+    write_end(folder, 2, record)
+    assert read_end(folder, 2) == record
+    write_end(folder, 2, EndRecord("end job 7 on n1", 1.5))
+    assert read_end(folder, 2) == EndRecord("end job 7 on n1", 1.5)
+    (tmp_path / "launches" / "2" / "end.json").write_text('{"by": "x", "started": "then"}')
+    with pytest.raises(StaggerError, match=r"launches/2/end.json is damaged \(started is 'then'\)"):
+        read_end(folder, 2)
 
 
 @pytest.mark.parametrize(
