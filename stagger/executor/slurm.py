@@ -55,7 +55,7 @@ class SlurmRunner(StageRunner):
             raise StaggerError(f"executor.env.container: there is no {image}; give a path, or docker://...")
 
     def arrays(self, launch: StageLaunch) -> list[ArrayPlan]:
-        limits = cluster.limits()
+        limits = cluster.limits(str(self.settings.sbatch.get("clusters", "")) or wanted_clusters("", os.environ))
         self._check_limits(limits, self.start.jobs(len(launch.ranks)))
         self.start.advise(len(launch.ranks))
         context = self._context(launch)

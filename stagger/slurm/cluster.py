@@ -47,10 +47,10 @@ def has_queue() -> bool:
     return shutil.which("squeue") is not None
 
 
-def limits() -> Limits:
-    """The cluster's limits, or Slurm's defaults if Slurm cannot be queried."""
+def limits(cluster: str = "") -> Limits:
+    """The limits of a cluster (of several, of this machine's), or Slurm's defaults if Slurm cannot be queried."""
     try:
-        return parse_config(run(["scontrol", "show", "config"]))
+        return parse_config(run(["scontrol", *on("" if several(cluster) else cluster), "show", "config"]))
     except StaggerError as error:  # A dry run works anywhere; a real launch fails at sbatch.
         return Limits(assumed=str(error))
 

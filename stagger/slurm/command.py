@@ -147,7 +147,8 @@ def run_once(command: Sequence[str], answer_s: float = PATIENT.answer_s) -> str:
     except subprocess.TimeoutExpired:
         raise SlurmBusy(f"Slurm did not answer {program} within {answer_s:.0f} s; try again later.") from None
     if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        said = (line.strip().removeprefix(f"{program}: ").removeprefix("error: ") for line in done.stderr.splitlines())
+        lines = [line for line in said if line]
         failed = SlurmFailed(program, list(dict.fromkeys(lines)) or [f"exit status {done.returncode}"])
         raise SlurmBusy(str(failed)) if BUSY.search(done.stderr) else failed
     return done.stdout
