@@ -145,9 +145,7 @@ class SlurmJobs(Jobs[SlurmLaunch]):
     def _add_hidden(self, stage: Stage, activity: Activity, launches: Sequence[SlurmLaunch]) -> None:
         """Add ranks that another member of the run's group launched, if Slurm hides other users' jobs from this one."""
         others = [one for one in launches if one.user and one.user != cluster.own_user() and not self._is_known(one)]
-        others = [
-            one for one in others if one.launch > (merged_launch(stage.folder) or 0)
-        ]  # Their end jobs have not run.
+        others = [one for one in others if one.launch > merged_launch(stage.folder)]  # Their end jobs have not run.
         if not others or not (ranks := not_done(stage, others)) or cluster.sees_all_users():
             return
         users = ", ".join(sorted({one.user for one in others}))

@@ -6,6 +6,7 @@ import os
 import pwd
 import re
 import shutil
+import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
@@ -120,7 +121,7 @@ def queue(name: str) -> list[QueuedJob]:
 
 def accounting_command(job_ids: Sequence[str], since: float, cluster: str = "") -> list[str]:
     """One sacct command for all arrays, the first of them submitted at `since`, in seconds since the epoch."""
-    start = datetime.fromtimestamp(max(0.0, since - CLOCK_S)).isoformat(timespec="seconds")
+    start = datetime.fromtimestamp(max(0.0, min(since, time.time()) - CLOCK_S)).isoformat(timespec="seconds")
     what = ["--allocations", "--noheader", "--parsable2", "--duplicates", "--format=JobID,State,ExitCode,NodeList"]
     return ["sacct", *on(cluster), *what, f"--starttime={start}", f"--jobs={','.join(job_ids)}"]
 

@@ -142,8 +142,8 @@ def run_once(command: Sequence[str], answer_s: float = PATIENT.answer_s) -> str:
         )
     except FileNotFoundError:
         raise StaggerError(f"There is no {program} on this machine; use a login node of the cluster.") from None
-    except OSError as error:
-        raise StaggerError(f"{program} cannot be run here: {error.strerror}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a damaged record has put a null byte into an argument.
+        raise StaggerError(f"{program} cannot be run here: {error}.") from error
     except subprocess.TimeoutExpired:
         raise SlurmBusy(f"Slurm did not answer {program} within {answer_s:.0f} s; try again later.") from None
     if done.returncode:
