@@ -9,7 +9,7 @@ from functools import cached_property
 
 from stagger.errors import StaggerError
 from stagger.executor.activity import Activity, Waiting
-from stagger.executor.base import Jobs
+from stagger.executor.base import Jobs, NotCancelled
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir.launch_records import ArrayRecord, EndJobRecord, SlurmLaunch, write_launch
 from stagger.rundir.run_folder import Stage
@@ -175,13 +175,17 @@ class SlurmJobs(Jobs[SlurmLaunch]):
         return states
 
     def cancel(self, stage: Stage, launches: Sequence[SlurmLaunch], ranks: set[int] | None = None) -> list[str]:
-        return [
-            line
-            for launch in launches
-            for line in (
-                self._cancel_launch(stage, launch) if ranks is None else self._cancel_ranks(stage, launch, ranks)
-            )
-        ]
+        stopped: list[str] = []
+        refused: list[str] = []
+        for launch in launches:
+            try:
+                one = self._cancel_launch(stage, launch) if ranks is None else self._cancel_ranks(stage, launch, ranks)
+                stopped += one
+            except NotCancelled as error:
+                refused.append(str(error))
+        if refused:
+            raise NotCancelled(refused, stopped)
+        return stopped
 
     def _cancel_launch(self, stage: Stage, launch: SlurmLaunch) -> list[str]:
         """Cancel the queued and running jobs of a launch, its end job included."""
@@ -211,12 +215,6 @@ class SlurmJobs(Jobs[SlurmLaunch]):
         return [f"cancelled ranks {format_ranks(stopped & ranks)} ({jobs}){others}"]
 
 
-class NotCancelled(StaggerError):
-    """Slurm did not cancel all jobs."""
-
-    exit_status = 1
-
-
 def scancel(stage: Stage, launch: SlurmLaunch, cancelled: SlurmLaunch, jobs: list[str], where: str) -> None:
     """Cancel jobs of a launch on the cluster `where`, and record that as `cancelled`. Raises NotCancelled when Slurm
     refuses.
@@ -229,10 +227,8 @@ def scancel(stage: Stage, launch: SlurmLaunch, cancelled: SlurmLaunch, jobs: lis
         cluster.cancel(jobs, where)
     except StaggerError as error:
         write_launch(stage.folder, launch)
-        raise NotCancelled(
-            f"{str(error).rstrip('.')}. Jobs of launch {launch.launch} of {stage.name} may go on; look with: stagger"
-            f" status {stage.run.path}"
-        ) from error
+        reason = str(error).rstrip(".")
+        raise NotCancelled([f"{reason}. Jobs of launch {launch.launch} of {stage.name} go on."]) from error
 
 
 def assign(found: dict[str, list[QueuedJob]], jobs: Iterable[QueuedJob], launches: Sequence[SlurmLaunch]) -> None:
