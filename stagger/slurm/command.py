@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from stagger.backoff import full_jitter
 from stagger.errors import StaggerError
+from stagger.progress import busy
 from stagger.terminal import logger
 
 #: Prefixes of variables that a surrounding job or the user's defaults set. They must not affect the commands run here.
@@ -131,15 +132,16 @@ def run_once(command: Sequence[str], answer_s: float = PATIENT.answer_s) -> str:
     """
     program = os.path.basename(command[0])
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=answer_s,
-            env={**outside_environment(os.environ), **ADDED},
-            check=False,
-        )
+        with busy(f"waiting for Slurm to answer {program}"):
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=answer_s,
+                env={**outside_environment(os.environ), **ADDED},
+                check=False,
+            )
     except FileNotFoundError:
         raise StaggerError(f"There is no {program} on this machine; use a login node of the cluster.") from None
     except (OSError, ValueError) as error:  # ValueError: a damaged record has put a null byte into an argument.
