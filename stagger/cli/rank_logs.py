@@ -19,7 +19,7 @@ from stagger.rundir.stage_folder import StageFolder, attempt_order
 from stagger.status.failed import Failed, grouped
 from stagger.status.look import Look, glance_at
 from stagger.storage.storage import is_local, join
-from stagger.terminal import say, say_lines
+from stagger.terminal import logger, say, say_lines
 
 #: A frame in a traceback, and one of stagger's own code.
 FRAME = re.compile(r'  File "')
@@ -146,6 +146,8 @@ def show_failed(stage: Stage) -> None:
         for end in filter(None, ends_of(stage.folder, look, group.first, attempts.get(group.first.rank))):
             say_lines(end, indent="    ")
         say()
+    for note in look.jobs.notes:
+        logger.warning(note)
 
 
 def ends_of(folder: StageFolder, look: Look, one: Failed, attempt: str | None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from stagger.errors import StaggerError
 from stagger.executor.arrays import throttles
 from stagger.slurm import cluster
 from stagger.slurm.answers import Limits
+from stagger.slurm.command import wanted_clusters
 from stagger.slurm.room import Charge, SubmitLimit, submit_limits
 from stagger.spec.executors import SlurmSpec
 from stagger.spec.models import RunSpec, StageSpec
@@ -52,7 +54,8 @@ def check_limits(spec: RunSpec, starting: Mapping[str, int], waiting: Mapping[st
     later = [stage for stage in stages if waiting.get(stage.name)]
     if not now:
         return
-    limits, ranks = cluster.limits(), {**waiting, **starting}
+    assert isinstance(now[0].executor, SlurmSpec)
+    limits, ranks = cluster.limits(clusters_of(now[0].executor)), {**waiting, **starting}
     for stage in (*now, *later):
         check_arrays(stage, ranks[stage.name], limits)
     demands = [*_now(now, starting), *(_later(spec, stage, waiting[stage.name]) for stage in later)]
@@ -65,6 +68,11 @@ def check_limits(spec: RunSpec, starting: Mapping[str, int], waiting: Mapping[st
         refuse_impossible(demand, limit)
     for demand, limit in bounds:
         refuse_for_now(demand, limit)
+
+
+def clusters_of(spec: SlurmSpec) -> str:
+    """The clusters, separated by commas, to which a stage's jobs go; empty for the submitting machine's own."""
+    return str(spec.sbatch.get("clusters", "")) or wanted_clusters("", os.environ)
 
 
 def may_retry(stage: StageSpec) -> bool:

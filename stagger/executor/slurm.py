@@ -10,6 +10,7 @@ from stagger.errors import StaggerError
 from stagger.executor.arrays import array_record, block_scripts, split, throttles, unique_name
 from stagger.executor.base import ArrayPlan, StageLaunch, StageRunner
 from stagger.executor.job_script import ScriptContext, activate_script, array_script, finalize_script
+from stagger.executor.limits import clusters_of
 from stagger.executor.more_resources import Defaults, scaled, without_nodes
 from stagger.executor.slurm_start import SlurmStart
 from stagger.ranks import format_ranks
@@ -55,7 +56,7 @@ class SlurmRunner(StageRunner):
             raise StaggerError(f"executor.env.container: there is no {image}; give a path, or docker://...")
 
     def arrays(self, launch: StageLaunch) -> list[ArrayPlan]:
-        limits = cluster.limits()
+        limits = cluster.limits(clusters_of(self.settings))
         if limits.assumed:
             logger.warning(
                 f"{limits.assumed.rstrip('.')}. Assuming Slurm's default MaxArraySize, {limits.max_array_size}."

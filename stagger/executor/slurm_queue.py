@@ -9,7 +9,7 @@ from functools import cached_property
 
 from stagger.errors import StaggerError
 from stagger.executor.activity import Activity, EndJob, Waiting
-from stagger.executor.base import Jobs
+from stagger.executor.base import Jobs, NotCancelled
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir.crew_notes import read_notes
 from stagger.rundir.launch_records import ArrayRecord, EndJobRecord, SlurmLaunch, write_launch
@@ -146,9 +146,7 @@ class SlurmJobs(Jobs[SlurmLaunch]):
     def _add_hidden(self, stage: Stage, activity: Activity, launches: Sequence[SlurmLaunch]) -> None:
         """Add ranks that another member of the run's group launched, if Slurm hides other users' jobs from this one."""
         others = [one for one in launches if one.user and one.user != cluster.own_user() and not self._is_known(one)]
-        others = [
-            one for one in others if one.launch > (merged_launch(stage.folder) or 0)
-        ]  # Their end jobs have not run.
+        others = [one for one in others if one.launch > merged_launch(stage.folder)]  # Their end jobs have not run.
         if not others or not (ranks := not_done(stage, others)) or cluster.sees_all_users():
             return
         users = ", ".join(sorted({one.user for one in others}))
@@ -186,13 +184,17 @@ class SlurmJobs(Jobs[SlurmLaunch]):
         return EndJob(self._accounting.get((launch.cluster, job_id or "", None), ""))
 
     def cancel(self, stage: Stage, launches: Sequence[SlurmLaunch], ranks: set[int] | None = None) -> list[str]:
-        return [
-            line
-            for launch in launches
-            for line in (
-                self._cancel_launch(stage, launch) if ranks is None else self._cancel_ranks(stage, launch, ranks)
-            )
-        ]
+        stopped: list[str] = []
+        refused: list[str] = []
+        for launch in launches:
+            try:
+                one = self._cancel_launch(stage, launch) if ranks is None else self._cancel_ranks(stage, launch, ranks)
+                stopped += one
+            except NotCancelled as error:
+                refused.append(str(error))
+        if refused:
+            raise NotCancelled(refused, stopped)
+        return stopped
 
     def _cancel_launch(self, stage: Stage, launch: SlurmLaunch) -> list[str]:
         """Cancel the queued and running jobs of a launch, its end job included."""
@@ -222,12 +224,6 @@ class SlurmJobs(Jobs[SlurmLaunch]):
         return [f"cancelled ranks {format_ranks(stopped & ranks)} ({jobs}){others}"]
 
 
-class NotCancelled(StaggerError):
-    """Slurm did not cancel all jobs."""
-
-    exit_status = 1
-
-
 def scancel(stage: Stage, launch: SlurmLaunch, cancelled: SlurmLaunch, jobs: list[str], where: str) -> None:
     """Cancel jobs of a launch on the cluster `where`, and record that as `cancelled`. Raises NotCancelled when Slurm
     refuses.
@@ -240,10 +236,8 @@ def scancel(stage: Stage, launch: SlurmLaunch, cancelled: SlurmLaunch, jobs: lis
         cluster.cancel(jobs, where)
     except StaggerError as error:
         write_launch(stage.folder, launch)
-        raise NotCancelled(
-            f"{str(error).rstrip('.')}. Jobs of launch {launch.launch} of {stage.name} may go on; look with: stagger"
-            f" status {stage.run.path}"
-        ) from error
+        reason = str(error).rstrip(".")
+        raise NotCancelled([f"{reason}. Jobs of launch {launch.launch} of {stage.name} go on."]) from error
 
 
 def assign(found: dict[str, list[QueuedJob]], jobs: Iterable[QueuedJob], launches: Sequence[SlurmLaunch]) -> None:

@@ -19,6 +19,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from stagger.errors import StaggerError
+from stagger.progress import busy
 from stagger.slurm.answers import parse_submitted
 from stagger.slurm.cluster import is_here, known_jobs, on, several
 from stagger.slurm.command import (
@@ -207,7 +208,7 @@ def submit_once(folder: str, script: str, name: str, clusters: str) -> Submitted
     """Try to submit once. Raises SlurmBusy if a retry may succeed, StaggerError if Slurm rejects the job."""
     try:
         # submitit prints sbatch's message before it raises, but the error contains it anyway.
-        with contextlib.redirect_stderr(io.StringIO()):
+        with busy("waiting for Slurm to answer sbatch"), contextlib.redirect_stderr(io.StringIO()):
             return _Submitter(Path(folder), script, name, clusters).submit_script()
     except (FailedJobError, FailedSubmissionError) as error:
         words = said(str(error))

@@ -141,6 +141,22 @@ def test_a_cancel_that_slurm_refuses_is_not_recorded(run: Run, ranks: tuple[str,
     assert launches(run.path) != before
 
 
+def test_jobs_beside_a_refused_one_are_cancelled_all_the_same(run: Run) -> None:
+    run.launch()
+    first = launches(run.path)[0]["arrays"][0]
+    run.cli("launch", run.file, check=0)  # Slurm has lost the first launch, so it seems.
+    second = launches(run.path)[1]["arrays"][0]
+    rows = [f"{one['job_id']}|0|RUNNING|9:59|{NOW}|None|{one['name']}|(null)" for one in (first, second)]
+    run.queue.write_text("\n".join(rows) + "\n")
+    run.stand_in("scancel", f"[[ $* != *{first['job_id']}* ]] || {{ {REFUSED}; }}")
+    refused = run.cli("cancel", run.path, check=1)
+    assert refused.err == (
+        "stagger: scancel failed: Access/permission denied. Jobs of launch 1 of run go on."
+        f" But cancelled Slurm job {second['job_id']}.\n"
+    )
+    assert ["cancelled" in record for record in launches(run.path)] == [False, True]
+
+
 def test_status_shows_what_the_records_say_when_squeue_fails(run: Run) -> None:
     run.launch()
     run.stand_in("squeue", "echo 'slurm_load_jobs error: Access denied' >&2; exit 1")
