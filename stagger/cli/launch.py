@@ -49,7 +49,7 @@ def launch(
         if for_blocks(context) and all(stage.blocks is None for stage in spec.stages):
             raise StaggerError(f"{file} hosts no blocks: it has no stage with the key `blocks`. Use stagger launch.")
         if spec.profile and not dry_run:
-            logger.info(f"profile {spec.profile}: see origins in run.json, or --dry-run, for what it sets")
+            logger.info(f"defaults come from the profile {spec.profile}; --dry-run lists them")
         document = plan_only(spec, limit=limit) if dry_run else {}
         launched = None if dry_run else start(spec, limit=limit, wait=wait)
     if launched is None:

@@ -86,6 +86,8 @@ def check_directive(line: str) -> None:
         raise ValueError(f"{line!r} has a line break or control character; write one directive per item")
     keyword, *words = line.split()
     for word in words if keyword == "#SBATCH" else ():
+        if word in ("hetjob", "packjob"):
+            raise ValueError(f"{line!r}: the jobs of an array cannot have several components")
         if not word.startswith("-"):
             continue
         if not word.startswith("--"):

@@ -120,6 +120,7 @@ def test_a_site_decides_where_jobs_start_and_adds_its_own_lines(tmp_path: Path) 
         ("#SBATCH --comment=a --out=/tmp/x", "'output' is set by stagger itself; set `log_dir`"),
         ("#SBATCH --chdir /tmp", "set `chdir`"),
         ("#SBATCH -J name", "write -J by its long name"),
+        ("#SBATCH hetjob", "the jobs of an array cannot have several components"),
     ],
 )
 def test_directives_that_are_none_or_move_the_job_are_refused(line: str, message: str) -> None:
