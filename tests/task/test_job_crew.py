@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from stagger.task.memory import granted_mib, limit_mib, used_mib
+from stagger.task import memory
+from stagger.task.memory import granted_mib, killed_for_memory, limit_mib, used_mib
 from tests.conftest import Cli, PipelineFiles, output_ids, until
 from tests.kit.runs import EVERYTHING, completions
 
@@ -174,6 +175,37 @@ def test_a_jobs_memory_is_what_it_was_granted_unless_the_node_has_less() -> None
     assert limit_mib({"SLURM_MEM_PER_NODE": str(10**9)}, requested=True) == node
     assert 0 < used_mib(os.getpid(), above_mib=0) < node
     assert used_mib(2**22 + 1, above_mib=0) == 0  # No such process.
+
+
+@pytest.mark.parametrize(
+    ("groups", "files"),
+    [
+        (
+            "0::/system.slice/slurmstepd.scope/job_7/step_batch/user/task_0",
+            {
+                "system.slice/slurmstepd.scope/job_7/step_batch/user/task_0/memory.max": "max",
+                "system.slice/slurmstepd.scope/job_7/memory.max": "5242880",
+                "system.slice/slurmstepd.scope/job_7/step_batch/user/task_0/memory.events": "oom 2\noom_kill 2\n",
+            },
+        ),
+        (
+            "5:cpuset:/slurm/uid_0/job_7\n4:memory:/slurm/uid_0/job_7/step_batch\n0::/",
+            {
+                "memory/slurm/uid_0/job_7/step_batch/memory.limit_in_bytes": "9223372036854771712",
+                "memory/slurm/uid_0/job_7/memory.limit_in_bytes": "5242880",
+                "memory/slurm/uid_0/job_7/step_batch/memory.oom_control": "under_oom 0\noom_kill 2\n",
+            },
+        ),
+    ],
+    ids=["version 2", "version 1"],
+)
+def test_a_jobs_cgroups_limit_its_memory_and_count_kills(
+    groups: str, files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = {"/proc/self/cgroup": groups, **{f"/sys/fs/cgroup/{name}": text for name, text in files.items()}}
+    monkeypatch.setattr(memory, "_read", lambda path: kernel.get(path, ""))
+    assert limit_mib({}, requested=False) == 5
+    assert killed_for_memory() == 2
 
 
 def test_a_worker_that_somebody_stopped_has_stopped_its_rank_only(job: CrewJob, tmp_path: Path) -> None:
