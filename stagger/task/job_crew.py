@@ -97,14 +97,20 @@ class CrewOrder:
 
 
 def crew_of(
-    order: str, argument: str, settings: TaskSettings, storage: Storage, job: Job, ranks: Sequence[int]
+    order: str,
+    argument: str,
+    settings: TaskSettings,
+    storage: Storage,
+    job: Job,
+    ranks: Sequence[int],
+    node: int,
+    nodes: int,
 ) -> JobCrew:
     """The crew of this process: for all ranks of the job, or for its share of them in a job on several nodes.
 
-    `argument` is the path of the settings.
+    `argument` is the path of the settings. After a requeue, ranks that are done are left out.
     """
     wanted = CrewOrder.of(order)
-    node, nodes = own_node()
     if job.restart:
         done = StageFolder(storage, settings.stage_dir).done()
         ranks = [rank for rank in ranks if rank not in done]
@@ -114,7 +120,7 @@ def crew_of(
 def own_node() -> tuple[int, int]:
     """(number, count) of this process among the processes that srun started, one on each node; (0, 1) without srun.
 
-    Removes the count from the environment: a worker is a task of its own.
+    Removes the count from the environment: each rank is run by one process, which is no part of a larger task.
     """
     nodes = int(os.environ.pop("SLURM_STEP_NUM_TASKS", None) or 1)
     return (int(os.environ["SLURM_PROCID"]) if nodes > 1 else 0), nodes

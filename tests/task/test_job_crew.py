@@ -20,7 +20,7 @@ from tests.kit.runs import EVERYTHING, completions
 STEPS = """
 import json, os, subprocess, sys, time
 def note(data, rank, world_size, folder):
-    seen = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "STAGGER_CREW", "SLURM_STEP_NUM_TASKS")}
+    seen = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "STAGGER_CREW", "WORLD_SIZE")}
     seen["processors"] = sorted(os.sched_getaffinity(0))
     with open(f"{folder}/seen-{rank}", "w") as file:
         json.dump(seen, file)
@@ -96,6 +96,7 @@ def test_each_worker_has_gpus_and_processors_of_its_own(job: CrewJob, tmp_path: 
     by_pid = {record["pid"]: one for record, one in zip(completions(job.run), seen, strict=True)}
     assert sorted(one["CUDA_VISIBLE_DEVICES"] for one in by_pid.values()) == ["4,5", "6,7"]
     assert all(one["STAGGER_CREW"] is None for one in seen)  # A launch within a task submits jobs of its own.
+    assert all(one["WORLD_SIZE"] is None for one in seen)
     first, second = (set(one["processors"]) for one in by_pid.values())
     assert len(os.sched_getaffinity(0)) < 2 or first.isdisjoint(second)
     assert output_ids(tmp_path / "run-output") == EVERYTHING
@@ -165,6 +166,16 @@ def test_a_node_without_ranks_has_nothing_to_do(job: CrewJob) -> None:
     assert crew.returncode == 0
     assert "ranks to run: 0" in output
     assert not (job.run / "completions").exists()
+
+
+def test_a_crew_runs_its_nodes_share_of_the_ranks(job: CrewJob, tmp_path: Path) -> None:
+    job.plan({"crew_steps:note": {"folder": str(tmp_path)}})
+    crew = job.start(SLURM_STEP_NUM_TASKS="2", SLURM_PROCID="1")
+    output, _ = crew.communicate(timeout=60)
+    assert crew.returncode == 0, output
+    assert [record["rank"] for record in completions(job.run)] == [1, 3]
+    seen = json.loads((tmp_path / "seen-3").read_text())
+    assert seen["WORLD_SIZE"] is None  # A rank is no part of a distributed task, as it is with nodes_per_task.
 
 
 def test_a_jobs_memory_is_what_it_was_granted_unless_the_node_has_less() -> None:
