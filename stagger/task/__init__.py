@@ -15,7 +15,7 @@ import orjson
 
 from stagger.errors import StaggerError
 
-#: The variable in which a job's script asks for a crew (`CrewOrder` in job_crew.py). Other jobs lack it.
+#: The variable in which a job's script asks for a crew (`CrewOrder` in crew_order.py). Other jobs lack it.
 CREW = "STAGGER_CREW"
 
 #: The last argument of a worker in a Slurm job. That of a local worker is its number.
