@@ -20,6 +20,7 @@ from stagger.slurm.answers import parse_time
 from stagger.spec.executors import EnvSpec, SlurmSpec
 from stagger.start.delays import GOLDEN, RESTART_SALT, Slots
 from stagger.task import CREW
+from stagger.task.crew_order import CrewOrder
 
 #: Number of times that an end job leaves a node which cannot run it.
 OTHER_NODES = 5
@@ -217,7 +218,7 @@ def command(spec: SlurmSpec, cwd: str, log_dir: str) -> str:
         words = f"srun --nodes={spec.nodes_per_task} --ntasks-per-node=1 --kill-on-bad-exit=1 {words}"
     if spec.nodes_per_job > 1:
         words = f"{crews(spec)} {words}"
-    return f"/usr/bin/env {CREW}={shlex.quote(crew_order(spec, log_dir))} {words}" if spec.has_crew else words
+    return f"/usr/bin/env {CREW}={shlex.quote(str(crew_order(spec, log_dir)))} {words}" if spec.has_crew else words
 
 
 def crews(spec: SlurmSpec) -> str:
@@ -234,14 +235,16 @@ def crews(spec: SlurmSpec) -> str:
     )
 
 
-def crew_order(spec: SlurmSpec, log_dir: str) -> str:
-    """What a job asks of its crews: the text of a `CrewOrder`."""
-    at_once = 0 if spec.ranks_at_once == "auto" else spec.ranks_at_once
+def crew_order(spec: SlurmSpec, log_dir: str) -> CrewOrder:
+    """What a job asks of its crews."""
     mib = round((spec.mem_per_cpu_gb or 0) * 1024 * spec.cpus_per_task)
-    requested = int(bool(mib) or not spec.sbatch.keys().isdisjoint(MEMORY_OPTIONS))
-    return (
-        f"at_once={at_once} cpus={spec.cpus_per_task} gpus={spec.gpus_per_task} mib={mib} requested={requested}"
-        f" notes={os.path.abspath(log_dir)}"
+    return CrewOrder(
+        at_once=0 if spec.ranks_at_once == "auto" else spec.ranks_at_once,
+        cpus=spec.cpus_per_task,
+        gpus=spec.gpus_per_task,
+        mib=mib,
+        requested=int(bool(mib) or not spec.sbatch.keys().isdisjoint(MEMORY_OPTIONS)),
+        notes=os.path.abspath(log_dir),
     )
 
 

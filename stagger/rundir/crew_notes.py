@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir.stage_folder import damaged, decode, encode
+from stagger.storage.local_files import read_small
 
 
 @dataclass
@@ -38,13 +39,12 @@ def read_notes(folder: str, job: str, nodes: int) -> CrewNote:
     whole = CrewNote()
     for node in range(nodes):
         path = note_path(folder, job, node)
+        if (data := read_small(path)) is None:
+            continue
+        note = decode(data, path, "running", "failed")
         try:
-            with open(path, "rb") as file:
-                note = decode(file.read(), path, "running", "failed")
             whole.running.update(parse_ranks(str(note["running"])))
             whole.failed.update(parse_ranks(str(note["failed"])))
-        except OSError:
-            continue
         except ValueError as error:
             raise damaged(path, str(error)) from error
     return whole

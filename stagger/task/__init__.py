@@ -17,7 +17,8 @@ from stagger.errors import StaggerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-#: The variable in which a job's script asks for a crew (`CrewOrder` in job_crew.py). Other jobs lack it.
+
+#: The variable in which a job's script asks for a crew (`CrewOrder` in crew_order.py). Other jobs lack it.
 CREW = "STAGGER_CREW"
 
 #: The last argument of a worker in a Slurm job. That of a local worker is its number.

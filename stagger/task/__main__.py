@@ -70,10 +70,15 @@ def run_crew(
     order: str, argument: str, settings: TaskSettings, storage: Storage, ranks: list[int], stop: StopFlag
 ) -> int:
     """Run a Slurm job's ranks beside one another; returns as `main`."""
-    from stagger.task.job_crew import crew_of
+    from stagger.task.job_crew import crew_of, own_node
 
-    crew = crew_of(order, argument, settings, storage, slurm_job(), ranks)
-    return crew.work(stop) if crew.has_siblings else run_job(settings, crew.job, lambda _: crew.work(stop), stop)
+    node, nodes = own_node()
+    job = slurm_job()
+
+    def work(job: Job) -> int:
+        return crew_of(order, argument, settings, storage, job, ranks, node, nodes).work(stop)
+
+    return run_job(settings, job, work, stop) if nodes == 1 else work(job)
 
 
 def run_job(settings: TaskSettings, job: Job, work: Callable[[Job], int], stop: StopFlag) -> int:

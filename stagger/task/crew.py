@@ -24,6 +24,9 @@ GRACE_S = 10.0
 #: Most seconds between two calls of `Crew.beat`.
 HEARTBEAT_S = 0.5
 
+#: Files that a crew holds open for each worker, and for everything else. Limits of 1024 are common.
+FILES_PER_WORKER, OTHER_FILES = 3, 256
+
 #: The launch is abandoned after this many workers in a row have died before they were ready.
 MAX_STILLBORN = 3
 
@@ -84,6 +87,17 @@ class Worker:
         if self.pidfd is not None:
             os.close(self.pidfd)
         return status
+
+
+def allow_files(count: int) -> None:
+    """Raise this process's limit of open files, if it can be raised, to `count` and some more for everything else."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def open_pidfd(pid: int) -> int | None:
@@ -180,6 +194,7 @@ class Crew:
         Raises Interrupted after a signal of STOP_SIGNALS, once the workers have ended. Raises StaggerError when
         MAX_STILLBORN workers in a row died at their start.
         """
+        allow_files(FILES_PER_WORKER * self.size)
         with self._heed_signals():
             try:
                 self._work()

@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from stagger.errors import Interrupted, StaggerError
@@ -25,6 +24,7 @@ from stagger.task import IN_JOB, TaskSettings
 from stagger.task.attempt import Job
 from stagger.task.attempt_log import log
 from stagger.task.crew import GRACE_S, Crew, Worker, death_reason
+from stagger.task.crew_order import CrewOrder
 from stagger.task.memory import killed_for_memory, limit_mib, used_mib
 
 #: Seconds between two looks at the workers' memory.
@@ -49,62 +49,21 @@ GPU_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MA
 PASSED_ON = signal.SIGUSR1
 
 
-@dataclass(frozen=True)
-class CrewOrder:
-    """What a job's script asks of its crews.
-
-    at_once: ranks at once on each node; 0 for as many as its processors, memory and GPUs allow.
-    cpus, gpus: processors and GPUs of a rank.
-    mib: memory that each rank requested, in MiB; 0 if it requested none.
-    requested: whether the job requested memory, for its ranks or as a whole.
-    notes: the folder for notes of the running ranks.
-    """
-
-    at_once: int
-    cpus: int
-    gpus: int
-    mib: int
-    requested: bool
-    notes: str
-
-    @classmethod
-    def of(cls, text: str) -> CrewOrder:
-        """The order in the script's variable.
-
-        >>> CrewOrder.of("at_once=0 cpus=2 gpus=0 mib=4096 requested=1 notes=/runs/1/my logs").mib
-        4096
-        """
-        fields, _, notes = text.partition(" notes=")
-        found = dict(field.split("=") for field in fields.split())
-        requested = bool(int(found.pop("requested")))
-        return cls(**{name: int(value) for name, value in found.items()}, requested=requested, notes=notes)
-
-    def size(self, cpus: int, mib: int, gpus: int) -> int:
-        """The number of ranks at once on a node with `cpus` processors, `mib` MiB of memory and `gpus` GPUs.
-
-        >>> order = CrewOrder(0, cpus=2, gpus=0, mib=4096, requested=True, notes="")
-        >>> order.size(128, 2**20, 0), order.size(128, 2**17, 0)
-        (64, 32)
-        """
-        if self.at_once:
-            return self.at_once
-        fits = [cpus // self.cpus]
-        if self.mib:
-            fits.append(mib // self.mib)
-        if self.gpus:
-            fits.append(gpus // self.gpus)
-        return max(1, min(fits))
-
-
 def crew_of(
-    order: str, argument: str, settings: TaskSettings, storage: Storage, job: Job, ranks: Sequence[int]
+    order: str,
+    argument: str,
+    settings: TaskSettings,
+    storage: Storage,
+    job: Job,
+    ranks: Sequence[int],
+    node: int,
+    nodes: int,
 ) -> JobCrew:
     """The crew of this process: for all ranks of the job, or for its share of them in a job on several nodes.
 
-    `argument` is the path of the settings.
+    `argument` is the path of the settings. After a requeue, ranks that are done are left out.
     """
     wanted = CrewOrder.of(order)
-    node, nodes = own_node()
     if job.restart:
         done = StageFolder(storage, settings.stage_dir).done()
         ranks = [rank for rank in ranks if rank not in done]
@@ -114,7 +73,7 @@ def crew_of(
 def own_node() -> tuple[int, int]:
     """(number, count) of this process among the processes that srun started, one on each node; (0, 1) without srun.
 
-    Removes the count from the environment: a worker is a task of its own.
+    Removes the count from the environment: each rank is run by one process, which is no part of a larger task.
     """
     nodes = int(os.environ.pop("SLURM_STEP_NUM_TASKS", None) or 1)
     return (int(os.environ["SLURM_PROCID"]) if nodes > 1 else 0), nodes
@@ -138,7 +97,7 @@ class JobCrew(Crew):
     ) -> None:
         self.cpus = sorted(os.sched_getaffinity(0))
         self.gpus = {name: os.environ[name].split(",") for name in GPU_VARIABLES if os.environ.get(name)}
-        mib = limit_mib(os.environ, requested=order.requested)
+        mib = limit_mib(os.environ, requested=bool(order.requested))
         cpus = int(os.environ.get("SLURM_CPUS_ON_NODE") or len(self.cpus))
         super().__init__(argument, ranks, order.size(cpus, mib, max(map(len, self.gpus.values()), default=0)))
         self.order = order
@@ -180,12 +139,9 @@ class JobCrew(Crew):
         return 1 if self.failed or self.halted else 0
 
     def _ends(self) -> str:
-        parts = [f"{self.done} done"]
-        parts += [f"{len(ranks)} {how} ({format_ranks(ranks)})" for how, ranks in self._others() if ranks]
-        return ", ".join(parts)
-
-    def _others(self) -> tuple[tuple[str, list[int]], ...]:
-        return ("failed", self.failed), ("stopped", self.halted)
+        others = {"failed": self.failed, "stopped": self.halted}
+        parts = [f"{len(ranks)} {how} ({format_ranks(ranks)})" for how, ranks in others.items() if ranks]
+        return ", ".join([f"{self.done} done", *parts])
 
     # ---- What it decides ----
 

@@ -148,6 +148,7 @@ def test_a_models_config_says_how_many_blocks_it_has(cli: Cli, swarm: Callable[.
         (["pipeline=[{read_jsonl: {path: x}}]"], "pipeline: not allowed with `blocks`"),
         (["executor={type: local, workers: 2}"], "all 4 servers must run at once"),
         (["executor={type: slurm, ranks_per_job: 2}"], "each server is its own job, on one node"),
+        (["executor={type: slurm, ranks_per_job: 2, ranks_at_once: auto}"], "each server is its own job, on one node"),
         (["blocks.model=nowhere"], "nowhere/config.json cannot be read"),
         (["blocks.rebalance=petals"], "blocks.rebalance: input should be 'planner', 'own_gain', 'full' or 'none'"),
         (["blocks.balance_quality=0"], "blocks.balance_quality: input should be greater than 0"),

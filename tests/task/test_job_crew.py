@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from stagger.task.memory import granted_mib, limit_mib, used_mib
+from stagger.task import memory
+from stagger.task.memory import granted_mib, killed_for_memory, limit_mib, used_mib
 from tests.conftest import Cli, PipelineFiles, output_ids, until
 from tests.kit.runs import EVERYTHING, completions
 
 STEPS = """
 import json, os, subprocess, sys, time
 def note(data, rank, world_size, folder):
-    seen = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "STAGGER_CREW", "SLURM_STEP_NUM_TASKS")}
+    seen = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "STAGGER_CREW", "WORLD_SIZE")}
     seen["processors"] = sorted(os.sched_getaffinity(0))
     with open(f"{folder}/seen-{rank}", "w") as file:
         json.dump(seen, file)
@@ -166,6 +167,16 @@ def test_a_node_without_ranks_has_nothing_to_do(job: CrewJob) -> None:
     assert not (job.run / "completions").exists()
 
 
+def test_a_crew_runs_its_nodes_share_of_the_ranks(job: CrewJob, tmp_path: Path) -> None:
+    job.plan({"crew_steps:note": {"folder": str(tmp_path)}})
+    crew = job.start(SLURM_STEP_NUM_TASKS="2", SLURM_PROCID="1")
+    output, _ = crew.communicate(timeout=60)
+    assert crew.returncode == 0, output
+    assert [record["rank"] for record in completions(job.run)] == [1, 3]
+    seen = json.loads((tmp_path / "seen-3").read_text())
+    assert seen["WORLD_SIZE"] is None  # A rank is no part of a distributed task, as it is with nodes_per_task.
+
+
 def test_a_jobs_memory_is_what_it_was_granted_unless_the_node_has_less() -> None:
     assert granted_mib({"SLURM_MEM_PER_NODE": "0"}) == 0  # --mem=0: all of the node's.
     node = limit_mib({}, requested=False)
@@ -174,6 +185,37 @@ def test_a_jobs_memory_is_what_it_was_granted_unless_the_node_has_less() -> None
     assert limit_mib({"SLURM_MEM_PER_NODE": str(10**9)}, requested=True) == node
     assert 0 < used_mib(os.getpid(), above_mib=0) < node
     assert used_mib(2**22 + 1, above_mib=0) == 0  # No such process.
+
+
+@pytest.mark.parametrize(
+    ("groups", "files"),
+    [
+        (
+            "0::/system.slice/slurmstepd.scope/job_7/step_batch/user/task_0",
+            {
+                "system.slice/slurmstepd.scope/job_7/step_batch/user/task_0/memory.max": "max",
+                "system.slice/slurmstepd.scope/job_7/memory.max": "5242880",
+                "system.slice/slurmstepd.scope/job_7/step_batch/user/task_0/memory.events": "oom 2\noom_kill 2\n",
+            },
+        ),
+        (
+            "5:cpuset:/slurm/uid_0/job_7\n4:memory:/slurm/uid_0/job_7/step_batch\n0::/",
+            {
+                "memory/slurm/uid_0/job_7/step_batch/memory.limit_in_bytes": "9223372036854771712",
+                "memory/slurm/uid_0/job_7/memory.limit_in_bytes": "5242880",
+                "memory/slurm/uid_0/job_7/step_batch/memory.oom_control": "under_oom 0\noom_kill 2\n",
+            },
+        ),
+    ],
+    ids=["version 2", "version 1"],
+)
+def test_a_jobs_cgroups_limit_its_memory_and_count_kills(
+    groups: str, files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = {"/proc/self/cgroup": groups, **{f"/sys/fs/cgroup/{name}": text for name, text in files.items()}}
+    monkeypatch.setattr(memory, "_read", lambda path: kernel.get(path, ""))
+    assert limit_mib({}, requested=False) == 5
+    assert killed_for_memory() == 2
 
 
 def test_a_worker_that_somebody_stopped_has_stopped_its_rank_only(job: CrewJob, tmp_path: Path) -> None:
