@@ -85,7 +85,7 @@ make_venv() {
     say "installing stagger's dependencies in $root"
     rm -f "$root/dependencies"
     enter "$root" python3 -m venv --clear /opt/stagger
-    enter "$root" /opt/stagger/bin/pip install --quiet --disable-pip-version-check --no-cache-dir \
+    enter "$root" /opt/stagger/bin/pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile \
         --constraint constraints.txt --editable '.[dev]' || die "pip could not install stagger's dependencies"
     dependencies >"$root/dependencies"
 }
