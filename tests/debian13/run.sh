@@ -90,9 +90,9 @@ make_venv() {
     dependencies >"$root/dependencies"
 }
 
-# What the root was made from. If it changes, the root is made anew.
-packages() { cat "$here"/{run,init}.sh "$checkout"/tests/{packages,cluster/install}.sh | sha256sum; }
-dependencies() { cat "$checkout"/{pyproject.toml,constraints.txt} | sha256sum; }
+# What the root was made from, and how. If it changes, the root is made anew.
+packages() { { declare -f make_root && cat "$checkout"/tests/{packages,cluster/install}.sh; } | sha256sum; }
+dependencies() { { declare -f make_venv && cat "$checkout"/{pyproject.toml,constraints.txt}; } | sha256sum; }
 is() { [[ -e $root/$1 && $("$1") == $(<"$root/$1") ]]; }
 
 main() {
