@@ -68,7 +68,7 @@ make_root() {
     "$checkout/tests/packages.sh" debootstrap debian-archive-keyring || die "install debootstrap, which makes the root"
     site=$(mirror)
     say "making $root from $site"
-    rm -rf "$new"
+    rm -rf "$new" "$root.old"
     contained debootstrap --variant=minbase trixie "$new" "$site" >"$root.log" 2>&1 ||
         { tail -n 20 "$root.log" >&2; die "debootstrap could not install Debian 13 from $site; see $root.log"; }
     apt_settings >"$new/etc/apt/apt.conf.d/90machine"
@@ -76,9 +76,11 @@ make_root() {
     mkdir "$new/stagger"
     enter "$new" tests/cluster/install.sh python3-venv iproute2 >>"$root.log" 2>&1 ||
         { tail -n 20 "$root.log" >&2; die "the packages of the test cluster could not be installed; see $root.log"; }
-    rm -rf "$new"/var/cache/apt/* "$root"
+    rm -rf "$new"/var/cache/apt/*
     packages >"$new/packages"
+    [[ ! -e $root ]] || mv "$root" "$root.old"
     mv "$new" "$root"
+    rm -rf "$root.old"
 }
 
 make_venv() {
@@ -97,12 +99,13 @@ is() { [[ -e $root/$1 && $("$1") == $(<"$root/$1") ]]; }
 
 main() {
     ((EUID == 0)) || die "needs root, for debootstrap and chroot: run it as root"
-    [[ $root =~ ^/[A-Za-z0-9_./-]+$ && (! -e $root || -e $root/packages) ]] ||
-        die "STAGGER_DEBIAN13_DIR=$root: name a folder that does not exist yet, or one that run.sh has made"
+    [[ $root =~ ^/[A-Za-z0-9_./-]+$ ]] || die "STAGGER_DEBIAN13_DIR=$root: use an absolute path without blanks"
     mkdir -p "$(dirname "$root")"
     exec 9>>"$root.lock"
     # Many may use the root at once, but nobody while it is made.
     flock -s 9
+    [[ ! -e $root || -e $root/packages ]] ||
+        die "STAGGER_DEBIAN13_DIR=$root: name a folder that does not exist yet, or one that run.sh has made"
     if ! { is packages && is dependencies; }; then
         flock -n 9 || say "waiting for others that use $root"
         flock -w 1800 9 || die "others have used $root for half an hour; name another folder (STAGGER_DEBIAN13_DIR)"
