@@ -5,8 +5,7 @@ set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 checkout=$(dirname "$(dirname "$here")")
 root=${STAGGER_DEBIAN13_DIR:-/var/tmp/stagger-debian-13}
-# Another cluster may run on this machine. The state of this one lies in the root's own memory, but ports are common.
-port=$((${STAGGER_CLUSTER_PORT:-16800} + 100))
+namespaces=(--mount --pid)
 
 say() { echo "debian13/run.sh: $*" >&2; }
 die() { say "$*"; exit 2; }
@@ -36,15 +35,10 @@ pip_settings() {
         done
 }
 
-# enter FOLDER COMMAND...: run the command in a root. If this script is killed, so is the command with all its processes.
-enter() {
-    local folder=$1 settings status=0
-    shift
-    mapfile -t settings < <(env | grep -iE '^(CI|TERM|(http|https|no)_proxy|STAGGER_CLUSTER_CROWD)=')
-    mapfile -t -O "${#settings[@]}" settings < <(pip_settings "$folder")
-    setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child "$here/init.sh" "$folder" "$checkout" \
-        env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
-        STAGGER_CLUSTER_PORT="$port" "${settings[@]}" "$@" <&0 9>&- &
+# contained COMMAND...: run it in the namespaces. If this script ends or is killed, so are all processes of the command.
+contained() {
+    local status=0
+    setpriv --pdeathsig KILL unshare "${namespaces[@]}" --mount-proc --fork --kill-child "$@" <&0 9>&- &
     trap "kill -9 $! 2>/dev/null" EXIT
     trap 'exit 143' TERM HUP
     # Ctrl-C reaches the command as well, which ends in its own way.
@@ -57,54 +51,72 @@ enter() {
     return "$status"
 }
 
+# enter FOLDER COMMAND...: run the command in a root.
+enter() {
+    local folder=$1 settings
+    shift
+    mapfile -t settings < <(env | grep -iE '^(CI|TERM|(http|https|no)_proxy|STAGGER_CLUSTER_CROWD)=')
+    mapfile -t -O "${#settings[@]}" settings < <(pip_settings "$folder")
+    contained "$here/init.sh" "$folder" "$checkout" \
+        env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
+        "${settings[@]}" "$@"
+}
+
 # The root is built beside its place and moved there when it is complete, so an interrupted build is never used.
 make_root() {
     local new=$root.new site
+    "$checkout/tests/packages.sh" debootstrap debian-archive-keyring || die "install debootstrap, which makes the root"
     site=$(mirror)
     say "making $root from $site"
-    rm -rf "$new"
-    debootstrap --variant=minbase trixie "$new" "$site" >"$root.log" 2>&1 ||
+    rm -rf "$new" "$root.old"
+    contained debootstrap --variant=minbase trixie "$new" "$site" >"$root.log" 2>&1 ||
         { tail -n 20 "$root.log" >&2; die "debootstrap could not install Debian 13 from $site; see $root.log"; }
     apt_settings >"$new/etc/apt/apt.conf.d/90machine"
     echo force-unsafe-io >"$new/etc/dpkg/dpkg.cfg.d/unsafe-io" # no fsync per file: an incomplete root is thrown away
     mkdir "$new/stagger"
-    enter "$new" tests/cluster/install.sh python3-venv >>"$root.log" 2>&1 ||
+    enter "$new" tests/cluster/install.sh python3-venv iproute2 >>"$root.log" 2>&1 ||
         { tail -n 20 "$root.log" >&2; die "the packages of the test cluster could not be installed; see $root.log"; }
-    rm -rf "$new"/var/cache/apt/* "$root"
+    rm -rf "$new"/var/cache/apt/*
     packages >"$new/packages"
+    [[ ! -e $root ]] || mv "$root" "$root.old"
     mv "$new" "$root"
+    rm -rf "$root.old"
 }
 
 make_venv() {
     say "installing stagger's dependencies in $root"
     rm -f "$root/dependencies"
     enter "$root" python3 -m venv --clear /opt/stagger
-    enter "$root" /opt/stagger/bin/pip install --quiet --disable-pip-version-check --no-cache-dir \
+    enter "$root" /opt/stagger/bin/pip install --quiet --disable-pip-version-check --no-cache-dir --no-compile \
         --constraint constraints.txt --editable '.[dev]' || die "pip could not install stagger's dependencies"
     dependencies >"$root/dependencies"
 }
 
-# What the root was made from. If it changes, the root is made anew.
-packages() { cat "$here"/{run,init}.sh "$checkout"/tests/{packages,cluster/install}.sh | sha256sum; }
-dependencies() { cat "$checkout"/{pyproject.toml,constraints.txt} | sha256sum; }
+# What the root was made from, and how. If it changes, the root is made anew.
+packages() { { declare -f make_root && cat "$checkout"/tests/{packages,cluster/install}.sh; } | sha256sum; }
+dependencies() { { declare -f make_venv && cat "$checkout"/{pyproject.toml,constraints.txt}; } | sha256sum; }
 is() { [[ -e $root/$1 && $("$1") == $(<"$root/$1") ]]; }
 
-((EUID == 0)) || die "needs root, for debootstrap and chroot: run it as root"
-[[ $root =~ ^/[A-Za-z0-9_./-]+$ && ( ! -e $root || -e $root/packages ) ]] ||
-    die "STAGGER_DEBIAN13_DIR=$root: name a folder that does not exist yet, or one that run.sh has made"
-mkdir -p "$(dirname "$root")"
-exec 9>>"$root.lock"
-# Many may use the root at once, but nobody while it is made.
-flock -s 9
-if ! { is packages && is dependencies; }; then
-    flock -n 9 || say "waiting for others that use $root"
-    flock -w 1800 9 || die "others have used $root for half an hour; name another folder (STAGGER_DEBIAN13_DIR)"
-    if ! is packages; then
-        "$checkout/tests/packages.sh" debootstrap debian-archive-keyring ||
-            die "debootstrap is missing; install it by hand"
-        make_root
-    fi
-    is dependencies || make_venv
+main() {
+    ((EUID == 0)) || die "needs root, for debootstrap and chroot: run it as root"
+    [[ $root =~ ^/[A-Za-z0-9_./-]+$ ]] || die "STAGGER_DEBIAN13_DIR=$root: use an absolute path without blanks"
+    mkdir -p "$(dirname "$root")"
+    exec 9>>"$root.lock"
+    # Many may use the root at once, but nobody while it is made.
     flock -s 9
-fi
-enter "$root" "$@"
+    [[ ! -e $root || -e $root/packages ]] ||
+        die "STAGGER_DEBIAN13_DIR=$root: name a folder that does not exist yet, or one that run.sh has made"
+    if ! { is packages && is dependencies; }; then
+        flock -n 9 || say "waiting for others that use $root"
+        flock -w 1800 9 || die "others have used $root for half an hour; name another folder (STAGGER_DEBIAN13_DIR)"
+        is packages || make_root
+        is dependencies || make_venv
+        flock -s 9
+    fi
+    # Ports of its own as well: another cluster may run on this machine. Slurm looks for an address besides 127.0.0.1.
+    namespaces+=(--net)
+    enter "$root" bash -c 'ip link set lo up && ip address add 192.0.2.1/32 dev lo && exec "$@"' run "$@"
+}
+
+# bash reads a script while it runs it; with this line it has read all of it.
+main "$@"; exit
