@@ -156,10 +156,11 @@ def commands_check(answer: dict[str, str], host: str, spec: SlurmSpec) -> Check:
     lacks = []
     if answer.get("scontrol") != "yes":
         lacks.append("scontrol does not work: jobs cannot requeue themselves")
-    if answer.get("sbatch") != "yes" and getattr(spec, "nodes_submit", True):
+    if answer.get("sbatch") != "yes" and spec.nodes_submit:
         said = answer.get("sbatch_error", "").strip() or "no message"
-        remedy = f"set {NO_SUBMITTING}" if "nodes_submit" in SlurmSpec.model_fields else "use stagger retry from here"
-        lacks.append(f"sbatch does not work ({said}): jobs cannot launch retries or the next stage; {remedy}")
+        lacks.append(
+            f"sbatch does not work ({said}): jobs cannot launch retries or the next stage; set {NO_SUBMITTING}"
+        )
     if lacks:
         return Check("commands", "warning", f"On {host} {'; '.join(lacks)}.")
     return Check("commands", "ok", f"scontrol and sbatch work on {host}")

@@ -215,7 +215,7 @@ def command(spec: SlurmSpec, cwd: str, log_dir: str) -> str:
         arguments = [f"--pwd={cwd}", *spec.env.container_args, spec.env.container]
         words = f"apptainer exec {shlex.join(arguments)} {words}"
     if spec.nodes_per_task > 1:
-        words = f"srun --nodes={spec.nodes_per_task} --ntasks-per-node=1 --kill-on-bad-exit=1 {words}"
+        words = f"{on_each_of(spec.nodes_per_task, spec.cpus_per_task)} --kill-on-bad-exit=1 {words}"
     if spec.nodes_per_job > 1:
         words = f"{crews(spec)} {words}"
     return f"/usr/bin/env {CREW}={shlex.quote(str(crew_order(spec, log_dir)))} {words}" if spec.has_crew else words
@@ -224,15 +224,21 @@ def command(spec: SlurmSpec, cwd: str, log_dir: str) -> str:
 def crews(spec: SlurmSpec) -> str:
     """The shell command that starts a crew on each node of a job. No crew ends because another has ended.
 
-    The first process needs srun, which a container lacks. Since Slurm 22.05 srun has to be given the number of
-    processors: otherwise it would bind the crew to one.
+    The first process needs srun, which a container lacks.
     """
     python = shlex.quote(sys.executable) if spec.env.container else interpreter(spec.env)
-    cpus = "" if spec.ranks_at_once == "auto" else f" --cpus-per-task={spec.cpus_per_task * spec.ranks_at_once}"
+    cpus = None if spec.ranks_at_once == "auto" else spec.cpus_per_task * spec.ranks_at_once
     return (
-        f"{python} -I -m stagger.task.several_nodes srun --nodes={spec.nodes_per_job} --ntasks-per-node=1{cpus}"
+        f"{python} -I -m stagger.task.several_nodes {on_each_of(spec.nodes_per_job, cpus)}"
         " --export=ALL --cpu-bind=none --kill-on-bad-exit=0 --wait=0"
     )
+
+
+def on_each_of(nodes: int, cpus: int | None) -> str:
+    """The srun command for one process on each node. Since Slurm 22.05 srun has to be given the number of processors
+    (`cpus`; None for whole nodes): otherwise it would bind the process to one.
+    """
+    return f"srun --nodes={nodes} --ntasks-per-node=1" + (f" --cpus-per-task={cpus}" if cpus else "")
 
 
 def crew_order(spec: SlurmSpec, log_dir: str) -> CrewOrder:

@@ -11,10 +11,10 @@ from stagger.errors import StaggerError
 from stagger.executor.activity import Activity, EndJob, Waiting
 from stagger.executor.base import Jobs, NotCancelled
 from stagger.ranks import format_ranks, parse_ranks
+from stagger.rundir import end_record
 from stagger.rundir.crew_notes import read_notes
 from stagger.rundir.launch_records import ArrayRecord, EndJobRecord, SlurmLaunch, write_launch
 from stagger.rundir.run_folder import Stage
-from stagger.rundir.stage_folder import merged_launch
 from stagger.slurm import cluster
 from stagger.slurm.answers import QueuedJob
 from stagger.slurm.command import BRIEF, PATIENT, Wait
@@ -146,7 +146,7 @@ class SlurmJobs(Jobs[SlurmLaunch]):
     def _add_hidden(self, stage: Stage, activity: Activity, launches: Sequence[SlurmLaunch]) -> None:
         """Add ranks that another member of the run's group launched, if Slurm hides other users' jobs from this one."""
         others = [one for one in launches if one.user and one.user != cluster.own_user() and not self._is_known(one)]
-        others = [one for one in others if one.launch > merged_launch(stage.folder)]  # Their end jobs have not run.
+        others = [one for one in others if not end_record.has_ended(stage.folder, one.launch)]
         if not others or not (ranks := not_done(stage, others)) or cluster.sees_all_users():
             return
         users = ", ".join(sorted({one.user for one in others}))

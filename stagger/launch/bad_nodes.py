@@ -53,7 +53,7 @@ def _has_untried(settings: SlurmSpec) -> bool:
         return False
     wanted = settings.sbatch.get("partition", settings.partition)
     nodes = [one.nodes for one in found if wanted in (None, one.name)]
-    return min(nodes, default=0) > settings.nodes_per_task
+    return min(nodes, default=0) > max(settings.nodes_per_task, settings.nodes_per_job)
 
 
 def _sentence(bad: Mapping[str, list[Failed]], still: Sequence[str]) -> str:

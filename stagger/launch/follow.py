@@ -14,6 +14,7 @@ from stagger.launch.stages import note_unfinished, run_stages
 from stagger.progress import Progress
 from stagger.rundir.launch_records import latest_launch
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
+from stagger.slurm.command import SlurmBusy
 from stagger.status.end_job import BY_COMMAND, end_of
 from stagger.status.look import Look, look_at_run
 from stagger.status.stage_status import stage_statuses
@@ -105,6 +106,16 @@ def pending_stages(record: RunRecord, looks: Mapping[str, Look]) -> list[str]:
     return [stage.name for stage in ready_stages(record.spec, done) if stage.name not in done]
 
 
+def patient_look(run: RunFolder, record: RunRecord) -> dict[str, Look]:
+    """Look at a run as soon as Slurm answers, however long its controller is away: the jobs go on without it."""
+    while True:
+        try:
+            return look_at_run(run, record)
+        except SlurmBusy as error:
+            logger.warning(f"{str(error).rstrip('.')}; still waiting")
+            time.sleep(LONGEST_S)
+
+
 def wait_for_slurm(run: RunFolder, record: RunRecord) -> dict[str, Look]:
     """Wait until no array and no end job of the run is queued or running, or until a stage falls to this process.
 
@@ -113,7 +124,7 @@ def wait_for_slurm(run: RunFolder, record: RunRecord) -> dict[str, Look]:
     interval = FIRST_S
     with Progress(record.spec.name, sum(stage.tasks for stage in record.spec.stages)) as progress:
         while True:
-            looks = look_at_run(run, record)
+            looks = patient_look(run, record)
             progress.set(sum(len(look.done) for look in looks.values()), 0)
             active = any(look.activity.ranks or look.activity.ending for look in looks.values())
             if not active or any(map(falls_to_us, looks.values())):

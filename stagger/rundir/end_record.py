@@ -46,5 +46,11 @@ def read_end(folder: StageFolder, launch: int) -> EndRecord | None:
     return EndRecord(**known)
 
 
+def has_ended(folder: StageFolder, launch: int) -> bool:
+    """Whether the end of a launch is on record: its end job has launched all that it launches."""
+    record = read_end(folder, launch)
+    return record is not None and record.ended is not None
+
+
 def write_end(folder: StageFolder, launch: int, record: EndRecord) -> None:
     folder.storage.write(end_path(folder, launch), encode(asdict(record)))

@@ -239,15 +239,6 @@ def attempt_order(name: str) -> tuple[int, int]:
     return int(launch), int(restart or 0)
 
 
-def merged_launch(folder: StageFolder) -> int:
-    """The launch after which stats.json was last written; 0 without a readable one."""
-    try:
-        number = decode(folder.storage.read(folder.stats()), folder.stats()).get("launch")
-    except (OSError, StaggerError):
-        return 0
-    return number if isinstance(number, int) else 0
-
-
 class StageFolder:
     """The paths and records of one stage's files. `path` is the run directory itself for an only stage."""
 

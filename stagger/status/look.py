@@ -9,9 +9,10 @@ from functools import cached_property
 from stagger.executor.activity import Activity
 from stagger.executor.kinds import LaunchedJobs
 from stagger.progress import busy
-from stagger.rundir.launch_records import LaunchRecord, SlurmLaunch, read_launches
+from stagger.rundir.end_record import has_ended
+from stagger.rundir.launch_records import LaunchRecord, SlurmLaunch, latest_launch, read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
-from stagger.rundir.stage_folder import Completion, merged_launch
+from stagger.rundir.stage_folder import Completion
 from stagger.status.failed import Failed
 from stagger.status.failed_ranks import all_ended, find_failed
 from stagger.status.strays import Strays, find_strays
@@ -128,22 +129,16 @@ def activities(
 def ranks_of_ended(stages: Sequence[Stage], launches: list[list[LaunchRecord]]) -> list[set[int]] | None:
     """The done ranks of each stage, if the records show that no Slurm job of the run is queued or running; else None.
 
-    They show it when the end job of each latest launch has written its statistics, and each rank has a record of its
-    end. The statistics are read first, as they are one file: most runs that are looked at are not at their end.
+    They show it when the end of each latest launch is on record, and each rank has a record of its end. The former is
+    one file, and is read first: most runs that are looked at are not at their end.
     """
-    slurm = [stage for stage, mine in zip(stages, launches, strict=True) if mine and isinstance(mine[-1], SlurmLaunch)]
-    if not slurm or any(
-        isinstance(mine[-1], SlurmLaunch) and merged_launch(stage.folder) != mine[-1].launch
-        for stage, mine in zip(stages, launches, strict=True)
-        if mine
-    ):
+    latest = [latest_launch(mine) for mine in launches]
+    ends = [has_ended(stage.folder, one.launch) for stage, one in zip(stages, latest, strict=True) if one is not None]
+    if not ends or not all(ends):
         return None
     done = [done_ranks(stage) for stage in stages]
-    complete = {stage.name for stage, ranks in zip(stages, done, strict=True) if len(ranks) >= stage.spec.tasks}
-    for stage, mine, ranks in zip(stages, launches, done, strict=True):
-        if not mine and complete.issuperset(stage.spec.depends):  # An end job may launch it at any moment.
-            return None
-        if isinstance(mine[-1] if mine else None, SlurmLaunch) and not all_ended(stage.folder, mine, ranks):
+    for stage, mine, one, ranks in zip(stages, launches, latest, done, strict=True):
+        if one is not None and not all_ended(stage.folder, mine, ranks):
             return None
     return done
 

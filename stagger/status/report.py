@@ -24,7 +24,6 @@ def write_stats(look: Look) -> dict[str, Any]:
     stage, folder = look.stage.spec, look.stage.folder
     with collection_paused(), folder.blaming():
         stats = merge(stage, look.completions, [rank for rank in range(stage.tasks) if rank not in look.done])
-        stats["launch"] = len(look.launches)
         if look.launches and isinstance(look.launches[-1], SlurmLaunch):
             stats["efficiency"] = efficiency(look.completions, look.launches[-1].resources)
         if look.strays is not None:

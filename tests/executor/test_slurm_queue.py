@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stagger.executor.slurm_queue import SlurmJobs
+from stagger.rundir.end_record import EndRecord, write_end
 from stagger.rundir.stage_folder import StageFolder
 from stagger.slurm import cluster
 from stagger.slurm.answers import QueuedJob
@@ -214,6 +215,7 @@ def test_a_run_whose_jobs_have_all_ended_needs_no_slurm(run: Run) -> None:
     array = {"job_id": "7", "name": "a", "jobs": 4, "ranks": "0-3"}
     shared = {"launch": 1, "time": 0.0, "ranks": "0-3", "start_policy": "uniform", "window_s": 0, "settings": settings}
     path.write_text(json.dumps({"executor": "slurm", **shared, **slurm, "arrays": [array]}))
+    write_end(StageFolder(Storage(), str(run.path)), 1, EndRecord("end job 8 on n1", started=1.0, ended=2.0))
     stage = status(run.cli, run.path)
     assert counts(stage) == (3, 1, 0, 0)
     assert not run.called("squeue")
@@ -244,6 +246,6 @@ def test_jobs_that_slurm_hides_from_another_member_of_the_group_are_not_called_l
         assert jobs.activity(stage, records).unknown == unknown
         assert ("Slurm hides the jobs of alice" in " ".join(jobs.notes)) is not visible
     assert all("alice" in users for users in asked)
-    (tmp_path / "stats.json").write_text('{"launch": 1}')  # Her end job has run: no rank is active any more.
+    write_end(stage.folder, 1, EndRecord("end job 8 on n1", started=1.0, ended=2.0))  # No rank is active any more.
     monkeypatch.setattr(cluster, "sees_all_users", lambda: False)
     assert not SlurmJobs(records, brief=True).activity(stage, records).ranks
