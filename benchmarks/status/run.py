@@ -81,7 +81,8 @@ def make_run(folder: str, ranks: int, done: int) -> None:
     for rank in range(done):
         text = json.dumps(completion(rank, ranks, "9001", began), indent=2)
         (completions / f"{rank:05d}.json").write_text(text)
-    waiting = [f"9001|{rank}|{'RUNNING' if rank % 2 else 'PENDING'}|12:34|None|{name}" for rank in range(done, ranks)]
+    states, rest = ("PENDING", "RUNNING"), f"12:34|2026-01-01T00:00:00|None|{name}|{folder}/run/slurm/.{name}.sh"
+    waiting = [f"9001|{rank}|{states[rank % 2]}|{rest}" for rank in range(done, ranks)]
     Path(folder, "squeue.txt").write_text("\n".join(waiting) + "\n")
     Path(folder, "sacct.txt").write_text("".join(f"9001_{rank}|COMPLETED|0:0|n1\n" for rank in range(done)))
 

@@ -151,7 +151,12 @@ def status(
     if not watch:
         gc.disable()  # The process ends soon; a single collection over 100,000 records costs 0.4 s and frees nothing.
     stages = show.watch_status(folder, record, silent=json) if watch else status_of(folder, record)
-    print_json(show.status_document(folder.path, stages)) if json else show.status(folder.path, stages)
+    if json:
+        print_json(show.status_document(folder.path, stages))
+        for note in show.notes(stages):
+            logger.warning(note)
+    else:
+        show.status(folder.path, stages)
     return 1 if any(stage.failed or stage.differs for stage in stages) else 0
 
 

@@ -17,7 +17,7 @@ from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
 from stagger.rundir.stage_folder import StageFolder, attempt_order
 from stagger.status.look import glance_at
 from stagger.storage.storage import is_local, join
-from stagger.terminal import say, say_lines
+from stagger.terminal import logger, say, say_lines
 
 #: Number of last log lines shown for a failed rank.
 TAIL = 15
@@ -136,6 +136,8 @@ def show_failed(stage: Stage) -> None:
         for end in filter(None, ends):
             say_lines(end, indent="    ")
         say()
+    for note in look.jobs.notes:
+        logger.warning(note)
 
 
 def list_logs(folder: StageFolder) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from stagger.errors import StaggerError
 from stagger.executor.activity import Activity
 from stagger.plan.requests import not_yet_planned
 from stagger.rundir.launch_records import Group, LaunchRecord
@@ -91,6 +92,17 @@ class StageRunner(ABC):
         """Run the ranks, or submit them. Returns the launch record, which is written by then."""
 
 
+class NotCancelled(StaggerError):
+    """Jobs were not cancelled, for the reasons `refused`. `stopped` has a sentence for each one that was."""
+
+    exit_status = 1
+
+    def __init__(self, refused: list[str], stopped: Sequence[str] = ()) -> None:
+        self.refused = refused
+        self.stopped = list(stopped)
+        super().__init__(" ".join([*refused, *(f"But {line}." for line in stopped)]))
+
+
 Launch = TypeVar("Launch", bound=LaunchRecord)
 
 
@@ -123,5 +135,6 @@ class Jobs(ABC, Generic[Launch]):
     def cancel(self, stage: Stage, launches: Sequence[Launch], ranks: set[int] | None = None) -> list[str]:
         """Stop the running and queued jobs of a stage, or only those of `ranks`. Returns one sentence per job stopped.
 
-        Raises StaggerError for a local run when `ranks` is given, or when it runs on another machine.
+        Raises StaggerError for a local run when `ranks` is given, or when it runs on another machine. Raises
+        NotCancelled when Slurm refuses, after all jobs were tried.
         """

@@ -18,6 +18,7 @@ from stagger.rundir.launch_records import EndJobRecord, SlurmLaunch, write_launc
 from stagger.rundir.run_folder import StageInput
 from stagger.slurm import cluster
 from stagger.slurm.answers import Limits
+from stagger.slurm.command import UnknownCluster, wanted_clusters
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.storage.local_files import SHARED_FOLDER, make_folder
 from stagger.storage.storage import is_local, join
@@ -54,7 +55,7 @@ class SlurmRunner(StageRunner):
             raise StaggerError(f"executor.env.container: there is no {image}; give a path, or docker://...")
 
     def arrays(self, launch: StageLaunch) -> list[ArrayPlan]:
-        limits = cluster.limits()
+        limits = cluster.limits(str(self.settings.sbatch.get("clusters", "")) or wanted_clusters("", os.environ))
         self._check_limits(limits, self.start.jobs(len(launch.ranks)))
         self.start.advise(len(launch.ranks))
         context = self._context(launch)
@@ -112,7 +113,8 @@ class SlurmRunner(StageRunner):
             script = finalize_script(context, record.finalize.name, after)
             record = submitted(record, launch, context, record.finalize.name, script)
         except BaseException as error:
-            record = replace(record, cancelled=f"the launch failed: {error}")
+            known = "" if isinstance(error, UnknownCluster) else record.cluster
+            record = replace(record, cancelled=f"the launch failed: {error}", cluster=known)
             cluster.cancel((job.job_id for job in record.jobs if job.job_id), record.cluster)
             raise
         finally:
@@ -139,6 +141,7 @@ class SlurmRunner(StageRunner):
             arrays=tuple(map(array_record, arrays)),
             finalize=EndJobRecord(None, unique_name(f"{launch.stage.name}-end")),
             user=cluster.own_user(),
+            cluster=wanted_clusters(arrays[0].script, os.environ),
         )
 
     def _context(self, launch: StageLaunch) -> ScriptContext:

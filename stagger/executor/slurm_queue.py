@@ -9,10 +9,11 @@ from functools import cached_property
 
 from stagger.errors import StaggerError
 from stagger.executor.activity import Activity, Waiting
-from stagger.executor.base import Jobs
+from stagger.executor.base import Jobs, NotCancelled
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir.launch_records import ArrayRecord, EndJobRecord, SlurmLaunch, write_launch
 from stagger.rundir.run_folder import Stage
+from stagger.rundir.stage_folder import merged_launch
 from stagger.slurm import cluster
 from stagger.slurm.answers import QueuedJob
 from stagger.slurm.command import BRIEF, PATIENT, Wait
@@ -38,6 +39,9 @@ class SlurmJobs(Jobs[SlurmLaunch]):
     (Once for each cluster, if the launches are on several.)
     """
 
+    #: Whether accounting was asked, and answered.
+    _answered = False
+
     @cached_property
     def known(self) -> dict[str, list[QueuedJob]]:
         """Array name -> its elements known to the controller, which forgets ended ones after MinJobAge (300 s).
@@ -46,7 +50,7 @@ class SlurmJobs(Jobs[SlurmLaunch]):
         """
         found: dict[str, list[QueuedJob]] = defaultdict(list)
         for name, launches in self._by_cluster().items():
-            users = sorted({launch.user or cluster.own_user() for launch in launches})
+            users = sorted({cluster.own_user(), *(launch.user for launch in launches if launch.user)})
             assign(found, cluster.known_jobs(users, name, BRIEF if self._brief else PATIENT), launches)
         return found
 
@@ -93,6 +97,7 @@ class SlurmJobs(Jobs[SlurmLaunch]):
                 self._note(f"{str(error).rstrip('.')}. How jobs ended is known only from what they left themselves.")
                 continue
             states |= {(name, *job): state for job, state in found.items()}
+            self._answered = True
         return states
 
     def _note(self, sentence: str) -> None:
@@ -107,15 +112,12 @@ class SlurmJobs(Jobs[SlurmLaunch]):
 
         An element without a state of its own, in an array that was cancelled, was cancelled before it started.
         """
-        if array.job_id is None:
-            return None
         for one in (index, None):
-            for state in (
-                self._ended.get((array.name, one)),
-                self._accounting.get((launch.cluster, array.job_id, one)),
-            ):
-                if state is not None:
-                    return state
+            known = self._ended.get((array.name, one))
+            if known is None:
+                known = self._accounting.get((launch.cluster, array.job_id or "", one))
+            if known is not None:
+                return known
         return None
 
     def activity(self, stage: Stage, launches: Sequence[SlurmLaunch]) -> Activity:
@@ -143,6 +145,7 @@ class SlurmJobs(Jobs[SlurmLaunch]):
     def _add_hidden(self, stage: Stage, activity: Activity, launches: Sequence[SlurmLaunch]) -> None:
         """Add ranks that another member of the run's group launched, if Slurm hides other users' jobs from this one."""
         others = [one for one in launches if one.user and one.user != cluster.own_user() and not self._is_known(one)]
+        others = [one for one in others if one.launch > merged_launch(stage.folder)]  # Their end jobs have not run.
         if not others or not (ranks := not_done(stage, others)) or cluster.sees_all_users():
             return
         users = ", ".join(sorted({one.user for one in others}))
@@ -158,69 +161,74 @@ class SlurmJobs(Jobs[SlurmLaunch]):
             return {}
         states: dict[int, str] = {}
         for array in launch.arrays:
-            if array.job_id is None or ranks.isdisjoint(array.rank_list):
+            if ranks.isdisjoint(array.rank_list):
                 continue
             for index, job in enumerate(array.elements(launch.ranks_per_job)):
                 wanted = [rank for rank in job if rank in ranks]
                 if wanted and (state := self._end(launch, array, index)) is not None:
                     states |= dict.fromkeys(wanted, state)
+        if self._answered and (forgotten := len(ranks - states.keys())):
+            self._note(
+                f"Neither Slurm's controller nor its accounting has a record any more of the jobs of {forgotten} ranks"
+                f" of launch {launch.launch}: how they ended is unknown."
+            )
         return states
 
     def cancel(self, stage: Stage, launches: Sequence[SlurmLaunch], ranks: set[int] | None = None) -> list[str]:
-        return [
-            line
-            for launch in launches
-            for line in (
-                self._cancel_launch(stage, launch) if ranks is None else self._cancel_ranks(stage, launch, ranks)
-            )
-        ]
+        stopped: list[str] = []
+        refused: list[str] = []
+        for launch in launches:
+            try:
+                one = self._cancel_launch(stage, launch) if ranks is None else self._cancel_ranks(stage, launch, ranks)
+                stopped += one
+            except NotCancelled as error:
+                refused.append(str(error))
+        if refused:
+            raise NotCancelled(refused, stopped)
+        return stopped
 
     def _cancel_launch(self, stage: Stage, launch: SlurmLaunch) -> list[str]:
         """Cancel the queued and running jobs of a launch, its end job included."""
-        active = sorted({job.job_id for job_of in launch.jobs for job in self.alive(job_of.name)})
+        alive = [job for job_of in launch.jobs for job in self.alive(job_of.name)]
+        active = sorted({job.job_id for job in alive})
         if active:
-            scancel(stage, launch, replace(launch, cancelled="by stagger cancel"), active)
+            scancel(stage, launch, replace(launch, cancelled="by stagger cancel"), active, alive[0].cluster)
         return [f"cancelled Slurm job {number}" for number in active]
 
     def _cancel_ranks(self, stage: Stage, launch: SlurmLaunch, ranks: set[int]) -> list[str]:
         """Cancel the jobs of a launch that run, or would run, any of `ranks`."""
         found: dict[str, list[int]] = {}
+        where = launch.cluster
         for array in launch.arrays:
             by_index = array.elements(launch.ranks_per_job)
             for job in self.alive(array.name):
                 if not ranks.isdisjoint(mine := ranks_of(job, by_index)):
                     found[job.job_id if job.index is None else f"{job.job_id}_{job.index}"] = mine
+                    where = job.cluster
         if not found:
             return []
         stopped = {rank for job in found.values() for rank in job}
         cancelled = format_ranks([*parse_ranks(launch.cancelled_ranks), *stopped])
-        scancel(stage, launch, replace(launch, cancelled_ranks=cancelled), list(found))
+        scancel(stage, launch, replace(launch, cancelled_ranks=cancelled), list(found), where)
         others = f"; ranks {format_ranks(stopped - ranks)} were in the same jobs" if stopped - ranks else ""
         jobs = f"{len(found)} job{'s' if len(found) > 1 else ''}"
         return [f"cancelled ranks {format_ranks(stopped & ranks)} ({jobs}){others}"]
 
 
-class NotCancelled(StaggerError):
-    """Slurm did not cancel all jobs."""
-
-    exit_status = 1
-
-
-def scancel(stage: Stage, launch: SlurmLaunch, cancelled: SlurmLaunch, jobs: list[str]) -> None:
-    """Cancel jobs of a launch, and record that as `cancelled`. Raises StaggerError when Slurm refuses.
+def scancel(stage: Stage, launch: SlurmLaunch, cancelled: SlurmLaunch, jobs: list[str], where: str) -> None:
+    """Cancel jobs of a launch on the cluster `where`, and record that as `cancelled`. Raises NotCancelled when Slurm
+    refuses.
 
     The record is written first: no concurrent end job may take the cancelled jobs for failed. When Slurm refuses, it is
     taken back. Jobs that were cancelled all the same have that state in Slurm, and are not retried either.
     """
     write_launch(stage.folder, cancelled)
     try:
-        cluster.cancel(jobs, launch.cluster)
+        cluster.cancel(jobs, where)
     except StaggerError as error:
         write_launch(stage.folder, launch)
-        raise NotCancelled(
-            f"{str(error).rstrip('.')}. Jobs of launch {launch.launch} of {stage.name} may go on; look with: stagger"
-            f" status {stage.run.path}"
-        ) from error
+        reason = str(error).rstrip(".")
+        raise NotCancelled([f"{reason}. Jobs of launch {launch.launch} of {stage.name} go on."]) from error
 
 
 def assign(found: dict[str, list[QueuedJob]], jobs: Iterable[QueuedJob], launches: Sequence[SlurmLaunch]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stagger.errors import StaggerError
+from stagger.executor.base import NotCancelled
 from stagger.executor.kinds import LaunchedJobs
 from stagger.rundir.launch_records import LaunchRecord, SlurmLaunch, read_launches
 from stagger.rundir.run_folder import Stage
@@ -14,7 +15,8 @@ from stagger.spec.models import RunSpec, StageSpec
 def cancel_stages(stages: Sequence[Stage], ranks: set[int] | None = None) -> list[str]:
     """Stop the queued and running ranks of `stages`, or only `ranks` of them.
 
-    Returns one sentence per job or process stopped. Raises StaggerError when a stage does not have one of the ranks.
+    Returns one sentence per job or process stopped. Raises StaggerError when a stage does not have one of the ranks,
+    and NotCancelled when Slurm refuses to cancel jobs, after all were tried.
     """
     for stage in stages:
         check_ranks(stage.spec, ranks or set())
@@ -29,8 +31,17 @@ def _cancel(stages: Sequence[Stage], ranks: set[int] | None, kind: type[LaunchRe
     """Stop jobs of launches of this `kind`, later stages first: an ending stage must not launch the next one."""
     launches = [[launch for launch in read_launches(stage.folder) if isinstance(launch, kind)] for stage in stages]
     jobs = LaunchedJobs([launch for mine in launches for launch in mine])
-    pairs = reversed(list(zip(stages, launches, strict=True)))
-    return [line for stage, mine in pairs for line in jobs.cancel(stage, mine, ranks)]
+    stopped: list[str] = []
+    refused: list[str] = []
+    for stage, mine in reversed(list(zip(stages, launches, strict=True))):
+        try:
+            stopped += jobs.cancel(stage, mine, ranks)
+        except NotCancelled as error:  # The jobs of other stages are cancelled all the same.
+            stopped += error.stopped
+            refused += error.refused
+    if refused:
+        raise NotCancelled(refused, stopped)
+    return stopped
 
 
 def held_back(stages: Sequence[Stage]) -> list[str]:

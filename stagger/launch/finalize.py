@@ -18,7 +18,7 @@ from stagger.launch.leftovers import remove_leftovers
 from stagger.launch.retry_policy import decide
 from stagger.launch.stages import run_stages
 from stagger.ranks import format_ranks
-from stagger.rundir.launch_records import Group
+from stagger.rundir.launch_records import Group, wait_for_launch
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.spec.executors import RetrySpec
 from stagger.spec.models import RunSpec
@@ -48,8 +48,9 @@ def main(arguments: list[str]) -> int:
 
 def end_stage(run_dir: str, name: str, settings: str) -> int:
     """Merge the statistics; retry failed ranks as `retries` allows; launch dependent stages if every rank is done."""
-    options = orjson.loads(read_argument(settings)).get("storage_options")
-    run, record = RunFolder.open(run_dir, options, patient=True)
+    known = orjson.loads(read_argument(settings))
+    run, record = RunFolder.open(run_dir, known.get("storage_options"), patient=True)
+    wait_for_launch(run.stage(record, name).folder, known.get("launch", 1))
     with run.changing(record):
         if not may_launch(record.spec, name):  # Then a user's retry need not wait for this job.
             return finalize(run, record, name)

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import Step
+from stagger.storage.late_files import appears
 from stagger.storage.ownership import foreign, is_member, open_to_others, user_name
 from stagger.storage.storage import Storage, is_local
 
@@ -32,8 +33,13 @@ def sha256(data: bytes) -> str:
 
 
 def load_pickle(storage: Storage, path: str, expected_sha256: str) -> list[Any]:
-    """The unpickled steps. Raises StaggerError when others can change the file, or when it was not launched."""
+    """The unpickled steps. Waits for a local file that is not visible yet.
+
+    Raises StaggerError when the file is missing, when others can change it, or when it was not launched.
+    """
     if is_local(path):
+        if not os.path.exists(path) and not appears(path, storage.check):
+            raise StaggerError(f"{path} is missing; launch the pipeline again from its Python script.")
         info = os.stat(path)
         group = info.st_gid if storage.shared and is_member(os.geteuid(), info.st_gid) else None
         if foreign(info, group):

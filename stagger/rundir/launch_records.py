@@ -9,7 +9,8 @@ from typing import Any, ClassVar, TypedDict, TypeVar
 
 from stagger.ranks import parse_ranks
 from stagger.rundir.stage_folder import StageFolder, check_record, damaged, decode, encode
-from stagger.storage.storage import join
+from stagger.storage.late_files import appears
+from stagger.storage.storage import is_local, join
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,9 @@ class SlurmLaunch(LaunchRecord):
     """A launch of job arrays and an end job.
 
     `resources` are the executor's settings; `log_dir` is the folder of the jobs' own output; `user` submitted the jobs
-    to `cluster`, which is empty if it is the one that the submitting machine belongs to. `cancelled` is the reason why
-    the whole launch was cancelled; `cancelled_ranks` are the ranks that were cancelled individually.
+    to `cluster`, which is empty if it is the one that the submitting machine belongs to. (Until Slurm has chosen one,
+    it lists the clusters to choose from.) `cancelled` is the reason why the whole launch was cancelled;
+    `cancelled_ranks` are the ranks that were cancelled individually.
     """
 
     executor = "slurm"
@@ -165,6 +167,12 @@ def read_launches(folder: StageFolder) -> list[LaunchRecord]:
             records.append(decode_launch(folder.storage.read(path), path))
         except FileNotFoundError:
             return records
+
+
+def wait_for_launch(folder: StageFolder, number: int) -> None:
+    """Wait some time for a launch record that must exist, but is not visible here yet."""
+    if is_local(path := record_path(folder, number)):
+        appears(path)
 
 
 def write_launch(folder: StageFolder, record: LaunchRecord) -> None:

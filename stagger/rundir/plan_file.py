@@ -21,7 +21,7 @@ import zstandard
 
 from stagger.errors import StaggerError
 from stagger.pipeline import Shard
-from stagger.storage.storage import Storage
+from stagger.storage.storage import Storage, is_local
 
 MAGIC = b"stagger plan 1\n\0"
 TABLE = len(MAGIC) + 8
@@ -63,18 +63,28 @@ def encode_plan(stage: str, fingerprint: str, steps: list[dict[str, Any]], ranks
 
 
 def read_rank(storage: Storage, path: str, fingerprint: str, rank: int) -> RankPlan:
-    """Read one rank's slice of the plan, with two range reads.
+    """Read one rank's slice of the plan, with two range reads. Waits for a local plan that is not visible yet.
 
     Raises StaggerError when the file is missing or damaged, or belongs to another fingerprint.
     """
+    try:
+        return _read_rank(storage, path, fingerprint, rank)
+    except FileNotFoundError:
+        if is_local(path):
+            from stagger.storage.late_files import appears  # Imported late: hardly any task needs it.
+
+            if appears(path, storage.check):
+                return _read_rank(storage, path, fingerprint, rank)
+        raise StaggerError(f"The plan {path} is missing; launch the pipeline again to recreate it.") from None
+
+
+def _read_rank(storage: Storage, path: str, fingerprint: str, rank: int) -> RankPlan:
     entry = TABLE + 8 * rank
     try:
         start, end = struct.unpack("<2Q", storage.read_range(path, entry, entry + 16))
         if not entry < start < end < start + MAX_FRAME:
             raise ValueError(f"rank {rank} is not in it")
         plan = _decode(storage.read_range(path, start, end))
-    except FileNotFoundError:
-        raise StaggerError(f"The plan {path} is missing; launch the pipeline again to recreate it.") from None
     except DAMAGE as error:
         raise _damaged(path, error) from error
     if plan.rank != rank or plan.fingerprint != fingerprint:

@@ -17,7 +17,8 @@ from stagger.rundir.access import changing, create_run
 from stagger.rundir.lock import Lock
 from stagger.rundir.stage_folder import StageFolder, check_record, damaged, decode, encode
 from stagger.spec.models import RunSpec, StageSpec
-from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, join
+from stagger.storage.late_files import appears
+from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, is_local, join
 from stagger.terminal import logger
 
 SCHEMA = 1
@@ -95,12 +96,15 @@ class RunFolder:
         """Open the existing run at `path`. Raises StaggerError when there is none.
 
         `options` are the storage options for reading run.json, which contains the run's own. `patient` is for jobs
-        without a user at a terminal: they retry even if the storage is unreachable.
+        without a user at a terminal: they retry even if the storage is unreachable, and wait for a run.json that is
+        not visible yet.
         """
         path = absolute(path)
         unreachable_s = None if patient else UNREACHABLE_S
         folder = cls(Storage(options, unreachable_s=unreachable_s, tell=told()), path)
         record = folder.load()
+        if record is None and patient and is_local(path) and appears(join(path, "run.json")):
+            record = folder.load()
         if record is None:
             raise StaggerError(f"There is no run in {path}: it has no run.json. Give the run_dir of a pipeline file.")
         return cls(open_storage(record.spec, unreachable_s), path), record

@@ -234,12 +234,13 @@ def attempt_order(name: str) -> tuple[int, int]:
     return int(launch), int(restart or 0)
 
 
-def merged_launch(folder: StageFolder) -> int | None:
-    """The launch after which stats.json was last written; None without a readable one."""
+def merged_launch(folder: StageFolder) -> int:
+    """The launch after which stats.json was last written; 0 without a readable one."""
     try:
-        return decode(folder.storage.read(folder.stats()), folder.stats()).get("launch")
-    except (FileNotFoundError, StaggerError):
-        return None
+        number = decode(folder.storage.read(folder.stats()), folder.stats()).get("launch")
+    except (OSError, StaggerError):
+        return 0
+    return number if isinstance(number, int) else 0
 
 
 class StageFolder:

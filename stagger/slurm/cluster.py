@@ -6,6 +6,7 @@ import os
 import pwd
 import re
 import shutil
+import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
@@ -47,10 +48,10 @@ def has_queue() -> bool:
     return shutil.which("squeue") is not None
 
 
-def limits() -> Limits:
-    """The cluster's limits, or Slurm's defaults if Slurm cannot be queried."""
+def limits(cluster: str = "") -> Limits:
+    """The limits of a cluster (of several, of this machine's), or Slurm's defaults if Slurm cannot be queried."""
     try:
-        return parse_config(run(["scontrol", "show", "config"]))
+        return parse_config(run(["scontrol", *on("" if several(cluster) else cluster), "show", "config"]))
     except StaggerError as error:  # A dry run works anywhere; a real launch fails at sbatch.
         return Limits(assumed=str(error))
 
@@ -80,8 +81,11 @@ def sees_all_users() -> bool:
 
 
 def on(cluster: str) -> list[str]:
-    """The option that sends a command to this cluster; none for the one that this machine belongs to."""
-    return [f"--clusters={cluster}"] if cluster else []
+    """The option that sends a command to this cluster; none for the one that this machine, or job, belongs to.
+
+    With the option, commands ask slurmdbd for the cluster's address: compute nodes may not reach it.
+    """
+    return [f"--clusters={cluster}"] if cluster not in ("", os.environ.get("SLURM_CLUSTER_NAME")) else []
 
 
 def queue_command(users: Sequence[str], cluster: str = "") -> list[str]:
@@ -117,7 +121,7 @@ def queue(name: str) -> list[QueuedJob]:
 
 def accounting_command(job_ids: Sequence[str], since: float, cluster: str = "") -> list[str]:
     """One sacct command for all arrays, the first of them submitted at `since`, in seconds since the epoch."""
-    start = datetime.fromtimestamp(max(0.0, since - CLOCK_S)).isoformat(timespec="seconds")
+    start = datetime.fromtimestamp(max(0.0, min(since, time.time()) - CLOCK_S)).isoformat(timespec="seconds")
     what = ["--allocations", "--noheader", "--parsable2", "--duplicates", "--format=JobID,State,ExitCode,NodeList"]
     return ["sacct", *on(cluster), *what, f"--starttime={start}", f"--jobs={','.join(job_ids)}"]
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from stagger.backoff import full_jitter
 from stagger.errors import StaggerError
+from stagger.progress import busy
 from stagger.terminal import logger
 
 #: Prefixes of variables that a surrounding job or the user's defaults set. They must not affect the commands run here.
@@ -67,9 +68,25 @@ class SlurmBusy(StaggerError):
     exit_status = 1
 
 
+class UnknownCluster(StaggerError):
+    """There is no such cluster, so nothing was submitted to it."""
+
+
 def outside_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment without the variables of a surrounding job and the user's defaults for Slurm's commands."""
     return {k: v for k, v in environment.items() if k in KEPT or not k.startswith(LEAKING)}
+
+
+def wanted_clusters(script: str, environment: Mapping[str, str]) -> str:
+    r"""The clusters that a script is for: its own option, or else the variable that the user or a site's module sets.
+
+    >>> wanted_clusters("#SBATCH --clusters=east,west\n", {"SLURM_CLUSTERS": "north"})
+    'east,west'
+    >>> wanted_clusters("#!/bin/bash\n", {"SLURM_CLUSTERS": "north"})
+    'north'
+    """
+    own = re.search(r"^#SBATCH\s+(?:--clus\w*[= ]|-M\s*)['\"]?([^'\"\s]+)", script, re.MULTILINE)
+    return own[1] if own else next((environment[name] for name in CLUSTERS if environment.get(name)), "")
 
 
 def run(command: Sequence[str], wait: Wait = PATIENT) -> str:
@@ -115,23 +132,25 @@ def run_once(command: Sequence[str], answer_s: float = PATIENT.answer_s) -> str:
     """
     program = os.path.basename(command[0])
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=answer_s,
-            env={**outside_environment(os.environ), **ADDED},
-            check=False,
-        )
+        with busy(f"waiting for Slurm to answer {program}"):
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=answer_s,
+                env={**outside_environment(os.environ), **ADDED},
+                check=False,
+            )
     except FileNotFoundError:
         raise StaggerError(f"There is no {program} on this machine; use a login node of the cluster.") from None
-    except OSError as error:
-        raise StaggerError(f"{program} cannot be run here: {error.strerror}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a damaged record has put a null byte into an argument.
+        raise StaggerError(f"{program} cannot be run here: {error}.") from error
     except subprocess.TimeoutExpired:
         raise SlurmBusy(f"Slurm did not answer {program} within {answer_s:.0f} s; try again later.") from None
     if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        said = (line.strip().removeprefix(f"{program}: ").removeprefix("error: ") for line in done.stderr.splitlines())
+        lines = [line for line in said if line]
         failed = SlurmFailed(program, list(dict.fromkeys(lines)) or [f"exit status {done.returncode}"])
         raise SlurmBusy(str(failed)) if BUSY.search(done.stderr) else failed
     return done.stdout

@@ -28,8 +28,10 @@ def requeue(element: str) -> None:
 
 
 def _run(*command: str) -> str:
+    # Without the clusters that the launch chose from, and the user's defaults: the job is on this node's cluster.
+    own = {k: v for k, v in os.environ.items() if not k.endswith("_CLUSTERS") and not k.startswith("SQUEUE_")}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=own, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise StaggerError(f"{command[0]} does not work on this node: {error}") from error
     if done.returncode:

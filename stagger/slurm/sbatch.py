@@ -18,9 +18,18 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from stagger.errors import StaggerError
+from stagger.progress import busy
 from stagger.slurm.answers import parse_submitted
-from stagger.slurm.cluster import is_here, known_jobs, on
-from stagger.slurm.command import BUSY, CLUSTERS, SlurmBusy, outside_environment, patiently
+from stagger.slurm.cluster import is_here, known_jobs, on, several
+from stagger.slurm.command import (
+    BUSY,
+    CLUSTERS,
+    SlurmBusy,
+    UnknownCluster,
+    outside_environment,
+    patiently,
+    wanted_clusters,
+)
 from stagger.terminal import logger
 
 #: Seconds after which an sbatch without an answer is abandoned, and seconds for which a submission is retried.
@@ -83,7 +92,7 @@ class _Submitter(submitit.SlurmExecutor):
         super().__init__(folder)
         self._script = script
         self._clusters = clusters
-        self._path = self.folder / f".{name}.sh"
+        self._path = self._link = self.folder / f".{name}.sh"
         self._submitted = Submitted("", "")
 
     def submit_script(self) -> Submitted:
@@ -93,6 +102,7 @@ class _Submitter(submitit.SlurmExecutor):
             job.paths.submission_file.unlink(missing_ok=True)
         finally:
             self._path.unlink(missing_ok=True)
+            self._link.unlink(missing_ok=True)
         return self._submitted
 
     def _make_submission_file_text(self, command: str, uid: str) -> str:
@@ -100,9 +110,12 @@ class _Submitter(submitit.SlurmExecutor):
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         # squeue shows the path of a job's script: by it a job is found whose name a plug-in has changed.
-        submission_file_path.rename(self._path)
-        submission_file_path.symlink_to(self._path.name)
-        hidden = [name for name in os.environ if name not in outside_environment(os.environ)]
+        self._link = submission_file_path
+        self._link.rename(self._path)
+        self._link.symlink_to(self._path.name)
+        # The end job chooses from the same clusters for retries and later stages.
+        kept = {*outside_environment(os.environ), *CLUSTERS}
+        hidden = [name for name in os.environ if name not in kept]
         unset = [word for name in hidden for word in ("-u", name)]
         program, *arguments = super()._make_submission_command(self._path)
         later = deferred(os.environ, self._script)
@@ -116,8 +129,9 @@ class _Submitter(submitit.SlurmExecutor):
         found = parse_submitted(text)
         if found is None:
             raise FailedSubmissionError(f"sbatch printed no job id, but: {text.strip()}")
-        self._submitted = Submitted(*found)
-        return found[0]
+        job_id, cluster = found
+        self._submitted = Submitted(job_id, cluster or ("" if several(self._clusters) else self._clusters))
+        return job_id
 
 
 def deferred(environment: Mapping[str, str], script: str) -> dict[str, str]:
@@ -160,18 +174,6 @@ def submit(folder: str, script: str, name: str, cluster: str = "") -> Submitted:
     return patiently(attempt, PATIENCE_S, least_s=SETTLE_S)
 
 
-def wanted_clusters(script: str, environment: Mapping[str, str]) -> str:
-    r"""The clusters that a script is for: its own option, or else the variable that the user or a site's module sets.
-
-    >>> wanted_clusters("#SBATCH --clusters=east,west\n", {"SLURM_CLUSTERS": "north"})
-    'east,west'
-    >>> wanted_clusters("#!/bin/bash\n", {"SLURM_CLUSTERS": "north"})
-    'north'
-    """
-    own = re.search(r"^#SBATCH\s+(?:--clusters?[= ]|-M\s*)['\"]?([^'\"\s]+)", script, re.MULTILINE)
-    return own[1] if own else next((environment[name] for name in CLUSTERS if environment.get(name)), "")
-
-
 def unheeded(script: str, environment: Mapping[str, str]) -> list[str]:
     r"""A sentence for each variable that would say where sbatch sends jobs, if the script leaves that open.
 
@@ -204,12 +206,12 @@ def submit_once(folder: str, script: str, name: str, clusters: str) -> Submitted
     """Try to submit once. Raises SlurmBusy if a retry may succeed, StaggerError if Slurm rejects the job."""
     try:
         # submitit prints sbatch's message before it raises, but the error contains it anyway.
-        with contextlib.redirect_stderr(io.StringIO()):
+        with busy("waiting for Slurm to answer sbatch"), contextlib.redirect_stderr(io.StringIO()):
             return _Submitter(Path(folder), script, name, clusters).submit_script()
     except (FailedJobError, FailedSubmissionError) as error:
         words = said(str(error))
         if NO_CLUSTER.search(words):  # Then squeue cannot ask it either.
-            raise StaggerError(refusal(words)) from error
+            raise UnknownCluster(refusal(words)) from error
         if job := look_up(name, clusters):
             return job
         if not words or BUSY.search(words):

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from stagger.errors import StaggerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Superseded(StaggerError):
@@ -51,9 +54,9 @@ class TaskSettings:
     pickle_sha256: str = ""
 
     @classmethod
-    def of(cls, argument: str) -> TaskSettings:
+    def of(cls, argument: str, check: Callable[[], None] = lambda: None) -> TaskSettings:
         """The settings that `argument` names (`read_argument`). Raises StaggerError when it cannot be read."""
-        return cls.from_json(read_argument(argument))
+        return cls.from_json(read_argument(argument, check))
 
     def to_json(self) -> str:
         return orjson.dumps(asdict(self)).decode()
@@ -63,18 +66,33 @@ class TaskSettings:
         return cls(**orjson.loads(text))
 
 
-def read_argument(argument: str) -> str:
+def read_argument(argument: str, check: Callable[[], None] = lambda: None) -> str:
     """The JSON text of settings. `argument` is the path of their file, or, to run a rank by hand, the text itself.
 
-    Raises StaggerError when the file cannot be read.
+    Waits for a file that is not visible yet, and calls `check` meanwhile. Raises StaggerError when the file cannot be
+    read.
     """
     if argument.startswith("{"):
         return argument
     try:
-        descriptor = os.open(argument, os.O_RDONLY)  # One call to the file system; `open` makes three.
-        try:
-            return b"".join(iter(lambda: os.read(descriptor, 2**20), b"")).decode()
-        finally:
-            os.close(descriptor)
+        return _read(argument)
+    except FileNotFoundError as error:
+        from stagger.storage.late_files import appears  # Imported late: hardly any task needs it.
+
+        if not appears(argument, check):
+            raise _unreadable(error) from None
+        return _read(argument)
     except OSError as error:
-        raise StaggerError(f"The task's settings cannot be read: {error}. Every node must see this file.") from None
+        raise _unreadable(error) from None
+
+
+def _read(path: str) -> str:
+    descriptor = os.open(path, os.O_RDONLY)  # One call to the file system; `open` makes three.
+    try:
+        return b"".join(iter(lambda: os.read(descriptor, 2**20), b"")).decode()
+    finally:
+        os.close(descriptor)
+
+
+def _unreadable(error: OSError) -> StaggerError:
+    return StaggerError(f"The task's settings cannot be read: {error}. Every node must see this file.")

@@ -43,7 +43,9 @@ def main(arguments: list[str]) -> int:
     install_handlers(stop)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # Logs are read while they grow.
     try:
-        settings = TaskSettings.of(arguments[0])
+        settings = TaskSettings.of(arguments[0], stop.check)
+    except Interrupted as error:
+        return error.exit_status
     except StaggerError as error:
         log(str(error), "ERROR")
         return 1

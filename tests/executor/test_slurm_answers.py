@@ -162,3 +162,32 @@ def test_limits_of_users_count_where_they_are_enforced() -> None:
         ("none", False),
     ):
         assert answers.parse_config(f"AccountingStorageEnforce = {value}").enforced is enforced
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("JobHeldAdmin", "administrator"),
+        ("launch failed requeued held", "scontrol release 7"),
+        ("PartitionDown", "partition"),
+        ("ReqNodeNotAvail, UnavailableNodes:n[1-2]", "down, drained or reserved"),
+        ("AssocMaxJobsLimit", "must end first"),
+        ("QOSMaxCpuPerUserLimit", "must end first"),
+        ("AssocGrpCPUMinutesLimit", "share of time"),
+        ("QOSMaxWallDurationPerJobLimit", "executor.time"),
+        ("QOSMaxGRESPerJob", "than a limit allows"),
+        ("InvalidQOS", "executor.qos"),
+        ("DependencyNeverSatisfied", "never starts"),
+        ("ReservationDeleted", "reservation"),
+        ("SomethingNew", "SomethingNew"),
+    ],
+)
+def test_a_reason_that_does_not_pass_by_itself_is_explained(reason: str, words: str) -> None:
+    assert words in states.why_waiting(reason, "7")
+
+
+@pytest.mark.parametrize(
+    "reason", ["None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency", ""]
+)
+def test_an_ordinary_wait_needs_no_words(reason: str) -> None:
+    assert states.why_waiting(reason, "7") == ""

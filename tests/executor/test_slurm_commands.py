@@ -13,7 +13,7 @@ import submitit
 from submitit.core.core import PicklingExecutor
 
 from stagger.errors import StaggerError
-from stagger.slurm import cluster, command, sbatch
+from stagger.slurm import cluster, command, own_job, sbatch
 
 
 class Clock:
@@ -87,6 +87,89 @@ def test_a_job_that_was_accepted_without_a_word_is_not_submitted_again(stand_ins
     stand_in(stand_ins, "squeue", "echo '77|0|COMPLETED|0:01|N/A|None|name|/s/.name.sh'")
     assert sbatch.submit(str(tmp_path), "#!/bin/bash\n", "name") == ("77", "")
     assert count.read_text().count("x") == 1
+
+
+def test_a_job_that_was_accepted_without_a_word_is_found_though_it_is_hidden_and_renamed(
+    stand_ins: Path, tmp_path: Path
+) -> None:
+    count = tmp_path / "count"
+    stand_in(stand_ins, "sbatch", f'echo "${{@: -1}}" >> {count}; exit 124')
+    answer = f"echo '77|0|RUNNING|0:01|N/A|None|site-job|'$(tail -n 1 {count})"
+    stand_in(stand_ins, "squeue", f"for word; do [[ $word != --all ]] || {answer}; done")
+    assert sbatch.submit(str(tmp_path), "#!/bin/bash\n", "name-0a1b") == ("77", "")
+    assert len(count.read_text().splitlines()) == 1
+    assert not list(tmp_path.glob(".*.sh"))  # No copy of the script is left behind.
+
+
+@pytest.mark.parametrize(
+    ("script", "variables", "clusters"),
+    [
+        ("#SBATCH --clusters=east", {"SLURM_CLUSTERS": "north"}, "east"),
+        ("#SBATCH -M east", {}, "east"),
+        ("#!/bin/bash", {"SLURM_CLUSTERS": "north"}, "north"),
+        ("#!/bin/bash", {"SLURM_CLUSTERS": "north", "SBATCH_CLUSTERS": "west"}, "west"),
+    ],
+)
+def test_the_clusters_that_a_file_or_a_site_wants_count(
+    stand_ins: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+    variables: dict[str, str],
+    clusters: str,
+) -> None:
+    seen = tmp_path / "seen"
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    stand_in(stand_ins, "sbatch", f'echo "$@" >> {seen}; echo "Submitted batch job 12 on cluster {clusters}"')
+    assert sbatch.submit(str(tmp_path), f"{script}\n", "name") == ("12", clusters)
+    assert f"--clusters={clusters} " in seen.read_text()
+
+
+def test_of_several_clusters_the_look_up_asks_each(
+    stand_ins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_CLUSTERS", "east,west")
+    stand_in(stand_ins, "sbatch", "exit 124")
+    lines = "CLUSTER: east\\nARRAY_JOB_ID|...\\nCLUSTER: west\\n77|N/A|PENDING|0:00|N/A|None|name|(null)\\n"
+    stand_in(stand_ins, "squeue", f'echo "$*" > {tmp_path}/asked; printf "{lines}"')
+    assert sbatch.submit(str(tmp_path), "#!/bin/bash\n", "name") == ("77", "west")
+    assert "--clusters=east,west --all" in (tmp_path / "asked").read_text()
+
+
+def test_a_cluster_that_does_not_exist_is_said(stand_ins: Path, tmp_path: Path) -> None:
+    stand_in(stand_ins, "sbatch", "echo \"sbatch: error: No cluster 'nosuch' known by database.\" >&2; exit 1")
+    with pytest.raises(StaggerError, match=r"No cluster 'nosuch'.*change executor.sbatch.clusters, or SLURM_CLUSTERS"):
+        sbatch.submit(str(tmp_path), "#!/bin/bash\n#SBATCH --clusters=nosuch\n", "name")
+
+
+def test_commands_ask_the_cluster_that_has_the_jobs(
+    stand_ins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not by its name from inside one of its own jobs: a compute node may not reach slurmdbd."""
+    seen = tmp_path / "seen"
+    for name in ("squeue", "sacct", "scancel"):
+        stand_in(stand_ins, name, f'echo "{{}} $*" >> {seen}'.format(name))
+    for inside in ("", "east"):
+        monkeypatch.setenv("SLURM_CLUSTER_NAME", inside)
+        cluster.known_jobs(["me"], "east")
+        cluster.final_states(["7"], time.time(), "east")
+        cluster.cancel(["7"], "east")
+    asked = [(line.split()[0], "--clusters=east" in line) for line in seen.read_text().splitlines()]
+    programs = ("squeue", "sacct", "scancel")
+    assert asked == [(name, True) for name in programs] + [(name, False) for name in programs]
+
+
+def test_a_job_requeues_itself_on_its_own_cluster(
+    stand_ins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_CLUSTERS", "east,west")
+    monkeypatch.setenv("SQUEUE_STATES", "PENDING")
+    stand_in(stand_ins, "squeue", f"env > {tmp_path}/env; echo 'RUNNING|1:00'")
+    assert own_job.job_state("7_1") == ("RUNNING", 60)
+    seen = (tmp_path / "env").read_text()
+    assert "_CLUSTERS=" not in seen
+    assert "SQUEUE_" not in seen
 
 
 def test_while_nobody_knows_whether_there_is_a_job_none_is_submitted(stand_ins: Path, tmp_path: Path) -> None:

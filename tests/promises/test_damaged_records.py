@@ -141,7 +141,7 @@ def on_slurm(
     cli("launch", file, check=0, PATH=os.environ["PATH"])
     run = tmp_path / "slurm"
     launch = json.loads((run / "launches" / "1" / "launch.json").read_text())
-    (tmp_path / "queue").write_text(f"9001|1|RUNNING|1:00|None|{launch['arrays'][0]['name']}\n")
+    (tmp_path / "queue").write_text(f"9001|1|RUNNING|1:00|N/A|None|{launch['arrays'][0]['name']}|(null)\n")
     (run / "completions").mkdir()
     shutil.copy(local / "completions" / "00000.json", run / "completions")
     return run

@@ -69,8 +69,3 @@ def test_a_plan_of_another_run_is_refused(plan: Path) -> None:
 def test_a_rank_beyond_the_plan_is_refused(plan: Path) -> None:
     with pytest.raises(StaggerError, match="is damaged"):
         read_rank(Storage(), str(plan), "f00d", 100)
-
-
-def test_a_missing_plan_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StaggerError, match=r"plan .*/nothing is missing"):
-        read_rank(Storage(), str(tmp_path / "nothing"), "f00d", 0)

@@ -28,7 +28,8 @@ def test_the_settings_in_the_launch_record_run_a_rank_by_hand(
         assert (tmp_path / "run" / "completions" / f"{rank:05d}.json").exists()
 
 
-def test_a_task_without_its_settings_says_so(tmp_path: Path) -> None:
+def test_a_task_that_cannot_read_its_settings_says_so(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").mkdir()
     task = [sys.executable, "-I", "-m", "stagger.task", str(tmp_path / "settings.json"), "0"]
     done = subprocess.run(task, capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -18,6 +18,7 @@ from stagger.storage.storage import Storage
 from tests.conftest import Cli, PipelineFiles
 from tests.kit.records import launch_record
 from tests.kit.runs import SLURM
+from tests.kit.slurm_front import front
 
 
 def test_who_sleeps_runs_waits_or_was_requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,20 +47,6 @@ def test_only_what_takes_much_longer_than_most_is_called_slow() -> None:
     assert slowest(took(30, 31, 59, 29, 30, 300, 90, 70, 65, 30, 30, 30)) == [(5, 300.0), (6, 90.0), (7, 70.0)]
     assert slowest(took(1, 1, 1, 9)) == []  # Less than SLOW_S seconds.
     assert slowest([]) == []
-
-
-def front(cli: Cli, folder: Path, **scripts: str) -> Path:
-    """Write stand-ins for Slurm's commands that record their calls but run nothing. Returns the file of the calls."""
-    place = folder / "front"
-    place.mkdir()
-    answers = {"sbatch": f"echo Submitted batch job $((9000 + $(wc -l < {place}/calls)))", "srun": "true"}
-    answers |= {"scontrol": "echo MaxArraySize = 1001", "sacctmgr": "exit 1", "squeue": "true", "sacct": "true"}
-    for name, script in {**answers, **scripts}.items():
-        (place / name).write_text(f'#!/bin/bash\necho "{name} $*" >> {place}/calls\n{script}\n')
-        (place / name).chmod(0o755)
-    (place / "calls").touch()
-    cli.env["PATH"] = f"{place}:{cli.env['PATH']}"
-    return place / "calls"
 
 
 def test_slurm_is_asked_once_for_all_stages(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
