@@ -107,7 +107,8 @@ def array_script(
 def finalize_script(context: ScriptContext, name: str, after: Sequence[str]) -> str:
     """The script of the end job, which runs when the arrays with the job ids `after` have ended."""
     options: dict[str, Any] = {"job-name": name, "output": f"{percent(context.log_dir)}/finalize-%j.out"}
-    options |= {"open-mode": "append", "nodes": "1", "ntasks": "1", "chdir": context.spec.chdir, "requeue": True}
+    options |= {"open-mode": "append", "nodes": "1", "ntasks": "1", "chdir": context.spec.chdir}
+    options |= {"requeue": "no-requeue" not in context.spec.sbatch}
     options |= {"dependency": f"afterany:{':'.join(after)}", **end_options(context.spec, context.tasks)}
     return render(
         "finalize.sbatch.j2",

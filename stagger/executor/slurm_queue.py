@@ -145,14 +145,22 @@ class SlurmJobs(Jobs[SlurmLaunch]):
 
     def _add_hidden(self, stage: Stage, activity: Activity, launches: Sequence[SlurmLaunch]) -> None:
         """Add ranks that another member of the run's group launched, if Slurm hides other users' jobs from this one."""
-        others = [one for one in launches if one.user and one.user != cluster.own_user() and not self._is_known(one)]
-        others = [one for one in others if not end_record.has_ended(stage.folder, one.launch)]
-        if not others or not (ranks := not_done(stage, others)) or cluster.sees_all_users():
+        if not (others := self._hidden(stage, launches)):
             return
-        users = ", ".join(sorted({one.user for one in others}))
+        users = users_of(others)
         self._note(f"Slurm hides the jobs of {users} from you (PrivateData): whether they are active is unknown.")
-        activity.unknown |= ranks - activity.ranks
+        activity.unknown |= not_done(stage, others) - activity.ranks
         activity.holders.append(f"jobs of {users}, perhaps: Slurm hides them from you")
+
+    def _hidden(self, stage: Stage, launches: Sequence[SlurmLaunch]) -> list[SlurmLaunch]:
+        """The launches of others with ranks that may be active, but that Slurm does not show to this user."""
+        others = [one for one in launches if is_of_another(one) and not self._is_known(one)]
+        others = [one for one in others if not end_record.has_ended(stage.folder, one.launch)]
+        return others if others and not_done(stage, others) and not self._sees_all_users else []
+
+    @cached_property
+    def _sees_all_users(self) -> bool:
+        return cluster.sees_all_users()
 
     def _is_known(self, launch: SlurmLaunch) -> bool:
         return any(self.known[job.name] for job in launch.jobs)
@@ -176,7 +184,7 @@ class SlurmJobs(Jobs[SlurmLaunch]):
         return states
 
     def end_job(self, launch: SlurmLaunch) -> EndJob | None:
-        if self._unanswered:
+        if self._unanswered or (is_of_another(launch) and not self._is_known(launch) and not self._sees_all_users):
             return None
         name, job_id = launch.finalize.name, launch.finalize.job_id
         for job in self.known[name]:
@@ -192,6 +200,9 @@ class SlurmJobs(Jobs[SlurmLaunch]):
                 stopped += one
             except NotCancelled as error:
                 refused.append(str(error))
+        if hidden := self._hidden(stage, launches):
+            users = users_of(hidden)
+            refused.append(f"Slurm hides the jobs of {users} from you (PrivateData): only {users} can cancel them.")
         if refused:
             raise NotCancelled(refused, stopped)
         return stopped
@@ -274,6 +285,16 @@ def ranks_of(job: QueuedJob, elements: list[list[int]]) -> list[int]:
     if job.index is None:
         return [rank for element in elements for rank in element]
     return elements[job.index] if job.index < len(elements) else []
+
+
+def is_of_another(launch: SlurmLaunch) -> bool:
+    """Whether another member of the run's group submitted the jobs of a launch."""
+    return launch.user not in ("", cluster.own_user())
+
+
+def users_of(launches: Sequence[SlurmLaunch]) -> str:
+    """The names of the users who submitted the jobs of these launches."""
+    return ", ".join(sorted({launch.user for launch in launches}))
 
 
 def not_done(stage: Stage, launches: Sequence[SlurmLaunch]) -> set[int]:

@@ -147,8 +147,8 @@ def accounting_answers() -> bool:
 
 
 def partitions() -> list[Partition]:
-    """The cluster's partitions."""
-    return parse_partitions(run(["sinfo", "--noheader", "--format=%R|%a|%l|%D"]))
+    """The cluster's partitions, hidden ones included."""
+    return parse_partitions(run(["sinfo", "--all", "--noheader", "--format=%R|%a|%l|%D"]))
 
 
 def own_time_limit() -> int | None:

@@ -74,6 +74,11 @@ def test_options_of_end_replace_and_remove_any() -> None:
     assert "--mem=" not in finalize_script(context(end=EndSpec(sbatch={"mem": False})), "end", ["1"])
 
 
+def test_requeueing_is_requested_unless_the_stage_does_without() -> None:
+    assert "--requeue" in finalize_script(context(), "end", ["1"])
+    assert "--requeue" not in finalize_script(context(sbatch={"no-requeue": True}), "end", ["1"])
+
+
 def test_in_another_partition_the_nodes_of_the_stage_do_not_matter() -> None:
     sbatch = {"constraint": "a100", "nodelist": "g1", "reservation": "r", "prefer": "b", "exclude": "g2"}
     found = options(partition="gpu", gpus_per_task=1, sbatch=sbatch, end={"partition": "cpu"})

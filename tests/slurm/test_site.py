@@ -193,7 +193,10 @@ def test_a_colleague_who_may_not_see_the_jobs_is_not_told_that_they_are_lost(sit
     site.user.folder.chmod(0o755)
     colleague = User(site.limited.number, site.user.group, site.limited.folder, **site.env)
     assert counts(status(colleague, run))[1] == 0
-    assert "games" in colleague("status", run).out + colleague("status", run).err
+    said = colleague("status", run, check=0).out
+    assert "Slurm hides the jobs of games" in said
+    assert "stagger retry" not in said
+    assert "only games can cancel them" in colleague("cancel", run, check=1).err
 
 
 def test_the_profile_of_the_page_for_sites_is_all_that_a_pipeline_file_needs(site: Site) -> None:
