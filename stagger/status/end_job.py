@@ -10,7 +10,7 @@ from typing import Literal
 from stagger.errors import one_line
 from stagger.rundir.end_record import EndRecord, read_end
 from stagger.rundir.launch_records import SlurmLaunch, latest_launch
-from stagger.slurm.states import counts_as, has_ended
+from stagger.slurm.states import counts_as, has_ended, why_waiting
 from stagger.status.look import Look
 
 #: Bytes of the end of the end job's output that are read for its last line.
@@ -67,7 +67,9 @@ def end_of(look: Look) -> End | None:
         return End("running", f"{name} is running" + _so_far(record))
     if look.activity.ranks - look.done:
         return End("ahead")
-    return End("waiting", f"{name} is {job.state.lower()} ({job.reason or 'no reason'})" + _so_far(record))
+    why = why_waiting(job.reason, launch.finalize.job_id or "").replace("(executor.", "(executor.end.")
+    reason = f"{job.reason or 'no reason'}{f': {why}' if why else ''}"
+    return End("waiting", f"{name} is {job.state.lower()} ({reason})" + _so_far(record))
 
 
 def _recorded(record: EndRecord) -> End:

@@ -158,6 +158,15 @@ def test_the_next_stage_starts_where_only_short_jobs_can(site: Site) -> None:
     assert output_ids(site.user.folder / "third") == EVERYTHING
 
 
+def test_an_end_job_that_cannot_start_is_explained(site: Site) -> None:
+    run = site.user.folder / "run"
+    site.launch(
+        site.user, site.stage("only", "../input", executor={"partition": "short", "time": 1, "end": {"time": 9}})
+    )
+    until(lambda: "PartitionTimeLimit" in (said := site.user("status", run).out) and "done" in said, "Slurm's reason")
+    assert "it requests more time than is allowed (executor.end.time)" in site.user("status", run).out
+
+
 def test_where_nodes_may_not_submit_the_waiting_command_starts_the_retries_and_the_next_stage(site: Site) -> None:
     executor = {"partition": "nosubmit", "nodes_submit": False}
     failing = {"my_steps:fail_once": {"ranks": [3], "flag": "failed"}}
