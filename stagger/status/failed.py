@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from signal import Signals
 
+from stagger.errors import one_line
 from stagger.ranks import format_ranks
 from stagger.rundir.launch_records import Group
 from stagger.rundir.stage_folder import Failure
@@ -20,8 +21,18 @@ OUT_OF_MEMORY = re.compile(r"oom[-_ ]kill|out of memory|exceeded (job )?memory l
 
 #: What a job prints when it ends before Python starts (environment.sh.j2, array.sbatch.j2).
 NOT_STARTED = re.compile(
-    r"^stagger: (?:the environment could not be set up|Python could not be started) on node (\S+)$", re.MULTILINE
+    r"^stagger: (the environment could not be set up|Python could not be started) on node ([^\s:]+)"
+    r"(?:: (.{1,1000}?) ended with exit status (\d+))?$",
+    re.MULTILINE | re.DOTALL,
 )
+
+
+@dataclass(frozen=True)
+class NotStarted:
+    """Why a job ended before Python started, and on which node."""
+
+    node: str
+    why: str
 
 
 def looks_out_of_memory(text: str) -> bool:
@@ -33,14 +44,18 @@ def looks_out_of_memory(text: str) -> bool:
     return OUT_OF_MEMORY.search(text) is not None
 
 
-def node_without_python(text: str) -> str | None:
-    r"""The node on which a job ended before Python started, from the end of its output; None if it started.
+def not_started(text: str) -> NotStarted | None:
+    r"""Why a job ended before Python started, from the end of its output; None if it started.
 
-    >>> node_without_python("no such module\nstagger: the environment could not be set up on node n1\n")
-    'n1'
+    >>> why = "stagger: the environment could not be set up on node n1: test -e /x ended with exit status 1"
+    >>> not_started(f"no such module\n{why}\n")
+    NotStarted(node='n1', why="the environment could not be set up: 'test -e /x' ended with exit status 1")
     """
     found = NOT_STARTED.search(text)
-    return found[1] if found else None
+    if found is None:
+        return None
+    command = f": {one_line(found[3])!r} ended with exit status {found[4]}" if found[3] else ""
+    return NotStarted(found[2], f"{found[1]}{command}")
 
 
 @dataclass(frozen=True)
@@ -51,7 +66,7 @@ class Failed:
     state: Slurm's final state; None if unknown.
     failure: the rank's own failure record; None if it left none.
     before: the failure record of the previous launch, if the latest one was its automatic retry.
-    not_started_on: the node on which its job ended before Python started, if that is why it left no record.
+    not_started: why its job ended before Python started, if that is why it left no record.
     """
 
     rank: int
@@ -59,12 +74,14 @@ class Failed:
     state: str | None
     failure: Failure | None
     before: Failure | None = None
-    not_started_on: str | None = None
+    not_started: NotStarted | None = None
 
     @property
     def node(self) -> str | None:
         """The node, as Slurm calls it, on which the rank failed; None if unknown."""
-        return self.not_started_on if self.failure is None else self.failure.get("host")
+        if self.failure is not None:
+            return self.failure.get("host")
+        return None if self.not_started is None else self.not_started.node
 
     @property
     def end(self) -> str:
@@ -92,13 +109,17 @@ class Failed:
 
     @property
     def sentence(self) -> str:
-        return str(self.failure["error"]) if self.failure is not None else self.end
+        if self.failure is not None:
+            return str(self.failure["error"])
+        if self.not_started is not None:
+            return f"{self.not_started.why}, on node {self.not_started.node}"
+        return f"its job ended without a failure record ({self.reason})"
 
     @property
     def cause(self) -> tuple[str, ...]:
         """What ranks that failed for the same reason have in common: kind, step and line of the error, or the end."""
         if self.failure is None:
-            return (self.reason,)
+            return ("", self.reason, self.not_started.why if self.not_started else "")
         return (self.failure["kind"], self.failure.get("step") or "", self.failure.get("where") or "")
 
     @property
@@ -127,9 +148,7 @@ class FailureGroup:
     def error(self) -> str:
         """The first rank's sentence, with the line of the user's code, and how many others differ from it."""
         failure, count = self.first.failure, len({one.sentence for one in self.members}) - 1
-        if failure is None:
-            return f"the job ended without a failure record ({self.first.reason})"
-        where = f" ({failure['where']})" if failure.get("where") else ""
+        where = f" ({failure['where']})" if failure is not None and failure.get("where") else ""
         return f"{self.first.sentence}{where}" + (f", and {count:,} more like it" if count else "")
 
     def __str__(self) -> str:

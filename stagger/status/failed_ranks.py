@@ -9,7 +9,7 @@ from stagger.executor.activity import Activity
 from stagger.executor.kinds import LaunchedJobs
 from stagger.rundir.launch_records import Group, LaunchRecord, LocalLaunch, SlurmLaunch
 from stagger.rundir.stage_folder import Failure, StageFolder, attempt_order
-from stagger.status.failed import Failed, looks_out_of_memory, node_without_python
+from stagger.status.failed import Failed, NotStarted, looks_out_of_memory, not_started
 
 #: Bytes read from the end of a job's output, where Slurm reports that it was killed for its memory.
 TAIL_BYTES = 4096
@@ -52,13 +52,13 @@ def find_failed(
     wanted = [rank for rank in wanted if rank not in activity.unknown or is_final(latest.get(rank))]
     again = {rank: tries[rank][-2] for rank in wanted if tries[rank][-1].group.tries > 0 and len(tries[rank]) > 1}
     before = _records(folder, attempts, again)
-    states, not_started = _end_states({rank: tries[rank][-1] for rank in wanted}, latest, jobs)
+    states, never = _end_states({rank: tries[rank][-1] for rank in wanted}, latest, jobs)
     failed = []
     for rank in wanted:
         last, failure = tries[rank][-1], latest.get(rank)
         if isinstance(last.launch, LocalLaunch) and (failure is None or failure["kind"] == "interrupted"):
             continue
-        failed.append(Failed(rank, last.group, states.get(rank), failure, before.get(rank), not_started.get(rank)))
+        failed.append(Failed(rank, last.group, states.get(rank), failure, before.get(rank), never.get(rank)))
     return failed
 
 
@@ -106,9 +106,9 @@ def _records(folder: StageFolder, attempts: dict[int, list[str]], tries: dict[in
 
 def _end_states(
     tries: dict[int, Try], latest: dict[int, Failure], jobs: LaunchedJobs
-) -> tuple[dict[int, str], dict[int, str]]:
-    """Slurm's final state for ranks that left no failure record of their own, or only one about a signal; and the node
-    for those whose job ended before Python started.
+) -> tuple[dict[int, str], dict[int, NotStarted]]:
+    """Slurm's final state for ranks that left no failure record of their own, or only one about a signal; and why, for
+    those whose job ended before Python started.
     """
     silent: dict[int, set[int]] = {}
     launches: dict[int, SlurmLaunch] = {}
@@ -117,7 +117,7 @@ def _end_states(
             silent.setdefault(one.launch.launch, set()).add(rank)
             launches[one.launch.launch] = one.launch
     states: dict[int, str] = {}
-    not_started: dict[int, str] = {}
+    never: dict[int, NotStarted] = {}
     for number, ranks in silent.items():
         states |= jobs.end_states(launches[number], ranks)
         for rank in ranks:
@@ -126,9 +126,9 @@ def _end_states(
             output = _end_of_output(launches[number], rank)
             if looks_out_of_memory(output):  # Not every cluster has a state for that.
                 states[rank] = "OUT_OF_MEMORY"
-            elif node := node_without_python(output):
-                not_started[rank] = node
-    return states, not_started
+            elif why := not_started(output):
+                never[rank] = why
+    return states, never
 
 
 def _end_of_output(launch: SlurmLaunch, rank: int) -> str:

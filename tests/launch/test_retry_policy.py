@@ -11,7 +11,7 @@ from stagger.rundir.launch_records import Group
 from stagger.rundir.stage_folder import Failure
 from stagger.slurm.states import STATES
 from stagger.spec.executors import RetrySpec
-from stagger.status.failed import Failed, looks_out_of_memory
+from stagger.status.failed import Failed, NotStarted, looks_out_of_memory
 
 FIRST = Group([1, 2, 3])
 
@@ -112,7 +112,7 @@ def on(node: str, kind: str = "OSError", step: str | None = "read", **more: Any)
 
 def unset(node: str) -> Any:
     """How a rank failed whose environment could not be set up."""
-    return {"failure": None, "state": "FAILED", "not_started_on": node}
+    return {"failure": None, "state": "FAILED", "not_started": NotStarted(node, "the environment could not be set up")}
 
 
 SAME = {**failure("OSError", step="read"), "host": "n2"}
@@ -165,6 +165,10 @@ def test_which_nodes_are_bad(failed: list[dict[str, Any]], succeeded: dict[str, 
 def test_some_node_is_always_left(
     avoided: list[str], broken: list[str], succeeded: dict[str, int], untried: bool, still: list[str], bad: list[str]
 ) -> None:
-    failed = [Failed(rank, FIRST, "FAILED", None, not_started_on=node) for rank in range(2) for node in broken]
+    failed = [
+        Failed(rank, FIRST, "FAILED", None, not_started=NotStarted(node, "no Python"))
+        for rank in range(2)
+        for node in broken
+    ]
     found = avoid(avoided, failed, succeeded, untried=untried)
     assert (found[0], sorted(found[1])) == (still, bad)
