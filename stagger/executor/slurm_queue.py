@@ -93,7 +93,8 @@ class SlurmJobs(Jobs[SlurmLaunch]):
     def _cancel_launch(self, stage: Stage, launch: SlurmLaunch) -> list[str]:
         """Cancel the queued and running jobs of a launch, its end job included."""
         active = sorted({job.job_id for job_of in launch.jobs for job in self.alive(job_of.name)})
-        if active:  # Written before scancel: no concurrent reader may take the cancelled jobs for failed.
+        if any(self.alive(array.name) for array in launch.arrays):
+            # Written before scancel: no concurrent reader may take the cancelled jobs for failed.
             write_launch(stage.folder, replace(launch, cancelled="by stagger cancel"))
         cluster.cancel(active)
         return [f"cancelled Slurm job {number}" for number in active]
