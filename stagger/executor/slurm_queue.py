@@ -211,8 +211,10 @@ class SlurmJobs(Jobs[SlurmLaunch]):
         """Cancel the queued and running jobs of a launch, its end job included."""
         alive = [job for job_of in launch.jobs for job in self.alive(job_of.name)]
         active = sorted({job.job_id for job in alive})
-        if active:
-            scancel(stage, launch, replace(launch, cancelled="by stagger cancel"), active, alive[0].cluster)
+        if active:  # A launch of which only the end job is left has no ranks to cancel.
+            ranks_left = any(self.alive(array.name) for array in launch.arrays)
+            after = replace(launch, cancelled="by stagger cancel") if ranks_left else launch
+            scancel(stage, launch, after, active, alive[0].cluster)
         return [f"cancelled Slurm job {number}" for number in active]
 
     def _cancel_ranks(self, stage: Stage, launch: SlurmLaunch, ranks: set[int]) -> list[str]:

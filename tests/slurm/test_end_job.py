@@ -139,3 +139,19 @@ def test_an_end_job_leaves_a_node_that_cannot_run_it(
     output = Path(launch["log_dir"], f"finalize-{launch['finalize']['job_id']}.out").read_text()
     assert f"The end job cannot run on {bad.read_text().strip()}: this node cannot import stagger" in output
     assert "all 2 ranks are done" in output  # The next try is appended to the same log.
+
+
+def test_ranks_that_failed_stay_failed_when_only_the_end_job_is_cancelled(
+    slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    executor = {**SLURM, "end": {"sbatch": {"begin": "now+600"}}}
+    steps = ({"my_steps:fail_on": {"ranks": [1]}},)
+    slurm_cli("launch", pipeline_file(steps=steps, executor=executor, randomize_start_duration=0), check=0)
+    run = tmp_path / "run"
+    until(lambda: counts(status(slurm_cli, run)) == (3, 1, 0, 0), "the ranks to end")
+    until(lambda: status(slurm_cli, run)["end"].get("state") == "waiting", "the end job to be alone")
+    number = launches(run)[0]["finalize"]["job_id"]
+    assert slurm_cli("cancel", run, check=0).out == f"cancelled Slurm job {number}\n"
+    until(lambda: status(slurm_cli, run)["end"].get("state") == "cancelled", "the end job to be cancelled")
+    stage = status(slurm_cli, run)
+    assert (counts(stage), stage["cancelled"]) == ((3, 1, 0, 0), 0)
