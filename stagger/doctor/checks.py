@@ -56,8 +56,10 @@ def checks(run_dir: str | None, options: dict[str, dict[str, Any]], spec: SlurmS
     yield from partition_checks(spec.sbatch.get("partition", spec.partition))
     shared = folder if folder is not None and is_local(folder) else os.getcwd()
     scripts = as_launched(spec, shared)
-    yield from rules_checks(scripts)
-    yield from node_checks(shared, spec, scripts[END])
+    rules = list(rules_checks(scripts))
+    yield from rules
+    accepted = all(check.state != "problem" for check in rules)
+    yield from node_checks(shared, spec, scripts[END], accepted=accepted)
 
 
 def partition_checks(wanted: Any) -> Iterator[Check]:

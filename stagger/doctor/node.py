@@ -16,10 +16,12 @@ from stagger.errors import StaggerError
 from stagger.executor.job_script import command, percent, quoted_env, render, resources, sbatch_options
 from stagger.progress import busy
 from stagger.slurm import cluster
+from stagger.slurm.answers import format_time, parse_time
+from stagger.slurm.states import why_waiting
 from stagger.spec.executors import EnvSpec, SlurmSpec
 
-#: Seconds to wait for the test job, and its time limit in minutes.
-JOB_S, JOB_MINUTES = 60.0, "5"
+#: Seconds to wait for the test job, and its longest time limit in seconds.
+JOB_S, JOB_LIMIT_S = 60.0, 300
 
 #: The setting for a cluster whose compute nodes cannot submit jobs.
 NO_SUBMITTING = "executor.nodes_submit: false"
@@ -28,10 +30,10 @@ NO_SUBMITTING = "executor.nodes_submit: false"
 CLOCKS_S = 5.0
 
 
-def node_checks(folder: str, spec: SlurmSpec, end_script: str) -> Iterator[Check]:
+def node_checks(folder: str, spec: SlurmSpec, end_script: str, *, accepted: bool) -> Iterator[Check]:
     """Check a compute node with a tiny job. Waits for it up to JOB_S seconds, and removes its files.
 
-    The job tries whether it could submit `end_script`.
+    The job tries whether it could submit `end_script`. `accepted` is whether this machine could.
     """
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
@@ -54,6 +56,8 @@ def node_checks(folder: str, spec: SlurmSpec, end_script: str) -> Iterator[Check
             yield not_answered(place, name, job)
             return
         job = None
+        if not accepted:
+            answer["sbatch"] = "refused here, too"
         yield from judged(answer, place, before, time.time(), spec)
     except StaggerError as error:
         yield Check("node", "problem", str(error))
@@ -67,7 +71,9 @@ def submit(place: str, name: str, token: str, spec: SlurmSpec) -> str:
     from stagger.slurm import sbatch
 
     options: dict[str, Any] = {"job-name": name, "output": f"{percent(place)}/out", "nodes": "1", "ntasks": "1"}
-    options |= {**resources(spec), **spec.sbatch, "time": JOB_MINUTES, "chdir": spec.chdir}
+    limit_s = parse_time(spec.time_limit) if spec.time_limit is not None else None
+    time_limit = format_time(min(JOB_LIMIT_S, limit_s or JOB_LIMIT_S))
+    options |= {**resources(spec), **spec.sbatch, "time": time_limit, "chdir": spec.chdir}
     script = render(
         "doctor.sbatch.j2",
         options=sbatch_options(options),
@@ -100,8 +106,9 @@ def not_answered(place: str, name: str, job: str) -> Check:
     waiting = cluster.queue(name)
     if waiting:
         state = f"{waiting[0].state}, {waiting[0].reason}"
+        remedy = why_waiting(waiting[0].reason, job) or "try again later"
         return Check(
-            "node", "warning", f"The test job {job} has not answered within {JOB_S:.0f} s ({state}); try again later."
+            "node", "warning", f"The test job {job} has not answered within {JOB_S:.0f} s ({state}): {remedy}."
         )
     return Check(
         "node",
@@ -156,7 +163,9 @@ def commands_check(answer: dict[str, str], host: str, spec: SlurmSpec) -> Check:
     lacks = []
     if answer.get("scontrol") != "yes":
         lacks.append("scontrol does not work: jobs cannot requeue themselves")
-    if answer.get("sbatch") != "yes" and spec.nodes_submit:
+    if answer.get("sbatch") == "refused here, too":
+        lacks.append("it is unknown whether sbatch works, as Slurm refuses the end job from this machine, too")
+    elif answer.get("sbatch") != "yes" and spec.nodes_submit:
         said = answer.get("sbatch_error", "").strip() or "no message"
         lacks.append(
             f"sbatch does not work ({said}): jobs cannot launch retries or the next stage; set {NO_SUBMITTING}"

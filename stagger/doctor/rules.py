@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from stagger.doctor.check import Check
 from stagger.errors import StaggerError
 from stagger.executor.arrays import unique_name
+from stagger.executor.end_job import end_key
 from stagger.executor.job_script import ScriptContext, array_script, finalize_script
 from stagger.slurm import sbatch
 from stagger.spec.executors import SlurmSpec
@@ -38,6 +39,7 @@ def rules_checks(scripts: Mapping[str, str]) -> Iterator[Check]:
             return
         if words:
             refused = True
-            yield Check("rules", "problem", f"For {what}: {sbatch.refusal(words)}")
+            key = end_key(sbatch.key_to_change(words)) if what == END else None
+            yield Check("rules", "problem", str(sbatch.Refused(words, what, key)))
     if not refused:
         yield Check("rules", "ok", "Slurm accepts an array and the end job with these settings")

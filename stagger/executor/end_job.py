@@ -52,6 +52,17 @@ GPU_OPTIONS = (
 )
 
 
+def end_key(key: str) -> str:
+    """The key below `executor.end` for what `key` sets for the stage's jobs.
+
+    >>> end_key("executor.mem_per_cpu_gb"), end_key("the constraint in executor.sbatch")
+    ('executor.end.mem_gb', 'the constraint in executor.end.sbatch')
+    """
+    for stage, own in (("mem_per_cpu_gb", "mem_gb"), ("gpus_per_task", "gpus")):
+        key = key.replace(f"executor.{stage}", f"executor.end.{own}")
+    return re.sub(r"executor\.(?!end\.)", "executor.end.", key)
+
+
 def end_options(spec: SlurmSpec, tasks: int = 1) -> dict[str, Any]:
     """The end job's own options: where it runs, and its time, processors, memory and GPUs.
 

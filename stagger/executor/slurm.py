@@ -9,6 +9,7 @@ from dataclasses import replace
 from stagger.errors import StaggerError
 from stagger.executor.arrays import array_record, block_scripts, split, throttles, unique_name
 from stagger.executor.base import ArrayPlan, StageLaunch, StageRunner
+from stagger.executor.end_job import end_key
 from stagger.executor.job_script import ScriptContext, activate_script, array_script, finalize_script
 from stagger.executor.limits import clusters_of
 from stagger.executor.more_resources import Defaults, scaled, without_nodes
@@ -19,7 +20,7 @@ from stagger.rundir.launch_records import EndJobRecord, SlurmLaunch, write_launc
 from stagger.rundir.run_folder import StageInput
 from stagger.slurm import cluster
 from stagger.slurm.answers import Limits
-from stagger.slurm.command import SlurmBusy, UnknownCluster, wanted_clusters
+from stagger.slurm.command import UnknownCluster, wanted_clusters
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.storage.local_files import SHARED_FOLDER, make_folder
 from stagger.storage.storage import is_local, join
@@ -186,10 +187,13 @@ def end_submitted(record: SlurmLaunch, launch: StageLaunch, context: ScriptConte
     name = record.finalize.name
     try:
         return submitted(record, launch, context, name, finalize_script(context, name, after))
-    except (SlurmBusy, UnknownCluster):
-        raise
     except StaggerError as error:
-        raise StaggerError(f"The end job: {str(error).rstrip('.')}. Its own keys are below executor.end.") from error
+        from stagger.slurm.sbatch import Refused
+
+        if isinstance(error, Refused):
+            key = end_key(error.key) or "executor.end"
+            raise Refused(error.words, f"the end job of {launch.stage.name}", key) from error
+        raise
 
 
 def left_to_commands(spec: RunSpec, stage: StageSpec) -> str:

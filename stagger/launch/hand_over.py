@@ -13,6 +13,7 @@ from stagger.launch.check import check_variables
 from stagger.launch.leftovers import remove_leftovers
 from stagger.launch.retry_policy import decide
 from stagger.pipeline.pickled import sha256
+from stagger.ranks import format_ranks
 from stagger.rundir.launch_records import Group, LaunchRecord, record_path
 from stagger.rundir.run_folder import Stage
 from stagger.rundir.stage_folder import damaged
@@ -29,6 +30,9 @@ def launch_stage(stage: Stage, look: Look, ranks: list[int], payload: bytes) -> 
     if look.done:
         logger.info(f"{stage.name}: {len(look.done)} of {stage.spec.tasks} ranks are already done")
     if not ranks:
+        if active := look.activity.ranks - look.done:
+            holders = ", ".join(look.activity.holders)
+            logger.info(f"{stage.name}: ranks {format_ranks(active)} are queued, running or ending ({holders})")
         write_stats(look)
         return look
     if not look.activity.ranks:

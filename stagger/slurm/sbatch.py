@@ -60,15 +60,23 @@ UNHEEDED = {
 #: Slurm's messages about a cluster that it does not know.
 NO_CLUSTER = re.compile(r"no cluster '|invalid entry for --cluster", re.IGNORECASE)
 
-#: Patterns of Slurm's messages about rejected jobs, and the key of the pipeline file to change.
+#: Patterns of Slurm's messages about rejected jobs, and the key of the pipeline file to change. The sentence of a
+#: site's plug-in names the option that it wants, and may speak of anything else besides.
 REFUSALS = (
     (NO_CLUSTER.pattern, "executor.sbatch.clusters, or SLURM_CLUSTERS and SBATCH_CLUSTERS"),
+    (r"--gpus|--gres", "executor.gpus_per_task"),
+    (r"--mem", "executor.mem_per_cpu_gb"),
+    (r"--time|(?-i:(^|\s)-t\b)|time limit (specification )?required", "executor.time"),
+    (r"--account|(?-i:(^|\s)-A\b)", "executor.account"),
+    (r"--qos|(?-i:(^|\s)-q\b)", "executor.qos"),
+    (r"--partition|(?-i:(^|\s)-p\b)", "executor.partition"),
+    (r"--constraint|(?-i:(^|\s)-C\b)", "the constraint in executor.sbatch"),
     (r"invalid account", "executor.account"),
     (r"partition", "executor.partition"),
-    (r"maxwall|--time|requested time limit|time limit is invalid", "executor.time"),
+    (r"maxwall|requested time limit|time limit is invalid", "executor.time"),
     (r"maxsubmit|joblimit|job submit limit", "executor.ranks_per_job (fewer jobs)"),
     (r"\bqos\b", "executor.qos"),
-    (r"memory|--mem", "executor.mem_per_cpu_gb"),
+    (r"memory", "executor.mem_per_cpu_gb"),
     (r"generic resource|\bgres\b|\btres\b|gpu", "executor.gpus_per_task"),
     (r"cpu count|processors|cpus", "executor.cpus_per_task"),
     (r"node count|node configuration", "executor.cpus_per_task, mem_per_cpu_gb, ranks_at_once or the nodes"),
@@ -213,12 +221,12 @@ def submit_once(folder: str, script: str, name: str, clusters: str) -> Submitted
     except (FailedJobError, FailedSubmissionError) as error:
         words = said(str(error))
         if NO_CLUSTER.search(words):  # Then squeue cannot ask it either.
-            raise UnknownCluster(refusal(words)) from error
+            raise UnknownCluster(str(Refused(words))) from error
         if job := look_up(name, clusters):
             return job
         if not words or BUSY.search(words):
             raise SlurmBusy(f"sbatch failed: {words or f'no answer within {SBATCH_TIMEOUT_S} s'}") from error
-        raise StaggerError(refusal(words)) from error
+        raise Refused(words) from error
 
 
 def said(text: str) -> str:
@@ -227,16 +235,23 @@ def said(text: str) -> str:
     return "; ".join(dict.fromkeys(line.rstrip(".") for line in lines if line))
 
 
-def refusal(words: str) -> str:
-    """The error message for a job that Slurm rejected.
+class Refused(StaggerError):
+    """Slurm rejected a job: in these `words`, because of this `key` of the pipeline file (empty if unknown)."""
 
-    >>> refusal("Batch job submission failed: Invalid qos specification")
-    'Slurm refused the job (Batch job submission failed: Invalid qos specification); change executor.qos.'
+    def __init__(self, words: str, job: str = "the job", key: str | None = None) -> None:
+        self.words = words
+        self.key = key_to_change(words) if key is None else key
+        change = f" ({words}); change {self.key}." if self.key else f": {words}."
+        super().__init__(f"Slurm refused {job}{change}")
+
+
+def key_to_change(words: str) -> str:
+    """The key of the pipeline file that a rejection is about; empty if unknown.
+
+    >>> key_to_change("Batch job submission failed: Invalid qos specification")
+    'executor.qos'
     """
-    for pattern, key in REFUSALS:
-        if re.search(pattern, words, re.IGNORECASE):
-            return f"Slurm refused the job ({words}); change {key}."
-    return f"Slurm refused the job: {words}."
+    return next((key for pattern, key in REFUSALS if re.search(pattern, words, re.IGNORECASE)), "")
 
 
 def refused(script: str) -> str:

@@ -101,6 +101,8 @@ def why_waiting(reason: str, job: str) -> str:
     ('', 'waiting for SomethingNew')
     """
     plain = _plain(reason)
+    if "maintenance" in reason.lower():  # After the comma of ReqNodeNotAvail.
+        return "nodes are reserved for maintenance; a job that ends before it begins can start now (executor.time)"
     if plain in ORDINARY or not plain:
         return ""
     found = (words.format(job=job) for pattern, words in REASONS if re.search(pattern, plain))

@@ -136,7 +136,7 @@ def refusals() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("words", "key"), refusals())
 def test_a_refusal_names_the_key_to_change(words: str, key: str) -> None:
-    sentence = sbatch.refusal(sbatch.said(words))
+    sentence = str(sbatch.Refused(sbatch.said(words)))
     assert words.strip().splitlines()[0].removeprefix("sbatch: ").removeprefix("error: ").rstrip(".") in sentence
     for word in key.split(" in "):
         assert word in sentence.partition("change ")[2]
