@@ -135,6 +135,10 @@ class Jobs(ABC, Generic[Launch]):
         """Rank -> the final state of its job; ranks whose state is unknown are missing. Reads no record of a rank."""
         return {}
 
+    def signals(self, launch: Launch, ranks: set[int]) -> dict[int, int]:
+        """Rank -> the signal that ended its job; ranks of which none is known are missing."""
+        return {}
+
     def end_job(self, launch: Launch) -> EndJob | None:
         """The end job of a launch; None if it has none, or if Slurm cannot be asked here."""
         return None

@@ -60,6 +60,10 @@ class LaunchedJobs:
         """Rank -> the final state of its job; ranks whose state is unknown are missing. Reads no record of a rank."""
         return self._of_kind[launch.executor].end_states(launch, ranks)
 
+    def signals(self, launch: LaunchRecord, ranks: set[int]) -> dict[int, int]:
+        """Rank -> the signal that ended its job; ranks of which none is known are missing."""
+        return self._of_kind[launch.executor].signals(launch, ranks)
+
     def end_job(self, launch: LaunchRecord) -> EndJob | None:
         """The end job of a launch; None if it has none, or if Slurm cannot be asked here."""
         return self._of_kind[launch.executor].end_job(launch)

@@ -16,7 +16,7 @@ from stagger.rundir.crew_notes import read_notes
 from stagger.rundir.launch_records import ArrayRecord, EndJobRecord, SlurmLaunch, write_launch
 from stagger.rundir.run_folder import Stage
 from stagger.slurm import cluster
-from stagger.slurm.answers import QueuedJob
+from stagger.slurm.answers import Accounted, QueuedJob
 from stagger.slurm.command import BRIEF, PATIENT, Wait
 from stagger.slurm.states import has_ended, is_queued, why_waiting
 from stagger.terminal import logger
@@ -84,9 +84,9 @@ class SlurmJobs(Jobs[SlurmLaunch]):
         return {(name, job.index): job.state for name, job in every if has_ended(job.state)}
 
     @cached_property
-    def _accounting(self) -> dict[tuple[str, str, int | None], str]:
-        """(Cluster, job id, index) -> final state, as far as accounting answers."""
-        states: dict[tuple[str, str, int | None], str] = {}
+    def _accounting(self) -> dict[tuple[str, str, int | None], Accounted]:
+        """(Cluster, job id, index) -> how it ended, as far as accounting answers."""
+        ended: dict[tuple[str, str, int | None], Accounted] = {}
         for name, launches in self._by_cluster().items():
             ids = [job.job_id for launch in launches for job in launch.jobs if job.job_id]
             if not ids:
@@ -97,9 +97,9 @@ class SlurmJobs(Jobs[SlurmLaunch]):
             except StaggerError as error:
                 self._note(f"{str(error).rstrip('.')}. How jobs ended is known only from what they left themselves.")
                 continue
-            states |= {(name, *job): state for job, state in found.items()}
+            ended |= {(name, *job): end for job, end in found.items()}
             self._answered = True
-        return states
+        return ended
 
     def _note(self, sentence: str) -> None:
         """Keep a sentence for the user, or log it, if this command does more than to show the status."""
@@ -116,7 +116,8 @@ class SlurmJobs(Jobs[SlurmLaunch]):
         for one in (index, None):
             known = self._ended.get((array.name, one))
             if known is None:
-                known = self._accounting.get((launch.cluster, array.job_id or "", one))
+                found = self._accounting.get((launch.cluster, array.job_id or "", one))
+                known = found and found.state
             if known is not None:
                 return known
         return None
@@ -183,13 +184,24 @@ class SlurmJobs(Jobs[SlurmLaunch]):
             )
         return states
 
+    def signals(self, launch: SlurmLaunch, ranks: set[int]) -> dict[int, int]:
+        found: dict[int, int] = {}
+        for array in launch.arrays:
+            for index, job in enumerate(array.elements(launch.ranks_per_job)):
+                wanted = ranks.intersection(job)
+                end = self._accounting.get((launch.cluster, array.job_id or "", index)) if wanted else None
+                if end is not None and end.signal:
+                    found |= dict.fromkeys(wanted, end.signal)
+        return found
+
     def end_job(self, launch: SlurmLaunch) -> EndJob | None:
         if self._unanswered or (is_of_another(launch) and not self._is_known(launch) and not self._sees_all_users):
             return None
         name, job_id = launch.finalize.name, launch.finalize.job_id
         for job in self.known[name]:
             return EndJob(job.state, job.reason)
-        return EndJob(self._accounting.get((launch.cluster, job_id or "", None), ""))
+        found = self._accounting.get((launch.cluster, job_id or "", None))
+        return EndJob(found.state if found else "")
 
     def cancel(self, stage: Stage, launches: Sequence[SlurmLaunch], ranks: set[int] | None = None) -> list[str]:
         stopped: list[str] = []

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from stagger.slurm.states import whole_name
 
@@ -138,23 +139,43 @@ def parse_partitions(text: str) -> list[Partition]:
     return [Partition(name, state == "up", limit, int(nodes)) for name, state, limit, nodes in rows]
 
 
-def parse_accounting(text: str) -> dict[tuple[str, int | None], str]:
-    r"""Parse sacct's output: (job id, index) -> state. After a requeue, the last of several records counts.
+class Accounted(NamedTuple):
+    """A job in accounting: its state, and the signal that ended its script; 0 if none did."""
+
+    state: str
+    signal: int = 0
+
+
+def parse_accounting(text: str) -> dict[tuple[str, int | None], Accounted]:
+    r"""Parse sacct's output: (job id, index) -> state and signal. After a requeue, the last of several records counts.
 
     The index is None for a single job, and for the rest of an array that was cancelled before it started.
 
-    >>> parse_accounting("12_3|FAILED|1:0|n1\n12|CANCELLED by 0|0:15|n2\n12_[5-6%2]|PENDING|0:0|None assigned\n")
-    {('12', 3): 'FAILED', ('12', None): 'CANCELLED', ('12', 5): 'PENDING', ('12', 6): 'PENDING'}
+    >>> parse_accounting("12_3|FAILED|0:9|n1\n12_[5-6%2]|PENDING|0:0|None assigned\n")[("12", 3)]
+    Accounted(state='FAILED', signal=9)
     """
-    states: dict[tuple[str, int | None], str] = {}
+    states: dict[tuple[str, int | None], Accounted] = {}
     for line in text.splitlines():
         number, bar, rest = line.partition("|")
         if not bar or "." in number:  # A step of a job.
             continue
         array, _, indices = number.partition("_")
-        state = whole_name(rest.partition("|")[0].partition(" ")[0].rstrip("+"))
-        states |= {(array, index): state for index in listed(indices)}
+        written, _, after = rest.partition("|")
+        job = Accounted(whole_name(written.partition(" ")[0].rstrip("+")), signal_of(after.partition("|")[0]))
+        states |= {(array, index): job for index in listed(indices)}
     return states
+
+
+def signal_of(exit_code: str) -> int:
+    """The signal in sacct's exit code, `<status>:<signal>`; 0 if there is none. A shell adds 128 to one of its child.
+
+    >>> signal_of("0:9"), signal_of("139:0"), signal_of("1:0"), signal_of("")
+    (9, 11, 0, 0)
+    """
+    status, _, signal = exit_code.partition(":")
+    if signal.isdigit() and int(signal):
+        return int(signal)
+    return max(0, int(status) - 128) if status.isdigit() else 0
 
 
 def listed(text: str) -> Sequence[int | None]:

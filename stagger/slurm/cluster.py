@@ -13,6 +13,7 @@ from datetime import datetime
 from stagger.errors import StaggerError
 from stagger.slurm.answers import (
     QUEUE_FORMAT,
+    Accounted,
     Limits,
     Partition,
     QueuedJob,
@@ -128,13 +129,13 @@ def accounting_command(job_ids: Sequence[str], since: float, cluster: str = "") 
 
 def final_states(
     job_ids: Sequence[str], since: float, cluster: str = "", wait: Wait = PATIENT
-) -> dict[tuple[str, int | None], str]:
+) -> dict[tuple[str, int | None], Accounted]:
     """Final states of these arrays' elements, from accounting. `since` is the time of the first submission.
 
     Raises StaggerError when there is no accounting here, or when it does not answer.
     """
-    states = parse_accounting(run(accounting_command(job_ids, since, cluster), wait))
-    return {job: state for job, state in states.items() if has_ended(state)}
+    jobs = parse_accounting(run(accounting_command(job_ids, since, cluster), wait))
+    return {job: found for job, found in jobs.items() if has_ended(found.state)}
 
 
 def accounting_answers() -> bool:

@@ -12,6 +12,7 @@ from stagger.ranks import format_ranks
 from stagger.rundir.launch_records import Group
 from stagger.rundir.stage_folder import Failure
 from stagger.slurm.states import counts_as
+from stagger.task.crew import death_reason, signal_name
 
 #: Exceptions of a task that ran out of memory where Slurm does not enforce a limit, and the kind that a crew records.
 MEMORY_ERRORS = frozenset({"MemoryError", "ArrowMemoryError", "OUT_OF_MEMORY"})
@@ -67,6 +68,7 @@ class Failed:
     failure: the rank's own failure record; None if it left none.
     before: the failure record of the previous launch, if the latest one was its automatic retry.
     not_started: why its job ended before Python started, if that is why it left no record.
+    signal: the signal that ended its job, if it left no record; 0 if none is known.
     """
 
     rank: int
@@ -75,6 +77,7 @@ class Failed:
     failure: Failure | None
     before: Failure | None = None
     not_started: NotStarted | None = None
+    signal: int = 0
 
     @property
     def node(self) -> str | None:
@@ -103,6 +106,8 @@ class Failed:
         if self.failure is not None and self.failure["kind"] != "interrupted":
             step = self.failure.get("step")
             return f"{self.failure['kind']} in {step}" if step else str(self.failure["kind"])
+        if self.signal:
+            return f"killed by {signal_name(self.signal)}"
         if self.state in (None, "FAILED", "COMPLETED") and self.failure is None:
             return f"lost ({self.state})" if self.state else "lost"
         return self.end
@@ -113,6 +118,8 @@ class Failed:
             return str(self.failure["error"])
         if self.not_started is not None:
             return f"{self.not_started.why}, on node {self.not_started.node}"
+        if self.signal:
+            return f"its job {death_reason(-self.signal)}"
         return f"its job ended without a failure record ({self.reason})"
 
     @property

@@ -52,13 +52,14 @@ def find_failed(
     wanted = [rank for rank in wanted if rank not in activity.unknown or is_final(latest.get(rank))]
     again = {rank: tries[rank][-2] for rank in wanted if tries[rank][-1].group.tries > 0 and len(tries[rank]) > 1}
     before = _records(folder, attempts, again)
-    states, never = _end_states({rank: tries[rank][-1] for rank in wanted}, latest, jobs)
+    ends = _silent_ends({rank: tries[rank][-1] for rank in wanted}, latest, jobs)
     failed = []
     for rank in wanted:
         last, failure = tries[rank][-1], latest.get(rank)
         if isinstance(last.launch, LocalLaunch) and (failure is None or failure["kind"] == "interrupted"):
             continue
-        failed.append(Failed(rank, last.group, states.get(rank), failure, before.get(rank), never.get(rank)))
+        end = ends.get(rank, SilentEnd())
+        failed.append(Failed(rank, last.group, end.state, failure, before.get(rank), end.not_started, end.signal))
     return failed
 
 
@@ -104,31 +105,47 @@ def _records(folder: StageFolder, attempts: dict[int, list[str]], tries: dict[in
     return {rank: record for (rank, _), record in zip(wanted, found, strict=True) if record is not None}
 
 
-def _end_states(
-    tries: dict[int, Try], latest: dict[int, Failure], jobs: LaunchedJobs
-) -> tuple[dict[int, str], dict[int, NotStarted]]:
-    """Slurm's final state for ranks that left no failure record of their own, or only one about a signal; and why, for
-    those whose job ended before Python started.
+@dataclass(frozen=True)
+class SilentEnd:
+    """What is known of the end of a rank that left no failure record of its own, or only one about a signal.
+
+    state: Slurm's final state; None if unknown.
+    not_started: why its job ended before Python started, if it did.
+    signal: the signal that ended its job; 0 if none is known.
     """
+
+    state: str | None = None
+    not_started: NotStarted | None = None
+    signal: int = 0
+
+
+def _silent_ends(tries: dict[int, Try], latest: dict[int, Failure], jobs: LaunchedJobs) -> dict[int, SilentEnd]:
+    """How the ranks ended that left no failure record of their own, or only one about a signal."""
     silent: dict[int, set[int]] = {}
     launches: dict[int, SlurmLaunch] = {}
     for rank, one in tries.items():
         if isinstance(one.launch, SlurmLaunch) and not is_final(latest.get(rank)):
             silent.setdefault(one.launch.launch, set()).add(rank)
             launches[one.launch.launch] = one.launch
-    states: dict[int, str] = {}
-    never: dict[int, NotStarted] = {}
+    ends: dict[int, SilentEnd] = {}
     for number, ranks in silent.items():
-        states |= jobs.end_states(launches[number], ranks)
-        for rank in ranks:
-            if states.get(rank) != "FAILED" or rank in latest:
-                continue
-            output = _end_of_output(launches[number], rank)
-            if looks_out_of_memory(output):  # Not every cluster has a state for that.
-                states[rank] = "OUT_OF_MEMORY"
-            elif why := not_started(output):
-                never[rank] = why
-    return states, never
+        states = jobs.end_states(launches[number], ranks)
+        ends |= {rank: SilentEnd(states.get(rank)) for rank in ranks}
+        lost = {rank for rank in ranks if states.get(rank) == "FAILED" and rank not in latest}
+        ends |= {rank: end for rank in lost if (end := _told_by_output(launches[number], rank)) is not None}
+        lost = {rank for rank in lost if ends[rank] == SilentEnd("FAILED")}
+        signals = jobs.signals(launches[number], lost) if lost else {}
+        ends |= {rank: SilentEnd("FAILED", signal=signal) for rank, signal in signals.items()}
+    return ends
+
+
+def _told_by_output(launch: SlurmLaunch, rank: int) -> SilentEnd | None:
+    """How a failed job ended, by the end of its output; None if that does not say it."""
+    output = _end_of_output(launch, rank)
+    if looks_out_of_memory(output):  # Not every cluster has a state for that.
+        return SilentEnd("OUT_OF_MEMORY")
+    why = not_started(output)
+    return None if why is None else SilentEnd("FAILED", why)
 
 
 def _end_of_output(launch: SlurmLaunch, rank: int) -> str:

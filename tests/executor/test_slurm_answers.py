@@ -61,12 +61,12 @@ def test_accounting_is_read_from_any_version(version: str) -> None:
     rows = [line.split("|") for line in lines]
     text = "\n".join(f"{row[columns.index('JobID')]}|{row[columns.index('State')]}" for row in rows)
     found = answers.parse_accounting(text)
-    assert {job: found[job] for job in STATES[version]} == STATES[version]
-    assert set(found.values()) <= set(states.STATES)
+    assert {job: found[job].state for job in STATES[version]} == STATES[version]
+    assert {job.state for job in found.values()} <= set(states.STATES)
 
 
 def test_a_cut_state_is_known_all_the_same() -> None:
-    assert answers.parse_accounting("9_1|OUT_OF_ME+|0:125|n1") == {("9", 1): "OUT_OF_MEMORY"}
+    assert answers.parse_accounting("9_1|OUT_OF_ME+|0:125|n1") == {("9", 1): ("OUT_OF_MEMORY", 125)}
 
 
 @pytest.mark.parametrize("version", versions("squeue.txt"))

@@ -114,6 +114,20 @@ def test_the_rest_of_an_array_that_somebody_cancelled_is_cancelled_not_lost(run:
     assert run.status["reasons"] == {"CANCELLED": 3, "lost (FAILED)": 1}
 
 
+def test_the_signal_that_killed_a_job_is_named(run: Run) -> None:
+    """Rank 1 was killed by the kernel, rank 2 died in a container's shell, rank 3 ended with a status of its own."""
+    run.launch()
+    ends = ("0|FAILED|0:9|n1", "1|FAILED|0:9|n1", "2|FAILED|139:0|n2", "3|FAILED|3:0|n2")
+    run.stand_in("sacct", "; ".join(f"echo '{run.job}_{end}'" for end in ends))
+    assert run.status["reasons"] == {"killed by SIGKILL": 2, "killed by SIGSEGV": 1, "lost (FAILED)": 1}
+    (why, *_) = run.status["errors"]
+    assert why == {
+        "ranks": "0-1",
+        "count": 2,
+        "error": "its job was killed by SIGKILL: out of memory, unless someone killed it by hand",
+    }
+
+
 def test_status_says_why_jobs_wait_that_do_not_start_by_themselves(run: Run) -> None:
     run.launch()
     run.lists("0|PENDING|JobHeldUser", "1|PENDING|Priority", "2|PENDING|launch failed requeued held", "3|RUNNING|None")
