@@ -169,8 +169,8 @@ def test_a_launch_that_is_refused_at_once_is_no_try(
 def test_a_refused_end_job_names_its_keys(slurm_cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
     bin_file(slurm_cli, "REFUSE_END").write_text("CPU job setup is not valid")
     error = slurm_cli("launch", pipeline_file(executor=SLURM, randomize_start_duration=0), check=2).err
-    assert "Slurm refused the end job of a (CPU job setup is not valid); change executor.end." in error
-    assert "The end job" in launches(tmp_path / "run")[0]["refused"]
+    assert "Slurm refused the end job of run (CPU job setup is not valid); change executor.end." in error
+    assert "the end job of run" in launches(tmp_path / "run")[0]["refused"]
 
 
 def test_a_waiting_command_acts_in_place_of_end_jobs_that_failed_or_vanished(

@@ -70,7 +70,7 @@ def test_what_slurm_refuses_is_said_in_its_words_and_nothing_stays_queued(
     assert "Slurm refused the job (" in ran.err
     assert said in ran.err
     (launch,) = launches(tmp_path / "run")
-    assert "Slurm refused" in launch["cancelled"]
+    assert "Slurm refused" in launch["refused"]
     assert counts(status(slurm_cli, tmp_path / "run")) == (0, 0, 0, 4)
     slurm_cli("launch", pipeline_file(executor=SLURM, randomize_start_duration=0), "--wait", check=0)
     assert output_ids(tmp_path / "run-output") == EVERYTHING
@@ -131,7 +131,7 @@ def test_a_launch_whose_third_array_is_refused_leaves_nothing(life: Life, tmp_pa
     assert "Invalid qos specification); change executor.qos." in ran.err
     (launch,) = launches(life.run)
     assert [array["job_id"] is not None for array in launch["arrays"]] == [True, True, False, False, False]
-    assert "Invalid qos" in launch["cancelled"]
+    assert "Invalid qos" in launch["refused"]
     names = ",".join(array["name"] for array in launch["arrays"])
     until(lambda: slurm(life.cli, "squeue", "-h", "-n", names) == "", "the first two to be cancelled")
     assert counts(status(life.cli, life.run)) == (0, 0, 0, 5)
