@@ -55,9 +55,9 @@ def run_array(folder: str, options: argparse.Namespace) -> measure.Cost:
             [*measure.STAGGER, "launch", str(HERE / "array.yaml"), f"--tasks={options.tasks}", *changes], environment
         )
         measure.say(f"launched {options.tasks} ranks in {cost.wall_s:.1f} s; waiting")
-        # 1: a rank failed; 124: the timeout. Missing ranks are counted below.
+        # 1: a rank failed; 3: ranks were never launched; 124: the timeout. Missing ranks are counted below.
         watch = ["timeout", str(options.timeout), *measure.STAGGER, "status", f"{folder}/run", "--watch"]
-        measure.run(watch, environment, allowed=(0, 1, 124))
+        measure.run(watch, environment, allowed=(0, 1, 3, 124))
     finally:
         if os.path.isdir(f"{folder}/run"):
             measure.run([*measure.STAGGER, "cancel", f"{folder}/run"], environment, allowed=(0, 2))

@@ -40,6 +40,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+#: The exit status of `stagger status` while ranks are queued, running, or not launched.
+NOT_DONE = 3
+
 app.add_typer(blocks.app, name="blocks")
 
 
@@ -144,7 +147,10 @@ def status(
     json: Json = False,
     options: Options = None,
 ) -> int:
-    """Show a run's progress: ranks by state, records, bytes, rate. Exit status 1 if ranks failed or files differ."""
+    """Show a run's progress: ranks by state, records, bytes, rate.
+
+    Exit status: 0 if all ranks are done; 1 if ranks failed or were cancelled, or output files differ; 3 otherwise.
+    """
     from stagger.rundir.run_folder import RunFolder
     from stagger.status.stage_status import status_of
 
@@ -158,7 +164,9 @@ def status(
             logger.warning(note)
     else:
         show.status(folder.path, stages)
-    return 1 if any(stage.failed or stage.differs for stage in stages) else 0
+    if any(stage.failed or stage.cancelled or stage.differs for stage in stages):
+        return 1
+    return 0 if all(stage.done == stage.tasks for stage in stages) else NOT_DONE
 
 
 @app.command()

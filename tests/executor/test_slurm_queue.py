@@ -135,7 +135,7 @@ def test_status_says_why_jobs_wait_that_do_not_start_by_themselves(run: Run) -> 
         ("0", "JobHeldUser"),
         ("2", "launch failed requeued held"),
     ]
-    said = run.cli("status", run.path, check=0).out
+    said = run.cli("status", run.path, check=3).out
     assert f"waiting: 0 (JobHeldUser: the job is held; release it with: scontrol release {run.job})" in said
 
 
@@ -175,14 +175,14 @@ def test_jobs_beside_a_refused_one_are_cancelled_all_the_same(run: Run) -> None:
 def test_status_shows_what_the_records_say_when_squeue_fails(run: Run) -> None:
     run.launch()
     run.stand_in("squeue", "echo 'slurm_load_jobs error: Access denied' >&2; exit 1")
-    document = run.cli("status", run.path, "--json", check=0).json
+    document = run.cli("status", run.path, "--json", check=3).json
     (stage,) = document["stages"]
     assert (counts(stage), stage["unknown"], stage["active"]) == ((0, 0, 0, 4), 4, True)
     assert document["notes"] == [
         "squeue failed: slurm_load_jobs error: Access denied. What is shown is what the run directory says; jobs may be"
         " active."
     ]
-    assert "4 pending (4 unknown)" in run.cli("status", run.path, check=0).out
+    assert "4 pending (4 unknown)" in run.cli("status", run.path, check=3).out
     refused = run.cli("retry", run.path, check=2)  # Nobody knows whether the ranks run.
     assert "Access denied" in refused.err
     assert len(launches(run.path)) == 1

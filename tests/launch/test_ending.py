@@ -81,7 +81,7 @@ def two_stages(cli: Cli, files: PipelineFiles, **executor: Any) -> Path:
 
 
 def stages(cli: Cli) -> dict[str, dict[str, Any]]:
-    found = cli("status", cli.folder / "run", "--json", check=0).json["stages"]
+    found = cli("status", cli.folder / "run", "--json").json["stages"]
     return {stage["name"]: stage for stage in found}
 
 

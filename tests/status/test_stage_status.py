@@ -85,3 +85,17 @@ def test_slurm_is_asked_once_for_all_stages(cli: Cli, pipeline_file: PipelineFil
     assert [stage["reasons"] for stage in document["stages"]] == [{"lost": 4}] * 3
     asked = [line.partition(" ")[0] for line in calls.read_text().splitlines()]
     assert sorted(asked) == ["sacct", "squeue"]
+
+
+def test_the_exit_status_is_0_only_when_all_ranks_are_done(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    flag = tmp_path / "flag"
+    file = pipeline_file(steps=({"my_steps:fail_on": {"ranks": [2], "flag": str(flag)}},))
+    cli("launch", file, "--limit", 2, check=0)  # All that was asked for is done.
+    cli("status", tmp_path / "run", check=3)
+    cli("launch", file, check=1)
+    cli("status", tmp_path / "run", check=1)
+    flag.touch()
+    cli("retry", tmp_path / "run", check=0)
+    cli("status", tmp_path / "run", check=0)
