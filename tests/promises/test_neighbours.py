@@ -142,7 +142,7 @@ def test_a_member_retries_what_another_launched_from_python(place: Path, ann: Us
         "    assert os.umask(0o027) == 0o027\n"
     )
     process = ann.python(script)
-    assert "failed; see why" in process.communicate(timeout=60)[1]
+    assert "; see more with: stagger logs" in process.communicate(timeout=60)[1]
     assert modes(team / "run") == SHARED
     (place / "flag").touch()
     bob("retry", team / "run", check=0)
