@@ -100,6 +100,12 @@ def retry(
     failed_only: Annotated[
         bool, typer.Option("--failed-only", help="Only failed ranks, not those cancelled or never launched.")
     ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also ranks that are done: those of --rank, or all. Replaces their outputs.")
+    ] = False,
+    lost: Annotated[
+        bool, typer.Option("--lost", help="Also ranks that are done, but whose outputs are missing or changed.")
+    ] = False,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="A.B=C", help="Override a setting from now on, e.g. executor.mem_per_cpu_gb=8."),
@@ -121,6 +127,8 @@ def retry(
             stage=stage if chosen is None else record.spec.only(stage).name,
             ranks=chosen,
             failed_only=failed_only,
+            again=again,
+            lost=lost,
             changes=assignments or [],
             wait=wait,
         )
@@ -144,13 +152,17 @@ def some_ranks(text: str | None) -> set[int] | None:
 def status(
     run: Run,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until no rank is queued or running.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check that the outputs of done ranks exist and have the recorded sizes.")
+    ] = False,
     json: Json = False,
     options: Options = None,
 ) -> int:
     """Show a run's progress: ranks by state, records, bytes, rate.
 
-    Exit status: 0 if all ranks are done; 1 if ranks failed or were cancelled, or output files differ; 3 otherwise.
+    Exit status: 0 if all ranks are done; 1 if ranks failed or were cancelled, or outputs differ or are lost; else 3.
     """
+    from stagger.launch.verify import note_lost
     from stagger.rundir.run_folder import RunFolder
     from stagger.status.stage_status import status_of
 
@@ -158,13 +170,15 @@ def status(
     if not watch:
         gc.disable()  # The process ends soon; a single collection over 100,000 records costs 0.4 s and frees nothing.
     stages = show.watch_status(folder, record, silent=json) if watch else status_of(folder, record)
+    if verify:
+        note_lost(folder, record, stages)
     if json:
         print_json(show.status_document(folder.path, stages))
         for note in show.notes(stages):
             logger.warning(note)
     else:
         show.status(folder.path, stages)
-    if any(stage.failed or stage.cancelled or stage.differs for stage in stages):
+    if any(stage.failed or stage.cancelled or stage.differs or stage.lost for stage in stages):
         return 1
     return 0 if all(stage.done == stage.tasks for stage in stages) else NOT_DONE
 

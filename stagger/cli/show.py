@@ -143,6 +143,10 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
         if stage.avoided:
             nodes = f"{'s' if len(stage.avoided) > 1 else ''} {', '.join(stage.avoided)}"
             say(f"  {'':<{width}}  the jobs avoid node{nodes}, on which several ranks failed")
+        if stage.lost:
+            files = f"{stage.lost['files']:,} output file{'s' if stage.lost['files'] > 1 else ''}"
+            say(f"  {'':<{width}}  lost: {files} of ranks {stage.lost['ranks']}, such as {stage.lost['first']}")
+            say(f"  {'':<{width}}    make them again with: stagger retry {run_dir} --lost")
         if stage.strays:
             say(f"  {'':<{width}}  {stage.strays['message']}")
     for note in notes(stages):

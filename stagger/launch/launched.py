@@ -36,8 +36,8 @@ class Launched:
             count = len(self.lost_outputs)
             raise RunFailed(
                 f"{count} of the output files of completed ranks are missing or"
-                f" changed: {self.lost_outputs[0]}{', ...' if count > 1 else ''}. Restore them, or remove the"
-                f" completion records of those ranks in {self.run_dir} and launch again.",
+                f" changed: {self.lost_outputs[0]}{', ...' if count > 1 else ''}. Restore them, or make them again"
+                f" with: stagger retry {self.run_dir} --lost",
                 self.failed_ranks,
             )
         if self.failed_ranks:

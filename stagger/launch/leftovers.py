@@ -25,13 +25,14 @@ def remove_leftovers(stage: Stage) -> None:
         logger.warning(f"{stage.name}: cannot remove the leftovers of killed tasks: {error}")
 
 
-def lost_outputs(look: Look) -> list[str]:
-    """Paths of committed outputs that are missing or have another size now. Costs one listing per folder."""
+def lost_outputs(look: Look) -> dict[str, int]:
+    """Committed outputs that are missing or have another size now: path -> rank. Costs one listing per folder."""
     with look.stage.folder.blaming():
-        recorded = {output["path"]: output["bytes"] for record in look.completions for output in record["outputs"]}
+        outputs = [(record["rank"], output) for record in look.completions for output in record["outputs"]]
+        recorded = {output["path"]: (output["bytes"], rank) for rank, output in outputs}
         parents = {path.rpartition("/")[0] for path in recorded}
     sizes: dict[str, int] = {}
     for parent in parents:
         entries = look.stage.folder.storage.list(parent)
         sizes |= {join(parent, entry.name): entry.size for entry in entries}
-    return [path for path, size in recorded.items() if sizes.get(path) != size]
+    return {path: rank for path, (size, rank) in recorded.items() if sizes.get(path) != size}

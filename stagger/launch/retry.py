@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from stagger.errors import StaggerError
-from stagger.launch.cancel import check_ranks
+from stagger.launch.again import undone
+from stagger.launch.cancel import check_ranks, stages_behind
 from stagger.launch.check import enter
 from stagger.launch.follow import follow
 from stagger.launch.launched import Launched
-from stagger.launch.stages import run_stages
+from stagger.launch.leftovers import lost_outputs
+from stagger.launch.stages import lost_results, run_stages
 from stagger.ranks import format_ranks
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.spec.changes import changed_spec
 from stagger.status.look import Look, look_at_run
+from stagger.terminal import logger
 
 
 def retry(
@@ -24,6 +27,8 @@ def retry(
     stage: str | None = None,
     ranks: set[int] | None = None,
     failed_only: bool = False,
+    again: bool = False,
+    lost: bool = False,
     changes: Sequence[str] = (),
     wait: bool = False,
 ) -> Launched:
@@ -35,6 +40,8 @@ def retry(
         stage: only this stage.
         ranks: only these ranks.
         failed_only: only ranks that failed.
+        again: also ranks that are done.
+        lost: also ranks that are done, but whose outputs are missing or changed.
         changes: overrides of settings, as `a.b=c`; they persist across retries.
         wait: return when all Slurm jobs have ended.
 
@@ -49,20 +56,54 @@ def retry(
                 record = replace(record, spec=changed_spec(record.spec, changes, stage))
             looks = look_at_run(run, record)
             names = [one.name for one in record.spec.chosen(stage)]
-            chosen = {name: chosen_ranks(looks[name], ranks, failed_only) for name in names}
+            redo = again_ranks(looks, names, ranks) if again else {}
+            redo |= lost_ranks(looks, names if stage else None, ranks) if lost else {}
+            chosen = {name: chosen_ranks(looks[name], ranks, failed_only, redo.get(name, set())) for name in names}
+            for name in redo:
+                looks[name] = undone(looks[name], redo[name])
+                warn_of_readers(looks, name)
             if changes:
                 run.save(record)
             launched = run_stages(run, record, looks, only=names, ranks=chosen)
         return follow(run, record, launched, None, chosen) if wait else launched
 
 
-def chosen_ranks(look: Look, ranks: set[int] | None, failed_only: bool) -> set[int] | None:
-    """The ranks of a stage to retry, None for all. Raises StaggerError when one of `ranks` cannot be rerun."""
+def again_ranks(looks: Mapping[str, Look], names: Sequence[str], ranks: set[int] | None) -> dict[str, set[int]]:
+    """Stage -> its done ranks, among `ranks`, of the stages `names`."""
+    return {name: looks[name].done & (looks[name].done if ranks is None else ranks) for name in names}
+
+
+def lost_ranks(looks: Mapping[str, Look], names: Sequence[str] | None, ranks: set[int] | None) -> dict[str, set[int]]:
+    """Stage -> its done ranks, among `ranks`, whose outputs are missing or changed.
+
+    Looks at the stages `names`. None: at all whose outputs are a result, or the input of a stage that is not done.
+    """
+    paths = lost_results(looks, looks) if names is None else {name: lost_outputs(looks[name]) for name in names}
+    found = {name: set(lost.values()) for name, lost in paths.items()}
+    return {name: lost if ranks is None else lost & ranks for name, lost in found.items()}
+
+
+def warn_of_readers(looks: Mapping[str, Look], name: str) -> None:
+    """Say which done ranks have read the earlier outputs of a stage, some of whose ranks run again."""
+    look = looks[name]
+    for other in stages_behind(look.stage.record.spec, look.stage.spec):
+        if looks[other].done:
+            logger.warning(
+                f"{other}: {len(looks[other].done)} ranks are done and have read the earlier outputs of {name}; run"
+                f" them again with: stagger retry {look.stage.run.path} --stage {other} --again"
+            )
+
+
+def chosen_ranks(look: Look, ranks: set[int] | None, failed_only: bool, redo: set[int]) -> set[int] | None:
+    """The ranks of a stage to retry, None for all. Of those that are done, `redo` will be undone.
+
+    Raises StaggerError when one of `ranks` cannot be rerun.
+    """
     name = look.stage.name
     if ranks is not None:
         check_ranks(look.stage.spec, ranks)
-        if done := ranks & look.done:
-            raise StaggerError(f"Ranks {format_ranks(done)} of {name} are done; a completed rank is never run again.")
+        if done := (ranks & look.done) - redo:
+            raise StaggerError(f"Ranks {format_ranks(done)} of {name} are done; to run them again, add --again.")
         if active := ranks & look.activity.ranks:
             raise StaggerError(
                 f"Ranks {format_ranks(active)} of {name} are queued or running; stop them first with: stagger"
@@ -70,5 +111,5 @@ def chosen_ranks(look: Look, ranks: set[int] | None, failed_only: bool) -> set[i
             )
     if failed_only:
         failed = {one.rank for one in look.failed}
-        return failed if ranks is None else ranks & failed
+        return redo | (failed if ranks is None else ranks & failed)
     return ranks

@@ -89,6 +89,12 @@ def needed_outputs(names: Iterable[str], standings: Mapping[str, Standing]) -> l
     return list(needed)
 
 
+def lost_results(looks: Mapping[str, Look], names: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Stage -> its lost outputs, path -> rank, among the outputs that must exist for the stages `names` to continue."""
+    standings = {name: Standing.of(look) for name, look in looks.items()}
+    return {name: paths for name in needed_outputs(names, standings) if (paths := lost_outputs(looks[name]))}
+
+
 def spent(name: str, standings: Mapping[str, Standing]) -> bool:
     """Whether all stages that depend on a stage are done; false when none does."""
     readers = [other for other in standings.values() if name in other.depends]
@@ -119,7 +125,7 @@ def run_stages(
     launched = Launched(run.path)
     names = [stage.name for stage in record.spec.stages if only is None or stage.name in only]
     standings = {name: Standing.of(look) for name, look in looks.items()}
-    lost = {name: paths for name in needed_outputs(names, standings) if (paths := lost_outputs(looks[name]))}
+    lost = lost_results(looks, names)
     launched.lost_outputs = [path for paths in lost.values() for path in paths]
     wanted = {name: wanted_ranks(record.spec.stage(name), limit, ranks.get(name)) for name in names}
     decisions = {name: next_start(name, standings, lost, wanted[name]) for name in names}

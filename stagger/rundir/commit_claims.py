@@ -49,16 +49,30 @@ def decode_claim(data: bytes, path: str) -> CommitClaim:
     return cast("CommitClaim", claim)
 
 
-def claims_of(folder: StageFolder, ranks: set[int], done: Set[int]) -> dict[int, list[CommitClaim]]:
-    """The claims of `ranks`, oldest first, but of those that are `done` only if there are several.
-
-    Costs one listing and a read of each claim.
-    """
+def turns(folder: StageFolder, ranks: set[int]) -> list[tuple[int, int]]:
+    """(rank, turn) of every claim of `ranks`. Costs one listing."""
     found: list[tuple[int, int]] = []
     for name in folder.storage.named(join(folder.path, "commits"), ""):
         numbers = name.removesuffix(".json").split(".")
         if len(numbers) == 2 and all(number.isdecimal() for number in numbers) and int(numbers[0]) in ranks:
             found.append((int(numbers[0]), int(numbers[1])))
+    return found
+
+
+def last_turns(folder: StageFolder, ranks: set[int]) -> dict[int, int]:
+    """Rank -> the turn of its last claim; ranks without a claim are missing. Costs one listing."""
+    last: dict[int, int] = {}
+    for rank, turn in turns(folder, ranks):
+        last[rank] = max(turn, last.get(rank, 0))
+    return last
+
+
+def claims_of(folder: StageFolder, ranks: set[int], done: Set[int]) -> dict[int, list[CommitClaim]]:
+    """The claims of `ranks`, oldest first, but of those that are `done` only if there are several.
+
+    Costs one listing and a read of each claim.
+    """
+    found = turns(folder, ranks)
     several = Counter(rank for rank, _ in found)
     found = sorted((rank, turn) for rank, turn in found if rank not in done or several[rank] > 1)
     paths = [claim_path(folder, rank, turn) for rank, turn in found]

@@ -303,6 +303,11 @@ class StageFolder:
                     self._completions[rank] = decode_completion(data, path)
         return [self._completions[rank] for rank in sorted(ranks & self._completions.keys())]
 
+    def forget(self, ranks: set[int]) -> None:
+        """Forget the completion records of `ranks`, which were removed."""
+        for rank in ranks:
+            self._completions.pop(rank, None)
+
     @contextlib.contextmanager
     def blaming(self) -> Iterator[None]:
         """Where the block fails over a damaged completion record that was read here: name its file.
