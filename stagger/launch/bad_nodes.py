@@ -38,9 +38,22 @@ def nodes_to_avoid(look: Look) -> tuple[str, ...]:
     succeeded = Counter(record["host"] for record in look.completions)
     untried = not avoided and not succeeded and _has_untried(settings)
     still, bad = avoid(avoided, look.failed, succeeded, untried=untried)
+    if not still and not bad:
+        return ()
+    known = _known_nodes()  # Slurm refuses jobs that exclude a node which it does not have any more.
+    still = [node for node in still if known is None or node in known]
+    bad = {node: ranks for node, ranks in bad.items() if known is None or node in known}
     if still or bad:
         logger.warning(f"{look.stage.name}: {_sentence(bad, still)}")
     return (*still, *sorted(bad))
+
+
+def _known_nodes() -> set[str] | None:
+    """The cluster's nodes; None if Slurm does not say."""
+    try:
+        return cluster.node_names()
+    except StaggerError:
+        return None
 
 
 def _has_untried(settings: SlurmSpec) -> bool:

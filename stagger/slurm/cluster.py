@@ -152,6 +152,11 @@ def partitions() -> list[Partition]:
     return parse_partitions(run(["sinfo", "--all", "--noheader", "--format=%R|%a|%l|%D"]))
 
 
+def node_names() -> set[str]:
+    """The names of the cluster's nodes."""
+    return set(run(["sinfo", "--all", "--noheader", "--Node", "--format=%N"]).split())
+
+
 def own_time_limit() -> int | None:
     """The time limit, in seconds, of the job that this process runs in; None outside a job, or without a limit."""
     job = os.environ.get("SLURM_JOB_ID")

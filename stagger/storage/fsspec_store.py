@@ -87,7 +87,9 @@ class ObjectStore:
             self._ask(path, ask)
         except FileExistsError:
             # The file may be ours: a request whose answer was lost has still been made.
-            return tries > 1 and self.read(path) == data
+            with contextlib.suppress(FileNotFoundError):
+                return tries > 1 and self.read(path) == data
+            return False
         return True
 
     def remove(self, path: str, version: str) -> None:

@@ -259,7 +259,7 @@ class Attempt:
             "launch": self.settings.launch,
             "restart": self.job.restart,
             "job": self.job.id,
-            "host": os.environ.get("SLURMD_NODENAME") or os.uname().nodename,
+            "host": node_name(),
             "pid": os.getpid(),
             "start_policy": self.settings.start_policy,
             "window_s": self.settings.window_s,
@@ -294,6 +294,11 @@ class Attempt:
                 self.storage.write(path, encode(record))
         except Exception as second:
             log(f"the failure record cannot be written: {second}", "ERROR")
+
+
+def node_name() -> str:
+    """The name of the machine: inside a job, Slurm's name of the node, which may be another than its host name."""
+    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
 def added(before: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:

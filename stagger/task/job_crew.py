@@ -21,7 +21,7 @@ from stagger.rundir.stage_folder import StageFolder, attempt_name, encode
 from stagger.slurm.own_job import job_state
 from stagger.storage.storage import Storage
 from stagger.task import IN_JOB, TaskSettings
-from stagger.task.attempt import Job
+from stagger.task.attempt import Job, node_name
 from stagger.task.attempt_log import log
 from stagger.task.crew import GRACE_S, Crew, Worker, death_reason
 from stagger.task.crew_order import CrewOrder
@@ -120,7 +120,7 @@ class JobCrew(Crew):
         """Run the ranks. Returns 0, or 1 if any failed. Raises Interrupted, once all workers have stopped."""
         self.stop = stop
         log(
-            f"ranks to run: {len(self.waiting)}, {self.size} at once, on {os.uname().nodename}, with at most"
+            f"ranks to run: {len(self.waiting)}, {self.size} at once, on {node_name()}, with at most"
             f" {self.share_mib:,.0f} MiB of memory each"
         )
         try:
@@ -277,7 +277,7 @@ class JobCrew(Crew):
             "attempt": attempt,
             "launch": self.task.launch,
             "job": self.job.id,
-            "host": os.uname().nodename,
+            "host": node_name(),
             "ended": time.time(),
         }
         try:

@@ -41,12 +41,8 @@ contained() {
     setpriv --pdeathsig KILL unshare "${namespaces[@]}" --mount-proc --fork --kill-child "$@" <&0 9>&- &
     trap "kill -9 $! 2>/dev/null" EXIT
     trap 'exit 143' TERM HUP
-    # Ctrl-C reaches the command as well, which ends in its own way.
-    trap : INT
+    trap 'exit 130' INT
     wait $! || status=$?
-    while kill -0 $! 2>/dev/null; do
-        wait $! || status=$?
-    done
     trap - EXIT INT TERM HUP
     return "$status"
 }

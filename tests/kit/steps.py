@@ -166,7 +166,7 @@ def large(data: None = None, rank: int = 0, world_size: int = 1, flag: str = "")
                 time.sleep(0.01)
 
 
-def numbers(data: Documents, rank: int, world_size: int, count: int = 10) -> Iterator[Document]:
+def numbers(data: None = None, rank: int = 0, world_size: int = 1, count: int = 10) -> Iterator[Document]:
     """A source without shards."""
     from stagger import Document
 

@@ -100,6 +100,16 @@ def test_of_two_that_create_one_wins_also_when_answers_are_lost(storage: Storage
         assert storage.read(path) == b"me"
 
 
+def test_an_object_that_was_in_the_way_may_be_gone_by_now(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its owner removes it between the refused PUT and the look whether it is ours, as with locks of two launches."""
+
+    def refuse(*_: object, **__: object) -> str:
+        raise FileExistsError
+
+    monkeypatch.setattr(storage.backend("s3://data/vanished"), "put", refuse)
+    assert not storage.create("s3://data/vanished", b"me")
+
+
 def test_a_conditional_put_replaces_only_the_version_that_it_names(engine: Engine) -> None:
     first = engine.put("data", "conditional/a", b"one", create=True)
     assert first == quoted_md5(b"one")

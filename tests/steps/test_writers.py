@@ -187,7 +187,7 @@ def test_outputs_that_would_replace_one_another_or_an_input_are_refused(
         (tmp_path / "in" / name).write_text('{"text": "x"}\n')
     source: dict[str, Any] = {"read_jsonl": {"path": "in", "recursive": True, "compression": None}}
     if not names:
-        (tmp_path / "my_steps.py").write_text("def nothing(data, rank, world_size):\n    yield from ()\n")
+        (tmp_path / "my_steps.py").write_text("def nothing(data=None, rank=0, world_size=1):\n    yield from ()\n")
         source = {"my_steps:nothing": {}}
     steps = [source, *({"write_jsonl": {"path": "out", **writer}} for writer in writers)]
     file = tmp_path / "p.yaml"

@@ -122,8 +122,10 @@ class S3:
         try:
             self.put(path, data, create=True)
         except FileExistsError:
-            # The object may be ours: a PUT whose answer was lost has still been made.
-            return self.read(path) == data
+            # The object may be ours: a PUT whose answer was lost has still been made. Or it is gone by now.
+            with contextlib.suppress(FileNotFoundError):
+                return self.read(path) == data
+            return False
         return True
 
     def put(self, path: str, data: bytes, *, create: bool = False, match: str = "") -> str:
