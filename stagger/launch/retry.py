@@ -62,6 +62,8 @@ def retry(
             for name in redo:
                 looks[name] = undone(looks[name], redo[name])
                 warn_of_readers(looks, name)
+                if redo[name] and not looks[name].done and not record.spec.pickled:
+                    record = record.unplanned(name)  # All of it runs again, with its input as it is now.
             if changes:
                 run.save(record)
             launched = run_stages(run, record, looks, only=names, ranks=chosen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 from pydantic import ValidationError
@@ -37,6 +37,12 @@ class RunRecord:
     inputs: dict[str, StageInput] = field(default_factory=dict)
     outputs: dict[str, list[str]] = field(default_factory=dict)
     created: float = 0.0
+
+    def unplanned(self, name: str) -> RunRecord:
+        """A copy of the record in which a stage is not planned yet: it is when it starts."""
+        fingerprints = {stage: one for stage, one in self.fingerprints.items() if stage != name}
+        inputs = {stage: one for stage, one in self.inputs.items() if stage != name}
+        return replace(self, fingerprints=fingerprints, inputs=inputs)
 
 
 @dataclass(frozen=True)
