@@ -67,6 +67,11 @@ def plan(document: dict[str, Any]) -> None:
             say()
             say_lines(array["script"], indent="    ")
             say()
+        if stage["end_script"]:
+            say("  end job, when all arrays have ended")
+            say()
+            say_lines(stage["end_script"], indent="    ")
+            say()
 
 
 def origins(origins: dict[str, str]) -> None:

@@ -87,6 +87,10 @@ class StageRunner(ABC):
     def arrays(self, launch: StageLaunch) -> list[ArrayPlan]:
         """The arrays that `execute` would submit, for a dry run."""
 
+    def end_script(self, launch: StageLaunch) -> str:
+        """The script of the end job that `execute` would submit, for a dry run; empty if there is none."""
+        return ""
+
     @abstractmethod
     def check(self) -> None:
         """Raise StaggerError when this machine cannot run the stage."""

@@ -90,6 +90,10 @@ class SlurmRunner(StageRunner):
             arrays.append(ArrayPlan(name, group, part, throttle, script))
         return arrays
 
+    def end_script(self, launch: StageLaunch) -> str:
+        name = unique_name(f"{self.settings.name_prefix}{launch.stage.name}-end")
+        return finalize_script(self._context(launch), name, ["ARRAYS"])  # Their ids are unknown yet.
+
     def execute(self, launch: StageLaunch) -> SlurmLaunch:
         """Submit the arrays and the end job: all of them, or none."""
         context = self._context(launch)

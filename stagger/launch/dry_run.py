@@ -43,7 +43,8 @@ def dry_stage(stage: Stage, plan: StagePlan | None, ranks: list[int]) -> dict[st
     runner = runner_of(stage.record.spec, spec, plan.input if plan else None)
     number = len(read_launches(stage.folder)) + 1
     settings = task_settings(stage, runner, number, len(ranks))
-    arrays = runner.arrays(StageLaunch(stage, number, [Group(ranks)], settings)) if ranks else []
+    launch = StageLaunch(stage, number, [Group(ranks)], settings)
+    arrays = runner.arrays(launch) if ranks else []
     return {
         "name": spec.name,
         "executor": spec.executor.type,
@@ -54,6 +55,7 @@ def dry_stage(stage: Stage, plan: StagePlan | None, ranks: list[int]) -> dict[st
         "bytes": plan.size if plan else None,
         "jobs": sum(len(array.ranks) for array in arrays),
         "arrays": [{"jobs": len(a.ranks), "throttle": a.throttle, "script": a.script} for a in arrays],
+        "end_script": runner.end_script(launch) if ranks else "",
         "start": {
             "policy": spec.start_policy,
             "window_s": settings.window_s,
