@@ -26,6 +26,9 @@ def test_a_herd_at_once_is_refused_and_one_with_a_limit_never(slurm_conf: str, t
     for run in (none, limit):
         assert run["measured"]["tasks_failed"] == 0
         made = run["measured"]["requests_by_kind"]
-        assert sum(made.values()) - run["measured"]["refused"] == 16 * 7
+        # A commit whose requests were refused for more than 5 s looks for a later claim, once.
+        looks = made.pop("HeadObject", 0)
+        answered = sum(made.values()) + looks - run["measured"]["refused"]
+        assert 16 * 7 <= answered <= 16 * 7 + looks
         assert set(made) == {"GetObject", "PutObject"}
     assert (tmp_path / "herd.png").stat().st_size > 10_000
