@@ -222,7 +222,7 @@ def ended(run: Path, whole: Path) -> Ran:
 def faults(ran: Ran, record: str) -> str:
     """What is wrong about an answer; empty if nothing is."""
     said = ran.out + ran.err
-    if ran.status not in (0, 1, 2) or "Traceback" in ran.err:
+    if ran.status not in (0, 1, 2, 3) or "Traceback" in ran.err:
         return "no sentence"
     if "\x1b" in said or "\u202e" in said or "\n\u202e" in said:
         return "raw characters"

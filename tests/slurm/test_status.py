@@ -46,7 +46,7 @@ def test_a_killed_task_is_found_and_only_it_is_run_again(
     assert visible == ["00000.jsonl.zst", "00002.jsonl.zst", "00003.jsonl.zst"]
     stage = status(slurm_cli, tmp_path / "run")
     assert (counts(stage), stage["failed_ranks"]) == ((3, 1, 0, 0), [1])
-    until(lambda: status(slurm_cli, tmp_path / "run")["reasons"] == {"lost (FAILED)": 1}, "accounting to know")
+    until(lambda: status(slurm_cli, tmp_path / "run")["reasons"] == {"killed by SIGKILL": 1}, "accounting to know")
     assert json.loads((tmp_path / "run" / "stats.json").read_text())["missing_ranks"] == "1"
     assert "rank 1: " in slurm_cli("logs", tmp_path / "run", "--failed", check=0).out
     assert "rank 1, attempt 1" in slurm_cli("logs", tmp_path / "run", "--rank", 1, "--follow", check=0).out
