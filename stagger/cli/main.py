@@ -169,9 +169,9 @@ def status(
     folder, record = RunFolder.open(run, storage_options(options))
     if not watch:
         gc.disable()  # The process ends soon; a single collection over 100,000 records costs 0.4 s and frees nothing.
-    stages = show.watch_status(folder, record, silent=json) if watch else status_of(folder, record)
+    looks, stages = show.watch_status(folder, record, silent=json) if watch else status_of(folder, record)
     if verify:
-        note_lost(folder, record, stages)
+        note_lost(looks, stages)
     if json:
         print_json(show.status_document(folder.path, stages))
         for note in show.notes(stages):

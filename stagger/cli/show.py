@@ -14,6 +14,7 @@ from stagger.launch.launched import Launched
 from stagger.ranks import format_ranks
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.status.efficiency import sentences
+from stagger.status.look import Look
 from stagger.status.stage_status import StageStatus, status_of
 from stagger.terminal import say, say_lines
 
@@ -183,20 +184,20 @@ def start_chart(starts: dict[str, Any]) -> list[str]:
     ]
 
 
-def watch_status(folder: RunFolder, record: RunRecord, silent: bool) -> list[StageStatus]:
+def watch_status(folder: RunFolder, record: RunRecord, silent: bool) -> tuple[dict[str, Look], list[StageStatus]]:
     """Print the status every WATCH_S seconds or more, until no rank and no end job is queued or running.
 
-    Returns the last status.
+    Returns the last look at each stage, and the last status.
 
     On a terminal each output replaces the one before. `silent` prints nothing.
     """
     clear = CLEAR if sys.stdout.isatty() and not silent else ""
     while True:
         asked = time.monotonic()
-        stages = status_of(folder, record)
+        looks, stages = status_of(folder, record)
         print(clear, end="", flush=True)
         if not any(stage.running or stage.sleeping or stage.active or is_ending(stage) for stage in stages):
-            return stages
+            return looks, stages
         if not silent:
             status(folder.path, stages)
             sys.stdout.flush()

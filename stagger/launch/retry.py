@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from stagger.errors import StaggerError
+from stagger.executor.kinds import runner_of
 from stagger.launch.again import undone
 from stagger.launch.cancel import check_ranks, stages_behind
 from stagger.launch.check import enter
@@ -56,33 +57,43 @@ def retry(
                 record = replace(record, spec=changed_spec(record.spec, changes, stage))
             looks = look_at_run(run, record)
             names = [one.name for one in record.spec.chosen(stage)]
-            redo = again_ranks(looks, names, ranks) if again else {}
-            redo |= lost_ranks(looks, names if stage else None, ranks) if lost else {}
+            redo = ranks_to_redo(looks, names, ranks, again=again, lost=lost, everywhere=stage is None)
             chosen = {name: chosen_ranks(looks[name], ranks, failed_only, redo.get(name, set())) for name in names}
+            for name in redo:  # Before anything is undone: this machine may not be able to run it.
+                runner_of(record.spec, record.spec.stage(name)).check()
             for name in redo:
                 looks[name] = undone(looks[name], redo[name])
-                warn_of_readers(looks, name)
-                if redo[name] and not looks[name].done and not record.spec.pickled:
+                if not looks[name].done and not record.spec.pickled:
                     record = record.unplanned(name)  # All of it runs again, with its input as it is now.
+            for name in redo:
+                warn_of_readers(looks, name)
             if changes:
                 run.save(record)
             launched = run_stages(run, record, looks, only=names, ranks=chosen)
         return follow(run, record, launched, None, chosen) if wait else launched
 
 
-def again_ranks(looks: Mapping[str, Look], names: Sequence[str], ranks: set[int] | None) -> dict[str, set[int]]:
-    """Stage -> its done ranks, among `ranks`, of the stages `names`."""
-    return {name: looks[name].done & (looks[name].done if ranks is None else ranks) for name in names}
+def ranks_to_redo(
+    looks: Mapping[str, Look],
+    names: Sequence[str],
+    ranks: set[int] | None,
+    *,
+    again: bool,
+    lost: bool,
+    everywhere: bool,
+) -> dict[str, set[int]]:
+    """Stage -> its done ranks, among `ranks`, that run again: all of them with `again`, or those with `lost` outputs.
 
-
-def lost_ranks(looks: Mapping[str, Look], names: Sequence[str] | None, ranks: set[int] | None) -> dict[str, set[int]]:
-    """Stage -> its done ranks, among `ranks`, whose outputs are missing or changed.
-
-    Looks at the stages `names`. None: at all whose outputs are a result, or the input of a stage that is not done.
+    `everywhere` leaves out lost outputs that only finished stages have read: they may be removed.
     """
-    paths = lost_results(looks, looks) if names is None else {name: lost_outputs(looks[name]) for name in names}
-    found = {name: set(lost.values()) for name, lost in paths.items()}
-    return {name: lost if ranks is None else lost & ranks for name, lost in found.items()}
+    if again:
+        found = {name: looks[name].done for name in names}
+    elif lost:
+        paths = lost_results(looks, names) if everywhere else {name: lost_outputs(looks[name]) for name in names}
+        found = {name: set(of.values()) for name, of in paths.items()}
+    else:
+        return {}
+    return {name: mine for name, done in found.items() if (mine := done if ranks is None else done & ranks)}
 
 
 def warn_of_readers(looks: Mapping[str, Look], name: str) -> None:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from stagger.launch.stages import lost_results
 from stagger.progress import busy
 from stagger.ranks import format_ranks
-from stagger.rundir.run_folder import RunFolder, RunRecord
-from stagger.status.look import glance_at_run
+from stagger.status.look import Look
 from stagger.status.stage_status import StageStatus
 
 
-def note_lost(folder: RunFolder, record: RunRecord, stages: Sequence[StageStatus]) -> None:
+def note_lost(looks: Mapping[str, Look], stages: Sequence[StageStatus]) -> None:
     """Note in `stages` which outputs of done ranks are missing or have another size than recorded.
 
     Outputs that only finished stages have read are not checked: they may be removed. Costs a listing per folder.
     """
     with busy("comparing outputs with their records"):
-        looks = glance_at_run(folder, record)
         lost = lost_results(looks, looks)
     for stage in stages:
         if paths := lost.get(stage.name):

@@ -106,9 +106,10 @@ class StageStatus:
         return self.done == self.tasks and bool(self.schema_differences)
 
 
-def status_of(folder: RunFolder, record: RunRecord) -> list[StageStatus]:
-    """The status of each stage, from one glance at the run."""
-    return stage_statuses(glance_at_run(folder, record))
+def status_of(folder: RunFolder, record: RunRecord) -> tuple[dict[str, Look], list[StageStatus]]:
+    """One glance at each stage of a run, and the status of each."""
+    looks = glance_at_run(folder, record)
+    return looks, stage_statuses(looks)
 
 
 def stage_statuses(looks: Mapping[str, Look]) -> list[StageStatus]:

@@ -21,12 +21,13 @@ def test_watch_draws_over_itself_on_a_terminal_and_leaves_slurm_time(
     seen = [[line(running=1, sleeping=1, pending=1, cancelled=1)], [line(done=3)]]
     clock = iter([0.0, 2.0, 100.0, 101.0])
     slept: list[float] = []
-    monkeypatch.setattr(show, "status_of", lambda *_: seen.pop(0))
+    monkeypatch.setattr(show, "status_of", lambda *_: ({}, seen.pop(0)))
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     monkeypatch.setattr("time.sleep", slept.append)
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
     folder: Any = type("Folder", (), {"path": "/run"})
-    assert show.watch_status(folder, folder, silent=False)[0].done == 3
+    _, (last,) = show.watch_status(folder, folder, silent=False)
+    assert last.done == 3
     assert slept == [20.0]  # Refreshing took 2 s, and may take at most a tenth of the time.
     out = capsys.readouterr().out
     assert out.count(show.CLEAR) == clears

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from stagger.errors import StaggerError
 from stagger.launch.again import undone
+from stagger.launch.retry import retry
 from stagger.rundir.run_folder import RunFolder
 from stagger.status.look import look_at_run
 from tests.conftest import Bucket, Cli, PipelineFiles, contents, output_ids
 from tests.kit.buckets import objects, on_s3
-from tests.kit.runs import EVERYTHING, completions, counts, status
+from tests.kit.runs import EVERYTHING, SLURM, completions, counts, status
+from tests.kit.slurm_front import front
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
@@ -110,6 +113,27 @@ def test_stages_that_have_read_earlier_outputs_are_named(
     assert (tmp_path / "middle" / "00001.jsonl.zst").exists()
     cli("retry", run, "--stage", "second", "--again", check=0)
     assert output_ids(tmp_path / "end") == EVERYTHING
+
+
+def test_nothing_is_undone_where_it_cannot_run_again(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run on Slurm, on a machine without sbatch. Every rank is done."""
+    run = tmp_path / "run"
+    cli("launch", pipeline_file(), check=0)
+    monkeypatch.setattr("stagger.slurm.cluster.is_here", lambda: False)
+    folder, record = RunFolder.open(str(run), {})
+    with pytest.raises(StaggerError, match="no sbatch on this machine"):
+        retry(folder, record, again=True, changes=["executor={type: slurm}"])
+    assert len(completions(run)) == 4
+
+
+def test_verify_asks_slurm_once(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
+    calls = front(cli, tmp_path)
+    cli("launch", pipeline_file(executor=SLURM), check=0)
+    calls.write_text("")
+    cli("status", tmp_path / "run", "--verify")
+    assert calls.read_text().count("squeue") == 1
 
 
 @pytest.mark.parametrize("engine", ["s3fs", "obstore"])
