@@ -139,6 +139,10 @@ def parse_partitions(text: str) -> list[Partition]:
     return [Partition(name, state == "up", limit, int(nodes)) for name, state, limit, nodes in rows]
 
 
+#: The number of the last signal that has a name (signal(7)); those above it are real-time signals.
+LAST_SIGNAL = 31
+
+
 class Accounted(NamedTuple):
     """A job in accounting: its state, and the signal that ended its script; 0 if none did."""
 
@@ -169,13 +173,16 @@ def parse_accounting(text: str) -> dict[tuple[str, int | None], Accounted]:
 def signal_of(exit_code: str) -> int:
     """The signal in sacct's exit code, `<status>:<signal>`; 0 if there is none. A shell adds 128 to one of its child.
 
-    >>> signal_of("0:9"), signal_of("139:0"), signal_of("1:0"), signal_of("")
-    (9, 11, 0, 0)
+    A status such as 255 is an error of the program itself.
+
+    >>> signal_of("0:9"), signal_of("139:0"), signal_of("255:0"), signal_of("1:0"), signal_of("")
+    (9, 11, 0, 0, 0)
     """
     status, _, signal = exit_code.partition(":")
     if signal.isdigit() and int(signal):
         return int(signal)
-    return max(0, int(status) - 128) if status.isdigit() else 0
+    number = int(status) - 128 if status.isdigit() else 0
+    return number if 0 < number <= LAST_SIGNAL else 0
 
 
 def listed(text: str) -> Sequence[int | None]:
