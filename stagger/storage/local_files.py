@@ -364,9 +364,9 @@ def _make_folders(folder: str, mode: int) -> None:
         try:
             os.mkdir(folder, mode)
         except FileNotFoundError:
-            if os.path.isdir(os.path.dirname(folder)):  # /proc lets nobody create anything.
-                raise
-            _make_folders(os.path.dirname(folder), mode | 0o055)
+            # Its parent may be there by now, made by another process. (/proc lets nobody create anything.)
+            if not os.path.isdir(os.path.dirname(folder)):
+                _make_folders(os.path.dirname(folder), mode | 0o055)
             os.mkdir(folder, mode)
     except FileExistsError:
         if not os.path.isdir(folder):

@@ -22,7 +22,7 @@ def test_a_killed_task_leaves_no_output_and_costs_its_rank_only(
     ran = cli("launch", file, check=1)
     assert "killed by SIGKILL" in ran.err
     visible = [name for name in contents(tmp_path / "run-output") if not name.startswith(".")]
-    assert visible == ["00001.jsonl.zst", "00003.jsonl.zst"]
+    assert visible == ["00001.jsonl.zst", "00003.jsonl.zst"], ran.err
     stage = status(cli, tmp_path / "run")
     assert (counts(stage), stage["failed_ranks"], stage["reasons"]) == ((2, 2, 0, 0), [0, 2], {"killed": 2})
     flag.touch()

@@ -40,6 +40,23 @@ def test_an_output_is_invisible_until_it_is_committed(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "out").read_bytes() == b"half and half"
 
 
+def test_two_processes_may_make_the_same_folders_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mkdir = os.mkdir
+
+    def overtaken(path: str, mode: int = 0o777) -> None:
+        try:
+            mkdir(path, mode)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path))  # Another process makes the parent right after this one has missed it.
+            raise
+
+    monkeypatch.setattr(os, "mkdir", overtaken)
+    Storage().write(str(tmp_path / "logs" / "00001" / "1.json"), b"{}")
+    assert (tmp_path / "logs" / "00001" / "1.json").read_bytes() == b"{}"
+    with pytest.raises(StaggerError, match="cannot be created"):
+        Storage().write("/proc/nobody/x", b"")
+
+
 def test_an_aborted_output_leaves_nothing_and_what_was_there_stays(tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(b"old")
     output = Storage().output(str(tmp_path / "out"), "tag")
