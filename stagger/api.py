@@ -8,7 +8,7 @@ from signal import Signals
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 from stagger.errors import Interrupted, StaggerError
-from stagger.launch.launch import launch
+from stagger.launch.launch import Wishes, launch
 from stagger.launch.launched import Launched
 from stagger.pipeline import ShardBy
 from stagger.pipeline.chain import Step
@@ -94,12 +94,16 @@ class PipelineExecutor(ABC):
             {"type": self.type, **{key: value for key, value in options.items() if value is not None}},
         )
 
-    def run(self, *, limit: int | None = None, wait: bool = True) -> Launched:
-        """Launch all ranks that are not done. A completed rank never runs again.
+    def run(
+        self, *, limit: int | None = None, wait: bool = True, overwrite: bool = False, fresh: bool = False
+    ) -> Launched:
+        """Launch all ranks that are not done. A completed rank does not run again, unless `fresh` is set.
 
         Args:
             limit: run only the first `limit` ranks.
             wait: on Slurm, return when all jobs have ended, rather than when they are submitted.
+            overwrite: remove files in the output folders that have names of the run's outputs, but are none of it.
+            fresh: start over: undo all ranks of earlier launches, and remove their records and outputs.
 
         Raises:
             StaggerError: the request is wrong, and nothing was launched.
@@ -108,7 +112,7 @@ class PipelineExecutor(ABC):
             SystemExit: the same, after another signal.
         """
         try:
-            launched = launch(self.spec, self.pipeline, limit=limit, wait=wait)
+            launched = launch(self.spec, Wishes(limit, wait, overwrite, fresh), self.pipeline)
         except Interrupted as interrupted:  # Scripts expect KeyboardInterrupt after Ctrl-C.
             stopped = KeyboardInterrupt if interrupted.signal == Signals.SIGINT else SystemExit(interrupted.exit_status)
             raise stopped from None

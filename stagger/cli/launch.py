@@ -30,6 +30,20 @@ def launch(
     tasks: Annotated[int | None, typer.Option(min=1, help="Number of ranks the work is divided into.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Run only the first N ranks.")] = None,
     run_dir: Annotated[str | None, typer.Option("--run-dir", help="The run directory: a path or s3://...")] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Remove files in the output folders that have names of the run's outputs but are none of them.",
+        ),
+    ] = False,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh", help="Start over: undo all ranks of earlier launches, and remove their records and outputs."
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before removing files, on a terminal.")] = False,
     profile: Profile = None,
     assignments: Assignments = None,
     wait: Wait = False,
@@ -37,6 +51,7 @@ def launch(
 ) -> int:
     """Launch a pipeline: plan and check it, then submit it to Slurm or run it here. Completed ranks are not rerun."""
     from stagger.launch.dry_run import dry_run as plan_only
+    from stagger.launch.launch import Wishes
     from stagger.launch.launch import launch as start
     from stagger.spec.changes import Changes
     from stagger.spec.load import load_file
@@ -50,12 +65,19 @@ def launch(
             raise StaggerError(f"{file} hosts no blocks: it has no stage with the key `blocks`. Use stagger launch.")
         if spec.profile and not dry_run:
             logger.info(f"defaults come from the profile {spec.profile}; --dry-run lists them")
-        document = plan_only(spec, limit=limit) if dry_run else {}
-        launched = None if dry_run else start(spec, limit=limit, wait=wait)
+        wishes = Wishes(limit, wait, overwrite, fresh, confirm=lambda: ask(yes=yes))
+        document = plan_only(spec, wishes) if dry_run else {}
+        launched = None if dry_run else start(spec, wishes)
     if launched is None:
         print_json(document) if json else show.plan(document)
         return 0
     return finish(launched, json)
+
+
+def ask(*, yes: bool) -> None:
+    """Let the user confirm what was just said will be removed. A script, whose input is no terminal, is not asked."""
+    if not yes and sys.stdin.isatty():
+        typer.confirm("Remove them?", abort=True, err=True)
 
 
 def for_blocks(context: typer.Context) -> bool:

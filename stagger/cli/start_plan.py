@@ -83,7 +83,7 @@ def plans_of_file(
     file: str, name: str | None, wanted: Wanted, assignments: tuple[str, ...], seed: int, profile: str | None
 ) -> dict[str, StartPlan]:
     from stagger.executor.slurm_start import SlurmStart
-    from stagger.launch.check import plan_for_show
+    from stagger.launch.plans import plan_for_show
     from stagger.plan.requests import not_yet_planned
     from stagger.rundir.run_folder import RunFolder, open_storage
     from stagger.spec.changes import Changes
@@ -92,7 +92,7 @@ def plans_of_file(
     # A file for the local executor is also planned for Slurm: the local executor has no herd of starting jobs.
     spec = load_file(file, Changes(assignments, "slurm", wanted.tasks, profile=profile), logger.info)
     counted = wanted.requests is None
-    planned = plan_for_show(RunFolder(open_storage(spec), spec.run_dir), spec)[0] if counted else {}
+    planned = plan_for_show(RunFolder(open_storage(spec), spec.run_dir), spec)[1] if counted else {}
     found = {}
     for stage in spec.chosen(name):
         made = planned.get(stage.name)

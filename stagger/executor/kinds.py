@@ -79,4 +79,4 @@ class LaunchedJobs:
 
 
 def _of(kind: Kind, launches: Sequence[LaunchRecord]) -> list[LaunchRecord]:
-    return [launch for launch in launches if isinstance(launch, kind.record)]
+    return [launch for launch in launches if isinstance(launch, kind.record) and not launch.undone]

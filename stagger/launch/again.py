@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -37,19 +38,37 @@ def undone(look: Look, ranks: set[int]) -> Look:
 
 
 def _undo(folder: StageFolder, record: Completion, turn: int, launch: int) -> None:
-    """Claim the rank's next commit for `launch`, then remove its records. `turn` is that of its last claim."""
-    rank = record["rank"]
-    path = folder.completion(rank)
-    claim: CommitClaim = {
+    """Fence the rank, and remove its records. `turn` is that of its last claim."""
+    fence(folder, record["rank"], turn, launch, [output["path"] for output in record["outputs"]])
+
+
+def fence(folder: StageFolder, rank: int, turn: int, launch: int, files: Iterable[str]) -> int:
+    """Claim the rank's next commit for `launch`, then remove its records. Returns the turn of the claim.
+
+    `turn` is that of the rank's last claim; `files` are its outputs.
+    """
+    claim = encode(_claim(folder, rank, launch, files))
+    turn += 1
+    while not folder.storage.create(claim_path(folder, rank, turn), claim):
+        turn += 1
+    folder.storage.remove(folder.progress(rank))
+    folder.storage.remove(folder.completion(rank))
+    return turn
+
+
+def note_cleared(folder: StageFolder, rank: int, turn: int, launch: int) -> None:
+    """Note in the claim of `fence` that the rank has no outputs any more: an attempt that wakes takes back its own."""
+    claim: CommitClaim = {**_claim(folder, rank, launch, ()), "cleared": True}
+    folder.storage.write(claim_path(folder, rank, turn), encode(claim))
+
+
+def _claim(folder: StageFolder, rank: int, launch: int, files: Iterable[str]) -> CommitClaim:
+    return {
         "attempt": attempt_name(launch, 0),
         "job": "",
         "host": os.uname().nodename,
         "pid": os.getpid(),
         "time": time.time(),
-        "files": [{"path": output["path"], "pending": "", "version": ""} for output in record["outputs"]],
-        "record": {"path": path, "pending": "", "version": ""},
+        "files": [{"path": path, "pending": "", "version": ""} for path in sorted(files)],
+        "record": {"path": folder.completion(rank), "pending": "", "version": ""},
     }
-    while not folder.storage.create(claim_path(folder, rank, turn + 1), encode(claim)):
-        turn += 1
-    folder.storage.remove(folder.progress(rank))
-    folder.storage.remove(path)

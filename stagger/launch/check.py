@@ -5,45 +5,24 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import add_import_path
-from stagger.plan.stage_plan import StagePlan, make_plan, output_folders, steps_of
+from stagger.plan.stage_plan import StagePlan, output_folders, steps_of
 from stagger.plan.stage_steps import create_steps
 from stagger.progress import busy
 from stagger.ranks import format_ranks
+from stagger.rundir.output_names import OutputNames
 from stagger.rundir.plan_file import read_all
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
 from stagger.rundir.stage_folder import StageFolder
-from stagger.spec.models import RunSpec, StageSpec
-from stagger.status.look import Look, done_ranks
+from stagger.spec.models import RunSpec
+from stagger.status.look import Look
 from stagger.storage.ownership import foreign, user_name
 from stagger.storage.secrecy import REFERENCE
-from stagger.storage.storage import Storage, expand_variables, join
+from stagger.storage.storage import expand_variables, join
 from stagger.terminal import logger
-
-
-def ready_stages(spec: RunSpec, done: Collection[str]) -> list[StageSpec]:
-    """The stages whose input is complete: those that depend on nothing, or only on `done` stages."""
-    return [stage for stage in spec.stages if set(done).issuperset(stage.depends)]
-
-
-def plan_stages(storage: Storage, stages: Iterable[StageSpec], steps: Mapping[str, list[Any]]) -> dict[str, StagePlan]:
-    """Plan `stages`. Returns stage name -> plan. `steps` are those of each stage, created at this launch."""
-    return {stage.name: make_plan(storage, stage, steps[stage.name]) for stage in stages}
-
-
-def plan_for_show(run: RunFolder, spec: RunSpec) -> tuple[dict[str, StagePlan], dict[str, set[int]]]:
-    """Stage name -> plan, for the stages whose input is complete, and stage name -> done ranks. Changes nothing."""
-    add_import_path(spec.import_path)
-    done = {stage.name: done_ranks(stage) for stage in run.stages(RunRecord(spec))}
-    complete = {name for name, ranks in done.items() if len(ranks) >= spec.stage(name).tasks}
-    steps = {stage.name: create_steps(stage) for stage in spec.stages}
-    for stage in spec.stages:
-        output_folders(stage, steps[stage.name])
-    return plan_stages(run.storage, ready_stages(spec, complete), steps), done
 
 
 def check_fingerprints(folder: RunFolder, record: RunRecord, plans: dict[str, StagePlan]) -> None:
@@ -61,12 +40,14 @@ def check_fingerprints(folder: RunFolder, record: RunRecord, plans: dict[str, St
         changes = difference(folder.stage(record, name), old, plan)
         raise StaggerError(
             f"{folder.path} holds another run of stage {name}: {'; '.join(changes)}. Give this one a new run_dir,"
-            f" continue the old one unchanged with: stagger retry {folder.path}, or remove the folder."
+            f" continue the old one unchanged with: stagger retry {folder.path}, or start over with: stagger launch"
+            " FILE --fresh (in Python: fresh=True), which removes what the old one has written."
         )
     old_names = [stage.name for stage in record.spec.stages]
     if not plans.keys() <= set(old_names):
         raise StaggerError(
-            f"{folder.path} holds another run, with the stages {', '.join(old_names)}; give this one a new run_dir."
+            f"{folder.path} holds another run, with the stages {', '.join(old_names)}; give this one a new run_dir, or"
+            " start over with: stagger launch FILE --fresh (in Python: fresh=True)."
         )
 
 
@@ -76,6 +57,7 @@ def save_plans(
     spec: RunSpec,
     plans: dict[str, StagePlan],
     outputs: dict[str, list[str]],
+    names: dict[str, list[OutputNames]],
 ) -> RunRecord:
     """Write missing and outdated plans, and run.json with the settings of this launch. `before` is the previous one."""
     fingerprints = dict(before.fingerprints) if before else {}
@@ -87,7 +69,7 @@ def save_plans(
             with busy(f"{name}: writing the plan"):
                 folder.storage.write(path, plan.encode())
         fingerprints[name], inputs[name] = plan.fingerprint, plan.input
-    record = RunRecord(spec, fingerprints, inputs, outputs, before.created if before else time.time())
+    record = RunRecord(spec, fingerprints, inputs, outputs, names, before.created if before else time.time())
     folder.save(record)
     return record
 

@@ -7,27 +7,43 @@ from typing import Any
 from stagger.executor.base import StageLaunch
 from stagger.executor.kinds import runner_of
 from stagger.executor.limits import check_limits
-from stagger.launch.check import check_fingerprints, plan_for_show
+from stagger.launch.check import check_fingerprints
 from stagger.launch.hand_over import task_settings
+from stagger.launch.launch import Wishes, foreign_files, removals
+from stagger.launch.plans import plan_for_show
 from stagger.launch.stages import wanted_ranks
+from stagger.launch.start_over import past_of
 from stagger.plan.stage_plan import StagePlan
 from stagger.rundir.launch_records import Group, read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage, open_storage, run_fingerprint
 from stagger.spec.models import RunSpec
+from stagger.terminal import logger
 
 
-def dry_run(spec: RunSpec, *, limit: int | None = None) -> dict[str, Any]:
-    """The document that `stagger launch --dry-run --json` prints. Raises StaggerError as a launch would."""
+def dry_run(spec: RunSpec, wishes: Wishes) -> dict[str, Any]:
+    """The document that `stagger launch --dry-run --json` prints. Raises StaggerError as a launch would.
+
+    Logs what the launch would remove.
+    """
     run = RunFolder(open_storage(spec), spec.run_dir)
-    plans, done = plan_for_show(run, spec)
+    made, plans, done = plan_for_show(run, spec, fresh=wishes.fresh)
     run.storage.check_writable(spec.run_dir)
-    if (before := run.load()) is not None:
+    before = run.load()
+    if before is not None and not wishes.fresh:
         check_fingerprints(run, before, plans)
+    past = past_of(run, before, RunRecord(spec, outputs=made.outputs)) if wishes.fresh else []
+    for line in removals(past, foreign_files(run, made, plans, lambda stage: done[stage.name], past, wishes)):
+        logger.info(f"the launch would remove files: {line}")
     fingerprints = {name: plan.fingerprint for name, plan in plans.items()}
     record = RunRecord(spec, {**dict.fromkeys((stage.name for stage in spec.stages), ""), **fingerprints})
-    ranks = {one.name: [rank for rank in wanted_ranks(one, limit) if rank not in done[one.name]] for one in spec.stages}
+    ranks = {
+        one.name: [rank for rank in wanted_ranks(one, wishes.limit) if rank not in done[one.name]]
+        for one in spec.stages
+    }
     starting = {name: len(ranks[name]) for name in plans}
-    check_limits(spec, starting, {} if limit else {name: len(ranks[name]) for name in ranks.keys() - plans.keys()})
+    check_limits(
+        spec, starting, {} if wishes.limit else {name: len(ranks[name]) for name in ranks.keys() - plans.keys()}
+    )
     return {
         "run_dir": spec.run_dir,
         "fingerprint": run_fingerprint(fingerprints),

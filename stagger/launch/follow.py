@@ -7,9 +7,9 @@ import time
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from stagger.launch.check import ready_stages
 from stagger.launch.ending import end_stage, recording_end
 from stagger.launch.launched import Launched
+from stagger.launch.plans import ready_stages
 from stagger.launch.stages import note_unfinished, run_stages
 from stagger.progress import Progress
 from stagger.rundir.launch_records import latest_launch
@@ -50,7 +50,7 @@ def follow(
                 record = end_in_place(run, record, name)
             continue
         ready = [looks[name] for name in pending_stages(record, looks)]
-        fresh = {one.stage.name for one in ready if one.stage.spec.executor.type == "local" and not one.launches}
+        fresh = {one.stage.name for one in ready if one.stage.spec.executor.type == "local" and not one.has_started}
         if not fresh:
             break
         with run.lock.held():

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from stagger.errors import StaggerError
 from stagger.executor.kinds import runner_of
 from stagger.launch.check import (
     check_fingerprints,
-    plan_stages,
-    ready_stages,
     refuse_foreign_completions,
     refuse_moved_outputs,
     save_plans,
@@ -18,76 +18,138 @@ from stagger.launch.check import (
     warn_of_new_times,
 )
 from stagger.launch.follow import follow
+from stagger.launch.foreign import Foreign, find_foreign, recorded, refuse_foreign, remove_foreign, unfinished
 from stagger.launch.launched import Launched
-from stagger.launch.stages import run_stages
+from stagger.launch.plans import Pipeline, plan_stages, ready_stages
+from stagger.launch.stages import check_room, completions_of, lost_results, run_stages
+from stagger.launch.start_over import PastStage, as_new, described, past_of, refuse_if_running, undo_all
 from stagger.pipeline.chain import Step, add_import_path
 from stagger.pipeline.pickled import dump_pickle
-from stagger.plan.stage_plan import StagePlan, output_folders
-from stagger.plan.stage_steps import create_steps
+from stagger.plan.stage_plan import StagePlan
 from stagger.rundir.access import share_folder
-from stagger.rundir.run_folder import RunFolder, RunRecord, open_storage
+from stagger.rundir.run_folder import RunFolder, RunRecord, Stage, open_storage
 from stagger.spec.models import RunSpec
-from stagger.status.look import Look, look_at_run
-from stagger.storage.storage import is_local, join
+from stagger.status.look import Look, done_ranks, look_at_run
+from stagger.storage.storage import is_local
 from stagger.terminal import logger
 
 
-def launch(
-    spec: RunSpec, objects: Sequence[Step] | None = None, *, limit: int | None = None, wait: bool = False
-) -> Launched:
+@dataclass(frozen=True)
+class Wishes:
+    """What a launch is asked for.
+
+    limit: launch only the first `limit` ranks of each stage.
+    wait: return when all Slurm jobs have ended.
+    overwrite: remove files in the output folders that have names of the run's outputs but are none of them.
+    fresh: start over: undo all ranks of earlier launches, and remove their records and outputs.
+    confirm: called before anything is removed, once it is logged what; raises to remove and launch nothing.
+    """
+
+    limit: int | None = None
+    wait: bool = False
+    overwrite: bool = False
+    fresh: bool = False
+    confirm: Callable[[], None] = lambda: None
+
+
+def launch(spec: RunSpec, wishes: Wishes, objects: Sequence[Step] | None = None) -> Launched:
     """Launch the ranks of a run that are not done.
 
     Args:
         spec: the run.
+        wishes: what is asked for.
         objects: the steps of a run made of Python objects.
-        limit: launch only the first `limit` ranks of each stage.
-        wait: return when all Slurm jobs have ended.
 
     Raises:
         StaggerError: the run cannot be launched as requested; nothing was launched.
     """
     run = RunFolder(open_storage(spec), spec.run_dir)
     with run.changing(RunRecord(spec)):
-        return _launch(run, spec, objects, limit=limit, wait=wait)
+        return _launch(run, spec, objects, wishes)
 
 
-def _launch(
-    run: RunFolder, spec: RunSpec, objects: Sequence[Step] | None, *, limit: int | None, wait: bool
-) -> Launched:
+def _launch(run: RunFolder, spec: RunSpec, objects: Sequence[Step] | None, wishes: Wishes) -> Launched:
     storage = run.storage
     warn_of_foreign_code(spec)
     add_import_path(spec.import_path)
-    steps = {stage.name: create_steps(stage, objects) for stage in spec.stages}
-    outputs = {stage.name: output_folders(stage, steps[stage.name]) for stage in spec.stages}
-    plans = plan_stages(storage, ready_stages(spec, done=[]), steps)
+    made = Pipeline.create(spec, objects)
+    plans = plan_stages(storage, ready_stages(spec, done=[]), made, completions_of({}))
     check_runners(spec, plans)
     storage.check_writable(spec.run_dir)
-    if (before := run.load()) is not None:
+    foreign = None
+    if (before := run.load()) is None:
+        foreign = foreign_files(run, made, plans, done_ranks, [], wishes)  # Before there is a run directory.
+    elif not wishes.fresh:
         check_fingerprints(run, before, plans)
     payload = dump_pickle(objects) if objects else b""
     run.create(spec)
     with run.lock.held():
         before = run.load()  # Read again: another launch may have created the run since.
+        past = past_of(run, before, RunRecord(spec, outputs=made.outputs)) if wishes.fresh else []
+        refuse_if_running(past)
         looks = look_at_run(run, RunRecord(spec))
-        done = {name for name, look in looks.items() if look.is_done}
-        plans |= plan_stages(storage, [stage for stage in ready_stages(spec, done) if stage.name not in plans], steps)
+        if wishes.fresh:
+            looks = {name: as_new(look) for name, look in looks.items()}
+        lost = lost_results(looks, looks)
+        done = {name for name, look in looks.items() if look.is_done and name not in lost}
+        ready = [stage for stage in ready_stages(spec, done) if stage.name not in plans]
+        plans |= plan_stages(storage, ready, made, completions_of(looks))
         check_runners(spec, plans)
         if before is None:
             for name, plan in plans.items():
                 refuse_foreign_completions(looks[name], plan)
-        else:
+        elif not wishes.fresh:
             check_fingerprints(run, before, plans)
-            refuse_moved_outputs(before, outputs)
+            refuse_moved_outputs(before, made.outputs)
         for name, plan in plans.items():
             refuse_if_active(looks[name])
-            if before is not None:
+            if before is not None and not wishes.fresh:
                 warn_of_new_times(looks[name], before, plan)
-            warn_of_foreign_outputs(looks[name], plan, outputs[name])
-        for path in (path for paths in outputs.values() for path in paths):
+        if foreign is None or before is not None:
+            foreign = foreign_files(run, made, plans, lambda stage: looks[stage.name].done, past, wishes)
+        if said := removals(past, foreign):
+            check_room(spec, looks, lost, wishes.limit)  # Before anything is removed.
+            for line in said:
+                logger.warning(line)
+            wishes.confirm()
+            undo_all(past)
+            remove_foreign(storage, foreign)
+        for path in (path for paths in made.outputs.values() for path in paths):
             make_output_folder(run, spec, path)
-        record = save_plans(run, before, spec, plans, outputs)
-        launched = run_stages(run, record, looks, payload, limit=limit)
-    return follow(run, record, launched, limit) if wait else launched
+        record = save_plans(run, None if wishes.fresh else before, spec, plans, made.outputs, made.names)
+        launched = run_stages(run, record, looks, payload, limit=wishes.limit, lost=lost)
+    return follow(run, record, launched, wishes.limit) if wishes.wait else launched
+
+
+def foreign_files(
+    run: RunFolder,
+    made: Pipeline,
+    plans: dict[str, StagePlan],
+    done: Callable[[Stage], set[int]],
+    past: Sequence[PastStage],
+    wishes: Wishes,
+) -> list[Foreign]:
+    """The files in the output folders that mix with the run's outputs. Raises StaggerError unless they may be removed.
+
+    `done` gives the ranks of a stage that are done; `past` is what will be undone of the run.
+    """
+    folder = RunFolder(run.storage, run.path) if wishes.fresh else run  # What it reads is kept, and is undone here.
+    stages = folder.stages(RunRecord(made.spec))
+    own: list[Callable[[], Iterable[str]]] = [lambda: made.inputs(plans)]
+    if past:
+        own += [lambda: itertools.chain.from_iterable(one.files for one in past)]
+    else:
+        own += [lambda: recorded(stages, done), lambda: unfinished(stages, done)]
+    found = find_foreign(run.storage, made.names, own)
+    if not wishes.overwrite:
+        refuse_foreign(found)
+    return found
+
+
+def removals(past: Sequence[PastStage], foreign: Sequence[Foreign]) -> list[str]:
+    """What a launch will remove, one sentence each."""
+    said = [described(past)] if any(one.outputs for one in past) else []
+    return said + ([f"--overwrite removes {'; '.join(map(str, foreign))}"] if foreign else [])
 
 
 def make_output_folder(run: RunFolder, spec: RunSpec, path: str) -> None:
@@ -105,20 +167,6 @@ def check_runners(spec: RunSpec, plans: dict[str, StagePlan]) -> None:
         runner = runner_of(spec, stage, plans[stage.name].input if stage.name in plans else None)
         runner.check()
         runner.window(stage.tasks)
-
-
-def warn_of_foreign_outputs(look: Look, plan: StagePlan, folders: list[str]) -> None:
-    """Warn about existing files that this run would overwrite but did not write."""
-    with look.stage.folder.blaming():
-        mine = {output["path"] for record in look.completions for output in record["outputs"]}
-    there = [join(path, entry.name) for path in folders for entry in look.stage.folder.storage.list(path)]
-    foreign = [path for path in there if path in plan.outputs and path not in mine]
-    if foreign:
-        logger.warning(
-            f"{plan.stage.name}: {len(foreign)} of its output files already exist but were not written by this run;"
-            f" they will be replaced: {foreign[0]}{', ...' if len(foreign) > 1 else ''}. Stop this run if another one"
-            " writes there."
-        )
 
 
 def refuse_if_active(look: Look) -> None:

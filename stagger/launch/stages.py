@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from stagger.executor.limits import check_limits
-from stagger.launch.check import plan_stages, save_plans
+from stagger.launch.check import save_plans
 from stagger.launch.hand_over import launch_stage
 from stagger.launch.launched import Launched
 from stagger.launch.leftovers import lost_outputs
+from stagger.launch.plans import Completions, Pipeline, plan_stages
 from stagger.plan.stage_steps import create_steps
 from stagger.rundir.run_folder import RunFolder, RunRecord
-from stagger.spec.models import StageSpec
+from stagger.spec.models import RunSpec, StageSpec
 from stagger.status.look import Look
 from stagger.status.stage_status import stage_status
 from stagger.terminal import logger
@@ -110,6 +111,7 @@ def run_stages(
     limit: int | None = None,
     only: Collection[str] | None = None,
     ranks: Mapping[str, set[int] | None] = MappingProxyType({}),
+    lost: Mapping[str, dict[str, int]] | None = None,
 ) -> Launched:
     """Launch each stage whose dependencies are done. End jobs launch the stages that wait for Slurm jobs.
 
@@ -121,16 +123,15 @@ def run_stages(
         limit: launch only the first `limit` ranks of each stage.
         only: launch only these stages.
         ranks: stage -> launch only these ranks of it.
+        lost: the result of `lost_results`, if it is known.
     """
     launched = Launched(run.path)
     names = [stage.name for stage in record.spec.stages if only is None or stage.name in only]
     standings = {name: Standing.of(look) for name, look in looks.items()}
-    lost = lost_results(looks, names)
+    lost = lost_results(looks, names) if lost is None else lost
     launched.lost_outputs = [path for paths in lost.values() for path in paths]
     wanted = {name: wanted_ranks(record.spec.stage(name), limit, ranks.get(name)) for name in names}
-    decisions = {name: next_start(name, standings, lost, wanted[name]) for name in names}
-    starting = {name: len(one.ranks) for name, one in decisions.items() if isinstance(one, Start)}
-    check_limits(record.spec, starting, {} if limit else later_ranks(standings))
+    check_room(record.spec, looks, lost, limit, names, ranks)
     for name in names:
         spec = record.spec.stage(name)
         decision = next_start(name, standings, lost, wanted[name])
@@ -139,8 +140,9 @@ def run_stages(
             logger.info(f"{name}: starts when {', '.join(decision.stages)} is done{how}")
         else:
             if name not in record.fingerprints:
-                plans = plan_stages(run.storage, [spec], {name: create_steps(spec)})
-                record = save_plans(run, record, record.spec, plans, record.outputs)
+                made = Pipeline(record.spec, {name: create_steps(spec)}, record.outputs, record.names)
+                plans = plan_stages(run.storage, [spec], made, completions_of(looks))
+                record = save_plans(run, record, record.spec, plans, record.outputs, record.names)
             looks[name] = launch_stage(run.stage(record, name), looks[name], decision.ranks, payload)
             standings[name] = Standing.of(looks[name])
             submitted = bool(decision.ranks) and spec.executor.type == "slurm"
@@ -149,6 +151,29 @@ def run_stages(
                 note_unfinished(launched, looks[name], limit)
         launched.stages.append(stage_status(looks[name]))
     return launched
+
+
+def check_room(
+    spec: RunSpec,
+    looks: Mapping[str, Look],
+    lost: Collection[str],
+    limit: int | None,
+    only: Collection[str] | None = None,
+    ranks: Mapping[str, set[int] | None] = MappingProxyType({}),
+) -> None:
+    """Raise StaggerError when limits of the cluster leave no room for the ranks that `run_stages` would start."""
+    standings = {name: Standing.of(look) for name, look in looks.items()}
+    wanted = {
+        name: wanted_ranks(spec.stage(name), limit, ranks.get(name)) for name in (looks if only is None else only)
+    }
+    decisions = {name: next_start(name, standings, lost, mine) for name, mine in wanted.items()}
+    starting = {name: len(one.ranks) for name, one in decisions.items() if isinstance(one, Start)}
+    check_limits(spec, starting, {} if limit else later_ranks(standings))
+
+
+def completions_of(looks: Mapping[str, Look]) -> Completions:
+    """The completion records that looks have found."""
+    return lambda name: looks[name].completions
 
 
 def later_ranks(standings: Mapping[str, Standing]) -> dict[str, int]:

@@ -52,6 +52,12 @@ class Writer(Bound, Protocol):
         """The folder of its files. A launch creates it, and removes what killed attempts left there."""
 
     @property
+    def output_names(self) -> list[str]:
+        """Templates of the names that its files may have below `output_folder`, whatever its settings: names with the
+        fields `{rank}`, `{part}` and `{stem}`. A launch refuses files with such names that its run has not written.
+        """
+
+    @property
     def shard_by_shard(self) -> bool:
         """Whether the steps run once per shard, so that each output can be traced to its input."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,9 @@ import orjson
 from stagger.errors import StaggerError
 from stagger.pipeline import Shard
 from stagger.plan.sharding import assign
+from stagger.plan.upstream import Upstream, recorded_only
 from stagger.progress import busy
+from stagger.rundir.output_names import OutputNames
 from stagger.rundir.plan_file import encode_plan
 from stagger.rundir.run_folder import StageInput
 from stagger.rundir.stage_folder import collection_paused
@@ -68,13 +70,17 @@ def steps_of(stage: StageSpec) -> list[dict[str, Any]]:
     return [{"use": step.use, "params": step.params} for step in stage.pipeline]
 
 
-def make_plan(storage: Storage, stage: StageSpec, steps: Sequence[Any]) -> StagePlan:
+def make_plan(storage: Storage, stage: StageSpec, steps: Sequence[Any], upstream: Sequence[Upstream] = ()) -> StagePlan:
     """Plan a stage with one listing of its input. `steps` are those of `create_steps`.
 
+    Of files with the names of outputs of `upstream`, the stages that it depends on, only their outputs are input.
     Raises StaggerError when the input matches nothing, or when outputs would collide.
     """
     with busy(f"{stage.name}: listing the input"), collection_paused():
-        plan = _plan(stage, _find_shards(storage, stage, steps))
+        found = _find_shards(storage, stage, steps)
+        if upstream and hasattr(steps[0], "path_of"):
+            found = _recorded(stage, found, steps[0].path_of, upstream)
+        plan = _plan(stage, found)
         if plan.shards:
             warn_of_idle_ranks(plan)
         readers, writers = (steps_with(hook, steps) for hook in ("path_of", "planned_outputs"))
@@ -135,6 +141,24 @@ def _find_shards(storage: Storage, stage: StageSpec, steps: Sequence[Any]) -> li
     return found
 
 
+def _recorded(
+    stage: StageSpec, found: list[Shard], path_of: Callable[[Shard], str], upstream: Sequence[Upstream]
+) -> list[Shard]:
+    """The shards without those that only look like outputs of `upstream`. Raises StaggerError when none is left."""
+    kept, foreign = recorded_only(found, path_of, upstream)
+    if not foreign:
+        return kept
+    (path, writer), several = foreign[0], len(foreign) > 1
+    what = (
+        f"{len(foreign):,} of {len(found):,} files of its input, such as {path}, {'have' if several else 'has'} the"
+        f" names of outputs of {writer}, but no record of this run lists {'them' if several else 'it'}"
+    )
+    if not kept:
+        raise StaggerError(f"{stage.name}: {what}, and there is no other input: {writer} has written nothing.")
+    logger.warning(f"{stage.name}: {what}: left out, as files of another run or of an earlier one")
+    return kept
+
+
 def check_outputs(plan: StagePlan, readers: Sequence[Reader], writers: Sequence[Writer]) -> Collection[str]:
     """The paths of all outputs. Raises StaggerError when an output would collide with another output or an input."""
     of: dict[str, str] = {}
@@ -161,6 +185,12 @@ def check_outputs(plan: StagePlan, readers: Sequence[Reader], writers: Sequence[
                     " the output."
                 )
     return of.keys()
+
+
+def output_names(steps: Sequence[Any]) -> list[OutputNames]:
+    """The names of the files that each writer writes, as far as `steps`, those of `create_steps`, define them."""
+    writers = [step for step in steps_with("output_names", steps) if hasattr(step, "output_folder")]
+    return [OutputNames(step.output_folder, list(step.output_names)) for step in writers]
 
 
 def output_folders(stage: StageSpec, steps: Sequence[Any]) -> list[str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CONTRACT = "(data, rank, world_size)"
 
 #: Hooks that a launch calls: a step that has one is created at launch, even if it is costly.
-PLANNING_HOOKS = ("find_shards", "path_of", "check_tasks", "output_folder", "planned_outputs")
+PLANNING_HOOKS = ("find_shards", "path_of", "check_tasks", "output_folder", "output_names", "planned_outputs")
 
 
 def create_steps(stage: StageSpec, objects: Sequence[Step] | None = None) -> list[Any]:

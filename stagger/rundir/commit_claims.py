@@ -6,7 +6,7 @@ The attempt of the last turn has the right to commit. What it does with it: stag
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Container, Set
 from typing import TypedDict, cast
 
 from stagger.ranks import pad
@@ -22,10 +22,15 @@ class ClaimedFile(TypedDict):
     version: str
 
 
-class CommitClaim(TypedDict):
+class _Release(TypedDict, total=False):
+    cleared: bool
+
+
+class CommitClaim(_Release):
     """commits/<rank>.<turn>.json. `time` is in seconds since the epoch; `record` is the completion or progress record.
 
     With `commit: shard`, `files` are those of the latest shard; the progress record holds those of the shards before.
+    `cleared` means that no attempt has made this claim, but `launch --fresh`: all outputs of the rank are gone.
     """
 
     attempt: str
@@ -49,7 +54,7 @@ def decode_claim(data: bytes, path: str) -> CommitClaim:
     return cast("CommitClaim", claim)
 
 
-def turns(folder: StageFolder, ranks: set[int]) -> list[tuple[int, int]]:
+def turns(folder: StageFolder, ranks: Container[int]) -> list[tuple[int, int]]:
     """(rank, turn) of every claim of `ranks`. Costs one listing."""
     found: list[tuple[int, int]] = []
     for name in folder.storage.named(join(folder.path, "commits"), ""):
@@ -59,7 +64,7 @@ def turns(folder: StageFolder, ranks: set[int]) -> list[tuple[int, int]]:
     return found
 
 
-def last_turns(folder: StageFolder, ranks: set[int]) -> dict[int, int]:
+def last_turns(folder: StageFolder, ranks: Container[int]) -> dict[int, int]:
     """Rank -> the turn of its last claim; ranks without a claim are missing. Costs one listing."""
     last: dict[int, int] = {}
     for rank, turn in turns(folder, ranks):
@@ -67,10 +72,10 @@ def last_turns(folder: StageFolder, ranks: set[int]) -> dict[int, int]:
     return last
 
 
-def claims_of(folder: StageFolder, ranks: set[int], done: Set[int]) -> dict[int, list[CommitClaim]]:
+def claims_of(folder: StageFolder, ranks: Container[int], done: Set[int]) -> dict[int, list[CommitClaim]]:
     """The claims of `ranks`, oldest first, but of those that are `done` only if there are several.
 
-    Costs one listing and a read of each claim.
+    Claims from before the outputs of a rank were cleared do not count. Costs one listing and a read of each claim.
     """
     found = turns(folder, ranks)
     several = Counter(rank for rank, _ in found)
@@ -78,6 +83,9 @@ def claims_of(folder: StageFolder, ranks: set[int], done: Set[int]) -> dict[int,
     paths = [claim_path(folder, rank, turn) for rank, turn in found]
     claims: dict[int, list[CommitClaim]] = {}
     for (rank, _), path, data in zip(found, paths, folder.storage.read_many(paths), strict=True):
-        if data is not None:
-            claims.setdefault(rank, []).append(decode_claim(data, path))
+        claim = None if data is None else decode_claim(data, path)
+        if claim is not None and claim.get("cleared"):
+            claims.pop(rank, None)
+        elif claim is not None:
+            claims.setdefault(rank, []).append(claim)
     return claims

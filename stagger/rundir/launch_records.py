@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, TypedDict, TypeVar
 
@@ -66,7 +66,8 @@ class LaunchRecord:
     """The fields that local and Slurm launches share.
 
     `launch` counts the launches of the stage from 1; `time` is in seconds since the epoch; `settings` is the JSON
-    text of the tasks' settings (`TaskSettings.to_json`).
+    text of the tasks' settings (`TaskSettings.to_json`). `undone` means that the run has started over since: the launch
+    counts as no try of its ranks, and has no jobs any more.
     """
 
     executor: ClassVar[str]
@@ -77,6 +78,7 @@ class LaunchRecord:
     start_policy: str
     window_s: int
     settings: str
+    undone: bool = field(default=False, kw_only=True)
 
     @cached_property
     def rank_list(self) -> list[int]:
@@ -85,7 +87,7 @@ class LaunchRecord:
     @property
     def groups(self) -> list[Group]:
         """The ranks, grouped by their resources."""
-        return [Group(self.rank_list)]
+        return [] if self.undone else [Group(self.rank_list)]
 
     @property
     def cancelled_list(self) -> list[int]:
@@ -132,10 +134,12 @@ class SlurmLaunch(LaunchRecord):
 
     @property
     def groups(self) -> list[Group]:
-        return [] if self.refused else [array.group for array in self.arrays]
+        return [] if self.refused or self.undone else [array.group for array in self.arrays]
 
     @property
     def cancelled_list(self) -> list[int]:
+        if self.undone:
+            return []
         return self.rank_list if self.cancelled else parse_ranks(self.cancelled_ranks)
 
     @property
@@ -188,7 +192,7 @@ def read_launches(folder: StageFolder) -> list[LaunchRecord]:
 def latest_launch(launches: Sequence[LaunchRecord]) -> SlurmLaunch | None:
     """The latest of a stage's launches whose jobs were submitted; None if that ran on this machine."""
     for launch in reversed(launches):
-        if not isinstance(launch, SlurmLaunch):
+        if not isinstance(launch, SlurmLaunch) or launch.undone:
             return None
         if not launch.refused:
             return launch
@@ -210,9 +214,9 @@ def record_path(folder: StageFolder, number: int) -> str:
 
 
 def encode_launch(record: LaunchRecord) -> bytes:
-    """The content of launch.json, without keys about cancellation, refusals and avoided nodes that are empty."""
+    """The content of launch.json, without keys of rare events that have not happened."""
     content = {"launch": record.launch, "executor": record.executor, **asdict(record)}
-    rare = ("cancelled", "refused", "avoided")
+    rare = ("cancelled", "refused", "avoided", "undone")
     return encode({key: value for key, value in content.items() if value or not key.startswith(rare)})
 
 
@@ -263,7 +267,7 @@ def from_json(record: type[Record], content: Any, path: str) -> Record:
 
 
 def _built(record: type[Record], content: dict[str, Any]) -> Record:
-    found = {field.name: content[field.name] for field in fields(record) if field.name in content}  # type: ignore[arg-type]
+    found = {one.name: content[one.name] for one in fields(record) if one.name in content}  # type: ignore[arg-type]
     if "arrays" in found:
         found["arrays"] = tuple(_built(ArrayRecord, array) for array in found["arrays"])
         found["finalize"] = _built(EndJobRecord, found["finalize"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypedDict
 
 from pydantic import ValidationError
@@ -15,6 +15,7 @@ from stagger.errors import StaggerError
 from stagger.progress import LINE_S
 from stagger.rundir.access import changing, create_run
 from stagger.rundir.lock import Lock
+from stagger.rundir.output_names import OutputNames
 from stagger.rundir.stage_folder import StageFolder, check_record, damaged, decode, encode
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.storage.late_files import appears
@@ -28,14 +29,16 @@ SCHEMA = 1
 class RunRecord:
     """run.json. `spec` is that of the latest launch; `created` is in seconds since the epoch.
 
-    The other fields map stage names: `outputs` to the stage's output folders; `fingerprints` and `inputs`, once the
-    stage is planned, to its fingerprint and input.
+    The other fields map stage names: `outputs` to the stage's output folders; `names` to the names of the files that
+    its writers write, as far as they say; `fingerprints` and `inputs`, once the stage is planned, to its fingerprint
+    and input.
     """
 
     spec: RunSpec
     fingerprints: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, StageInput] = field(default_factory=dict)
     outputs: dict[str, list[str]] = field(default_factory=dict)
+    names: dict[str, list[OutputNames]] = field(default_factory=dict)
     created: float = 0.0
 
     def unplanned(self, name: str) -> RunRecord:
@@ -161,6 +164,7 @@ class RunFolder:
             record["fingerprints"],
             {name: StageInput(**numbers) for name, numbers in record["inputs"].items()},
             record["outputs"],
+            {name: [OutputNames(**one) for one in mine] for name, mine in record["names"].items()},
             record["created"],
         )
 
@@ -173,6 +177,7 @@ class RunFolder:
             "fingerprints": record.fingerprints,
             "inputs": {name: vars(numbers) for name, numbers in record.inputs.items()},
             "outputs": record.outputs,
+            "names": {name: list(map(asdict, mine)) for name, mine in record.names.items()},
             "spec": record.spec.model_dump(mode="json"),
         }
         self.storage.write(join(self.path, "run.json"), encode(content))
@@ -185,6 +190,7 @@ class RunFile(TypedDict):
     fingerprints: dict[str, str]
     inputs: dict[str, StageInput]
     outputs: dict[str, list[str]]
+    names: dict[str, list[OutputNames]]
     created: float
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from stagger.errors import StaggerError
 from stagger.pipeline import Document, Shard
-from stagger.pipeline.compression import EXTENSIONS, Codec, check_level, extension_of
+from stagger.pipeline.compression import EXTENSIONS, LEVELS, Codec, check_level, extension_of
 from stagger.pipeline.task_context import OutputFile, TaskContext
 from stagger.storage.storage import absolute, join
 
@@ -42,8 +42,9 @@ class ShardWriter:
     _file: OutputFile | None = field(default=None, init=False, repr=False)
     _part: int = field(default=0, init=False, repr=False)
 
-    #: The codec's ending, appended to `filename`.
+    #: The codec's ending, appended to `filename`; and those that other settings would append.
     extension: ClassVar[str] = ""
+    extensions: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         self.path = absolute(os.fspath(self.path))
@@ -67,8 +68,7 @@ class ShardWriter:
                 f"filename {self.filename!r} contains {{part}}, but max_bytes is not set; set it, or remove {{part}}."
             )
         if self.max_bytes is not None and "part" not in used:
-            stem, dot, ending = self.filename.partition(".")
-            self.filename = f"{stem}-{{part}}{dot}{ending}"
+            self.filename = with_part(self.filename)
         if re.search(r"[}\d]\{part\}|\{part\}[{\d]", self.filename):
             raise StaggerError(
                 f"filename {self.filename!r}: put a letter or a hyphen between {{part}} and the next digit or field."
@@ -78,6 +78,14 @@ class ShardWriter:
     def output_folder(self) -> str:
         """The folder for the output: a launch creates it, and removes what killed attempts left there."""
         return self.path
+
+    @property
+    def output_names(self) -> list[str]:
+        """Templates of the files' names: those of now, then those with another `max_bytes` or codec."""
+        plain = self.filename.replace("-{part}", "")
+        names = dict.fromkeys((self.filename, *((plain, with_part(plain)) if "{part}" not in plain else ())))
+        endings = dict.fromkeys((self.extension, *self.extensions))
+        return [name + ending for name in names for ending in endings if name]
 
     @property
     def shard_by_shard(self) -> bool:
@@ -173,6 +181,8 @@ class CompressedWriter(ShardWriter):
     compression: Codec | None = "zstd"
     level: int | None = None
 
+    extensions: ClassVar[tuple[str, ...]] = tuple(map(extension_of, (None, *LEVELS)))
+
     def __post_init__(self) -> None:
         super().__post_init__()
         try:
@@ -198,6 +208,12 @@ class CompressedWriter(ShardWriter):
     def encode(self, document: Document) -> bytes:
         """One record, including its end mark."""
         raise NotImplementedError
+
+
+def with_part(filename: str) -> str:
+    """The name with a field for the number of the part, before its endings."""
+    stem, dot, ending = filename.partition(".")
+    return f"{stem}-{{part}}{dot}{ending}"
 
 
 def _filled(template: str, stem: str, rank: int, part: int) -> str:

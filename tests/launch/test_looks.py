@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stagger.launch import finalize
-from stagger.launch.launch import launch
+from stagger.launch.launch import Wishes, launch
 from stagger.launch.retry import retry
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.spec.load import load_file
@@ -91,10 +91,10 @@ def test_slurm_commands_look_once(looks: Looks, pipeline_file: PipelineFiles, tm
     """One listing of completions under the lock, one read of each launch record, one squeue, one sacct."""
     spec = load_file(str(pipeline_file(executor=SLURM, retries={"max": 1})))
     run = tmp_path / "run"
-    launch(spec)
+    launch(spec, Wishes())
     assert looks.take() == {"completions": 1, "launch records": 1, "squeue": 0, "sacct": 0}
     # All jobs have vanished without a record: the second launch does what the end job did not, and asks how they ended.
-    launch(spec)
+    launch(spec, Wishes())
     assert looks.take() == {"completions": 1, "launch records": 1, "squeue": 1, "sacct": 1}
     retry(*opened(run), ranks={2})
     assert looks.take() == {"completions": 1, "launch records": 1, "squeue": 1, "sacct": 1}
@@ -110,9 +110,9 @@ def test_local_commands_look_before_and_after_the_ranks_run(
     looks: Looks, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:
     spec = load_file(str(pipeline_file()))
-    launch(spec, limit=2)
+    launch(spec, Wishes(limit=2))
     assert looks.take() == {"completions": 2, "launch records": 1, "squeue": 0, "sacct": 0}
-    launch(spec, limit=3)
+    launch(spec, Wishes(limit=3))
     assert looks.take() == {"completions": 2, "launch records": 1, "squeue": 0, "sacct": 0}
     retry(*opened(tmp_path / "run"))
     assert looks.take() == {"completions": 2, "launch records": 1, "squeue": 0, "sacct": 0}
@@ -125,7 +125,7 @@ def test_a_run_of_two_stages_is_looked_at_per_stage(looks: Looks, pipeline_file:
     del content["pipeline"]
     file = tmp_path / "two.yaml"
     file.write_text(json.dumps({**content, "stages": stages}))
-    launch(load_file(str(file)))
+    launch(load_file(str(file)), Wishes())
     found = looks.take()
     assert found == {"completions": 2, "launch records": 1, "squeue": 0, "sacct": 0}
 

@@ -1,0 +1,128 @@
+"""Files in the output folders of a run that have names of its outputs, but are nobody's: refused, or removed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from stagger.errors import StaggerError
+from stagger.launch.plans import paths
+from stagger.progress import busy
+from stagger.rundir.commit_claims import claims_of
+from stagger.rundir.output_names import OutputNames, Places
+from stagger.rundir.run_folder import Stage
+from stagger.rundir.stage_folder import StageFolder
+from stagger.status.strays import outputs_in
+from stagger.storage import MTIME, Entry
+from stagger.storage.storage import Storage, is_local, join
+
+#: Files removed at once.
+THREADS = 32
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """The files in an output folder of a stage that have names of its outputs, and belong to no rank of the run."""
+
+    stage: str
+    folder: str
+    files: list[Entry]
+
+    def __str__(self) -> str:
+        """A phrase such as `2 files in /data/out, such as 00002.jsonl`."""
+        count = len(self.files)
+        return f"{count:,} file{'s' if count > 1 else ''} in {self.folder}, such as {min(self.files).name}"
+
+
+def find_foreign(
+    storage: Storage, names: Mapping[str, Sequence[OutputNames]], own: Sequence[Callable[[], Iterable[str]]]
+) -> list[Foreign]:
+    """The files with names of outputs that are none of a run. Costs a listing of each output folder.
+
+    Args:
+        storage: the storage of the run.
+        names: stage -> the names of the files that it writes.
+        own: each gives paths of files that belong to the run; called only while other files are left.
+    """
+    places = Places()
+    with busy("looking into the output folders"):
+        found = list(_candidates(storage, names, places))
+        for more in own:
+            if found:
+                mine = set(map(places.file, more()))
+                found = [replace(one, files=_others(one, mine, places)) for one in found]
+                found = [one for one in found if one.files]
+    return found
+
+
+def _others(one: Foreign, mine: set[str], places: Places) -> list[Entry]:
+    return [entry for entry in one.files if places.file(join(one.folder, entry.name)) not in mine]
+
+
+def _candidates(storage: Storage, names: Mapping[str, Sequence[OutputNames]], places: Places) -> Iterator[Foreign]:
+    """The files with names of outputs, each once."""
+    seen: set[str] = set()
+    for stage, writers in names.items():
+        for one in writers:
+            files = []
+            for entry in storage.walk(one.folder) if one.recursive else storage.list(one.folder):
+                place = places.file(join(one.folder, entry.name))
+                # Behind a link to another folder nothing is an output: it may be anything.
+                inside = place == f"{places.folder(one.folder)}/{entry.name}"
+                if inside and place not in seen and one.fits(entry.name):
+                    seen.add(place)
+                    files.append(entry)
+            if files:
+                yield Foreign(stage, one.folder, files)
+
+
+def recorded(stages: Iterable[Stage], done: Callable[[Stage], set[int]]) -> Iterator[str]:
+    """The paths in the completion records of the ranks of `stages` that are `done`."""
+    for stage in stages:
+        with stage.folder.blaming():
+            yield from paths(stage.folder.completions(done(stage)))
+
+
+def unfinished(stages: Iterable[Stage], done: Callable[[Stage], set[int]]) -> Iterator[str]:
+    """The paths that attempts of `stages` have committed or were about to, though no completion record lists them.
+
+    Costs a listing of the claims of each stage, and a read of each of those that count.
+    """
+    for stage in stages:
+        yield from claimed(stage.folder, range(stage.spec.tasks), done(stage))
+
+
+def claimed(folder: StageFolder, ranks: range, done: set[int]) -> Iterator[str]:
+    """The paths in claims and progress records of those of `ranks` that are not done or have several claims."""
+    claims = claims_of(folder, ranks, done)
+    progress = folder.storage.read_many([folder.progress(rank) for rank in claims])
+    for (rank, mine), data in zip(claims.items(), progress, strict=True):
+        yield from outputs_in(data, folder.progress(rank))
+        yield from (file["path"] for claim in mine for file in claim["files"])
+
+
+def refuse_foreign(found: Sequence[Foreign]) -> None:
+    """Raise StaggerError, naming them, if there are files with names of outputs that belong to nobody."""
+    if not found:
+        return
+    several = sum(len(one.files) for one in found) > 1
+    they, them = ("they have names", "them") if several else ("it has a name", "it")
+    what = "; ".join(f"{one.stage}: {one}" for one in found)
+    raise StaggerError(
+        f"The output folders hold files that this run has not written, although {they} of its outputs ({what}): its"
+        f" result would be a mixture. Choose another folder or filename, move {them} away, or let the launch remove"
+        f" {them}: --overwrite (in Python: overwrite=True)."
+    )
+
+
+def remove_foreign(storage: Storage, found: Sequence[Foreign]) -> None:
+    """Remove the files."""
+    files = [(join(one.folder, entry.name), entry.version) for one in found for entry in one.files]
+
+    def remove(file: tuple[str, str]) -> None:
+        path, version = file
+        storage.remove(path, "" if is_local(path) or version.startswith(MTIME) else version)
+
+    with busy(f"removing {len(files):,} files"), ThreadPoolExecutor(THREADS) as threads:
+        list(threads.map(remove, files))

@@ -1,0 +1,142 @@
+"""Plans the stages whose input is complete: creates the steps once, and lists the input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stagger.errors import StaggerError
+from stagger.pipeline.chain import Step, add_import_path
+from stagger.plan.stage_plan import StagePlan, make_plan, output_folders, output_names
+from stagger.plan.stage_steps import create_steps
+from stagger.plan.upstream import Upstream, writer_of
+from stagger.rundir.output_names import OutputNames, Places
+from stagger.rundir.run_folder import RunFolder, RunRecord
+from stagger.rundir.stage_folder import Completion
+from stagger.spec.models import RunSpec, StageSpec
+from stagger.status.look import done_ranks
+from stagger.storage.storage import Storage
+
+
+def ready_stages(spec: RunSpec, done: Collection[str]) -> list[StageSpec]:
+    """The stages whose input is complete: those that depend on nothing, or only on `done` stages."""
+    return [stage for stage in spec.stages if set(done).issuperset(stage.depends)]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The stages of a launch: their steps, created once, where these write, and the names of the files they write."""
+
+    spec: RunSpec
+    steps: dict[str, list[Any]]
+    outputs: dict[str, list[str]]
+    names: dict[str, list[OutputNames]]
+
+    @classmethod
+    def create(cls, spec: RunSpec, objects: Sequence[Step] | None = None) -> Pipeline:
+        """Create the steps. `objects` are those of a run made of Python objects.
+
+        Raises StaggerError when a step cannot be created or called, or when stages would write the same files.
+        """
+        steps = {stage.name: create_steps(stage, objects) for stage in spec.stages}
+        outputs = {stage.name: output_folders(stage, steps[stage.name]) for stage in spec.stages}
+        names = {stage.name: output_names(steps[stage.name]) for stage in spec.stages}
+        refuse_same_names(names)
+        return cls(spec, steps, outputs, names)
+
+    def inputs(self, plans: Mapping[str, StagePlan]) -> Iterator[str]:
+        """The paths of all shards in the plans."""
+        for name, plan in plans.items():
+            if hasattr(first := self.steps[name][0], "path_of"):
+                yield from (first.path_of(shard) for shards in plan.ranks for shard in shards)
+
+
+def refuse_same_names(names: Mapping[str, list[OutputNames]]) -> None:
+    """Raise StaggerError when two stages would write the same files: each replaces those of the other."""
+    places = Places()
+    of: dict[tuple[str, str], str] = {}
+    for stage, mine in names.items():
+        for one in mine:
+            name = one.templates[0] if one.templates else ""
+            other = of.setdefault((places.folder(one.folder), name), stage)
+            if other != stage and "{stem}" not in name:
+                raise StaggerError(
+                    f"The stages {other} and {stage} would write the same files, {name} in {one.folder}: give each its"
+                    " own folder or filename."
+                )
+
+
+def stages_ahead(spec: RunSpec, name: str) -> list[str]:
+    """The stages that a stage depends on, directly or through others, in the order of the file."""
+    ahead: set[str] = set()
+    for stage in reversed(spec.stages):
+        if stage.name == name or stage.name in ahead:
+            ahead.update(stage.depends)
+    return [stage.name for stage in spec.stages if stage.name in ahead]
+
+
+#: Stage -> its completion records.
+Completions = Callable[[str], list[Completion]]
+
+
+def plan_stages(
+    storage: Storage,
+    stages: Iterable[StageSpec],
+    made: Pipeline,
+    completions: Completions,
+) -> dict[str, StagePlan]:
+    """Plan `stages`, for which all stages ahead are done. Returns stage name -> plan.
+
+    Of files with names of outputs of the stages ahead, each stage reads those that `completions`, the records of those
+    stages, list. Raises StaggerError as `make_plan` does, and for a stage that does not wait for what it reads.
+    """
+    plans = {}
+    for stage in stages:
+        ahead = stages_ahead(made.spec, stage.name)
+        upstream = [Upstream(one, made.names[one], paths(completions(one))) for one in ahead]
+        plans[stage.name] = make_plan(storage, stage, made.steps[stage.name], upstream)
+        refuse_missing_depends(made, plans[stage.name])
+    return plans
+
+
+def paths(completions: Iterable[Completion]) -> list[str]:
+    """The paths of all outputs in completion records."""
+    return [output["path"] for record in completions for output in record["outputs"]]
+
+
+def refuse_missing_depends(made: Pipeline, plan: StagePlan) -> None:
+    """Raise StaggerError when a stage would read what another stage writes, without waiting for it."""
+    mine = plan.stage.name
+    ahead = (mine, *stages_ahead(made.spec, mine))
+    others = [Upstream(one, names, ()) for one, names in made.names.items() if one not in ahead]
+    if not any(one.names for one in others):
+        return
+    places = Places()
+    for path in made.inputs({mine: plan}):
+        if other := writer_of(path, others, places):
+            raise StaggerError(
+                f"{mine} reads files that {other} writes, such as {path}, but does not wait for it: write depends:"
+                f" [{', '.join(dict.fromkeys((*plan.stage.depends, other)))}], or give {other} another folder."
+            )
+
+
+def plan_for_show(
+    run: RunFolder, spec: RunSpec, *, fresh: bool = False
+) -> tuple[Pipeline, dict[str, StagePlan], dict[str, set[int]]]:
+    """The stages, stage name -> plan, for those whose input is complete, and stage name -> done ranks.
+
+    With `fresh`, no rank counts as done. Changes nothing.
+    """
+    add_import_path(spec.import_path)
+    done = {stage.name: set() if fresh else done_ranks(stage) for stage in run.stages(RunRecord(spec))}
+    complete = {name for name, ranks in done.items() if len(ranks) >= spec.stage(name).tasks}
+    made = Pipeline.create(spec)
+    stages = ready_stages(spec, complete)
+    completions = completions_in(run, spec, done)
+    return made, plan_stages(run.storage, stages, made, completions), done
+
+
+def completions_in(run: RunFolder, spec: RunSpec, done: Mapping[str, set[int]]) -> Completions:
+    """Reads the completion records of the ranks that are done."""
+    return lambda name: run.stage(RunRecord(spec), name).folder.completions(done[name])
