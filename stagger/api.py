@@ -108,7 +108,7 @@ class PipelineExecutor(ABC):
             SystemExit: the same, after another signal.
         """
         try:
-            launched = launch(self.spec, self.pipeline, limit=limit, wait=wait)
+            launched = launch(self.spec, {self.spec.stages[0].name: self.pipeline}, limit=limit, wait=wait)
         except Interrupted as interrupted:  # Scripts expect KeyboardInterrupt after Ctrl-C.
             stopped = KeyboardInterrupt if interrupted.signal == Signals.SIGINT else SystemExit(interrupted.exit_status)
             raise stopped from None

@@ -7,7 +7,7 @@ from typing import Any
 from stagger.executor.base import StageLaunch
 from stagger.executor.kinds import runner_of
 from stagger.executor.limits import check_limits
-from stagger.launch.check import check_fingerprints, plan_for_show
+from stagger.launch.check import check_fingerprints, plan_for_show, refuse_other_stages
 from stagger.launch.hand_over import task_settings
 from stagger.launch.stages import wanted_ranks
 from stagger.plan.stage_plan import StagePlan
@@ -22,6 +22,7 @@ def dry_run(spec: RunSpec, *, limit: int | None = None) -> dict[str, Any]:
     plans, done = plan_for_show(run, spec)
     run.storage.check_writable(spec.run_dir)
     if (before := run.load()) is not None:
+        refuse_other_stages(run, before, spec)
         check_fingerprints(run, before, plans)
     fingerprints = {name: plan.fingerprint for name, plan in plans.items()}
     record = RunRecord(spec, {**dict.fromkeys((stage.name for stage in spec.stages), ""), **fingerprints})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from stagger.errors import StaggerError
 from stagger.executor.kinds import runner_of
@@ -13,6 +14,7 @@ from stagger.launch.check import (
     ready_stages,
     refuse_foreign_completions,
     refuse_moved_outputs,
+    refuse_other_stages,
     save_plans,
     warn_of_foreign_code,
     warn_of_new_times,
@@ -20,8 +22,8 @@ from stagger.launch.check import (
 from stagger.launch.follow import follow
 from stagger.launch.launched import Launched
 from stagger.launch.stages import run_stages
+from stagger.launch.stored_steps import pickled, store_steps
 from stagger.pipeline.chain import Step, add_import_path
-from stagger.pipeline.pickled import dump_pickle
 from stagger.plan.stage_plan import StagePlan, output_folders
 from stagger.plan.stage_steps import create_steps
 from stagger.rundir.access import share_folder
@@ -31,15 +33,18 @@ from stagger.status.look import Look, look_at_run
 from stagger.storage.storage import is_local, join
 from stagger.terminal import logger
 
+#: The steps of a run of a pipeline file, which names them all.
+NO_OBJECTS: Mapping[str, Sequence[Step]] = MappingProxyType({})
+
 
 def launch(
-    spec: RunSpec, objects: Sequence[Step] | None = None, *, limit: int | None = None, wait: bool = False
+    spec: RunSpec, objects: Mapping[str, Sequence[Step]] = NO_OBJECTS, *, limit: int | None = None, wait: bool = False
 ) -> Launched:
     """Launch the ranks of a run that are not done.
 
     Args:
         spec: the run.
-        objects: the steps of a run made of Python objects.
+        objects: stage -> its steps, of a run made of Python objects.
         limit: launch only the first `limit` ranks of each stage.
         wait: return when all Slurm jobs have ended.
 
@@ -52,19 +57,20 @@ def launch(
 
 
 def _launch(
-    run: RunFolder, spec: RunSpec, objects: Sequence[Step] | None, *, limit: int | None, wait: bool
+    run: RunFolder, spec: RunSpec, objects: Mapping[str, Sequence[Step]], *, limit: int | None, wait: bool
 ) -> Launched:
     storage = run.storage
     warn_of_foreign_code(spec)
     add_import_path(spec.import_path)
-    steps = {stage.name: create_steps(stage, objects) for stage in spec.stages}
+    steps = {stage.name: create_steps(stage, objects.get(stage.name)) for stage in spec.stages}
     outputs = {stage.name: output_folders(stage, steps[stage.name]) for stage in spec.stages}
     plans = plan_stages(storage, ready_stages(spec, done=[]), steps)
     check_runners(spec, plans)
     storage.check_writable(spec.run_dir)
     if (before := run.load()) is not None:
+        refuse_other_stages(run, before, spec)
         check_fingerprints(run, before, plans)
-    payload = dump_pickle(objects) if objects else b""
+    payloads = pickled(objects)
     run.create(spec)
     with run.lock.held():
         before = run.load()  # Read again: another launch may have created the run since.
@@ -76,6 +82,7 @@ def _launch(
             for name, plan in plans.items():
                 refuse_foreign_completions(looks[name], plan)
         else:
+            refuse_other_stages(run, before, spec)
             check_fingerprints(run, before, plans)
             refuse_moved_outputs(before, outputs)
         for name, plan in plans.items():
@@ -85,8 +92,10 @@ def _launch(
             warn_of_foreign_outputs(looks[name], plan, outputs[name])
         for path in (path for paths in outputs.values() for path in paths):
             make_output_folder(run, spec, path)
-        record = save_plans(run, before, spec, plans, outputs)
-        launched = run_stages(run, record, looks, payload, limit=limit)
+        record = store_steps(run, save_plans(run, before, spec, plans, outputs), looks, payloads)
+        if payloads:
+            run.save(record)
+        launched = run_stages(run, record, looks, limit=limit)
     return follow(run, record, launched, limit) if wait else launched
 
 

@@ -63,7 +63,7 @@ def retry(
                 runner_of(record.spec, record.spec.stage(name)).check()
             for name in redo:
                 looks[name] = undone(looks[name], redo[name])
-                if not looks[name].done and not record.spec.pickled:
+                if not looks[name].done:
                     record = record.unplanned(name)  # All of it runs again, with its input as it is now.
             for name in redo:
                 warn_of_readers(looks, name)

@@ -11,7 +11,7 @@ from stagger.launch.check import plan_stages, save_plans
 from stagger.launch.hand_over import launch_stage
 from stagger.launch.launched import Launched
 from stagger.launch.leftovers import lost_outputs
-from stagger.plan.stage_steps import create_steps
+from stagger.launch.stored_steps import steps_of
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.spec.models import StageSpec
 from stagger.status.look import Look
@@ -105,7 +105,6 @@ def run_stages(
     run: RunFolder,
     record: RunRecord,
     looks: dict[str, Look],
-    payload: bytes = b"",
     *,
     limit: int | None = None,
     only: Collection[str] | None = None,
@@ -117,7 +116,6 @@ def run_stages(
         run: the run directory, whose lock this process holds.
         record: its run.json.
         looks: stage -> look, taken under the lock; updated here for stages that ran or were submitted.
-        payload: the pickled steps of a run made of Python objects.
         limit: launch only the first `limit` ranks of each stage.
         only: launch only these stages.
         ranks: stage -> launch only these ranks of it.
@@ -139,9 +137,9 @@ def run_stages(
             logger.info(f"{name}: starts when {', '.join(decision.stages)} is done{how}")
         else:
             if name not in record.fingerprints:
-                plans = plan_stages(run.storage, [spec], {name: create_steps(spec)})
+                plans = plan_stages(run.storage, [spec], {name: steps_of(run.stage(record, name))})
                 record = save_plans(run, record, record.spec, plans, record.outputs)
-            looks[name] = launch_stage(run.stage(record, name), looks[name], decision.ranks, payload)
+            looks[name] = launch_stage(run.stage(record, name), looks[name], decision.ranks)
             standings[name] = Standing.of(looks[name])
             submitted = bool(decision.ranks) and spec.executor.type == "slurm"
             launched.submitted |= submitted

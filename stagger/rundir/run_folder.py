@@ -29,7 +29,7 @@ class RunRecord:
     """run.json. `spec` is that of the latest launch; `created` is in seconds since the epoch.
 
     The other fields map stage names: `outputs` to the stage's output folders; `fingerprints` and `inputs`, once the
-    stage is planned, to its fingerprint and input.
+    stage is planned, to its fingerprint and input; `pickles`, in a run of Python objects, to its pickled steps.
     """
 
     spec: RunSpec
@@ -37,6 +37,7 @@ class RunRecord:
     inputs: dict[str, StageInput] = field(default_factory=dict)
     outputs: dict[str, list[str]] = field(default_factory=dict)
     created: float = 0.0
+    pickles: dict[str, Pickle] = field(default_factory=dict)
 
     def unplanned(self, name: str) -> RunRecord:
         """A copy of the record in which a stage is not planned yet: it is when it starts."""
@@ -162,6 +163,7 @@ class RunFolder:
             {name: StageInput(**numbers) for name, numbers in record["inputs"].items()},
             record["outputs"],
             record["created"],
+            {name: Pickle(**pickle) for name, pickle in record["pickles"].items()},
         )
 
     def save(self, record: RunRecord) -> None:
@@ -173,6 +175,7 @@ class RunFolder:
             "fingerprints": record.fingerprints,
             "inputs": {name: vars(numbers) for name, numbers in record.inputs.items()},
             "outputs": record.outputs,
+            "pickles": {name: vars(pickle) for name, pickle in record.pickles.items()},
             "spec": record.spec.model_dump(mode="json"),
         }
         self.storage.write(join(self.path, "run.json"), encode(content))
@@ -186,6 +189,7 @@ class RunFile(TypedDict):
     inputs: dict[str, StageInput]
     outputs: dict[str, list[str]]
     created: float
+    pickles: dict[str, Pickle]
 
 
 def check_stages(spec: RunSpec, record: dict[str, Any], path: str) -> None:
@@ -200,6 +204,14 @@ def check_stages(spec: RunSpec, record: dict[str, Any], path: str) -> None:
 def run_fingerprint(fingerprints: dict[str, str]) -> str:
     """The run's fingerprint: those of its stages, joined by `-`."""
     return "-".join(fingerprints.values())
+
+
+@dataclass(frozen=True)
+class Pickle:
+    """The pickled steps of a stage: their path and SHA-256."""
+
+    path: str
+    sha256: str
 
 
 @dataclass(frozen=True)
