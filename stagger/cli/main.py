@@ -211,16 +211,11 @@ def logs(
 @app.command()
 def cancel(run: Run, ranks: Ranks = None, stage: Stage = None, json: Json = False, options: Options = None) -> int:
     """Cancel the queued and running jobs of a run, a stage or single ranks. Completed ranks stay done."""
-    from stagger.launch.cancel import cancel_stages, held_back
+    from stagger.launch.cancel import cancel as stop
     from stagger.rundir.run_folder import RunFolder
 
     folder, record = RunFolder.open(run, storage_options(options))
-    chosen = some_ranks(ranks)
-    specs = record.spec.chosen(stage) if chosen is None else [record.spec.only(stage)]
-    stages = [folder.stage(record, spec.name) for spec in specs]
-    stopped = cancel_stages(stages, chosen)
-    if stopped:
-        stopped += held_back(stages)
+    stopped = stop(folder, record, stage, some_ranks(ranks))
     if json:
         print_json({"run_dir": run, "stopped": stopped})
     else:

@@ -69,9 +69,15 @@ def refuse_other_stages(folder: RunFolder, before: RunRecord, spec: RunSpec) -> 
     """Raise StaggerError when the run directory was made with other stages: a folder of its own for each of several."""
     old, new = ([stage.name for stage in one.stages] for one in (before.spec, spec))
     if set(old) != set(new):
+        part = [name for name in new if name in old] if len(old) > 1 else []
         raise StaggerError(
             f"{folder.path} holds another run, with the stage{'s' if len(old) > 1 else ''} {', '.join(old)}, and this"
-            f" one has {', '.join(new)}; give this one a new run_dir."
+            f" one has {', '.join(new)}; give this one a new run_dir"
+            + (
+                f", or continue a stage of the other with: stagger retry {folder.path} --stage {part[0]}"
+                if part
+                else "."
+            )
         )
 
 

@@ -144,7 +144,7 @@ def run_stages(
             submitted = bool(decision.ranks) and spec.executor.type == "slurm"
             launched.submitted |= submitted
             if not submitted and ranks.get(name) is None:
-                note_unfinished(launched, looks[name], limit)
+                note_unfinished(launched, looks[name], wanted[name])
         launched.stages.append(stage_status(looks[name]))
     return launched
 
@@ -167,8 +167,8 @@ def wanted_ranks(stage: StageSpec, limit: int | None, chosen: set[int] | None = 
     return range(min(limit or stage.tasks, stage.tasks)) if chosen is None else sorted(chosen)
 
 
-def note_unfinished(launched: Launched, look: Look, limit: int | None) -> None:
-    """Record ranks that should have run here but are neither done nor active: the launch has then not succeeded."""
+def note_unfinished(launched: Launched, look: Look, expected: Collection[int]) -> None:
+    """Record `expected` ranks that are neither done nor active: the launch has then not succeeded."""
     settled = look.activity.ranks | look.done
-    if ranks := [rank for rank in wanted_ranks(look.stage.spec, limit) if rank not in settled]:
+    if ranks := sorted(rank for rank in expected if rank not in settled):
         launched.unfinished[look.stage.name] = ranks
