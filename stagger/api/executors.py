@@ -77,7 +77,8 @@ class PipelineExecutor:
 
         Args:
             limit: run only the first `limit` ranks of each stage.
-            wait: return when the run has ended, rather than when its jobs are submitted.
+            wait: return when the run has ended. Otherwise its jobs are submitted, local ranks run in a process of their
+                own, and both go on when this process ends.
 
         Returns:
             The handle of the run.
@@ -148,7 +149,8 @@ def run_stages(executors: Sequence[PipelineExecutor], *, limit: int | None = Non
     stages = with_upstream(executors)
     spec = spec_of(stages)
     with scripted():
-        launched = launch(spec, {one.name: one.pipeline for one in stages}, limit=limit, wait=wait)
+        objects = {one.name: one.pipeline for one in stages}
+        launched = launch(spec, objects, limit=limit, wait=wait, in_background=not wait)
     if wait:
         launched.raise_if_failed()
     return Run(spec.run_dir, spec.storage_options)

@@ -14,8 +14,9 @@ import orjson
 
 from stagger.api.run_status import RunStatus
 from stagger.errors import Interrupted, StaggerError, one_line
+from stagger.launch import background
 from stagger.launch.cancel import cancel, check_ranks
-from stagger.launch.follow import wait_for_end
+from stagger.launch.follow import is_held, wait_for_end
 from stagger.launch.retry import retry
 from stagger.launch.verify import note_lost
 from stagger.ranks import parse_ranks
@@ -106,7 +107,8 @@ class Run:
 
     def done(self) -> bool:
         """Whether nothing of the run is queued, running or about to start, whether or not it succeeded."""
-        return not self.status().active
+        folder, record = self._open()
+        return not self.status().active and not is_held(folder, record)
 
     def wait(self, timeout: float | None = None) -> RunStatus:
         """Wait until the run has ended, all of its stages included, and return its status.
@@ -166,6 +168,8 @@ class Run:
         again: bool = False,
         lost: bool = False,
         set: Mapping[str, Any] | None = None,  # noqa: A002  # Named like the option of `stagger retry`.
+        memory_factor: float = 1.0,
+        time_factor: float = 1.0,
         wait: bool = False,
     ) -> Run:
         """Rerun the ranks that are neither done nor active: failed, cancelled or never launched.
@@ -177,7 +181,9 @@ class Run:
             again: also ranks that are done: those of `ranks`, or all. Replaces their outputs.
             lost: also ranks that are done, but whose outputs are missing or changed.
             set: settings that change from now on: {"executor.mem_per_cpu_gb": 8}.
-            wait: return when the run has ended.
+            memory_factor: factor by which the jobs of this retry get more memory.
+            time_factor: factor by which they get more time.
+            wait: return when the run has ended. Otherwise local ranks run in a process of their own.
 
         Returns:
             This handle.
@@ -190,18 +196,20 @@ class Run:
         chosen = None if ranks is None else chosen_ranks(ranks)
         one = stage if chosen is None else _stage_of_ranks(folder, record, stage).name
         changes = [f"{key}={orjson.dumps(value).decode()}" for key, value in (set or {}).items()]
+        given: dict[str, Any] = {
+            "stage": one,
+            "failed_only": failed_only,
+            "again": again,
+            "lost": lost,
+            "changes": changes,
+            "memory_factor": memory_factor,
+            "time_factor": time_factor,
+        }
         with scripted():
-            launched = retry(
-                folder,
-                record,
-                stage=one,
-                ranks=chosen,
-                failed_only=failed_only,
-                again=again,
-                lost=lost,
-                changes=changes,
-                wait=wait,
-            )
+            if wait or all(spec.executor.type == "slurm" for spec in record.spec.chosen(one)):
+                launched = retry(folder, record, **given, ranks=chosen, wait=wait)
+            else:
+                background.start(folder, record, again={**given, "ranks": None if chosen is None else sorted(chosen)})
         if wait:
             launched.raise_if_failed()
         return self

@@ -110,6 +110,12 @@ def retry(
         list[str] | None,
         typer.Option("--set", metavar="A.B=C", help="Override a setting from now on, e.g. executor.mem_per_cpu_gb=8."),
     ] = None,
+    memory_factor: Annotated[
+        float, typer.Option("--memory-factor", help="Factor by which the jobs of this retry get more memory.")
+    ] = 1.0,
+    time_factor: Annotated[
+        float, typer.Option("--time-factor", help="Factor by which the jobs of this retry get more time.")
+    ] = 1.0,
     wait: Wait = False,
     json: Json = False,
     options: Options = None,
@@ -130,6 +136,8 @@ def retry(
             again=again,
             lost=lost,
             changes=assignments or [],
+            memory_factor=memory_factor,
+            time_factor=time_factor,
             wait=wait,
         )
     return finish(launched, json)

@@ -77,6 +77,14 @@ def is_local_only(record: RunRecord) -> bool:
     return all(stage.executor.type == "local" for stage in record.spec.stages)
 
 
+def is_held(run: RunFolder, record: RunRecord) -> bool:
+    """Whether another process is running local stages of the run, or is between two of them."""
+    if all(stage.executor.type != "local" for stage in record.spec.stages):
+        return False
+    holder = run.lock.holder()
+    return holder is not None and not holder.is_dead() and not holder.is_this_process()
+
+
 def launched_ranks(look: Look) -> Collection[int]:
     """The ranks that were ever launched; all ranks of a stage that never started, although it could."""
     return {rank for launch in look.launches for rank in launch.rank_list} or range(look.stage.spec.tasks)
@@ -202,10 +210,11 @@ def wait_for_jobs(run: RunFolder, record: RunRecord, deadline: float | None) -> 
     interval = min(FIRST_S, longest)
     with Progress(record.spec.name, sum(stage.tasks for stage in record.spec.stages)) as progress:
         while True:
+            held = is_held(run, record)  # Asked first: what it has done by then is seen below.
             looks = patient_look(run, record, deadline)
             done = sum(len(look.done) for look in looks.values())
             progress.set(done, 0)
-            active = any(look.activity.ranks or look.activity.ending for look in looks.values())
+            active = held or any(look.activity.ranks or look.activity.ending for look in looks.values())
             if not active or any(map(falls_to_us, looks.values())):
                 return looks
             pause(interval, deadline, f"{run.path} has not ended yet: {done} of {progress.total} ranks are done.")

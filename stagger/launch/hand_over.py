@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from stagger.executor.base import StageLaunch, StageRunner
 from stagger.executor.kinds import runner_of
@@ -22,7 +22,19 @@ from stagger.task import TaskSettings
 from stagger.terminal import logger
 
 
-def launch_stage(stage: Stage, look: Look, ranks: list[int]) -> Look:
+@dataclass(frozen=True)
+class Factors:
+    """The factors by which the jobs of a launch get more memory and time than the run's settings give them."""
+
+    memory: float = 1.0
+    time: float = 1.0
+
+    def applied(self, group: Group) -> Group:
+        memory, time = group.memory_scale * self.memory, group.time_scale * self.time
+        return replace(group, memory_scale=memory, time_scale=time)
+
+
+def launch_stage(stage: Stage, look: Look, ranks: list[int], factors: Factors) -> Look:
     """Hand `ranks`, which are neither done nor active, to the stage's executor. Returns the look after the launch."""
     if look.done:
         logger.info(f"{stage.name}: {len(look.done)} of {stage.spec.tasks} ranks are already done")
@@ -34,7 +46,7 @@ def launch_stage(stage: Stage, look: Look, ranks: list[int]) -> Look:
         return look
     if not look.activity.ranks:
         remove_leftovers(stage)
-    look = look.after(start(stage, look, groups_of(look, ranks)))
+    look = look.after(start(stage, look, [factors.applied(group) for group in groups_of(look, ranks)]))
     if stage.spec.executor.type == "local" and (write_stats(look)["missing_ranks"] or stage.spec.blocks):
         remove_leftovers(stage)
     return look

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from stagger.errors import StaggerError
 from stagger.executor.kinds import runner_of
+from stagger.launch import background
 from stagger.launch.check import (
     check_fingerprints,
     plan_stages,
@@ -19,7 +20,7 @@ from stagger.launch.check import (
     warn_of_foreign_code,
     warn_of_new_times,
 )
-from stagger.launch.follow import follow
+from stagger.launch.follow import follow, pending_stages
 from stagger.launch.launched import Launched
 from stagger.launch.stages import run_stages
 from stagger.launch.stored_steps import pickled, store_steps
@@ -38,7 +39,12 @@ NO_OBJECTS: Mapping[str, Sequence[Step]] = MappingProxyType({})
 
 
 def launch(
-    spec: RunSpec, objects: Mapping[str, Sequence[Step]] = NO_OBJECTS, *, limit: int | None = None, wait: bool = False
+    spec: RunSpec,
+    objects: Mapping[str, Sequence[Step]] = NO_OBJECTS,
+    *,
+    limit: int | None = None,
+    wait: bool = False,
+    in_background: bool = False,
 ) -> Launched:
     """Launch the ranks of a run that are not done.
 
@@ -47,18 +53,28 @@ def launch(
         objects: stage -> its steps, of a run made of Python objects.
         limit: launch only the first `limit` ranks of each stage.
         wait: return when all Slurm jobs have ended.
+        in_background: run local ranks in a process of their own, and return when it has begun.
 
     Raises:
         StaggerError: the run cannot be launched as requested; nothing was launched.
     """
     run = RunFolder(open_storage(spec), spec.run_dir)
     with run.changing(RunRecord(spec)):
-        return _launch(run, spec, objects, limit=limit, wait=wait)
+        record, launched, waiting = _launch(run, spec, objects, limit=limit, in_background=in_background)
+        if waiting:
+            background.start(run, record, limit=limit)
+        return follow(run, record, launched, limit) if wait else launched
 
 
 def _launch(
-    run: RunFolder, spec: RunSpec, objects: Mapping[str, Sequence[Step]], *, limit: int | None, wait: bool
-) -> Launched:
+    run: RunFolder,
+    spec: RunSpec,
+    objects: Mapping[str, Sequence[Step]],
+    *,
+    limit: int | None,
+    in_background: bool,
+) -> tuple[RunRecord, Launched, list[str]]:
+    """Launch what can start now. Returns the run's record, the launch, and the local stages left to the background."""
     storage = run.storage
     warn_of_foreign_code(spec)
     add_import_path(spec.import_path)
@@ -95,8 +111,9 @@ def _launch(
         record = store_steps(run, save_plans(run, before, spec, plans, outputs), looks, payloads)
         if payloads:
             run.save(record)
-        launched = run_stages(run, record, looks, limit=limit)
-    return follow(run, record, launched, limit) if wait else launched
+        local = {stage.name for stage in spec.stages if stage.executor.type == "local"} if in_background else set()
+        launched = run_stages(run, record, looks, limit=limit, only={one.name for one in spec.stages} - local)
+        return record, launched, [name for name in pending_stages(record, looks) if name in local]
 
 
 def make_output_folder(run: RunFolder, spec: RunSpec, path: str) -> None:

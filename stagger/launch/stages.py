@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from stagger.executor.limits import check_limits
 from stagger.launch.check import plan_stages, save_plans
-from stagger.launch.hand_over import launch_stage
+from stagger.launch.hand_over import Factors, launch_stage
 from stagger.launch.launched import Launched
 from stagger.launch.leftovers import lost_outputs
 from stagger.launch.stored_steps import steps_of
@@ -17,6 +17,9 @@ from stagger.spec.models import StageSpec
 from stagger.status.look import Look
 from stagger.status.stage_status import stage_status
 from stagger.terminal import logger
+
+#: The resources that the run's settings give.
+NO_FACTORS = Factors()
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ def run_stages(
     limit: int | None = None,
     only: Collection[str] | None = None,
     ranks: Mapping[str, set[int] | None] = MappingProxyType({}),
+    factors: Factors = NO_FACTORS,
 ) -> Launched:
     """Launch each stage whose dependencies are done. End jobs launch the stages that wait for Slurm jobs.
 
@@ -119,6 +123,7 @@ def run_stages(
         limit: launch only the first `limit` ranks of each stage.
         only: launch only these stages.
         ranks: stage -> launch only these ranks of it.
+        factors: more memory and time for the jobs launched now.
     """
     launched = Launched(run.path)
     names = [stage.name for stage in record.spec.stages if only is None or stage.name in only]
@@ -139,7 +144,7 @@ def run_stages(
             if name not in record.fingerprints:
                 plans = plan_stages(run.storage, [spec], {name: steps_of(run.stage(record, name))})
                 record = save_plans(run, record, record.spec, plans, record.outputs)
-            looks[name] = launch_stage(run.stage(record, name), looks[name], decision.ranks)
+            looks[name] = launch_stage(run.stage(record, name), looks[name], decision.ranks, factors)
             standings[name] = Standing.of(looks[name])
             submitted = bool(decision.ranks) and spec.executor.type == "slurm"
             launched.submitted |= submitted

@@ -124,7 +124,7 @@ class StageSpec(StageDefaults):
 
 
 #: Files of the run directory: a stage's folder cannot have these names, nor begin with the last.
-TAKEN = ("run.json", "lock", "lock.takeover")
+TAKEN = ("run.json", "local.log", "lock", "lock.takeover")
 
 
 class StorageSpec(Model):
