@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -224,18 +225,66 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return LocalExecutor(steps, tasks=4, run_dir=str(folder / "run"), name="job").run()
 
 
-def test_without_slurm_the_status_comes_from_the_records(
-    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    front(cli, tmp_path)
-    cli("launch", pipeline_file(executor={"type": "slurm"}), check=0)
-    run = Run.open(tmp_path / "run")
+class Queue:
+    """A Slurm run of four ranks, launched by the command line, whose jobs a stand-in for squeue describes."""
+
+    def __init__(self, cli: Cli, files: PipelineFiles, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.jobs = folder / "jobs"
+        self.jobs.touch()
+        self.interrupts = folder / "interrupts"
+        ask = f"cat {self.jobs}\nif [ -e {self.interrupts} ]; then kill -INT $PPID; fi"
+        self.calls = front(cli, folder, squeue=ask)
+        cli("launch", files(executor={"type": "slurm", "partition": "cpu"}), check=0)
+        (self.launch,) = launches(folder / "run")
+        self.run = Run.open(folder / "run")
+        monkeypatch.setenv("PATH", cli.env["PATH"])
+
+    def lists(self, state: str, reason: str = "None") -> None:
+        (array,) = self.launch["arrays"]
+        now = datetime.now().isoformat(timespec="seconds")
+        rows = (f"{array['job_id']}|{rank}|{state}|9:59|{now}|{reason}|{array['name']}|x\n" for rank in range(4))
+        self.jobs.write_text("".join(rows))
+
+
+@pytest.fixture
+def queue(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
+    return Queue(cli, pipeline_file, tmp_path, monkeypatch)
+
+
+def test_jobs_are_named_and_their_reasons_shown(queue: Queue) -> None:
+    assert queue.run.job_ids == (queue.launch["arrays"][0]["job_id"], queue.launch["finalize"]["job_id"])
+    queue.lists("PENDING", "AssocMaxJobsLimit")
+    (why,) = queue.run.status()["run"].waiting
+    assert (why.ranks, why.job_id, why.reason) == ((0, 1, 2, 3), queue.run.job_ids[0], "AssocMaxJobsLimit")
+    assert why.message in repr(queue.run.status())
+    assert not queue.run.done()
+
+
+def test_ctrl_c_stops_waiting_and_cancels_nothing(queue: Queue) -> None:
+    queue.lists("RUNNING")
+    queue.interrupts.touch()
+    with pytest.raises(KeyboardInterrupt):
+        queue.run.wait()
+    queue.interrupts.unlink()
+    assert "scancel" not in queue.calls.read_text()
+    assert queue.run.status()["run"].running == 4
+
+
+def test_a_retry_passes_on_settings_and_factors(queue: Queue) -> None:
+    queue.run.retry(2, set={"executor.time": "0:10:00", "executor.mem_per_cpu_gb": 2}, memory_factor=1.5)
+    *_, second = launches(Path(queue.run.run_dir))
+    (array,) = second["arrays"]
+    assert (array["ranks"], array["memory_scale"], array["time_scale"]) == ("2", 1.5, 1.0)
+    script = Path(queue.run.run_dir, "launches", "2", f"{array['name']}.sh").read_text()
+    assert "--time=0:10:00" in script
+    assert "--mem-per-cpu=3072M" in script
+
+
+def test_without_slurm_the_status_comes_from_the_records(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    status = run.status()
+    status = queue.run.status()
     assert (status["run"].pending, status["run"].unknown) == (4, 4)
     assert "There is no squeue on this machine" in status.notes[0]
-    (launch,) = launches(tmp_path / "run")
-    assert run.job_ids == (launch["arrays"][0]["job_id"], launch["finalize"]["job_id"])
-    assert not run.done()
+    assert not queue.run.done()
     with pytest.raises(StaggerError, match="There is no squeue on this machine, so it cannot know when the jobs"):
-        run.wait()
+        queue.run.wait()
