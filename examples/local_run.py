@@ -18,11 +18,11 @@ def shout(data: Iterable[Document], rank: int, world_size: int) -> Iterator[Docu
 
 
 if __name__ == "__main__":
-    launched = LocalExecutor(
+    run = LocalExecutor(
         pipeline=[ReadJsonl(str(DATA), glob="*.jsonl.gz"), shout, WriteJsonl("runs/shout/output")],
         tasks=8,
         workers=2,
         run_dir="runs/shout",
         name="shout",
     ).run()
-    print(f"{launched.stages[0].records_out} documents in {launched.stages[0].output_folders[0]}")
+    print(run.status(), *run.outputs(), sep="\n")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stagger.api import LocalExecutor, PipelineExecutor, SlurmExecutor
+    from stagger.api.executors import LocalExecutor, PipelineExecutor, SlurmExecutor, run_stages
+    from stagger.api.run import Run
+    from stagger.api.run_status import RunStatus
     from stagger.errors import BadInput, RunFailed, StaggerError
     from stagger.pipeline import Document, Shard, count
     from stagger.pipeline.task_context import TaskContext
@@ -22,21 +24,24 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "BadInput": "stagger.errors",
     "Document": "stagger.pipeline",
-    "LocalExecutor": "stagger.api",
-    "PipelineExecutor": "stagger.api",
+    "LocalExecutor": "stagger.api.executors",
+    "PipelineExecutor": "stagger.api.executors",
     "ReadJsonl": "stagger.steps.jsonl",
     "ReadCsv": "stagger.steps.csv",
     "ReadParquet": "stagger.steps.parquet",
     "ReadWarc": "stagger.steps.warc",
     "WriteParquet": "stagger.steps.parquet_writer",
     "ReadText": "stagger.steps.text",
+    "Run": "stagger.api.run",
     "RunFailed": "stagger.errors",
+    "RunStatus": "stagger.api.run_status",
     "Shard": "stagger.pipeline",
-    "SlurmExecutor": "stagger.api",
+    "SlurmExecutor": "stagger.api.executors",
     "StaggerError": "stagger.errors",
     "TaskContext": "stagger.pipeline.task_context",
     "WriteJsonl": "stagger.steps.jsonl",
     "count": "stagger.pipeline",
+    "run_stages": "stagger.api.executors",
 }
 
 __all__ = [
@@ -50,13 +55,16 @@ __all__ = [
     "ReadWarc",
     "WriteParquet",
     "ReadText",
+    "Run",
     "RunFailed",
+    "RunStatus",
     "Shard",
     "SlurmExecutor",
     "StaggerError",
     "TaskContext",
     "WriteJsonl",
     "count",
+    "run_stages",
 ]
 
 

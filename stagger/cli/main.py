@@ -110,6 +110,12 @@ def retry(
         list[str] | None,
         typer.Option("--set", metavar="A.B=C", help="Override a setting from now on, e.g. executor.mem_per_cpu_gb=8."),
     ] = None,
+    memory_factor: Annotated[
+        float, typer.Option("--memory-factor", help="Factor by which the jobs of this retry get more memory.")
+    ] = 1.0,
+    time_factor: Annotated[
+        float, typer.Option("--time-factor", help="Factor by which the jobs of this retry get more time.")
+    ] = 1.0,
     wait: Wait = False,
     json: Json = False,
     options: Options = None,
@@ -130,6 +136,8 @@ def retry(
             again=again,
             lost=lost,
             changes=assignments or [],
+            memory_factor=memory_factor,
+            time_factor=time_factor,
             wait=wait,
         )
     return finish(launched, json)
@@ -211,16 +219,11 @@ def logs(
 @app.command()
 def cancel(run: Run, ranks: Ranks = None, stage: Stage = None, json: Json = False, options: Options = None) -> int:
     """Cancel the queued and running jobs of a run, a stage or single ranks. Completed ranks stay done."""
-    from stagger.launch.cancel import cancel_stages, held_back
+    from stagger.launch.cancel import cancel as stop
     from stagger.rundir.run_folder import RunFolder
 
     folder, record = RunFolder.open(run, storage_options(options))
-    chosen = some_ranks(ranks)
-    specs = record.spec.chosen(stage) if chosen is None else [record.spec.only(stage)]
-    stages = [folder.stage(record, spec.name) for spec in specs]
-    stopped = cancel_stages(stages, chosen)
-    if stopped:
-        stopped += held_back(stages)
+    stopped = stop(folder, record, stage, some_ranks(ranks))
     if json:
         print_json({"run_dir": run, "stopped": stopped})
     else:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import codecs
 import io
-import os
 import re
 import sys
 import time
-from collections.abc import Sequence
 
 from stagger.errors import StaggerError, one_line
 from stagger.launch.cancel import check_ranks
-from stagger.ranks import pad
-from stagger.rundir.launch_records import LaunchRecord, SlurmLaunch, read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
-from stagger.rundir.stage_folder import StageFolder, attempt_order
+from stagger.rundir.stage_folder import StageFolder
 from stagger.status.failed import Failed, grouped
 from stagger.status.look import Look, glance_at
-from stagger.storage.storage import is_local, join
+from stagger.status.rank_log import job_output, latest_attempts, log_path, output_without_log, tail
+from stagger.storage.storage import is_local
 from stagger.terminal import logger, say, say_lines
 
 #: A frame in a traceback, and one of stagger's own code.
@@ -27,9 +24,6 @@ OWN_FRAME = re.compile(r'  File "[^"]*/stagger/(task|pipeline|steps|storage|rund
 
 #: Most sentences shown for one cause of failures, when they differ.
 SENTENCES = 50
-
-#: Number of last log lines shown for a failed rank.
-TAIL = 15
 
 #: Seconds between two reads of a followed log.
 FOLLOW_S = 0.5
@@ -66,36 +60,14 @@ def show_logs(
             list_logs(folder.stage(record, one.name).folder)
 
 
-def latest_attempts(folder: StageFolder, below: str = "") -> dict[int, str]:
-    """Map each rank that has a log to its latest attempt, by one listing; `below` limits that to one rank's folder."""
-    latest: dict[int, str] = {}
-    for entry in folder.storage.walk(join(folder.path, "logs", below) if below else join(folder.path, "logs")):
-        rank, _, name = f"{below}/{entry.name}".lstrip("/").partition("/")
-        attempt = name.removesuffix(".log")
-        if rank.isdecimal() and name.endswith(".log"):
-            latest[int(rank)] = max(attempt, latest.get(int(rank), attempt), key=attempt_order)
-    return latest
-
-
 def show_rank(stage: Stage, rank: int, wanted: str | None, follow: bool) -> None:
-    folder = stage.folder
-    if wanted is not None:
-        entries = folder.storage.list(join(folder.path, "logs", pad(rank)))
-        names = sorted((entry.name.removesuffix(".log") for entry in entries), key=attempt_order)
-        if wanted not in names:
-            raise StaggerError(f"Rank {rank} has no attempt {wanted}; it has {', '.join(names) or 'none yet'}.")
-        print_growing(stage, folder.log(rank, wanted), follow)
-        return
-    while (attempt := latest_attempts(folder, pad(rank)).get(rank)) is None:
-        outside = job_output(read_launches(folder), rank)
-        if outside and not follow:
-            say(f"rank {rank} has no log; the output of its job:")
-            say_lines(tail(outside))
-            return
-        if not follow:
-            raise StaggerError(f"Rank {rank} has no log yet: it has not begun (on an object store: not ended).")
+    while (path := log_path(stage.folder, rank, wanted)) is None and follow:
         time.sleep(FOLLOW_S)
-    print_growing(stage, folder.log(rank, attempt), follow)
+    if path is not None:
+        print_growing(stage, path, follow)
+        return
+    say(f"rank {rank} has no log; the output of its job:")
+    say_lines(tail(output_without_log(stage.folder, rank)))
 
 
 def print_growing(stage: Stage, path: str, follow: bool) -> None:
@@ -183,20 +155,6 @@ def list_logs(folder: StageFolder) -> None:
     """Print the path of each rank's latest log."""
     for rank, attempt in sorted(latest_attempts(folder).items()):
         say(f"rank {rank}: {folder.log(rank, attempt)}")
-
-
-def job_output(launches: Sequence[LaunchRecord], rank: int) -> bytes:
-    """Output that the rank's latest Slurm job wrote outside its ranks; empty when there is no such file."""
-    for launch in reversed(launches):
-        path = launch.output_of(rank) if isinstance(launch, SlurmLaunch) else None
-        if path is not None and os.path.isfile(path):
-            with open(path, "rb") as file:
-                return file.read()
-    return b""
-
-
-def tail(data: bytes) -> str:
-    return "\n".join(data.decode(errors="backslashreplace").splitlines()[-TAIL:])
 
 
 class Shown:

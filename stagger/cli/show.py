@@ -166,11 +166,6 @@ def aside(stage: StageStatus, state: str) -> str:
     return f" ({', '.join(parts)})" if parts else ""
 
 
-def is_ending(stage: StageStatus) -> bool:
-    """Whether the end job of a stage, which may launch more ranks, is queued or running."""
-    return stage.end.get("state") in ("waiting", "running")
-
-
 def start_chart(starts: dict[str, Any]) -> list[str]:
     """Lines that chart the jobs' starts over time, measured and planned (by their delays alone), on one scale."""
     seconds = {name: starts[name]["per_second"] for name in ("measured", "planned")}
@@ -196,7 +191,7 @@ def watch_status(folder: RunFolder, record: RunRecord, silent: bool) -> tuple[di
         asked = time.monotonic()
         looks, stages = status_of(folder, record)
         print(clear, end="", flush=True)
-        if not any(stage.running or stage.sleeping or stage.active or is_ending(stage) for stage in stages):
+        if not any(stage.is_active for stage in stages):
             return looks, stages
         if not silent:
             status(folder.path, stages)

@@ -8,8 +8,20 @@ from stagger.errors import StaggerError
 from stagger.executor.base import NotCancelled
 from stagger.executor.kinds import LaunchedJobs
 from stagger.rundir.launch_records import LaunchRecord, SlurmLaunch, read_launches
-from stagger.rundir.run_folder import Stage
+from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
 from stagger.spec.models import RunSpec, StageSpec
+
+
+def cancel(run: RunFolder, record: RunRecord, stage: str | None, ranks: set[int] | None) -> list[str]:
+    """Stop what is queued and running of a run, or only of one `stage`, or only `ranks` of a stage.
+
+    Returns one sentence per job or process stopped, and per stage that does not start because of it. Raises as
+    `cancel_stages` does.
+    """
+    specs = record.spec.chosen(stage) if ranks is None else [record.spec.only(stage)]
+    stages = [run.stage(record, spec.name) for spec in specs]
+    stopped = cancel_stages(stages, ranks)
+    return stopped + held_back(stages) if stopped else []
 
 
 def cancel_stages(stages: Sequence[Stage], ranks: set[int] | None = None) -> list[str]:

@@ -43,11 +43,21 @@ def check_fingerprints(folder: RunFolder, record: RunRecord, plans: dict[str, St
             f" continue the old one unchanged with: stagger retry {folder.path}, or start over with: stagger launch"
             " FILE --fresh (in Python: fresh=True), which removes what the old one has written."
         )
-    old_names = [stage.name for stage in record.spec.stages]
-    if not plans.keys() <= set(old_names):
+
+
+def refuse_other_stages(folder: RunFolder, before: RunRecord, spec: RunSpec) -> None:
+    """Raise StaggerError when the run directory was made with other stages: a folder of its own for each of several."""
+    old, new = ([stage.name for stage in one.stages] for one in (before.spec, spec))
+    if set(old) != set(new):
+        part = [name for name in new if name in old] if len(old) > 1 else []
         raise StaggerError(
-            f"{folder.path} holds another run, with the stages {', '.join(old_names)}; give this one a new run_dir, or"
-            " start over with: stagger launch FILE --fresh (in Python: fresh=True)."
+            f"{folder.path} holds another run, with the stage{'s' if len(old) > 1 else ''} {', '.join(old)}, and this"
+            f" one has {', '.join(new)}; give this one a new run_dir, start over with --fresh (in Python: fresh=True)"
+            + (
+                f", or continue a stage of the other with: stagger retry {folder.path} --stage {part[0]}"
+                if part
+                else "."
+            )
         )
 
 
@@ -69,7 +79,8 @@ def save_plans(
             with busy(f"{name}: writing the plan"):
                 folder.storage.write(path, plan.encode())
         fingerprints[name], inputs[name] = plan.fingerprint, plan.input
-    record = RunRecord(spec, fingerprints, inputs, outputs, names, before.created if before else time.time())
+    created, pickles = (before.created, before.pickles) if before else (time.time(), {})
+    record = RunRecord(spec, fingerprints, inputs, outputs, names, created, pickles)
     folder.save(record)
     return record
 

@@ -7,7 +7,7 @@ from typing import Any
 from stagger.executor.base import StageLaunch
 from stagger.executor.kinds import runner_of
 from stagger.executor.limits import check_limits
-from stagger.launch.check import check_fingerprints
+from stagger.launch.check import check_fingerprints, refuse_other_stages
 from stagger.launch.hand_over import task_settings
 from stagger.launch.launch import Wishes, foreign_files, removals
 from stagger.launch.plans import plan_for_show
@@ -30,6 +30,7 @@ def dry_run(spec: RunSpec, wishes: Wishes) -> dict[str, Any]:
     run.storage.check_writable(spec.run_dir)
     before = run.load()
     if before is not None and not wishes.fresh:
+        refuse_other_stages(run, before, spec)
         check_fingerprints(run, before, plans)
     past = past_of(run, before, RunRecord(spec, outputs=made.outputs)) if wishes.fresh else []
     for line in removals(past, foreign_files(run, made, plans, lambda stage: done[stage.name], past, wishes)):

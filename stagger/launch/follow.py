@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 
+from stagger.errors import StaggerError
+from stagger.launch.check import enter
 from stagger.launch.ending import end_stage, recording_end
 from stagger.launch.launched import Launched
 from stagger.launch.plans import ready_stages
-from stagger.launch.stages import note_unfinished, run_stages
+from stagger.launch.stages import note_unfinished, run_stages, wanted_ranks
 from stagger.progress import Progress
 from stagger.rundir.launch_records import latest_launch
+from stagger.rundir.lock import InUse
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
+from stagger.slurm import cluster
 from stagger.slurm.command import SlurmBusy
 from stagger.status.end_job import BY_COMMAND, end_of
-from stagger.status.look import Look, look_at_run
+from stagger.status.look import Look, glance_at_run, look_at_run
 from stagger.status.stage_status import stage_statuses
 from stagger.storage.storage import join
 from stagger.terminal import logger
 
 #: Seconds between polls: the first, the longest, the growth factor. Slurm's manual discourages frequent polling.
 FIRST_S, LONGEST_S, GROWTH = 1.0, 30.0, 1.3
+
+#: Most seconds between polls of a run that no Slurm job is part of.
+LOCAL_S = 0.5
 
 
 def follow(
@@ -37,33 +44,104 @@ def follow(
     Then do what end jobs failed to do or may not, run the local stages that waited, and repeat. Launches no stage
     twice.
     """
-    if all(stage.executor.type == "local" for stage in record.spec.stages):
+    if is_local_only(record):
         return launched
+
+    def expected(look: Look) -> Collection[int]:
+        return wanted_ranks(look.stage.spec, limit) if ranks.get(look.stage.name) is None else ()
+
+    return _follow(run, record, expected, limit=limit, lost_outputs=launched.lost_outputs)
+
+
+def wait_for_end(run: RunFolder, record: RunRecord, timeout_s: float | None = None) -> Launched:
+    """Wait as `follow` does, for what any process has launched of a run.
+
+    Raises TimeoutError when the run has not ended after `timeout_s` seconds, and StaggerError when its folder is gone,
+    or when this machine cannot know whether its jobs have ended.
+    """
+    if not cluster.has_queue() and any(
+        look.activity.unknown - look.done for look in glance_at_run(run, record).values()
+    ):
+        raise StaggerError(
+            f"There is no squeue on this machine, so it cannot know when the jobs of {run.path} end: wait on a machine"
+            " with Slurm, or look at the records from time to time (status)."
+        )
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    with run.changing(record):
+        ended = _follow(run, record, launched_ranks, deadline=deadline)
+    if run.load() is None:
+        raise StaggerError(f"{run.path} is gone: somebody has removed the run while this process waited for it.")
+    return ended
+
+
+def is_local_only(record: RunRecord) -> bool:
+    return all(stage.executor.type == "local" for stage in record.spec.stages)
+
+
+def is_held(run: RunFolder, record: RunRecord) -> bool:
+    """Whether another process is running local stages of the run, or is between two of them."""
+    if all(stage.executor.type != "local" for stage in record.spec.stages):
+        return False
+    holder = run.lock.holder()
+    return holder is not None and not holder.is_dead() and not holder.is_this_process()
+
+
+def launched_ranks(look: Look) -> Collection[int]:
+    """The ranks that were ever launched; all ranks of a stage that never started, although it could."""
+    return {rank for launch in look.launches for rank in launch.rank_list} or range(look.stage.spec.tasks)
+
+
+def _follow(
+    run: RunFolder,
+    record: RunRecord,
+    expected: Callable[[Look], Collection[int]],
+    *,
+    limit: int | None = None,
+    lost_outputs: Collection[str] = (),
+    deadline: float | None = None,
+) -> Launched:
+    """Wait for a run, and do what is left to this process. `expected` are the ranks of a stage that must be done."""
+    lost = list(lost_outputs)
     while True:
         try:
-            looks = wait_for_slurm(run, record)
+            looks = wait_for_jobs(run, record, deadline)
         except KeyboardInterrupt:
             logger.warning(f"stopped waiting; the jobs keep running. Check them with: stagger status {run.path}")
             raise
-        if unended := [name for name, look in looks.items() if falls_to_us(look)]:
-            for name in unended:
-                record = end_in_place(run, record, name)
+        try:
+            acted, record = _act(run, record, looks, limit, lost)
+        except InUse as error:  # Another process that waits does the same.
+            logger.info(f"{str(error).rstrip('.')}; still waiting")
+            pause(LONGEST_S, deadline, str(error))
             continue
-        ready = [looks[name] for name in pending_stages(record, looks)]
-        fresh = {one.stage.name for one in ready if one.stage.spec.executor.type == "local" and not one.has_started}
-        if not fresh:
+        if lost or not acted:
             break
-        with run.lock.held():
-            record = run.load() or record
-            looks = look_at_run(run, record)
-            launched.lost_outputs += run_stages(run, record, looks, limit=limit, only=fresh).lost_outputs
-        if launched.lost_outputs:
-            break
-    ended = Launched(run.path, stage_statuses(looks), lost_outputs=launched.lost_outputs)
+    ended = Launched(run.path, stage_statuses(looks), lost_outputs=lost)
     for name in pending_stages(record, looks):
-        if ranks.get(name) is None:
-            note_unfinished(ended, looks[name], limit)
+        note_unfinished(ended, looks[name], expected(looks[name]))
     return ended
+
+
+def _act(
+    run: RunFolder, record: RunRecord, looks: dict[str, Look], limit: int | None, lost: list[str]
+) -> tuple[bool, RunRecord]:
+    """Do what end jobs did not do, or else run the local stages that waited for Slurm stages.
+
+    Returns whether there was anything to do, and the run's current record. Adds lost outputs to `lost`.
+    """
+    if unended := [name for name, look in looks.items() if falls_to_us(look)]:
+        for name in unended:
+            record = end_in_place(run, record, name)
+        return True, record
+    ready = [looks[name] for name in pending_stages(record, looks)]
+    fresh = {one.stage.name for one in ready if one.stage.spec.executor.type == "local" and not one.has_started}
+    if not fresh or is_local_only(record):
+        return False, record
+    with run.lock.held():
+        record = run.load() or record
+        enter(record.spec)
+        lost += run_stages(run, record, look_at_run(run, record), limit=limit, only=fresh).lost_outputs
+    return True, record
 
 
 def falls_to_us(look: Look) -> bool:
@@ -106,28 +184,39 @@ def pending_stages(record: RunRecord, looks: Mapping[str, Look]) -> list[str]:
     return [stage.name for stage in ready_stages(record.spec, done) if stage.name not in done]
 
 
-def patient_look(run: RunFolder, record: RunRecord) -> dict[str, Look]:
+def patient_look(run: RunFolder, record: RunRecord, deadline: float | None) -> dict[str, Look]:
     """Look at a run as soon as Slurm answers, however long its controller is away: the jobs go on without it."""
     while True:
         try:
             return look_at_run(run, record)
         except SlurmBusy as error:
             logger.warning(f"{str(error).rstrip('.')}; still waiting")
-            time.sleep(LONGEST_S)
+            pause(LONGEST_S, deadline, str(error))
 
 
-def wait_for_slurm(run: RunFolder, record: RunRecord) -> dict[str, Look]:
-    """Wait until no array and no end job of the run is queued or running, or until a stage falls to this process.
+def pause(seconds: float, deadline: float | None, why: str) -> None:
+    """Sleep, at most until the deadline. Raises TimeoutError, saying why, when that has passed."""
+    left = seconds if deadline is None else deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError(why)
+    time.sleep(min(seconds, left))
 
-    Returns the last look.
+
+def wait_for_jobs(run: RunFolder, record: RunRecord, deadline: float | None) -> dict[str, Look]:
+    """Wait until no rank and no end job of the run is queued or running, or until a stage falls to this process.
+
+    Returns the last look. Raises TimeoutError at the deadline, a time of `time.monotonic`.
     """
-    interval = FIRST_S
+    longest = LOCAL_S if is_local_only(record) else LONGEST_S
+    interval = min(FIRST_S, longest)
     with Progress(record.spec.name, sum(stage.tasks for stage in record.spec.stages)) as progress:
         while True:
-            looks = patient_look(run, record)
-            progress.set(sum(len(look.done) for look in looks.values()), 0)
-            active = any(look.activity.ranks or look.activity.ending for look in looks.values())
+            held = is_held(run, record)  # Asked first: what it has done by then is seen below.
+            looks = patient_look(run, record, deadline)
+            done = sum(len(look.done) for look in looks.values())
+            progress.set(done, 0)
+            active = held or any(look.activity.ranks or look.activity.ending for look in looks.values())
             if not active or any(map(falls_to_us, looks.values())):
                 return looks
-            time.sleep(interval)
-            interval = min(LONGEST_S, interval * GROWTH)
+            pause(interval, deadline, f"{run.path} has not ended yet: {done} of {progress.total} ranks are done.")
+            interval = min(longest, interval * GROWTH)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from stagger.errors import StaggerError
 from stagger.executor.base import StageLaunch, StageRunner
 from stagger.executor.kinds import runner_of
 from stagger.launch.bad_nodes import nodes_to_avoid
 from stagger.launch.check import check_variables
 from stagger.launch.leftovers import remove_leftovers
 from stagger.launch.retry_policy import decide
-from stagger.pipeline.pickled import sha256
+from stagger.launch.stored_steps import stored_steps
 from stagger.ranks import format_ranks
-from stagger.rundir.launch_records import Group, LaunchRecord, record_path
+from stagger.rundir.launch_records import Group, LaunchRecord
 from stagger.rundir.run_folder import Stage
-from stagger.rundir.stage_folder import damaged
 from stagger.spec.executors import SlurmSpec
 from stagger.status.end_job import end_of
 from stagger.status.look import Look
@@ -25,7 +22,19 @@ from stagger.task import TaskSettings
 from stagger.terminal import logger
 
 
-def launch_stage(stage: Stage, look: Look, ranks: list[int], payload: bytes) -> Look:
+@dataclass(frozen=True)
+class Factors:
+    """The factors by which the jobs of a launch get more memory and time than the run's settings give them."""
+
+    memory: float = 1.0
+    time: float = 1.0
+
+    def applied(self, group: Group) -> Group:
+        memory, time = group.memory_scale * self.memory, group.time_scale * self.time
+        return replace(group, memory_scale=memory, time_scale=time)
+
+
+def launch_stage(stage: Stage, look: Look, ranks: list[int], factors: Factors) -> Look:
     """Hand `ranks`, which are neither done nor active, to the stage's executor. Returns the look after the launch."""
     if look.done:
         logger.info(f"{stage.name}: {len(look.done)} of {stage.spec.tasks} ranks are already done")
@@ -37,7 +46,7 @@ def launch_stage(stage: Stage, look: Look, ranks: list[int], payload: bytes) -> 
         return look
     if not look.activity.ranks:
         remove_leftovers(stage)
-    look = look.after(start(stage, look, groups_of(look, ranks), payload))
+    look = look.after(start(stage, look, [factors.applied(group) for group in groups_of(look, ranks)]))
     if stage.spec.executor.type == "local" and (write_stats(look)["missing_ranks"] or stage.spec.blocks):
         remove_leftovers(stage)
     return look
@@ -57,12 +66,12 @@ def groups_of(look: Look, ranks: list[int]) -> list[Group]:
     return groups if len(groups) <= (look.stage.spec.executor.workers or len(groups)) else whole
 
 
-def start(stage: Stage, look: Look, groups: list[Group], payload: bytes = b"") -> LaunchRecord:
+def start(stage: Stage, look: Look, groups: list[Group]) -> LaunchRecord:
     """Hand the ranks of `groups` to the stage's executor, as the next launch of the stage."""
     runner = runner_of(stage.record.spec, stage.spec, stage.record.inputs[stage.name])
     number = len(look.launches) + 1
     settings = task_settings(stage, runner, number, sum(len(group.ranks) for group in groups))
-    settings = with_pickle(settings, stage, look.launches, payload)
+    settings = with_pickle(settings, stage)
     check_variables(stage)
     runner.check()
     return runner.execute(StageLaunch(stage, number, groups, settings, nodes_to_avoid(look)))
@@ -89,22 +98,12 @@ def task_settings(stage: Stage, runner: StageRunner, number: int, ranks: int) ->
     )
 
 
-def with_pickle(settings: TaskSettings, stage: Stage, launches: Sequence[LaunchRecord], payload: bytes) -> TaskSettings:
-    """The settings with the path and SHA-256 of the pickled pipeline: `payload`, or the previous launch's for a retry.
+def with_pickle(settings: TaskSettings, stage: Stage) -> TaskSettings:
+    """The settings with the path and SHA-256 of the pickled steps; unchanged for a run of a pipeline file.
 
-    Raises StaggerError when there is neither.
+    Raises StaggerError when the steps were never stored.
     """
-    run, folder = stage.record.spec, stage.folder
-    if not run.pickled:
+    if not stage.record.spec.pickled:
         return settings
-    if payload:
-        path, digest = folder.pickle(settings.launch), sha256(payload)
-        folder.storage.write(path, payload, private=run.shared is None)
-        return replace(settings, pickle_path=path, pickle_sha256=digest)
-    if not launches:
-        raise StaggerError(f"The steps of {run.run_dir} were never stored; launch it again from its Python script.")
-    try:
-        before = TaskSettings.from_json(launches[-1].settings)
-    except (TypeError, ValueError) as error:
-        raise damaged(record_path(folder, launches[-1].launch), f"settings: {error}") from None
-    return replace(settings, pickle_path=before.pickle_path, pickle_sha256=before.pickle_sha256)
+    pickle = stored_steps(stage)
+    return replace(settings, pickle_path=pickle.path, pickle_sha256=pickle.sha256)

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from stagger.errors import StaggerError
 from stagger.executor.kinds import runner_of
+from stagger.launch import background
 from stagger.launch.check import (
     check_fingerprints,
     refuse_foreign_completions,
     refuse_moved_outputs,
+    refuse_other_stages,
     save_plans,
     warn_of_foreign_code,
     warn_of_new_times,
 )
-from stagger.launch.follow import follow
+from stagger.launch.follow import follow, pending_stages
 from stagger.launch.foreign import Foreign, find_foreign, recorded, refuse_foreign, remove_foreign, unfinished
 from stagger.launch.launched import Launched
-from stagger.launch.plans import Pipeline, plan_stages, ready_stages
+from stagger.launch.plans import NO_OBJECTS, Pipeline, plan_stages, ready_stages
 from stagger.launch.stages import check_room, completions_of, lost_results, run_stages
 from stagger.launch.start_over import PastStage, as_new, described, past_of, refuse_if_running, undo_all
+from stagger.launch.stored_steps import pickled, store_steps
 from stagger.pipeline.chain import Step, add_import_path
-from stagger.pipeline.pickled import dump_pickle
 from stagger.plan.stage_plan import StagePlan
 from stagger.rundir.access import share_folder
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage, open_storage
@@ -42,6 +44,7 @@ class Wishes:
     wait: return when all Slurm jobs have ended.
     overwrite: remove files in the output folders that have names of the run's outputs but are none of them.
     fresh: start over: undo all ranks of earlier launches, and remove their records and outputs.
+    in_background: run local ranks in a process of their own, and return when it has begun.
     confirm: called before anything is removed, once it is logged what; raises to remove and launch nothing.
     """
 
@@ -49,26 +52,33 @@ class Wishes:
     wait: bool = False
     overwrite: bool = False
     fresh: bool = False
+    in_background: bool = False
     confirm: Callable[[], None] = lambda: None
 
 
-def launch(spec: RunSpec, wishes: Wishes, objects: Sequence[Step] | None = None) -> Launched:
+def launch(spec: RunSpec, wishes: Wishes, objects: Mapping[str, Sequence[Step]] = NO_OBJECTS) -> Launched:
     """Launch the ranks of a run that are not done.
 
     Args:
         spec: the run.
         wishes: what is asked for.
-        objects: the steps of a run made of Python objects.
+        objects: stage -> its steps, of a run made of Python objects.
 
     Raises:
         StaggerError: the run cannot be launched as requested; nothing was launched.
     """
     run = RunFolder(open_storage(spec), spec.run_dir)
     with run.changing(RunRecord(spec)):
-        return _launch(run, spec, objects, wishes)
+        record, launched, waiting = _launch(run, spec, objects, wishes)
+        if waiting:
+            background.start(run, record, limit=wishes.limit)
+        return follow(run, record, launched, wishes.limit) if wishes.wait else launched
 
 
-def _launch(run: RunFolder, spec: RunSpec, objects: Sequence[Step] | None, wishes: Wishes) -> Launched:
+def _launch(
+    run: RunFolder, spec: RunSpec, objects: Mapping[str, Sequence[Step]], wishes: Wishes
+) -> tuple[RunRecord, Launched, list[str]]:
+    """Launch what can start now. Returns the run's record, the launch, and the local stages left to the background."""
     storage = run.storage
     warn_of_foreign_code(spec)
     add_import_path(spec.import_path)
@@ -80,8 +90,9 @@ def _launch(run: RunFolder, spec: RunSpec, objects: Sequence[Step] | None, wishe
     if (before := run.load()) is None:
         foreign = foreign_files(run, made, plans, done_ranks, [], wishes)  # Before there is a run directory.
     elif not wishes.fresh:
+        refuse_other_stages(run, before, spec)
         check_fingerprints(run, before, plans)
-    payload = dump_pickle(objects) if objects else b""
+    payloads = pickled(objects)
     run.create(spec)
     with run.lock.held():
         before = run.load()  # Read again: another launch may have created the run since.
@@ -99,6 +110,7 @@ def _launch(run: RunFolder, spec: RunSpec, objects: Sequence[Step] | None, wishe
             for name, plan in plans.items():
                 refuse_foreign_completions(looks[name], plan)
         elif not wishes.fresh:
+            refuse_other_stages(run, before, spec)
             check_fingerprints(run, before, plans)
             refuse_moved_outputs(before, made.outputs)
         for name, plan in plans.items():
@@ -117,8 +129,13 @@ def _launch(run: RunFolder, spec: RunSpec, objects: Sequence[Step] | None, wishe
         for path in (path for paths in made.outputs.values() for path in paths):
             make_output_folder(run, spec, path)
         record = save_plans(run, None if wishes.fresh else before, spec, plans, made.outputs, made.names)
-        launched = run_stages(run, record, looks, payload, limit=wishes.limit, lost=lost)
-    return follow(run, record, launched, wishes.limit) if wishes.wait else launched
+        record = store_steps(run, record, looks, payloads)
+        if payloads:
+            run.save(record)
+        stages = {stage.name: stage.executor.type for stage in spec.stages}
+        local = {name for name, kind in stages.items() if kind == "local"} if wishes.in_background else set()
+        launched = run_stages(run, record, looks, limit=wishes.limit, only=stages.keys() - local, lost=lost)
+        return record, launched, [name for name in pending_stages(record, looks) if name in local]
 
 
 def foreign_files(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from stagger.errors import StaggerError
@@ -17,6 +18,9 @@ from stagger.rundir.stage_folder import Completion
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.status.look import done_ranks
 from stagger.storage.storage import Storage
+
+#: The steps of a run of a pipeline file, which names them all.
+NO_OBJECTS: Mapping[str, Sequence[Step]] = MappingProxyType({})
 
 
 def ready_stages(spec: RunSpec, done: Collection[str]) -> list[StageSpec]:
@@ -34,12 +38,12 @@ class Pipeline:
     names: dict[str, list[OutputNames]]
 
     @classmethod
-    def create(cls, spec: RunSpec, objects: Sequence[Step] | None = None) -> Pipeline:
-        """Create the steps. `objects` are those of a run made of Python objects.
+    def create(cls, spec: RunSpec, objects: Mapping[str, Sequence[Step]] = NO_OBJECTS) -> Pipeline:
+        """Create the steps. `objects` maps stages to their steps, in a run made of Python objects.
 
         Raises StaggerError when a step cannot be created or called, or when stages would write the same files.
         """
-        steps = {stage.name: create_steps(stage, objects) for stage in spec.stages}
+        steps = {stage.name: create_steps(stage, objects.get(stage.name)) for stage in spec.stages}
         outputs = {stage.name: output_folders(stage, steps[stage.name]) for stage in spec.stages}
         names = {stage.name: output_names(steps[stage.name]) for stage in spec.stages}
         refuse_same_names(names)

@@ -11,14 +11,19 @@ from stagger.launch.again import undone
 from stagger.launch.cancel import check_ranks, stages_behind
 from stagger.launch.check import enter
 from stagger.launch.follow import follow
+from stagger.launch.hand_over import Factors
 from stagger.launch.launched import Launched
 from stagger.launch.leftovers import lost_outputs
 from stagger.launch.stages import lost_results, run_stages
 from stagger.ranks import format_ranks
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.spec.changes import changed_spec
+from stagger.spec.models import StageSpec
 from stagger.status.look import Look, look_at_run
 from stagger.terminal import logger
+
+#: The largest factor of memory or time, as for automatic retries.
+LARGEST_FACTOR = 100
 
 
 def retry(
@@ -31,6 +36,8 @@ def retry(
     again: bool = False,
     lost: bool = False,
     changes: Sequence[str] = (),
+    memory_factor: float = 1.0,
+    time_factor: float = 1.0,
     wait: bool = False,
 ) -> Launched:
     """Relaunch the ranks of a run that are neither done nor active.
@@ -44,10 +51,13 @@ def retry(
         again: also ranks that are done.
         lost: also ranks that are done, but whose outputs are missing or changed.
         changes: overrides of settings, as `a.b=c`; they persist across retries.
+        memory_factor: factor by which the jobs of this retry get more memory.
+        time_factor: factor by which they get more time.
         wait: return when all Slurm jobs have ended.
 
     Raises:
-        StaggerError: one of `ranks` is done, active or does not exist; or one of `changes` is not allowed.
+        StaggerError: one of `ranks` is done, active or does not exist; or one of `changes` or a factor is not
+            allowed.
     """
     with run.changing(record):
         enter(record.spec)
@@ -57,20 +67,31 @@ def retry(
                 record = replace(record, spec=changed_spec(record.spec, changes, stage))
             looks = look_at_run(run, record)
             names = [one.name for one in record.spec.chosen(stage)]
+            factors = checked_factors(record.spec.chosen(stage), memory_factor, time_factor)
             redo = ranks_to_redo(looks, names, ranks, again=again, lost=lost, everywhere=stage is None)
             chosen = {name: chosen_ranks(looks[name], ranks, failed_only, redo.get(name, set())) for name in names}
             for name in redo:  # Before anything is undone: this machine may not be able to run it.
                 runner_of(record.spec, record.spec.stage(name)).check()
             for name in redo:
                 looks[name] = undone(looks[name], redo[name])
-                if not looks[name].done and not record.spec.pickled:
+                if not looks[name].done:
                     record = record.unplanned(name)  # All of it runs again, with its input as it is now.
             for name in redo:
                 warn_of_readers(looks, name)
             if changes:
                 run.save(record)
-            launched = run_stages(run, record, looks, only=names, ranks=chosen)
+            launched = run_stages(run, record, looks, only=names, ranks=chosen, factors=factors)
         return follow(run, record, launched, None, chosen) if wait else launched
+
+
+def checked_factors(stages: Sequence[StageSpec], memory: float, time: float) -> Factors:
+    """The factors of a retry. Raises StaggerError when they are out of range, or no stage runs in jobs."""
+    for name, factor in (("memory", memory), ("time", time)):
+        if not 1 <= factor <= LARGEST_FACTOR:
+            raise StaggerError(f"The {name} factor is {factor:g}; it must be from 1 to {LARGEST_FACTOR}.")
+        if factor > 1 and all(stage.executor.type == "local" for stage in stages):
+            raise StaggerError(f"The {name} factor is for Slurm jobs, and the ranks run on this machine; leave it out.")
+    return Factors(memory, time)
 
 
 def ranks_to_redo(

@@ -8,16 +8,19 @@ from types import MappingProxyType
 
 from stagger.executor.limits import check_limits
 from stagger.launch.check import save_plans
-from stagger.launch.hand_over import launch_stage
+from stagger.launch.hand_over import Factors, launch_stage
 from stagger.launch.launched import Launched
 from stagger.launch.leftovers import lost_outputs
 from stagger.launch.plans import Completions, Pipeline, plan_stages
-from stagger.plan.stage_steps import create_steps
+from stagger.launch.stored_steps import steps_of
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.status.look import Look
 from stagger.status.stage_status import stage_status
 from stagger.terminal import logger
+
+#: The resources that the run's settings give.
+NO_FACTORS = Factors()
 
 
 @dataclass(frozen=True)
@@ -106,12 +109,12 @@ def run_stages(
     run: RunFolder,
     record: RunRecord,
     looks: dict[str, Look],
-    payload: bytes = b"",
     *,
     limit: int | None = None,
     only: Collection[str] | None = None,
     ranks: Mapping[str, set[int] | None] = MappingProxyType({}),
     lost: Mapping[str, dict[str, int]] | None = None,
+    factors: Factors = NO_FACTORS,
 ) -> Launched:
     """Launch each stage whose dependencies are done. End jobs launch the stages that wait for Slurm jobs.
 
@@ -119,11 +122,11 @@ def run_stages(
         run: the run directory, whose lock this process holds.
         record: its run.json.
         looks: stage -> look, taken under the lock; updated here for stages that ran or were submitted.
-        payload: the pickled steps of a run made of Python objects.
         limit: launch only the first `limit` ranks of each stage.
         only: launch only these stages.
         ranks: stage -> launch only these ranks of it.
         lost: the result of `lost_results`, if it is known.
+        factors: more memory and time for the jobs launched now.
     """
     launched = Launched(run.path)
     names = [stage.name for stage in record.spec.stages if only is None or stage.name in only]
@@ -140,15 +143,15 @@ def run_stages(
             logger.info(f"{name}: starts when {', '.join(decision.stages)} is done{how}")
         else:
             if name not in record.fingerprints:
-                made = Pipeline(record.spec, {name: create_steps(spec)}, record.outputs, record.names)
+                made = Pipeline(record.spec, {name: steps_of(run.stage(record, name))}, record.outputs, record.names)
                 plans = plan_stages(run.storage, [spec], made, completions_of(looks))
                 record = save_plans(run, record, record.spec, plans, record.outputs, record.names)
-            looks[name] = launch_stage(run.stage(record, name), looks[name], decision.ranks, payload)
+            looks[name] = launch_stage(run.stage(record, name), looks[name], decision.ranks, factors)
             standings[name] = Standing.of(looks[name])
             submitted = bool(decision.ranks) and spec.executor.type == "slurm"
             launched.submitted |= submitted
             if not submitted and ranks.get(name) is None:
-                note_unfinished(launched, looks[name], limit)
+                note_unfinished(launched, looks[name], wanted[name])
         launched.stages.append(stage_status(looks[name]))
     return launched
 
@@ -194,8 +197,8 @@ def wanted_ranks(stage: StageSpec, limit: int | None, chosen: set[int] | None = 
     return range(min(limit or stage.tasks, stage.tasks)) if chosen is None else sorted(chosen)
 
 
-def note_unfinished(launched: Launched, look: Look, limit: int | None) -> None:
-    """Record ranks that should have run here but are neither done nor active: the launch has then not succeeded."""
+def note_unfinished(launched: Launched, look: Look, expected: Collection[int]) -> None:
+    """Record `expected` ranks that are neither done nor active: the launch has then not succeeded."""
     settled = look.activity.ranks | look.done
-    if ranks := [rank for rank in wanted_ranks(look.stage.spec, limit) if rank not in settled]:
+    if ranks := sorted(rank for rank in expected if rank not in settled):
         launched.unfinished[look.stage.name] = ranks

@@ -31,7 +31,7 @@ class RunRecord:
 
     The other fields map stage names: `outputs` to the stage's output folders; `names` to the names of the files that
     its writers write, as far as they say; `fingerprints` and `inputs`, once the stage is planned, to its fingerprint
-    and input.
+    and input; `pickles`, in a run of Python objects, to its pickled steps.
     """
 
     spec: RunSpec
@@ -40,6 +40,7 @@ class RunRecord:
     outputs: dict[str, list[str]] = field(default_factory=dict)
     names: dict[str, list[OutputNames]] = field(default_factory=dict)
     created: float = 0.0
+    pickles: dict[str, Pickle] = field(default_factory=dict)
 
     def unplanned(self, name: str) -> RunRecord:
         """A copy of the record in which a stage is not planned yet: it is when it starts."""
@@ -166,6 +167,7 @@ class RunFolder:
             record["outputs"],
             {name: [OutputNames(**one) for one in mine] for name, mine in record["names"].items()},
             record["created"],
+            {name: Pickle(**pickle) for name, pickle in record["pickles"].items()},
         )
 
     def save(self, record: RunRecord) -> None:
@@ -178,6 +180,7 @@ class RunFolder:
             "inputs": {name: vars(numbers) for name, numbers in record.inputs.items()},
             "outputs": record.outputs,
             "names": {name: list(map(asdict, mine)) for name, mine in record.names.items()},
+            "pickles": {name: vars(pickle) for name, pickle in record.pickles.items()},
             "spec": record.spec.model_dump(mode="json"),
         }
         self.storage.write(join(self.path, "run.json"), encode(content))
@@ -192,6 +195,7 @@ class RunFile(TypedDict):
     outputs: dict[str, list[str]]
     names: dict[str, list[OutputNames]]
     created: float
+    pickles: dict[str, Pickle]
 
 
 def check_stages(spec: RunSpec, record: dict[str, Any], path: str) -> None:
@@ -206,6 +210,14 @@ def check_stages(spec: RunSpec, record: dict[str, Any], path: str) -> None:
 def run_fingerprint(fingerprints: dict[str, str]) -> str:
     """The run's fingerprint: those of its stages, joined by `-`."""
     return "-".join(fingerprints.values())
+
+
+@dataclass(frozen=True)
+class Pickle:
+    """The pickled steps of a stage: their path and SHA-256."""
+
+    path: str
+    sha256: str
 
 
 @dataclass(frozen=True)

@@ -3,40 +3,111 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from stagger.errors import StaggerError
 from stagger.spec.messages import Place, validated
 from stagger.spec.models import RunSpec, StageSpec, StorageSpec
 from stagger.spec.origins import origins_of
-from stagger.spec.profiles import chosen
+from stagger.spec.profiles import Chosen, chosen
 from stagger.spec.secret_check import IN_JOB, IN_PYTHON, check_forms, check_secrets, check_storage_options
 from stagger.storage.storage import absolute, expand_variables
 
 
-def from_objects(values: dict[str, Any], stage: dict[str, Any], executor: Mapping[str, Any]) -> RunSpec:
-    """Make a run of one stage, whose arguments are named like the keys of a pipeline file. Raises StaggerError when an
-    argument is wrong.
+@dataclass(frozen=True)
+class Given:
+    """What one executor was given, under the names of the keys of a pipeline file.
+
+    whole: the keys of the whole run, `run_dir` included.
+    stage: the keys of its stage, `name`, `depends` and `pipeline` included.
+    executor: the settings of the executor, `type` included.
     """
-    place = Place(f"{executor['type'].title()}Executor", {})
-    if not isinstance(values["run_dir"], (str, os.PathLike)):
-        raise StaggerError(f"{place.file}: run_dir must be a path, not {values['run_dir']!r}.")
-    check_storage_options(values.get("storage_options"), place)
-    expand_variables(values.get("storage_options"), ("storage_options",))  # Raises for a variable that is not set.
-    check_forms({key: item for key, item in values.items() if key != "storage_options"}, place, (), IN_JOB)
-    check_forms(dict(executor), place, (), IN_JOB)
-    for number, step in enumerate(stage["pipeline"], 1):
+
+    whole: Mapping[str, Any]
+    stage: Mapping[str, Any]
+    executor: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The executor in messages."""
+        return f"{self.executor['type'].title()}Executor"
+
+
+def from_objects(stages: Sequence[Given]) -> RunSpec:
+    """Make a run of one or several stages, each after those it depends on. Raises StaggerError when an argument is
+    wrong, or when the stages contradict one another.
+    """
+    for given in stages:
+        _check_secrets(given)
+    names = [f"{given.name} {given.stage['name']!r}" if len(stages) > 1 else given.name for given in stages]
+    whole = _whole(stages, names)
+    profile = chosen(whole.pop("profile", None), f"{names[0]}: profile")
+    origins: dict[str, str] = {}
+    checked = []
+    for given, name in zip(stages, names, strict=True):
+        own = {**given.stage, "executor": dict(given.executor)}
+        one = profile.below_stage(own)
+        place = Place(name, {}, profile.elsewhere({**whole, **own}))
+        checked.append(validated(StageSpec, one, place, ()))
+        prefix = f"stages.{given.stage['name']}." if len(stages) > 1 else ""
+        origins |= origins_of(one, Place(given.name, {}), place.elsewhere, profile.name, {}, prefix=prefix)
+    return _run(whole, checked, profile, origins, Place(names[-1], {}))
+
+
+def _check_secrets(given: Given) -> None:
+    """Raise StaggerError when an argument holds a secret in clear text, or a variable that is not set."""
+    place = Place(given.name, {})
+    check_storage_options(given.whole.get("storage_options"), place)
+    expand_variables(given.whole.get("storage_options"), ("storage_options",))
+    for values in (given.whole, {"name": given.stage["name"]}, given.executor):
+        check_forms({key: item for key, item in values.items() if key != "storage_options"}, place, (), IN_JOB)
+    for number, step in enumerate(given.stage["pipeline"], 1):
         check_secrets(step["params"], Place(f"Step {number} ({step['use']})", {}), (), IN_PYTHON)
-    profile = chosen(values.pop("profile", None), f"{place.file}: profile")
-    own = {**stage, "name": values["name"], "executor": dict(executor)}
-    elsewhere = profile.elsewhere({**values, **own})
-    whole, one = profile.below(values, StorageSpec.model_fields), profile.below_stage(own)
-    checked = validated(StageSpec, one, Place(place.file, {}, elsewhere), ())
-    run = {**whole, "run_dir": absolute(str(values["run_dir"])), "stages": [checked], "cwd": os.getcwd()}
-    run |= {"profile": profile.name, "origins": origins_of({**whole, **one}, place, elsewhere, profile.name, {})}
-    spec: RunSpec = validated(RunSpec, {**run, "import_path": (script_folder(),), "pickled": True}, place, ())
-    return spec
+
+
+def _whole(stages: Sequence[Given], names: Sequence[str]) -> dict[str, Any]:
+    """The keys of the whole run: each from one of the executors, or the same from several."""
+    whole: dict[str, Any] = {}
+    by: dict[str, str] = {}
+    for given, name in zip(stages, names, strict=True):
+        run_dir = given.whole["run_dir"]
+        if not isinstance(run_dir, (str, os.PathLike)):
+            raise StaggerError(f"{name}: run_dir must be a path, not {run_dir!r}.")
+        for key, value in {**given.whole, "run_dir": absolute(os.fspath(run_dir))}.items():
+            if key in whole and whole[key] != value:
+                advice = "give them the same" if key == "run_dir" else "give it to one of them only, or the same to all"
+                raise StaggerError(
+                    f"{name}: {key} is {value!r}, but {by[key]} has {whole[key]!r}. Stages that depend on one another"
+                    f" are one run: {advice}."
+                )
+            whole.setdefault(key, value)
+            by.setdefault(key, name)
+    return whole
+
+
+def _run(
+    whole: dict[str, Any], stages: list[StageSpec], profile: Chosen, origins: dict[str, str], place: Place
+) -> RunSpec:
+    values = profile.below(whole, StorageSpec.model_fields)
+    origins |= origins_of(values, place, profile.elsewhere(whole), profile.name, {})
+    run: RunSpec = validated(
+        RunSpec,
+        {
+            **values,
+            "name": stages[-1].name,
+            "stages": stages,
+            "cwd": os.getcwd(),
+            "profile": profile.name,
+            "origins": origins,
+            "import_path": (script_folder(),),
+            "pickled": True,
+        },
+        place,
+        (),
+    )
+    return run
 
 
 def script_folder() -> str:

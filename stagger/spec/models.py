@@ -124,7 +124,7 @@ class StageSpec(StageDefaults):
 
 
 #: Files of the run directory: a stage's folder cannot have these names, nor begin with the last.
-TAKEN = ("run.json", "lock", "lock.takeover")
+TAKEN = ("run.json", "local.log", "lock", "lock.takeover")
 
 
 class StorageSpec(Model):
@@ -190,12 +190,15 @@ class RunSpec(WholeRun):
             raise StaggerError(f"There is no stage {name!r}; {nearest(name, names)}")
         return list(self.stages) if name is None else [self.stage(name)]
 
-    def only(self, name: str | None) -> StageSpec:
-        """The one stage whose ranks a command names. Raises StaggerError when there are several and `name` is None."""
+    def only(self, name: str | None, option: str = "--stage") -> StageSpec:
+        """The one stage whose ranks a command names. Raises StaggerError when there are several and `name` is None.
+
+        `option` is how the command takes the name.
+        """
         stages = self.chosen(name)
         if len(stages) > 1:
             raise StaggerError(
-                f"The run has several stages; choose one with --stage: {', '.join(stage.name for stage in stages)}."
+                f"The run has several stages; choose one with {option}: {', '.join(stage.name for stage in stages)}."
             )
         return stages[0]
 

@@ -152,10 +152,16 @@ class FailureGroup:
         return [one.rank for one in self.members]
 
     @property
+    def where(self) -> str:
+        """The line of the user's code that the error passed through; empty if there is none."""
+        failure = self.first.failure
+        return failure.get("where", "") if failure is not None else ""
+
+    @property
     def error(self) -> str:
         """The first rank's sentence, with the line of the user's code, and how many others differ from it."""
-        failure, count = self.first.failure, len({one.sentence for one in self.members}) - 1
-        where = f" ({failure['where']})" if failure is not None and failure.get("where") else ""
+        count = len({one.sentence for one in self.members}) - 1
+        where = f" ({self.where})" if self.where else ""
         return f"{self.first.sentence}{where}" + (f", and {count:,} more like it" if count else "")
 
     def __str__(self) -> str:

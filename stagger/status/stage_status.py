@@ -54,7 +54,8 @@ class StageStatus:
     waiting: why pending ranks do not start by themselves: `ranks`, `job_id`, Slurm's `reason`, and a `message`.
     notes: what could not be found out, and why, in sentences.
     avoided: nodes on which the jobs of the latest launch do not run, for several ranks failed there before.
-    errors: why ranks failed, grouped by cause, the largest group first: `ranks`, `count` and the `error` of the first.
+    errors: why ranks failed, grouped by cause, the largest group first: `ranks`, `count` and the `error` of the first,
+        which is its `sentence` and `where` in the user's code.
     strays: the visible files of ranks that are neither done nor active, their ranks, and a sentence; empty if none.
     lost: the ranks that are done but whose outputs are missing or changed, as text, the number of these files, and the
         first; only where that was checked.
@@ -101,6 +102,16 @@ class StageStatus:
     end: dict[str, str] = field(default_factory=dict)
 
     @property
+    def is_ending(self) -> bool:
+        """Whether the end job of the stage, which may launch more ranks, is queued or running."""
+        return self.end.get("state") in ("waiting", "running")
+
+    @property
+    def is_active(self) -> bool:
+        """Whether ranks are queued or running, or the end job is."""
+        return bool(self.running or self.sleeping or self.active or self.is_ending)
+
+    @property
     def differs(self) -> bool:
         """Whether the stage is done, and files of one output folder have different columns."""
         return self.done == self.tasks and bool(self.schema_differences)
@@ -128,7 +139,13 @@ def stage_status(look: Look) -> StageStatus:
     status.failed_ranks = [one.rank for one in look.failed]
     status.reasons = dict(Counter(one.reason for one in look.failed).most_common())
     status.errors = [
-        {"ranks": format_ranks(group.ranks), "count": len(group.ranks), "error": group.error}
+        {
+            "ranks": format_ranks(group.ranks),
+            "count": len(group.ranks),
+            "error": group.error,
+            "sentence": group.first.sentence,
+            "where": group.where,
+        }
         for group in grouped(look.failed)
     ]
     # A running local launch still lists the ranks that have failed already.

@@ -62,7 +62,7 @@ def test_python_objects_run_as_jobs(slurm_cli: Cli, tmp_path: Path, shards: Path
         f"executor = SlurmExecutor([ReadJsonl({str(shards)!r}), shout, lambda data, rank, world_size: data,\n"
         f"    WriteJsonl({str(tmp_path / 'out')!r})], tasks=3, run_dir={str(tmp_path / 'run')!r}, partition='cpu',\n"
         "    randomize_start_duration=0)\n"
-        "print(executor.run().stages[0].done)\n"
+        "print(executor.run().status().done)\n"
     )
     done = subprocess.run([sys.executable, script], env=slurm_cli.env, capture_output=True, text=True, check=True)
     assert done.stdout == "3\n"

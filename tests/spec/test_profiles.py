@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 import yaml
 
-from stagger.api import LocalExecutor, SlurmExecutor
+from stagger import LocalExecutor, SlurmExecutor
 from stagger.errors import StaggerError
 from stagger.spec.changes import Changes, changed_spec
 from stagger.spec.executors import LocalSpec, SlurmSpec

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from stagger.api import SlurmExecutor
+from stagger import SlurmExecutor
 from stagger.spec.executors import SlurmSpec
 
 

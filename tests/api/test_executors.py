@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import signal
@@ -11,15 +10,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 from datatrove.pipeline.filters import LambdaFilter, RegexFilter
 
-from stagger import LocalExecutor, ReadJsonl, RunFailed, SlurmExecutor, StaggerError, WriteJsonl
-from stagger.api import RunOptions
-from stagger.spec.executors import LocalSpec, SlurmSpec
-from stagger.spec.models import PipelineFile
+from stagger import LocalExecutor, ReadJsonl, RunFailed, StaggerError, WriteJsonl
 from tests.conftest import output_ids
 from tests.kit.runs import EVERYTHING
 
@@ -36,8 +32,7 @@ def test_lambdas_closures_and_instances(tmp_path: Path, shards: Path) -> None:
         workers=2,
         run_dir=str(tmp_path / "run"),
     )
-    launched = executor.run()
-    assert launched.stages[0].done == 5
+    assert executor.run().status().done == 5
     assert output_ids(tmp_path / "out") == sorted(keep)
     (pickle,) = tmp_path.glob("run/launches/1/pipeline.pkl")
     assert stat.S_IMODE(pickle.stat().st_mode) == 0o600
@@ -153,21 +148,3 @@ def test_a_step_that_cannot_be_sent_is_said(tmp_path: Path, shards: Path) -> Non
     with pytest.raises(StaggerError, match=r"cannot be sent to its tasks.*Open files, locks"):
         LocalExecutor(steps, tasks=1, run_dir=str(tmp_path / "run")).run()
     assert not (tmp_path / "run").exists()
-
-
-def test_both_executors_take_the_files_keys() -> None:
-    for executor, spec in ((LocalExecutor, LocalSpec), (SlurmExecutor, SlurmSpec)):
-        own = set(inspect.signature(executor).parameters) - {"pipeline", "run_dir", "run"}
-        assert own == set(spec.model_fields) - {"type"}
-    assert set(get_type_hints(RunOptions)) == set(PipelineFile.model_fields) - {
-        "pipeline",
-        "blocks",
-        "run_dir",
-        "executor",
-        "stages",
-    }
-
-
-def test_an_unknown_argument_is_said(tmp_path: Path) -> None:
-    with pytest.raises(StaggerError, match=r"LocalExecutor: taks: unknown key; did you mean 'tasks'"):
-        LocalExecutor([print], run_dir=str(tmp_path), taks=3)  # type: ignore[call-arg]

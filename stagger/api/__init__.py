@@ -1,0 +1,1 @@
+"""The Python API: executors, and handles of their runs."""

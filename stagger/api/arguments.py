@@ -1,0 +1,104 @@
+"""The arguments of executors: their documentation, from the descriptions of the keys of pipeline files, and the error
+about one that does not exist.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import textwrap
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from stagger.errors import StaggerError
+from stagger.spec.executors import EXECUTORS
+from stagger.spec.models import PipelineFile
+from stagger.spec.step_checks import nearest
+
+#: Characters of a line of documentation.
+WIDTH = 100
+
+
+#: The end of the documentation of each executor.
+RAISES = "Raises:\n    StaggerError: an argument is wrong."
+
+Executor = TypeVar("Executor")
+
+#: Arguments whose meaning in Python differs from that of their key.
+ONLY_PYTHON = {
+    "pipeline": "The steps: callables `(data, rank, world_size) -> iterator`. The first reads, the last usually"
+    " writes.",
+    "name": "Name of the stage, and of its run.",
+    "depends": "The executors of the stages of which every rank must be done before this stage starts. All of them"
+    " are stages of one run: they have the same run_dir, and each its own name.",
+    "profile": "The profile from which the run takes what is not passed here; `none` for none, not even the default"
+    " one.",
+}
+
+
+def with_arguments(cls: type[Executor]) -> type[Executor]:
+    """Document each argument of an executor's class, and let it refuse an unknown one with the nearest that exists."""
+    init = cls.__init__
+
+    @functools.wraps(init)
+    def checked(self: Executor, *positional: Any, **named: Any) -> None:
+        check_names(cls, named)
+        init(self, *positional, **named)
+
+    cls.__init__ = checked  # type: ignore[assignment]
+    about = inspect.cleandoc(cls.__doc__ or "")
+    cls.__doc__ = f"{about}\n\nArgs:\n{textwrap.indent(documentation(cls), '    ')}\n\n{RAISES}"
+    return cls
+
+
+def check_names(cls: type[Any], named: Mapping[str, Any]) -> None:
+    """Raise StaggerError for an argument that an executor does not have."""
+    names = [field.name for field in fields(cls)]
+    for name in named:
+        if name in names:
+            continue
+        for kind, model in EXECUTORS.items():
+            if name in model.model_fields:
+                raise StaggerError(f"{cls.__name__}: {name} is an argument of {kind.title()}Executor only.")
+        raise StaggerError(f"{cls.__name__}: there is no argument {name!r}; {nearest(name, names)}")
+
+
+def documentation(cls: type[Any]) -> str:
+    """One paragraph for each argument: its name, type, default and meaning, and below it the keys of a mapping."""
+    keys = {**PipelineFile.model_fields, **EXECUTORS[cls.type].model_fields}
+    return "\n".join(_argument(field, keys.get(field.name)) for field in fields(cls))
+
+
+def _argument(argument: Field[Any], key: FieldInfo | None) -> str:
+    kind = str(argument.type).removesuffix(" | None")
+    meaning = ONLY_PYTHON.get(argument.name) or (key.description if key is not None else None) or ""
+    default = "" if key is None or argument.default is MISSING else _default(key)
+    lines = [_paragraph(f"{argument.name} ({kind}{default}): {meaning}", 4)]
+    lines += [
+        _paragraph(f"`{name}`{_default(inner).replace(',', '', 1)}: {inner.description}", 8)
+        for name, inner in _inner(key).items()
+    ]
+    return "\n".join(lines)
+
+
+def _paragraph(text: str, indent: int) -> str:
+    """One paragraph, whose later lines are indented, and all lines of an inner one."""
+    first = " " * (indent - 4)
+    return textwrap.fill(" ".join(text.split()), WIDTH, initial_indent=first, subsequent_indent=" " * indent)
+
+
+def _default(key: FieldInfo) -> str:
+    """The default of a key that has a simple one."""
+    value = key.default
+    return f", by default {value}" if isinstance(value, (str, int, float)) and value != "" else ""
+
+
+def _inner(key: FieldInfo | None) -> dict[str, FieldInfo]:
+    """The keys of a key that is a mapping with keys of its own."""
+    kinds = (key.annotation, *get_args(key.annotation)) if key is not None else ()
+    models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return dict(models[0].model_fields) if len(models) == 1 else {}

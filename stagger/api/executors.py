@@ -1,0 +1,228 @@
+"""The executors for Python scripts: each runs a pipeline of Python objects, as one stage of a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal
+
+from stagger.api.arguments import with_arguments
+from stagger.api.run import Run, scripted
+from stagger.errors import StaggerError
+from stagger.launch.launch import Wishes, launch
+from stagger.pipeline import ShardBy
+from stagger.pipeline.chain import Step
+from stagger.plan.fingerprint import describe_object
+from stagger.spec.executors import EXECUTORS
+from stagger.spec.from_python import Given, from_objects
+from stagger.spec.models import RunSpec, WholeRun
+from stagger.spec.step_checks import check_built_in
+from stagger.start.delays import StartPolicy
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class PipelineExecutor:
+    """Runs a pipeline as `tasks` ranks: the base of `LocalExecutor` and `SlurmExecutor`.
+
+    An argument that is None, or not passed, has the value of the profile, or else the default.
+    """
+
+    type: ClassVar[str]
+
+    pipeline: Sequence[Step] = field(kw_only=False)
+    run_dir: str | os.PathLike[str]
+    name: str = "pipeline"
+    depends: PipelineExecutor | Sequence[PipelineExecutor] = ()
+    tasks: int | None = None
+    shard_by: ShardBy | None = None
+    randomize_start_duration: int | Literal["auto"] | None = None
+    start_policy: StartPolicy | None = None
+    backend_limit: float | None = None
+    commit: Literal["rank", "shard"] | None = None
+    retries: Mapping[str, Any] | None = None
+    storage_options: Mapping[str, Mapping[str, Any]] | None = None
+    retry_seconds: float | None = None
+    read_ahead_mb: int | None = None
+    profile: str | None = None
+    shared: Literal["group"] | None = None
+
+    def __post_init__(self) -> None:
+        if type(self) is PipelineExecutor:
+            raise TypeError("PipelineExecutor only says what executors share; use LocalExecutor or SlurmExecutor.")
+        self.pipeline = check_steps(self.pipeline)
+        self.depends = check_depends(self.depends)
+        self.spec  # noqa: B018  # Raises StaggerError when an argument is wrong.
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self.name!r}, run_dir={str(self.run_dir)!r})"
+
+    @property
+    def spec(self) -> RunSpec:
+        """The run of this stage and of those that it depends on."""
+        return spec_of(with_upstream([self]))
+
+    def given(self) -> Given:
+        """The arguments that were passed, under the names of the keys of a pipeline file."""
+        passed = {one.name: getattr(self, one.name) for one in fields(self)}
+        passed = {key: value for key, value in passed.items() if value is not None or key == "name"}
+        executor = {key: passed.pop(key) for key in EXECUTORS[self.type].model_fields if key in passed}
+        whole = {key: passed.pop(key) for key in ("run_dir", *WholeRun.model_fields) if key in passed}
+        passed["pipeline"] = [describe_object(step) for step in self.pipeline]
+        passed["depends"] = [other.name for other in check_depends(self.depends)]
+        return Given(whole, passed, {"type": self.type, **executor})
+
+    def run(self, *, limit: int | None = None, wait: bool = True, overwrite: bool = False, fresh: bool = False) -> Run:
+        """Launch all ranks that are not done, of this stage and of those it depends on.
+
+        A done rank does not run again, unless `fresh` is set.
+
+        Args:
+            limit: run only the first `limit` ranks of each stage.
+            wait: return when the run has ended. Otherwise its jobs are submitted, local ranks run in a process of their
+                own, and both go on when this process ends.
+            overwrite: remove files in the output folders that have names of the run's outputs, but are none of it.
+            fresh: start over: undo all ranks of earlier launches, and remove their records and outputs.
+
+        Returns:
+            The handle of the run.
+
+        Raises:
+            StaggerError: the request is wrong, and nothing was launched.
+            RunFailed: with `wait`, ranks failed; `failed_ranks` names them.
+            KeyboardInterrupt: Ctrl-C was pressed, and the local workers have ended; jobs keep running. Completed ranks
+                stay done.
+            SystemExit: the same, after another signal.
+        """
+        return run_stages([self], limit=limit, wait=wait, overwrite=overwrite, fresh=fresh)
+
+
+@with_arguments
+@dataclass(kw_only=True, eq=False, repr=False)
+class LocalExecutor(PipelineExecutor):
+    """Runs a pipeline on this machine.
+
+    An argument that is None, or not passed, has the value of the profile, or else the default.
+    """
+
+    type = "local"
+
+    workers: int | None = None
+
+
+@with_arguments
+@dataclass(kw_only=True, eq=False, repr=False)
+class SlurmExecutor(PipelineExecutor):
+    """Runs a pipeline as Slurm job arrays.
+
+    An argument that is None, or not passed, has the value of the profile, or else the default.
+    """
+
+    type = "slurm"
+
+    partition: str | None = None
+    time: str | int | None = None
+    cpus_per_task: int | None = None
+    mem_per_cpu_gb: float | None = None
+    gpus_per_task: int | None = None
+    workers: int | None = None
+    ranks_per_job: int | None = None
+    ranks_at_once: int | Literal["auto"] | None = None
+    nodes_per_job: int | None = None
+    nodes_per_task: int | None = None
+    max_requeues: int | None = None
+    avoid_nodes: bool | None = None
+    qos: str | None = None
+    account: str | None = None
+    env: Mapping[str, Any] | None = None
+    sbatch: Mapping[str, str | int | float | bool] | None = None
+    end: Mapping[str, Any] | None = None
+    nodes_submit: bool | None = None
+    template: str | None = None
+    log_dir: str | None = None
+    chdir: str | None = None
+    name_prefix: str | None = None
+    directives: Sequence[str] | None = None
+
+
+def run_stages(
+    executors: Sequence[PipelineExecutor],
+    *,
+    limit: int | None = None,
+    wait: bool = True,
+    overwrite: bool = False,
+    fresh: bool = False,
+) -> Run:
+    """Launch one run whose stages are these executors and those that they depend on, as `PipelineExecutor.run` does.
+
+    For one chain of stages, `run` of the last executor is the same.
+    """
+    stages = with_upstream(executors)
+    spec = spec_of(stages)
+    with scripted():
+        objects = {one.name: one.pipeline for one in stages}
+        wishes = Wishes(limit, wait, overwrite, fresh, in_background=not wait)
+        launched = launch(spec, wishes, objects)
+    if wait:
+        launched.raise_if_failed()
+    return Run(spec.run_dir, spec.storage_options)
+
+
+def spec_of(stages: Sequence[PipelineExecutor]) -> RunSpec:
+    """The run that consists of these stages. Raises StaggerError when they are wrong, or contradict one another."""
+    names = [one.name for one in stages]
+    for name in names:
+        if names.count(name) > 1:
+            raise StaggerError(f"{names.count(name)} executors are called {name!r}; give each stage a name of its own.")
+    return from_objects([one.given() for one in stages])
+
+
+def with_upstream(executors: Sequence[PipelineExecutor]) -> list[PipelineExecutor]:
+    """The executors and all that they depend on, each after those it depends on.
+
+    Raises StaggerError when executors depend on one another in a circle.
+    """
+    found: list[PipelineExecutor] = []
+
+    def visit(one: PipelineExecutor, behind: tuple[PipelineExecutor, ...]) -> None:
+        if one in found:
+            return
+        if one in behind:
+            circle = " -> ".join(other.name for other in (*behind[behind.index(one) :], one))
+            raise StaggerError(f"These stages wait for each other: {circle}; remove one of their `depends`.")
+        for other in check_depends(one.depends):
+            visit(other, (*behind, one))
+        found.append(one)
+
+    for one in check_depends(executors):
+        visit(one, ())
+    return found
+
+
+def check_depends(depends: Any) -> tuple[PipelineExecutor, ...]:
+    """`depends` as a tuple of executors. Raises StaggerError for anything else."""
+    executors = (depends,) if isinstance(depends, PipelineExecutor) else depends
+    if isinstance(executors, Run):
+        raise StaggerError(
+            "depends: pass the executor, not the handle of its run: run() of the last executor launches all stages."
+            " If that run has a run_dir of its own, wait for it with wait(), and launch this one then."
+        )
+    if not isinstance(executors, (list, tuple)):
+        raise StaggerError(f"depends: pass an executor, or a list of them, not {depends!r}.")
+    for one in executors:
+        if not isinstance(one, PipelineExecutor):
+            raise StaggerError(f"depends: pass executors, not {one!r}.")
+    return tuple(executors)
+
+
+def check_steps(pipeline: Sequence[Step]) -> list[Step]:
+    """Return the steps as a list. Raises StaggerError for anything that cannot be a step."""
+    if not isinstance(pipeline, (list, tuple)):
+        raise StaggerError(f"pipeline must be a list of steps, not {pipeline!r}.")
+    for number, step in enumerate(pipeline, 1):
+        if not callable(step) or isinstance(step, type):
+            raise StaggerError(f"Step {number} is {step!r}; pass a function or an instance, such as WriteJsonl(...).")
+        if hasattr(step, "bind") and any(step is other for other in pipeline[: number - 1]):
+            raise StaggerError(f"Step {number} is the same object as an earlier step; create a new one for each step.")
+        check_built_in(step, f"Step {number}")
+    return list(pipeline)

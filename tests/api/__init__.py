@@ -1,0 +1,1 @@
+"""Executors and the handles of their runs, from Python."""

@@ -1,0 +1,80 @@
+"""The daily loop through the handle of a run: launched, watched, explained, mended, retried, verified."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stagger import ReadJsonl, Run, RunFailed, SlurmExecutor, WriteJsonl
+from tests.conftest import output_ids
+from tests.kit.runs import EVERYTHING
+
+
+@pytest.fixture
+def on_the_cluster(slurm_conf: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process submit to the cluster of the tests."""
+    monkeypatch.setenv("SLURM_CONF", slurm_conf)
+
+
+@pytest.mark.usefixtures("on_the_cluster")
+def test_two_stages_are_run_to_their_end_through_the_handle(tmp_path: Path, shards: Path) -> None:
+    flag = tmp_path / "flag"
+
+    def fail(data: Any, rank: int, world_size: int) -> Iterator[Any]:
+        if not flag.exists():
+            if rank in (1, 2):
+                raise KeyError("language")
+            if rank == 3:
+                raise ValueError("no such shard")
+            if rank == 4:
+                os.kill(os.getpid(), signal.SIGKILL)
+        yield from data
+
+    def shout(data: Any, rank: int, world_size: int) -> Iterator[Any]:
+        for document in data:
+            document.text = document.text.upper()
+            yield document
+
+    middle, end = str(tmp_path / "middle"), str(tmp_path / "end")
+    where = {"run_dir": tmp_path / "run", "partition": "cpu", "time": 10, "randomize_start_duration": 0}
+    clean = SlurmExecutor([ReadJsonl(str(shards)), fail, WriteJsonl(middle)], tasks=6, name="clean", **where)
+    final = SlurmExecutor([ReadJsonl(middle), shout, WriteJsonl(end)], tasks=2, name="final", depends=clean, **where)
+
+    run = final.run(wait=False)
+    first_jobs = run.job_ids
+    assert len(first_jobs) == 2
+    with pytest.raises(TimeoutError):
+        run.wait(timeout=0)
+    with pytest.raises(RunFailed, match="'language'") as raised:
+        run.wait()
+    assert raised.value.failed_ranks == {"clean": [1, 2, 3, 4]}
+    state = run.status()["clean"]
+    assert [(group.ranks, group.where[:15]) for group in state.failures] == [
+        ((1, 2), "test_handle.py:"),
+        ((3,), "test_handle.py:"),
+        ((4,), ""),
+    ]
+    assert [
+        word in group.sentence for group, word in zip(state.failures, ("language", "shard", "SIGKILL"), strict=True)
+    ]
+    assert run.status()["final"].pending == 2
+    assert "no such shard" in run.logs(3, stage="clean")
+
+    flag.touch()
+    run = Run.open(tmp_path / "run").retry()
+    assert run.wait().complete  # The end job of the first stage has launched the second.
+    assert len(run.job_ids) == 6
+    assert run.job_ids[:2] == first_jobs
+    undisturbed = output_ids(Path(end))
+    assert undisturbed == EVERYTHING
+
+    Path(run.outputs()[0]).unlink()
+    assert run.status(verify=True)["final"].lost_ranks == (0,)
+    run.retry(lost=True)
+    assert run.wait() == run.status(verify=True)
+    assert output_ids(Path(end)) == undisturbed
