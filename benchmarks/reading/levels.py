@@ -61,7 +61,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     size = options.megabytes * 10**6
-    data = b"".join(documents.records(Random(options.seed), size))  # noqa: S311
+    data = b"".join(documents.records(Random(options.seed), size))
     results: dict[str, Any] = {}
     for codec, level, frame in CASES:
         runs = [measured(data, codec, level, frame) for _ in range(options.repeat)]
