@@ -182,6 +182,9 @@ def difference(stage: Stage, old: str, new: StagePlan) -> list[str]:
         before, after = getattr(stage.spec, key), getattr(new.stage, key)
         if before != after:
             changes.append(f"{key}: {before} before, {after} now")
+    if not changes and stage.spec.ranks_dealt != new.stage.ranks_dealt:
+        before, after = stage.spec.ranks_dealt, new.stage.ranks_dealt
+        changes.append(f"ranks_per_job: {before} before, {after} now, and shard_by: bytes evens out jobs")
     before_steps, after_steps = steps_of(stage.spec), steps_of(new.stage)
     if len(before_steps) != len(after_steps):
         changes.append(f"steps: {len(before_steps)} before, {len(after_steps)} now")

@@ -136,6 +136,7 @@ class TaskContext:
         self._begin_upload = begin_upload
         self._ahead: ReadAhead | None = None
         self._place = 0
+        self._paths: set[str] = set()
         self._committed = 0
 
     def shard_by_shard(self) -> Iterator[Shard]:
@@ -184,9 +185,10 @@ class TaskContext:
 
         Raises StaggerError when the rank already writes `path`.
         """
-        if any(file.output.path == path for file in self.outputs):
+        if path in self._paths:
             raise StaggerError(f"Two steps write {path}; give each its own path or filename.")
         file = OutputFile(self.storage.output(path, self._tag, self._begin_upload), codec, level)
+        self._paths.add(path)
         self.outputs.append(file)
         return file
 

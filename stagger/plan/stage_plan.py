@@ -91,11 +91,14 @@ def make_plan(storage: Storage, stage: StageSpec, steps: Sequence[Any], upstream
 
 def _plan(stage: StageSpec, shards: list[Shard]) -> StagePlan:
     check_names(shards)
+    per_job = stage.ranks_dealt
     content = {"steps": steps_of(stage), "tasks": stage.tasks, "shard_by": stage.shard_by}
+    if per_job > 1:
+        content["ranks_per_job"] = per_job
     digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS))
     for shard in shards:
         digest.update(b"%s\0%d\0%s\n" % (shard.name.encode(), shard.size, content_version(shard).encode()))
-    return StagePlan(stage, digest.hexdigest()[:16], assign(shards, stage.tasks, stage.shard_by))
+    return StagePlan(stage, digest.hexdigest()[:16], assign(shards, stage.tasks, stage.shard_by, per_job))
 
 
 def warn_of_idle_ranks(plan: StagePlan) -> None:

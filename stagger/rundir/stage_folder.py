@@ -173,6 +173,9 @@ def check_progress(record: dict[str, Any], shards: int, steps: int, path: str) -
         )
 
 
+#: Completion records whose bytes are in memory at once: it must keep many connections busy, on an object store.
+READ_TOGETHER = 2000
+
 #: The types of the fields of completion records that were found right.
 _right: set[tuple[type, ...]] = set()
 
@@ -296,11 +299,13 @@ class StageFolder:
     def completions(self, ranks: set[int]) -> list[Completion]:
         """The completion records of `ranks`, ascending by rank. Reads each only once, as they are immutable."""
         unread = sorted(ranks - self._completions.keys())
-        paths = [self.completion(rank) for rank in unread]
         with collection_paused():
-            for rank, path, data in zip(unread, paths, self.storage.read_many(paths), strict=True):
-                if data is not None:  # None: removed by hand since the listing.
-                    self._completions[rank] = decode_completion(data, path)
+            for first in range(0, len(unread), READ_TOGETHER):
+                some = unread[first : first + READ_TOGETHER]
+                paths = [self.completion(rank) for rank in some]
+                for rank, path, data in zip(some, paths, self.storage.read_many(paths), strict=True):
+                    if data is not None:  # None: removed by hand since the listing.
+                        self._completions[rank] = decode_completion(data, path)
         return [self._completions[rank] for rank in sorted(ranks & self._completions.keys())]
 
     def forget(self, ranks: set[int]) -> None:

@@ -139,5 +139,6 @@ def whole_name(state: str) -> str:
     >>> whole_name("OUT_OF_ME"), whole_name("RUNNING")
     ('OUT_OF_MEMORY', 'RUNNING')
     """
-    ended = (known for known in STATES if has_ended(known) and state and known.startswith(state))
-    return next(ended, state)
+    if state in STATES or not state:
+        return state
+    return next((known for known in STATES if has_ended(known) and known.startswith(state)), state)

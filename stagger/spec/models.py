@@ -106,6 +106,11 @@ class StageSpec(StageDefaults):
     blocks: BlocksSpec | None = None
     """Servers that host a model's transformer blocks, in place of a pipeline."""
 
+    @property
+    def ranks_dealt(self) -> int:
+        """The number of ranks of a job for which the plan evens out the load; 1 if it treats ranks one by one."""
+        return getattr(self.executor, "ranks_per_job", 1) if self.shard_by == "bytes" else 1
+
     @model_validator(mode="after")
     def _blocks_alone(self) -> StageSpec:
         if self.blocks is None:

@@ -42,13 +42,17 @@ def job_used(records: Sequence[Mapping[str, Any]]) -> JobUse:
 
     Its peak of memory is no more than the sum of the peaks of the ranks that ran at the same moment on one node.
     """
+    first = records[0]
+    if len(records) == 1:  # Most jobs, of up to a million.
+        began, ended, delay_s = first["script_started"], first["ended"], first["delay_s"]
+        return JobUse(began, ended, delay_s, first["cpu_s"], first["peak_rss_mb"])
     nodes: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         nodes.setdefault(record["host"], []).append(record)
     return JobUse(
-        began=records[0]["script_started"],
+        began=first["script_started"],
         ended=max(record["ended"] for record in records),
-        delay_s=records[0]["delay_s"],
+        delay_s=first["delay_s"],
         cpu_s=sum(record["cpu_s"] for record in records),
         peak_mib=max(most_together(mine, "peak_rss_mb") for mine in nodes.values()),
         at_once=most_together(records),

@@ -11,10 +11,10 @@ from stagger.plan.sharding import assign
 sizes = st.lists(st.integers(0, 10**12), max_size=60)
 
 
-@given(sizes, st.integers(1, 20), st.sampled_from(["count", "bytes"]))
-def test_every_shard_goes_to_exactly_one_rank(sizes: list[int], tasks: int, shard_by: ShardBy) -> None:
+@given(sizes, st.integers(1, 20), st.sampled_from(["count", "bytes"]), st.integers(1, 25))
+def test_every_shard_goes_to_exactly_one_rank(sizes: list[int], tasks: int, shard_by: ShardBy, per_job: int) -> None:
     shards = [Shard(f"{i:03d}", size) for i, size in enumerate(sizes)]
-    ranks = assign(shards, tasks, shard_by)
+    ranks = assign(shards, tasks, shard_by, per_job)
     assert len(ranks) == tasks
     assert sorted(shard for rank in ranks for shard in rank) == shards
     assert all(rank == sorted(rank) for rank in ranks)
@@ -28,6 +28,29 @@ def test_bytes_are_evened_out(sizes: list[int], tasks: int) -> None:
     largest = sorted(sizes, reverse=True)
     pair = largest[tasks - 1] + largest[tasks] if len(largest) > tasks else 0
     assert fullest <= (4 / 3) * max(sum(sizes) / tasks, largest[0], pair) + sum(sizes) / tasks * 1e-9 + largest[0] / 3
+
+
+@given(sizes.filter(any), st.integers(1, 20), st.integers(1, 5))
+def test_jobs_of_many_ranks_are_evened_out_and_their_ranks_stay_as_even(
+    sizes: list[int], jobs: int, per_job: int
+) -> None:
+    shards = [Shard(f"{i:03d}", size) for i, size in enumerate(sizes)]
+    alone = loads(assign(shards, jobs * per_job, "bytes"))
+    packed = loads(assign(shards, jobs * per_job, "bytes", per_job))
+    assert sorted(packed) == sorted(alone)
+    grouped = [sum(packed[first : first + per_job]) for first in range(0, jobs * per_job, per_job)]
+    assert max(grouped) <= sum(packed) / jobs + max(packed)
+
+
+def test_no_job_gets_all_giants() -> None:
+    giants = dict(zip((0, 4, 6, 9, 14, 18), (1000, 900, 800, 700, 600, 500), strict=True))
+    packed = loads(assign([Shard(f"{i:03d}", giants.get(i, 10)) for i in range(20)], 20, "bytes", 5))
+    assert [sum(packed[first : first + 5]) for first in range(0, 20, 5)] == [1040, 940, 1330, 1330]
+    assert packed == [max(packed), *packed[1:]]  # The job with the largest shard comes first.
+
+
+def loads(ranks: list[list[Shard]]) -> list[int]:
+    return [sum(shard.size for shard in rank) for rank in ranks]
 
 
 def test_round_robin_is_datatroves_rule() -> None:
