@@ -245,7 +245,7 @@ def plan(
         int | None,
         typer.Option(min=0, max=1000, help="Requests per job at its start; by default counted, or 4 without a file."),
     ] = None,
-    limit: Annotated[
+    backend_limit: Annotated[
         float | None,
         typer.Option(
             min=0.1, max=1e9, help="Requests per second that the storage accepts; by default the file's backend_limit."
@@ -281,7 +281,7 @@ def plan(
 
     if plot is not None:
         check_plot(plot)
-    wanted = start_plan.Wanted(tasks, throttle, slots, requests, limit, cores, dispatch_rate, task_time, window)
+    wanted = start_plan.Wanted(tasks, throttle, slots, requests, backend_limit, cores, dispatch_rate, task_time, window)
     with contextlib.redirect_stdout(sys.stderr):
         found = start_plan.plans(file, stage, wanted, tuple(assignments or ()), seed, profile)
         if plot is not None:

@@ -36,7 +36,7 @@ class Wanted:
     throttle: int | None
     slots: int | None
     requests: int | None
-    limit: float | None
+    backend_limit: float | None
     cores: float | None
     dispatch_rate: float | None
     task_time: float | None
@@ -48,7 +48,7 @@ class Wanted:
             "throttle": self.throttle,
             "slots": self.slots,
             "requests": self.requests,
-            "limit": self.limit,
+            "limit": self.backend_limit,
             "dispatch_rate": self.dispatch_rate,
             "task_s": self.task_time,
         }
@@ -132,8 +132,8 @@ def show(found: dict[str, StartPlan]) -> None:
         if plan.steady_throttle is not None:
             say()
             say(
-                f"In steady state, the limit allows {plan.steady_throttle:,} jobs of {plan.herd.task_s:g} s at once"
-                " (0.8 * limit * seconds / requests)."
+                f"In steady state, the backend limit allows {plan.steady_throttle:,} jobs of {plan.herd.task_s:g} s at once"
+                " (0.8 * backend limit * seconds / requests)."
             )
         say()
         say(f"Recommended: {plan.reason}.")

@@ -169,7 +169,7 @@ def recommend(herd: Herd, counted: bool) -> tuple[dict[str, Any], str]:
     if herd.jobs == 1:
         return {"randomize_start_duration": 0}, "a single job does not compete with others"
     if not herd.limit or not herd.requests:
-        more = "no request goes to remote storage" if herd.limit else "--limit would determine the window"
+        more = "no request goes to remote storage" if herd.limit else "--backend-limit would determine the window"
         return {"start_policy": "spread"}, f"starts as even as a grid; {more}"
     if herd.dispatch_rate and herd.dispatch_rate * herd.requests <= LOAD * herd.limit:
         why = f"Slurm starts {herd.dispatch_rate:g} jobs per second, whose requests stay below {LOAD} of the limit"
