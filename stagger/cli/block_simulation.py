@@ -9,7 +9,7 @@ from typing import Any
 
 from stagger.errors import StaggerError, missing_extra
 from stagger.progress import busy
-from stagger.spec.step_checks import nearest
+from stagger.spec.nearest import nearest
 from stagger.terminal import say, say_lines
 
 try:

@@ -132,8 +132,8 @@ def show(found: dict[str, StartPlan]) -> None:
         if plan.steady_throttle is not None:
             say()
             say(
-                f"In steady state, the backend limit allows {plan.steady_throttle:,} jobs of {plan.herd.task_s:g} s at once"
-                " (0.8 * backend limit * seconds / requests)."
+                f"In steady state, the storage limit allows {plan.steady_throttle:,} jobs of {plan.herd.task_s:g} s at"
+                " once (0.8 * limit * seconds / requests)."
             )
         say()
         say(f"Recommended: {plan.reason}.")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from stagger.errors import StaggerError
-from stagger.spec.base import Amount, Model
+from stagger.spec.base import Amount, Model, Says
 from stagger.spec.block_settings import HEARTBEAT_S, LEASE_S, Rebalance
 from stagger.storage.storage import Storage, absolute, join
 
@@ -22,6 +22,8 @@ DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 class BlocksSpec(Model):
     """Servers that host a model's transformer blocks."""
 
+    example: ClassVar[dict[str, Any]] = {"model": "FOLDER", "servers": 8}
+
     total: PositiveInt | None = None
     """Number of blocks of the model; by default read from `model`."""
     model: str | None = None
@@ -30,7 +32,11 @@ class BlocksSpec(Model):
     """Number of servers. Each server is one rank, in its own job."""
     num_blocks: Literal["auto"] | PositiveInt = "auto"
     """Blocks per server; `auto`: as many as its host's `room` returns."""
-    host: Annotated[str, Field(pattern=r"^(simulated|[A-Za-z_][\w.]*:[\w.]+)$")] = "simulated"
+    host: Annotated[
+        str,
+        Field(pattern=r"^(simulated|[A-Za-z_][\w.]*:[\w.]+)$"),
+        Says("`simulated`, or your own class as module:Class", "my_host:Host"),
+    ] = "simulated"
     """The class that loads and serves blocks: `simulated`, or your own as `module:Class`."""
     host_options: dict[str, Any] = {}
     """Parameters of the host."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stagger.errors import StaggerError
+from stagger.spec.expected import described
 from stagger.spec.messages import Place, validated
 from stagger.spec.models import RunSpec, StageSpec, StorageSpec
 from stagger.spec.origins import origins_of
@@ -19,9 +20,9 @@ def from_objects(values: dict[str, Any], stage: dict[str, Any], executor: Mappin
     """Make a run of one stage, whose arguments are named like the keys of a pipeline file. Raises StaggerError when an
     argument is wrong.
     """
-    place = Place(f"{executor['type'].title()}Executor", {})
+    place = Place(f"{executor['type'].title()}Executor", {}, python=True)
     if not isinstance(values["run_dir"], (str, os.PathLike)):
-        raise StaggerError(f"{place.file}: run_dir must be a path, not {values['run_dir']!r}.")
+        raise StaggerError(f"{place.file}: run_dir: expected a path, not {described(values['run_dir'])}.")
     check_storage_options(values.get("storage_options"), place)
     expand_variables(values.get("storage_options"), ("storage_options",))  # Raises for a variable that is not set.
     check_forms({key: item for key, item in values.items() if key != "storage_options"}, place, (), IN_JOB)
@@ -32,7 +33,7 @@ def from_objects(values: dict[str, Any], stage: dict[str, Any], executor: Mappin
     own = {**stage, "name": values["name"], "executor": dict(executor)}
     elsewhere = profile.elsewhere({**values, **own})
     whole, one = profile.below(values, StorageSpec.model_fields), profile.below_stage(own)
-    checked = validated(StageSpec, one, Place(place.file, {}, elsewhere), ())
+    checked = validated(StageSpec, one, Place(place.file, {}, elsewhere, python=True), ())
     run = {**whole, "run_dir": absolute(str(values["run_dir"])), "stages": [checked], "cwd": os.getcwd()}
     run |= {"profile": profile.name, "origins": origins_of({**whole, **one}, place, elsewhere, profile.name, {})}
     spec: RunSpec = validated(RunSpec, {**run, "import_path": (script_folder(),), "pickled": True}, place, ())

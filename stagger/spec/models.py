@@ -8,6 +8,7 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     PositiveInt,
+    PrivateAttr,
     field_validator,
     model_validator,
 )
@@ -15,7 +16,7 @@ from pydantic_core import CoreSchema
 
 from stagger.errors import StaggerError
 from stagger.pipeline import ShardBy
-from stagger.spec.base import Amount, Model, survives_json
+from stagger.spec.base import Amount, Model, Says, WrongKey, survives_json
 from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.spec.executors import Executor, LocalSpec, RetrySpec
 from stagger.start.delays import LONGEST_WINDOW_S, StartPolicy
@@ -24,7 +25,13 @@ from stagger.storage.storage import is_local
 #: Names become parts of file names and job names.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
-Name = Annotated[str, Field(pattern=NAME, max_length=100)]
+Name = Annotated[
+    str,
+    Field(pattern=NAME, max_length=100),
+    Says("a name of at most 100 letters, digits and _ . - that begins with a letter or a digit"),
+]
+
+RunDir = Annotated[str, Field(min_length=1), Says("a path", "runs/my_run")]
 
 
 class StepSpec(Model):
@@ -34,18 +41,23 @@ class StepSpec(Model):
     """Name of a built-in step, or `module:callable`."""
     params: dict[str, Any] = {}
     """Parameters of the step."""
+    _place: str = PrivateAttr("")
+
+    def at(self, place: str) -> StepSpec:
+        """Note where the step is written, as `file:line: pipeline[0]`, for messages of this launch."""
+        self._place = place
+        return self
+
+    def named(self, number: int) -> str:
+        """The step in a message: where it is written, or else its number, and its name."""
+        return f"{self._place or f'Step {number}'} ({self.use})"
 
     @model_validator(mode="before")
     @classmethod
     def _from_file(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"use": value}
-        if isinstance(value, dict) and len(value) == 1 and "use" not in value:
-            ((use, params),) = value.items()
-            return {"use": use, "params": {} if params is None else params}
-        if isinstance(value, dict) and "use" in value:
-            return value
-        raise ValueError("write a step as `name` or `name: {parameters}`")
+        from stagger.spec.step_checks import step_of
+
+        return step_of(value)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -54,7 +66,9 @@ class StepSpec(Model):
         return step_schema()
 
 
-Pipeline = Annotated[tuple[StepSpec, ...], Field(min_length=1)]
+Pipeline = Annotated[
+    tuple[StepSpec, ...], Field(min_length=1), Says("a list of steps", [{"read_jsonl": {"path": "input"}}])
+]
 
 
 class SiteDefaults(Model):
@@ -99,7 +113,7 @@ class StageSpec(StageDefaults):
 
     name: Name
     """The stage's name."""
-    depends: tuple[str, ...] = ()
+    depends: Annotated[tuple[Annotated[str, Says("the name of a stage")], ...], Says("a list of stages")] = ()
     """Stages of which every rank must be done before this stage starts."""
     pipeline: Pipeline
     """The steps; the first reads, the last usually writes."""
@@ -123,6 +137,12 @@ class StageSpec(StageDefaults):
         return self
 
 
+Stages = Annotated[
+    tuple[StageSpec, ...],
+    Field(min_length=1),
+    Says("a list of stages", [{"name": "clean", "pipeline": [{"read_jsonl": {"path": "input"}}]}]),
+]
+
 #: Files of the run directory: a stage's folder cannot have these names, nor begin with the last.
 TAKEN = ("run.json", "lock", "lock.takeover")
 
@@ -130,7 +150,10 @@ TAKEN = ("run.json", "lock", "lock.takeover")
 class StorageSpec(Model):
     """How all stages of a run access remote storage."""
 
-    storage_options: dict[str, dict[str, Any]] = {}
+    storage_options: Annotated[
+        dict[str, Annotated[dict[str, Any], Says("a mapping of options", {"anon": True})]],
+        Says("a mapping of options for each protocol", {"s3": {"endpoint_url": "https://..."}}),
+    ] = {}
     """fsspec options per protocol: `{s3: {endpoint_url: ...}}`. Write secrets as ${NAME}. `engine` selects the S3
     client: s3fs or obstore."""
     retry_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 600.0
@@ -161,7 +184,7 @@ class RunSpec(WholeRun):
 
     name: Name
     run_dir: str
-    stages: Annotated[tuple[StageSpec, ...], Field(min_length=1)]
+    stages: Stages
     cwd: str
     """The folder that the run was launched from; relative paths in steps are resolved there."""
     import_path: tuple[str, ...] = ()
@@ -183,7 +206,7 @@ class RunSpec(WholeRun):
 
     def chosen(self, name: str | None) -> list[StageSpec]:
         """All stages, or only the one of this name. Raises StaggerError when there is no such stage."""
-        from stagger.spec.step_checks import nearest
+        from stagger.spec.nearest import nearest
 
         names = [stage.name for stage in self.stages]
         if name is not None and name not in names:
@@ -202,8 +225,8 @@ class RunSpec(WholeRun):
     @model_validator(mode="after")
     def _shared_on_a_file_system(self) -> RunSpec:
         if self.shared and not is_local(self.run_dir):
-            raise ValueError(
-                "shared: a store has no groups; leave `shared` out, and give the team access to the bucket"
+            raise WrongKey(
+                ("shared",), "a store has no groups; leave this key out, and give the team access to the bucket"
             )
         return self
 
@@ -227,13 +250,13 @@ class PipelineFile(StageDefaults, WholeRun):
 
     name: Name
     """Name of the run, and of its stage if the file has no `stages`."""
-    run_dir: str
+    run_dir: RunDir
     """Where the run keeps its records: a local or shared folder, or s3://..."""
     pipeline: Pipeline | None = None
     """The steps; the first reads, the last usually writes."""
     blocks: BlocksSpec | None = None
     """Servers that host a model's transformer blocks, in place of a pipeline."""
-    stages: Annotated[tuple[StageSpec, ...], Field(min_length=1)] | None = None
+    stages: Stages | None = None
     """Several stages, each with a name, a pipeline, and the stages that it depends on."""
 
 
