@@ -36,7 +36,7 @@ def storage_options(text: str | None) -> dict[str, dict[str, Any]]:
     """Parse --storage-options. Raises StaggerError when it is not a mapping of mappings."""
     from stagger.storage.secrecy import clear_secrets
 
-    value = parse_value(text) if text else {}
+    value = parse_value(text, "--storage-options") if text else {}
     if not isinstance(value, dict) or not all(isinstance(item, dict) for item in value.values()):
         raise StaggerError("--storage-options must be a mapping per protocol, e.g. '{s3: {endpoint_url: http://...}}'.")
     for where, reason in clear_secrets(value, ()):

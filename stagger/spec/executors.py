@@ -156,8 +156,8 @@ def slurm_time(value: Any) -> Any:
     """A time limit as text. Raises ValueError when Slurm would not understand it."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    if isinstance(value, str) and not SLURM_TIME.fullmatch(value):
-        raise ValueError(f"{value!r} is not a time that Slurm understands; write minutes, H:MM:SS or D-HH:MM:SS")
+    if isinstance(value, (float, bool)) or (isinstance(value, str) and not SLURM_TIME.fullmatch(value)):
+        raise ValueError(f"{str(value)!r} is not a time that Slurm understands; write minutes, H:MM:SS or D-HH:MM:SS")
     return value
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
-import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from stagger.spec.base import Says
 from stagger.spec.nearest import close_to
+from stagger.spec.yaml_file import in_one_line
 
 #: Characters of a value that a message shows.
 SHOWN = 200
@@ -81,7 +81,7 @@ class Expected:
             return "begin each item with a dash and a space"
         if "list" not in self.kinds and kind == "list" and len(value) == 1 and kind_of(value[0]) in self.kinds:
             inner = value[0]
-            return f"write it without brackets and dash: {assigned(key, inner, python)}"
+            return f"write it without brackets or dash: {assigned(key, inner, python)}"
         if self.kinds == {"mapping"} and kind == "list" and value and all(map(_is_mapping, value)) and not python:
             return "leave out the dashes"
         return f"write for example {assigned(key, self.example, python)}" if self.example is not None else None
@@ -115,6 +115,8 @@ def described(value: Any) -> str:
     ("'a'", 'the number 8', 'true', 'a list', 'a mapping')
     """
     kind = kind_of(value)
+    if kind == "none":
+        return "an empty value"
     if kind in ("list", "mapping"):
         return f"an empty {kind}" if not value and kind == "list" else f"a {kind}"
     if kind == "truth":
@@ -132,15 +134,15 @@ def short(value: Any) -> str:
 
 
 def assigned(key: str, value: Any, python: bool = False) -> str:
-    """A key with a value, as in a pipeline file or as an argument.
+    """A key with a value, as in a pipeline file or as an argument. An item of a list has no key.
 
-    >>> assigned("name", "12"), assigned("modules", ["gcc"]), assigned("modules", ["gcc"], python=True)
-    ("name: '12'", 'modules: [gcc]', "modules=['gcc']")
+    >>> assigned("name", "12"), assigned("on", ["a"]), assigned("on", ["a"], python=True), assigned("", "1")
+    ("name: '12'", 'on: [a]', "on=['a']", "'1'")
     """
     if python:
-        return f"{key}={short(value)}"
-    text = yaml.safe_dump({key: value}, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
-    text = text.strip()[1:-1]
+        return f"{key}={short(value)}" if key else short(value)
+    text = in_one_line({key: value} if key else value)
+    text = text[1:-1] if key else text
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
@@ -184,7 +186,7 @@ def _any_of(options: list[Expected]) -> Expected:
     if len(options) == 1:
         return options[0]
     return Expected(
-        _joined([option.words for option in options]),
+        _joined(list(dict.fromkeys(option.words for option in options))),
         frozenset().union(*(option.kinds for option in options)),
         tuple(choice for option in options for choice in option.choices),
         any(option.whole for option in options),

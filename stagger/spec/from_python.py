@@ -8,9 +8,10 @@ from typing import Any
 
 from stagger.errors import StaggerError
 from stagger.spec.expected import described
-from stagger.spec.messages import Place, validated
+from stagger.spec.messages import validated
 from stagger.spec.models import RunSpec, StageSpec, StorageSpec
 from stagger.spec.origins import origins_of
+from stagger.spec.place import Place
 from stagger.spec.profiles import chosen
 from stagger.spec.secret_check import IN_JOB, IN_PYTHON, check_forms, check_secrets, check_storage_options
 from stagger.storage.storage import absolute, expand_variables

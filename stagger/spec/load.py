@@ -16,10 +16,11 @@ from stagger.spec.blocks import HOST_STEP, BlocksSpec, with_total
 from stagger.spec.changes import Changes, assign
 from stagger.spec.executors import EXECUTORS
 from stagger.spec.expected import described, expected
-from stagger.spec.messages import Place, validated
+from stagger.spec.messages import validated
 from stagger.spec.models import RUN_KEYS, TAKEN, PipelineFile, RunSpec, StageSpec, StorageSpec
 from stagger.spec.nearest import nearest
 from stagger.spec.origins import origins_of
+from stagger.spec.place import Place
 from stagger.spec.profiles import chosen
 from stagger.spec.references import expanded, literal
 from stagger.spec.secret_check import check_storage_options
@@ -52,7 +53,7 @@ def load_file(
         for stage in stages if isinstance(stages, list) else []:
             if isinstance(stage, dict):
                 stage.pop("tasks", None)
-    place = Place(str(path), lines, changes.given)
+    place = Place(str(path), lines, options=changes.given)
     return resolve_run(raw, place, changes, str(path.resolve().parent), announce)
 
 
@@ -104,7 +105,8 @@ def resolve_run(
         merged = Place(
             place.file,
             {**{("stages", index, *p): n for p, n in place.lines.items() if p[:1] != ("name",)}, **place.lines},
-            {**{(*path, *p): line for p, line in elsewhere.items()}, **place.elsewhere},
+            {(*path, *p): line for p, line in elsewhere.items()},
+            options={**{(*path, *p): option for p, option in place.options.items()}, **place.options},
         )
         prefix = f"stages.{written.get('name')}." if path else ""
         origins |= origins_of(stage, merged, merged.elsewhere, profile.name, changes.given, path, prefix)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -13,7 +13,9 @@ from stagger.errors import StaggerError
 from stagger.spec.base import WrongKey
 from stagger.spec.executors import EXECUTORS, SBATCH_OPTIONS
 from stagger.spec.expected import assigned, described, expected, kind_of
+from stagger.spec.models import PipelineFile, StageSpec
 from stagger.spec.nearest import nearest
+from stagger.spec.place import Place
 from stagger.spec.yaml_file import Path
 
 #: What people call keys of executors in other tools -> the key.
@@ -45,37 +47,6 @@ OTHER_NAMES = {
 
 #: A key that is missing -> how to write it.
 EXAMPLES: dict[str, Any] = {"name": "my_run", "run_dir": "runs/my_run", "servers": 8}
-
-
-@dataclass(frozen=True)
-class Place:
-    """A file and the lines of its keys, for messages."""
-
-    file: str
-    lines: Mapping[Path, int]
-    elsewhere: Mapping[Path, str] = field(default_factory=dict)
-    """The places of keys whose values come from elsewhere: `file:line` of a profile, or an option."""
-    python: bool = False
-    """Whether the keys are arguments of an executor, and `file` its class."""
-
-    def of(self, path: Path) -> str:
-        """Format a place as `file:line: a.b.c`. A key that is not in the file gets the line of the key around it."""
-        where = self.line(path)
-        if where.startswith("--set "):
-            return where
-        if self.python and path[:1] == ("executor",):
-            path = path[1:]
-        name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-        return f"{where}: {name}" if name else where
-
-    def line(self, path: Path) -> str:
-        """The place of a key as `file:line`, or the file alone when it has no key around `path`."""
-        known = path
-        while known and known not in self.lines and known not in self.elsewhere:
-            known = known[:-1]
-        if known in self.elsewhere:
-            return self.elsewhere[known]
-        return f"{self.file}:{self.lines[known]}" if known in self.lines and known else self.file
 
 
 def validated(model: type[Any], raw: dict[str, Any], place: Place, path: Path) -> Any:
@@ -153,14 +124,16 @@ def sentence(model: type[BaseModel], error: Any, place: Place, path: Path) -> st
     if error["type"].startswith("union_tag"):
         return f"{where}: {wrong_type(error['input'], place)}"
     if rule is not None:
-        return f"{where}: {str(rule)[0].lower()}{str(rule)[1:]}."
+        return f"{where}: {str(rule)[0].lower()}{str(rule)[1:]}{'' if str(rule).endswith('?') else '.'}"
     return mistake(found, error["input"], place, path)
 
 
 def mistake(found: Located, value: Any, place: Place, path: Path) -> str:
     """The message about a key whose value is of a wrong type, or beyond its limits."""
-    end = expected(found.hint, found.metadata).mistake(str((*found.path, "")[-2:][0]), value, place.python)
-    where = f"{place.of((*path, *found.path))}{' (the key)' if found.is_key else ''}"
+    whole = (*path, *found.path)
+    key = whole[-1] if whole and isinstance(whole[-1], str) else ""
+    end = expected(found.hint, found.metadata).mistake(key, value, place.python)
+    where = f"{place.of(whole)}{' (the key)' if found.is_key else ''}"
     return f"{where}: {end}{'' if end.endswith('?') else '.'}"
 
 
@@ -188,6 +161,10 @@ def unknown(found: Located, python: bool) -> str:
             return f"this key is for `type: {kind}`; set the type, or leave the key out."
         if found.model not in EXECUTORS.values() and len(found.path) == 1 and key in other.model_fields and not python:
             return "this key belongs below `executor:`; move it there."
+    if found.model in EXECUTORS.values() and key in PipelineFile.model_fields:
+        return "this key belongs above `executor:`, not below it; move it there."
+    if found.model is StageSpec and key in PipelineFile.model_fields:
+        return "this key is for the whole run; move it to the top of the file."
     keys = list(found.model.model_fields)
     if (meant := OTHER_NAMES.get(key.lower())) in keys:
         return f"{what}; did you mean {meant!r}?"

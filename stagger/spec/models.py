@@ -28,7 +28,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Name = Annotated[
     str,
     Field(pattern=NAME, max_length=100),
-    Says("a name of at most 100 letters, digits and _ . - that begins with a letter or a digit"),
+    Says("a name of at most 100 letters, digits and _ . - that begins with a letter or a digit", "my_run"),
 ]
 
 RunDir = Annotated[str, Field(min_length=1), Says("a path", "runs/my_run")]
@@ -84,7 +84,7 @@ class SiteDefaults(Model):
     """
     retries: RetrySpec | None = None
     """Automatic retries of failed ranks, on Slurm; by default none."""
-    executor: Executor = Field(default_factory=LocalSpec)
+    executor: Annotated[Executor, Says("a mapping of settings", {"type": "slurm"})] = Field(default_factory=LocalSpec)
     """Where the ranks run."""
 
 
@@ -151,7 +151,7 @@ class StorageSpec(Model):
     """How all stages of a run access remote storage."""
 
     storage_options: Annotated[
-        dict[str, Annotated[dict[str, Any], Says("a mapping of options", {"anon": True})]],
+        dict[str, Annotated[dict[str, Any], Says("a mapping of options")]],
         Says("a mapping of options for each protocol", {"s3": {"endpoint_url": "https://..."}}),
     ] = {}
     """fsspec options per protocol: `{s3: {endpoint_url: ...}}`. Write secrets as ${NAME}. `engine` selects the S3
@@ -160,6 +160,20 @@ class StorageSpec(Model):
     """Seconds for which a request is retried that the storage throttled, rejected for the moment, or cut off."""
     read_ahead_mb: PositiveInt = 64
     """MB of remote input that a task fetches into memory ahead of its reader."""
+
+    @field_validator("storage_options", mode="before")
+    @classmethod
+    def _below_their_protocol(cls, value: Any) -> Any:
+        flat = (
+            [key for key, item in value.items() if isinstance(item, (str, int, float))]
+            if isinstance(value, dict)
+            else []
+        )
+        if flat:
+            raise ValueError(
+                f"the options belong below their protocol; write storage_options: {{s3: {{{flat[0]}: ...}}}}"
+            )
+        return value
 
     @field_validator("storage_options")
     @classmethod

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-#: The share of letters that a name must have in common with the one that is suggested for it.
-ALIKE = 0.6
+#: The share of letters that a name must have in common with the one that is suggested for it; and if it begins a name.
+ALIKE, MORE_ALIKE = 0.6, 0.85
 
 #: The fewest letters of which a name that begins with them is suggested.
 BEGINNING = 3
@@ -23,6 +23,8 @@ def close_to(name: str, valid: Sequence[str]) -> str | None:
     wanted = _plain(name)
     if wanted in plain:
         return plain[wanted]
+    if alike := difflib.get_close_matches(wanted, plain, n=1, cutoff=MORE_ALIKE):
+        return plain[alike[0]]
     if len(wanted) >= BEGINNING and (longer := [one for one in valid if _plain(one).startswith(wanted)]):
         return min(longer, key=len)
     alike = difflib.get_close_matches(wanted, plain, n=1, cutoff=ALIKE)

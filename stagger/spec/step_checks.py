@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
@@ -16,10 +16,8 @@ from stagger.pipeline.chain import BUILTIN, resolve
 from stagger.spec.base import survives_json
 from stagger.spec.expected import assigned, described, expected
 from stagger.spec.nearest import close_to, nearest
+from stagger.spec.place import Place
 from stagger.spec.yaml_file import Path
-
-if TYPE_CHECKING:
-    from stagger.spec.messages import Place
 
 #: Arguments of the step contract, which a function step takes before its own parameters.
 CONTRACT = ("data", "rank", "world_size")
@@ -53,9 +51,7 @@ def _several_keys(use: str, more: list[str]) -> str:
 
 def _no_parameters(use: str, params: Any) -> str:
     if isinstance(params, str) and use not in BUILTIN and ":" not in use:
-        return (
-            f"expected a mapping of parameters, not {described(params)}; did you mean {use}:{params}, without a space"
-        )
+        return f"expected a mapping of parameters, not {described(params)}; did you mean {use}:{params}, without space?"
     names = list(inspect.signature(resolve(use)).parameters) if use in BUILTIN else []
     value = params if isinstance(params, str) else "..."
     example = assigned(use, {names[0]: value}) if names else f"{use}: {{name: value}}"
