@@ -54,6 +54,8 @@ def show_logs(
     """
     if attempt is not None and rank is None:
         raise StaggerError("--attempt needs a rank; say which with --rank.")
+    if follow and rank is None:
+        raise StaggerError("--follow needs a rank; say which with --rank.")
     if rank is not None:
         only = record.spec.only(stage)
         check_ranks(only, {rank})

@@ -91,10 +91,11 @@ def plans_of_file(
 
     # A file for the local executor is also planned for Slurm: the local executor has no herd of starting jobs.
     spec = load_file(file, Changes(assignments, "slurm", wanted.tasks, profile=profile), logger.info)
+    chosen = spec.chosen(name)
     counted = wanted.requests is None
     planned = plan_for_show(RunFolder(open_storage(spec), spec.run_dir), spec)[0] if counted else {}
     found = {}
-    for stage in spec.chosen(name):
+    for stage in chosen:
         made = planned.get(stage.name)
         if wanted.throttle is not None:  # The window for backend_limit depends on the throttle.
             settings = stage.executor.model_copy(update={"workers": wanted.throttle})

@@ -207,10 +207,14 @@ def _bounds(metadata: Sequence[Any], whole: bool) -> str:
     if above is not None and whole:
         low, above = above + 1, None
     if above is not None:
-        return f" greater than {above:,}"
+        return f" greater than {_digits(above)}"
     if low is not None and high is not None:
-        return f" from {low:,} to {high:,}"
-    return "" if low is None else f" of at least {low:,}"
+        return f" from {_digits(low)} to {_digits(high)}"
+    return "" if low is None else f" of at least {_digits(low)}"
+
+
+def _digits(number: float) -> str:
+    return f"{int(number):,}" if float(number).is_integer() else f"{number:,}"
 
 
 def _constraints(metadata: Sequence[Any]) -> Iterator[Any]:

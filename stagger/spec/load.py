@@ -18,7 +18,7 @@ from stagger.spec.executors import EXECUTORS
 from stagger.spec.expected import described, expected
 from stagger.spec.messages import validated
 from stagger.spec.models import RUN_KEYS, TAKEN, PipelineFile, RunSpec, StageSpec, StorageSpec
-from stagger.spec.nearest import nearest
+from stagger.spec.nearest import close_to, nearest
 from stagger.spec.origins import origins_of
 from stagger.spec.place import Place
 from stagger.spec.profiles import chosen
@@ -43,6 +43,10 @@ def load_file(
     """
     path = find_file(file)
     raw, lines = read_file(str(path))
+    if "fingerprints" in raw and "spec" in raw:
+        raise StaggerError(
+            f"{path} is the record of a run, not a pipeline file; continue the run with: stagger retry {path.parent}"
+        )
     for assignment in changes.assignments:
         assign(raw, assignment)
     for key, value in (("tasks", changes.tasks), ("run_dir", changes.run_dir), ("profile", changes.profile)):
@@ -75,9 +79,25 @@ def find_file(file: str) -> FilePath:
         return path
     if path.parent in (FilePath("."), FilePath("pipelines")) and ready.is_file():
         return ready
-    names = ", ".join(sorted(found.stem for found in shipped("pipelines").glob("*.yaml")))
-    raise StaggerError(
-        f"There is no file {file}; give the path of a pipeline file, or the name of a shipped one: {names}."
+    raise StaggerError(f"{file} is no pipeline file: {_why_none(path)}.") if path.is_dir() else _no_file(path)
+
+
+def _why_none(folder: FilePath) -> str:
+    """Why a folder is no pipeline file, and what to type instead."""
+    if (folder / "run.json").is_file():
+        return f"it is a run directory; continue its run with: stagger retry {folder}"
+    inside = sorted(str(found) for found in folder.glob("*.y*ml"))
+    return f"it is a folder; name a file{f', such as {inside[0]}' if inside else ''}"
+
+
+def _no_file(path: FilePath) -> StaggerError:
+    ready = sorted(found.stem for found in shipped("pipelines").glob("*.yaml"))
+    beside = sorted(found.name for found in path.parent.glob("*") if found.suffix in (".yaml", ".yml", ".json"))
+    same = next((name for name in beside if name.startswith(f"{path.name}.")), None)
+    if (close := same or close_to(path.name, [*beside, *ready])) is not None:
+        return StaggerError(f"There is no file {path}; did you mean {str(path.parent / close)!r}?")
+    return StaggerError(
+        f"There is no file {path}; give the path of a pipeline file, or the name of a shipped one: {', '.join(ready)}."
     )
 
 
