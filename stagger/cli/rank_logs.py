@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from stagger.errors import StaggerError, one_line
+from stagger.errors import StaggerError, counted, one_line
 from stagger.launch.cancel import check_ranks
 from stagger.ranks import pad
 from stagger.rundir.launch_records import LaunchRecord, SlurmLaunch, read_launches
@@ -175,7 +175,7 @@ def folded(trace: str) -> str:
             inside = False
         if not inside:
             if ours:
-                lines.append(f"  ... {ours} frame{'s' if ours > 1 else ''} of stagger")
+                lines.append(f"  ... {counted(ours, 'frame')} of stagger")
                 ours = 0
             lines.append(line)
     return "\n".join(lines).rstrip("\n")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
+from stagger.errors import counted
 from stagger.spec.base import Amount, Model, Says, survives_json
 from stagger.storage.storage import absolute
 
@@ -303,8 +304,8 @@ class SlurmSpec(Model):
         least = (2 if self.ranks_at_once == "auto" else self.ranks_at_once) * self.nodes_per_job
         if self.ranks_per_job < least:
             raise ValueError(
-                f"ranks_per_job is {self.ranks_per_job}, but a job can run {least} ranks at once (ranks_at_once,"
-                f" nodes_per_job): set ranks_per_job to {least} or more"
+                f"ranks_per_job is {self.ranks_per_job}, but a job can run {counted(least, 'rank')} at once"
+                f" (ranks_at_once, nodes_per_job): set ranks_per_job to {least} or more"
             )
         return self
 

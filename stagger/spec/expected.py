@@ -32,7 +32,17 @@ KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
 NUMBER = re.compile(r"([-+]?\d+(?:[_, ']\d{3})*(?:\.\d+)?)\s*([A-Za-z]*)")
 UNITS: dict[str, float] = {"": 1, "k": 1000}
 
-SECONDS = {"s": 1, "sec": 1, "second": 1, "seconds": 1, "m": 60, "min": 60, "minutes": 60, "h": 3600, "hours": 3600}
+SECONDS: dict[str, float] = {
+    "s": 1,
+    "sec": 1,
+    "second": 1,
+    "seconds": 1,
+    "m": 60,
+    "min": 60,
+    "minutes": 60,
+    "h": 3600,
+    "hours": 3600,
+}
 
 #: The units that the numbers of some keys have, by the end of the key's name.
 UNITS_OF_KEYS: dict[str, dict[str, float]] = {

@@ -92,10 +92,10 @@ def _why_none(folder: FilePath) -> str:
 
 def _no_file(path: FilePath) -> StaggerError:
     ready = sorted(found.stem for found in shipped("pipelines").glob("*.yaml"))
-    beside = sorted(found.name for found in path.parent.glob("*") if found.suffix in (".yaml", ".yml", ".json"))
-    same = next((name for name in beside if name.startswith(f"{path.name}.")), None)
-    if (close := same or close_to(path.name, [*beside, *ready])) is not None:
-        return StaggerError(f"There is no file {path}; did you mean {str(path.parent / close)!r}?")
+    files = sorted(path.parent.glob("*")) if path.parent.is_dir() else []
+    beside = {found.stem: str(found) for found in files if found.suffix in (".yaml", ".yml", ".json")}
+    if (close := close_to(path.stem, [*beside, *ready])) is not None:
+        return StaggerError(f"There is no file {path}; did you mean {beside.get(close, close)!r}?")
     return StaggerError(
         f"There is no file {path}; give the path of a pipeline file, or the name of a shipped one: {', '.join(ready)}."
     )
@@ -155,7 +155,9 @@ def resolve_run(
     )
     add_import_path(spec.import_path)
     if modules := imported_modules(spec):
-        announce(f"{place.file} names the modules {', '.join(modules)}: importing them runs their code here")
+        one = len(modules) == 1
+        named = f"{place.file} names the module{'' if one else 's'} {', '.join(modules)}"
+        announce(f"{named}: importing {'it runs its' if one else 'them runs their'} code here")
     for stage_spec in spec.stages:
         of_stage, path = places[stage_spec.name]
         for index, step in enumerate(stage_spec.pipeline):

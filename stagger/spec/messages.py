@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from stagger.errors import StaggerError
 from stagger.spec.base import WrongKey
 from stagger.spec.executors import EXECUTORS, SBATCH_OPTIONS
-from stagger.spec.expected import assigned, described, expected, kind_of
+from stagger.spec.expected import assigned, described, expected
 from stagger.spec.models import PipelineFile, StageSpec
 from stagger.spec.nearest import nearest
 from stagger.spec.place import Place
@@ -178,5 +178,5 @@ def wrong_type(executor: Any, place: Place) -> str:
     if not isinstance(executor, Mapping):
         return f"expected a mapping of settings, not {described(executor)}."
     kind = executor.get("type")
-    close = f"; {nearest(kind, list(EXECUTORS))}" if kind_of(kind) == "text" else "."
+    close = f"; {nearest(kind, list(EXECUTORS))}" if isinstance(kind, str) else "."
     return f"type must be one of {', '.join(EXECUTORS)}, not {described(kind)}{close}"

@@ -14,7 +14,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 from stagger.pipeline import ShardBy
 from stagger.spec.base import Amount, Model, Says, WrongKey, survives_json
 from stagger.spec.blocks import HOST_STEP, BlocksSpec
@@ -131,8 +131,8 @@ class StageSpec(StageDefaults):
                 raise ValueError(f"each server is its own job, on one node: leave executor.{key} out")
         if self.executor.type == "local" and self.executor.workers < self.blocks.servers:
             raise ValueError(
-                f"executor.workers is {self.executor.workers}, but all {self.blocks.servers} servers must run at once:"
-                " leave it out"
+                f"executor.workers is {self.executor.workers}, but {counted(self.blocks.servers, 'server')} must run at"
+                " once: leave it out"
             )
         return self
 

@@ -137,9 +137,9 @@ TWICE = WriteJsonl("out")
         ({"storage_options": {"s3": {"secret": "x"}}}, "a secret in clear"),
         ({"storage_options": {"s3": {"endpoint_url": "http://me:pass@host"}}}, "a secret in clear"),
         (
-            {"pipeline": [ReadJsonl("in", on_bad_record="raise")]},
+            {"pipeline": [ReadJsonl("in", on_bad_record="raise")]},  # type: ignore[arg-type]
             r"Step 1 \(ReadJsonl\): on_bad_record: expected fail or skip",
-        ),  # type: ignore[arg-type]
+        ),
         ({"backend_limit": float("inf")}, "backend_limit: expected a number greater than 0, not the number inf"),
         ({"retry_seconds": float("nan")}, "retry_seconds: .*, not the number nan"),
         ({"pipeline": [ReadJsonl("in"), TWICE, TWICE]}, "Step 3 is the same object as an earlier step"),
