@@ -22,6 +22,34 @@ def one_line(text: str, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in SPACES or c in keep else ascii(c)[1:-1] for c in text)
 
 
+#: The verbs of a sentence about one thing that change by more than an `s` when there are several.
+VERBS = {"is": "are", "has": "have", "was": "were", "does": "do"}
+
+
+def counted(number: int, noun: str, verb: str = "") -> str:
+    """A number of things, in a sentence: with the noun, and with a verb in the third person, in agreement.
+
+    >>> counted(1, "rank"), counted(8000, "rank"), counted(0, "retry"), counted(2, "job", "starts")
+    ('1 rank', '8,000 ranks', '0 retries', '2 jobs start')
+    """
+    return f"{number:,} {noun if number == 1 else _plural(noun)}{f' {agreeing(number, verb)}' if verb else ''}"
+
+
+def agreeing(number: int, verb: str) -> str:
+    """A verb in the third person, in agreement with a number of things.
+
+    >>> agreeing(1, "has"), agreeing(3, "has"), agreeing(3, "starts")
+    ('has', 'have', 'start')
+    """
+    return verb if number == 1 else VERBS.get(verb, verb.removesuffix("s"))
+
+
+def _plural(noun: str) -> str:
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}{'es' if noun.endswith(('s', 'ch', 'x')) else 's'}"
+
+
 class _Sentences(Exception):
     """An error whose message has one line for each of `sentences`, whatever names and values they hold."""
 

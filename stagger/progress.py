@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from types import TracebackType
 
+from stagger.errors import counted
 from stagger.terminal import logger
 
 #: Minimum seconds between two lines if standard error is not a terminal.
@@ -79,7 +80,9 @@ class Progress:
         elif news and (ended == self.total or time.monotonic() - self._said > LINE_S):
             self._said = time.monotonic()
             rest = f", {failures}" if failures else ""
-            logger.info(f"{self.name}: {ended} of {self.total} ranks in {self._said - self._started:.1f} s{rest}")
+            logger.info(
+                f"{self.name}: {ended:,} of {counted(self.total, 'rank')} in {self._said - self._started:.1f} s{rest}"
+            )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from stagger.errors import agreeing
+
 #: The most ranks of a stage.
 MOST = 10_000_000
 
@@ -21,6 +23,17 @@ def format_ranks(ranks: Iterable[int]) -> str:
         else:
             runs.append([rank, rank])
     return ",".join(f"{first}-{last}" if first < last else f"{first}" for first, last in runs)
+
+
+def named_ranks(ranks: Iterable[int] | str, verb: str = "") -> str:
+    """Ranks in a sentence. `verb` is in the third person.
+
+    >>> named_ranks([3]), named_ranks([0, 1, 2], "is"), named_ranks("3", "is")
+    ('rank 3', 'ranks 0-2 are', 'rank 3 is')
+    """
+    text = ranks if isinstance(ranks, str) else format_ranks(ranks)
+    number = 1 if text.isdecimal() else 2
+    return f"rank{'s' * (number > 1)} {text}{f' {agreeing(number, verb)}' if verb else ''}"
 
 
 def parse_ranks(text: str) -> list[int]:

@@ -43,7 +43,7 @@ def policy_settings(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "none": {"randomize_start_duration": 0},
         "uniform": {"start_policy": "uniform", "randomize_start_duration": window},
         "spread": {"start_policy": "spread", "randomize_start_duration": window},
-        "limit": {"backend_limit": options.limit},
+        "limit": {"backend_limit": options.backend_limit},
     }
     return workers | policies[name]
 
@@ -93,7 +93,7 @@ def main() -> int:
     parser = measure.parser((__doc__ or "").partition("\n")[0], repeat=1)
     parser.add_argument("--tasks", type=int, default=8000, help="ranks, each a job of the array")
     parser.add_argument("--throttle", type=int, help="throttle: jobs at once, at most (executor.workers)")
-    parser.add_argument("--limit", type=float, default=60.0, help="requests per second that the storage takes")
+    parser.add_argument("--backend-limit", type=float, default=60.0, help="requests per second that the storage takes")
     parser.add_argument("--window", type=int, help="seconds for uniform and spread; by default as stagger does")
     parser.add_argument("--policies", default=",".join(POLICIES), help="which, in which order")
     parser.add_argument("--calibrate", type=int, default=400, help="tasks for measuring what the machine can start")
@@ -112,14 +112,14 @@ def main() -> int:
         machine = results["calibration"] = calibrate(cluster, options) if wanted else {}
         for name in wanted:
             measure.say(f"{name}: {options.tasks} tasks")
-            run = cluster.run(name, options.tasks, options.limit, policy_settings(name, options))
+            run = cluster.run(name, options.tasks, options.backend_limit, policy_settings(name, options))
             measured = run.figures(options.tasks)
             herd = Herd(
                 jobs=options.tasks,
                 policy="uniform" if name in ("none", "uniform") else "spread",
                 window_s=run.window_s,
                 requests=REQUESTS,
-                limit=options.limit,
+                limit=options.backend_limit,
                 throttle=options.throttle,
                 dispatch_rate=machine["jobs_per_s"],
                 task_s=0.0,
@@ -148,7 +148,7 @@ def main() -> int:
             python = Peer(Path(options.peer_venv)).python
             results["datatrove, one task"] = datatrove.one_task(cluster, python)
             measure.say(f"datatrove: {options.peer_tasks} tasks")
-            many = datatrove.many_tasks(cluster, python, options.peer_tasks, options.peer_window, options.limit)
+            many = datatrove.many_tasks(cluster, python, options.peer_tasks, options.peer_window, options.backend_limit)
             results["datatrove"] = many
     if options.plot:
         plot(options, {name: results[name] for name in wanted})
@@ -165,7 +165,9 @@ def plot(options: argparse.Namespace, runs: dict[str, Any]) -> None:
     ):
         axes.plot(run["measured"]["requests_per_second"], color="black", linewidth=0.8, label="measured")
         axes.plot(run["predicted"]["requests_per_second"], color="tab:orange", linewidth=0.8, label="predicted")
-        axes.axhline(options.limit, color="tab:red", linestyle="--", linewidth=1, label=f"limit {options.limit:g}")
+        axes.axhline(
+            options.backend_limit, color="tab:red", linestyle="--", linewidth=1, label=f"limit {options.limit:g}"
+        )
         axes.set(ylim=(0, None), ylabel="requests/s")
         axes.set_title(
             f"{name}: window {run['measured']['window_s']} s, {run['measured']['refused']:,} refused", fontsize=10

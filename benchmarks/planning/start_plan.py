@@ -20,7 +20,7 @@ def main() -> int:
     requirements = []
     for limit in LIMITS:
         command = [*measure.STAGGER, "plan", f"--tasks={options.tasks}", "--json"]
-        command += [f"--limit={limit}"] if limit else []
+        command += [f"--backend-limit={limit}"] if limit else []
         runs = [measure.run(command) for _ in range(options.repeat + 1)][1:]
         costs = measure.costs([cost for _, cost in runs])
         name = f"limit {limit}" if limit else "no limit"

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from stagger.errors import StaggerError
 from stagger.spec.executors import EXECUTORS
 from stagger.spec.models import PipelineFile
-from stagger.spec.step_checks import nearest
+from stagger.spec.nearest import nearest
 
 #: Characters of a line of documentation.
 WIDTH = 100

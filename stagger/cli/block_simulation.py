@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stagger.errors import StaggerError, missing_extra
+from stagger.errors import StaggerError, counted, missing_extra
 from stagger.progress import busy
-from stagger.spec.step_checks import nearest
+from stagger.spec.nearest import nearest
 from stagger.terminal import say, say_lines
 
 try:
@@ -80,7 +80,10 @@ def known(what: str, name: str, names: Collection[str]) -> str:
 def compared(wanted: Sequence[Experiment]) -> list[Comparison]:
     found = []
     for experiment in wanted:
-        with busy(f"simulating {experiment.scenario} with {experiment.servers} servers, {len(experiment.seeds)} times"):
+        with busy(
+            f"simulating {experiment.scenario} with {counted(experiment.servers, 'server')},"
+            f" {counted(len(experiment.seeds), 'time')}"
+        ):
             found.append(compare(experiment))
     return found
 
@@ -125,8 +128,8 @@ def heading(experiment: Experiment) -> str:
     seeds = experiment.seeds
     times = f"{len(seeds)} times" if len(seeds) > 1 else "once"
     return (
-        f"{experiment.scenario}: {SCENARIOS[experiment.scenario].about}; {experiment.servers} servers,"
-        f" {experiment.total_blocks} blocks, {experiment.hours:g} h, {times}; announcements seen after"
+        f"{experiment.scenario}: {SCENARIOS[experiment.scenario].about}; {counted(experiment.servers, 'server')},"
+        f" {counted(experiment.total_blocks, 'block')}, {experiment.hours:g} h, {times}; announcements seen after"
         f" {conditions.visibility_s:g} s, {conditions.seconds_per_block:g} s to load a block"
     )
 

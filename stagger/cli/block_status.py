@@ -10,7 +10,7 @@ from typing import Any
 from stagger.blocks.step import registry_folder
 from stagger.cli.chart import bars
 from stagger.cli.show import CLEAR
-from stagger.errors import StaggerError, missing_extra
+from stagger.errors import StaggerError, counted, missing_extra
 from stagger.ranks import format_ranks
 from stagger.rundir.run_folder import RunRecord, Stage
 from stagger.spec.models import StageSpec
@@ -84,10 +84,13 @@ def document(stage: Stage, status: SwarmStatus) -> dict[str, Any]:
 def show(status: SwarmStatus) -> None:
     """Print a summary of the swarm, the throughput of the blocks, and one line per server."""
     states = [(status.count(state), word) for state, word in STATES]
-    say(f"{status.wanted} servers: {', '.join(f'{n} {word}' for n, word in states if n) or 'none present'}")
+    say(f"{counted(status.wanted, 'server')}: {', '.join(f'{n} {word}' for n, word in states if n) or 'none present'}")
     slowest = status.online[status.weakest]
     share = f", {100 * slowest / status.bound:.0f} % of the upper bound for these servers" if status.bound else ""
-    say(f"{status.total_blocks} blocks, the slowest (block {status.weakest}): {slowest:.4g} requests/s{share}")
+    say(
+        f"{counted(status.total_blocks, 'block')}, the slowest (block {status.weakest}):"
+        f" {slowest:.4g} requests/s{share}"
+    )
     if slowest == 0:
         say(f"blocks without a server: {format_ranks(b for b, rate in enumerate(status.online) if not rate)}")
     width = min(COLUMNS, status.total_blocks)
@@ -112,7 +115,7 @@ def line(server: ServerLine, total_blocks: int, width: int) -> str:
     name = f"{server.server:<9} {place:<14.14}"
     if server.reason:
         return f"{name} {server.state.lower()}: {server.reason}"
-    moves = f", {server.moves} move{'s' if server.moves > 1 else ''}" if server.moves else ""
+    moves = f", {counted(server.moves, 'move')}" if server.moves else ""
     what = f"{server.start}-{server.end - 1}, {server.throughput:.4g}/s{moves}"
     return f"{name} {drawn(server, total_blocks, width)} {what}"
 

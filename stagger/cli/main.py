@@ -14,7 +14,7 @@ import typer
 from loguru import logger
 
 from stagger import __version__
-from stagger.cli import blocks, show
+from stagger.cli import blocks, mistakes, show
 from stagger.cli.answers import finish, print_json
 from stagger.cli.doctor import doctor
 from stagger.cli.launch import launch
@@ -69,8 +69,10 @@ def main() -> NoReturn:
     except OSError as error:
         fail(str(error), 1)
     except Exception as error:
-        if hasattr(error, "format_message"):  # An error of click: an invalid option or argument.
-            fail(error.format_message(), 2)
+        if type(error).__name__ == "NoArgsIsHelpError":  # The help was printed.
+            sys.exit(2)
+        if hasattr(error, "format_message"):  # The parser's: an invalid option or argument.
+            fail(mistakes.sentence(error, sys.argv[1:]), 2)
         fail(traceback.format_exc(), 1)
     gc.freeze()  # The process ends: looking for cycles in 100,000 records would take it half a second.
     sys.exit(status if isinstance(status, int) else 0)
@@ -152,7 +154,7 @@ def some_ranks(text: str | None) -> set[int] | None:
     except ValueError:
         found = set()
     if found is not None and not found:
-        raise StaggerError(f"--rank {text}: write ranks like 3 or 3,17,40-52.")
+        raise StaggerError(f"--rank {text!r}: write ranks like 3 or 3,17,40-52.")
     return found
 
 
@@ -248,7 +250,7 @@ def plan(
         int | None,
         typer.Option(min=0, max=1000, help="Requests per job at its start; by default counted, or 4 without a file."),
     ] = None,
-    limit: Annotated[
+    backend_limit: Annotated[
         float | None,
         typer.Option(
             min=0.1, max=1e9, help="Requests per second that the storage accepts; by default the file's backend_limit."
@@ -284,7 +286,7 @@ def plan(
 
     if plot is not None:
         check_plot(plot)
-    wanted = start_plan.Wanted(tasks, throttle, slots, requests, limit, cores, dispatch_rate, task_time, window)
+    wanted = start_plan.Wanted(tasks, throttle, slots, requests, backend_limit, cores, dispatch_rate, task_time, window)
     with contextlib.redirect_stdout(sys.stderr):
         found = start_plan.plans(file, stage, wanted, tuple(assignments or ()), seed, profile)
         if plot is not None:

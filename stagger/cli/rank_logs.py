@@ -8,7 +8,7 @@ import re
 import sys
 import time
 
-from stagger.errors import StaggerError, one_line
+from stagger.errors import StaggerError, counted, one_line
 from stagger.launch.cancel import check_ranks
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
 from stagger.rundir.stage_folder import StageFolder
@@ -48,6 +48,8 @@ def show_logs(
     """
     if attempt is not None and rank is None:
         raise StaggerError("--attempt needs a rank; say which with --rank.")
+    if follow and rank is None:
+        raise StaggerError("--follow needs a rank; say which with --rank.")
     if rank is not None:
         only = record.spec.only(stage)
         check_ranks(only, {rank})
@@ -145,7 +147,7 @@ def folded(trace: str) -> str:
             inside = False
         if not inside:
             if ours:
-                lines.append(f"  ... {ours} frame{'s' if ours > 1 else ''} of stagger")
+                lines.append(f"  ... {counted(ours, 'frame')} of stagger")
                 ours = 0
             lines.append(line)
     return "\n".join(lines).rstrip("\n")

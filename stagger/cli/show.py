@@ -10,8 +10,9 @@ from typing import Any
 from rich.filesize import decimal
 
 from stagger.cli.chart import bars
+from stagger.errors import agreeing, counted
 from stagger.launch.launched import Launched
-from stagger.ranks import format_ranks
+from stagger.ranks import format_ranks, named_ranks
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.status.efficiency import sentences
 from stagger.status.look import Look
@@ -55,16 +56,16 @@ def plan(document: dict[str, Any]) -> None:
         say()
         say(f"stage {stage['name']} ({stage['executor']})")
         if stage["shards"] is None:
-            say(f"  input    planned when {', '.join(stage['depends'])} is done")
+            say(f"  input    planned when {', '.join(stage['depends'])} {agreeing(len(stage['depends']), 'is')} done")
         else:
-            say(f"  input    {stage['shards']:,} shards, {decimal(stage['bytes'])}")
-        say(f"  ranks    {stage['ranks']} of {stage['tasks']} to run")
+            say(f"  input    {counted(stage['shards'], 'shard')}, {decimal(stage['bytes'])}")
+        say(f"  ranks    {stage['ranks']:,} of {stage['tasks']:,} to run")
         start = stage["start"]
         spread = f"over {start['window_s']} s ({start['policy']})" if start["window_s"] else "at once"
         say(f"  start    {start['summary'] or spread}")
         for number, array in enumerate(stage["arrays"]):
             throttle = f", at most {array['throttle']} at once" if array["throttle"] else ""
-            say(f"  array {number}  {array['jobs']} jobs{throttle}")
+            say(f"  array {number}  {counted(array['jobs'], 'job')}{throttle}")
             say()
             say_lines(array["script"], indent="    ")
             say()
@@ -92,7 +93,7 @@ def launched(launched: Launched) -> None:
         for folder in folders[:SHOWN]:
             say(f"The result is in {folder}")
         if len(folders) > SHOWN:
-            say(f"... and in {len(folders) - SHOWN} more folders")
+            say(f"... and in {counted(len(folders) - SHOWN, 'more folder')}")
         say(f"The report is in {launched.run_dir}")
 
 
@@ -102,9 +103,11 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
     width = max(len(stage.name) for stage in stages)
     for stage in stages:
         states = [f"{getattr(stage, name):,} {name}{aside(stage, name)}" for name in STATES if getattr(stage, name)]
-        ranks = f"{stage.tasks:,} rank{'s' if stage.tasks > 1 else ''}"
+        ranks = counted(stage.tasks, "rank")
         say(f"  {stage.name:<{width}}  {ranks}: {', '.join(states)}")
-        work = f"{stage.records_in:,} records in, {stage.records_out:,} out, {decimal(stage.bytes_out)} written"
+        work = (
+            f"{counted(stage.records_in, 'record')} in, {stage.records_out:,} out, {decimal(stage.bytes_out)} written"
+        )
         if stage.records_per_s is not None and stage.eta_s is not None:
             rate = f"{stage.records_per_s:,.0f} records/s"
             if stage.bytes_per_s:
@@ -124,8 +127,8 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in stage.left_out.items())
             say(f"  {'':<{width}}  records left out: {reasons}")
         if stage.counts:
-            counted = ", ".join(f"{count:,} {name}" for name, count in stage.counts.items())
-            say(f"  {'':<{width}}  counted: {counted}")
+            counts = ", ".join(f"{count:,} {name}" for name, count in stage.counts.items())
+            say(f"  {'':<{width}}  counted: {counts}")
         if stage.retried:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in stage.retried.items())
             waited = timedelta(seconds=round(stage.retry_waited_s))
@@ -150,8 +153,8 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
             nodes = f"{'s' if len(stage.avoided) > 1 else ''} {', '.join(stage.avoided)}"
             say(f"  {'':<{width}}  the jobs avoid node{nodes}, on which several ranks failed")
         if stage.lost:
-            files = f"{stage.lost['files']:,} output file{'s' if stage.lost['files'] > 1 else ''}"
-            say(f"  {'':<{width}}  lost: {files} of ranks {stage.lost['ranks']}, such as {stage.lost['first']}")
+            files = counted(stage.lost["files"], "output file")
+            say(f"  {'':<{width}}  lost: {files} of {named_ranks(stage.lost['ranks'])}, such as {stage.lost['first']}")
             say(f"  {'':<{width}}    make them again with: stagger retry {run_dir} --lost")
         if stage.strays:
             say(f"  {'':<{width}}  {stage.strays['message']}")
@@ -175,7 +178,7 @@ def start_chart(starts: dict[str, Any]) -> list[str]:
     }
     top = max(map(max, sums.values()))
     return [f"{name:<8} {bars(counts, 1, top)[0]}" for name, counts in sums.items()] + [
-        f"{'':<8} {width} s per column, highest column: {top:,} starts"
+        f"{'':<8} {width} s per column, highest column: {counted(top, 'start')}"
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from stagger.cli.chart import bars, binned, save_plot
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 from stagger.progress import busy
 from stagger.start.account import described
 from stagger.start.delays import auto_window
@@ -36,7 +36,7 @@ class Wanted:
     throttle: int | None
     slots: int | None
     requests: int | None
-    limit: float | None
+    backend_limit: float | None
     cores: float | None
     dispatch_rate: float | None
     task_time: float | None
@@ -48,7 +48,7 @@ class Wanted:
             "throttle": self.throttle,
             "slots": self.slots,
             "requests": self.requests,
-            "limit": self.limit,
+            "limit": self.backend_limit,
             "dispatch_rate": self.dispatch_rate,
             "task_s": self.task_time,
         }
@@ -91,10 +91,11 @@ def plans_of_file(
 
     # A file for the local executor is also planned for Slurm: the local executor has no herd of starting jobs.
     spec = load_file(file, Changes(assignments, "slurm", wanted.tasks, profile=profile), logger.info)
-    counted = wanted.requests is None
-    planned = plan_for_show(RunFolder(open_storage(spec), spec.run_dir), spec)[1] if counted else {}
+    chosen = spec.chosen(name)
+    exact = wanted.requests is None
+    planned = plan_for_show(RunFolder(open_storage(spec), spec.run_dir), spec)[1] if exact else {}
     found = {}
-    for stage in spec.chosen(name):
+    for stage in chosen:
         made = planned.get(stage.name)
         if wanted.throttle is not None:  # The window for backend_limit depends on the throttle.
             settings = stage.executor.model_copy(update={"workers": wanted.throttle})
@@ -103,9 +104,7 @@ def plans_of_file(
         herd = wanted.over(start.herd(stage.tasks))
         cores = wanted.cores or start.cores
         with busy(f"{stage.name}: simulating the start"):
-            found[stage.name] = start_plan(
-                herd, stage.tasks, cores=cores, counted=counted, other=wanted.window, seed=seed
-            )
+            found[stage.name] = start_plan(herd, stage.tasks, cores=cores, exact=exact, other=wanted.window, seed=seed)
     return found
 
 
@@ -132,8 +131,8 @@ def show(found: dict[str, StartPlan]) -> None:
         if plan.steady_throttle is not None:
             say()
             say(
-                f"In steady state, the limit allows {plan.steady_throttle:,} jobs of {plan.herd.task_s:g} s at once"
-                " (0.8 * limit * seconds / requests)."
+                f"In steady state, the storage limit allows {counted(plan.steady_throttle, 'job')} of"
+                f" {plan.herd.task_s:g} s at once (0.8 * limit * seconds / requests)."
             )
         say()
         say(f"Recommended: {plan.reason}.")
@@ -142,9 +141,9 @@ def show(found: dict[str, StartPlan]) -> None:
 
 def heading(herd: Herd) -> str:
     """The simulated launch in one line: jobs, throttle, requests, limits."""
-    parts = [f"{herd.jobs:,} job{'s' if herd.jobs > 1 else ''} of {herd.task_s:g} s"]
+    parts = [f"{counted(herd.jobs, 'job')} of {herd.task_s:g} s"]
     parts += [f"at most {most:,} at once" for most in (herd.throttle, herd.slots) if most and most < herd.jobs]
-    parts += [f"{herd.requests:,} remote request{'s' if herd.requests != 1 else ''} per job at its start"]
+    parts += [f"{counted(herd.requests, 'remote request')} per job at its start"]
     if herd.limit:
         parts.append(f"storage limit {herd.limit:,g} requests/s")
     if herd.dispatch_rate:

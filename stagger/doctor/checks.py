@@ -13,6 +13,7 @@ from stagger.doctor.check import Check
 from stagger.doctor.node import node_checks
 from stagger.doctor.rules import END, as_launched, rules_checks
 from stagger.doctor.storage import storage_checks
+from stagger.errors import counted
 from stagger.slurm import cluster
 from stagger.spec.executors import SlurmSpec
 from stagger.storage.storage import Storage, absolute, is_local
@@ -43,7 +44,7 @@ def checks(run_dir: str | None, options: dict[str, dict[str, Any]], spec: SlurmS
         "slurm",
         "ok",
         f"Slurm {limits.version}: MaxArraySize {limits.max_array_size:,}, MaxJobCount {limits.max_job_count:,},"
-        f" {'no job limit for you' if most is None else f'at most {most:,} jobs for you'}",
+        f" {'no job limit' if most is None else 'at most ' + counted(most, 'job')} for you",
     )
     if cluster.accounting_answers():
         yield Check("accounting", "ok", "sacct answers")
@@ -72,5 +73,5 @@ def partition_checks(wanted: Any) -> Iterator[Check]:
     elif not up:
         yield Check("partition", "problem", "No partition is up; ask the cluster's administrators.")
     else:
-        texts = [f"{p.name} ({p.nodes} node{'s' if p.nodes > 1 else ''}, {p.time_limit})" for p in up]
+        texts = [f"{p.name} ({counted(p.nodes, 'node')}, {p.time_limit})" for p in up]
         yield Check("partition", "ok", ", ".join(texts))

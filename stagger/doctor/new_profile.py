@@ -11,7 +11,7 @@ import yaml
 from stagger.doctor.check import Check
 from stagger.doctor.node import NO_SUBMITTING
 from stagger.doctor.rules import ARRAY, as_launched
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 from stagger.slurm import sbatch
 from stagger.slurm.site import Site
 from stagger.spec.executors import SlurmSpec
@@ -69,10 +69,15 @@ def notes(site: Site, spec: SlurmSpec) -> list[str]:
         limit = f"time limit {one.max_time}" if one.max_time else "no time limit"
         default = f", {one.default_time} by default" if one.default_time else ""
         whole = ", given whole" if one.whole else ""
-        lines.append(f"partition {one.name}: {one.nodes} nodes of {one.cpus} processors{whole}; {limit}{default}")
+        lines.append(
+            f"partition {one.name}: {counted(one.nodes, 'node')} of {counted(one.cpus, 'processor')}{whole};"
+            f" {limit}{default}"
+        )
     chosen = site.partition(spec.partition)
     if chosen is not None and chosen.whole:
-        lines.append(f"Jobs get whole nodes of {chosen.cpus} processors: put many ranks into each (ranks_per_job).")
+        lines.append(
+            f"Jobs get whole nodes of {counted(chosen.cpus, 'processor')}: put many ranks into each (ranks_per_job)."
+        )
     return lines
 
 

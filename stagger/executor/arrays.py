@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 from stagger.executor.base import ArrayPlan
 from stagger.executor.job_script import WARNING_S
 from stagger.ranks import format_ranks
@@ -63,8 +63,8 @@ def throttles(workers: int | None, sizes: Sequence[int]) -> list[int | None]:
         return [None for _ in sizes]
     if workers < len(sizes):
         raise StaggerError(
-            f"executor.workers is {workers}, but the run needs {len(sizes)} arrays, and each runs at least one job;"
-            f" set workers to {len(sizes)} or more, or raise ranks_per_job."
+            f"executor.workers is {workers}, but the run needs {counted(len(sizes), 'array')}, and each runs at"
+            f" least one job; set workers to {len(sizes)} or more, or raise ranks_per_job."
         )
     share, rest = divmod(workers, len(sizes))
     return [min(share + (i < rest), size) for i, size in enumerate(sizes)]

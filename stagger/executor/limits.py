@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 from stagger.executor.arrays import throttles
 from stagger.slurm import cluster
 from stagger.slurm.answers import Limits
@@ -129,8 +129,8 @@ def refuse_impossible(demand: Demand, limit: SubmitLimit) -> None:
     factor = math.ceil(demand.jobs / max(1, limit.most - 2))
     fewer = "" if demand.later else ", or launch fewer ranks with --limit"
     raise StaggerError(
-        f"{demand.what} needs {demand.jobs:,} jobs at once, {end} included, but {limit.name} is {limit.most:,}:"
-        f" multiply executor.ranks_per_job by {factor:,}{fewer}."
+        f"{demand.what} needs {counted(demand.jobs, 'job')} at once, {end} included, but {limit.name} is"
+        f" {limit.most:,}: multiply executor.ranks_per_job by {factor:,}{fewer}."
     )
 
 
@@ -138,7 +138,7 @@ def refuse_for_now(demand: Demand, limit: SubmitLimit) -> None:
     """Raise NoRoom when a demand exceeds a limit together with the jobs that count against it now."""
     if not demand.later and demand.jobs + limit.used > limit.most:
         raise NoRoom(
-            f"{demand.what} needs {demand.jobs:,} jobs, end jobs included, but {limit.name} is {limit.most:,}, and"
-            f" {limit.used:,} jobs count against it now: wait until some have ended, or set a larger"
+            f"{demand.what} needs {counted(demand.jobs, 'job')}, end jobs included, but {limit.name} is {limit.most:,},"
+            f" and {counted(limit.used, 'job', 'counts')} against it now: wait until some have ended, or set a larger"
             " executor.ranks_per_job."
         )

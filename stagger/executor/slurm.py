@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import replace
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 from stagger.executor.arrays import array_record, block_scripts, split, throttles, unique_name
 from stagger.executor.base import ArrayPlan, StageLaunch, StageRunner
 from stagger.executor.end_job import end_key
@@ -117,10 +117,10 @@ class SlurmRunner(StageRunner):
             raise
         finally:
             write_launch(launch.stage.folder, record)
-        name, count = launch.stage.name, len(arrays)
+        name, ranks = launch.stage.name, counted(len(launch.ranks), "rank")
         logger.info(
-            f"{name}: submitted {len(launch.ranks)} ranks in {count} array{'s' if count > 1 else ''}"
-            f" (job {', '.join(after)})"
+            f"{name}: submitted {ranks} in {counted(len(arrays), 'array')}"
+            f" (job{'s' * (len(after) > 1)} {', '.join(after)})"
         )
         logger.info(f"{name}: {self.start_summary(len(launch.ranks))}")
         if not self.settings.nodes_submit and (left := left_to_commands(self.spec, self.stage)):

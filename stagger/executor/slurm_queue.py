@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 from stagger.executor.activity import Activity, EndJob, Waiting
 from stagger.executor.base import Jobs, NotCancelled
-from stagger.ranks import format_ranks, parse_ranks
+from stagger.ranks import format_ranks, named_ranks, parse_ranks
 from stagger.rundir import end_record
 from stagger.rundir.crew_notes import read_notes
 from stagger.rundir.launch_records import ArrayRecord, EndJobRecord, SlurmLaunch, write_launch
@@ -179,8 +179,8 @@ class SlurmJobs(Jobs[SlurmLaunch]):
                     states |= dict.fromkeys(wanted, state)
         if self._answered and (forgotten := len(ranks - states.keys())):
             self._note(
-                f"Neither Slurm's controller nor its accounting has a record any more of the jobs of {forgotten} ranks"
-                f" of launch {launch.launch}: how they ended is unknown."
+                f"Neither Slurm's controller nor its accounting has a record any more of the jobs of"
+                f" {counted(forgotten, 'rank')} of launch {launch.launch}: how they ended is unknown."
             )
         return states
 
@@ -244,9 +244,8 @@ class SlurmJobs(Jobs[SlurmLaunch]):
         stopped = {rank for job in found.values() for rank in job}
         cancelled = format_ranks([*parse_ranks(launch.cancelled_ranks), *stopped])
         scancel(stage, launch, replace(launch, cancelled_ranks=cancelled), list(found), where)
-        others = f"; ranks {format_ranks(stopped - ranks)} were in the same jobs" if stopped - ranks else ""
-        jobs = f"{len(found)} job{'s' if len(found) > 1 else ''}"
-        return [f"cancelled ranks {format_ranks(stopped & ranks)} ({jobs}){others}"]
+        others = f"; {named_ranks(stopped - ranks, 'was')} in the same jobs" if stopped - ranks else ""
+        return [f"cancelled {named_ranks(stopped & ranks)} ({counted(len(found), 'job')}){others}"]
 
 
 def scancel(stage: Stage, launch: SlurmLaunch, cancelled: SlurmLaunch, jobs: list[str], where: str) -> None:

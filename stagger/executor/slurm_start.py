@@ -6,7 +6,7 @@ import math
 import zlib
 from typing import TYPE_CHECKING
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, agreeing, counted
 from stagger.plan.requests import requests_per_start
 from stagger.rundir.run_folder import StageInput
 from stagger.slurm.answers import parse_time
@@ -69,7 +69,7 @@ class SlurmStart:
         window = math.ceil(min(window_for_limit(wave, self.requests(), self.limit), 1e12))
         if window > LONGEST_WINDOW_S:
             raise StaggerError(
-                f"backend_limit {self.limit:g} would spread {wave:,} starts of {self.stage.name} over"
+                f"backend_limit {self.limit:g} would spread {counted(wave, 'start')} of {self.stage.name} over"
                 f" {window:,} s, more than a day: set a smaller throttle (executor.workers), or a larger limit."
             )
         return window
@@ -148,8 +148,9 @@ class SlurmStart:
             if most * self.requests() > limit:
                 other = ": leave start_policy out" if self.stage.start_policy == "uniform" else ""
                 logger.warning(
-                    f"{self.stage.name}: up to {most} jobs start within a second and make {most * self.requests()}"
-                    f" requests; those beyond backend_limit are rejected and retried{other}"
+                    f"{self.stage.name}: up to {counted(most, 'job', 'starts')} within a second and"
+                    f" {agreeing(most, 'makes')} {counted(most * self.requests(), 'request')}; those beyond"
+                    f" backend_limit are rejected and retried{other}"
                 )
         if window < needed:
             logger.warning(

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from stagger.errors import counted
 from stagger.progress import busy
 from stagger.rundir.commit_claims import CommitClaim, claim_path, last_turns
 from stagger.rundir.stage_folder import Completion, StageFolder, attempt_name, encode
@@ -28,7 +29,7 @@ def undone(look: Look, ranks: set[int]) -> Look:
     if not ranks:
         return look
     folder, launch = look.stage.folder, len(look.launches) + 1
-    with busy(f"{look.stage.name}: making {len(ranks):,} ranks undone"):
+    with busy(f"{look.stage.name}: making {counted(len(ranks), 'rank')} undone"):
         records = folder.completions(ranks)
         turns = last_turns(folder, ranks)
         with ThreadPoolExecutor(THREADS) as threads:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from stagger.errors import StaggerError
 from stagger.launch.retry_policy import avoid, bad_nodes
-from stagger.ranks import format_ranks
+from stagger.ranks import named_ranks
 from stagger.rundir.launch_records import SlurmLaunch
 from stagger.slurm import cluster
 from stagger.spec.executors import SlurmSpec
@@ -71,8 +71,7 @@ def _has_untried(settings: SlurmSpec) -> bool:
 
 def _sentence(bad: Mapping[str, list[Failed]], still: Sequence[str]) -> str:
     parts = [
-        f"{node}, on which rank{'s' if len(ranks) > 1 else ''} {format_ranks(one.rank for one in ranks)} failed"
-        f" ({ranks[0].reason})"
+        f"{node}, on which {named_ranks(one.rank for one in ranks)} failed ({ranks[0].reason})"
         for node, ranks in sorted(bad.items())
     ]
     parts += [f"{', '.join(still)}, as in the launch before"] if still else []

@@ -7,12 +7,12 @@ import stat
 import time
 from typing import Any
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, agreeing
 from stagger.pipeline.chain import add_import_path
 from stagger.plan.stage_plan import StagePlan, output_folders, steps_of
 from stagger.plan.stage_steps import create_steps
 from stagger.progress import busy
-from stagger.ranks import format_ranks
+from stagger.ranks import named_ranks
 from stagger.rundir.output_names import OutputNames
 from stagger.rundir.plan_file import read_all
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
@@ -103,7 +103,8 @@ def warn_of_new_times(look: Look, before: RunRecord, plan: StagePlan) -> None:
         f" {'were' if count > 1 else 'was'} replaced or modified since: {first}{', ...' if count > 1 else ''}; ranks"
         f" that are not done read {'them as they are' if count > 1 else 'it as it is'} now"
         + (
-            f". Ranks {format_ranks(done)} are done and have read the earlier ones; to run them again, remove their"
+            f". {named_ranks(done, 'is').capitalize()} done and {agreeing(len(done), 'has')} read the earlier"
+            " ones; to run them again, remove their"
             f" records in {look.stage.folder.path}/completions and launch again."
             if done
             else ""

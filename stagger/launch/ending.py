@@ -19,7 +19,7 @@ from stagger.launch.hand_over import start
 from stagger.launch.leftovers import remove_leftovers
 from stagger.launch.retry_policy import Decision, decide
 from stagger.launch.stages import run_stages
-from stagger.ranks import format_ranks
+from stagger.ranks import format_ranks, named_ranks
 from stagger.rundir.end_record import EndRecord, read_end, write_end
 from stagger.rundir.launch_records import Group
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
@@ -106,10 +106,11 @@ def end_stage(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: s
         logger.info(f"{name}: {line}")
     if stats["missing_ranks"]:
         return _end_unfinished(look, stats["missing_ranks"], submits)
-    logger.success(f"{name}: all {stage.spec.tasks} ranks are done")
+    done = f"all {stage.spec.tasks:,} ranks are done" if stage.spec.tasks > 1 else "its rank is done"
+    logger.success(f"{name}: {done}")
     for line in stats["schema_differences"]:
         logger.error(f"{name}: output files have different columns: {line}")
-    ending = Ending([f"all {stage.spec.tasks} ranks are done"], failed=bool(stats["schema_differences"]))
+    ending = Ending([done], failed=bool(stats["schema_differences"]))
     if submits:
         ending.said += launch_dependents(run, record, looks, name)
     else:
@@ -120,15 +121,16 @@ def end_stage(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: s
 def _end_unfinished(look: Look, missing: str, submits: bool) -> Ending:
     """End a stage with ranks that are not done: retry those that `retries` allows."""
     name, retries = look.stage.name, look.stage.spec.retries
-    logger.warning(f"{name}: ranks {missing} are not done")
-    ending = Ending([f"ranks {missing} are not done"])
+    left = named_ranks(missing, "is") + " not done"
+    logger.warning(f"{name}: {left}")
+    ending = Ending([left])
     if retries is not None and not submits and not cluster.is_here():  # Nobody here knows which of them have failed.
-        ending.left = [f"retries of ranks {missing}"]
+        ending.left = [f"retries of {named_ranks(missing)}"]
         return ending
     decision = decide(retries, look.failed) if retries is not None else Decision()
     for reason, ranks in given_up(decision).items():
-        logger.warning(f"{name}: given up: ranks {format_ranks(ranks)}: {reason}")
-        ending.said.append(f"given up: ranks {format_ranks(ranks)}: {reason}")
+        logger.warning(f"{name}: given up: {named_ranks(ranks)}: {reason}")
+        ending.said.append(f"given up: {named_ranks(ranks)}: {reason}")
     again = [describe(group, retries) for group in decision.again] if retries is not None else []
     for line in again:
         logger.info(f"{name}: {line}")
@@ -139,7 +141,7 @@ def _end_unfinished(look: Look, missing: str, submits: bool) -> Ending:
         ending.left = again
     else:
         failed = format_ranks(one.rank for one in look.failed)
-        logger.error(f"{name}: ranks {missing} are not done ({failed} failed)")
+        logger.error(f"{name}: {left} ({failed} failed)")
         ending.failed = True
     return ending
 
@@ -155,8 +157,8 @@ def given_up(decision: Decision) -> dict[str, list[int]]:
 def describe(group: Group, retries: RetrySpec) -> str:
     """A retry in words."""
     return (
-        f"retry {group.tries} of {retries.max} for ranks {format_ranks(group.ranks)}, with {group.memory_scale:g} times"
-        f" the memory and {group.time_scale:g} times the time"
+        f"retry {group.tries} of {retries.max} for {named_ranks(group.ranks)}, with {group.memory_scale:g} x the memory"
+        f" and {group.time_scale:g} x the time"
     )
 
 

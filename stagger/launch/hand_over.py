@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from stagger.errors import agreeing, counted
 from stagger.executor.base import StageLaunch, StageRunner
 from stagger.executor.kinds import runner_of
 from stagger.launch.bad_nodes import nodes_to_avoid
@@ -11,7 +12,7 @@ from stagger.launch.check import check_variables
 from stagger.launch.leftovers import remove_leftovers
 from stagger.launch.retry_policy import decide
 from stagger.launch.stored_steps import stored_steps
-from stagger.ranks import format_ranks
+from stagger.ranks import named_ranks
 from stagger.rundir.launch_records import Group, LaunchRecord
 from stagger.rundir.run_folder import Stage
 from stagger.spec.executors import SlurmSpec
@@ -37,11 +38,14 @@ class Factors:
 def launch_stage(stage: Stage, look: Look, ranks: list[int], factors: Factors) -> Look:
     """Hand `ranks`, which are neither done nor active, to the stage's executor. Returns the look after the launch."""
     if look.done:
-        logger.info(f"{stage.name}: {len(look.done)} of {stage.spec.tasks} ranks are already done")
+        logger.info(
+            f"{stage.name}: {len(look.done):,} of {counted(stage.spec.tasks, 'rank')}"
+            f" {agreeing(len(look.done), 'is')} already done"
+        )
     if not ranks:
         if active := look.activity.ranks - look.done:
             holders = ", ".join(look.activity.holders)
-            logger.info(f"{stage.name}: ranks {format_ranks(active)} are queued, running or ending ({holders})")
+            logger.info(f"{stage.name}: {named_ranks(active, 'is')} queued, running or ending ({holders})")
         write_stats(look)
         return look
     if not look.activity.ranks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from stagger.errors import RunFailed
+from stagger.errors import RunFailed, counted
 from stagger.ranks import format_ranks
 from stagger.status.stage_status import StageStatus
 
@@ -45,7 +45,7 @@ class Launched:
             worst = max((stage.errors[0] for stage in self.stages if stage.errors), key=lambda group: group["count"])
             share = "" if worst["count"] == count else f", {worst['count']:,} of them"
             raise RunFailed(
-                f"{count} rank{'s' if count > 1 else ''} of {self.run_dir} failed{share}: {worst['error']}; see more"
+                f"{counted(count, 'rank')} of {self.run_dir} failed{share}: {worst['error']}; see more"
                 f" with: stagger logs {self.run_dir} --failed; rerun them with: stagger retry {self.run_dir}",
                 self.failed_ranks,
             )

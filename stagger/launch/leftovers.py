@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stagger.blocks.step import clear_registry
-from stagger.errors import StorageError
+from stagger.errors import StorageError, counted
 from stagger.rundir.run_folder import Stage
 from stagger.status.look import Look
 from stagger.storage.storage import join
@@ -18,7 +18,7 @@ def remove_leftovers(stage: Stage) -> None:
         for path in stage.record.outputs[stage.name]:
             folder.storage.remove_leftovers(path, folder.tag)
         if count := abort_left_uploads(folder):
-            logger.info(f"{stage.name}: aborted {count} unfinished uploads of tasks that were killed")
+            logger.info(f"{stage.name}: aborted {counted(count, 'unfinished upload')} of tasks that were killed")
         if stage.spec.blocks is not None:
             clear_registry(folder.storage, folder.path)
     except StorageError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, agreeing, counted
 from stagger.executor.kinds import runner_of
 from stagger.launch.again import undone
 from stagger.launch.cancel import check_ranks, stages_behind
@@ -15,7 +15,7 @@ from stagger.launch.hand_over import Factors
 from stagger.launch.launched import Launched
 from stagger.launch.leftovers import lost_outputs
 from stagger.launch.stages import lost_results, run_stages
-from stagger.ranks import format_ranks
+from stagger.ranks import format_ranks, named_ranks
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.spec.changes import changed_spec
 from stagger.spec.models import StageSpec
@@ -121,10 +121,10 @@ def warn_of_readers(looks: Mapping[str, Look], name: str) -> None:
     """Say which done ranks have read the earlier outputs of a stage, some of whose ranks run again."""
     look = looks[name]
     for other in stages_behind(look.stage.record.spec, look.stage.spec):
-        if looks[other].done:
+        if done := len(looks[other].done):
             logger.warning(
-                f"{other}: {len(looks[other].done)} ranks are done and have read the earlier outputs of {name}; run"
-                f" them again with: stagger retry {look.stage.run.path} --stage {other} --again"
+                f"{other}: {counted(done, 'rank', 'is')} done and {agreeing(done, 'has')} read the earlier outputs of"
+                f" {name}; to repeat this, type: stagger retry {look.stage.run.path} --stage {other} --again"
             )
 
 
@@ -137,13 +137,18 @@ def chosen_ranks(look: Look, ranks: set[int] | None, failed_only: bool, redo: se
     if ranks is not None:
         check_ranks(look.stage.spec, ranks)
         if done := (ranks & look.done) - redo:
-            raise StaggerError(f"Ranks {format_ranks(done)} of {name} are done; to run them again, add --again.")
+            raise StaggerError(f"{_of(done, name)} done; to repeat {'them' if len(done) > 1 else 'it'}, add --again.")
         if active := ranks & look.activity.ranks:
             raise StaggerError(
-                f"Ranks {format_ranks(active)} of {name} are queued or running; stop them first with: stagger"
-                f" cancel {look.stage.run.path} --rank {format_ranks(active)}"
+                f"{_of(active, name)} queued or running; first type: stagger cancel {look.stage.run.path} --rank"
+                f" {format_ranks(active)}"
             )
     if failed_only:
         failed = {one.rank for one in look.failed}
         return redo | (failed if ranks is None else ranks & failed)
     return ranks
+
+
+def _of(ranks: set[int], stage: str) -> str:
+    """The beginning of a sentence about ranks of a stage: `Rank 3 of clean is`."""
+    return f"{named_ranks(ranks).capitalize()} of {stage} {agreeing(len(ranks), 'is')}"

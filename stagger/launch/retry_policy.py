@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from stagger.errors import counted
 from stagger.rundir.launch_records import Group
 from stagger.spec.executors import RetrySpec
 from stagger.status.failed import Failed
@@ -38,7 +39,7 @@ def decide(retries: RetrySpec, failed: list[Failed]) -> Decision:
         if one.end not in retries.on:
             decision.given_up[one.rank] = f"{one.end} is not retried (retries.on)"
         elif one.tried.tries >= retries.max:
-            decision.given_up[one.rank] = f"{one.end} after {one.tried.tries} retries (retries.max)"
+            decision.given_up[one.rank] = f"{one.end} after {counted(one.tried.tries, 'retry')} (retries.max)"
         elif one.same_again:
             decision.given_up[one.rank] = f"the same error twice: {one.sentence}"
         else:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from stagger.errors import agreeing
 from stagger.executor.limits import check_limits
 from stagger.launch.check import save_plans
 from stagger.launch.hand_over import Factors, launch_stage
@@ -140,7 +141,8 @@ def run_stages(
         decision = next_start(name, standings, lost, wanted[name])
         if isinstance(decision, Waiting):
             how = "" if spec.executor.type == "slurm" else f"; then run on this machine: stagger retry {run.path}"
-            logger.info(f"{name}: starts when {', '.join(decision.stages)} is done{how}")
+            before = f"{', '.join(decision.stages)} {agreeing(len(decision.stages), 'is')}"
+            logger.info(f"{name}: starts when {before} done{how}")
         else:
             if name not in record.fingerprints:
                 made = Pipeline(record.spec, {name: steps_of(run.stage(record, name))}, record.outputs, record.names)

@@ -35,22 +35,39 @@ def resolve(use: str) -> Any:
     """
     module, colon, name = BUILTIN.get(use, use).partition(":")
     if not colon:
-        import difflib
-
-        close = difflib.get_close_matches(use, BUILTIN, n=1)
-        raise StaggerError(
-            f"There is no step {use!r}{f'; did you mean {close[0]!r}?' if close else '.'} The built-in steps are"
-            f" {', '.join(BUILTIN)}; write any other step as module:name."
-        )
+        raise _unknown(use)
     try:
         target: Any = importlib.import_module(module)
     except (Exception, SystemExit) as error:  # The module is the user's: its import can raise anything.
         raise StaggerError(f"The step {use!r} cannot be imported: {type(error).__name__}: {error}.") from error
     for part in name.split("."):
         if not hasattr(target, part):
-            raise StaggerError(f"The step {use!r} cannot be imported: {module} has no {part!r}.")
+            import difflib
+
+            close = difflib.get_close_matches(part, [one for one in vars(target) if not one.startswith("_")], n=1)
+            meant = f"; did you mean {close[0]!r}?" if close else "."
+            raise StaggerError(f"The step {use!r} cannot be imported: {module} has no {part!r}{meant}")
         target = getattr(target, part)
     return target
+
+
+def _unknown(use: str) -> StaggerError:
+    """The error for a name without a colon that no built-in step has."""
+    import difflib
+
+    known = {name.replace("_", ""): name for name in BUILTIN}
+    close = difflib.get_close_matches(use.lower().replace("_", ""), known, n=1)
+    module, dot, name = use.removesuffix(".py").rpartition(".")
+    if close:
+        meant = f"; did you mean {known[close[0]]!r}?"
+    elif dot and name.isidentifier():
+        meant = f"; did you mean '{module}:{name}', with a colon?"
+    else:
+        meant = "."
+    return StaggerError(
+        f"There is no step {use!r}{meant} The built-in steps are {', '.join(BUILTIN)}; write any other step as"
+        " module:name."
+    )
 
 
 def build(use: str, params: dict[str, Any]) -> Step:

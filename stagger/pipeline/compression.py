@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, Protocol, cast
 
-from stagger.errors import BadInput
+from stagger.errors import BadInput, counted
 
 #: Codecs for outputs, and for inputs.
 Codec = Literal["gzip", "zstd"]
@@ -88,7 +88,7 @@ class Content(io.RawIOBase):
         start, end = self._at, min(self._at + len(buffer), len(self._output))
         newline = self._output.find(b"\n", start, end)
         if self._given - self.line_start + (end if newline < 0 else newline + 1) - start > self.line_limit:
-            raise LongLine(f"a line is longer than {self.line_limit} bytes")
+            raise LongLine(f"a line is longer than {counted(self.line_limit, 'byte')}")
         buffer[: end - start] = memoryview(self._output)[start:end]
         if newline >= 0:
             newline = self._output.rfind(b"\n", start, end)

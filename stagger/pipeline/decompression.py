@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any, Protocol
 
-from stagger.errors import BadInput
+from stagger.errors import BadInput, counted
 from stagger.pipeline.compression import MAGIC, PIECE_BYTES, Content, ReadCodec
 
 #: Decompressed bytes per call of bz2 and xz, and approximately per call of zstd, where more would slow down.
@@ -27,7 +27,7 @@ HEADER_BYTES = 18
 #: Maximum decompressed bytes of a block.
 BLOCK_BYTES = 2**17
 
-TOO_LARGE_WINDOW = f"the zstd frame needs more than {MAX_MEMORY} bytes of memory; compress it with --long=31 or less"
+TOO_LARGE_WINDOW = f"the zstd frame needs more than {MAX_MEMORY:,} bytes of memory; compress it with --long=31 or less"
 
 #: Types of blocks (0 is a block that is not compressed).
 REPEATED_BYTE, COMPRESSED = 1, 2
@@ -94,7 +94,7 @@ class _Decompressed(Content):
             self._set(self._stream.decompress(data, OUTPUT_BYTES))
         except Exception as error:  # LZMAError, OSError, EOFError.
             if "Memory usage limit" in str(error):
-                raise BadInput(f"the {self._codec} stream needs more than {MAX_MEMORY} bytes of memory") from error
+                raise BadInput(f"the {self._codec} stream needs more than {MAX_MEMORY:,} bytes of memory") from error
             raise self.fault(self._codec, f"the {self._codec} stream is damaged: {error}") from error
         left = self._input[len(data) :]
         if self._stream.eof:
@@ -125,7 +125,9 @@ class _Decompressed(Content):
 
     def _check_padding(self) -> None:
         if self._padding % 4:
-            raise BadInput(f"the padding after an xz stream is {self._padding} bytes, not a multiple of four")
+            raise BadInput(
+                f"the padding after an xz stream is {counted(self._padding, 'byte')}, not a multiple of four"
+            )
         self._padding = 0
 
     def _check_end(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from stagger.errors import BadInput
+from stagger.errors import BadInput, counted
 
 #: The first bytes of a skippable frame with a dictionary, of a dictionary, and of one that is compressed.
 FRAME = b"\x5d\x2a\x4d\x18"
@@ -29,7 +29,7 @@ def dictionary_of(pieces: Iterator[bytes]) -> tuple[bytes, Any]:
         return start, None
     end = 8 + int.from_bytes(start[4:8], "little")
     if end > MAX_BYTES:
-        raise BadInput(f"its zstd dictionary has {end - 8} bytes; at most {MAX_BYTES} are supported")
+        raise BadInput(f"its zstd dictionary has {counted(end - 8, 'byte')}; at most {MAX_BYTES:,} are supported")
     start = _gathered(start, end, pieces)
     if len(start) < end:
         raise BadInput("the zstd dictionary in its first frame breaks off: the file is truncated")

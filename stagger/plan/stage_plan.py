@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, agreeing, counted
 from stagger.pipeline import Shard
 from stagger.plan.sharding import assign
 from stagger.plan.upstream import Upstream, recorded_only
@@ -107,8 +107,8 @@ def warn_of_idle_ranks(plan: StagePlan) -> None:
     if idle:
         tasks = plan.stage.tasks
         logger.warning(
-            f"{plan.stage.name}: {idle:,} of {tasks:,} ranks have no shard, and nothing to do: set tasks to"
-            f" {tasks - idle:,}"
+            f"{plan.stage.name}: {idle:,} of {counted(tasks, 'rank')} {agreeing(idle, 'has')} no shard, and"
+            f" nothing to do: set tasks to {tasks - idle:,}"
         )
 
 
@@ -138,8 +138,8 @@ def _find_shards(storage: Storage, stage: StageSpec, steps: Sequence[Any]) -> li
     empty = [shard.name for shard in found if not shard.size]
     if empty and not getattr(first, "allow_empty", True):
         logger.warning(
-            f"{stage.name}: {len(empty)} of {len(found)} shards are empty (the first is {empty[0]}), and their ranks"
-            " will fail: leave them out with glob, or remove them"
+            f"{stage.name}: {len(empty):,} of {counted(len(found), 'shard')} {agreeing(len(empty), 'is')} empty, such"
+            f" as {empty[0]}, and would fail a rank: leave out what is empty with glob, or remove it"
         )
     return found
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +28,7 @@ def create_steps(stage: StageSpec, objects: Sequence[Step] | None = None) -> lis
     Raises StaggerError when a step cannot be created or called, or when the first step needs input.
     """
     steps = list(objects) if objects else [_created(stage, index) for index in range(len(stage.pipeline))]
-    names = [f"Step {number} ({step.use})" for number, step in enumerate(stage.pipeline, 1)]
+    names = [step.named(number) for number, step in enumerate(stage.pipeline, 1)]
     for number, (name, step) in enumerate(zip(names, steps, strict=True)):
         _check_call(step, name)
         if number and hasattr(step, "find_shards"):
@@ -49,10 +51,16 @@ def _created(stage: StageSpec, index: int) -> Any:
     try:
         return build(step.use, step.params)
     except StaggerError as error:
-        raise StaggerError(f"Step {index + 1} ({step.use}): {error}") from error
+        raise StaggerError(f"{step.named(index + 1)}: {error}") from error
     except Exception as error:  # The constructor is the user's.
         reason = without_secrets(f"{type(error).__name__}: {error}")
-        raise StaggerError(f"Step {index + 1} ({step.use}) cannot be created: {reason}.") from error
+        raise StaggerError(f"{step.named(index + 1)} cannot be created: {reason}{_line_of(error)}.") from error
+
+
+def _line_of(error: Exception) -> str:
+    """Where the user's code raised an error, as ` (file.py:7)`; empty for a call that did not get there."""
+    frames = traceback.extract_tb(error.__traceback__)[2:]  # Without this module and chain.py.
+    return f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
 
 
 def _check_call(step: Any, name: str) -> None:

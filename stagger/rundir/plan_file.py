@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 import zstandard
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 from stagger.pipeline import Shard
 from stagger.storage.storage import Storage, is_local
 
@@ -98,7 +98,7 @@ def read_all(storage: Storage, path: str) -> list[RankPlan]:
     try:
         (count,) = struct.unpack_from("<Q", data, len(MAGIC))
         if TABLE + 8 * (count + 1) > len(data):
-            raise ValueError(f"it has no room for {count:,} ranks")
+            raise ValueError(f"it has no room for {counted(count, 'rank')}")
         offsets = struct.unpack_from(f"<{count + 1}Q", data, TABLE)
         return [_decode(data[start:end]) for start, end in itertools.pairwise(offsets)]
     except DAMAGE as error:

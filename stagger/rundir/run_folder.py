@@ -116,7 +116,9 @@ class RunFolder:
         if record is None and patient and is_local(path) and appears(join(path, "run.json")):
             record = folder.load()
         if record is None:
-            raise StaggerError(f"There is no run in {path}: it has no run.json. Give the run_dir of a pipeline file.")
+            from stagger.rundir.which_run import no_run
+
+            raise no_run(path)
         return cls(open_storage(record.spec, unreachable_s), path), record
 
     def stage(self, record: RunRecord, name: str) -> Stage:

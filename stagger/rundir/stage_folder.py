@@ -27,7 +27,7 @@ from typing import Any, TypedDict, cast
 
 import orjson
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 from stagger.ranks import pad
 from stagger.storage.storage import Storage, join
 
@@ -169,7 +169,8 @@ def check_progress(record: dict[str, Any], shards: int, steps: int, path: str) -
     if record["shards"] > shards or len(record["steps"]) != steps:
         raise damaged(
             path,
-            f"it has {record['shards']} shards and {len(record['steps'])} steps, the plan {shards} and {steps}",
+            f"it has {counted(record['shards'], 'shard')} and {counted(len(record['steps']), 'step')}, the plan"
+            f" {shards} and {steps}",
         )
 
 

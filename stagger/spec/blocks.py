@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from stagger.errors import StaggerError
-from stagger.spec.base import Amount, Model
+from stagger.errors import StaggerError, counted
+from stagger.spec.base import Amount, Model, Says
 from stagger.spec.block_settings import HEARTBEAT_S, LEASE_S, Rebalance
 from stagger.storage.storage import Storage, absolute, join
 
@@ -22,6 +22,8 @@ DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 class BlocksSpec(Model):
     """Servers that host a model's transformer blocks."""
 
+    example: ClassVar[dict[str, Any]] = {"model": "FOLDER", "servers": 8}
+
     total: PositiveInt | None = None
     """Number of blocks of the model; by default read from `model`."""
     model: str | None = None
@@ -30,7 +32,11 @@ class BlocksSpec(Model):
     """Number of servers. Each server is one rank, in its own job."""
     num_blocks: Literal["auto"] | PositiveInt = "auto"
     """Blocks per server; `auto`: as many as its host's `room` returns."""
-    host: Annotated[str, Field(pattern=r"^(simulated|[A-Za-z_][\w.]*:[\w.]+)$")] = "simulated"
+    host: Annotated[
+        str,
+        Field(pattern=r"^(simulated|[A-Za-z_][\w.]*:[\w.]+)$"),
+        Says("`simulated`, or your own class as module:Class", "my_host:Host"),
+    ] = "simulated"
     """The class that loads and serves blocks: `simulated`, or your own as `module:Class`."""
     host_options: dict[str, Any] = {}
     """Parameters of the host."""
@@ -60,7 +66,7 @@ class BlocksSpec(Model):
         if self.total is None and self.model is None:
             raise ValueError("the number of blocks is missing: set `total`, or `model` to read it from config.json")
         if self.total is not None and self.num_blocks != "auto" and self.num_blocks > self.total:
-            raise ValueError(f"num_blocks is {self.num_blocks}, but the model has {self.total} blocks")
+            raise ValueError(f"num_blocks is {self.num_blocks}, but the model has {counted(self.total, 'block')}")
         if self.lease <= 2 * self.heartbeat:
             raise ValueError(
                 f"lease is {self.lease:g} s, but it must be longer than two heartbeats ({self.heartbeat:g} s each):"
@@ -87,7 +93,9 @@ def with_total(blocks: BlocksSpec, storage: Storage) -> BlocksSpec:
     if total is None:
         raise StaggerError(f"{path} has none of {', '.join(DEPTH_KEYS)}; set `total` instead.")
     if blocks.total not in (None, total):
-        raise StaggerError(f"total is {blocks.total}, but the model in {path} has {total} blocks; leave `total` out.")
+        raise StaggerError(
+            f"total is {blocks.total}, but the model in {path} has {counted(total, 'block')}; leave `total` out."
+        )
     return BlocksSpec.model_validate({**blocks.model_dump(), "total": total, "model": model})
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from stagger.errors import StaggerError
-from stagger.spec.messages import Place, validated
+from stagger.spec.messages import validated
 from stagger.spec.models import RunSpec, StageSpec
+from stagger.spec.place import Place
 from stagger.spec.secret_check import check_forms
 from stagger.spec.yaml_file import Path, parse_value
 
@@ -62,9 +63,9 @@ def assign(raw: dict[str, Any], assignment: str) -> None:
             raise StaggerError(f"--set {target}: the file has no place for {part!r}; check the keys before it.")
     last = parts[-1]
     if isinstance(place, list) and last.isdigit() and int(last) < len(place):
-        place[int(last)] = parse_value(text)
+        place[int(last)] = parse_value(text, f"--set {target}")
     elif isinstance(place, dict):
-        place[last] = parse_value(text)
+        place[last] = parse_value(text, f"--set {target}")
     else:
         raise StaggerError(f"--set {target}: the file has no place for {last!r}; check the keys before it.")
 

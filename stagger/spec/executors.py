@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from stagger.spec.base import Amount, Model, survives_json
+from stagger.errors import counted
+from stagger.spec.base import Amount, Model, Says, survives_json
 from stagger.storage.storage import absolute
 
 #: Options of sbatch that stagger sets itself, and the key to set instead. They determine which ranks run, and where
@@ -97,8 +98,19 @@ def check_directive(line: str) -> None:
             raise ValueError(f"{line!r}: {option!r} is set by stagger itself{RESERVED_OPTIONS[option]}")
 
 
+#: Options of sbatch and their values.
+SbatchOptions = Annotated[
+    dict[str, Annotated[str | int | float | bool, Says("text, a number, true or false")]],
+    Says("a mapping of options of sbatch", {"constraint": "a100", "exclusive": True}),
+]
+
+Time = Annotated[str | None, Says("a time limit: minutes, H:MM:SS or D-HH:MM:SS", "12:00:00")]
+
+
 class LocalSpec(Model):
     """Run on this machine."""
+
+    example: ClassVar[dict[str, Any]] = {"type": "local", "workers": 4}
 
     type: Literal["local"] = "local"
     """The kind of executor."""
@@ -108,6 +120,8 @@ class LocalSpec(Model):
 
 class EnvSpec(Model):
     """The environment that a job sets up after its delay, before Python starts."""
+
+    example: ClassVar[dict[str, Any]] = {"modules": ["python"], "venv": "/shared/venv"}
 
     modules: tuple[str, ...] = ()
     """Environment modules to load."""
@@ -143,8 +157,8 @@ def slurm_time(value: Any) -> Any:
     """A time limit as text. Raises ValueError when Slurm would not understand it."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    if isinstance(value, str) and not SLURM_TIME.fullmatch(value):
-        raise ValueError("not a time that Slurm understands; write minutes, H:MM:SS or D-HH:MM:SS")
+    if isinstance(value, (float, bool)) or (isinstance(value, str) and not SLURM_TIME.fullmatch(value)):
+        raise ValueError(f"{str(value)!r} is not a time that Slurm understands; write minutes, H:MM:SS or D-HH:MM:SS")
     return value
 
 
@@ -167,13 +181,15 @@ def long_options(value: dict[str, Any]) -> dict[str, Any]:
 class EndSpec(Model):
     """The end job of a stage. It inherits from the stage where it runs; each key replaces what it would inherit."""
 
+    example: ClassVar[dict[str, Any]] = {"partition": "cpu", "time": "30"}
+
     partition: str | None = None
     """The partition; by default the stage's."""
     account: str | None = None
     """Account to charge; by default the stage's."""
     qos: str | None = None
     """Quality of service; by default the stage's."""
-    time: str | None = None
+    time: Time = None
     """Time limit; by default 30 minutes, or the stage's if that is shorter."""
     mem_gb: Amount | None = None
     """Memory, in GiB; by default 2, and 1 more for each 100,000 ranks of the stage."""
@@ -181,7 +197,7 @@ class EndSpec(Model):
     """Processors."""
     gpus: NonNegativeInt | None = None
     """GPUs; by default one if the stage uses GPUs and the end job runs in its partition, else none."""
-    sbatch: dict[str, str | int | float | bool] = {}
+    sbatch: SbatchOptions = {}
     """Any other options of sbatch, by their long names. `false` leaves out an option that the end job would have."""
 
     _time = field_validator("time", mode="before")(slurm_time)
@@ -198,11 +214,13 @@ class EndSpec(Model):
 class SlurmSpec(Model):
     """Run as Slurm job arrays."""
 
+    example: ClassVar[dict[str, Any]] = {"type": "slurm", "partition": "cpu"}
+
     type: Literal["slurm"]
     """The kind of executor."""
     partition: str | None = None
     """The partition; by default the cluster's default partition."""
-    time: str | None = None
+    time: Time = None
     """Time limit of a job: minutes, H:MM:SS or D-HH:MM:SS."""
     cpus_per_task: PositiveInt = 1
     """Processors of a rank. A job has them once, or `ranks_at_once` times on each node."""
@@ -231,7 +249,7 @@ class SlurmSpec(Model):
     """Account to charge."""
     env: EnvSpec = EnvSpec()
     """The environment that a job sets up before Python starts."""
-    sbatch: dict[str, str | int | float | bool] = {}
+    sbatch: SbatchOptions = {}
     """Any other options of sbatch, by their long names: `{constraint: a100, exclusive: true}`."""
     end: EndSpec = EndSpec()
     """The end job, which runs when the stage's arrays have ended."""
@@ -245,7 +263,11 @@ class SlurmSpec(Model):
     chdir: str = "/"
     """Folder in which Slurm starts a job, before its delay: a shared one is touched by all jobs at once. The ranks run
     in the folder that you launched from."""
-    name_prefix: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$", max_length=100)] = ""
+    name_prefix: Annotated[
+        str,
+        Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$", max_length=100),
+        Says("at most 100 letters, digits and _ . - that begin with a letter or a digit"),
+    ] = ""
     """What the names of all jobs begin with, where a site or a team has a rule for them."""
     directives: tuple[str, ...] = ()
     """Further lines of the job script after its options, as written: `#BB ...`, `#DW ...`, `#SBATCH --site-option`."""
@@ -282,8 +304,8 @@ class SlurmSpec(Model):
         least = (2 if self.ranks_at_once == "auto" else self.ranks_at_once) * self.nodes_per_job
         if self.ranks_per_job < least:
             raise ValueError(
-                f"ranks_per_job is {self.ranks_per_job}, but a job can run {least} ranks at once (ranks_at_once,"
-                f" nodes_per_job): set ranks_per_job to {least} or more"
+                f"ranks_per_job is {self.ranks_per_job}, but a job can run {counted(least, 'rank')} at once"
+                f" (ranks_at_once, nodes_per_job): set ranks_per_job to {least} or more"
             )
         return self
 
@@ -300,6 +322,8 @@ class SlurmSpec(Model):
 
 class RetrySpec(Model):
     """Automatic retries of failed ranks, launched by the end job. Ranks that ran out of memory or time get more."""
+
+    example: ClassVar[dict[str, Any]] = {"max": 2}
 
     max: PositiveInt = 2
     """Maximum number of retries per rank."""

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from stagger.errors import StaggerError
-from stagger.spec.messages import Place, validated
+from stagger.spec.expected import described
+from stagger.spec.messages import validated
 from stagger.spec.models import RunSpec, StageSpec, StorageSpec
 from stagger.spec.origins import origins_of
+from stagger.spec.place import Place
 from stagger.spec.profiles import Chosen, chosen
 from stagger.spec.secret_check import IN_JOB, IN_PYTHON, check_forms, check_secrets, check_storage_options
 from stagger.storage.storage import absolute, expand_variables
@@ -49,16 +51,16 @@ def from_objects(stages: Sequence[Given]) -> RunSpec:
     for given, name in zip(stages, names, strict=True):
         own = {**given.stage, "executor": dict(given.executor)}
         one = profile.below_stage(own)
-        place = Place(name, {}, profile.elsewhere({**whole, **own}))
+        place = Place(name, {}, profile.elsewhere({**whole, **own}), python=True)
         checked.append(validated(StageSpec, one, place, ()))
         prefix = f"stages.{given.stage['name']}." if len(stages) > 1 else ""
-        origins |= origins_of(one, Place(given.name, {}), place.elsewhere, profile.name, {}, prefix=prefix)
-    return _run(whole, checked, profile, origins, Place(names[-1], {}))
+        origins |= origins_of(one, Place(given.name, {}, python=True), place.elsewhere, profile.name, {}, prefix=prefix)
+    return _run(whole, checked, profile, origins, Place(names[-1], {}, python=True))
 
 
 def _check_secrets(given: Given) -> None:
     """Raise StaggerError when an argument holds a secret in clear text, or a variable that is not set."""
-    place = Place(given.name, {})
+    place = Place(given.name, {}, python=True)
     check_storage_options(given.whole.get("storage_options"), place)
     expand_variables(given.whole.get("storage_options"), ("storage_options",))
     for values in (given.whole, {"name": given.stage["name"]}, given.executor):
@@ -74,7 +76,7 @@ def _whole(stages: Sequence[Given], names: Sequence[str]) -> dict[str, Any]:
     for given, name in zip(stages, names, strict=True):
         run_dir = given.whole["run_dir"]
         if not isinstance(run_dir, (str, os.PathLike)):
-            raise StaggerError(f"{name}: run_dir must be a path, not {run_dir!r}.")
+            raise StaggerError(f"{name}: run_dir: expected a path, not {described(run_dir)}.")
         for key, value in {**given.whole, "run_dir": absolute(os.fspath(run_dir))}.items():
             if key in whole and whole[key] != value:
                 advice = "give them the same" if key == "run_dir" else "give it to one of them only, or the same to all"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path as FilePath
 from typing import Any, cast
 
@@ -15,13 +15,16 @@ from stagger.shipped import shipped
 from stagger.spec.blocks import HOST_STEP, BlocksSpec, with_total
 from stagger.spec.changes import Changes, assign
 from stagger.spec.executors import EXECUTORS
-from stagger.spec.messages import Place, validated
-from stagger.spec.models import RUN_KEYS, PipelineFile, RunSpec, StageSpec, StorageSpec
+from stagger.spec.expected import described, expected
+from stagger.spec.messages import validated
+from stagger.spec.models import RUN_KEYS, TAKEN, PipelineFile, RunSpec, StageSpec, StorageSpec
+from stagger.spec.nearest import close_to, nearest
 from stagger.spec.origins import origins_of
+from stagger.spec.place import Place
 from stagger.spec.profiles import chosen
 from stagger.spec.references import expanded, literal
 from stagger.spec.secret_check import check_storage_options
-from stagger.spec.step_checks import check_step, nearest
+from stagger.spec.step_checks import check_step
 from stagger.spec.yaml_file import Path, read_file
 from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, expand_variables
 
@@ -40,6 +43,10 @@ def load_file(
     """
     path = find_file(file)
     raw, lines = read_file(str(path))
+    if "fingerprints" in raw and "spec" in raw:
+        raise StaggerError(
+            f"{path} is the record of a run, not a pipeline file; continue the run with: stagger retry {path.parent}"
+        )
     for assignment in changes.assignments:
         assign(raw, assignment)
     for key, value in (("tasks", changes.tasks), ("run_dir", changes.run_dir), ("profile", changes.profile)):
@@ -50,7 +57,8 @@ def load_file(
         for stage in stages if isinstance(stages, list) else []:
             if isinstance(stage, dict):
                 stage.pop("tasks", None)
-    return resolve_run(raw, Place(str(path), lines), changes, str(path.resolve().parent), announce)
+    place = Place(str(path), lines, options=changes.given)
+    return resolve_run(raw, place, changes, str(path.resolve().parent), announce)
 
 
 def imported_modules(spec: RunSpec) -> list[str]:
@@ -71,9 +79,25 @@ def find_file(file: str) -> FilePath:
         return path
     if path.parent in (FilePath("."), FilePath("pipelines")) and ready.is_file():
         return ready
-    names = ", ".join(sorted(found.stem for found in shipped("pipelines").glob("*.yaml")))
-    raise StaggerError(
-        f"There is no file {file}; give the path of a pipeline file, or the name of a shipped one: {names}."
+    raise StaggerError(f"{file} is no pipeline file: {_why_none(path)}.") if path.is_dir() else _no_file(path)
+
+
+def _why_none(folder: FilePath) -> str:
+    """Why a folder is no pipeline file, and what to type instead."""
+    if (folder / "run.json").is_file():
+        return f"it is a run directory; continue its run with: stagger retry {folder}"
+    inside = sorted(str(found) for found in folder.glob("*.y*ml"))
+    return f"it is a folder; name a file{f', such as {inside[0]}' if inside else ''}"
+
+
+def _no_file(path: FilePath) -> StaggerError:
+    ready = sorted(found.stem for found in shipped("pipelines").glob("*.yaml"))
+    files = sorted(path.parent.glob("*")) if path.parent.is_dir() else []
+    beside = {found.stem: str(found) for found in files if found.suffix in (".yaml", ".yml", ".json")}
+    if (close := close_to(path.stem, [*beside, *ready])) is not None:
+        return StaggerError(f"There is no file {path}; did you mean {beside.get(close, close)!r}?")
+    return StaggerError(
+        f"There is no file {path}; give the path of a pipeline file, or the name of a shipped one: {', '.join(ready)}."
     )
 
 
@@ -85,22 +109,24 @@ def resolve_run(
     """
     check_storage_options(raw.get("storage_options"), place)
     raw = {key: expanded(value, (key,), place) for key, value in raw.items()}
+    unknown_or_wrong(PipelineFile, raw, place)
     if not {"pipeline", "stages", "blocks"} & raw.keys():
         raise StaggerError(f"{place.file}: there is no pipeline; list its steps under `pipeline:`.")
-    unknown_or_wrong(PipelineFile, raw, place)
     profile = chosen(raw.get("profile"), "--profile" if changes.profile else place.of(("profile",)))
     written = {key: value for key, value in raw.items() if key in RUN_KEYS and key not in ("stages", "profile")}
     whole = profile.below(written, StorageSpec.model_fields)
     origins = origins_of(whole, place, profile.elsewhere(written), profile.name, changes.given)
     stages = []
-    for index, (written, path) in enumerate(_stages(raw)):
+    places: dict[str, tuple[Place, Path]] = {}
+    for index, (written, path) in enumerate(_stages(raw, place)):
         stage = {**written, "executor": _executor(written.get("executor"), changes.executor, profile.kind)}
         elsewhere = profile.elsewhere(stage if changes.executor else written)
         stage = profile.below_stage(stage)
         merged = Place(
             place.file,
-            {**{("stages", index, *p): n for p, n in place.lines.items()}, **place.lines},
+            {**{("stages", index, *p): n for p, n in place.lines.items() if p[:1] != ("name",)}, **place.lines},
             {(*path, *p): line for p, line in elsewhere.items()},
+            options={**{(*path, *p): option for p, option in place.options.items()}, **place.options},
         )
         prefix = f"stages.{written.get('name')}." if path else ""
         origins |= origins_of(stage, merged, merged.elsewhere, profile.name, changes.given, path, prefix)
@@ -109,7 +135,10 @@ def resolve_run(
             own = raw["stages"][index] if "stages" in raw else raw
             options = whole.get("storage_options", {})
             stage = of_blocks(stage, own, Storage(options, unreachable_s=UNREACHABLE_S), merged, path)
-        stages.append(validated(StageSpec, stage, merged, path))
+        checked: StageSpec = validated(StageSpec, stage, merged, path)
+        check_name(checked.name, places, merged.of((*path, "name")), alone=not path)
+        places[checked.name] = (merged, path)
+        stages.append(checked)
     spec: RunSpec = validated(
         RunSpec,
         {
@@ -126,12 +155,26 @@ def resolve_run(
     )
     add_import_path(spec.import_path)
     if modules := imported_modules(spec):
-        announce(f"{place.file} names the modules {', '.join(modules)}: importing them runs their code here")
-    for checked in spec.stages:
-        for number, step in enumerate(checked.pipeline, 1):
-            where = f"{place.file}: step {number}" + (f" of stage {checked.name}" if "stages" in raw else "")
-            check_step(step.use, cast("dict[str, Any]", expand_variables(step.params, (step.use,))), where)
+        one = len(modules) == 1
+        named = f"{place.file} names the module{'' if one else 's'} {', '.join(modules)}"
+        announce(f"{named}: importing {'it runs its' if one else 'them runs their'} code here")
+    for stage_spec in spec.stages:
+        of_stage, path = places[stage_spec.name]
+        for index, step in enumerate(stage_spec.pipeline):
+            at = (*path, "pipeline", index)
+            check_step(step.use, cast("dict[str, Any]", expand_variables(step.params, (step.use,))), of_stage, at)
+            step.at(of_stage.of(at))
     return spec
+
+
+def check_name(name: str, others: Collection[str], where: str, alone: bool) -> None:
+    """Raise StaggerError when a stage cannot have this name, beside the `others`."""
+    if name in others:
+        raise StaggerError(f"{where}: two stages are called {name!r}; give each a name of its own.")
+    if not alone and (name in TAKEN or name.startswith(TAKEN[-1])):
+        raise StaggerError(
+            f"{where}: a stage cannot be called {name!r}, as the run directory has a file of this name; rename it."
+        )
 
 
 def of_blocks(
@@ -173,13 +216,12 @@ def unknown_or_wrong(model: type[BaseModel], raw: dict[str, Any], place: Place) 
     validated(model, without_stage_keys, place, ())
 
 
-def _stages(raw: dict[str, Any]) -> list[tuple[dict[str, Any], Path]]:
+def _stages(raw: dict[str, Any], place: Place) -> list[tuple[dict[str, Any], Path]]:
     """Each stage's keys, with the file's keys as defaults, and its path in the file."""
     defaults = {key: value for key, value in raw.items() if key not in RUN_KEYS}
     if "stages" not in raw:
         return [({"name": raw.get("name"), **defaults}, ())]
-    if not isinstance(raw["stages"], list) or not all(isinstance(stage, dict) for stage in raw["stages"]):
-        raise StaggerError("stages: must be a list of stages, each with its name and pipeline.")
+    check_stages(raw["stages"], place)
     stages: list[tuple[dict[str, Any], Path]] = []
     for index, own in enumerate(raw["stages"]):
         stage = {**defaults, **own}
@@ -192,6 +234,20 @@ def _stages(raw: dict[str, Any]) -> list[tuple[dict[str, Any], Path]]:
             stage["executor"] = {**above, **below}
         stages.append((stage, ("stages", index)))
     return stages
+
+
+def check_stages(stages: Any, place: Place) -> None:
+    """Raise StaggerError when `stages` is not a list of mappings."""
+    field = PipelineFile.model_fields["stages"]
+    if not isinstance(stages, list) or not stages:
+        end = expected(field.annotation, field.metadata).mistake("stages", stages or None)
+        raise StaggerError(f"{place.of(('stages',))}: {end}.")
+    for index, stage in enumerate(stages):
+        if not isinstance(stage, dict):
+            raise StaggerError(
+                f"{place.of(('stages', index))}: expected a mapping with the stage's name and pipeline, not"
+                f" {described(stage) if stage is not None else 'an empty item'}."
+            )
 
 
 def _executor(written: Any, wanted: str | None, default: str | None) -> Any:
@@ -216,8 +272,10 @@ def _ordered(stages: list[StageSpec], place: Place) -> list[StageSpec]:
     names = [stage.name for stage in stages]
     for index, stage in enumerate(stages):
         for name in stage.depends:
+            where = place.of(("stages", index, "depends"))
+            if name == stage.name:
+                raise StaggerError(f"{where}: the stage {name!r} waits for itself; name the stages before it.")
             if name not in names:
-                where = place.of(("stages", index, "depends"))
                 raise StaggerError(f"{where}: there is no stage {name!r}; {nearest(name, names)}")
     ordered: list[StageSpec] = []
     pending = list(stages)
@@ -225,7 +283,9 @@ def _ordered(stages: list[StageSpec], place: Place) -> list[StageSpec]:
         done = {stage.name for stage in ordered}
         ready = [stage for stage in pending if done.issuperset(stage.depends)]
         if not ready:
-            raise StaggerError(f"{place.file}: these stages wait for each other: {', '.join(s.name for s in pending)}.")
+            where = place.of(("stages", stages.index(pending[0]), "depends"))
+            waiting = ", ".join(stage.name for stage in pending)
+            raise StaggerError(f"{where}: these stages wait for each other: {waiting}; let one of them depend on none.")
         ordered.append(ready[0])
         pending.remove(ready[0])
     return ordered

@@ -2,101 +2,181 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from stagger.errors import StaggerError
-from stagger.spec.executors import EXECUTORS
-from stagger.spec.step_checks import nearest
+from stagger.spec.base import WrongKey
+from stagger.spec.executors import EXECUTORS, SBATCH_OPTIONS
+from stagger.spec.expected import assigned, described, expected
+from stagger.spec.models import PipelineFile, StageSpec
+from stagger.spec.nearest import nearest
+from stagger.spec.place import Place
 from stagger.spec.yaml_file import Path
 
-#: Characters of a value that a message shows.
-SHOWN = 200
+#: What people call keys of executors in other tools -> the key.
+OTHER_NAMES = {
+    "mem": "mem_per_cpu_gb",
+    "memory": "mem_per_cpu_gb",
+    "memory_gb": "mem_per_cpu_gb",
+    "mem_gb": "mem_per_cpu_gb",
+    "cpus": "cpus_per_task",
+    "cores": "cpus_per_task",
+    "gpus": "gpus_per_task",
+    "queue": "partition",
+    "walltime": "time",
+    "time_limit": "time",
+    "timeout": "time",
+    "throttle": "workers",
+    "max_jobs": "workers",
+    "processes": "workers",
+    "kind": "type",
+    "steps": "pipeline",
+    "needs": "depends",
+    "dependencies": "depends",
+    "depends_on": "depends",
+    "output_dir": "run_dir",
+    "logging_dir": "run_dir",
+    "ranks": "tasks",
+    "world_size": "tasks",
+}
 
-
-@dataclass(frozen=True)
-class Place:
-    """A file and the lines of its keys, for messages."""
-
-    file: str
-    lines: Mapping[Path, int]
-    elsewhere: Mapping[Path, str] = field(default_factory=dict)
-    """The places, as `file:line`, of keys whose values come from another file: a profile's."""
-
-    def of(self, path: Path) -> str:
-        """Format a place as `file:line: a.b.c`. A key that is not in the file gets the line of the key around it."""
-        name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-        return f"{self.line(path)}: {name}" if name else self.file
-
-    def line(self, path: Path) -> str:
-        """The place of a key as `file:line`, or the file alone when it has no key around `path`."""
-        known = path
-        while known and known not in self.lines and known not in self.elsewhere:
-            known = known[:-1]
-        if known in self.elsewhere:
-            return self.elsewhere[known]
-        return f"{self.file}:{self.lines[known]}" if known in self.lines and known else self.file
+#: A key that is missing -> how to write it.
+EXAMPLES: dict[str, Any] = {"name": "my_run", "run_dir": "runs/my_run", "servers": 8}
 
 
 def validated(model: type[Any], raw: dict[str, Any], place: Place, path: Path) -> Any:
     """Validate `raw`, found at `path`, as a `model`. Raises StaggerError with one sentence per mistake."""
+    if wrong := list(truths(Located((), model, model), raw)):
+        raise StaggerError(*(mistake(found, value, place, path) for found, value in wrong))
     try:
         return model.model_validate(raw)
     except ValidationError as error:
         errors = error.errors()
         # pydantic also reports the keys around a wrong key; keep only the innermost.
         inner = [e for e in errors if not any(o["loc"][: len(e["loc"])] == e["loc"] != o["loc"] for o in errors)]
-        sentences = {key_of(item["loc"]): sentence(model, item, place, path) for item in inner}
+        sentences = {located(model, item["loc"]).path: sentence(model, item, place, path) for item in inner}
         raise StaggerError(*sentences.values()) from None
 
 
-def key_of(location: tuple[str | int, ...]) -> Path:
-    """The key that an error is about. pydantic inserts the union member into its location: executor.slurm.partition."""
-    if location[:1] == ("executor",):
-        location = (location[0], *location[2:])
-    return tuple(part for part in location if not str(part).startswith(("literal[", "constrained-")))
+@dataclass(frozen=True)
+class Located:
+    """What pydantic's location of an error stands for: the path of the key, the model around it, and its type."""
+
+    path: Path
+    model: Any
+    hint: Any
+    metadata: Sequence[Any] = ()
+    is_key: bool = False
+
+
+def located(model: type[BaseModel], location: Sequence[str | int]) -> Located:
+    """The key that an error is about. pydantic notes members of unions in its location: executor.slurm.partition."""
+    found = Located((), model, model)
+    for part in location:
+        found = below(found, part) or found
+    return found
+
+
+def below(place: Located, part: str | int) -> Located | None:
+    """The key `part` below a place. The place itself, of the type `part`, if that is a type of executors; None if
+    `part` is no key, but another note of pydantic's.
+    """
+    hint = place.hint
+    if get_origin(hint) is Annotated:
+        return below(Located(place.path, place.model, hint.__origin__), part)
+    if get_origin(hint) in (Union, types.UnionType):
+        options = get_args(hint)
+        if EXECUTORS.get(str(part)) in options:
+            return Located(place.path, EXECUTORS[str(part)], EXECUTORS[str(part)])
+        tried = (below(Located(place.path, place.model, one), part) for one in options if one is not type(None))
+        return next((one for one in tried if one is not None), None)
+    path = (*place.path, part)
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        known = hint.model_fields.get(str(part))
+        return Located(path, hint, known.annotation, known.metadata) if known else Located(path, hint, None)
+    kind = get_origin(hint) or hint
+    if kind in (list, tuple) and isinstance(part, int):
+        return Located(path, None, (get_args(hint) or (Any,))[0])
+    if kind is dict:
+        key, value = get_args(hint) or (Any, Any)
+        return Located(place.path, None, key, is_key=True) if part == "[key]" else Located(path, None, value)
+    return None
 
 
 def sentence(model: type[BaseModel], error: Any, place: Place, path: Path) -> str:
     """Format one validation error as a sentence: the place, the mistake, and the remedy."""
-    location = key_of(error["loc"])
-    where = place.of((*path, *location))
+    found = located(model, error["loc"])
+    rule = error.get("ctx", {}).get("error")
+    if isinstance(rule, WrongKey):
+        return f"{place.of((*path, *found.path, *rule.key))}: {rule}."
+    where = place.of((*path, *found.path))
+    key = str(found.path[-1]) if found.path else ""
     if error["type"] == "extra_forbidden":
-        for kind, other in EXECUTORS.items():
-            if error["loc"][0] == "executor" and location[-1] in other.model_fields:
-                return f"{where}: this key is for `type: {kind}`; set the type, or leave the key out."
-            if len(error["loc"]) == 1 and location[-1] in other.model_fields:
-                return f"{where}: this key belongs below `executor:`; move it there."
-        return f"{where}: unknown key; {nearest(str(location[-1]), valid_keys(model, error['loc'][:-1]))}"
+        return f"{where}: {unknown(found, place.python)}"
     if error["type"] == "missing":
-        return f"{where}: this key is missing; give it a value."
+        example = assigned(key, EXAMPLES[key], place.python) if key in EXAMPLES else None
+        return f"{where}: this key is missing; {f'write for example {example}' if example else 'give it a value'}."
     if error["type"].startswith("union_tag"):
-        return f"{where}: type must be one of {', '.join(EXECUTORS)}."
-    message = error["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(error["input"], (dict, list)) else f", not {short(error['input'])}"
-    return f"{where}: {message[0].lower()}{message[1:]}{given}."
+        return f"{where}: {wrong_type(error['input'], place)}"
+    if rule is not None:
+        return f"{where}: {str(rule)[0].lower()}{str(rule)[1:]}{'' if str(rule).endswith('?') else '.'}"
+    return mistake(found, error["input"], place, path)
 
 
-def short(value: Any) -> str:
-    """A value for a message: its first SHOWN characters."""
-    try:
-        text = repr(value)
-    except ValueError:  # An integer of more digits than Python converts.
-        return "such a large number"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+def mistake(found: Located, value: Any, place: Place, path: Path) -> str:
+    """The message about a key whose value is of a wrong type, or beyond its limits."""
+    whole = (*path, *found.path)
+    key = whole[-1] if whole and isinstance(whole[-1], str) else ""
+    end = expected(found.hint, found.metadata).mistake(key, value, place.python)
+    where = f"{place.of(whole)}{' (the key)' if found.is_key else ''}"
+    return f"{where}: {end}{'' if end.endswith('?') else '.'}"
 
 
-def valid_keys(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
-    """The keys that a model allows at `location`."""
-    if location[:1] == ("executor",) and len(location) > 1:
-        model = EXECUTORS[str(location[1])]
-        location = location[2:]
-    for part in location:
-        field = model.model_fields.get(str(part))
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
-            break
-        model = field.annotation
-    return list(model.model_fields)
+def truths(place: Located, value: Any) -> Iterator[tuple[Located, Any]]:
+    """The keys of a number whose value is true or false, which Python counts as 1 and 0."""
+    if isinstance(value, bool) and expected(place.hint, place.metadata).kinds == {"number"}:
+        yield place, value
+    elif isinstance(value, Mapping):
+        around = below(place, value["type"]) if place.path[-1:] == ("executor",) and "type" in value else place
+        for key, item in value.items():
+            if around is not None and (inner := below(around, key)) is not None:
+                yield from truths(inner, item)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            if (inner := below(place, index)) is not None:
+                yield from truths(inner, item)
+
+
+def unknown(found: Located, python: bool) -> str:
+    """The end of a message about an unknown key."""
+    key = str(found.path[-1])
+    what = "unknown argument" if python else "unknown key"
+    for kind, other in EXECUTORS.items():
+        if found.model in EXECUTORS.values() and key in other.model_fields:
+            return f"this key is for `type: {kind}`; set the type, or leave the key out."
+        if found.model not in EXECUTORS.values() and len(found.path) == 1 and key in other.model_fields and not python:
+            return "this key belongs below `executor:`; move it there."
+    if found.model in EXECUTORS.values() and key in PipelineFile.model_fields:
+        return "this key belongs above `executor:`, not below it; move it there."
+    if found.model is StageSpec and key in PipelineFile.model_fields:
+        return "this key is for the whole run; move it to the top of the file."
+    keys = list(found.model.model_fields)
+    if (meant := OTHER_NAMES.get(key.lower())) in keys:
+        return f"{what}; did you mean {meant!r}?"
+    if "sbatch" in keys and key.replace("_", "-") in SBATCH_OPTIONS:
+        return f"{what}; it is an option of sbatch: write it below `sbatch:`, as {key.replace('_', '-')}."
+    return f"{what}; {nearest(key, keys)}"
+
+
+def wrong_type(executor: Any, place: Place) -> str:
+    """The end of a message about an executor of no known type."""
+    if not isinstance(executor, Mapping):
+        return f"expected a mapping of settings, not {described(executor)}."
+    kind = executor.get("type")
+    close = f"; {nearest(kind, list(EXECUTORS))}" if isinstance(kind, str) else "."
+    return f"type must be one of {', '.join(EXECUTORS)}, not {described(kind)}{close}"

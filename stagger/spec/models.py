@@ -8,14 +8,15 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     PositiveInt,
+    PrivateAttr,
     field_validator,
     model_validator,
 )
 from pydantic_core import CoreSchema
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 from stagger.pipeline import ShardBy
-from stagger.spec.base import Amount, Model, survives_json
+from stagger.spec.base import Amount, Model, Says, WrongKey, survives_json
 from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.spec.executors import Executor, LocalSpec, RetrySpec
 from stagger.start.delays import LONGEST_WINDOW_S, StartPolicy
@@ -24,7 +25,13 @@ from stagger.storage.storage import is_local
 #: Names become parts of file names and job names.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
-Name = Annotated[str, Field(pattern=NAME, max_length=100)]
+Name = Annotated[
+    str,
+    Field(pattern=NAME, max_length=100),
+    Says("a name of at most 100 letters, digits and _ . - that begins with a letter or a digit", "my_run"),
+]
+
+RunDir = Annotated[str, Field(min_length=1), Says("a path", "runs/my_run")]
 
 
 class StepSpec(Model):
@@ -34,18 +41,23 @@ class StepSpec(Model):
     """Name of a built-in step, or `module:callable`."""
     params: dict[str, Any] = {}
     """Parameters of the step."""
+    _place: str = PrivateAttr("")
+
+    def at(self, place: str) -> StepSpec:
+        """Note where the step is written, as `file:line: pipeline[0]`, for messages of this launch."""
+        self._place = place
+        return self
+
+    def named(self, number: int) -> str:
+        """The step in a message: where it is written, or else its number, and its name."""
+        return f"{self._place or f'Step {number}'} ({self.use})"
 
     @model_validator(mode="before")
     @classmethod
     def _from_file(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"use": value}
-        if isinstance(value, dict) and len(value) == 1 and "use" not in value:
-            ((use, params),) = value.items()
-            return {"use": use, "params": {} if params is None else params}
-        if isinstance(value, dict) and "use" in value:
-            return value
-        raise ValueError("write a step as `name` or `name: {parameters}`")
+        from stagger.spec.step_checks import step_of
+
+        return step_of(value)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -54,7 +66,9 @@ class StepSpec(Model):
         return step_schema()
 
 
-Pipeline = Annotated[tuple[StepSpec, ...], Field(min_length=1)]
+Pipeline = Annotated[
+    tuple[StepSpec, ...], Field(min_length=1), Says("a list of steps", [{"read_jsonl": {"path": "input"}}])
+]
 
 
 class SiteDefaults(Model):
@@ -70,7 +84,7 @@ class SiteDefaults(Model):
     """
     retries: RetrySpec | None = None
     """Automatic retries of failed ranks, on Slurm; by default none."""
-    executor: Executor = Field(default_factory=LocalSpec)
+    executor: Annotated[Executor, Says("a mapping of settings", {"type": "slurm"})] = Field(default_factory=LocalSpec)
     """Where the ranks run."""
 
 
@@ -99,7 +113,7 @@ class StageSpec(StageDefaults):
 
     name: Name
     """The stage's name."""
-    depends: tuple[str, ...] = ()
+    depends: Annotated[tuple[Annotated[str, Says("the name of a stage")], ...], Says("a list of stages")] = ()
     """Stages of which every rank must be done before this stage starts."""
     pipeline: Pipeline
     """The steps; the first reads, the last usually writes."""
@@ -122,11 +136,17 @@ class StageSpec(StageDefaults):
                 raise ValueError(f"each server is its own job, on one node: leave executor.{key} out")
         if self.executor.type == "local" and self.executor.workers < self.blocks.servers:
             raise ValueError(
-                f"executor.workers is {self.executor.workers}, but all {self.blocks.servers} servers must run at once:"
-                " leave it out"
+                f"executor.workers is {self.executor.workers}, but {counted(self.blocks.servers, 'server')} must run at"
+                " once: leave it out"
             )
         return self
 
+
+Stages = Annotated[
+    tuple[StageSpec, ...],
+    Field(min_length=1),
+    Says("a list of stages", [{"name": "clean", "pipeline": [{"read_jsonl": {"path": "input"}}]}]),
+]
 
 #: Files of the run directory: a stage's folder cannot have these names, nor begin with the last.
 TAKEN = ("run.json", "local.log", "lock", "lock.takeover")
@@ -135,13 +155,30 @@ TAKEN = ("run.json", "local.log", "lock", "lock.takeover")
 class StorageSpec(Model):
     """How all stages of a run access remote storage."""
 
-    storage_options: dict[str, dict[str, Any]] = {}
+    storage_options: Annotated[
+        dict[str, Annotated[dict[str, Any], Says("a mapping of options")]],
+        Says("a mapping of options for each protocol", {"s3": {"endpoint_url": "https://..."}}),
+    ] = {}
     """fsspec options per protocol: `{s3: {endpoint_url: ...}}`. Write secrets as ${NAME}. `engine` selects the S3
     client: s3fs or obstore."""
     retry_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 600.0
     """Seconds for which a request is retried that the storage throttled, rejected for the moment, or cut off."""
     read_ahead_mb: PositiveInt = 64
     """MB of remote input that a task fetches into memory ahead of its reader."""
+
+    @field_validator("storage_options", mode="before")
+    @classmethod
+    def _below_their_protocol(cls, value: Any) -> Any:
+        flat = (
+            [key for key, item in value.items() if isinstance(item, (str, int, float))]
+            if isinstance(value, dict)
+            else []
+        )
+        if flat:
+            raise ValueError(
+                f"the options belong below their protocol; write storage_options: {{s3: {{{flat[0]}: ...}}}}"
+            )
+        return value
 
     @field_validator("storage_options")
     @classmethod
@@ -166,7 +203,7 @@ class RunSpec(WholeRun):
 
     name: Name
     run_dir: str
-    stages: Annotated[tuple[StageSpec, ...], Field(min_length=1)]
+    stages: Stages
     cwd: str
     """The folder that the run was launched from; relative paths in steps are resolved there."""
     import_path: tuple[str, ...] = ()
@@ -188,7 +225,7 @@ class RunSpec(WholeRun):
 
     def chosen(self, name: str | None) -> list[StageSpec]:
         """All stages, or only the one of this name. Raises StaggerError when there is no such stage."""
-        from stagger.spec.step_checks import nearest
+        from stagger.spec.nearest import nearest
 
         names = [stage.name for stage in self.stages]
         if name is not None and name not in names:
@@ -210,8 +247,8 @@ class RunSpec(WholeRun):
     @model_validator(mode="after")
     def _shared_on_a_file_system(self) -> RunSpec:
         if self.shared and not is_local(self.run_dir):
-            raise ValueError(
-                "shared: a store has no groups; leave `shared` out, and give the team access to the bucket"
+            raise WrongKey(
+                ("shared",), "a store has no groups; leave this key out, and give the team access to the bucket"
             )
         return self
 
@@ -235,13 +272,13 @@ class PipelineFile(StageDefaults, WholeRun):
 
     name: Name
     """Name of the run, and of its stage if the file has no `stages`."""
-    run_dir: str
+    run_dir: RunDir
     """Where the run keeps its records: a local or shared folder, or s3://..."""
     pipeline: Pipeline | None = None
     """The steps; the first reads, the last usually writes."""
     blocks: BlocksSpec | None = None
     """Servers that host a model's transformer blocks, in place of a pipeline."""
-    stages: Annotated[tuple[StageSpec, ...], Field(min_length=1)] | None = None
+    stages: Stages | None = None
     """Several stages, each with a name, a pipeline, and the stages that it depends on."""
 
 

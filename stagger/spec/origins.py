@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stagger.spec.merging import leaves
-from stagger.spec.messages import Place
+from stagger.spec.place import Place
 from stagger.spec.yaml_file import Path
 
 #: Keys that are no settings: they say what a run does.

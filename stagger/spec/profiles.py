@@ -15,11 +15,12 @@ from stagger.errors import StaggerError
 from stagger.spec.alternatives import without_replaced, written_in_full
 from stagger.spec.base import Model
 from stagger.spec.merging import has, leaves, merged
-from stagger.spec.messages import Place, validated
+from stagger.spec.messages import validated
 from stagger.spec.models import Name, SiteDefaults, StorageSpec
+from stagger.spec.nearest import nearest
+from stagger.spec.place import Place
 from stagger.spec.references import expanded
 from stagger.spec.secret_check import check_storage_options
-from stagger.spec.step_checks import nearest
 from stagger.spec.yaml_file import Path, read_file
 from stagger.storage.ownership import exposed, foreign, open_to_others, user_name
 from stagger.storage.storage import is_local

@@ -6,13 +6,18 @@ each task replaces them from its own environment.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from stagger.errors import StaggerError
-from stagger.spec.messages import Place
+from stagger.spec.place import Place
 from stagger.spec.secret_check import BY_REFERENCE, check_forms, check_secrets
 from stagger.spec.yaml_file import Path
 from stagger.storage.storage import expand_variables, key_text
+
+#: Keys that hold a path, and a part of a path that a shell would replace.
+PATHS = ("run_dir", "path", "paths_file", "venv", "container", "log_dir", "template", "chdir", "model")
+SHELL_VARIABLE = re.compile(r"(?:^|/)\$([A-Za-z_]\w*)(?:/|$)")
 
 
 def expanded(value: Any, path: Path, place: Place) -> Any:
@@ -32,6 +37,13 @@ def expanded(value: Any, path: Path, place: Place) -> Any:
     text = _expanded(value, path, place)
     check_forms(text, place, path)
     return text
+
+
+def check_shell_variable(value: Any, path: Path, place: Place) -> None:
+    """Raise StaggerError for a path with `$NAME`, which only a shell would replace."""
+    if path[-1:] and path[-1] in PATHS and isinstance(value, str) and (found := SHELL_VARIABLE.search(value)):
+        name = found[1]
+        raise StaggerError(f"{place.of(path)}: ${name} is not replaced; write ${{{name}}}.")
 
 
 def keeps_references(path: Path) -> bool:
@@ -63,6 +75,7 @@ def _expanded(value: Any, path: Path, place: Place) -> Any:
         return {key: _expanded(item, (*path, str(key)), place) for key, item in value.items()}
     if isinstance(value, list):
         return [_expanded(item, (*path, index), place) for index, item in enumerate(value)]
+    check_shell_variable(value, path, place)
     try:
         return expand_variables(value, path)
     except StaggerError as error:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stagger.errors import StaggerError
-from stagger.spec.messages import Place
+from stagger.spec.place import Place
 from stagger.spec.yaml_file import Path
 from stagger.storage.secrecy import clear_secrets, secret_by_form
 

@@ -8,8 +8,9 @@ from typing import Any
 from stagger.errors import StaggerError
 from stagger.spec.changes import assign
 from stagger.spec.executors import SlurmSpec
-from stagger.spec.messages import Place, validated
+from stagger.spec.messages import validated
 from stagger.spec.models import StorageSpec
+from stagger.spec.place import Place
 from stagger.spec.profiles import Profile, chosen
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
+import os
+import sys
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
@@ -12,26 +14,87 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import BUILTIN, resolve
 from stagger.spec.base import survives_json
+from stagger.spec.expected import assigned, described, expected
+from stagger.spec.nearest import close_to, nearest
+from stagger.spec.place import Place
+from stagger.spec.yaml_file import Path
 
 #: Arguments of the step contract, which a function step takes before its own parameters.
 CONTRACT = ("data", "rank", "world_size")
 
 
-def check_step(use: str, params: dict[str, Any], where: str) -> None:
-    """Raise StaggerError when a step cannot be imported or does not accept its parameters. `where` names the step."""
+def step_of(written: Any) -> Any:
+    """A step of a pipeline file as the fields of a `StepSpec`. Raises ValueError when it has another form."""
+    if isinstance(written, str):
+        return {"use": written}
+    if isinstance(written, dict) and "use" in written:
+        return written
+    if not isinstance(written, dict) or not written:
+        raise ValueError(f"write a step as `name`, or as `name: {{parameters}}`, not as {described(written)}")
+    (use, params), *more = written.items()
+    if more:
+        raise ValueError(_several_keys(str(use), [str(key) for key, _ in more]))
+    if params is not None and not isinstance(params, dict):
+        raise ValueError(_no_parameters(str(use), params))
+    return {"use": use, "params": params or {}}
+
+
+def _several_keys(use: str, more: list[str]) -> str:
+    """Why a mapping of several keys is no step: its parameters are not indented, or its steps lack dashes."""
+    if any(key in BUILTIN or ":" in key for key in more):
+        return f"a step has one key, this one has {', '.join((use, *more))}: begin each step with a dash"
+    return (
+        f"a step has one key, this one has {', '.join((use, *more))}: indent the parameters of {use} further than its"
+        f" name, or write {use}: {{{more[0]}: ...}}"
+    )
+
+
+def _no_parameters(use: str, params: Any) -> str:
+    if isinstance(params, str) and use not in BUILTIN and ":" not in use:
+        return f"expected a mapping of parameters, not {described(params)}; did you mean {use}:{params}, without space?"
+    names = list(inspect.signature(resolve(use)).parameters) if use in BUILTIN else []
+    value = params if isinstance(params, str) else "..."
+    example = assigned(use, {names[0]: value}) if names else f"{use}: {{name: value}}"
+    return f"expected a mapping of parameters, not {described(params)}; write for example {example}"
+
+
+def check_step(use: str, params: dict[str, Any], place: Place, path: Path) -> None:
+    """Raise StaggerError when a step cannot be imported or does not accept its parameters. `path` is that of the step
+    in the file.
+    """
+    where = place.of((*path, use) if (*path, use) in place.lines else path)
     try:
         target = resolve(use)
     except StaggerError as error:
-        raise StaggerError(f"{where}: {error}") from error
+        raise StaggerError(f"{where}: {error}{_module_beside(error.__cause__, use)}") from error
     if not callable(target):
         raise StaggerError(f"{where}: {use!r} is not callable: its type is {type(target).__name__}.")
-    _check_names(target, params, f"{where} ({use})")
-    _check_json(params, f"{where} ({use})")
+
+    def of(name: str) -> str:
+        return place.of((*path, use, name))
+
+    _check_names(target, params, where, of)
+    for name, value in params.items():
+        if not survives_json(value):  # Tasks get the parameters as JSON.
+            raise StaggerError(f"{of(name)}: JSON cannot hold this value; use string keys and finite 64-bit numbers.")
     if use in BUILTIN:
-        _check_types(target, params, f"{where} ({use})")
+        _check_types(target, params, of)
 
 
-def _check_names(target: Any, params: dict[str, Any], where: str) -> None:
+def _module_beside(error: BaseException | None, use: str) -> str:
+    """A hint at the module of which a step's name has a typing error; empty when there is none."""
+    name = use.partition(":")[0]
+    if not isinstance(error, ModuleNotFoundError) or error.name not in (name, name.removesuffix(".py")):
+        return ""
+    folders = [folder for folder in sys.path if folder and os.path.isdir(folder) and "site-packages" not in folder]
+    beside = [
+        file[:-3] for folder in (*folders[:1], *folders[-3:]) for file in os.listdir(folder) if file.endswith(".py")
+    ]
+    close = close_to(name, sorted(set(beside)))
+    return f" Did you mean {close!r}?" if close else " Modules beside the pipeline file are found."
+
+
+def _check_names(target: Any, params: dict[str, Any], where: str, of: Callable[[str], str]) -> None:
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):  # Some classes written in C have no signature.
@@ -42,18 +105,10 @@ def _check_names(target: Any, params: dict[str, Any], where: str) -> None:
     names = [name for name in names if name not in contract]
     for name in params:
         if name not in names and not takes_any:
-            raise StaggerError(f"{where}: unknown parameter {name!r}; {nearest(name, names)}")
+            raise StaggerError(f"{of(str(name))}: unknown parameter; {nearest(str(name), names)}")
     for name in names:
         if name not in params and parameters[name].default is inspect.Parameter.empty:
             raise StaggerError(f"{where}: the parameter {name!r} is missing; give it a value.")
-
-
-def _check_json(params: dict[str, Any], where: str) -> None:
-    """Raise StaggerError for parameters that JSON cannot hold, or would change: tasks get them as JSON."""
-    if not survives_json(params):
-        raise StaggerError(
-            f"{where}: JSON cannot hold the parameters {params!r}; use string keys and finite 64-bit numbers."
-        )
 
 
 def check_built_in(step: Any, where: str) -> None:
@@ -61,21 +116,26 @@ def check_built_in(step: Any, where: str) -> None:
     kind = type(step)
     if f"{kind.__module__}:{kind.__qualname__}" in BUILTIN.values():
         params = {field.name: getattr(step, field.name) for field in fields(step) if field.init}
-        _check_types(kind, params, f"{where} ({kind.__name__})")
+        _check_types(kind, params, lambda name: f"{where} ({kind.__name__}): {name}", python=True)
 
 
-def _check_types(target: Any, params: dict[str, Any], where: str) -> None:
+def _check_types(target: Any, params: dict[str, Any], of: Callable[[str], str], python: bool = False) -> None:
     try:
         _model(target).validate_python(params, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"][:1])
-        raise StaggerError(f"{where}: {name}: {first['msg'].lower()}, not {first['input']!r}.") from error
+        name = str(error.errors()[0]["loc"][0])
+        end = expected(_hints(target)[name]).mistake(name, params[name], python)
+        raise StaggerError(f"{of(name)}: {end}{'' if end.endswith('?') else '.'}") from error
+
+
+def _hints(step: type) -> dict[str, Any]:
+    """Parameter of a built-in step -> its type."""
+    return get_type_hints(step if is_dataclass(step) else step.__init__)  # type: ignore[misc]
 
 
 def _model(step: type) -> TypeAdapter[Any]:
     """A pydantic model of a built-in step's parameters, made from its signature, their only definition."""
-    hints = get_type_hints(step if is_dataclass(step) else step.__init__)  # type: ignore[misc]
+    hints = _hints(step)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(step).parameters.items():
         fields[name] = (hints[name], ... if parameter.default is parameter.empty else parameter.default)
@@ -118,11 +178,3 @@ def argument_descriptions(cls: type) -> dict[str, str]:
         elif name:
             found[name] += f" {line.strip()}"
     return found
-
-
-def nearest(name: str, valid: list[str]) -> str:
-    """The end of a message about an unknown name: the nearest valid name, or all valid names."""
-    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"choose from {', '.join(valid)}." if valid else "there are no valid names."

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from stagger.errors import StaggerError
+from stagger.spec.yaml_mistakes import not_yaml, other_format
 
 #: The largest file and the deepest nesting that are read, and the most values, counting those that aliases stand for.
 MAX_CHARACTERS, MAX_DEPTH, MAX_VALUES = 2**20, 100, 100_000
@@ -59,6 +60,8 @@ def _text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
     text = str(loader.construct_scalar(node))
     if "\0" in text or (not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)):
         raise _wrong(node, f"{_short(text)} holds a NUL or half a character, which no path and no JSON can hold")
+    if node.style is None and text[:1] in CURLY and text:
+        raise _wrong(node, f"{_short(text)} begins with a typographic quote, which is part of the text; write ' or \"")
     return text
 
 
@@ -67,6 +70,16 @@ def _truth(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> bool:
     if text.lower() not in ("true", "false"):
         raise _wrong(node, f"{_short(text)} is neither true nor false")
     return text.lower() == "true"
+
+
+#: The tags of text, and of the key `<<`.
+_TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+
+#: Quotes that word processors make of plain ones.
+CURLY = "\u2018\u2019\u201c\u201d\u201e\u00ab\u00bb"
+
+#: How a file in UTF-16 begins.
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def _wrong(node: yaml.Node, problem: str) -> yaml.constructor.ConstructorError:
@@ -93,20 +106,61 @@ _Loader.yaml_constructors = {
 _Loader.yaml_constructors[None] = yaml.SafeLoader.construct_undefined
 
 
-def parse_value(text: str) -> Any:
-    """Parse `text` like a value in a YAML file. Raises StaggerError when it is not valid YAML."""
-    value, _ = _parsed(text, f"the value {_short(text)}")
+class _Dumper(yaml.SafeDumper):
+    """Quotes what the loader would not read as text."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def in_one_line(value: Any) -> str:
+    """A value as YAML in one line, for messages.
+
+    >>> in_one_line({"on": ["12:00:00", "12"], "path": "*.gz"})
+    "{on: [12:00:00, '12'], path: '*.gz'}"
+    """
+    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
+    return str(text).removesuffix("\n...\n").strip()
+
+
+def parse_value(text: str, where: str = "") -> Any:
+    """Parse `text` like a value in a YAML file. `where` names its place, in errors. Raises StaggerError when it is not
+    valid YAML.
+    """
+    try:
+        value, _ = _parsed(text, "")
+    except StaggerError as error:
+        words = str(error).rpartition(": not valid YAML: ")[2].lstrip(":0123456789 ")
+        raise StaggerError(f"{where or 'the value'} {_short(text)}: {words}") from None
     return value
 
 
 def read_file(path: str, kind: str = PIPELINE) -> tuple[dict[str, Any], dict[Path, int]]:
     """Read a file, and parse it as `parse_file` does. Raises StaggerError also when it cannot be read."""
     try:
-        with open(path, encoding="utf-8-sig") as opened:
-            text = opened.read(MAX_CHARACTERS + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        raise StaggerError(f"{path} cannot be read: {error}.") from error
-    return parse_file(text, path, kind)
+        with open(path, "rb") as opened:
+            data = opened.read(4 * MAX_CHARACTERS + 4)
+    except OSError as error:
+        raise StaggerError(f"{path} cannot be read: {error.strerror}.") from error
+    return parse_file(_decoded(data, path), path, kind)
+
+
+def _decoded(data: bytes, path: str) -> str:
+    """The text of a file. Raises StaggerError, with the line, when it is not UTF-8."""
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        if data.startswith(UTF_16):
+            raise StaggerError(f"{path} is UTF-16; save it as UTF-8.") from None
+        before = data[: error.start]
+        if b"\0" in data[:1024] or data.startswith(b"\x1f\x8b"):
+            raise StaggerError(f"{path} is no text file, but a binary one; give a file in YAML.") from None
+        if error.end == len(data) and error.reason == "unexpected end of data" and len(data) > MAX_CHARACTERS:
+            return before.decode("utf-8-sig")
+        place = f"{path}:{before.count(10) + 1}"
+        raise StaggerError(
+            f"{place}: the byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8."
+        ) from None
 
 
 def parse_file(text: str, file: str, kind: str = PIPELINE) -> tuple[dict[str, Any], dict[Path, int]]:
@@ -114,13 +168,16 @@ def parse_file(text: str, file: str, kind: str = PIPELINE) -> tuple[dict[str, An
 
     Raises StaggerError when it is not a YAML mapping.
     """
-    content, lines = _parsed(text, file)
+    content, lines = _parsed(text, file, file_kind=True)
     if not isinstance(content, dict):
-        raise StaggerError(f"{file} is not {kind}.")
+        if content is None:
+            raise StaggerError(f"{file} is empty, and so not {kind}.")
+        what = other_format(text) or f"it holds {'a list' if isinstance(content, list) else 'text'}"
+        raise StaggerError(f"{file} is not {kind}; {what}.")
     return content, lines
 
 
-def _parsed(text: str, file: str) -> tuple[Any, dict[Path, int]]:
+def _parsed(text: str, file: str, file_kind: bool = False) -> tuple[Any, dict[Path, int]]:
     """The content of `text`, and the line of every key. `file` names it in errors."""
     if len(text) > MAX_CHARACTERS:
         raise StaggerError(f"{file} has more than {MAX_CHARACTERS:,} characters; keep data in files of their own.")
@@ -136,10 +193,9 @@ def _parsed(text: str, file: str) -> tuple[Any, dict[Path, int]]:
     except RecursionError:
         raise _too_deep(file) from None
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{file}:{mark.line + 1}" if mark else file
-        words = getattr(error, "problem", None) or str(error).partition("\n")[0]
-        raise StaggerError(f"{place}: not valid YAML: {words}.") from error
+        line, words = not_yaml(error, text)
+        end = other_format(text) if file_kind else None
+        raise StaggerError(f"{file if line is None else f'{file}:{line}'}: not valid YAML: {end or words}.") from error
     finally:
         if loader is not None:
             loader.dispose()
@@ -158,10 +214,11 @@ def _note_lines(node: yaml.Node, path: Path, lines: dict[Path, int], file: str) 
     lines[path] = node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            name = _key(key)
+            name = _key(key, file)
             below = (*path, name)
             if below in lines:
-                raise StaggerError(f"{file}:{key.start_mark.line + 1}: the key {_short(name)} is given twice.")
+                place, first = f"{file}:{key.start_mark.line + 1}", lines[below]
+                raise StaggerError(f"{place}: the key {_short(name)} is given twice, first in line {first}; keep one.")
             _note_lines(value, below, lines, file)
             lines[below] = key.start_mark.line + 1
     elif isinstance(node, yaml.SequenceNode):
@@ -169,6 +226,11 @@ def _note_lines(node: yaml.Node, path: Path, lines: dict[Path, int], file: str) 
             _note_lines(item, (*path, index), lines, file)
 
 
-def _key(node: yaml.Node) -> str:
-    """A key, for the places in errors. Keys that are no scalars are refused later, as they cannot be hashed."""
-    return node.value if isinstance(node, yaml.ScalarNode) else "?"
+def _key(node: yaml.Node, file: str) -> str:
+    """A key. Raises StaggerError when it is no text: JSON has no other keys."""
+    place = f"{file}:{node.start_mark.line + 1}"
+    if not isinstance(node, yaml.ScalarNode):
+        raise StaggerError(f"{place}: a key must be text, not a list or a mapping.")
+    if node.tag not in (_TEXT, _MERGE):
+        raise StaggerError(f"{place}: a key must be text; put {node.value or 'the empty key'} in quotes.")
+    return str(node.value)

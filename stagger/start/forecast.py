@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
+from stagger.errors import agreeing, counted
 from stagger.start.account import most_within
 from stagger.start.delays import LOAD, LONG_WINDOW_S, auto_window, throttle_for_limit, window_for_limit
 from stagger.start.herd import Herd, simulate
@@ -130,11 +131,11 @@ def limit_window(herd: Herd) -> int:
 
 
 def start_plan(
-    herd: Herd, tasks: int, *, cores: float = 1.0, counted: bool = False, other: int | None = None, seed: int = 0
+    herd: Herd, tasks: int, *, cores: float = 1.0, exact: bool = False, other: int | None = None, seed: int = 0
 ) -> StartPlan:
     """Compare a start at once, both policies over the default window, the window for the limit, and the herd as it is.
 
-    `counted`: whether a launch counts the herd's requests itself, and so finds the same window for a backend_limit.
+    `exact`: whether a launch counts the herd's requests itself, and so finds the same window for a backend_limit.
     `other`: one more window to compare, in seconds.
     """
     window = auto_window(tasks)
@@ -152,7 +153,7 @@ def start_plan(
     now = next(name for name, each in herds.items() if each == herd)
     if other is not None and replace(herd, window_s=other) not in herds.values():
         herds["window"] = replace(herd, window_s=other)
-    recommended, reason = recommend(herd, counted)
+    recommended, reason = recommend(herd, exact)
     return StartPlan(
         herd,
         cores,
@@ -164,34 +165,35 @@ def start_plan(
     )
 
 
-def recommend(herd: Herd, counted: bool) -> tuple[dict[str, Any], str]:
+def recommend(herd: Herd, exact: bool) -> tuple[dict[str, Any], str]:
     """The recommended settings, as keys of a pipeline file, and the reason for them."""
     if herd.jobs == 1:
         return {"randomize_start_duration": 0}, "a single job does not compete with others"
     if not herd.limit or not herd.requests:
-        more = "no request goes to remote storage" if herd.limit else "--limit would determine the window"
+        more = "no request goes to remote storage" if herd.limit else "--backend-limit would determine the window"
         return {"start_policy": "spread"}, f"starts as even as a grid; {more}"
     if herd.dispatch_rate and herd.dispatch_rate * herd.requests <= LOAD * herd.limit:
         why = f"Slurm starts {herd.dispatch_rate:g} jobs per second, whose requests stay below {LOAD} of the limit"
         return {"randomize_start_duration": 0}, why
     window = limit_window(herd)
     chosen: dict[str, Any] = {"start_policy": "spread"}
-    chosen |= {"backend_limit": herd.limit} if counted else {"randomize_start_duration": window}
+    chosen |= {"backend_limit": herd.limit} if exact else {"randomize_start_duration": window}
     steady = throttle_for_limit(herd.task_s, herd.requests, herd.limit)
     # Jobs that take turns hold their slots only in a launch with a backend_limit; otherwise they must be few enough.
-    if window <= LONG_WINDOW_S and (counted or herd.wave == herd.jobs or herd.wave <= steady):
-        why = f"{herd.wave:,} jobs with {herd.requests} requests each, over {window} s, use {LOAD} of the limit"
+    if window <= LONG_WINDOW_S and (exact or herd.wave == herd.jobs or herd.wave <= steady):
+        why = f"{counted(herd.wave, 'job')} with {counted(herd.requests, 'request')} each, over {window} s,"
+        why += f" {agreeing(herd.wave, 'uses')} {LOAD} of the limit"
         if 2 * herd.requests > herd.limit:
             why += "; two jobs that start close together still exceed it, and retry"
         return chosen, why
     workers = max(1, min(math.floor(LONG_WINDOW_S * LOAD * herd.limit / herd.requests), steady))
     short = math.ceil(window_for_limit(workers, herd.requests, herd.limit))
-    if not counted:
+    if not exact:
         chosen["randomize_start_duration"] = short
     if window > LONG_WINDOW_S:
-        why = f"{herd.wave:,} jobs at once would have to sleep up to {window:,} s on their processors"
+        why = f"{counted(herd.wave, 'job')} at once would have to sleep up to {window:,} s on their processors"
     else:
-        why = f"{herd.wave:,} jobs of {herd.task_s:g} s that take turns would exceed the limit"
+        why = f"{counted(herd.wave, 'job')} of {herd.task_s:g} s that take turns would exceed the limit"
     why += f"; {workers:,} at once start within {short} s"
     return {**chosen, "executor": {"workers": workers}}, why
 
@@ -204,10 +206,12 @@ def first_wave(herd: Herd) -> list[float]:
 def summary(herd: Herd, cores: float) -> str:
     """Summarize the start of a launch in one line."""
     starts = first_wave(herd)
-    who = f"{herd.jobs:,} jobs" if herd.wave == herd.jobs else f"the first {herd.wave:,} of {herd.jobs:,} jobs"
+    jobs = counted(herd.jobs, "job")
+    who = jobs if herd.wave == herd.jobs else f"the first {herd.wave:,} of {jobs}"
+    starting = f"{who} {agreeing(herd.wave, 'starts')}"
     if not herd.window_s:
-        return f"{who} start at once"
+        return f"{starting} at once"
     peaks = f"peak {most_within(starts, 1.0):,} in 1 s, {most_within(starts, 0.1):,} in 100 ms"
     hours = f"{herd.asleep_s * cores / 3600:,.1f} core-hours asleep"
     kept = f"; each holds its slot for at least {herd.hold_s} s" if herd.hold_s else ""
-    return f"{who} start over {herd.window_s} s ({herd.policy}), {peaks}; {hours}{kept}"
+    return f"{starting} over {herd.window_s} s ({herd.policy}), {peaks}; {hours}{kept}"

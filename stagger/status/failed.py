@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from signal import Signals
 
-from stagger.errors import one_line
+from stagger.errors import counted, one_line
 from stagger.ranks import format_ranks
 from stagger.rundir.launch_records import Group
 from stagger.rundir.stage_folder import Failure
@@ -166,7 +166,7 @@ class FailureGroup:
 
     def __str__(self) -> str:
         ranks = self.ranks
-        return f"{len(ranks):,} rank{'s' if len(ranks) > 1 else ''} ({format_ranks(ranks)}): {self.error}"
+        return f"{counted(len(ranks), 'rank')} ({format_ranks(ranks)}): {self.error}"
 
 
 def grouped(failed: Sequence[Failed]) -> list[FailureGroup]:

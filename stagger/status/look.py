@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from stagger.errors import counted
 from stagger.executor.activity import Activity
 from stagger.executor.kinds import LaunchedJobs
 from stagger.progress import busy
@@ -58,7 +59,7 @@ class Look:
 
     @cached_property
     def completions(self) -> list[Completion]:
-        with busy(f"{self.stage.name}: reading {len(self.done)} completion records"):
+        with busy(f"{self.stage.name}: reading {counted(len(self.done), 'completion record')}"):
             return self.stage.folder.completions(self.done)
 
     def after(self, launch: LaunchRecord) -> Look:

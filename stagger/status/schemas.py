@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from stagger.errors import counted
 from stagger.ranks import format_ranks
 from stagger.rundir.stage_folder import Completion
 
@@ -55,7 +56,7 @@ def lines(folder: str, groups: list[Group]) -> list[str]:
         if len({WRITTEN.get(type_, type_) for type_ in ranks}) > 1:
             found.append(f"{folder}: {difference(name, ranks)}; set its type in columns, as {name}: {fitting(ranks)}")
     more = len(found) - SHOWN
-    return [*found[:SHOWN], *([f"{folder}: {more} more columns differ"] if more > 0 else [])]
+    return [*found[:SHOWN], *([f"{folder}: {counted(more, 'more column', 'differs')}"] if more > 0 else [])]
 
 
 def difference(name: str, ranks: dict[str, set[int]]) -> str:
@@ -71,8 +72,8 @@ def difference(name: str, ranks: dict[str, set[int]]) -> str:
 def named(ranks: set[int]) -> str:
     text = format_ranks(sorted(ranks))
     if len(text) > RANKS_WIDTH:
-        return f"{len(ranks)} ranks ({min(ranks)}, ...)"
-    return f"rank{'s' if len(ranks) > 1 else ''} {text}"
+        return f"{counted(len(ranks), 'rank')} ({min(ranks)}, ...)"
+    return f"rank{'s' * (len(ranks) > 1)} {text}"
 
 
 def fitting(types: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from stagger.errors import BadInput, StaggerError
+from stagger.errors import BadInput, StaggerError, counted
 from stagger.pipeline import Document
 from stagger.pipeline.compression import EXTENSIONS, LongLine
 from stagger.steps.reader import CR_ONLY, OpenShard, ShardReader, default_id
@@ -83,8 +83,10 @@ class ReadCsv(ShardReader):
             if wrong is None and len(row) != layout.width:
                 shard.byte = start
                 if len(row) < layout.width and lines.broken_off:
-                    raise BadInput(f"the last line breaks off after {len(row)} fields: the file is truncated")
-                wrong = ("columns", f"{len(row)} fields for {layout.width} columns")
+                    raise BadInput(
+                        f"the last line breaks off after {counted(len(row), 'field')}: the file is truncated"
+                    )
+                wrong = ("columns", f"{counted(len(row), 'field')} for {counted(layout.width, 'column')}")
             if wrong is not None:
                 shard.byte = start
                 self.bad(shard, *wrong)

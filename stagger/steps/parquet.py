@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from stagger.errors import BadInput, BadRecord, StaggerError, missing_extra
+from stagger.errors import BadInput, BadRecord, StaggerError, agreeing, counted, missing_extra
 from stagger.pipeline import Document
 from stagger.steps.arrow_types import decoded, has_nanoseconds, in_microseconds, is_json, is_plain, is_text, jsonable
 from stagger.steps.reader import OpenShard, ShardReader, default_id
@@ -96,7 +96,10 @@ class ReadParquet(ShardReader):
         finally:
             self._tell_left_out(shard, columns)
         if shard.record + 1 != source.metadata.num_rows:
-            raise BadInput(f"the file is damaged: only {shard.record + 1} of {source.metadata.num_rows} rows are there")
+            raise BadInput(
+                f"the file is damaged: only {shard.record + 1:,} of {counted(source.metadata.num_rows, 'row')}"
+                f" {agreeing(shard.record + 1, 'is')} there"
+            )
 
     def _columns(self, schema: Any) -> list[Column]:
         """The columns to read, the text's first. Raises BadInput for a missing column."""
@@ -127,8 +130,8 @@ class ReadParquet(ShardReader):
                 from stagger.terminal import logger  # Costs a task 1000 file-system calls.
 
                 logger.warning(
-                    f"{shard.path}: {count} values of the column {column.name!r} are binary and not UTF-8; they became"
-                    " null. Name the columns to read in metadata_keys."
+                    f"{shard.path}: {counted(count, 'value')} of the column {column.name!r} {agreeing(count, 'is')}"
+                    " binary and not UTF-8, and became null. Name the columns to read in metadata_keys."
                 )
                 noted = self._task.notes.setdefault("binary_values_left_out", {})
                 noted[column.name] = noted.get(column.name, 0) + count
@@ -170,7 +173,7 @@ class ReadParquet(ShardReader):
             return {}
         sizes = ((row, batch.slice(row, 1).nbytes) for row in range(batch.num_rows))
         return {
-            row: BadRecord("size", f"the row has {size} bytes, more than max_record_bytes ({limit})")
+            row: BadRecord("size", f"the row has {counted(size, 'byte')}, more than max_record_bytes ({limit})")
             for row, size in sizes
             if size > limit
         }

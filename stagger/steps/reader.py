@@ -13,7 +13,7 @@ from functools import partial
 from itertools import chain
 from typing import BinaryIO, Literal, cast
 
-from stagger.errors import BadInput, BadRecord, StaggerError
+from stagger.errors import BadInput, BadRecord, StaggerError, counted
 from stagger.pipeline import Document, Shard
 from stagger.pipeline.compression import PIECE_BYTES, Content, LongLine, ReadCodec, buffered, codec_of
 from stagger.pipeline.task_context import TaskContext
@@ -305,7 +305,9 @@ class ShardReader:
         except OSError as error:
             raise BadInput(f"{path}, {source.place()}: {type(error).__name__}: {error.strerror or error}") from error
         if source.taken != shard.size:
-            raise BadInput(f"{path} has changed: {source.taken} bytes now, {shard.size} when the plan was made")
+            raise BadInput(
+                f"{path} has changed: {counted(source.taken, 'byte')} now, {shard.size:,} when the plan was made"
+            )
 
     def bad(self, shard: OpenShard, kind: str, reason: str) -> None:
         """Handle the unreadable record at `shard.byte`: count it if bad records are skipped, else raise BadRecord.
@@ -319,7 +321,8 @@ class ShardReader:
         count = self._task.skipped(shard.path, shard.record + 1, shard.byte, kind, reason)
         if count > self.max_bad_records:
             raise BadInput(
-                f"{reason}; this rank now has {count} bad records, more than max_bad_records ({self.max_bad_records})"
+                f"{reason}; this rank now has {counted(count, 'bad record')}, more than max_bad_records"
+                f" ({self.max_bad_records:,})"
             )
         shard.byte = -1
 

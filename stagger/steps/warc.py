@@ -14,7 +14,7 @@ from io import BufferedReader
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
 
-from stagger.errors import BadInput, BadRecord, StaggerError
+from stagger.errors import BadInput, BadRecord, StaggerError, agreeing, counted
 from stagger.pipeline import Document
 from stagger.pipeline.compression import Content, buffered
 from stagger.steps.charset import text_of
@@ -197,7 +197,7 @@ class ReadWarc(ShardReader):
         if self.max_body_bytes is not None and length > self.max_body_bytes + HTTP_BYTES:
             return "max_body_bytes"
         if length > self.max_record_bytes:
-            return self._beyond_limit(f"the record has {length} bytes")
+            return self._beyond_limit(f"the record has {counted(length, 'byte')}")
         return None
 
     def _beyond_limit(self, what: str) -> BadRecord:
@@ -312,7 +312,9 @@ def no_record(line: bytes) -> BadInput:
 
 
 def lacks_content(found: int, length: int) -> BadInput:
-    return breaks_off(f"only {found} of the {length} bytes of the record's content are there")
+    return breaks_off(
+        f"only {found:,} of the {counted(length, 'byte')} of the record's content {agreeing(found, 'is')} there"
+    )
 
 
 def no_length(fields: dict[bytes, bytes]) -> BadInput:

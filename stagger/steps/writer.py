@@ -96,7 +96,7 @@ class ShardWriter:
         """Raise StaggerError at launch when several ranks would write the same file."""
         if tasks > 1 and not self.shard_by_shard and "{rank}" not in self.filename:
             raise StaggerError(
-                f"filename {self.filename!r} is the same for all {tasks} ranks, which would overwrite each other's"
+                f"filename {self.filename!r} is the same for all {tasks:,} ranks, which would overwrite each other's"
                 " output; put {rank} into it."
             )
 

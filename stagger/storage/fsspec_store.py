@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 import fsspec
 
-from stagger.errors import StaggerError, StorageError
+from stagger.errors import StaggerError, StorageError, counted
 from stagger.storage import ONE_PUT_BYTES, Entry
 from stagger.storage.faults import NotKept, WrongAnswer
 from stagger.storage.retry import Retry
@@ -55,7 +55,9 @@ class ObjectStore:
         def ask() -> bytes:
             data = cast("bytes", self._files.cat_file(path, start=start, end=end))
             if len(data) > end - start:
-                raise WrongAnswer(f"{end - start} bytes were requested, and the store answered with {len(data)}")
+                raise WrongAnswer(
+                    f"{counted(end - start, 'byte', 'was')} requested, and the store answered with {len(data)}"
+                )
             return data
 
         return self._ask(path, ask)
@@ -223,7 +225,7 @@ class ObjectOutput:
         except FileNotFoundError:
             raise NotKept("the store accepted the object, but does not have it") from None
         if size != self.size:
-            raise NotKept(f"the store holds {size} bytes of the {self.size} that were written")
+            raise NotKept(f"the store holds {counted(size, 'byte')} of the {self.size} that were written")
 
     def withdraw(self) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stagger.errors import BadInput, Interrupted, StaggerError
+from stagger.errors import BadInput, Interrupted, StaggerError, counted
 from stagger.pipeline import COUNTS
 from stagger.pipeline.chain import Step, StepCount, build, chain, own_seconds
 from stagger.pipeline.task_context import EXAMPLES, Circumstances, StopFlag, TaskContext
@@ -155,7 +155,7 @@ class Attempt:
                 log(f"{output['path']} is gone or changed; the rank starts over", "WARNING")
                 return {}
         if record:
-            log(f"resumes after {record['shards']} shards, committed by attempt {record['attempt']}")
+            log(f"resumes after {counted(record['shards'], 'shard')}, committed by attempt {record['attempt']}")
         return record
 
     def _record(self, path: str) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class Attempt:
         self.commit.publish(files, path, encode(record), keep)
         task.committed()
         if done:
-            log(f"done: {record['records_in']} records in, {record['records_out']} out", "SUCCESS")
+            log(f"done: {counted(record['records_in'], 'record')} in, {record['records_out']:,} out", "SUCCESS")
 
     def _check_latest(self) -> None:
         """Raise Superseded when a later attempt of the rank has started: every attempt has a log from its start."""

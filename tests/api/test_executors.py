@@ -126,14 +126,17 @@ TWICE = WriteJsonl("out")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"tasks": 0}, r"LocalExecutor: tasks: .*greater than or equal to 1"),
-        ({"workers": 0}, r"LocalExecutor: executor\.workers: .*greater than 0"),
-        ({"name": "a b"}, "LocalExecutor: name: .*pattern"),
+        ({"tasks": 0}, r"LocalExecutor: tasks: expected a whole number from 1 to"),
+        ({"workers": 0}, r"LocalExecutor: workers: expected a whole number of at least 1, not the number 0"),
+        ({"name": "a b"}, "LocalExecutor: name: expected a name of .*, not 'a b'"),
         ({"storage_options": {"s3": {"secret": "x"}}}, "a secret in clear"),
         ({"storage_options": {"s3": {"endpoint_url": "http://me:pass@host"}}}, "a secret in clear"),
-        ({"pipeline": [ReadJsonl("in", on_bad_record="raise")]}, r"Step 1 \(ReadJsonl\): on_bad_record: .*'skip'"),  # type: ignore[arg-type]
-        ({"backend_limit": float("inf")}, "backend_limit: input should be a finite number, not inf"),
-        ({"retry_seconds": float("nan")}, "retry_seconds: .*, not nan"),
+        (
+            {"pipeline": [ReadJsonl("in", on_bad_record="raise")]},  # type: ignore[arg-type]
+            r"Step 1 \(ReadJsonl\): on_bad_record: expected fail or skip",
+        ),
+        ({"backend_limit": float("inf")}, "backend_limit: expected a number greater than 0, not the number inf"),
+        ({"retry_seconds": float("nan")}, "retry_seconds: .*, not the number nan"),
         ({"pipeline": [ReadJsonl("in"), TWICE, TWICE]}, "Step 3 is the same object as an earlier step"),
     ],
 )

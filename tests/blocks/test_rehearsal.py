@@ -136,7 +136,7 @@ def test_a_models_config_says_how_many_blocks_it_has(cli: Cli, swarm: Callable[.
     ("wrong", "message"),
     [
         (["blocks.total=null"], "blocks: the number of blocks is missing: set `total`, or `model`"),
-        (["blocks.servers=0"], "blocks.servers: input should be greater than 0"),
+        (["blocks.servers=0"], "--set blocks.servers: expected a whole number of at least 1, not the number 0"),
         (["blocks.num_blocks=25"], "num_blocks is 25, but the model has 24 blocks"),
         (["blocks.lease=1"], "it must be longer than two heartbeats"),
         (["blocks.hots=simulated"], "blocks.hots: unknown key; did you mean 'host'?"),
@@ -150,8 +150,8 @@ def test_a_models_config_says_how_many_blocks_it_has(cli: Cli, swarm: Callable[.
         (["executor={type: slurm, ranks_per_job: 2}"], "each server is its own job, on one node"),
         (["executor={type: slurm, ranks_per_job: 2, ranks_at_once: auto}"], "each server is its own job, on one node"),
         (["blocks.model=nowhere"], "nowhere/config.json cannot be read"),
-        (["blocks.rebalance=petals"], "blocks.rebalance: input should be 'planner', 'own_gain', 'full' or 'none'"),
-        (["blocks.balance_quality=0"], "blocks.balance_quality: input should be greater than 0"),
+        (["blocks.rebalance=petals"], "blocks.rebalance: expected planner, own_gain, full or none, not 'petals'"),
+        (["blocks.balance_quality=0"], "blocks.balance_quality: expected a number greater than 0"),
     ],
 )
 def test_each_mistake_is_one_sentence(cli: Cli, swarm: Callable[..., Path], wrong: list[str], message: str) -> None:

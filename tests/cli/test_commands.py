@@ -21,14 +21,14 @@ def test_json_is_alone_on_standard_output(cli: Cli, pipeline_file: PipelineFiles
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["launch"], "Missing argument 'FILE'"),
-        (["launch", "nothing.yaml"], "There is no file nothing.yaml.*shipped one: quickstart"),
-        (["launch", "run.yaml", "--nonsense"], "No such option"),
-        (["launch", "run.yaml", "--limit", "0"], "--limit.*greater than or equal to 1"),
+        (["launch"], "launch needs a pipeline file; write for example: stagger launch pipeline.yaml"),
+        (["launch", "nothing.yaml"], "There is no file nothing.yaml; give the path .*shipped one: quickstart"),
+        (["launch", "run.yaml", "--nonsense"], "launch has no option --nonsense; see stagger launch --help"),
+        (["launch", "run.yaml", "--limit", "0"], "--limit: expected a whole number of at least 1, not '0'"),
         (["launch", "run.yaml", "--executor", "slrum"], "no executor 'slrum'; did you mean 'slurm'"),
         (["launch", "run.yaml", "--set", "taks=3"], "taks: unknown key; did you mean 'tasks'"),
         (["status", "nothing"], "There is no run in .*nothing"),
-        (["nonsense"], "No such command 'nonsense'"),
+        (["nonsense"], "There is no command 'nonsense'; choose from launch"),
         (["status", "run", "--storage-options", "7"], "--storage-options must be a mapping"),
     ],
 )

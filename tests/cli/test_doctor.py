@@ -122,7 +122,7 @@ def test_without_slurm_no_profile_can_be_made(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--time", "soon"), "stagger doctor: executor.time: not a time that Slurm understands"),
+        (("--time", "soon"), "stagger doctor: executor.time: 'soon' is not a time that Slurm understands"),
         (("--set", "executor.sbatch.array=3"), "stagger doctor: executor.sbatch: 'array' is set by stagger itself"),
         (("--sbatch", "--array=3"), "stagger doctor: executor.sbatch: 'array' is set by stagger itself"),
         (("--sbatch", "hold"), "--set executor.sbatch.hold: write it as key=value"),

@@ -35,7 +35,7 @@ def test_the_default_for_8000_tasks(cli: Cli) -> None:
 
 
 def test_the_window_for_a_limit_is_found_and_recommended(cli: Cli) -> None:
-    found = plan(cli, "--tasks", 8000, "--limit", 3500, "--requests", 4)
+    found = plan(cli, "--tasks", 8000, "--backend-limit", 3500, "--requests", 4)
     row = rows(found)["limit"]
     assert (row["policy"], row["window_s"], row["refused"]) == ("spread", 12, 0)
     assert row["idle_core_h"] == pytest.approx(13.3, abs=0.1)
@@ -46,7 +46,7 @@ def test_the_window_for_a_limit_is_found_and_recommended(cli: Cli) -> None:
 
 def test_what_is_recommended_can_be_pasted(cli: Cli, pipeline_file: PipelineFiles) -> None:
     """For a limit that needs a window of 800 s, a throttle is recommended instead, as keys of a pipeline file."""
-    shown = cli("plan", "--tasks", 8000, "--limit", 50, check=0).out
+    shown = cli("plan", "--tasks", 8000, "--backend-limit", 50, check=0).out
     pasted = yaml.safe_load(shown.partition("Recommended: ")[2].partition("\n")[2])
     assert pasted == {"start_policy": "spread", "randomize_start_duration": 300, "executor": {"workers": 3000}}
     pasted["executor"]["type"] = "slurm"
@@ -123,7 +123,7 @@ def test_the_row_of_the_launch_is_marked_and_only_that(cli: Cli) -> None:
 
 def test_places_that_are_kept_are_idle(cli: Cli) -> None:
     """1000 jobs of 5 s: each holds its slot for the window, or the throttle is as small as the limit requires."""
-    options = ("--tasks", 1000, "--throttle", 500, "--limit", 50, "--task-time", 5)
+    options = ("--tasks", 1000, "--throttle", 500, "--backend-limit", 50, "--task-time", 5)
     found = plan(cli, *options)
     row = rows(found)["limit"]
     assert (row["window_s"], row["refused"]) == (50, 0)
@@ -135,7 +135,9 @@ def test_places_that_are_kept_are_idle(cli: Cli) -> None:
     assert simulate(Herd(**{**vars(herd), "window_s": 50, "throttle": 500})).refused > 1000
 
 
-@pytest.mark.parametrize("options", [("--task-time", 0), ("--limit", 1e9), ("--requests", 0, "--limit", 5)])
+@pytest.mark.parametrize(
+    "options", [("--task-time", 0), ("--backend-limit", 1e9), ("--requests", 0, "--backend-limit", 5)]
+)
 def test_the_ends_of_the_scales_have_plans_too(cli: Cli, options: tuple[str | float, ...]) -> None:
     for tasks in (1, 2, 50):
         assert "nan" not in cli("plan", "--tasks", tasks, *map(str, options), check=0).out
@@ -145,11 +147,11 @@ def test_the_ends_of_the_scales_have_plans_too(cli: Cli, options: tuple[str | fl
     ("arguments", "said"),
     [
         ((), "Give a pipeline file, or a number of tasks: stagger plan --tasks 8000"),
-        (("--tasks", "0"), "'--tasks'"),
-        (("--tasks", "8", "--limit", "-1"), "'--limit'"),
-        (("--tasks", "8", "--limit", "inf"), "'--limit'"),
-        (("--tasks", "8", "--limit", "nan"), "'--limit'"),
-        (("--tasks", "8", "--task-time", "inf"), "'--task-time'"),
+        (("--tasks", "0"), "--tasks: expected a whole number"),
+        (("--tasks", "8", "--backend-limit", "-1"), "--backend-limit: expected a number from 0.1"),
+        (("--tasks", "8", "--backend-limit", "inf"), "--backend-limit: expected a number from 0.1"),
+        (("--tasks", "8", "--backend-limit", "nan"), "--backend-limit: expected a number from 0.1"),
+        (("--tasks", "8", "--task-time", "inf"), "--task-time: expected a number from 0"),
         (("--tasks", "8", "--stage", "one"), "--stage needs a pipeline file; give one."),
         (("--tasks", "8", "--set", "tasks=9"), "--set needs a pipeline file; give one."),
         (("--tasks", "8", "--plot", "plot.gif"), "a plot is a .png or .svg file"),
@@ -165,7 +167,7 @@ def test_mistakes_are_one_sentence(cli: Cli, arguments: tuple[str, ...], said: s
 
 @pytest.mark.parametrize(("name", "magic"), [("plot.png", b"\x89PNG"), ("plot.svg", b"<?xml")])
 def test_a_plot_is_drawn(cli: Cli, tmp_path: Path, name: str, magic: bytes) -> None:
-    cli("plan", "--tasks", 100, "--limit", 20, "--plot", name, check=0)
+    cli("plan", "--tasks", 100, "--backend-limit", 20, "--plot", name, check=0)
     assert (tmp_path / name).read_bytes().startswith(magic)
 
 
@@ -176,7 +178,7 @@ def test_a_plot_without_matplotlib_says_what_to_install(monkeypatch: pytest.Monk
 
 
 def test_the_document_holds_the_arrivals(cli: Cli) -> None:
-    row = rows(plan(cli, "--tasks", 100, "--limit", 20))["spread"]
+    row = rows(plan(cli, "--tasks", 100, "--backend-limit", 20))["spread"]
     assert sum(row["starts_per_second"]) == 100
     assert sum(row["requests_per_second"]) == 400 + row["refused"]
     json.dumps(row)

@@ -65,7 +65,7 @@ def test_a_dry_run_and_a_plan_say_which_modules_they_import(
     executor = {"type": "slurm", "partition": "cpu", "template": str(template)}
     file = pipeline_file(steps=("my_steps:swallow",), executor=executor)
     ran = cli("launch", file, "--dry-run", check=2)
-    said = f"{file} names the modules my_steps: importing them runs their code here"
+    said = f"{file} names the module my_steps: importing it runs its code here"
     assert said in ran.err
     assert "is unsafe" in ran.err
     assert not (tmp_path / "RAN").exists()

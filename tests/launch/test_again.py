@@ -59,7 +59,7 @@ def test_done_ranks_run_again_and_replace_what_they_wrote(
     step = {"team_steps:fewer": {"flag": str(flag)}}
     cli("launch", pipeline_file(steps=(step,), compression=None, writer={"max_bytes": 4000}), check=0)
     before = set(outputs(tmp_path))
-    assert "Ranks 2 of run are done; to run them again, add --again." in cli("retry", run, "--rank", 2, check=2).err
+    assert "Rank 2 of run is done; to repeat it, add --again." in cli("retry", run, "--rank", 2, check=2).err
     flag.touch()
     cli("retry", run, "--rank", 2, "--again", check=0)
     after = set(outputs(tmp_path))
@@ -108,7 +108,7 @@ def test_stages_that_have_read_earlier_outputs_are_named(
     cli("retry", run, "--lost", check=0)
     assert not (tmp_path / "middle" / "00001.jsonl.zst").exists()
     said = cli("retry", run, "--stage", "first", "--lost", check=0).err
-    assert "second: 1 ranks are done and have read the earlier outputs of first" in said
+    assert "second: 1 rank is done and has read the earlier outputs of first" in said
     assert f"stagger retry {run} --stage second --again" in said
     assert (tmp_path / "middle" / "00001.jsonl.zst").exists()
     cli("retry", run, "--stage", "second", "--again", check=0)

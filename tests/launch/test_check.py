@@ -19,9 +19,9 @@ from tests.conftest import Cli, PipelineFiles
     [
         (({"write_jsonl": {"path": "x", "filename": "all.jsonl"}},), 4, "is the same for all 4 ranks"),
         (({"write_jsonl": {"path": "x", "filename": "../{rank}"}},), 1, "contains a '/'; set the folder in `path`"),
-        (({"read_jsonl": {"path": "input"}},), 1, "Step 2 (read_jsonl) is a reader"),
-        (({"my_steps:Upper": {"suffix": {1: 2}}},), 1, "JSON cannot hold the parameters"),
-        (({"my_steps:Upper": {"suffix": float("inf")}},), 1, "JSON cannot hold the parameters"),
+        (({"read_jsonl": {"path": "input"}},), 1, "pipeline[1] (read_jsonl) is a reader"),
+        (({"my_steps:Upper": {"suffix": {1: 2}}},), 1, "a key must be text; put 1 in quotes"),
+        (({"my_steps:Upper": {"suffix": float("inf")}},), 1, "JSON cannot hold this value"),
         (("quits:step",), 1, "'quits:step' cannot be imported: SystemExit"),
     ],
 )
@@ -47,7 +47,7 @@ def tree(folder: Path) -> dict[str, float]:
         ({"run_dir": "/proc/nothing/run"}, "/proc/nothing/run cannot be"),
         ({"output": "/proc/nothing/out"}, "/proc/nothing/out cannot be"),
         ({"run_dir": "nonesuch://x"}, "Cannot open nonesuch:// paths"),
-        ({"steps": ("no_such_module:step",)}, "step 2: The step 'no_such_module:step' cannot be imported"),
+        ({"steps": ("no_such_module:step",)}, "pipeline[1]: The step 'no_such_module:step' cannot be imported"),
     ],
 )
 def test_a_launch_that_cannot_work_launches_nothing(

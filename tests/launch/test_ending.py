@@ -191,7 +191,7 @@ def test_a_waiting_command_retries_as_the_end_job_would(
     slurm_cli("launch", file, "--wait", check=1)
     tried = [launch["arrays"][0]["tries"] for launch in launches(tmp_path / "run") if not launch.get("refused")]
     assert tried == [0, 1]
-    assert "given up: ranks 1: the same error twice" in status(slurm_cli, tmp_path / "run")["end"]["message"]
+    assert "given up: rank 1: the same error twice" in status(slurm_cli, tmp_path / "run")["end"]["message"]
 
 
 def test_a_waiting_command_does_not_act_for_an_end_job_that_somebody_cancelled(

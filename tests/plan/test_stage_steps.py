@@ -73,7 +73,7 @@ def test_a_step_that_no_task_could_call_is_refused(
     cli: Cli, files: PipelineFiles, tmp_path: Path, step: str, said: str, options: tuple[str, ...]
 ) -> None:
     ran = cli("launch", files(steps=(f"team_steps:{step}",)), *options, check=2)
-    assert f"Step 2 (team_steps:{step})" in ran.err
+    assert f"run.yaml:1: pipeline[1] (team_steps:{step})" in ran.err
     assert said in ran.err
     assert not (tmp_path / "run").exists()
 
@@ -84,7 +84,10 @@ def test_the_first_step_brings_input_or_needs_none(cli: Cli, files: PipelineFile
     path = tmp_path / "run.yaml"
     path.write_text(text.replace(reader, '"team_steps:same", '))
     ran = cli("launch", path, check=2)
-    assert "Step 1 (team_steps:same) is the first step, and the first step gets no data: begin with a reader" in ran.err
+    assert (
+        "pipeline[0] (team_steps:same) is the first step, and the first step gets no data: begin with a reader"
+        in ran.err
+    )
     path.write_text(text.replace(reader, '"team_steps:numbers", '))
     cli("launch", path, "--tasks", 1, check=0)
 

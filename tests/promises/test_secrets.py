@@ -205,7 +205,7 @@ def test_an_error_at_launch_holds_no_secret(
     file.write_text(json.dumps(content))
     cli.env |= planted.env
     said = planted.assert_not_said(cli("launch", file, check=2)).err
-    assert "Step 1 (readers:Read) cannot be created: ValueError: no such key: [secret]." in said
+    assert "pipeline[0] (readers:Read) cannot be created: ValueError: no such key: [secret] (readers.py:" in said
 
 
 def test_a_variable_that_is_gone_stops_a_retry(

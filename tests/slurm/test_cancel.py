@@ -46,9 +46,9 @@ def test_ranks_in_the_job_of_a_cancelled_one_are_named(
     slurm_cli("launch", pipeline_file(steps=steps, executor=executor, randomize_start_duration=0), check=0)
     until((tmp_path / "flag-2").exists, "rank 2 to run")
     said = slurm_cli("cancel", run, "--rank", "3", check=0).out
-    assert said == "cancelled ranks 3 (1 job); ranks 2 were in the same jobs\n"
+    assert said == "cancelled rank 3 (1 job); rank 2 was in the same jobs\n"
     until(lambda: status(slurm_cli, run)["cancelled"] == 2, "both to be cancelled")
-    assert "Ranks 0 of run are queued or running" in slurm_cli("retry", run, "--rank", "0", check=2).err
+    assert "Rank 0 of run is queued or running" in slurm_cli("retry", run, "--rank", "0", check=2).err
 
 
 def test_a_cancelled_stage_leaves_nothing_queued_and_says_what_will_not_begin(
@@ -142,7 +142,7 @@ def test_single_ranks_are_cancelled_and_tried_again_with_other_settings(life: Li
     until(lambda: counts(status(life.cli, life.run)) == (2, 0, 0, 2), "the two to end")
     assert "a retry cannot change tasks" in life.cli("retry", life.run, "--set", "tasks=9", check=2).err
     assert "There is no rank 4" in life.cli("retry", life.run, "--rank", "4", check=2).err
-    assert "Ranks 0 of run are done" in life.cli("retry", life.run, "--rank", "0,1", check=2).err
+    assert "Rank 0 of run is done" in life.cli("retry", life.run, "--rank", "0,1", check=2).err
     life.cli("retry", life.run, "--failed-only", check=0)
     assert len(launches(life.run)) == 1  # Cancelled ranks are not failed.
     life.cli("retry", life.run, "--rank", "1", "--set", "executor.mem_per_cpu_gb=0.3", "--wait", check=0)

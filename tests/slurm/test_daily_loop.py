@@ -74,9 +74,11 @@ class Model:
         yield from data
 """
 
-MENDED = STEPS.replace('metadata["language"]', 'metadata.get("language")').replace(
-    'int(document.metadata["grade"])', 'str(document.metadata["grade"])'
-).replace("os.kill(os.getpid(), signal.SIGKILL)", "pass")
+MENDED = (
+    STEPS.replace('metadata["language"]', 'metadata.get("language")')
+    .replace('int(document.metadata["grade"])', 'str(document.metadata["grade"])')
+    .replace("os.kill(os.getpid(), signal.SIGKILL)", "pass")
+)
 
 #: The shards in which something is wrong. The plan deals shards to ranks in turn, so they are the ranks as well.
 NO_LANGUAGE, BAD_GRADE, BOMB = (7, 70), 31, 55
@@ -117,8 +119,11 @@ CLEAN_STEP = "team_steps:keep: {language: en}"
 
 MISTAKES = {
     "a misspelled key": Mistake("    tasks: 100", "    taks: 100", ("pipeline.yaml:6", "taks", "tasks")),
-    "a misspelled list": Mistake("    pipeline:\n      - read_jsonl: {path: input, glob: \"*.j", "    pipline:\n"
-                                 "      - read_jsonl: {path: input, glob: \"*.j", ("pipeline.yaml:7", "pipline", "pipeline")),
+    "a misspelled list": Mistake(
+        '    pipeline:\n      - read_jsonl: {path: input, glob: "*.j',
+        '    pipline:\n      - read_jsonl: {path: input, glob: "*.j',
+        ("pipeline.yaml:7", "pipline", "pipeline"),
+    ),
     "a misspelled step": Mistake("read_jsonl: {path: input, glob: \"*0", "read_jsnl: {path: input, glob: \"*0",
                                  ("pipeline.yaml:15", "read_jsnl", "read_jsonl")),
     "a misspelled parameter": Mistake("{path: clean}", "{pth: clean}", ("pipeline.yaml:10", "pth", "path")),

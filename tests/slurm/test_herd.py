@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 
 
 def test_a_herd_at_once_is_refused_and_one_with_a_limit_never(slurm_conf: str, tmp_path: Path) -> None:
-    options = ["--tasks=16", "--limit=12", "--calibrate=10", "--policies=none,limit", f"--folder={tmp_path}"]
+    options = ["--tasks=16", "--backend-limit=12", "--calibrate=10", "--policies=none,limit", f"--folder={tmp_path}"]
     command = [sys.executable, "-m", "benchmarks.herd.run", *options, f"--plot={tmp_path}/herd.png"]
     env = {**os.environ, "SLURM_CONF": slurm_conf}
     ran = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=280)

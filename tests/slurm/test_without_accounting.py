@@ -16,7 +16,7 @@ def test_a_cluster_without_accounting_is_enough(life: Life, tmp_path: Path) -> N
     (fake / "sacct").chmod(0o755)
     life.cli.env["PATH"] = f"{fake}:{life.cli.env['PATH']}"
     life.launch({"my_steps:kill_on": {"ranks": [2]}}, retries={"max": 1})
-    until(lambda: "given up: ranks 2: FAILED after 1 retries" in finalize_log(life), "the stage to end")
+    until(lambda: "given up: rank 2: FAILED after 1 retry" in finalize_log(life), "the stage to end")
     stage = status(life.cli, life.run)
     assert (counts(stage), stage["reasons"]) == ((3, 1, 0, 0), {"lost (FAILED)": 1})
     life.flag.touch()

@@ -123,7 +123,7 @@ def refused(*arguments: str, more: str = "") -> str:
 def test_a_secret_in_clear_text_is_refused_in_storage_options_and_in_steps(options: str) -> None:
     assert refused(options).startswith("p.yaml:3: storage_options.")
     assert refused("{}", options).startswith("p.yaml:5: pipeline[0].calls:call.")
-    assert refused("{}", "{}", f"storage_options={options}").startswith("p.yaml:3: storage_options.")
+    assert refused("{}", "{}", f"storage_options={options}").startswith("--set storage_options: storage_options.")
     stages = f"stages: [{{name: a, pipeline: [{{use: 'calls:call', params: {options}}}]}}]"
     Path("stages.yaml").write_text(f"name: x\nrun_dir: run\n{stages}\n")
     with pytest.raises(StaggerError, match=r"stages\[0\]\.pipeline\[0\]\.params\..*a secret in clear text"):
@@ -169,7 +169,7 @@ def test_keys_that_are_expanded_at_launch_hold_no_secret(more: str, monkeypatch:
 
 def test_the_address_of_a_run_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLACE", f"https://u:{SECRET}@h/run")
-    assert refused("{}", "{}", "run_dir=${PLACE}").startswith("p.yaml:2: run_dir: ")
+    assert refused("{}", "{}", "run_dir=${PLACE}").startswith("--set run_dir: ")
 
 
 def test_a_retry_stores_no_secret_either() -> None:

@@ -104,7 +104,7 @@ def test_a_file_that_is_not_right_is_never_skipped(tmp_path: Path, data: str | b
 @pytest.mark.parametrize(
     ("record", "kind", "message"),
     [
-        (b"y\n", "columns", "1 fields for 2 columns"),
+        (b"y\n", "columns", "1 field for 2 columns"),
         (b"y,2,z\r\n", "columns", "3 fields for 2 columns"),
         (b"y \xff,2\n", "utf-8", "not UTF-8: byte 0xff at position 2 of a line"),
         (b'"y\n\xc3",2\n', "utf-8", "not UTF-8: byte 0xc3 at position 0 of a line"),

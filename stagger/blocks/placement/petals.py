@@ -22,6 +22,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stagger.errors import counted
+
 #: Smaller differences between throughputs, or between their ratios, are noise.
 EPS = 1e-3
 
@@ -111,7 +113,8 @@ def hosting(spans: Iterable[Span], total_blocks: int, min_state: ServerState = S
     for span in hosts:
         if not 0 <= span.start < span.end <= total_blocks:
             raise ValueError(
-                f"server {span.server_id} hosts blocks {span.start} to {span.end} of a model of {total_blocks}"
+                f"server {span.server_id} hosts blocks {span.start} to {span.end} of a model of"
+                f" {counted(total_blocks, 'block')}"
             )
     return hosts
 

@@ -33,7 +33,7 @@ from stagger.blocks.server.background import Background
 from stagger.blocks.server.measuring import devices, measured
 from stagger.blocks.server.records import Placed, ServerRecord, View, rank_of
 from stagger.blocks.server.registry import Registry, as_moves, jittered
-from stagger.errors import Interrupted, StaggerError
+from stagger.errors import Interrupted, StaggerError, counted
 from stagger.pipeline.task_context import StopFlag
 from stagger.slurm.own_job import TIME_IS_UP_S
 from stagger.spec.block_settings import BlockSettings
@@ -140,7 +140,7 @@ class BlockServer:
         room = self.in_background("counting the blocks that fit", self.host.room)
         wanted = room if self.settings.num_blocks == "auto" else self.settings.num_blocks
         if not 1 <= wanted <= room:
-            raise StaggerError(f"{room} blocks fit on this host, not {wanted} (blocks.num_blocks).")
+            raise StaggerError(f"{counted(room, 'block', 'fits')} on this host, not {wanted} (blocks.num_blocks).")
         workload = getattr(
             self.host, "workload", f"{self.settings.host} {self.settings.host_options} {self.settings.model}"
         )
@@ -151,7 +151,7 @@ class BlockServer:
         throughput = server_throughput(
             speed.forward_rps, speed.network_rps, num_blocks, behind_relay=speed.behind_relay
         )
-        log(f"{num_blocks} blocks fit, {throughput:.4g} requests/s each ({speed})")
+        log(f"{counted(num_blocks, 'block', 'fits')}, {throughput:.4g} requests/s each ({speed})")
         return num_blocks, throughput
 
     def _measured(self, workload: str) -> Speed:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import orjson
 
 from stagger.blocks.host import Speed
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 from stagger.storage.ownership import exposed, open_to_others
 
 #: Seconds between two attempts to take a lock.
@@ -66,7 +66,7 @@ def cache_folder() -> str:
 def devices() -> str:
     """Identifies the GPUs that this job may use, or the number of CPU cores if it has none."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or os.environ.get("ROCR_VISIBLE_DEVICES")
-    return f"gpu {visible}" if visible else f"{len(os.sched_getaffinity(0))} cores"
+    return f"gpu {visible}" if visible else counted(len(os.sched_getaffinity(0)), "core")
 
 
 def _read(path: str, workload: str) -> Speed | None:

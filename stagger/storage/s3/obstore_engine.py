@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, cast
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 from stagger.storage import Entry
 from stagger.storage.faults import BrokenOff
 from stagger.storage.s3.engine import Body, Changed, Engine, Page, quoted
@@ -116,7 +116,7 @@ class ObstoreEngine:
             length -= len(chunk)
             yield bytes(chunk)
         if length > 0:
-            raise BrokenOff(f"{length} bytes are missing")
+            raise BrokenOff(f"{counted(length, 'byte', 'is')} missing")
 
     def put(self, bucket: str, key: str, data: bytes, *, create: bool = False, match: str = "") -> str:
         mode: Any = "create" if create else {"e_tag": match} if match else "overwrite"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from stagger.errors import counted
 from stagger.storage.faults import TooSlow
 
 #: Bytes that must arrive within PACE_S seconds of waiting.
@@ -24,5 +25,5 @@ def paced(chunks: Iterator[bytes]) -> Iterator[bytes]:
         if arrived >= PACE_BYTES:
             arrived, waited = 0, 0.0
         elif waited > PACE_S:
-            raise TooSlow(f"{arrived} bytes arrived in {waited:.0f} s")
+            raise TooSlow(f"{counted(arrived, 'byte')} arrived in {waited:.0f} s")
         yield chunk

@@ -16,7 +16,7 @@ from botocore.configprovider import ConfiguredEndpointProvider
 from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
 from fsspec.asyn import sync
 
-from stagger.errors import StaggerError, StorageError
+from stagger.errors import StaggerError, StorageError, counted
 from stagger.storage import Entry
 from stagger.storage.faults import BrokenOff, WrongAnswer, status_of
 from stagger.storage.s3 import listing
@@ -117,14 +117,14 @@ class S3fsEngine:
             while chunk := cast("bytes", sync(self._files.loop, gather)):
                 left -= len(chunk)
                 if left < 0 <= length:
-                    raise WrongAnswer(f"the body is longer than the {length} bytes that the store announced")
+                    raise WrongAnswer(f"the body is longer than the {counted(length, 'byte')} that the store announced")
                 yield chunk
                 if broken:
                     break
             if broken:
                 raise broken[0]
             if left > 0:
-                raise BrokenOff(f"{left} bytes are missing")
+                raise BrokenOff(f"{counted(left, 'byte', 'is')} missing")
         finally:
             self._close(body)
 

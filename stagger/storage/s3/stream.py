@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stagger.errors import BadInput
+from stagger.errors import BadInput, counted
 from stagger.storage.faults import BrokenOff, WrongAnswer
 from stagger.storage.retry import Retry, Trial
 from stagger.storage.s3.engine import Body, Changed, Engine
@@ -25,19 +25,19 @@ class Reading:
     def pieces(self, retry: Retry, path: str) -> Iterator[bytes]:
         """Raises BadInput when the object is not the planned one, and the last error when the retries are used up."""
         trial = Trial(retry, path)
-        offset = counted = 0
+        offset = noted = 0
         while offset < self._size:
             try:
                 for chunk in paced(self._open(offset).chunks):
                     offset += len(chunk)
                     if offset > self._size:
-                        raise BadInput(f"the store sends more than the {self._size} bytes of the plan")
-                    if offset - counted >= PACE_BYTES:
+                        raise BadInput(f"the store sends more than the {counted(self._size, 'byte')} of the plan")
+                    if offset - noted >= PACE_BYTES:
                         trial.progressed()
-                        counted = offset
+                        noted = offset
                     yield chunk
                 if offset < self._size:
-                    raise BrokenOff(f"{self._size - offset} bytes are missing")
+                    raise BrokenOff(f"{counted(self._size - offset, 'byte', 'is')} missing")
             except (FileNotFoundError, BadInput):
                 raise
             except Changed:
@@ -56,8 +56,8 @@ class Reading:
         if body.total not in (-1, self._size) or (self._version and body.version != self._version):
             self._compare()
             raise WrongAnswer(
-                f"GET answered with the ETag {body.version or '(none)'} and {body.total} bytes, HEAD and the plan with"
-                f" {self._version or '(none)'} and {self._size} bytes"
+                f"GET answered with the ETag {body.version or '(none)'} and {counted(body.total, 'byte')}, HEAD and"
+                f" the plan with {self._version or '(none)'} and {counted(self._size, 'byte')}"
             )
         self._version = body.version
         return body
