@@ -23,6 +23,23 @@ def format_ranks(ranks: Iterable[int]) -> str:
     return ",".join(f"{first}-{last}" if first < last else f"{first}" for first, last in runs)
 
 
+def shortened(ranks: str, most: int = 40) -> str:
+    """The beginning of a text of `format_ranks`, of about `most` characters; the whole text if it is not longer.
+
+    >>> shortened("0-2,7,9,12,40", most=7), shortened("0-2,7", most=7)
+    ('0-2,7,9,...', '0-2,7')
+    """
+    if len(ranks) <= most:
+        return ranks
+    cut = ranks.find(",", most)
+    return ranks if cut < 0 else f"{ranks[:cut]},..."
+
+
+def ranks_text(ranks: str, count: int) -> str:
+    """How many ranks there are, and which, in words: `1 rank (7)`, `12 ranks (0-11)`."""
+    return f"{count:,} rank{'s' if count != 1 else ''} ({shortened(ranks)})"
+
+
 def parse_ranks(text: str) -> list[int]:
     """Parse a text of `format_ranks` into ascending ranks. Raises ValueError for anything else, and beyond MOST ranks.
 

@@ -160,7 +160,8 @@ def status(
 ) -> int:
     """Show a run's progress: ranks by state, records, bytes, rate.
 
-    Exit status: 0 if all ranks are done; 1 if ranks failed or were cancelled, or outputs differ or are lost; else 3.
+    Exit status: 0 if all ranks are done; 1 if ranks failed, were cancelled or can never start, or outputs differ or
+    are lost; else 3.
     """
     from stagger.launch.verify import note_lost
     from stagger.rundir.run_folder import RunFolder
@@ -178,9 +179,9 @@ def status(
             logger.warning(note)
     else:
         show.status(folder.path, stages)
-    if any(stage.failed or stage.cancelled or stage.differs or stage.lost for stage in stages):
+    if any(stage.failed or stage.cancelled or stage.stuck or stage.differs or stage.lost for stage in stages):
         return 1
-    return 0 if all(stage.done == stage.tasks for stage in stages) else NOT_DONE
+    return 0 if all(stage.is_done for stage in stages) else NOT_DONE
 
 
 @app.command()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import codecs
 import io
 import os
-import re
 import sys
 import time
 from collections.abc import Sequence
 
+from stagger.cli.tracebacks import folded
 from stagger.errors import StaggerError, one_line
 from stagger.launch.cancel import check_ranks
 from stagger.ranks import pad
@@ -20,10 +20,6 @@ from stagger.status.failed import Failed, grouped
 from stagger.status.look import Look, glance_at
 from stagger.storage.storage import is_local, join
 from stagger.terminal import logger, say, say_lines
-
-#: A frame in a traceback, and one of stagger's own code.
-FRAME = re.compile(r'  File "')
-OWN_FRAME = re.compile(r'  File "[^"]*/stagger/(task|pipeline|steps|storage|rundir|blocks)/[^"]*"')
 
 #: Most sentences shown for one cause of failures, when they differ.
 SENTENCES = 50
@@ -158,25 +154,6 @@ def ends_of(folder: StageFolder, look: Look, one: Failed, attempt: str | None) -
     lines, trace = log.decode(errors="backslashreplace"), one.failure.get("traceback", "")
     before = lines.partition("Traceback (most recent call last):")[0] if trace else lines
     return [folded(trace), tail(before.encode())]
-
-
-def folded(trace: str) -> str:
-    """A traceback in which neighbouring frames of stagger's own code are one line."""
-    lines: list[str] = []
-    ours = 0
-    inside = False
-    for line in [*trace.splitlines(), ""]:
-        if FRAME.match(line):
-            inside = OWN_FRAME.match(line) is not None
-            ours += inside
-        elif not line.startswith("    "):
-            inside = False
-        if not inside:
-            if ours:
-                lines.append(f"  ... {ours} frame{'s' if ours > 1 else ''} of stagger")
-                ours = 0
-            lines.append(line)
-    return "\n".join(lines).rstrip("\n")
 
 
 def list_logs(folder: StageFolder) -> None:

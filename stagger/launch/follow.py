@@ -7,11 +7,13 @@ import time
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from stagger.executor.activity import Waiting
 from stagger.launch.check import ready_stages
 from stagger.launch.ending import end_stage, recording_end
 from stagger.launch.launched import Launched
 from stagger.launch.stages import note_unfinished, run_stages
 from stagger.progress import Progress
+from stagger.ranks import format_ranks, ranks_text
 from stagger.rundir.launch_records import latest_launch
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
 from stagger.slurm.command import SlurmBusy
@@ -20,6 +22,9 @@ from stagger.status.look import Look, look_at_run
 from stagger.status.stage_status import stage_statuses
 from stagger.storage.storage import join
 from stagger.terminal import logger
+
+#: Seconds for which ranks that never start are waited for once nothing else is active: Slurm may correct a reason.
+STUCK_S = 60.0
 
 #: Seconds between polls: the first, the longest, the growth factor. Slurm's manual discourages frequent polling.
 FIRST_S, LONGEST_S, GROWTH = 1.0, 30.0, 1.3
@@ -35,7 +40,7 @@ def follow(
     """Wait until all Slurm jobs of the run have ended, also those that end jobs launch.
 
     Then do what end jobs failed to do or may not, run the local stages that waited, and repeat. Launches no stage
-    twice.
+    twice. Gives up when only ranks are left that never start; they stay queued.
     """
     if all(stage.executor.type == "local" for stage in record.spec.stages):
         return launched
@@ -49,6 +54,8 @@ def follow(
             for name in unended:
                 record = end_in_place(run, record, name)
             continue
+        if any(look.activity.stuck for look in looks.values()):
+            break
         ready = [looks[name] for name in pending_stages(record, looks)]
         fresh = {one.stage.name for one in ready if one.stage.spec.executor.type == "local" and not one.launches}
         if not fresh:
@@ -119,9 +126,10 @@ def patient_look(run: RunFolder, record: RunRecord) -> dict[str, Look]:
 def wait_for_slurm(run: RunFolder, record: RunRecord) -> dict[str, Look]:
     """Wait until no array and no end job of the run is queued or running, or until a stage falls to this process.
 
-    Returns the last look.
+    Says once why ranks do not start. Does not wait longer than STUCK_S for ranks that never start, if nothing else is
+    active. Returns the last look.
     """
-    interval = FIRST_S
+    interval, said, since = FIRST_S, set[tuple[str, Waiting]](), 0.0
     with Progress(record.spec.name, sum(stage.tasks for stage in record.spec.stages)) as progress:
         while True:
             looks = patient_look(run, record)
@@ -129,5 +137,27 @@ def wait_for_slurm(run: RunFolder, record: RunRecord) -> dict[str, Look]:
             active = any(look.activity.ranks or look.activity.ending for look in looks.values())
             if not active or any(map(falls_to_us, looks.values())):
                 return looks
+            for look in looks.values():
+                say_why_waiting(look, said)
+            since = (since or time.monotonic()) if only_stuck(looks) else 0.0
+            if since and time.monotonic() - since >= STUCK_S:
+                return looks
             time.sleep(interval)
             interval = min(LONGEST_S, interval * GROWTH)
+
+
+def only_stuck(looks: Mapping[str, Look]) -> bool:
+    """Whether some ranks never start as they are, and no others are active. (Their end job only waits for them.)"""
+    activities = [look.activity for look in looks.values()]
+    return any(one.stuck for one in activities) and all(one.ranks <= one.stuck for one in activities)
+
+
+def say_why_waiting(look: Look, said: set[tuple[str, Waiting]]) -> None:
+    """Log why ranks do not start, unless it is in `said`."""
+    name, activity = look.stage.name, look.activity
+    for why in set(activity.waiting.values()):
+        if (name, why) not in said:
+            said.add((name, why))
+            ranks = [rank for rank, one in activity.waiting.items() if one == why]
+            how = "can never start" if why.starts == "never" else "waiting"
+            logger.warning(f"{name}: {how}: {ranks_text(format_ranks(ranks), len(ranks))}: {why.reason}: {why.message}")
