@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 class RunOptions(TypedDict, total=False):
     """Options of every executor, besides its own settings; named as in a pipeline file.
 
-    tasks: number of ranks that divide the work; 1 by default.
+    tasks: number of ranks that divide the work; 1 by default. `auto`: one for each shard.
+    bytes_per_task: as many ranks as needed so that each gets about so many bytes of input: a number, `2GB` or `2GiB`.
+        It implies `tasks="auto"`.
     name: name of the run.
     shard_by: how shards are assigned to ranks. `count`: round robin; `bytes`: each rank gets about as many bytes.
     randomize_start_duration: the window: seconds over which starts are spread. `auto`: 0, 30, 60 or 180 by the number
@@ -48,7 +50,8 @@ class RunOptions(TypedDict, total=False):
         `memory_factor`, `time_factor`, `on`.
     """
 
-    tasks: int
+    tasks: int | Literal["auto"]
+    bytes_per_task: int | str
     name: str
     shard_by: ShardBy
     randomize_start_duration: int | Literal["auto"]

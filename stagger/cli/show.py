@@ -59,13 +59,17 @@ def plan(document: dict[str, Any]) -> None:
             say(f"  input    planned when {', '.join(stage['depends'])} is done")
         else:
             say(f"  input    {stage['shards']:,} shards, {decimal(stage['bytes'])}")
-        say(f"  ranks    {stage['ranks']} of {stage['tasks']} to run")
+        if stage["undecided"]:
+            say(f"  ranks    {stage['undecided']}")
+        else:
+            say(f"  ranks    {stage['ranks']} of {stage['tasks']} to run")
         start = stage["start"]
         spread = f"over {start['window_s']} s ({start['policy']})" if start["window_s"] else "at once"
         say(f"  start    {start['summary'] or spread}")
         for number, array in enumerate(stage["arrays"]):
             throttle = f", at most {array['throttle']} at once" if array["throttle"] else ""
-            say(f"  array {number}  {array['jobs']} jobs{throttle}")
+            jobs = "as it would be for one rank" if stage["undecided"] else f"{array['jobs']} jobs{throttle}"
+            say(f"  array {number}  {jobs}")
             say()
             say_lines(array["script"], indent="    ")
             say()
@@ -121,7 +125,7 @@ def lines(run_dir: str, stages: list[StageStatus]) -> None:
     say(run_dir)
     width = max(len(stage.name) for stage in stages)
     for stage in stages:
-        said = [counts(stage), *troubles(stage), work(stage), *remarks(run_dir, stage)]
+        said = [counts(stage), *troubles(stage), *([work(stage)] if stage.done else []), *remarks(run_dir, stage)]
         said += details(stage) if len(stages) == 1 else []
         for number, line in enumerate(said):
             say(f"  {'' if number else stage.name:<{width}}  {line}")
@@ -131,9 +135,16 @@ def lines(run_dir: str, stages: list[StageStatus]) -> None:
 
 def counts(stage: StageStatus) -> str:
     """The ranks of a stage by state."""
+    if stage.undecided:
+        return f"{stage.undecided}, once the stage starts"
     states = [f"{getattr(stage, name):,} {name}{aside(stage, name)}" for name in STATES if getattr(stage, name)]
-    took = "" if stage.took_s is None else f" in {timedelta(seconds=round(stage.took_s))}"
+    took = "" if stage.took_s is None else f" in {duration(stage.took_s)}"
     return f"{stage.tasks:,} rank{'s' if stage.tasks > 1 else ''}: {', '.join(states)}{took}"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, or `3:25:07` from a minute on."""
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
 
 
 def troubles(stage: StageStatus) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import add_import_path
-from stagger.plan.stage_plan import StagePlan, make_plan, output_folders, steps_of
+from stagger.plan.stage_plan import StagePlan, make_plan, output_folders, steps_of, with_plans
 from stagger.plan.stage_steps import create_steps
 from stagger.progress import busy
 from stagger.ranks import format_ranks
@@ -35,8 +35,18 @@ def plan_stages(storage: Storage, stages: Iterable[StageSpec], steps: Mapping[st
     return {stage.name: make_plan(storage, stage, steps[stage.name]) for stage in stages}
 
 
+def continued(run: RunFolder, spec: RunSpec) -> RunSpec:
+    """The run with the numbers of ranks that an earlier launch decided, for stages with `tasks: auto`."""
+    if RunRecord(spec).is_sized or (before := run.load()) is None:
+        return spec
+    return spec.sized_as(before.spec)
+
+
 def plan_for_show(run: RunFolder, spec: RunSpec) -> tuple[dict[str, StagePlan], dict[str, set[int]]]:
-    """Stage name -> plan, for the stages whose input is complete, and stage name -> done ranks. Changes nothing."""
+    """Stage name -> plan, for the stages whose input is complete, and stage name -> done ranks. Changes nothing.
+
+    `spec` is the result of `continued`.
+    """
     add_import_path(spec.import_path)
     done = {stage.name: done_ranks(stage) for stage in run.stages(RunRecord(spec))}
     complete = {name for name, ranks in done.items() if len(ranks) >= spec.stage(name).tasks}
@@ -77,7 +87,10 @@ def save_plans(
     plans: dict[str, StagePlan],
     outputs: dict[str, list[str]],
 ) -> RunRecord:
-    """Write missing and outdated plans, and run.json with the settings of this launch. `before` is the previous one."""
+    """Write missing and outdated plans, and run.json with the settings of this launch. `before` is the previous one.
+
+    The record returned has the numbers of ranks that the plans decided.
+    """
     fingerprints = dict(before.fingerprints) if before else {}
     inputs = dict(before.inputs) if before else {}
     for name, plan in plans.items():
@@ -87,6 +100,7 @@ def save_plans(
             with busy(f"{name}: writing the plan"):
                 folder.storage.write(path, plan.encode())
         fingerprints[name], inputs[name] = plan.fingerprint, plan.input
+    spec = with_plans(spec, plans)
     record = RunRecord(spec, fingerprints, inputs, outputs, before.created if before else time.time())
     folder.save(record)
     return record

@@ -132,7 +132,9 @@ def wait_for_slurm(run: RunFolder, record: RunRecord) -> dict[str, Look]:
     interval, said, since = FIRST_S, set[tuple[str, Waiting]](), 0.0
     with Progress(record.spec.name, sum(stage.tasks for stage in record.spec.stages)) as progress:
         while True:
+            record = run.refreshed(record)
             looks = patient_look(run, record)
+            progress.total = sum(stage.tasks for stage in record.spec.stages)
             progress.set(sum(len(look.done) for look in looks.values()), 0)
             active = any(look.activity.ranks or look.activity.ending for look in looks.values())
             if not active or any(map(falls_to_us, looks.values())):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 from stagger.errors import StaggerError
 from stagger.executor.kinds import runner_of
 from stagger.launch.check import (
     check_fingerprints,
+    continued,
     plan_stages,
     ready_stages,
     refuse_foreign_completions,
@@ -22,7 +24,7 @@ from stagger.launch.launched import Launched
 from stagger.launch.stages import run_stages
 from stagger.pipeline.chain import Step, add_import_path
 from stagger.pipeline.pickled import dump_pickle
-from stagger.plan.stage_plan import StagePlan, output_folders
+from stagger.plan.stage_plan import StagePlan, output_folders, with_plans
 from stagger.plan.stage_steps import create_steps
 from stagger.rundir.access import share_folder
 from stagger.rundir.run_folder import RunFolder, RunRecord, open_storage
@@ -57,9 +59,11 @@ def _launch(
     storage = run.storage
     warn_of_foreign_code(spec)
     add_import_path(spec.import_path)
+    spec = continued(run, spec)
     steps = {stage.name: create_steps(stage, objects) for stage in spec.stages}
     outputs = {stage.name: output_folders(stage, steps[stage.name]) for stage in spec.stages}
     plans = plan_stages(storage, ready_stages(spec, done=[]), steps)
+    spec = with_plans(spec, plans)
     check_runners(spec, plans)
     storage.check_writable(spec.run_dir)
     if (before := run.load()) is not None:
@@ -71,6 +75,8 @@ def _launch(
         looks = look_at_run(run, RunRecord(spec))
         done = {name for name, look in looks.items() if look.is_done}
         plans |= plan_stages(storage, [stage for stage in ready_stages(spec, done) if stage.name not in plans], steps)
+        spec = with_plans(spec, plans)
+        looks = {name: replace(look, stage=run.stage(RunRecord(spec), name)) for name, look in looks.items()}
         check_runners(spec, plans)
         if before is None:
             for name, plan in plans.items():

@@ -42,7 +42,15 @@ class RunRecord:
         """A copy of the record in which a stage is not planned yet: it is when it starts."""
         fingerprints = {stage: one for stage, one in self.fingerprints.items() if stage != name}
         inputs = {stage: one for stage, one in self.inputs.items() if stage != name}
-        return replace(self, fingerprints=fingerprints, inputs=inputs)
+        stage = self.spec.stage(name)
+        if stage.sizing == "decided":
+            stage = stage.model_copy(update={"tasks": 1, "sizing": "undecided"})
+        return replace(self, spec=self.spec.with_stages([stage]), fingerprints=fingerprints, inputs=inputs)
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether the number of ranks of every stage is decided."""
+        return all(stage.sizing != "undecided" for stage in self.spec.stages)
 
 
 @dataclass(frozen=True)
@@ -163,6 +171,10 @@ class RunFolder:
             record["outputs"],
             record["created"],
         )
+
+    def refreshed(self, record: RunRecord) -> RunRecord:
+        """The record; read again if it leaves the number of ranks of a stage open, which its launch decides."""
+        return record if record.is_sized else self.load() or record
 
     def save(self, record: RunRecord) -> None:
         content = {

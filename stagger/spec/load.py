@@ -47,9 +47,11 @@ def load_file(
             raw[key] = value
     if changes.tasks is not None:
         stages = raw.get("stages")
+        raw.pop("bytes_per_task", None)
         for stage in stages if isinstance(stages, list) else []:
             if isinstance(stage, dict):
                 stage.pop("tasks", None)
+                stage.pop("bytes_per_task", None)
     return resolve_run(raw, Place(str(path), lines), changes, str(path.resolve().parent), announce)
 
 
@@ -93,7 +95,7 @@ def resolve_run(
     whole = profile.below(written, StorageSpec.model_fields)
     origins = origins_of(whole, place, profile.elsewhere(written), profile.name, changes.given)
     stages = []
-    for index, (written, path) in enumerate(_stages(raw)):
+    for index, (written, path) in enumerate(_stages(raw, place)):
         stage = {**written, "executor": _executor(written.get("executor"), changes.executor, profile.kind)}
         elsewhere = profile.elsewhere(stage if changes.executor else written)
         stage = profile.below_stage(stage)
@@ -140,7 +142,8 @@ def of_blocks(
     """Turn a stage with `blocks` into an ordinary stage: one rank per server, whose only step hosts blocks. `own` holds
     the stage's keys without defaults.
     """
-    for key, instead in (("pipeline", ""), ("tasks", ": the number of servers is blocks.servers")):
+    servers = ": the number of servers is blocks.servers"
+    for key, instead in (("pipeline", ""), ("tasks", servers), ("bytes_per_task", servers)):
         if key in own:
             raise StaggerError(f"{place.of((*path, key))}: not allowed with `blocks`{instead}; leave it out.")
     checked: BlocksSpec = validated(BlocksSpec, stage["blocks"], place, (*path, "blocks"))
@@ -152,6 +155,7 @@ def of_blocks(
     if isinstance(executor, dict) and executor.get("type") == "local":
         executor = {"workers": checked.servers, **executor}
     step = {"use": HOST_STEP, "params": {"settings": {**blocks, "model": literal(blocks["model"])}}}
+    stage = {key: value for key, value in stage.items() if key != "bytes_per_task"}
     return {**stage, "executor": executor, "blocks": blocks, "pipeline": [step], "tasks": checked.servers}
 
 
@@ -173,7 +177,13 @@ def unknown_or_wrong(model: type[BaseModel], raw: dict[str, Any], place: Place) 
     validated(model, without_stage_keys, place, ())
 
 
-def _stages(raw: dict[str, Any]) -> list[tuple[dict[str, Any], Path]]:
+def without_replaced_size(defaults: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The file's defaults for a stage, without a number of ranks, or bytes of each, if its own keys give either."""
+    sizes = ("tasks", "bytes_per_task")
+    return {key: value for key, value in defaults.items() if key not in sizes or own.keys().isdisjoint(sizes)}
+
+
+def _stages(raw: dict[str, Any], place: Place) -> list[tuple[dict[str, Any], Path]]:
     """Each stage's keys, with the file's keys as defaults, and its path in the file."""
     defaults = {key: value for key, value in raw.items() if key not in RUN_KEYS}
     if "stages" not in raw:
@@ -182,7 +192,10 @@ def _stages(raw: dict[str, Any]) -> list[tuple[dict[str, Any], Path]]:
         raise StaggerError("stages: must be a list of stages, each with its name and pipeline.")
     stages: list[tuple[dict[str, Any], Path]] = []
     for index, own in enumerate(raw["stages"]):
-        stage = {**defaults, **own}
+        if "sizing" in own:
+            raise StaggerError(f"{place.of(('stages', index, 'sizing'))}: unknown key; leave it out.")
+        inherited = without_replaced_size(defaults, own)
+        stage = {**inherited, **own}
         above, below = defaults.get("executor"), own.get("executor")
         if (
             isinstance(above, dict)

@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, get_args
 
+from rich.filesize import decimal
+
 from stagger.executor.activity import Activity, Waiting
 from stagger.ranks import format_ranks, pad
 from stagger.rundir.launch_records import SlurmLaunch
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.rundir.stage_folder import StageFolder, attempt_order, collection_paused
 from stagger.slurm.states import Starts
+from stagger.spec.models import StageSpec
 from stagger.status.efficiency import efficiency
 from stagger.status.end_job import end_message, end_of
 from stagger.status.failed import grouped
@@ -49,6 +52,7 @@ SLOW_FACTOR, SLOW_S = 2.0, 10.0
 class StageStatus:
     """The status of a stage. Each rank counts once: done + failed + running + sleeping + requeued + pending == tasks.
 
+    undecided: how many ranks the stage will have, in words, as long as that is not decided; `tasks` is 0 then.
     sleeping: ranks in the delay of their staggered start.
     requeued: ranks whose job ran before and waits to start again.
     cancelled: the number of pending ranks that a user cancelled.
@@ -72,6 +76,7 @@ class StageStatus:
 
     name: str
     tasks: int
+    undecided: str = ""
     done: int = 0
     failed: int = 0
     running: int = 0
@@ -112,7 +117,7 @@ class StageStatus:
 
     @property
     def is_done(self) -> bool:
-        return self.done == self.tasks
+        return not self.undecided and self.done == self.tasks
 
     @property
     def differs(self) -> bool:
@@ -122,7 +127,7 @@ class StageStatus:
 
 def status_of(folder: RunFolder, record: RunRecord) -> tuple[dict[str, Look], list[StageStatus]]:
     """One glance at each stage of a run, and the status of each."""
-    looks = glance_at_run(folder, record)
+    looks = glance_at_run(folder, folder.refreshed(record))
     return looks, stage_statuses(looks)
 
 
@@ -137,8 +142,9 @@ def stage_statuses(looks: Mapping[str, Look]) -> list[StageStatus]:
 
 def stage_status(look: Look) -> StageStatus:
     """The status of a stage."""
-    name, tasks, activity = look.stage.name, look.stage.spec.tasks, look.activity
-    status = StageStatus(name, tasks, done=len(look.done), failed=len(look.failed))
+    activity, undecided = look.activity, undecided_ranks(look.stage.spec)
+    tasks = 0 if undecided else look.stage.spec.tasks
+    status = StageStatus(look.stage.name, tasks, undecided, done=len(look.done), failed=len(look.failed))
     status.failed_ranks = [one.rank for one in look.failed]
     status.reasons = dict(Counter(one.reason for one in look.failed).most_common())
     status.errors = [
@@ -167,6 +173,16 @@ def stage_status(look: Look) -> StageStatus:
         if look.strays is not None:
             status.strays = {**vars(look.strays), "message": str(look.strays)}
     return status
+
+
+def undecided_ranks(stage: StageSpec) -> str:
+    """How many ranks a stage will have, in words; empty if that is decided."""
+    if stage.sizing != "undecided":
+        return ""
+    source = f"output file of {', '.join(stage.depends)}" if stage.depends else "input file"
+    if stage.bytes_per_task is None:
+        return f"one rank for each {source}"
+    return f"a rank for about each {decimal(stage.bytes_per_task)} of the {source}s"
 
 
 def waiting(activity: Activity, settled: set[int]) -> list[dict[str, Any]]:
