@@ -18,6 +18,7 @@ from stagger.cli import blocks, show
 from stagger.cli.answers import finish, print_json
 from stagger.cli.doctor import doctor
 from stagger.cli.launch import launch
+from stagger.cli.open_run import open_run
 from stagger.cli.options import (
     Json,
     Options,
@@ -26,7 +27,6 @@ from stagger.cli.options import (
     Run,
     Stage,
     Wait,
-    storage_options,
 )
 from stagger.errors import Interrupted, StaggerError, exit_status_of, one_line
 from stagger.storage.storage import hide_secrets, without_secrets
@@ -116,10 +116,9 @@ def retry(
 ) -> int:
     """Rerun the ranks that are neither done nor active: failed, cancelled or never launched."""
     from stagger.launch.retry import retry as start
-    from stagger.rundir.run_folder import RunFolder
 
     with contextlib.redirect_stdout(sys.stderr):
-        folder, record = RunFolder.open(run, storage_options(options))
+        folder, record = open_run(run, options)
         chosen = some_ranks(ranks)
         launched = start(
             folder,
@@ -164,10 +163,9 @@ def status(
     are lost; else 3.
     """
     from stagger.launch.verify import note_lost
-    from stagger.rundir.run_folder import RunFolder
     from stagger.status.stage_status import status_of
 
-    folder, record = RunFolder.open(run, storage_options(options))
+    folder, record = open_run(run, options)
     if not watch:
         gc.disable()  # The process ends soon; a single collection over 100,000 records costs 0.4 s and frees nothing.
     looks, stages = show.watch_status(folder, record, silent=json) if watch else status_of(folder, record)
@@ -202,9 +200,8 @@ def logs(
 ) -> int:
     """Print the logs of ranks. Without --rank or --failed, list the path of each rank's latest log."""
     from stagger.cli import rank_logs
-    from stagger.rundir.run_folder import RunFolder
 
-    folder, record = RunFolder.open(run, storage_options(options))
+    folder, record = open_run(run, options)
     rank_logs.show_logs(folder, record, stage=stage, rank=rank, attempt=attempt, failed=failed, follow=follow)
     return 0
 
@@ -213,9 +210,8 @@ def logs(
 def cancel(run: Run, ranks: Ranks = None, stage: Stage = None, json: Json = False, options: Options = None) -> int:
     """Cancel the queued and running jobs of a run, a stage or single ranks. Completed ranks stay done."""
     from stagger.launch.cancel import cancel_stages, held_back
-    from stagger.rundir.run_folder import RunFolder
 
-    folder, record = RunFolder.open(run, storage_options(options))
+    folder, record = open_run(run, options)
     chosen = some_ranks(ranks)
     specs = record.spec.chosen(stage) if chosen is None else [record.spec.only(stage)]
     stages = [folder.stage(record, spec.name) for spec in specs]

@@ -10,7 +10,9 @@ from stagger.errors import StaggerError
 from stagger.spec.yaml_file import parse_value
 from stagger.terminal import logger
 
-Run = Annotated[str, typer.Argument(help="The run directory: a path or s3://...", metavar="RUN")]
+Run = Annotated[
+    str, typer.Argument(help="The run directory, a path or s3://..., or the pipeline file of the run.", metavar="RUN")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Return only when all Slurm jobs have ended.")]
 Stage = Annotated[str | None, typer.Option("--stage", help="Select this stage of a run with several.")]
@@ -20,7 +22,7 @@ Options = Annotated[
     typer.Option(
         "--storage-options",
         metavar="YAML",
-        help="Access to the run directory, e.g. '{s3: {endpoint_url: http://...}}'; by default the AWS variables.",
+        help="Access to the run directory, e.g. '{s3: {endpoint_url: http://...}}'; by default as at its launch.",
     ),
 ]
 Profile = Annotated[

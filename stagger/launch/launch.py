@@ -27,6 +27,7 @@ from stagger.pipeline.pickled import dump_pickle
 from stagger.plan.stage_plan import StagePlan, output_folders, with_plans
 from stagger.plan.stage_steps import create_steps
 from stagger.rundir.access import share_folder
+from stagger.rundir.remembered import remember
 from stagger.rundir.run_folder import RunFolder, RunRecord, open_storage
 from stagger.spec.models import RunSpec
 from stagger.status.look import Look, look_at_run
@@ -70,6 +71,7 @@ def _launch(
         check_fingerprints(run, before, plans)
     payload = dump_pickle(objects) if objects else b""
     run.create(spec)
+    remember(run.path, spec.storage_options)
     with run.lock.held():
         before = run.load()  # Read again: another launch may have created the run since.
         looks = look_at_run(run, RunRecord(spec))

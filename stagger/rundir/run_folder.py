@@ -24,6 +24,10 @@ from stagger.terminal import logger
 SCHEMA = 1
 
 
+class NoRun(StaggerError):
+    """There is no run in a folder."""
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """run.json. `spec` is that of the latest launch; `created` is in seconds since the epoch.
@@ -107,7 +111,7 @@ class RunFolder:
     def open(
         cls, path: str, options: dict[str, dict[str, Any]] | None = None, *, patient: bool = False
     ) -> tuple[RunFolder, RunRecord]:
-        """Open the existing run at `path`. Raises StaggerError when there is none.
+        """Open the existing run at `path`. Raises NoRun when there is none.
 
         `options` are the storage options for reading run.json, which contains the run's own. `patient` is for jobs
         without a user at a terminal: they retry even if the storage is unreachable, and wait for a run.json that is
@@ -120,7 +124,9 @@ class RunFolder:
         if record is None and patient and is_local(path) and appears(join(path, "run.json")):
             record = folder.load()
         if record is None:
-            raise StaggerError(f"There is no run in {path}: it has no run.json. Give the run_dir of a pipeline file.")
+            if not is_local(path):  # Raises StaggerError for a missing bucket.
+                next(iter(folder.storage.walk(path)), None)
+            raise NoRun(f"There is no run in {path}: it has no run.json. Give the run_dir of a pipeline file.")
         return cls(open_storage(record.spec, unreachable_s), path), record
 
     def stage(self, record: RunRecord, name: str) -> Stage:

@@ -27,6 +27,9 @@ from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, expand_var
 
 NO_CHANGES = Changes()
 
+#: The key of a run that says how its storage is reached.
+KEYS = ("storage_options",)
+
 #: Keys of the executor that a stage with `blocks` does not take from a profile: each server is a job of its own.
 PACKING = ("ranks_per_job", "nodes_per_task", "ranks_at_once", "nodes_per_job")
 
@@ -53,6 +56,22 @@ def load_file(
                 stage.pop("tasks", None)
                 stage.pop("bytes_per_task", None)
     return resolve_run(raw, Place(str(path), lines), changes, str(path.resolve().parent), announce)
+
+
+def reached(file: str) -> tuple[str, dict[str, Any]]:
+    """The run directory of a pipeline file, and its storage options as they are written. Imports no step.
+
+    Raises StaggerError when the file cannot be read, or does not say it.
+    """
+    raw, lines = read_file(file)
+    place = Place(file, lines)
+    written = {key: expanded(raw[key], (key,), place) for key in ("run_dir", "storage_options") if key in raw}
+    if not isinstance(written.get("run_dir"), str):
+        raise StaggerError(f"{place.of(('run_dir',))}: there is no run directory; give that of the run itself.")
+    check_storage_options(written.get("storage_options"), place)
+    profile = chosen(raw.get("profile"), place.of(("profile",)))
+    whole = validated(StorageSpec, profile.below({k: v for k, v in written.items() if k != "run_dir"}, KEYS), place, ())
+    return absolute(written["run_dir"]), whole.storage_options
 
 
 def imported_modules(spec: RunSpec) -> list[str]:
