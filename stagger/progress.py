@@ -36,7 +36,7 @@ def busy(what: str) -> Iterator[None]:
 
 
 class Progress:
-    """Shows how many of `total` ranks have ended, and how many of those failed."""
+    """Shows how many of `total` ranks have ended, and how many of those failed. `total` may change."""
 
     def __init__(self, name: str, total: int) -> None:
         self.name = name
@@ -76,7 +76,7 @@ class Progress:
         self.ended, self.failed = ended, failed
         failures = f"{failed} failed" if failed else ""
         if self._bar is not None:
-            self._bar.update(self._task, completed=ended, failed=failures)
+            self._bar.update(self._task, completed=ended, total=self.total, failed=failures)
         elif news and (ended == self.total or time.monotonic() - self._said > LINE_S):
             self._said = time.monotonic()
             rest = f", {failures}" if failures else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from stagger.errors import agreeing
+from stagger.errors import agreeing, counted
 
 #: The most ranks of a stage.
 MOST = 10_000_000
@@ -34,6 +34,23 @@ def named_ranks(ranks: Iterable[int] | str, verb: str = "") -> str:
     text = ranks if isinstance(ranks, str) else format_ranks(ranks)
     number = 1 if text.isdecimal() else 2
     return f"rank{'s' * (number > 1)} {text}{f' {agreeing(number, verb)}' if verb else ''}"
+
+
+def shortened(ranks: str, most: int = 40) -> str:
+    """The beginning of a text of `format_ranks`, of about `most` characters; the whole text if it is not longer.
+
+    >>> shortened("0-2,7,9,12,40", most=7), shortened("0-2,7", most=7)
+    ('0-2,7,9,...', '0-2,7')
+    """
+    if len(ranks) <= most:
+        return ranks
+    cut = ranks.find(",", most)
+    return ranks if cut < 0 else f"{ranks[:cut]},..."
+
+
+def ranks_text(ranks: str, count: int) -> str:
+    """How many ranks there are, and which, in words: `1 rank (7)`, `12 ranks (0-11)`."""
+    return f"{counted(count, 'rank')} ({shortened(ranks)})"
 
 
 def parse_ranks(text: str) -> list[int]:

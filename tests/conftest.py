@@ -31,8 +31,9 @@ PATIENCE_S = 120.0
 
 @pytest.fixture(autouse=True)
 def no_profiles(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide the configuration files of the user who runs the tests."""
+    """Hide the configuration files of the user who runs the tests, and what commands remember for them."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-configuration"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
     monkeypatch.delenv("STAGGER_CONFIG", raising=False)
 
 
@@ -155,7 +156,7 @@ class PipelineFiles:
         *,
         steps: tuple[Any, ...] = (),
         executor: dict[str, Any] | None = None,
-        tasks: int = 4,
+        tasks: int | str | None = 4,
         source: str | None = None,
         output: str | None = None,
         compression: str | None = "zstd",

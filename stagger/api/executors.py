@@ -34,7 +34,8 @@ class PipelineExecutor:
     run_dir: str | os.PathLike[str]
     name: str = "pipeline"
     depends: PipelineExecutor | Sequence[PipelineExecutor] = ()
-    tasks: int | None = None
+    tasks: int | Literal["auto"] | None = None
+    bytes_per_task: int | str | None = None
     shard_by: ShardBy | None = None
     randomize_start_duration: int | Literal["auto"] | None = None
     start_policy: StartPolicy | None = None

@@ -10,12 +10,12 @@ import typer
 
 from stagger.cli.answers import print_json
 from stagger.cli.launch import launch
+from stagger.cli.open_run import open_run
 from stagger.cli.options import (
     Json,
     Options,
     Run,
     Stage,
-    storage_options,
 )
 
 app = typer.Typer(
@@ -43,9 +43,8 @@ def status(
 ) -> int:
     """Show the blocks of each server, and the throughput of each block. Exit status 1 if a block has no server."""
     from stagger.cli import block_status
-    from stagger.rundir.run_folder import RunFolder
 
-    folder, record = RunFolder.open(run, storage_options(options))
+    folder, record = open_run(run, options)
     chosen = folder.stage(record, block_status.stage_of_blocks(record, stage).name)
     found = block_status.watch(chosen, silent=json) if watch else next(block_status.looks(chosen))[0]
     print_json(block_status.document(chosen, found)) if json else block_status.show(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,6 +12,7 @@ from stagger.cli import show
 from stagger.cli.answers import finish, print_json
 from stagger.cli.options import Assignments, Json, Profile, Wait
 from stagger.errors import StaggerError
+from stagger.ranks import MOST
 from stagger.terminal import logger
 
 
@@ -27,7 +28,10 @@ def launch(
         ),
     ] = False,
     executor: Annotated[str | None, typer.Option("--executor", help="Use this executor: local or slurm.")] = None,
-    tasks: Annotated[int | None, typer.Option(min=1, help="Number of ranks the work is divided into.")] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(metavar="N|auto", help="Number of ranks the work is divided into; `auto`: one for each shard."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Run only the first N ranks.")] = None,
     run_dir: Annotated[str | None, typer.Option("--run-dir", help="The run directory: a path or s3://...")] = None,
     overwrite: Annotated[
@@ -59,7 +63,7 @@ def launch(
     if dry_run:
         sys.dont_write_bytecode = True  # Importing the user's steps must not leave a __pycache__ next to them.
     with contextlib.redirect_stdout(sys.stderr):  # Keep output of the user's modules out of ours.
-        changes = Changes(tuple(assignments or ()), executor, tasks, run_dir, profile)
+        changes = Changes(tuple(assignments or ()), executor, number_of_tasks(tasks), run_dir, profile)
         spec = load_file(file, changes, logger.info) if dry_run else load_file(file, changes)
         if for_blocks(context) and all(stage.blocks is None for stage in spec.stages):
             raise StaggerError(f"{file} hosts no blocks: it has no stage with the key `blocks`. Use stagger launch.")
@@ -78,6 +82,15 @@ def ask(*, yes: bool) -> None:
     """Let the user confirm what was just said will be removed. A script, whose input is no terminal, is not asked."""
     if not yes and sys.stdin.isatty():
         typer.confirm("Remove them?", abort=True, err=True)
+
+
+def number_of_tasks(text: str | None) -> int | Literal["auto"] | None:
+    """Parse the value of --tasks. Raises StaggerError when it is neither a number from 1 nor `auto`."""
+    if text is None or text == "auto":
+        return None if text is None else "auto"
+    if not text.isdecimal() or not 1 <= int(text) <= MOST:
+        raise StaggerError(f"--tasks {text}: give a number of ranks from 1 to {MOST:,}, or auto for one a shard.")
+    return int(text)
 
 
 def for_blocks(context: typer.Context) -> bool:

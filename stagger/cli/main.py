@@ -18,6 +18,7 @@ from stagger.cli import blocks, mistakes, show
 from stagger.cli.answers import finish, print_json
 from stagger.cli.doctor import doctor
 from stagger.cli.launch import launch
+from stagger.cli.open_run import open_run
 from stagger.cli.options import (
     Json,
     Options,
@@ -26,7 +27,6 @@ from stagger.cli.options import (
     Run,
     Stage,
     Wait,
-    storage_options,
 )
 from stagger.errors import Interrupted, StaggerError, exit_status_of, one_line
 from stagger.storage.storage import hide_secrets, without_secrets
@@ -124,10 +124,9 @@ def retry(
 ) -> int:
     """Rerun the ranks that are neither done nor active: failed, cancelled or never launched."""
     from stagger.launch.retry import retry as start
-    from stagger.rundir.run_folder import RunFolder
 
     with contextlib.redirect_stdout(sys.stderr):
-        folder, record = RunFolder.open(run, storage_options(options))
+        folder, record = open_run(run, options)
         chosen = some_ranks(ranks)
         launched = start(
             folder,
@@ -170,13 +169,13 @@ def status(
 ) -> int:
     """Show a run's progress: ranks by state, records, bytes, rate.
 
-    Exit status: 0 if all ranks are done; 1 if ranks failed or were cancelled, or outputs differ or are lost; else 3.
+    Exit status: 0 if all ranks are done; 1 if ranks failed, were cancelled or can never start, or outputs differ or
+    are lost; else 3.
     """
     from stagger.launch.verify import note_lost
-    from stagger.rundir.run_folder import RunFolder
     from stagger.status.stage_status import status_of
 
-    folder, record = RunFolder.open(run, storage_options(options))
+    folder, record = open_run(run, options)
     if not watch:
         gc.disable()  # The process ends soon; a single collection over 100,000 records costs 0.4 s and frees nothing.
     looks, stages = show.watch_status(folder, record, silent=json) if watch else status_of(folder, record)
@@ -188,9 +187,9 @@ def status(
             logger.warning(note)
     else:
         show.status(folder.path, stages)
-    if any(stage.failed or stage.cancelled or stage.differs or stage.lost for stage in stages):
+    if any(stage.failed or stage.cancelled or stage.stuck or stage.differs or stage.lost for stage in stages):
         return 1
-    return 0 if all(stage.done == stage.tasks for stage in stages) else NOT_DONE
+    return 0 if all(stage.is_done for stage in stages) else NOT_DONE
 
 
 @app.command()
@@ -211,9 +210,8 @@ def logs(
 ) -> int:
     """Print the logs of ranks. Without --rank or --failed, list the path of each rank's latest log."""
     from stagger.cli import rank_logs
-    from stagger.rundir.run_folder import RunFolder
 
-    folder, record = RunFolder.open(run, storage_options(options))
+    folder, record = open_run(run, options)
     rank_logs.show_logs(folder, record, stage=stage, rank=rank, attempt=attempt, failed=failed, follow=follow)
     return 0
 
@@ -222,9 +220,8 @@ def logs(
 def cancel(run: Run, ranks: Ranks = None, stage: Stage = None, json: Json = False, options: Options = None) -> int:
     """Cancel the queued and running jobs of a run, a stage or single ranks. Completed ranks stay done."""
     from stagger.launch.cancel import cancel as stop
-    from stagger.rundir.run_folder import RunFolder
 
-    folder, record = RunFolder.open(run, storage_options(options))
+    folder, record = open_run(run, options)
     stopped = stop(folder, record, stage, some_ranks(ranks))
     if json:
         print_json({"run_dir": run, "stopped": stopped})

@@ -2,48 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 import typer
 
 from stagger.errors import StaggerError
-from stagger.spec.yaml_file import parse_value, read_file
-from stagger.storage.storage import expand_variables, is_local
+from stagger.spec.yaml_file import parse_value
 from stagger.terminal import logger
 
-#: How the names of pipeline files end.
-PIPELINE_FILES = (".yaml", ".yml", ".json")
-
-#: How the names of pipeline files end.
-PIPELINE_FILES = (".yaml", ".yml", ".json")
-
-
-def run_dir_of(text: str) -> str:
-    """The run directory that a command names: by its path, by its run.json, or by the pipeline file that launched it.
-
-    Raises StaggerError for a file that names no run directory.
-    """
-    if not is_local(text) or not os.path.isfile(text):
-        return text
-    if os.path.basename(text) == "run.json":
-        return os.path.dirname(text) or "."
-    if not text.endswith(PIPELINE_FILES):
-        return text
-    content, _ = read_file(text)
-    run_dir = content.get("run_dir")
-    if not isinstance(run_dir, str):
-        raise StaggerError(f"{text}: the key run_dir is missing; give the run directory itself.")
-    found = str(expand_variables(run_dir, ("run_dir",)))
-    logger.info(f"{text} runs in {found}")
-    return found
-
-
 Run = Annotated[
-    str,
-    typer.Argument(
-        help="The run directory, a path or s3://..., or the pipeline file.", metavar="RUN", callback=run_dir_of
-    ),
+    str, typer.Argument(help="The run directory, a path or s3://..., or the pipeline file of the run.", metavar="RUN")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Return only when all Slurm jobs have ended.")]
@@ -54,7 +22,7 @@ Options = Annotated[
     typer.Option(
         "--storage-options",
         metavar="YAML",
-        help="Access to the run directory, e.g. '{s3: {endpoint_url: http://...}}'; by default the AWS variables.",
+        help="Access to the run directory, e.g. '{s3: {endpoint_url: http://...}}'; by default as at its launch.",
     ),
 ]
 Profile = Annotated[

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import codecs
 import io
-import re
 import sys
 import time
 
-from stagger.errors import StaggerError, counted, one_line
+from stagger.cli.tracebacks import folded
+from stagger.errors import StaggerError, one_line
 from stagger.launch.cancel import check_ranks
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
 from stagger.rundir.stage_folder import StageFolder
@@ -17,10 +17,6 @@ from stagger.status.look import Look, glance_at
 from stagger.status.rank_log import job_output, latest_attempts, log_path, output_without_log, tail
 from stagger.storage.storage import is_local
 from stagger.terminal import logger, say, say_lines
-
-#: A frame in a traceback, and one of stagger's own code.
-FRAME = re.compile(r'  File "')
-OWN_FRAME = re.compile(r'  File "[^"]*/stagger/(task|pipeline|steps|storage|rundir|blocks)/[^"]*"')
 
 #: Most sentences shown for one cause of failures, when they differ.
 SENTENCES = 50
@@ -132,25 +128,6 @@ def ends_of(folder: StageFolder, look: Look, one: Failed, attempt: str | None) -
     lines, trace = log.decode(errors="backslashreplace"), one.failure.get("traceback", "")
     before = lines.partition("Traceback (most recent call last):")[0] if trace else lines
     return [folded(trace), tail(before.encode())]
-
-
-def folded(trace: str) -> str:
-    """A traceback in which neighbouring frames of stagger's own code are one line."""
-    lines: list[str] = []
-    ours = 0
-    inside = False
-    for line in [*trace.splitlines(), ""]:
-        if FRAME.match(line):
-            inside = OWN_FRAME.match(line) is not None
-            ours += inside
-        elif not line.startswith("    "):
-            inside = False
-        if not inside:
-            if ours:
-                lines.append(f"  ... {counted(ours, 'frame')} of stagger")
-                ours = 0
-            lines.append(line)
-    return "\n".join(lines).rstrip("\n")
 
 
 def list_logs(folder: StageFolder) -> None:

@@ -12,10 +12,11 @@ from rich.filesize import decimal
 from stagger.cli.chart import bars
 from stagger.errors import agreeing, counted
 from stagger.launch.launched import Launched
-from stagger.ranks import format_ranks, named_ranks
+from stagger.ranks import ranks_text, shortened
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.status.efficiency import sentences
 from stagger.status.look import Look
+from stagger.status.next_commands import next_commands
 from stagger.status.stage_status import StageStatus, status_of
 from stagger.terminal import say, say_lines
 
@@ -59,13 +60,17 @@ def plan(document: dict[str, Any]) -> None:
             say(f"  input    planned when {', '.join(stage['depends'])} {agreeing(len(stage['depends']), 'is')} done")
         else:
             say(f"  input    {counted(stage['shards'], 'shard')}, {decimal(stage['bytes'])}")
-        say(f"  ranks    {stage['ranks']:,} of {stage['tasks']:,} to run")
+        if stage["undecided"]:
+            say(f"  ranks    {stage['undecided']}")
+        else:
+            say(f"  ranks    {stage['ranks']:,} of {stage['tasks']:,} to run")
         start = stage["start"]
         spread = f"over {start['window_s']} s ({start['policy']})" if start["window_s"] else "at once"
         say(f"  start    {start['summary'] or spread}")
         for number, array in enumerate(stage["arrays"]):
             throttle = f", at most {array['throttle']} at once" if array["throttle"] else ""
-            say(f"  array {number}  {counted(array['jobs'], 'job')}{throttle}")
+            jobs = "as it would be for one rank" if stage["undecided"] else f"{counted(array['jobs'], 'job')}{throttle}"
+            say(f"  array {number}  {jobs}")
             say()
             say_lines(array["script"], indent="    ")
             say()
@@ -84,88 +89,135 @@ def origins(origins: dict[str, str]) -> None:
 
 
 def launched(launched: Launched) -> None:
-    """Print the status after a launch or retry, then the next command or the output folders."""
-    status(launched.run_dir, launched.stages)
+    """Print the status after a launch or retry, then the next command or where everything is."""
+    lines(launched.run_dir, launched.stages)
     if launched.submitted:
         say(f"Follow it with: stagger status {launched.run_dir} --watch")
-    elif not launched.failed_ranks:
-        folders = list(dict.fromkeys(folder for stage in launched.stages for folder in stage.output_folders))
-        for folder in folders[:SHOWN]:
-            say(f"The result is in {folder}")
-        if len(folders) > SHOWN:
-            say(f"... and in {counted(len(folders) - SHOWN, 'more folder')}")
-        say(f"The report is in {launched.run_dir}")
+    else:
+        where(launched.stages)
 
 
 def status(run_dir: str, stages: list[StageStatus]) -> None:
-    """Print a few lines per stage: ranks by state, progress, starts, failures."""
+    """Print a few lines per stage, where everything is, and the commands to type next: at most a screen."""
+    lines(run_dir, stages)
+    where(stages)
+    commands = next_commands(run_dir, stages)
+    for number, (command, what) in enumerate(commands):
+        say(f"{'' if number else 'next:':<5} {command:<{max(len(one) for one, _ in commands)}}  # {what}")
+
+
+def where(stages: list[StageStatus]) -> None:
+    """Print the paths of results, reports and logs, as far as they exist."""
+    named = [(f" of {stage.name}" if len(stages) > 1 else "", stage) for stage in stages]
+    folders = [(name, folder) for name, stage in named for folder in stage.output_folders]
+    for name, folder in folders[:SHOWN]:
+        say(f"The result{name} is in {folder}")
+    if len(folders) > SHOWN:
+        say(f"... and in {len(folders) - SHOWN} more folders")
+    for name, stage in named:
+        if "report" in stage.places:
+            say(f"The report{name} is {stage.places['report']}")
+    if logs := [stage.places["logs"] for stage in stages if "logs" in stage.places]:
+        say(f"The logs are in {', '.join(logs)}")
+
+
+def lines(run_dir: str, stages: list[StageStatus]) -> None:
+    """Print a few lines per stage: ranks by state, what is wrong, and progress."""
     say(run_dir)
     width = max(len(stage.name) for stage in stages)
     for stage in stages:
-        states = [f"{getattr(stage, name):,} {name}{aside(stage, name)}" for name in STATES if getattr(stage, name)]
-        ranks = counted(stage.tasks, "rank")
-        say(f"  {stage.name:<{width}}  {ranks}: {', '.join(states)}")
-        work = (
-            f"{counted(stage.records_in, 'record')} in, {stage.records_out:,} out, {decimal(stage.bytes_out)} written"
-        )
-        if stage.records_per_s is not None and stage.eta_s is not None:
-            rate = f"{stage.records_per_s:,.0f} records/s"
-            if stage.bytes_per_s:
-                rate += f", {decimal(round(stage.bytes_per_s))}/s read"
-            work += f"; {rate}, {timedelta(seconds=round(stage.eta_s))} to go"
-        say(f"  {'':<{width}}  {work}")
-        if stage.starts["planned"]["span_s"]:
-            peaks = [(stage.starts[key]["peak_1s"], stage.starts[key]["peak_100ms"]) for key in ("measured", "planned")]
-            measured, planned = (f"{second:,}/s, {tenth:,} in 100 ms" for second, tenth in peaks)
-            say(f"  {'':<{width}}  peak starts: {measured} (planned: {planned})")
-            for line in start_chart(stage.starts):
-                say(f"  {'':<{width}}  {line}")
-        if stage.bad_records:
-            kinds = ", ".join(f"{count:,} {kind}" for kind, count in stage.bad_records.items())
-            say(f"  {'':<{width}}  bad records skipped: {kinds}")
-        if stage.left_out:
-            reasons = ", ".join(f"{count:,} {reason}" for reason, count in stage.left_out.items())
-            say(f"  {'':<{width}}  records left out: {reasons}")
-        if stage.counts:
-            counts = ", ".join(f"{count:,} {name}" for name, count in stage.counts.items())
-            say(f"  {'':<{width}}  counted: {counts}")
-        if stage.retried:
-            kinds = ", ".join(f"{count:,} {kind}" for kind, count in stage.retried.items())
-            waited = timedelta(seconds=round(stage.retry_waited_s))
-            say(f"  {'':<{width}}  requests retried: {kinds}; {waited} spent waiting in total")
-        if stage.slowest:
-            ranks = ", ".join(f"{rank} ({seconds:,.0f} s)" for rank, seconds in stage.slowest)
-            say(f"  {'':<{width}}  slowest: {ranks}")
-        for line in sentences(stage.efficiency):
-            say(f"  {'':<{width}}  {line}")
-        for line in stage.schema_differences:
-            say(f"  {'':<{width}}  files differ: {line}")
-        if stage.failed:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in stage.reasons.items())
-            say(f"  {'':<{width}}  failed: {format_ranks(stage.failed_ranks)} ({reasons})")
-            for group in stage.errors[:SHOWN]:
-                say(f"  {'':<{width}}    {group['count']:,} x {group['error']}")
-        for why in stage.waiting[:SHOWN]:
-            say(f"  {'':<{width}}  waiting: {why['ranks']} ({why['reason']}: {why['message']})")
-        if stage.end:
-            say(f"  {'':<{width}}  end: {stage.end['message']}")
-        if stage.avoided:
-            nodes = f"{'s' if len(stage.avoided) > 1 else ''} {', '.join(stage.avoided)}"
-            say(f"  {'':<{width}}  the jobs avoid node{nodes}, on which several ranks failed")
-        if stage.lost:
-            files = counted(stage.lost["files"], "output file")
-            say(f"  {'':<{width}}  lost: {files} of {named_ranks(stage.lost['ranks'])}, such as {stage.lost['first']}")
-            say(f"  {'':<{width}}    make them again with: stagger retry {run_dir} --lost")
-        if stage.strays:
-            say(f"  {'':<{width}}  {stage.strays['message']}")
+        said = [counts(stage), *troubles(stage), *([work(stage)] if stage.done else []), *remarks(run_dir, stage)]
+        said += details(stage) if len(stages) == 1 else []
+        for number, line in enumerate(said):
+            say(f"  {'' if number else stage.name:<{width}}  {line}")
     for note in notes(stages):
         say(note)
 
 
+def counts(stage: StageStatus) -> str:
+    """The ranks of a stage by state."""
+    if stage.undecided:
+        return f"{stage.undecided}, once the stage starts"
+    states = [f"{getattr(stage, name):,} {name}{aside(stage, name)}" for name in STATES if getattr(stage, name)]
+    took = "" if stage.took_s is None else f" in {duration(stage.took_s)}"
+    return f"{stage.tasks:,} rank{'s' if stage.tasks > 1 else ''}: {', '.join(states)}{took}"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, or `3:25:07` from a minute on."""
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+
+
+def troubles(stage: StageStatus) -> list[str]:
+    """Why ranks failed, why others do not start, and what the end of the stage did."""
+    said = [f"failed: {ranks_text(group['ranks'], group['count'])}: {group['error']}" for group in stage.errors[:SHOWN]]
+    if more := stage.errors[SHOWN:]:
+        said.append(f"failed: {sum(group['count'] for group in more):,} more, for {len(more):,} other reasons")
+    for why in stage.waiting[:SHOWN]:
+        how = "can never start" if why["starts"] == "never" else "waiting"
+        said.append(f"{how}: {ranks_text(why['ranks'], why['count'])}: {why['reason']}: {why['message']}")
+    if stage.end:
+        said.append(f"end: {stage.end['message']}")
+    return said
+
+
+def work(stage: StageStatus) -> str:
+    """The records and bytes of a stage, and their rates."""
+    said = f"{stage.records_in:,} records in, {stage.records_out:,} out, {decimal(stage.bytes_out)} written"
+    if stage.records_per_s is not None and stage.eta_s is not None:
+        said += f"; {stage.records_per_s:,.0f} records/s"
+        if stage.bytes_per_s:
+            said += f", {decimal(round(stage.bytes_per_s))}/s read"
+        said += f", {timedelta(seconds=round(stage.eta_s))} to go"
+    return said
+
+
+def remarks(run_dir: str, stage: StageStatus) -> list[str]:
+    """What is worth knowing about the outputs, the records and the nodes of a stage."""
+    said = [f"files differ: {line}" for line in stage.schema_differences]
+    if stage.lost:
+        files = f"{stage.lost['files']:,} output file{'s' if stage.lost['files'] > 1 else ''}"
+        said.append(f"lost: {files} of ranks {shortened(stage.lost['ranks'])}, such as {stage.lost['first']}")
+        said.append(f"  make them again with: stagger retry {run_dir} --lost")
+    if stage.strays:
+        said.append(stage.strays["message"])
+    if stage.avoided:
+        nodes = f"{'s' if len(stage.avoided) > 1 else ''} {', '.join(stage.avoided)}"
+        said.append(f"the jobs avoid node{nodes}, on which several ranks failed")
+    kinds = {
+        "bad records skipped": stage.bad_records,
+        "records left out": stage.left_out,
+        "counted": stage.counts,
+        "requests retried": stage.retried,
+    }
+    for what, numbers in kinds.items():
+        if numbers:
+            said.append(f"{what}: {', '.join(f'{count:,} {kind}' for kind, count in numbers.items())}")
+    if stage.retried:
+        said[-1] += f"; {timedelta(seconds=round(stage.retry_waited_s))} spent waiting in total"
+    return said
+
+
+def details(stage: StageStatus) -> list[str]:
+    """How the jobs started and what they used. The chart gives way to what is wrong, to leave that on the screen."""
+    said = []
+    if stage.starts["planned"]["span_s"]:
+        peaks = [(stage.starts[key]["peak_1s"], stage.starts[key]["peak_100ms"]) for key in ("measured", "planned")]
+        measured, planned = (f"{second:,}/s, {tenth:,} in 100 ms" for second, tenth in peaks)
+        said.append(f"peak starts: {measured} (planned: {planned})")
+        said += start_chart(stage.starts) if not (stage.errors or stage.waiting) else []
+    if stage.slowest:
+        ranks = ", ".join(f"{rank} ({seconds:,.0f} s)" for rank, seconds in stage.slowest)
+        said.append(f"slowest: {ranks}")
+    return said + sentences(stage.efficiency)
+
+
 def aside(stage: StageStatus, state: str) -> str:
     """The note after the number of ranks in a state."""
-    kinds = (("cancelled", stage.cancelled), ("unknown", stage.unknown)) if state == "pending" else ()
-    parts = [f"{count:,} {kind}" for kind, count in kinds if count]
+    if state != "pending":
+        return ""
+    kinds = {"can never start": stage.stuck, "cancelled": stage.cancelled, "unknown": stage.unknown}
+    parts = [f"{count:,} {kind}" for kind, count in kinds.items() if count]
     return f" ({', '.join(parts)})" if parts else ""
 
 

@@ -83,19 +83,27 @@ def plans_of_file(
     file: str, name: str | None, wanted: Wanted, assignments: tuple[str, ...], seed: int, profile: str | None
 ) -> dict[str, StartPlan]:
     from stagger.executor.slurm_start import SlurmStart
+    from stagger.launch.check import continued
     from stagger.launch.plans import plan_for_show
     from stagger.plan.requests import not_yet_planned
+    from stagger.plan.stage_plan import with_plans
     from stagger.rundir.run_folder import RunFolder, open_storage
     from stagger.spec.changes import Changes
     from stagger.spec.load import load_file
+    from stagger.status.stage_status import undecided_ranks
 
     # A file for the local executor is also planned for Slurm: the local executor has no herd of starting jobs.
     spec = load_file(file, Changes(assignments, "slurm", wanted.tasks, profile=profile), logger.info)
-    chosen = spec.chosen(name)
+    run = RunFolder(open_storage(spec), spec.run_dir)
+    spec = continued(run, spec)
     exact = wanted.requests is None
-    planned = plan_for_show(RunFolder(open_storage(spec), spec.run_dir), spec)[1] if exact else {}
+    planned = plan_for_show(run, spec)[1] if exact or any(one.sizing != "given" for one in spec.stages) else {}
+    spec = with_plans(spec, planned)
     found = {}
-    for stage in chosen:
+    for stage in spec.chosen(name):
+        if undecided := undecided_ranks(stage):
+            logger.warning(f"{stage.name} gets {undecided}: to plan its start, give a number with --tasks")
+            continue
         made = planned.get(stage.name)
         if wanted.throttle is not None:  # The window for backend_limit depends on the throttle.
             settings = stage.executor.model_copy(update={"workers": wanted.throttle})

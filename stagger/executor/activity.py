@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from stagger.slurm.states import Starts
+
 
 class Waiting(NamedTuple):
-    """Why a job does not start by itself: Slurm's reason, and what it means in words."""
+    """Why a job does not start soon: Slurm's reason, when it starts, and what the reason means in words."""
 
     job_id: str
     reason: str
+    starts: Starts
     message: str
 
 
@@ -22,10 +25,10 @@ class Activity:
         rank -> (launch, first rank of its job).
     requeued: ranks that Slurm has put back into the queue.
     unknown: ranks that may be running or queued, because Slurm did not answer, or hides the jobs of other users.
-    waiting: why ranks wait that will not start by themselves.
+    waiting: why ranks wait that will not start soon.
     failing: ranks that have failed in a job that still runs other ranks. They may run again if the job is requeued.
     holders: the jobs or processes that run the ranks, for error messages.
-    ending: whether an end job is still queued or running; it may launch more ranks.
+    ending: whether an end job is running, or queued and can start; it may launch more ranks.
     """
 
     running: set[int] = field(default_factory=set)
@@ -41,6 +44,11 @@ class Activity:
     @property
     def ranks(self) -> set[int]:
         return self.running | self.starting.keys() | self.pending | self.requeued | self.failing | self.unknown
+
+    @property
+    def stuck(self) -> set[int]:
+        """The ranks whose queued jobs never start as they are."""
+        return {rank for rank, why in self.waiting.items() if why.starts == "never"}
 
     def add(self, other: Activity) -> None:
         """Merge in the activity of another executor's launches of the same stage."""

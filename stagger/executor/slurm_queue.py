@@ -18,7 +18,7 @@ from stagger.rundir.run_folder import Stage
 from stagger.slurm import cluster
 from stagger.slurm.answers import Accounted, QueuedJob
 from stagger.slurm.command import BRIEF, PATIENT, Wait
-from stagger.slurm.states import has_ended, is_queued, why_waiting
+from stagger.slurm.states import has_ended, is_queued, never_starts, reason_of
 from stagger.terminal import logger
 
 #: Seconds that accounting has to answer: to tell a user how jobs ended, and to decide about retries.
@@ -127,7 +127,7 @@ class SlurmJobs(Jobs[SlurmLaunch]):
             return self._unknown(stage, launches)
         activity = Activity()
         for launch in launches:
-            activity.ending |= bool(self.alive(launch.finalize.name))
+            activity.ending |= any(not is_stuck(job) for job in self.alive(launch.finalize.name))
             for array in launch.arrays:
                 alive = self.alive(array.name)
                 ranks = array.elements(launch.ranks_per_job) if alive else []
@@ -318,8 +318,8 @@ def note_job(activity: Activity, launch: SlurmLaunch, job: QueuedJob, ranks: lis
     """Add the ranks of a queued or running job to a stage's activity."""
     if is_queued(job.state):
         (activity.requeued if was_requeued(job) else activity.pending).update(ranks)
-        if message := why_waiting(job.reason, job.job_id):
-            activity.waiting |= dict.fromkeys(ranks, Waiting(job.job_id, job.reason, message))
+        if (why := reason_of(job.reason, job.job_id)) is not None:
+            activity.waiting |= dict.fromkeys(ranks, Waiting(job.job_id, job.reason, why.starts, why.words))
     elif launch.crews and (note := read_notes(launch.log_dir, f"{job.job_id}_{job.index}", launch.crews)).running:
         activity.running.update(note.running.intersection(ranks))
         activity.failing.update(note.failed.intersection(ranks))
@@ -328,6 +328,11 @@ def note_job(activity: Activity, launch: SlurmLaunch, job: QueuedJob, ranks: lis
         activity.starting.update(dict.fromkeys(ranks, (launch.launch, ranks[0])))
     else:
         activity.running.update(ranks)
+
+
+def is_stuck(job: QueuedJob) -> bool:
+    """Whether a job is queued and never starts as it is."""
+    return is_queued(job.state) and never_starts(job.reason)
 
 
 def was_requeued(job: QueuedJob) -> bool:

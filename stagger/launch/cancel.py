@@ -78,5 +78,7 @@ def stages_behind(spec: RunSpec, stage: StageSpec) -> list[str]:
 
 def check_ranks(stage: StageSpec, ranks: set[int]) -> None:
     """Raise StaggerError when the stage does not have all of `ranks`."""
+    if ranks and stage.sizing == "undecided":
+        raise StaggerError(f"{stage.name} has no ranks yet: their number is decided when the stage starts.")
     if ranks and max(ranks) >= stage.tasks:
         raise StaggerError(f"There is no rank {max(ranks)}: the ranks of {stage.name} are 0 to {stage.tasks - 1}.")

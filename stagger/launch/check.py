@@ -9,7 +9,7 @@ from typing import Any
 
 from stagger.errors import StaggerError, agreeing
 from stagger.pipeline.chain import add_import_path
-from stagger.plan.stage_plan import StagePlan, output_folders, steps_of
+from stagger.plan.stage_plan import StagePlan, output_folders, steps_of, with_plans
 from stagger.plan.stage_steps import create_steps
 from stagger.progress import busy
 from stagger.ranks import named_ranks
@@ -23,6 +23,13 @@ from stagger.storage.ownership import foreign, user_name
 from stagger.storage.secrecy import REFERENCE
 from stagger.storage.storage import expand_variables, join
 from stagger.terminal import logger
+
+
+def continued(run: RunFolder, spec: RunSpec) -> RunSpec:
+    """The run with the numbers of ranks that an earlier launch decided, for stages with `tasks: auto`."""
+    if RunRecord(spec).is_sized or (before := run.load()) is None:
+        return spec
+    return spec.sized_as(before.spec)
 
 
 def check_fingerprints(folder: RunFolder, record: RunRecord, plans: dict[str, StagePlan]) -> None:
@@ -69,7 +76,10 @@ def save_plans(
     outputs: dict[str, list[str]],
     names: dict[str, list[OutputNames]],
 ) -> RunRecord:
-    """Write missing and outdated plans, and run.json with the settings of this launch. `before` is the previous one."""
+    """Write missing and outdated plans, and run.json with the settings of this launch. `before` is the previous one.
+
+    The record returned has the numbers of ranks that the plans decided.
+    """
     fingerprints = dict(before.fingerprints) if before else {}
     inputs = dict(before.inputs) if before else {}
     for name, plan in plans.items():
@@ -79,6 +89,7 @@ def save_plans(
             with busy(f"{name}: writing the plan"):
                 folder.storage.write(path, plan.encode())
         fingerprints[name], inputs[name] = plan.fingerprint, plan.input
+    spec = with_plans(spec, plans)
     created, pickles = (before.created, before.pickles) if before else (time.time(), {})
     record = RunRecord(spec, fingerprints, inputs, outputs, names, created, pickles)
     folder.save(record)

@@ -7,16 +7,17 @@ from typing import Any
 from stagger.executor.base import StageLaunch
 from stagger.executor.kinds import runner_of
 from stagger.executor.limits import check_limits
-from stagger.launch.check import check_fingerprints, refuse_other_stages
+from stagger.launch.check import check_fingerprints, continued, refuse_other_stages
 from stagger.launch.hand_over import task_settings
 from stagger.launch.launch import Wishes, foreign_files, removals
 from stagger.launch.plans import plan_for_show
 from stagger.launch.stages import wanted_ranks
 from stagger.launch.start_over import past_of
-from stagger.plan.stage_plan import StagePlan
+from stagger.plan.stage_plan import StagePlan, with_plans
 from stagger.rundir.launch_records import Group, read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage, open_storage, run_fingerprint
 from stagger.spec.models import RunSpec
+from stagger.status.stage_status import undecided_ranks
 from stagger.terminal import logger
 
 
@@ -26,7 +27,10 @@ def dry_run(spec: RunSpec, wishes: Wishes) -> dict[str, Any]:
     Logs what the launch would remove.
     """
     run = RunFolder(open_storage(spec), spec.run_dir)
+    if not wishes.fresh:
+        spec = continued(run, spec)
     made, plans, done = plan_for_show(run, spec, fresh=wishes.fresh)
+    spec = with_plans(spec, plans)
     run.storage.check_writable(spec.run_dir)
     before = run.load()
     if before is not None and not wishes.fresh:
@@ -55,28 +59,33 @@ def dry_run(spec: RunSpec, wishes: Wishes) -> dict[str, Any]:
 
 
 def dry_stage(stage: Stage, plan: StagePlan | None, ranks: list[int]) -> dict[str, Any]:
-    """The entry of one stage, of which `ranks` would be launched."""
+    """The entry of one stage, of which `ranks` would be launched.
+
+    While its number of ranks is undecided, the scripts are those for one rank.
+    """
     spec = stage.spec
     runner = runner_of(stage.record.spec, spec, plan.input if plan else None)
     number = len(read_launches(stage.folder)) + 1
     settings = task_settings(stage, runner, number, len(ranks))
     launch = StageLaunch(stage, number, [Group(ranks)], settings)
     arrays = runner.arrays(launch) if ranks else []
+    undecided = undecided_ranks(spec)
     return {
         "name": spec.name,
         "executor": spec.executor.type,
         "depends": list(spec.depends),
-        "tasks": spec.tasks,
-        "ranks": len(ranks),
+        "tasks": None if undecided else spec.tasks,
+        "ranks": None if undecided else len(ranks),
+        "undecided": undecided,
         "shards": plan.shards if plan else None,
         "bytes": plan.size if plan else None,
-        "jobs": sum(len(array.ranks) for array in arrays),
+        "jobs": None if undecided else sum(len(array.ranks) for array in arrays),
         "arrays": [{"jobs": len(a.ranks), "throttle": a.throttle, "script": a.script} for a in arrays],
         "end_script": runner.end_script(launch) if ranks else "",
         "start": {
             "policy": spec.start_policy,
             "window_s": settings.window_s,
             "hold_s": settings.hold_s,
-            "summary": runner.start_summary(len(ranks)) if ranks else "",
+            "summary": runner.start_summary(len(ranks)) if ranks and not undecided else "",
         },
     }

@@ -8,12 +8,14 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 
 from stagger.errors import StaggerError
+from stagger.executor.activity import Waiting
 from stagger.launch.check import enter
 from stagger.launch.ending import end_stage, recording_end
 from stagger.launch.launched import Launched
 from stagger.launch.plans import ready_stages
 from stagger.launch.stages import note_unfinished, run_stages, wanted_ranks
 from stagger.progress import Progress
+from stagger.ranks import format_ranks, ranks_text
 from stagger.rundir.launch_records import latest_launch
 from stagger.rundir.lock import InUse
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
@@ -24,6 +26,9 @@ from stagger.status.look import Look, glance_at_run, look_at_run
 from stagger.status.stage_status import stage_statuses
 from stagger.storage.storage import join
 from stagger.terminal import logger
+
+#: Seconds for which ranks that never start are waited for once nothing else is active: Slurm may correct a reason.
+STUCK_S = 60.0
 
 #: Seconds between polls: the first, the longest, the growth factor. Slurm's manual discourages frequent polling.
 FIRST_S, LONGEST_S, GROWTH = 1.0, 30.0, 1.3
@@ -42,7 +47,7 @@ def follow(
     """Wait until all Slurm jobs of the run have ended, also those that end jobs launch.
 
     Then do what end jobs failed to do or may not, run the local stages that waited, and repeat. Launches no stage
-    twice.
+    twice. Gives up when only ranks are left that never start; they stay queued.
     """
     if is_local_only(record):
         return launched
@@ -114,7 +119,7 @@ def _follow(
             logger.info(f"{str(error).rstrip('.')}; still waiting")
             pause(LONGEST_S, deadline, str(error))
             continue
-        if lost or not acted:
+        if lost or not acted or any(look.activity.stuck for look in looks.values()):
             break
     ended = Launched(run.path, stage_statuses(looks), lost_outputs=lost)
     for name in pending_stages(record, looks):
@@ -205,18 +210,43 @@ def pause(seconds: float, deadline: float | None, why: str) -> None:
 def wait_for_jobs(run: RunFolder, record: RunRecord, deadline: float | None) -> dict[str, Look]:
     """Wait until no rank and no end job of the run is queued or running, or until a stage falls to this process.
 
-    Returns the last look. Raises TimeoutError at the deadline, a time of `time.monotonic`.
+    Says once why ranks do not start. Does not wait longer than STUCK_S for ranks that never start, if nothing else is
+    active. Returns the last look. Raises TimeoutError at the deadline, a time of `time.monotonic`.
     """
     longest = LOCAL_S if is_local_only(record) else LONGEST_S
-    interval = min(FIRST_S, longest)
+    interval, said, since = min(FIRST_S, longest), set[tuple[str, Waiting]](), 0.0
     with Progress(record.spec.name, sum(stage.tasks for stage in record.spec.stages)) as progress:
         while True:
+            record = run.refreshed(record)
             held = is_held(run, record)  # Asked first: what it has done by then is seen below.
             looks = patient_look(run, record, deadline)
             done = sum(len(look.done) for look in looks.values())
+            progress.total = sum(stage.tasks for stage in record.spec.stages)
             progress.set(done, 0)
             active = held or any(look.activity.ranks or look.activity.ending for look in looks.values())
             if not active or any(map(falls_to_us, looks.values())):
                 return looks
-            pause(interval, deadline, f"{run.path} has not ended yet: {done} of {progress.total} ranks are done.")
+            for look in looks.values():
+                say_why_waiting(look, said)
+            since = (since or time.monotonic()) if only_stuck(looks) and not held else 0.0
+            if since and time.monotonic() - since >= STUCK_S:
+                return looks
+            pause(interval, deadline, f"{run.path} has not ended yet: {done:,} of {progress.total:,} ranks are done.")
             interval = min(longest, interval * GROWTH)
+
+
+def only_stuck(looks: Mapping[str, Look]) -> bool:
+    """Whether some ranks never start as they are, and no others are active. (Their end job only waits for them.)"""
+    activities = [look.activity for look in looks.values()]
+    return any(one.stuck for one in activities) and all(one.ranks <= one.stuck for one in activities)
+
+
+def say_why_waiting(look: Look, said: set[tuple[str, Waiting]]) -> None:
+    """Log why ranks do not start, unless it is in `said`."""
+    name, activity = look.stage.name, look.activity
+    for why in set(activity.waiting.values()):
+        if (name, why) not in said:
+            said.add((name, why))
+            ranks = [rank for rank, one in activity.waiting.items() if one == why]
+            how = "can never start" if why.starts == "never" else "waiting"
+            logger.warning(f"{name}: {how}: {ranks_text(format_ranks(ranks), len(ranks))}: {why.reason}: {why.message}")

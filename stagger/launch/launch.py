@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stagger.errors import StaggerError
 from stagger.executor.kinds import runner_of
 from stagger.launch import background
 from stagger.launch.check import (
     check_fingerprints,
+    continued,
     refuse_foreign_completions,
     refuse_moved_outputs,
     refuse_other_stages,
@@ -27,8 +28,9 @@ from stagger.launch.stages import check_room, completions_of, lost_results, run_
 from stagger.launch.start_over import PastStage, as_new, described, past_of, refuse_if_running, undo_all
 from stagger.launch.stored_steps import pickled, store_steps
 from stagger.pipeline.chain import Step, add_import_path
-from stagger.plan.stage_plan import StagePlan
+from stagger.plan.stage_plan import StagePlan, with_plans
 from stagger.rundir.access import share_folder
+from stagger.rundir.remembered import remember
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage, open_storage
 from stagger.spec.models import RunSpec
 from stagger.status.look import Look, done_ranks, look_at_run
@@ -56,7 +58,10 @@ class Wishes:
     confirm: Callable[[], None] = lambda: None
 
 
-def launch(spec: RunSpec, wishes: Wishes, objects: Mapping[str, Sequence[Step]] = NO_OBJECTS) -> Launched:
+NO_WISHES = Wishes()
+
+
+def launch(spec: RunSpec, wishes: Wishes = NO_WISHES, objects: Mapping[str, Sequence[Step]] = NO_OBJECTS) -> Launched:
     """Launch the ranks of a run that are not done.
 
     Args:
@@ -82,8 +87,12 @@ def _launch(
     storage = run.storage
     warn_of_foreign_code(spec)
     add_import_path(spec.import_path)
+    if not wishes.fresh:
+        spec = continued(run, spec)
     made = Pipeline.create(spec, objects)
     plans = plan_stages(storage, ready_stages(spec, done=[]), made, completions_of({}))
+    spec = with_plans(spec, plans)
+    made = replace(made, spec=spec)
     check_runners(spec, plans)
     storage.check_writable(spec.run_dir)
     foreign = None
@@ -94,6 +103,7 @@ def _launch(
         check_fingerprints(run, before, plans)
     payloads = pickled(objects)
     run.create(spec)
+    remember(run.path, spec.storage_options)
     with run.lock.held():
         before = run.load()  # Read again: another launch may have created the run since.
         past = past_of(run, before, RunRecord(spec, outputs=made.outputs)) if wishes.fresh else []
@@ -105,6 +115,9 @@ def _launch(
         done = {name for name, look in looks.items() if look.is_done and name not in lost}
         ready = [stage for stage in ready_stages(spec, done) if stage.name not in plans]
         plans |= plan_stages(storage, ready, made, completions_of(looks))
+        spec = with_plans(spec, plans)
+        made = replace(made, spec=spec)
+        looks = {name: replace(look, stage=run.stage(RunRecord(spec), name)) for name, look in looks.items()}
         check_runners(spec, plans)
         if before is None:
             for name, plan in plans.items():

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from stagger.errors import RunFailed, counted
 from stagger.ranks import format_ranks
+from stagger.status.next_commands import cancel_stuck
 from stagger.status.stage_status import StageStatus
 
 
@@ -28,9 +29,22 @@ class Launched:
     def failed_ranks(self) -> dict[str, list[int]]:
         return {stage.name: stage.failed_ranks for stage in self.stages if stage.failed_ranks}
 
+    @property
+    def never_start(self) -> str:
+        """Which ranks never start as they are, why, and what to do, as a clause; empty if there are none."""
+        found = [(stage.name, why) for stage in self.stages for why in stage.waiting if why["starts"] == "never"]
+        if self.submitted or not found:
+            return ""
+        ranks = "; ".join(f"{name}: {why['ranks']}, {why['reason']}: {why['message']}" for name, why in found)
+        return (
+            f"can never start as they are ({ranks}). Take them out of the queue with:"
+            f" {cancel_stuck(self.run_dir, self.stages)}; then change what they request, as with: stagger retry"
+            f" {self.run_dir} --set executor.KEY=VALUE"
+        )
+
     def raise_if_failed(self) -> None:
-        """Raise RunFailed, naming them, when outputs of completed ranks are lost, or ranks failed or are unfinished, or
-        output files of a completed stage have different columns.
+        """Raise RunFailed, naming them, when outputs of completed ranks are lost, or ranks failed, can never start
+        or are unfinished, or output files of a completed stage have different columns.
         """
         if self.lost_outputs:
             count = len(self.lost_outputs)
@@ -46,9 +60,12 @@ class Launched:
             share = "" if worst["count"] == count else f", {worst['count']:,} of them"
             raise RunFailed(
                 f"{counted(count, 'rank')} of {self.run_dir} failed{share}: {worst['error']}; see more"
-                f" with: stagger logs {self.run_dir} --failed; rerun them with: stagger retry {self.run_dir}",
+                f" with: stagger logs {self.run_dir} --failed; rerun them with: stagger retry {self.run_dir}"
+                + (f". Other ranks {self.never_start}" if self.never_start else ""),
                 self.failed_ranks,
             )
+        if self.never_start:
+            raise RunFailed(f"Ranks of {self.run_dir} {self.never_start}")
         if self.unfinished:
             names = "; ".join(f"{name}: {format_ranks(ranks)}" for name, ranks in self.unfinished.items())
             raise RunFailed(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from stagger.errors import agreeing
@@ -148,6 +148,9 @@ def run_stages(
                 made = Pipeline(record.spec, {name: steps_of(run.stage(record, name))}, record.outputs, record.names)
                 plans = plan_stages(run.storage, [spec], made, completions_of(looks))
                 record = save_plans(run, record, record.spec, plans, record.outputs, record.names)
+                looks[name] = replace(looks[name], stage=run.stage(record, name))
+                wanted[name] = wanted_ranks(plans[name].stage, limit, ranks.get(name))
+                decision = decided(record, looks[name], decision, wanted[name])
             looks[name] = launch_stage(run.stage(record, name), looks[name], decision.ranks, factors)
             standings[name] = Standing.of(looks[name])
             submitted = bool(decision.ranks) and spec.executor.type == "slurm"
@@ -156,6 +159,15 @@ def run_stages(
                 note_unfinished(launched, looks[name], wanted[name])
         launched.stages.append(stage_status(looks[name]))
     return launched
+
+
+def decided(record: RunRecord, look: Look, decision: Start, wanted: Collection[int]) -> Start:
+    """The decision about a stage that has just been planned; another one if that has decided its number of ranks."""
+    if look.stage.spec.sizing == "given":
+        return decision
+    start = Start([rank for rank in wanted if rank not in look.done and rank not in look.activity.ranks])
+    check_limits(record.spec, {look.stage.name: len(start.ranks)}, {})
+    return start
 
 
 def check_room(

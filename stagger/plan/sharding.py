@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence
 
 from stagger.pipeline import Shard, ShardBy
+
+
+def task_count(sizes: Sequence[int], bytes_per_task: int | None) -> int:
+    """The number of ranks for shards of these sizes in bytes: one a shard, or as many as needed for about
+    `bytes_per_task` each. A shard of that size or more has a rank of its own.
+
+    >>> task_count([5, 9, 1], None), task_count([40, 5, 9, 1], 10), task_count([3, 3, 3], 100)
+    (3, 3, 1)
+    """
+    if bytes_per_task is None:
+        return len(sizes)
+    large = sum(size >= bytes_per_task for size in sizes)
+    return max(1, large + math.ceil(sum(size for size in sizes if size < bytes_per_task) / bytes_per_task))
 
 
 def assign(shards: Sequence[Shard], tasks: int, shard_by: ShardBy, per_job: int = 1) -> list[list[Shard]]:

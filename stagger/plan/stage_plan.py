@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from rich.filesize import decimal
 
 from stagger.errors import StaggerError, agreeing, counted
 from stagger.pipeline import Shard
-from stagger.plan.sharding import assign
+from stagger.plan.sharding import assign, task_count
 from stagger.plan.upstream import Upstream, recorded_only
 from stagger.progress import busy
 from stagger.rundir.output_names import OutputNames
 from stagger.rundir.plan_file import encode_plan
 from stagger.rundir.run_folder import StageInput
 from stagger.rundir.stage_folder import collection_paused
-from stagger.spec.models import StageSpec
+from stagger.spec.models import RunSpec, StageSpec
 from stagger.storage import MTIME
 from stagger.storage.secrecy import secret_by_form
 from stagger.storage.storage import Storage, is_local, without_secrets
@@ -27,6 +28,10 @@ from stagger.terminal import logger
 
 if TYPE_CHECKING:
     from stagger.pipeline.hooks import Reader, Writer
+
+
+#: The most ranks that a stage gets without a number from its user.
+MOST_DECIDED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ def make_plan(storage: Storage, stage: StageSpec, steps: Sequence[Any], upstream
 
 def _plan(stage: StageSpec, shards: list[Shard]) -> StagePlan:
     check_names(shards)
+    stage = sized(stage, shards)
     per_job = stage.ranks_dealt
     content = {"steps": steps_of(stage), "tasks": stage.tasks, "shard_by": stage.shard_by}
     if per_job > 1:
@@ -99,6 +105,40 @@ def _plan(stage: StageSpec, shards: list[Shard]) -> StagePlan:
     for shard in shards:
         digest.update(b"%s\0%d\0%s\n" % (shard.name.encode(), shard.size, content_version(shard).encode()))
     return StagePlan(stage, digest.hexdigest()[:16], assign(shards, stage.tasks, stage.shard_by, per_job))
+
+
+def sized(stage: StageSpec, shards: Sequence[Shard]) -> StageSpec:
+    """The stage with the number of ranks that its shards need, if the user has not given one.
+
+    Raises StaggerError when there are no shards, or too many.
+    """
+    if stage.sizing == "given":
+        return stage
+    size = stage.bytes_per_task
+    if not shards:
+        raise StaggerError(f"{stage.name}: there are no shards to make ranks of; give tasks as a number.")
+    count = task_count([shard.size for shard in shards], size)
+    if count > MOST_DECIDED:
+        raise StaggerError(
+            f"{stage.name}: its {len(shards):,} shards would make {count:,} ranks, more than {MOST_DECIDED:,}: set"
+            f" {'a larger ' if size else ''}bytes_per_task, so that a rank reads several shards, or give tasks as a"
+            " number. On Slurm, executor.ranks_per_job puts several ranks into a job."
+        )
+    if size is None:  # One shard each: to balance bytes could leave empty shards together.
+        return stage.model_copy(update={"tasks": count, "sizing": "decided", "shard_by": "count"})
+    larger = [shard for shard in shards if shard.size > size]
+    if larger:
+        worst = max(larger, key=lambda shard: shard.size)
+        logger.info(
+            f"{stage.name}: {len(larger):,} of {len(shards):,} shards are larger than bytes_per_task. Each is a rank of"
+            f" its own, as no shard is divided: the largest, {worst.name}, has {decimal(worst.size)}"
+        )
+    return stage.model_copy(update={"tasks": count, "sizing": "decided"})
+
+
+def with_plans(spec: RunSpec, plans: Mapping[str, StagePlan]) -> RunSpec:
+    """The run with the numbers of ranks that the plans of its stages have decided."""
+    return spec.with_stages(plan.stage for plan in plans.values())
 
 
 def warn_of_idle_ranks(plan: StagePlan) -> None:
@@ -202,8 +242,9 @@ def output_folders(stage: StageSpec, steps: Sequence[Any]) -> list[str]:
     Raises StaggerError when two ranks would write the same file or, with `commit: shard`, two shards would; and for a
     folder with a secret in its URL.
     """
+    several = 0 if stage.sizing == "given" else 2  # How many there will be depends on the input.
     for step in steps_with("check_tasks", steps):
-        step.check_tasks(stage.tasks)
+        step.check_tasks(max(stage.tasks, several))
     writers = steps_with("output_folder", steps)
     if stage.commit == "shard" and not (writers and all(getattr(step, "shard_by_shard", False) for step in writers)):
         raise StaggerError(

@@ -39,6 +39,12 @@ def create_steps(stage: StageSpec, objects: Sequence[Step] | None = None) -> lis
             f"{names[0]} is the first step, and the first step gets no data: begin with a reader ({readers}). If the"
             " step makes its own records, give `data` a default: data=None."
         )
+    if stage.sizing != "given" and not hasattr(steps[0], "find_shards"):
+        key = "tasks: auto" if stage.bytes_per_task is None else "bytes_per_task"
+        raise StaggerError(
+            f"{stage.name}: {key} needs a reader, whose shards become ranks, and {names[0]} makes its own records: give"
+            " tasks as a number."
+        )
     return steps
 
 

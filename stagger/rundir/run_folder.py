@@ -25,6 +25,10 @@ from stagger.terminal import logger
 SCHEMA = 1
 
 
+class NoRun(StaggerError):
+    """There is no run in a folder."""
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """run.json. `spec` is that of the latest launch; `created` is in seconds since the epoch.
@@ -46,7 +50,15 @@ class RunRecord:
         """A copy of the record in which a stage is not planned yet: it is when it starts."""
         fingerprints = {stage: one for stage, one in self.fingerprints.items() if stage != name}
         inputs = {stage: one for stage, one in self.inputs.items() if stage != name}
-        return replace(self, fingerprints=fingerprints, inputs=inputs)
+        stage = self.spec.stage(name)
+        if stage.sizing == "decided":
+            stage = stage.model_copy(update={"tasks": 1, "sizing": "undecided"})
+        return replace(self, spec=self.spec.with_stages([stage]), fingerprints=fingerprints, inputs=inputs)
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether the number of ranks of every stage is decided."""
+        return all(stage.sizing != "undecided" for stage in self.spec.stages)
 
 
 @dataclass(frozen=True)
@@ -103,7 +115,7 @@ class RunFolder:
     def open(
         cls, path: str, options: dict[str, dict[str, Any]] | None = None, *, patient: bool = False
     ) -> tuple[RunFolder, RunRecord]:
-        """Open the existing run at `path`. Raises StaggerError when there is none.
+        """Open the existing run at `path`. Raises NoRun when there is none.
 
         `options` are the storage options for reading run.json, which contains the run's own. `patient` is for jobs
         without a user at a terminal: they retry even if the storage is unreachable, and wait for a run.json that is
@@ -116,9 +128,11 @@ class RunFolder:
         if record is None and patient and is_local(path) and appears(join(path, "run.json")):
             record = folder.load()
         if record is None:
+            if not is_local(path):  # Raises StaggerError for a missing bucket.
+                next(iter(folder.storage.walk(path)), None)
             from stagger.rundir.which_run import no_run
 
-            raise no_run(path)
+            raise NoRun(no_run(path))
         return cls(open_storage(record.spec, unreachable_s), path), record
 
     def stage(self, record: RunRecord, name: str) -> Stage:
@@ -171,6 +185,10 @@ class RunFolder:
             record["created"],
             {name: Pickle(**pickle) for name, pickle in record["pickles"].items()},
         )
+
+    def refreshed(self, record: RunRecord) -> RunRecord:
+        """The record; read again if it leaves the number of ranks of a stage open, which its launch decides."""
+        return record if record.is_sized else self.load() or record
 
     def save(self, record: RunRecord) -> None:
         content = {

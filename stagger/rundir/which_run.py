@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 import orjson
 
-from stagger.errors import StaggerError
 from stagger.spec.nearest import close_to
 from stagger.storage.storage import is_local, join
 
@@ -15,10 +14,10 @@ from stagger.storage.storage import is_local, join
 LOOKED_AT, NAMED = 200, 5
 
 
-def no_run(path: str) -> StaggerError:
-    """The error about a path that holds no run, with the run that was probably meant."""
+def no_run(path: str) -> str:
+    """What to say of a path that holds no run, with the run that was probably meant."""
     why = _why(path)
-    return StaggerError(f"There is no run in {path}: {why}{'' if why.endswith('?') else '.'}")
+    return f"There is no run in {path}: {why}{'' if why.endswith('?') else '.'}"
 
 
 def _why(path: str) -> str:

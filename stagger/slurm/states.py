@@ -51,6 +51,17 @@ STATES = {
 }
 
 
+#: When a waiting job starts: `never` as it is, `by hand` once somebody has acted, or `later`, by itself.
+Starts = Literal["never", "by hand", "later"]
+
+
+class Reason(NamedTuple):
+    """What a reason of a waiting job means: when the job starts, and in words what it waits for, or what to do."""
+
+    starts: Starts
+    words: str
+
+
 #: Reasons of queued jobs that pass by themselves (squeue(1), JOB REASON CODES), as `_plain` writes them.
 ORDINARY = frozenset(
     {
@@ -60,8 +71,11 @@ ORDINARY = frozenset(
         "burstbufferstagein",
         "cleaning",
         "dependency",
+        "fedjoblock",
         "jobarraytasklimit",
         "licenses",
+        "maxpoweredupnodes",
+        "mpiportsbusy",
         "priority",
         "prolog",
         "reservation",
@@ -71,42 +85,89 @@ ORDINARY = frozenset(
     }
 )
 
-#: Patterns of other reasons, as `_plain` writes them, and what they mean. `{job}` is the job's id.
-REASONS = (
-    ("jobhelduser", "the job is held; release it with: scontrol release {job}"),
-    ("jobheldadmin", "an administrator has held the job; ask them to release it"),
-    ("held|hold|maxrequeue", "Slurm could not start the job, and holds it; release it with: scontrol release {job}"),
-    ("badconstraints", "no node has what the job requests"),
-    ("dependencyneversatisfied", "it depends on a job that is gone, so it never starts"),
-    ("invalidaccount|accountnotallowed", "its account is not valid here (executor.account)"),
-    ("invalidqos|qosnotallowed", "its QOS is not valid here (executor.qos)"),
-    ("partitiondown|partitioninactive", "its partition starts no jobs now"),
-    ("partitiontimelimit|maxwall", "it requests more time than is allowed (executor.time)"),
-    ("partitionnodelimit", "it requests more nodes than its partition allows"),
-    ("reqnodenotavail|nodedown|frontenddown|nodesrequired", "nodes that it needs are down, drained or reserved"),
-    ("reservation", "its reservation is gone, or not valid"),
-    ("(mins|minutes|rawusage|usage)", "the account or QOS has used up its share of time"),
-    ("perjob|pernode|min(cpu|gpu|gres|mem|node|billing|unknown)", "it requests more, or less, than a limit allows"),
-    ("^(assoc|qos).*(jobs?limit|jobs|resourcelimit)", "other jobs of the user, account or QOS must end first"),
-    ("^(assoc|qos)", "other jobs that count against the same limit must end first"),
+#: Patterns of other reasons (slurm.h and squeue(1) of Slurm 20.11 to 24.11), as `_plain` writes them, and what they
+#: mean. The first that matches counts. `{job}` is the job's id.
+REASONS: tuple[tuple[str, Starts, str], ...] = (
+    ("jobhelduser", "by hand", "the job is held; release it with: scontrol release {job}"),
+    ("jobheldadmin", "by hand", "an administrator has held the job; ask them to release it"),
+    (
+        "held|hold|maxrequeue|joblaunchfailure|systemfailure",
+        "by hand",
+        "Slurm could not start the job, and holds it; release it with: scontrol release {job}",
+    ),
+    ("badconstraints|^constraints", "never", "no node has what the job requests"),
+    (
+        "partitionconfig",
+        "never",
+        "it requests more than its partition allows or its nodes have (executor.cpus_per_task, mem_per_cpu_gb, ...)",
+    ),
+    ("dependencyneversatisfied", "never", "it depends on a job that is gone"),
+    ("deadline", "never", "its deadline has passed"),
+    (
+        "invalidaccount|accountnotallowed",
+        "never",
+        "its account is not valid here, or not in this partition (executor.account)",
+    ),
+    ("invalidqos|qosnotallowed", "never", "its QOS is not valid here, or not in this partition (executor.qos)"),
+    ("partitiondown|partitioninactive", "by hand", "its partition starts no jobs until an administrator opens it"),
+    ("partitiontimelimit|maxwall", "never", "it requests more time than is allowed (executor.time)"),
+    ("partitionnodelimit", "never", "it requests more nodes than its partition allows, or has up"),
+    (
+        "reqnodenotavail|nodedown|frontenddown|nodesrequired",
+        "by hand",
+        "nodes that it needs are down, drained or reserved; it starts when they are back",
+    ),
+    ("reservation", "never", "its reservation is gone, or not valid (executor.sbatch)"),
+    ("burstbufferoperation", "by hand", "its burst buffer failed; scontrol show job {job} says why"),
+    (
+        "perjob|pernode|maxmemperlimit|min(cpu|gpu|gres|mem|node|billing|unknown)|minnotsatisfied",
+        "never",
+        "it requests more, or less, than a limit of its account, QOS or partition allows",
+    ),
+    (
+        "(mins|minutes|rawusage|usage|timelimit)",
+        "by hand",
+        "the account or QOS has used up its share of time; it starts when usage has decayed, or the limit is raised",
+    ),
+    ("^(assoc|qos).*(jobs?limit|jobs|resourcelimit)", "later", "other jobs of the user, account or QOS must end first"),
+    ("^(assoc|qos|accountingpolicy|max)", "later", "other jobs that count against the same limit must end first"),
 )
 
 
-def why_waiting(reason: str, job: str) -> str:
-    """What a queued job with this reason waits for, and what to do; empty if the wait is ordinary.
+def reason_of(reason: str, job: str) -> Reason | None:
+    """What a queued job with this reason waits for, and whether it starts; None if the wait is ordinary.
 
-    >>> why_waiting("launch failed requeued held", "12")
-    'Slurm could not start the job, and holds it; release it with: scontrol release 12'
-    >>> why_waiting("Priority", "12"), why_waiting("SomethingNew", "12")
-    ('', 'waiting for SomethingNew')
+    >>> reason_of("launch failed requeued held", "12")
+    Reason(starts='by hand', words='Slurm could not start the job, and holds it; release it with: scontrol release 12')
+    >>> reason_of("Priority", "12"), reason_of("SomethingNew", "12")
+    (None, Reason(starts='later', words='waiting for SomethingNew'))
     """
     plain = _plain(reason)
     if "maintenance" in reason.lower():  # After the comma of ReqNodeNotAvail.
-        return "nodes are reserved for maintenance; a job that ends before it begins can start now (executor.time)"
+        words = "nodes are reserved for maintenance; a job that ends before it begins can start now (executor.time)"
+        return Reason("later", words)
     if plain in ORDINARY or not plain:
-        return ""
-    found = (words.format(job=job) for pattern, words in REASONS if re.search(pattern, plain))
-    return next(found, f"waiting for {reason}")
+        return None
+    for pattern, starts, words in REASONS:
+        if re.search(pattern, plain):
+            return Reason(starts, words.format(job=job))
+    return Reason("later", f"waiting for {reason}")
+
+
+def why_waiting(reason: str, job: str) -> str:
+    """What a queued job with this reason waits for, and what to do; empty if the wait is ordinary."""
+    found = reason_of(reason, job)
+    return "" if found is None else found.words
+
+
+def never_starts(reason: str) -> bool:
+    """Whether a queued job with this reason never starts as it is.
+
+    >>> never_starts("PartitionConfig"), never_starts("Resources")
+    (True, False)
+    """
+    found = reason_of(reason, "")
+    return found is not None and found.starts == "never"
 
 
 def _plain(reason: str) -> str:

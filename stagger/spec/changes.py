@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from stagger.errors import StaggerError
 from stagger.spec.messages import validated
@@ -26,7 +26,7 @@ class Changes:
 
     assignments: tuple[str, ...] = ()
     executor: str | None = None
-    tasks: int | None = None
+    tasks: int | Literal["auto"] | None = None
     run_dir: str | None = None
     profile: str | None = None
 

@@ -30,6 +30,9 @@ from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, expand_var
 
 NO_CHANGES = Changes()
 
+#: The key of a run that says how its storage is reached.
+KEYS = ("storage_options",)
+
 #: Keys of the executor that a stage with `blocks` does not take from a profile: each server is a job of its own.
 PACKING = ("ranks_per_job", "nodes_per_task", "ranks_at_once", "nodes_per_job")
 
@@ -54,11 +57,29 @@ def load_file(
             raw[key] = value
     if changes.tasks is not None:
         stages = raw.get("stages")
+        raw.pop("bytes_per_task", None)
         for stage in stages if isinstance(stages, list) else []:
             if isinstance(stage, dict):
                 stage.pop("tasks", None)
+                stage.pop("bytes_per_task", None)
     place = Place(str(path), lines, options=changes.given)
     return resolve_run(raw, place, changes, str(path.resolve().parent), announce)
+
+
+def reached(file: str) -> tuple[str, dict[str, Any]]:
+    """The run directory of a pipeline file, and its storage options as they are written. Imports no step.
+
+    Raises StaggerError when the file cannot be read, or does not say it.
+    """
+    raw, lines = read_file(file)
+    place = Place(file, lines)
+    written = {key: expanded(raw[key], (key,), place) for key in ("run_dir", "storage_options") if key in raw}
+    if not isinstance(written.get("run_dir"), str):
+        raise StaggerError(f"{place.of(('run_dir',))}: there is no run directory; give that of the run itself.")
+    check_storage_options(written.get("storage_options"), place)
+    profile = chosen(raw.get("profile"), place.of(("profile",)))
+    whole = validated(StorageSpec, profile.below({k: v for k, v in written.items() if k != "run_dir"}, KEYS), place, ())
+    return absolute(written["run_dir"]), whole.storage_options
 
 
 def imported_modules(spec: RunSpec) -> list[str]:
@@ -183,7 +204,8 @@ def of_blocks(
     """Turn a stage with `blocks` into an ordinary stage: one rank per server, whose only step hosts blocks. `own` holds
     the stage's keys without defaults.
     """
-    for key, instead in (("pipeline", ""), ("tasks", ": the number of servers is blocks.servers")):
+    servers = ": the number of servers is blocks.servers"
+    for key, instead in (("pipeline", ""), ("tasks", servers), ("bytes_per_task", servers)):
         if key in own:
             raise StaggerError(f"{place.of((*path, key))}: not allowed with `blocks`{instead}; leave it out.")
     checked: BlocksSpec = validated(BlocksSpec, stage["blocks"], place, (*path, "blocks"))
@@ -195,6 +217,7 @@ def of_blocks(
     if isinstance(executor, dict) and executor.get("type") == "local":
         executor = {"workers": checked.servers, **executor}
     step = {"use": HOST_STEP, "params": {"settings": {**blocks, "model": literal(blocks["model"])}}}
+    stage = {key: value for key, value in stage.items() if key != "bytes_per_task"}
     return {**stage, "executor": executor, "blocks": blocks, "pipeline": [step], "tasks": checked.servers}
 
 
@@ -216,6 +239,12 @@ def unknown_or_wrong(model: type[BaseModel], raw: dict[str, Any], place: Place) 
     validated(model, without_stage_keys, place, ())
 
 
+def without_replaced_size(defaults: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The file's defaults for a stage, without a number of ranks, or bytes of each, if its own keys give either."""
+    sizes = ("tasks", "bytes_per_task")
+    return {key: value for key, value in defaults.items() if key not in sizes or own.keys().isdisjoint(sizes)}
+
+
 def _stages(raw: dict[str, Any], place: Place) -> list[tuple[dict[str, Any], Path]]:
     """Each stage's keys, with the file's keys as defaults, and its path in the file."""
     defaults = {key: value for key, value in raw.items() if key not in RUN_KEYS}
@@ -224,7 +253,10 @@ def _stages(raw: dict[str, Any], place: Place) -> list[tuple[dict[str, Any], Pat
     check_stages(raw["stages"], place)
     stages: list[tuple[dict[str, Any], Path]] = []
     for index, own in enumerate(raw["stages"]):
-        stage = {**defaults, **own}
+        if "sizing" in own:
+            raise StaggerError(f"{place.of(('stages', index, 'sizing'))}: unknown key; leave it out.")
+        inherited = without_replaced_size(defaults, own)
+        stage = {**inherited, **own}
         above, below = defaults.get("executor"), own.get("executor")
         if (
             isinstance(above, dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -9,16 +10,20 @@ from pydantic import (
     GetJsonSchemaHandler,
     PositiveInt,
     PrivateAttr,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import CoreSchema
 
 from stagger.errors import StaggerError, counted
 from stagger.pipeline import ShardBy
+from stagger.ranks import MOST
 from stagger.spec.base import Amount, Model, Says, WrongKey, survives_json
 from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.spec.executors import Executor, LocalSpec, RetrySpec
+from stagger.spec.sizes import Bytes
 from stagger.start.delays import LONGEST_WINDOW_S, StartPolicy
 from stagger.storage.storage import is_local
 
@@ -91,8 +96,11 @@ class SiteDefaults(Model):
 class StageDefaults(SiteDefaults):
     """Keys that a file sets for all of its stages, and that each stage can override."""
 
-    tasks: Annotated[int, Field(ge=1, le=10_000_000)] = 1
-    """Number of ranks that divide the work."""
+    tasks: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST)] = 1
+    """Number of ranks that divide the work. `auto`: one for each shard."""
+    bytes_per_task: Bytes | None = None
+    """As many ranks as needed so that each gets about so many bytes of input: `2GB`, `2GiB`, or a number of bytes. It
+    implies `tasks: auto`, and `shard_by: bytes` unless that is set. A shard is never divided."""
     shard_by: ShardBy = "count"
     """How shards are assigned to ranks. `count`: round robin; `bytes`: each rank gets about as many bytes."""
     commit: Literal["rank", "shard"] = "rank"
@@ -111,8 +119,30 @@ class StageSpec(StageDefaults):
             return {"start_policy": "spread", **value}
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sized_by_its_input(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "sizing" in value:
+            return value
+        tasks, size = value.get("tasks"), value.get("bytes_per_task")
+        if size is None:
+            return {**value, "tasks": 1, "sizing": "undecided"} if tasks == "auto" else value
+        if tasks not in (None, "auto"):
+            raise ValueError(
+                f"bytes_per_task decides the number of ranks, and tasks is {tasks!r}: leave one of the two out"
+            )
+        return {"shard_by": "bytes", **value, "tasks": 1, "sizing": "undecided"}
+
     name: Name
     """The stage's name."""
+    tasks: Annotated[
+        int,
+        Field(ge=1, le=MOST),
+        WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": MOST}]}),
+    ] = 1
+    """Number of ranks that divide the work. `auto`: one for each shard."""
+    sizing: SkipJsonSchema[Literal["given", "undecided", "decided"]] = "given"
+    """Who gives the number of ranks: the user, or the input when it is listed. `tasks` is 1 while it is undecided."""
     depends: Annotated[tuple[Annotated[str, Says("the name of a stage")], ...], Says("a list of stages")] = ()
     """Stages of which every rank must be done before this stage starts."""
     pipeline: Pipeline
@@ -217,6 +247,18 @@ class RunSpec(WholeRun):
     def stage(self, name: str) -> StageSpec:
         """The stage of this name. Raises KeyError when there is none."""
         return {stage.name: stage for stage in self.stages}[name]
+
+    def with_stages(self, changed: Iterable[StageSpec]) -> RunSpec:
+        """A copy of the run in which these stages take the place of those with their names."""
+        stages = {stage.name: stage for stage in (*self.stages, *changed)}
+        return self.model_copy(update={"stages": tuple(stages.values())})
+
+    def sized_as(self, before: RunSpec) -> RunSpec:
+        """A copy in which stages whose number of ranks is undecided have the number of an earlier launch, if any."""
+        old = {stage.name: stage.tasks for stage in before.stages if stage.sizing != "undecided"}
+        undecided = (stage for stage in self.stages if stage.sizing == "undecided" and stage.name in old)
+        sizes = ((stage, {"tasks": old[stage.name], "sizing": "decided"}) for stage in undecided)
+        return self.with_stages(stage.model_copy(update=size) for stage, size in sizes)
 
     def of_profile(self, stage: str, setting: str) -> bool:
         """Whether a setting of a stage has the value of a profile."""

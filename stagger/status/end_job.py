@@ -10,7 +10,7 @@ from typing import Literal
 from stagger.errors import one_line
 from stagger.rundir.end_record import EndRecord, read_end
 from stagger.rundir.launch_records import SlurmLaunch, latest_launch
-from stagger.slurm.states import counts_as, has_ended, why_waiting
+from stagger.slurm.states import counts_as, has_ended, is_queued, never_starts, why_waiting
 from stagger.status.look import Look
 
 #: Bytes of the end of the end job's output that are read for its last line.
@@ -18,9 +18,6 @@ TAIL_BYTES = 2048
 
 #: What acts in place of an end job: the beginning of `by` in its record.
 BY_COMMAND = "a waiting command"
-
-#: Reasons of Slurm for which a waiting job never runs.
-NEVER = ("DependencyNeverSatisfied",)
 
 
 @dataclass(frozen=True)
@@ -61,15 +58,20 @@ def end_of(look: Look) -> End | None:
     if job is None:
         return None
     name = f"end job {launch.finalize.job_id}"
-    if has_ended(job.state) or not job.state or job.reason in NEVER:
+    if has_ended(job.state) or not job.state or (is_queued(job.state) and never_starts(job.reason)):
         return _gone(name, job.state, job.reason, launch)
     if job.state == "RUNNING":
         return End("running", f"{name} is running" + _so_far(record))
     if look.activity.ranks - look.done:
         return End("ahead")
-    why = why_waiting(job.reason, launch.finalize.job_id or "").replace("(executor.", "(executor.end.")
+    why = words_for_end(job.reason, launch)
     reason = f"{job.reason or 'no reason'}{f': {why}' if why else ''}"
     return End("waiting", f"{name} is {job.state.lower()} ({reason})" + _so_far(record))
+
+
+def words_for_end(reason: str, launch: SlurmLaunch) -> str:
+    """What an end job with this reason waits for; empty if the wait is ordinary."""
+    return why_waiting(reason, launch.finalize.job_id or "").replace("(executor.", "(executor.end.")
 
 
 def _recorded(record: EndRecord) -> End:
@@ -90,8 +92,8 @@ def _gone(name: str, state: str, reason: str, launch: SlurmLaunch) -> End:
     """The end of a job that left no record of its end."""
     if counts_as(state) == "CANCELLED":
         return End("cancelled", f"{name} was cancelled")
-    if reason in NEVER:
-        return End("lost", f"{name} will never run ({reason})")
+    if is_queued(state):
+        return End("lost", f"{name} will never start ({reason}: {words_for_end(reason, launch)})")
     if not state:
         return End("lost", f"{name} ended without a record, and Slurm does not know it any more" + _last_line(launch))
     return End("lost", f"{name} ended ({state}) before it was done" + _last_line(launch))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from signal import Signals
 
-from stagger.errors import counted, one_line
-from stagger.ranks import format_ranks
+from stagger.errors import one_line
+from stagger.ranks import format_ranks, ranks_text
 from stagger.rundir.launch_records import Group
 from stagger.rundir.stage_folder import Failure
 from stagger.slurm.states import counts_as
@@ -165,8 +165,7 @@ class FailureGroup:
         return f"{self.first.sentence}{where}" + (f", and {count:,} more like it" if count else "")
 
     def __str__(self) -> str:
-        ranks = self.ranks
-        return f"{counted(len(ranks), 'rank')} ({format_ranks(ranks)}): {self.error}"
+        return f"{ranks_text(format_ranks(self.ranks), len(self.ranks))}: {self.error}"
 
 
 def grouped(failed: Sequence[Failed]) -> list[FailureGroup]:

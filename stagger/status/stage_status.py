@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, get_args
+
+from rich.filesize import decimal
 
 from stagger.executor.activity import Activity, Waiting
 from stagger.ranks import format_ranks, pad
 from stagger.rundir.launch_records import SlurmLaunch
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.rundir.stage_folder import StageFolder, attempt_order, collection_paused
+from stagger.slurm.states import Starts
+from stagger.spec.models import StageSpec
 from stagger.status.efficiency import efficiency
 from stagger.status.end_job import end_message, end_of
 from stagger.status.failed import grouped
@@ -47,11 +52,15 @@ SLOW_FACTOR, SLOW_S = 2.0, 10.0
 class StageStatus:
     """The status of a stage. Each rank counts once: done + failed + running + sleeping + requeued + pending == tasks.
 
+    undecided: how many ranks the stage will have, in words, as long as that is not decided; `tasks` is 0 then.
     sleeping: ranks in the delay of their staggered start.
     requeued: ranks whose job ran before and waits to start again.
     cancelled: the number of pending ranks that a user cancelled.
     unknown: the number of pending ranks that may be running, because Slurm does not say.
-    waiting: why pending ranks do not start by themselves: `ranks`, `job_id`, Slurm's `reason`, and a `message`.
+    stuck: the number of pending ranks whose jobs never start as they are; cancel them, and change what they request.
+    waiting: why pending ranks do not start soon: `ranks` and their `count`, `job_id`, Slurm's `reason`, when it
+        `starts` (`never` as it is, `by hand` once somebody has acted, `later` by itself), and a `message`. Those that
+        never start come first.
     notes: what could not be found out, and why, in sentences.
     avoided: nodes on which the jobs of the latest launch do not run, for several ranks failed there before.
     errors: why ranks failed, grouped by cause, the largest group first: `ranks`, `count` and the `error` of the first,
@@ -59,6 +68,8 @@ class StageStatus:
     strays: the visible files of ranks that are neither done nor active, their ranks, and a sentence; empty if none.
     lost: the ranks that are done but whose outputs are missing or changed, as text, the number of these files, and the
         first; only where that was checked.
+    took_s: seconds from the first launch to the end of the last rank; None while not all ranks are done.
+    places: the paths that exist of the stage's `report`, `stats` and `logs`.
     slowest: (rank, seconds) of ranks that took much longer than most.
     schema_differences: a sentence for each column that differs between the Parquet files of an output folder.
     end: the state and a message of the end of the latest launch (`stagger.status.end_job`); empty if there is none.
@@ -66,6 +77,7 @@ class StageStatus:
 
     name: str
     tasks: int
+    undecided: str = ""
     done: int = 0
     failed: int = 0
     running: int = 0
@@ -74,6 +86,7 @@ class StageStatus:
     pending: int = 0
     cancelled: int = 0
     unknown: int = 0
+    stuck: int = 0
     failed_ranks: list[int] = field(default_factory=list)
     records_in: int = 0
     records_out: int = 0
@@ -92,10 +105,12 @@ class StageStatus:
     errors: list[dict[str, Any]] = field(default_factory=list)
     active: bool = False
     efficiency: dict[str, Any] = field(default_factory=dict)
+    took_s: float | None = None
     output_folders: list[str] = field(default_factory=list)
+    places: dict[str, str] = field(default_factory=dict)
     strays: dict[str, Any] = field(default_factory=dict)
     lost: dict[str, Any] = field(default_factory=dict)
-    waiting: list[dict[str, str]] = field(default_factory=list)
+    waiting: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     avoided: list[str] = field(default_factory=list)
     schema_differences: list[str] = field(default_factory=list)
@@ -112,14 +127,18 @@ class StageStatus:
         return bool(self.running or self.sleeping or self.active or self.is_ending)
 
     @property
+    def is_done(self) -> bool:
+        return not self.undecided and self.done == self.tasks
+
+    @property
     def differs(self) -> bool:
         """Whether the stage is done, and files of one output folder have different columns."""
-        return self.done == self.tasks and bool(self.schema_differences)
+        return self.is_done and bool(self.schema_differences)
 
 
 def status_of(folder: RunFolder, record: RunRecord) -> tuple[dict[str, Look], list[StageStatus]]:
     """One glance at each stage of a run, and the status of each."""
-    looks = glance_at_run(folder, record)
+    looks = glance_at_run(folder, folder.refreshed(record))
     return looks, stage_statuses(looks)
 
 
@@ -134,8 +153,9 @@ def stage_statuses(looks: Mapping[str, Look]) -> list[StageStatus]:
 
 def stage_status(look: Look) -> StageStatus:
     """The status of a stage."""
-    name, tasks, activity = look.stage.name, look.stage.spec.tasks, look.activity
-    status = StageStatus(name, tasks, done=len(look.done), failed=len(look.failed))
+    activity, undecided = look.activity, undecided_ranks(look.stage.spec)
+    tasks = 0 if undecided else look.stage.spec.tasks
+    status = StageStatus(look.stage.name, tasks, undecided, done=len(look.done), failed=len(look.failed))
     status.failed_ranks = [one.rank for one in look.failed]
     status.reasons = dict(Counter(one.reason for one in look.failed).most_common())
     status.errors = [
@@ -158,11 +178,13 @@ def stage_status(look: Look) -> StageStatus:
     status.pending = tasks - counted
     status.active = bool(activity.ranks - settled)
     status.unknown = len(activity.unknown - settled)
+    status.stuck = len(activity.stuck - settled)
     status.waiting = waiting(activity, settled)
     status.notes = list(look.jobs.notes)
     status.cancelled = len(cancelled_ranks(look.launches) - activity.ranks - settled)
     if look.launches and isinstance(latest := look.launches[-1], SlurmLaunch):
         status.avoided = list(latest.avoided)
+    status.places = places(look)
     with collection_paused(), look.stage.folder.blaming():
         add_totals(status, look)
         if look.strays is not None:
@@ -170,14 +192,39 @@ def stage_status(look: Look) -> StageStatus:
     return status
 
 
-def waiting(activity: Activity, settled: set[int]) -> list[dict[str, str]]:
-    """Why ranks that are not `settled` do not start by themselves, the most frequent reason first."""
+def undecided_ranks(stage: StageSpec) -> str:
+    """How many ranks a stage will have, in words; empty if that is decided."""
+    if stage.sizing != "undecided":
+        return ""
+    source = f"output file of {', '.join(stage.depends)}" if stage.depends else "input file"
+    if stage.bytes_per_task is None:
+        return f"one rank for each {source}"
+    return f"a rank for about each {decimal(stage.bytes_per_task)} of the {source}s"
+
+
+def waiting(activity: Activity, settled: set[int]) -> list[dict[str, Any]]:
+    """Why ranks that are not `settled` do not start soon: those that never start first, then by their number."""
     ranks: dict[Waiting, list[int]] = defaultdict(list)
     for rank, why in activity.waiting.items():
         if rank not in settled:
             ranks[why].append(rank)
-    found = sorted(ranks.items(), key=lambda item: -len(item[1]))
-    return [{"ranks": format_ranks(mine), **why._asdict()} for why, mine in found]
+    order = get_args(Starts)
+    found = sorted(ranks.items(), key=lambda item: (order.index(item[0].starts), -len(item[1])))
+    return [{"ranks": format_ranks(mine), "count": len(mine), **why._asdict()} for why, mine in found]
+
+
+def places(look: Look) -> dict[str, str]:
+    """The paths that exist of the stage's report, statistics and logs."""
+    folder = look.stage.folder
+    if not look.has_started:
+        return {}
+    found = {}
+    if folder.storage.entry(folder.report()) is not None:  # Written last, after the statistics.
+        found = {"report": folder.report(), "stats": folder.stats()}
+    logs = join(folder.path, "logs")
+    if os.path.isdir(logs) if is_local(logs) else (look.done or look.failed):
+        found["logs"] = logs
+    return found
 
 
 def asleep(folder: StageFolder, starting: dict[int, tuple[int, int]]) -> set[int]:
@@ -209,6 +256,8 @@ def add_totals(status: StageStatus, look: Look) -> None:
     status.schema_differences = schema_differences(completions)
     if not look.launches:
         return
+    if status.is_done:
+        status.took_s = round(max(record["ended"] for record in completions) - look.launches[0].time, 1)
     latest = look.launches[-1]
     if not status.active:
         if isinstance(latest, SlurmLaunch):

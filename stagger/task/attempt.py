@@ -333,13 +333,19 @@ def peak_rss_mb() -> int:
 
 
 def innermost_line(error: BaseException) -> str:
-    """`steps.py:14`: the innermost line of the user's code that the error passed through; empty if there is none."""
+    """`steps.py:14`: the innermost line of the user's code that the error passed through; empty if there is none.
+
+    Without one in the user's own files, that of an installed package: a step may come from one.
+    """
     import traceback
 
-    others = (os.path.dirname(os.path.dirname(__file__)), os.path.dirname(os.__file__), "<")
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith(others) and "/site-packages/" not in f.filename]
-    return f"{os.path.basename(own[-1].filename)}:{own[-1].lineno}" if own else ""
+    ours = f"{os.path.dirname(os.path.dirname(__file__))}/"
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith((ours, "<"))
+    ]
+    packages = [frame for frame in frames if "-packages/" in frame.filename]
+    own = [f for f in frames if f not in packages and not f.filename.startswith(f"{os.path.dirname(os.__file__)}/")]
+    return f"{os.path.basename(found[-1].filename)}:{found[-1].lineno}" if (found := own or packages) else ""
 
 
 def describe(error: BaseException, counts: list[StepCount]) -> tuple[str, str]:

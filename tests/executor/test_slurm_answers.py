@@ -175,15 +175,38 @@ def test_limits_of_users_count_where_they_are_enforced() -> None:
         ("QOSMaxCpuPerUserLimit", "must end first"),
         ("AssocGrpCPUMinutesLimit", "share of time"),
         ("QOSMaxWallDurationPerJobLimit", "executor.time"),
-        ("QOSMaxGRESPerJob", "than a limit allows"),
+        ("QOSMaxGRESPerJob", "than a limit of its account"),
         ("InvalidQOS", "executor.qos"),
-        ("DependencyNeverSatisfied", "never starts"),
+        ("DependencyNeverSatisfied", "depends on a job that is gone"),
         ("ReservationDeleted", "reservation"),
         ("SomethingNew", "SomethingNew"),
     ],
 )
 def test_a_reason_that_does_not_pass_by_itself_is_explained(reason: str, words: str) -> None:
     assert words in states.why_waiting(reason, "7")
+
+
+#: Reasons of slurm.h (Slurm 22.05 to 24.11), as squeue prints them, by when their jobs start.
+STARTS = {
+    "never": """BadConstraints PartitionConfig PartitionNodeLimit PartitionTimeLimit MaxMemPerLimit InvalidAccount
+        InvalidQOS AccountNotAllowed QOSNotAllowed DependencyNeverSatisfied DeadLine ReservationDeleted
+        AssocMaxCpuPerJobLimit AssocMaxNodePerJobLimit AssocMaxWallDurationPerJobLimit QOSMaxCpuPerJobLimit
+        QOSMaxNodePerJobLimit QOSMaxMemoryPerJob QOSMaxGRESPerJob QOSMaxCpuPerNode QOSMaxGRESPerNode
+        QOSMaxWallDurationPerJobLimit QOSMinCpuNotSatisfied QOSMinGRES QOSMinMemory""",
+    "by hand": """JobHeldUser JobHeldAdmin JobHoldMaxRequeue PartitionDown PartitionInactive NodeDown FrontEndDown
+        BurstBufferOperation QOSUsageThreshold AssocGrpCPUMinutesLimit QOSTimeLimit
+        ReqNodeNotAvail,_UnavailableNodes:n1""",
+    "later": """AssocMaxJobsLimit AssocGrpJobsLimit AssocGrpCpuLimit AssocGrpMemLimit QOSGrpNodeLimit
+        QOSMaxJobsPerUserLimit QOSMaxCpuPerUserLimit QOSMaxJobsPerAccountLimit MaxCpuPerAccount AccountingPolicy
+        ReqNodeNotAvail,_Reserved_for_maintenance SomethingNew""",
+}
+
+
+@pytest.mark.parametrize(("starts", "reasons"), STARTS.items())
+def test_a_reason_tells_whether_its_job_ever_starts(starts: str, reasons: str) -> None:
+    found = {reason: states.reason_of(reason, "7") for reason in reasons.split()}
+    assert {reason: why and why.starts for reason, why in found.items()} == dict.fromkeys(found, starts)
+    assert {reason for reason in found if states.never_starts(reason)} == (set(found) if starts == "never" else set())
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,13 @@ from typing import Any
 
 import pytest
 
+from stagger import terminal
+from stagger.errors import RunFailed
 from stagger.executor.slurm_queue import SlurmJobs
+from stagger.launch import follow
+from stagger.launch.launched import Launched
 from stagger.rundir.end_record import EndRecord, write_end
+from stagger.rundir.run_folder import RunFolder
 from stagger.rundir.stage_folder import StageFolder
 from stagger.slurm import cluster
 from stagger.slurm.answers import QueuedJob
@@ -136,7 +141,46 @@ def test_status_says_why_jobs_wait_that_do_not_start_by_themselves(run: Run) -> 
         ("2", "launch failed requeued held"),
     ]
     said = run.cli("status", run.path, check=3).out
-    assert f"waiting: 0 (JobHeldUser: the job is held; release it with: scontrol release {run.job})" in said
+    assert f"waiting: 1 rank (0): JobHeldUser: the job is held; release it with: scontrol release {run.job}" in said
+
+
+def test_a_job_that_can_never_start_is_called_that_first_and_status_fails(run: Run) -> None:
+    run.launch()
+    run.lists("0|PENDING|AssocMaxJobsLimit", "1|RUNNING|None", "2|PENDING|PartitionConfig", "3|PENDING|PartitionConfig")
+    found = run.status
+    assert (found["stuck"], counts(found)) == (2, (0, 0, 1, 3))
+    assert [(one["starts"], one["ranks"], one["count"]) for one in found["waiting"]] == [
+        ("never", "2-3", 2),
+        ("later", "0", 1),
+    ]
+    said = run.cli("status", run.path, check=1).out
+    assert "1 running, 3 pending (2 can never start)" in said
+    assert "can never start: 2 ranks (2-3): PartitionConfig: it requests more than its partition allows" in said
+    assert f"stagger cancel {run.path} --rank 2-3 " in said
+
+
+def test_a_waiting_command_says_at_once_why_ranks_never_start_and_gives_up_when_only_they_are_left(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.launch()
+    run.lists("0|PENDING|JobHeldUser", *(f"{index}|PENDING|BadConstraints" for index in (1, 2, 3)))
+    monkeypatch.setenv("PATH", run.cli.env["PATH"])
+    monkeypatch.setattr(follow, "STUCK_S", 0.0)
+    monkeypatch.setattr(follow, "FIRST_S", 0.01)
+    said: list[str] = []
+
+    def released(message: str) -> None:  # The held rank is awaited; somebody cancels it when told.
+        said.append(message)
+        run.lists(*(f"{index}|PENDING|BadConstraints" for index in (1, 2, 3)))
+
+    monkeypatch.setattr(terminal.logger, "warning", released)
+    folder, record = RunFolder.open(str(run.path))
+    ended = follow.follow(folder, record, Launched(folder.path), None)
+    why = "can never start: 3 ranks (1-3): BadConstraints: no node has what the job requests"
+    assert len([line for line in said if "waiting: 1 rank (0): JobHeldUser" in line]) == 1
+    assert said.count(f"run: {why}") == 1
+    with pytest.raises(RunFailed, match=f"stagger cancel {run.path} --rank 1-3; then change what they request"):
+        ended.raise_if_failed()
 
 
 REFUSED = "printf 'scancel: error: Invalid job id 1\\nscancel: error: Access/permission denied\\n' >&2; exit 1"

@@ -102,6 +102,17 @@ def test_an_end_job_records_and_shows_what_it_did(slurm_cli: Cli, pipeline_file:
     assert "end: end job 4 on n3: all 2 ranks are done\n" in slurm_cli("status", slurm_cli.folder / "run").out
 
 
+def test_an_end_job_decides_how_many_ranks_the_next_stage_gets(slurm_cli: Cli, pipeline_file: PipelineFiles) -> None:
+    bin_file(slurm_cli, "END").touch()
+    file = two_stages(slurm_cli, pipeline_file)
+    file.write_text(file.read_text().replace('"name": "b", "tasks": 2', '"name": "b", "tasks": "auto"'))
+    slurm_cli("launch", file, "--wait", check=0)  # This process, too, learns the number.
+    found = stages(slurm_cli)
+    assert [(stage["done"], stage["tasks"]) for stage in found.values()] == [(2, 2), (12, 12)]
+    scripts = (slurm_cli.folder / "run" / "b" / "launches" / "1").glob("*.sh")
+    assert any("#SBATCH --array=0-11" in script.read_text() for script in scripts)
+
+
 def test_an_end_job_that_vanished_is_told_with_the_command_to_type(
     slurm_cli: Cli, pipeline_file: PipelineFiles
 ) -> None:

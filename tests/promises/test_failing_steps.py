@@ -60,8 +60,8 @@ def test_a_cause_is_shown_once_with_its_ranks_and_the_users_own_lines(
     ran = cli("launch", file, check=1)
     assert f"11 ranks of {tmp_path}/run failed, 10 of them: KeyError in team_steps:keep: 'language'" in ran.err
     said = cli("status", tmp_path / "run").out
-    assert "10 x KeyError in team_steps:keep: 'language' (team_steps.py:2)" in said
-    assert "1 x ValueError in team_steps:keep: seven (team_steps.py:6)" in said
+    assert "failed: 10 ranks (0-2,4-6,8-11): KeyError in team_steps:keep: 'language' (team_steps.py:2)" in said
+    assert "failed: 1 rank (7): ValueError in team_steps:keep: seven (team_steps.py:6)" in said
     logs = cli("logs", tmp_path / "run", "--failed", check=0).out
     assert logs.count("Traceback") == 2
     assert "10 ranks (0-2,4-6,8-11): KeyError in team_steps:keep: 'language' (team_steps.py:2)" in logs

@@ -52,6 +52,8 @@ def asking(path: str) -> Iterator[None]:
 
 def explain(error: BaseException, advice: str = NOT_IMPLEMENTED) -> str:
     """One line on what went wrong, including the store's own message, and `advice` for an answer 501."""
+    from stagger.storage.s3.refusals import UNREACHABLE, meaning  # Tasks whose requests succeed do without it.
+
     kind = type(error).__name__ if error.__cause__ is None else type(error.__cause__).__name__
     text = " ".join(str(error).partition("Debug source:")[0].split())
     if "<Error>" in text:  # obstore includes the raw XML answer.
@@ -60,11 +62,18 @@ def explain(error: BaseException, advice: str = NOT_IMPLEMENTED) -> str:
         text = str(getattr(error.__cause__, "response", {}).get("Error", {}).get("Code", text))
     fault = fault_of(error)
     exhausted = f" ({fault}; retries exhausted)" if fault else ""
-    return f"{kind}: {text}{exhausted}{f'. {advice}' if status_of(error) == 501 else ''}"
+    text = f"{kind}: {text}{exhausted}{f'. {advice}' if status_of(error) == 501 else ''}"
+    meant = UNREACHABLE if fault == "unreachable" else "" if fault else meaning(error)
+    return f"{meant} ({text})" if meant else text
 
 
 def connect(engine: str, options: dict[str, Any]) -> Engine:
-    """The engine called `engine`. Raises StaggerError when there is none, or its package is missing."""
+    """The engine called `engine`. Raises StaggerError when there is none, its package is missing, or the endpoint is no
+    URL.
+    """
+    endpoint = options.get("endpoint_url")
+    if endpoint is not None and not str(endpoint).startswith(("http://", "https://")):
+        raise StaggerError(f"storage_options of s3: endpoint_url {endpoint!r} must begin with https:// or http://.")
     if engine == "s3fs":
         from stagger.storage.s3.s3fs_engine import S3fsEngine
 
