@@ -11,6 +11,7 @@ from rich.filesize import decimal
 
 from stagger.cli.chart import bars
 from stagger.launch.launched import Launched
+from stagger.launch.leftovers import CHANGED
 from stagger.ranks import format_ranks
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.status.efficiency import sentences
@@ -151,8 +152,12 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
             say(f"  {'':<{width}}  the jobs avoid node{nodes}, on which several ranks failed")
         if stage.lost:
             files = f"{stage.lost['files']:,} output file{'s' if stage.lost['files'] > 1 else ''}"
+            files += f" ({', '.join(f'{count:,} {kind}' for kind, count in stage.lost['kinds'].items())})"
+            more = " --checksum" if CHANGED in stage.lost["kinds"] else ""
             say(f"  {'':<{width}}  lost: {files} of ranks {stage.lost['ranks']}, such as {stage.lost['first']}")
-            say(f"  {'':<{width}}    make them again with: stagger retry {run_dir} --lost")
+            say(f"  {'':<{width}}    make them again with: stagger retry {run_dir} --lost{more}")
+        for files in stage.foreign:
+            say(f"  {'':<{width}}  not written by this run, although named as its outputs: {files}")
         if stage.strays:
             say(f"  {'':<{width}}  {stage.strays['message']}")
     for note in notes(stages):

@@ -106,13 +106,11 @@ def refuse_foreign(found: Sequence[Foreign]) -> None:
     """Raise StaggerError, naming them, if there are files with names of outputs that belong to nobody."""
     if not found:
         return
-    several = sum(len(one.files) for one in found) > 1
-    they, them = ("they have names", "them") if several else ("it has a name", "it")
-    what = "; ".join(f"{one.stage}: {one}" for one in found)
+    them = "them" if sum(len(one.files) for one in found) > 1 else "it"
     raise StaggerError(
-        f"The output folders hold files that this run has not written, although {they} of its outputs ({what}): its"
-        f" result would be a mixture. Choose another folder or filename, move {them} away, or let the launch remove"
-        f" {them}: --overwrite (in Python: overwrite=True)."
+        f"{'; '.join(f'{one.stage}: {one}' for one in found)}: not written by this run, but named as its outputs. The"
+        f" result would be a mixture: choose another folder or filename, move {them} away, or launch with --overwrite (in"
+        f" Python: overwrite=True), which removes {them}."
     )
 
 

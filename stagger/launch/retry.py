@@ -30,6 +30,7 @@ def retry(
     failed_only: bool = False,
     again: bool = False,
     lost: bool = False,
+    checksums: bool = False,
     changes: Sequence[str] = (),
     wait: bool = False,
 ) -> Launched:
@@ -42,7 +43,8 @@ def retry(
         ranks: only these ranks.
         failed_only: only ranks that failed.
         again: also ranks that are done.
-        lost: also ranks that are done, but whose outputs are missing or changed.
+        lost: also ranks that are done, but whose outputs are missing or have another size.
+        checksums: with `lost`, also ranks whose outputs have another content.
         changes: overrides of settings, as `a.b=c`; they persist across retries.
         wait: return when all Slurm jobs have ended.
 
@@ -57,7 +59,7 @@ def retry(
                 record = replace(record, spec=changed_spec(record.spec, changes, stage))
             looks = look_at_run(run, record)
             names = [one.name for one in record.spec.chosen(stage)]
-            redo = ranks_to_redo(looks, names, ranks, again=again, lost=lost, everywhere=stage is None)
+            redo = ranks_to_redo(looks, names, ranks, again, lost, checksums, everywhere=stage is None)
             chosen = {name: chosen_ranks(looks[name], ranks, failed_only, redo.get(name, set())) for name in names}
             for name in redo:  # Before anything is undone: this machine may not be able to run it.
                 runner_of(record.spec, record.spec.stage(name)).check()
@@ -77,9 +79,10 @@ def ranks_to_redo(
     looks: Mapping[str, Look],
     names: Sequence[str],
     ranks: set[int] | None,
-    *,
     again: bool,
     lost: bool,
+    checksums: bool,
+    *,
     everywhere: bool,
 ) -> dict[str, set[int]]:
     """Stage -> its done ranks, among `ranks`, that run again: all of them with `again`, or those with `lost` outputs.
@@ -89,8 +92,11 @@ def ranks_to_redo(
     if again:
         found = {name: looks[name].done for name in names}
     elif lost:
-        paths = lost_results(looks, names) if everywhere else {name: lost_outputs(looks[name]) for name in names}
-        found = {name: set(of.values()) for name, of in paths.items()}
+        if everywhere:
+            paths = lost_results(looks, names, checksums=checksums)
+        else:
+            paths = {name: lost_outputs(looks[name], checksums=checksums) for name in names}
+        found = {name: {one.rank for one in of.values()} for name, of in paths.items()}
     else:
         return {}
     return {name: mine for name, done in found.items() if (mine := done if ranks is None else done & ranks)}

@@ -56,8 +56,9 @@ class StageStatus:
     avoided: nodes on which the jobs of the latest launch do not run, for several ranks failed there before.
     errors: why ranks failed, grouped by cause, the largest group first: `ranks`, `count` and the `error` of the first.
     strays: the visible files of ranks that are neither done nor active, their ranks, and a sentence; empty if none.
-    lost: the ranks that are done but whose outputs are missing or changed, as text, the number of these files, and the
-        first; only where that was checked.
+    lost: the ranks that are done but whose outputs are missing or changed, as text, the number of these files, the
+        first, and their number by what happened to them; only where that was checked.
+    foreign: the files with names of outputs that are none, a phrase for each output folder; where that was checked.
     slowest: (rank, seconds) of ranks that took much longer than most.
     schema_differences: a sentence for each column that differs between the Parquet files of an output folder.
     end: the state and a message of the end of the latest launch (`stagger.status.end_job`); empty if there is none.
@@ -94,6 +95,7 @@ class StageStatus:
     output_folders: list[str] = field(default_factory=list)
     strays: dict[str, Any] = field(default_factory=dict)
     lost: dict[str, Any] = field(default_factory=dict)
+    foreign: list[str] = field(default_factory=list)
     waiting: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     avoided: list[str] = field(default_factory=list)
