@@ -11,6 +11,7 @@ from stagger.launch.again import undone
 from stagger.launch.cancel import check_ranks, stages_behind
 from stagger.launch.check import enter
 from stagger.launch.follow import follow
+from stagger.launch.foreign import foreign_beside
 from stagger.launch.launched import Launched
 from stagger.launch.leftovers import lost_outputs
 from stagger.launch.stages import lost_results, run_stages
@@ -69,6 +70,7 @@ def retry(
                     record = record.unplanned(name)  # All of it runs again, with its input as it is now.
             for name in redo:
                 warn_of_readers(looks, name)
+            warn_of_foreign(record, looks)
             if changes:
                 run.save(record)
             launched = run_stages(run, record, looks, only=names, ranks=chosen)
@@ -111,6 +113,15 @@ def warn_of_readers(looks: Mapping[str, Look], name: str) -> None:
                 f"{other}: {len(looks[other].done)} ranks are done and have read the earlier outputs of {name}; run"
                 f" them again with: stagger retry {look.stage.run.path} --stage {other} --again"
             )
+
+
+def warn_of_foreign(record: RunRecord, looks: Mapping[str, Look]) -> None:
+    """Warn about files among the outputs that the run has not written since its launch refused or removed them."""
+    for one in foreign_beside(record, looks):
+        logger.warning(
+            f"{one.stage}: {one}: not written by this run, but named as its outputs; to have such files removed, use:"
+            " stagger launch FILE --overwrite"
+        )
 
 
 def chosen_ranks(look: Look, ranks: set[int] | None, failed_only: bool, redo: set[int]) -> set[int] | None:

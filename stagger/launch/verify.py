@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from stagger.launch.foreign import find_foreign, recorded, unfinished
+from stagger.launch.foreign import foreign_beside
 from stagger.launch.stages import lost_results
 from stagger.progress import busy
 from stagger.ranks import format_ranks
@@ -24,14 +24,7 @@ def note_differences(
     """
     with busy("comparing outputs with their records"):
         lost = lost_results(looks, looks, checksums=checksums)
-        names = {name: mine for name, mine in record.names.items() if name in looks}
-        parts = [look.stage for look in looks.values()]
-        done = {look.stage.name: look.done for look in looks.values()}
-        own = [
-            lambda: recorded(parts, lambda one: done[one.name]),
-            lambda: unfinished(parts, lambda one: done[one.name]),
-        ]
-        foreign = find_foreign(parts[0].folder.storage, names, own)
+        foreign = foreign_beside(record, looks)
     for stage in stages:
         if paths := lost.get(stage.name):
             stage.lost = {
