@@ -25,12 +25,13 @@ from stagger.storage.storage import expand_variables, join
 from stagger.terminal import logger
 
 
-def check_fingerprints(folder: RunFolder, record: RunRecord, plans: dict[str, StagePlan]) -> None:
+def check_fingerprints(folder: RunFolder, record: RunRecord, spec: RunSpec, plans: dict[str, StagePlan]) -> None:
     """Raise StaggerError, naming the changes, when the run directory was made with other steps, tasks or inputs.
 
     Args:
         folder: the run directory.
         record: its run.json.
+        spec: the run of this launch.
         plans: the plans of this launch, by stage name.
     """
     for name, plan in plans.items():
@@ -44,9 +45,11 @@ def check_fingerprints(folder: RunFolder, record: RunRecord, plans: dict[str, St
             " FILE --fresh (in Python: fresh=True), which removes what the old one has written."
         )
     old_names = [stage.name for stage in record.spec.stages]
-    if not plans.keys() <= set(old_names):
+    one_and_several = len({len(old_names) == 1, len(spec.stages) == 1}) > 1  # Their records lie in other folders.
+    if one_and_several or not plans.keys() <= set(old_names):
         raise StaggerError(
-            f"{folder.path} holds another run, with the stages {', '.join(old_names)}; give this one a new run_dir, or"
+            f"{folder.path} holds another run, with the stage{'s' if len(old_names) > 1 else ''}"
+            f" {', '.join(old_names)}; give this one a new run_dir, or"
             " start over with: stagger launch FILE --fresh (in Python: fresh=True)."
         )
 

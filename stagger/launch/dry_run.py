@@ -30,7 +30,7 @@ def dry_run(spec: RunSpec, wishes: Wishes) -> dict[str, Any]:
     run.storage.check_writable(spec.run_dir)
     before = run.load()
     if before is not None and not wishes.fresh:
-        check_fingerprints(run, before, plans)
+        check_fingerprints(run, before, spec, plans)
     past = past_of(run, before, RunRecord(spec, outputs=made.outputs)) if wishes.fresh else []
     for line in removals(past, foreign_files(run, made, plans, lambda stage: done[stage.name], past, wishes)):
         logger.info(f"the launch would remove files: {line}")

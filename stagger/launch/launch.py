@@ -80,7 +80,7 @@ def _launch(run: RunFolder, spec: RunSpec, objects: Sequence[Step] | None, wishe
     if (before := run.load()) is None:
         foreign = foreign_files(run, made, plans, done_ranks, [], wishes)  # Before there is a run directory.
     elif not wishes.fresh:
-        check_fingerprints(run, before, plans)
+        check_fingerprints(run, before, spec, plans)
     payload = dump_pickle(objects) if objects else b""
     run.create(spec)
     with run.lock.held():
@@ -99,7 +99,7 @@ def _launch(run: RunFolder, spec: RunSpec, objects: Sequence[Step] | None, wishe
             for name, plan in plans.items():
                 refuse_foreign_completions(looks[name], plan)
         elif not wishes.fresh:
-            check_fingerprints(run, before, plans)
+            check_fingerprints(run, before, spec, plans)
             refuse_moved_outputs(before, made.outputs)
         for name, plan in plans.items():
             refuse_if_active(looks[name])
