@@ -95,8 +95,8 @@ def warn_of_new_times(look: Look, before: RunRecord, plan: StagePlan) -> None:
         f" {'were' if count > 1 else 'was'} replaced or modified since: {first}{', ...' if count > 1 else ''}; ranks"
         f" that are not done read {'them as they are' if count > 1 else 'it as it is'} now"
         + (
-            f". Ranks {format_ranks(done)} are done and have read the earlier ones; to run them again, remove their"
-            f" records in {look.stage.folder.path}/completions and launch again."
+            f". Ranks {format_ranks(done)} are done and have read the earlier ones; to run them again: stagger retry"
+            f" {look.stage.run.path} --stage {name} --rank {format_ranks(done)} --again"
             if done
             else ""
         )

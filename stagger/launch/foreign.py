@@ -70,7 +70,7 @@ def _candidates(storage: Storage, names: Mapping[str, Sequence[OutputNames]], pl
     for stage, writers in names.items():
         for one in writers:
             files = []
-            for entry in storage.walk(one.folder) if one.recursive else storage.list(one.folder):
+            for entry in _listed(storage, one):
                 place = places.file(join(one.folder, entry.name))
                 # Behind a link to another folder nothing is an output: it may be anything.
                 inside = place == f"{places.folder(one.folder)}/{entry.name}"
@@ -79,6 +79,15 @@ def _candidates(storage: Storage, names: Mapping[str, Sequence[OutputNames]], pl
                     files.append(entry)
             if files:
                 yield Foreign(stage, one.folder, files)
+
+
+def _listed(storage: Storage, names: OutputNames) -> Iterable[Entry]:
+    """The files where these names may lie."""
+    if names.recursive:
+        return storage.walk(names.folder)
+    if is_local(names.folder):  # Names alone: on Lustre, each file's size costs a request.
+        return (Entry(name, -1) for name in storage.named(names.folder, ""))
+    return storage.list(names.folder)
 
 
 def foreign_beside(record: RunRecord, looks: Mapping[str, Look]) -> list[Foreign]:

@@ -19,7 +19,7 @@ MTIME = "mtime:"
 
 
 #: Bytes of a file after which isal's CRC-32, 14 times as fast as zlib's, is worth its import.
-FEW_BYTES = 4 * 2**20
+FEW_BYTES = 2**20
 
 
 class Crc:
