@@ -6,7 +6,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from stagger.errors import counted
@@ -17,14 +17,15 @@ LINE_S = 2.0
 
 
 @contextlib.contextmanager
-def busy(what: str) -> Iterator[None]:
-    """Log every LINE_S seconds that `what` is still running."""
+def busy(what: str | Callable[[], str]) -> Iterator[None]:
+    """Log every LINE_S seconds that `what` is still running. A function gives the text anew each time."""
     ended = threading.Event()
     started = time.monotonic()
 
     def say() -> None:
         while not ended.wait(LINE_S):
-            logger.info(f"{what}: {time.monotonic() - started:.0f} s so far")
+            text = what if isinstance(what, str) else what()
+            logger.info(f"{text}: {time.monotonic() - started:.0f} s so far")
 
     thread = threading.Thread(target=say, daemon=True)
     thread.start()

@@ -18,7 +18,7 @@ from stagger.launch import background
 from stagger.launch.cancel import cancel, check_ranks
 from stagger.launch.follow import is_held, wait_for_end
 from stagger.launch.retry import retry
-from stagger.launch.verify import note_lost
+from stagger.launch.verify import note_differences
 from stagger.ranks import parse_ranks
 from stagger.rundir.launch_records import SlurmLaunch, read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
@@ -92,17 +92,18 @@ class Run:
         """Stage -> its failed ranks; stages without one are missing."""
         return {stage.name: list(stage.failed_ranks) for stage in self.status().stages if stage.failed_ranks}
 
-    def status(self, *, verify: bool = False) -> RunStatus:
+    def status(self, *, verify: bool = False, checksum: bool = False) -> RunStatus:
         """The state of the run now. Where Slurm does not answer, or is not here, it comes from the records, and `notes`
         says so.
 
         Args:
             verify: also compare the outputs of done ranks with their records.
+            checksum: the same, and compare their content with the recorded checksums.
         """
         folder, record = self._open()
         looks, stages = status_of(folder, record)
-        if verify:
-            note_lost(looks, stages)
+        if verify or checksum:
+            note_differences(record, looks, stages, checksums=checksum)
         return RunStatus.of(folder.path, stages)
 
     def done(self) -> bool:
@@ -167,6 +168,7 @@ class Run:
         failed_only: bool = False,
         again: bool = False,
         lost: bool = False,
+        checksum: bool = False,
         set: Mapping[str, Any] | None = None,  # noqa: A002  # Named like the option of `stagger retry`.
         memory_factor: float = 1.0,
         time_factor: float = 1.0,
@@ -179,7 +181,8 @@ class Run:
             stage: only this stage.
             failed_only: only failed ranks, not those cancelled or never launched.
             again: also ranks that are done: those of `ranks`, or all. Replaces their outputs.
-            lost: also ranks that are done, but whose outputs are missing or changed.
+            lost: also ranks that are done, but whose outputs are missing or have another size.
+            checksum: with `lost`, also ranks whose outputs have another content.
             set: settings that change from now on: {"executor.mem_per_cpu_gb": 8}.
             memory_factor: factor by which the jobs of this retry get more memory.
             time_factor: factor by which they get more time.
@@ -201,6 +204,7 @@ class Run:
             "failed_only": failed_only,
             "again": again,
             "lost": lost,
+            "checksums": checksum,
             "changes": changes,
             "memory_factor": memory_factor,
             "time_factor": time_factor,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rich.filesize import decimal
 
-from stagger.errors import one_line
+from stagger.errors import counted, one_line
 from stagger.ranks import parse_ranks
 from stagger.status.stage_status import StageStatus
 
@@ -55,6 +55,7 @@ class StageState:
     eta_s: seconds that are left at the rate so far; None if unknown.
     lost_outputs: with `verify`, the number of output files of done ranks that are missing or changed.
     lost_ranks: with `verify`, the done ranks that they belong to.
+    foreign: with `verify`, the files with names of outputs that the run has not written, a phrase for each folder.
     differences: a sentence for each column that differs between the files of an output folder.
     end: what the end of the stage did or waits for; empty if there is nothing to report.
     active: whether ranks are queued or running, or the end job, which can start more.
@@ -85,6 +86,7 @@ class StageState:
     output_folders: tuple[str, ...]
     lost_outputs: int
     lost_ranks: tuple[int, ...]
+    foreign: tuple[str, ...]
     differences: tuple[str, ...]
     end: str
     active: bool
@@ -114,6 +116,7 @@ class StageState:
             output_folders=tuple(stage.output_folders),
             lost_outputs=stage.lost.get("files", 0),
             lost_ranks=tuple(parse_ranks(stage.lost.get("ranks", ""))),
+            foreign=tuple(stage.foreign),
             differences=tuple(stage.schema_differences),
             end=stage.end.get("message", ""),
             active=stage.is_active,
@@ -137,7 +140,9 @@ class StageState:
         if self.unknown:
             yield f"{self.unknown:,} unknown"
         if self.lost_outputs:
-            yield f"{self.lost_outputs:,} output files are missing or changed"
+            yield f"{counted(self.lost_outputs, 'output file', 'is')} missing or changed"
+        for files in self.foreign:
+            yield f"not written by this run, although named as its outputs: {files}"
         yield from self.differences
         if self.end:
             yield f"end: {self.end}"

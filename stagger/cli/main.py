@@ -108,6 +108,9 @@ def retry(
     lost: Annotated[
         bool, typer.Option("--lost", help="Also ranks that are done, but whose outputs are missing or changed.")
     ] = False,
+    checksum: Annotated[
+        bool, typer.Option("--checksum", help="With --lost: also find outputs of the right size with another content.")
+    ] = False,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="A.B=C", help="Override a setting from now on, e.g. executor.mem_per_cpu_gb=8."),
@@ -125,6 +128,8 @@ def retry(
     """Rerun the ranks that are neither done nor active: failed, cancelled or never launched."""
     from stagger.launch.retry import retry as start
 
+    if checksum and not lost:
+        raise StaggerError("--checksum belongs to --lost: it finds more outputs that are lost. Add --lost.")
     with contextlib.redirect_stdout(sys.stderr):
         folder, record = open_run(run, options)
         chosen = some_ranks(ranks)
@@ -136,6 +141,7 @@ def retry(
             failed_only=failed_only,
             again=again,
             lost=lost,
+            checksums=checksum,
             changes=assignments or [],
             memory_factor=memory_factor,
             time_factor=time_factor,
@@ -164,6 +170,9 @@ def status(
     verify: Annotated[
         bool, typer.Option("--verify", help="Check that the outputs of done ranks exist and have the recorded sizes.")
     ] = False,
+    checksum: Annotated[
+        bool, typer.Option("--checksum", help="The same, and compare their content with the recorded checksums.")
+    ] = False,
     json: Json = False,
     options: Options = None,
 ) -> int:
@@ -172,22 +181,23 @@ def status(
     Exit status: 0 if all ranks are done; 1 if ranks failed, were cancelled or can never start, or outputs differ or
     are lost; else 3.
     """
-    from stagger.launch.verify import note_lost
+    from stagger.launch.verify import note_differences
     from stagger.status.stage_status import status_of
 
     folder, record = open_run(run, options)
     if not watch:
         gc.disable()  # The process ends soon; a single collection over 100,000 records costs 0.4 s and frees nothing.
     looks, stages = show.watch_status(folder, record, silent=json) if watch else status_of(folder, record)
-    if verify:
-        note_lost(looks, stages)
+    if verify or checksum:
+        note_differences(record, looks, stages, checksums=checksum)
     if json:
         print_json(show.status_document(folder.path, stages))
         for note in show.notes(stages):
             logger.warning(note)
     else:
         show.status(folder.path, stages)
-    if any(stage.failed or stage.cancelled or stage.stuck or stage.differs or stage.lost for stage in stages):
+    bad = ("failed", "cancelled", "stuck", "differs", "lost", "foreign")
+    if any(getattr(stage, what) for stage in stages for what in bad):
         return 1
     return 0 if all(stage.is_done for stage in stages) else NOT_DONE
 

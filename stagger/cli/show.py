@@ -12,7 +12,8 @@ from rich.filesize import decimal
 from stagger.cli.chart import bars
 from stagger.errors import agreeing, counted
 from stagger.launch.launched import Launched
-from stagger.ranks import ranks_text, shortened
+from stagger.launch.leftovers import CHANGED
+from stagger.ranks import named_ranks, ranks_text, shortened
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.status.efficiency import sentences
 from stagger.status.look import Look
@@ -176,9 +177,12 @@ def remarks(run_dir: str, stage: StageStatus) -> list[str]:
     """What is worth knowing about the outputs, the records and the nodes of a stage."""
     said = [f"files differ: {line}" for line in stage.schema_differences]
     if stage.lost:
-        files = f"{stage.lost['files']:,} output file{'s' if stage.lost['files'] > 1 else ''}"
-        said.append(f"lost: {files} of ranks {shortened(stage.lost['ranks'])}, such as {stage.lost['first']}")
-        said.append(f"  make them again with: stagger retry {run_dir} --lost")
+        how = ", ".join(f"{count:,} {kind}" for kind, count in stage.lost["kinds"].items())
+        more = " --checksum" if CHANGED in stage.lost["kinds"] else ""
+        files, ranks = counted(stage.lost["files"], "output file"), named_ranks(shortened(stage.lost["ranks"]))
+        said.append(f"lost: {files} ({how}) of {ranks}, such as {stage.lost['first']}")
+        said.append(f"  make them again with: stagger retry {run_dir} --lost{more}")
+    said += (f"not written by this run, although named as its outputs: {files}" for files in stage.foreign)
     if stage.strays:
         said.append(stage.strays["message"])
     if stage.avoided:

@@ -12,7 +12,7 @@ from stagger.pipeline.chain import add_import_path
 from stagger.plan.stage_plan import StagePlan, output_folders, steps_of, with_plans
 from stagger.plan.stage_steps import create_steps
 from stagger.progress import busy
-from stagger.ranks import named_ranks
+from stagger.ranks import format_ranks, named_ranks
 from stagger.rundir.output_names import OutputNames
 from stagger.rundir.plan_file import read_all
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
@@ -38,6 +38,7 @@ def check_fingerprints(folder: RunFolder, record: RunRecord, plans: dict[str, St
     Args:
         folder: the run directory.
         record: its run.json.
+        spec: the run of this launch.
         plans: the plans of this launch, by stage name.
     """
     for name, plan in plans.items():
@@ -114,9 +115,8 @@ def warn_of_new_times(look: Look, before: RunRecord, plan: StagePlan) -> None:
         f" {'were' if count > 1 else 'was'} replaced or modified since: {first}{', ...' if count > 1 else ''}; ranks"
         f" that are not done read {'them as they are' if count > 1 else 'it as it is'} now"
         + (
-            f". {named_ranks(done, 'is').capitalize()} done and {agreeing(len(done), 'has')} read the earlier"
-            " ones; to run them again, remove their"
-            f" records in {look.stage.folder.path}/completions and launch again."
+            f". {named_ranks(done, 'is').capitalize()} done and {agreeing(len(done), 'has')} read the earlier ones; to"
+            f" run them again: stagger retry {look.stage.run.path} --stage {name} --rank {format_ranks(done)} --again"
             if done
             else ""
         )

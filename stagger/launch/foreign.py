@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,11 +13,13 @@ from stagger.launch.plans import paths
 from stagger.progress import busy
 from stagger.rundir.commit_claims import claims_of
 from stagger.rundir.output_names import OutputNames, Places
-from stagger.rundir.run_folder import Stage
+from stagger.rundir.plan_file import read_all
+from stagger.rundir.run_folder import RunRecord, Stage
 from stagger.rundir.stage_folder import StageFolder
+from stagger.status.look import Look
 from stagger.status.strays import outputs_in
 from stagger.storage import MTIME, Entry
-from stagger.storage.storage import Storage, is_local, join
+from stagger.storage.storage import Storage, expand_variables, is_local, join
 
 #: Files removed at once.
 THREADS = 32
@@ -66,7 +70,7 @@ def _candidates(storage: Storage, names: Mapping[str, Sequence[OutputNames]], pl
     for stage, writers in names.items():
         for one in writers:
             files = []
-            for entry in storage.walk(one.folder) if one.recursive else storage.list(one.folder):
+            for entry in _listed(storage, one):
                 place = places.file(join(one.folder, entry.name))
                 # Behind a link to another folder nothing is an output: it may be anything.
                 inside = place == f"{places.folder(one.folder)}/{entry.name}"
@@ -75,6 +79,42 @@ def _candidates(storage: Storage, names: Mapping[str, Sequence[OutputNames]], pl
                     files.append(entry)
             if files:
                 yield Foreign(stage, one.folder, files)
+
+
+def _listed(storage: Storage, names: OutputNames) -> Iterable[Entry]:
+    """The files where these names may lie."""
+    if names.recursive:
+        return storage.walk(names.folder)
+    if is_local(names.folder):  # Names alone: on Lustre, each file's size costs a request.
+        return (Entry(name, -1) for name in storage.named(names.folder, ""))
+    return storage.list(names.folder)
+
+
+def foreign_beside(record: RunRecord, looks: Mapping[str, Look]) -> list[Foreign]:
+    """The files with names of outputs that are none of a run, by its records. Imports no step."""
+    stages = [look.stage for look in looks.values()]
+
+    def done(stage: Stage) -> set[int]:
+        return looks[stage.name].done
+
+    own: list[Callable[[], Iterable[str]]] = [
+        lambda: recorded(stages, done),
+        lambda: unfinished(stages, done),
+        lambda: planned_inputs(record, stages),
+    ]
+    return find_foreign(stages[0].run.storage, record.names, own)
+
+
+def planned_inputs(record: RunRecord, stages: Iterable[Stage]) -> Iterator[str]:
+    """The paths of the shards in the plans of stages whose reader has a parameter `path`, as all of stagger's have."""
+    for stage in stages:
+        path = stage.spec.pipeline[0].params.get("path")
+        if stage.name in record.fingerprints and isinstance(path, str):
+            with contextlib.suppress(StaggerError):  # A variable is not set here: other folders count.
+                path = str(expand_variables(path))
+            folder = join(record.spec.cwd, os.path.expanduser(path.removeprefix("file://")))
+            for rank in read_all(stage.folder.storage, stage.folder.plan(record.fingerprints[stage.name])):
+                yield from (join(folder, shard.name) for shard in rank.shards)
 
 
 def recorded(stages: Iterable[Stage], done: Callable[[Stage], set[int]]) -> Iterator[str]:
@@ -106,13 +146,12 @@ def refuse_foreign(found: Sequence[Foreign]) -> None:
     """Raise StaggerError, naming them, if there are files with names of outputs that belong to nobody."""
     if not found:
         return
-    several = sum(len(one.files) for one in found) > 1
-    they, them = ("they have names", "them") if several else ("it has a name", "it")
     what = "; ".join(f"{one.stage}: {one}" for one in found)
+    them = "them" if sum(len(one.files) for one in found) > 1 else "it"
     raise StaggerError(
-        f"The output folders hold files that this run has not written, although {they} of its outputs ({what}): its"
-        f" result would be a mixture. Choose another folder or filename, move {them} away, or let the launch remove"
-        f" {them}: --overwrite (in Python: overwrite=True)."
+        f"{what}: not written by this run, but named as its outputs. The result would be a mixture: choose another"
+        f" folder or filename, move {them} away, or launch with --overwrite (in Python: overwrite=True), which removes"
+        f" {them}."
     )
 
 

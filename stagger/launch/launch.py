@@ -170,6 +170,7 @@ def foreign_files(
         own += [lambda: itertools.chain.from_iterable(one.files for one in past)]
     else:
         own += [lambda: recorded(stages, done), lambda: unfinished(stages, done)]
+    own.append(lambda: made.later_inputs(run.storage, plans.keys()))
     found = find_foreign(run.storage, made.names, own)
     if not wishes.overwrite:
         refuse_foreign(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -54,6 +55,16 @@ class Pipeline:
         for name, plan in plans.items():
             if hasattr(first := self.steps[name][0], "path_of"):
                 yield from (first.path_of(shard) for shards in plan.ranks for shard in shards)
+
+    def later_inputs(self, storage: Storage, planned: Collection[str]) -> Iterator[str]:
+        """The paths of what stages that are not `planned` yet would read now, but for outputs of other stages."""
+        places = Places()
+        for name in self.steps.keys() - planned:
+            first = self.steps[name][0]
+            ahead = [Upstream(one, self.names[one], ()) for one in stages_ahead(self.spec, name)]
+            with contextlib.suppress(StaggerError):  # Its input is not there yet.
+                found = map(first.path_of, first.find_shards(storage)) if hasattr(first, "path_of") else ()
+                yield from (path for path in found if not writer_of(path, ahead, places))
 
 
 def refuse_same_names(names: Mapping[str, list[OutputNames]]) -> None:

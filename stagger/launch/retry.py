@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from stagger.launch.again import undone
 from stagger.launch.cancel import check_ranks, stages_behind
 from stagger.launch.check import enter
 from stagger.launch.follow import follow
+from stagger.launch.foreign import Foreign, foreign_beside
 from stagger.launch.hand_over import Factors
 from stagger.launch.launched import Launched
 from stagger.launch.leftovers import lost_outputs
@@ -35,6 +37,7 @@ def retry(
     failed_only: bool = False,
     again: bool = False,
     lost: bool = False,
+    checksums: bool = False,
     changes: Sequence[str] = (),
     memory_factor: float = 1.0,
     time_factor: float = 1.0,
@@ -49,7 +52,8 @@ def retry(
         ranks: only these ranks.
         failed_only: only ranks that failed.
         again: also ranks that are done.
-        lost: also ranks that are done, but whose outputs are missing or changed.
+        lost: also ranks that are done, but whose outputs are missing or have another size.
+        checksums: with `lost`, also ranks whose outputs have another content.
         changes: overrides of settings, as `a.b=c`; they persist across retries.
         memory_factor: factor by which the jobs of this retry get more memory.
         time_factor: factor by which they get more time.
@@ -68,7 +72,7 @@ def retry(
             looks = look_at_run(run, record)
             names = [one.name for one in record.spec.chosen(stage)]
             factors = checked_factors(record.spec.chosen(stage), memory_factor, time_factor)
-            redo = ranks_to_redo(looks, names, ranks, again=again, lost=lost, everywhere=stage is None)
+            redo = ranks_to_redo(looks, names, ranks, again, lost, checksums, everywhere=stage is None)
             chosen = {name: chosen_ranks(looks[name], ranks, failed_only, redo.get(name, set())) for name in names}
             for name in redo:  # Before anything is undone: this machine may not be able to run it.
                 runner_of(record.spec, record.spec.stage(name)).check()
@@ -78,6 +82,7 @@ def retry(
                     record = record.unplanned(name)  # All of it runs again, with its input as it is now.
             for name in redo:
                 warn_of_readers(looks, name)
+            warn_of_foreign(record, looks)
             if changes:
                 run.save(record)
             launched = run_stages(run, record, looks, only=names, ranks=chosen, factors=factors)
@@ -98,9 +103,10 @@ def ranks_to_redo(
     looks: Mapping[str, Look],
     names: Sequence[str],
     ranks: set[int] | None,
-    *,
     again: bool,
     lost: bool,
+    checksums: bool,
+    *,
     everywhere: bool,
 ) -> dict[str, set[int]]:
     """Stage -> its done ranks, among `ranks`, that run again: all of them with `again`, or those with `lost` outputs.
@@ -110,8 +116,11 @@ def ranks_to_redo(
     if again:
         found = {name: looks[name].done for name in names}
     elif lost:
-        paths = lost_results(looks, names) if everywhere else {name: lost_outputs(looks[name]) for name in names}
-        found = {name: set(of.values()) for name, of in paths.items()}
+        if everywhere:
+            paths = lost_results(looks, names, checksums=checksums)
+        else:
+            paths = {name: lost_outputs(looks[name], checksums=checksums) for name in names}
+        found = {name: {one.rank for one in of.values()} for name, of in paths.items()}
     else:
         return {}
     return {name: mine for name, done in found.items() if (mine := done if ranks is None else done & ranks)}
@@ -126,6 +135,18 @@ def warn_of_readers(looks: Mapping[str, Look], name: str) -> None:
                 f"{other}: {counted(done, 'rank', 'is')} done and {agreeing(done, 'has')} read the earlier outputs of"
                 f" {name}; to repeat this, type: stagger retry {look.stage.run.path} --stage {other} --again"
             )
+
+
+def warn_of_foreign(record: RunRecord, looks: Mapping[str, Look]) -> None:
+    """Warn about files among the outputs that the run has not written since its launch refused or removed them."""
+    found: list[Foreign] = []
+    with contextlib.suppress(StaggerError):  # A damaged record is named where it matters: by the rank's next attempt.
+        found = foreign_beside(record, looks)
+    for one in found:
+        logger.warning(
+            f"{one.stage}: {one}: not written by this run, but named as its outputs; to have such files removed, use:"
+            " stagger launch FILE --overwrite"
+        )
 
 
 def chosen_ranks(look: Look, ranks: set[int] | None, failed_only: bool, redo: set[int]) -> set[int] | None:

@@ -11,7 +11,7 @@ from stagger.executor.limits import check_limits
 from stagger.launch.check import save_plans
 from stagger.launch.hand_over import Factors, launch_stage
 from stagger.launch.launched import Launched
-from stagger.launch.leftovers import lost_outputs
+from stagger.launch.leftovers import Lost, lost_outputs
 from stagger.launch.plans import Completions, Pipeline, plan_stages
 from stagger.launch.stored_steps import steps_of
 from stagger.rundir.run_folder import RunFolder, RunRecord
@@ -94,10 +94,16 @@ def needed_outputs(names: Iterable[str], standings: Mapping[str, Standing]) -> l
     return list(needed)
 
 
-def lost_results(looks: Mapping[str, Look], names: Iterable[str]) -> dict[str, dict[str, int]]:
-    """Stage -> its lost outputs, path -> rank, among the outputs that must exist for the stages `names` to continue."""
+def lost_results(
+    looks: Mapping[str, Look], names: Iterable[str], *, checksums: bool = False
+) -> dict[str, dict[str, Lost]]:
+    """Stage -> its lost outputs by path, among the outputs that must exist for the stages `names` to continue.
+
+    `checksums` is as for `lost_outputs`.
+    """
     standings = {name: Standing.of(look) for name, look in looks.items()}
-    return {name: paths for name in needed_outputs(names, standings) if (paths := lost_outputs(looks[name]))}
+    needed = needed_outputs(names, standings)
+    return {name: paths for name in needed if (paths := lost_outputs(looks[name], checksums=checksums))}
 
 
 def spent(name: str, standings: Mapping[str, Standing]) -> bool:
@@ -114,7 +120,7 @@ def run_stages(
     limit: int | None = None,
     only: Collection[str] | None = None,
     ranks: Mapping[str, set[int] | None] = MappingProxyType({}),
-    lost: Mapping[str, dict[str, int]] | None = None,
+    lost: Mapping[str, Mapping[str, Lost]] | None = None,
     factors: Factors = NO_FACTORS,
 ) -> Launched:
     """Launch each stage whose dependencies are done. End jobs launch the stages that wait for Slurm jobs.

@@ -137,10 +137,10 @@ class RunFolder:
 
     def stage(self, record: RunRecord, name: str) -> Stage:
         """One stage of the run, with the settings in `record`. An only stage has the run directory as its folder."""
-        if name not in self._stages:
-            path = self.path if len(record.spec.stages) == 1 else join(self.path, name)
-            self._stages[name] = StageFolder(self.storage, path)
-        return Stage(self, record, record.spec.stage(name), self._stages[name])
+        path = self.path if len(record.spec.stages) == 1 else join(self.path, name)
+        if path not in self._stages:
+            self._stages[path] = StageFolder(self.storage, path)
+        return Stage(self, record, record.spec.stage(name), self._stages[path])
 
     def stages(self, record: RunRecord) -> list[Stage]:
         """All stages of the run. Each comes after those it depends on."""

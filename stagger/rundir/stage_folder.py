@@ -33,11 +33,12 @@ from stagger.storage.storage import Storage, join
 
 
 class OutputRecord(TypedDict):
-    """One committed file: its path, its size in bytes, and its number of records."""
+    """One committed file: its path, its size in bytes, its number of records, and its checksum (`storage.Output`)."""
 
     path: str
     bytes: int
     records: int
+    digest: str
 
 
 class BadRecords(TypedDict):

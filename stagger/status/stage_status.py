@@ -66,8 +66,9 @@ class StageStatus:
     errors: why ranks failed, grouped by cause, the largest group first: `ranks`, `count` and the `error` of the first,
         which is its `sentence` and `where` in the user's code.
     strays: the visible files of ranks that are neither done nor active, their ranks, and a sentence; empty if none.
-    lost: the ranks that are done but whose outputs are missing or changed, as text, the number of these files, and the
-        first; only where that was checked.
+    lost: the ranks that are done but whose outputs are missing or changed, as text, the number of these files, the
+        first, and their number by what happened to them; only where that was checked.
+    foreign: the files with names of outputs that are none, a phrase for each output folder; where that was checked.
     took_s: seconds from the first launch to the end of the last rank; None while not all ranks are done.
     places: the paths that exist of the stage's `report`, `stats` and `logs`.
     slowest: (rank, seconds) of ranks that took much longer than most.
@@ -110,6 +111,7 @@ class StageStatus:
     places: dict[str, str] = field(default_factory=dict)
     strays: dict[str, Any] = field(default_factory=dict)
     lost: dict[str, Any] = field(default_factory=dict)
+    foreign: list[str] = field(default_factory=list)
     waiting: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     avoided: list[str] = field(default_factory=list)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypedDict
 
 from stagger.errors import StaggerError
 from stagger.ranks import format_ranks
 from stagger.rundir.commit_claims import claims_of
-from stagger.rundir.stage_folder import StageFolder, decode
+from stagger.rundir.stage_folder import OutputRecord, StageFolder, check_record, decode
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,14 @@ def find_strays(folder: StageFolder, ranks: set[int], recorded: Mapping[int, set
     return Strays(sorted({of_rank[path] for path in visible}), visible) if visible else None
 
 
+class _Progress(TypedDict):
+    outputs: list[OutputRecord]
+
+
 def outputs_in(progress: bytes | None, path: str) -> set[str]:
-    """The paths of the outputs that a progress record holds, if there is one."""
-    return set() if progress is None else {output["path"] for output in decode(progress, path, "outputs")["outputs"]}
+    """The paths of the outputs that a progress record holds, if there is one. Raises StaggerError for a damaged one."""
+    if progress is None:
+        return set()
+    record = decode(progress, path, "outputs")
+    check_record(record, _Progress, path)
+    return {output["path"] for output in record["outputs"]}

@@ -6,6 +6,7 @@ own file because every task imports it: one more file would cost each task six f
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
@@ -15,6 +16,31 @@ ONE_PUT_BYTES = 64 * 2**20
 
 #: How the version of a local file begins: its content may be the same under another version.
 MTIME = "mtime:"
+
+
+#: Bytes of a file after which isal's CRC-32, 14 times as fast as zlib's, is worth its import.
+FEW_BYTES = 2**20
+
+
+class Crc:
+    """The CRC-32 of the bytes of a file, while they are written or read."""
+
+    def __init__(self) -> None:
+        self._value = 0
+        self._few = FEW_BYTES
+        self._add: Callable[[bytes, int], int] = zlib.crc32
+
+    def add(self, data: bytes) -> None:
+        if self._few > 0:
+            self._few -= len(data)
+            if self._few <= 0:
+                from isal import isal_zlib
+
+                self._add = isal_zlib.crc32
+        self._value = self._add(data, self._value)
+
+    def __str__(self) -> str:
+        return f"crc32:{self._value:08x}"
 
 
 class Entry(NamedTuple):
@@ -36,11 +62,16 @@ class Output(Protocol):
     """A file being written: invisible under its final path until `commit`, discarded by `abort`.
 
     `version` identifies the finished content for `Backend.remove`; it is empty as long as it is not known.
+    `digest` is the checksum of the finished content, as `stagger.storage.content` compares it: `crc32:...`, or for S3
+    `md5:...`, the usual ETag.
     """
 
     path: str
     size: int
     version: str
+
+    @property
+    def digest(self) -> str: ...
 
     @property
     def pending(self) -> str:

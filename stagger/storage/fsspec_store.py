@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import fsspec
 
 from stagger.errors import StaggerError, StorageError, counted
-from stagger.storage import ONE_PUT_BYTES, Entry
+from stagger.storage import ONE_PUT_BYTES, Crc, Entry
 from stagger.storage.faults import NotKept, WrongAnswer
 from stagger.storage.retry import Retry
 
@@ -171,8 +171,13 @@ class ObjectOutput:
         self.version = ""
         self._files = files
         self._retry = retry
+        self._crc = Crc()
         self._buffer: io.BytesIO | None = io.BytesIO()
         self._upload: Any = None
+
+    @property
+    def digest(self) -> str:
+        return str(self._crc)
 
     @property
     def held(self) -> int:
@@ -180,6 +185,7 @@ class ObjectOutput:
 
     def write(self, data: bytes) -> int:
         self.size += len(data)
+        self._crc.add(data)
         if self._buffer is not None:
             self._buffer.write(data)
             if self._buffer.tell() > ONE_PUT_BYTES:

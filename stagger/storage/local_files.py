@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from stagger.errors import BadInput, StaggerError
-from stagger.storage import MTIME, Entry
+from stagger.storage import MTIME, Crc, Entry
 
 #: Bytes per read call: shared file systems favour large sequential reads.
 READ_BYTES = 2**20
@@ -262,11 +262,16 @@ class LocalOutput:
         self.size = 0
         self.version = ""
         self.pending = hidden(path, tag)
+        self._crc = Crc()
         try:
             self._descriptor = open_new(self.pending, mode)
         except FileNotFoundError:
             make_folder(os.path.dirname(path), mode | (mode & 0o444) >> 2)  # Who may read a file may enter its folder.
             self._descriptor = open_new(self.pending, mode)
+
+    @property
+    def digest(self) -> str:
+        return str(self._crc)
 
     @property
     def held(self) -> int:
@@ -280,6 +285,7 @@ class LocalOutput:
         except OSError as error:
             raise named(error, self.path) from None
         self.size += len(data)
+        self._crc.add(data)
         return len(data)
 
     def finish(self) -> None:

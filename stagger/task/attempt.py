@@ -231,7 +231,10 @@ class Attempt:
     def _completion(self, plan: RankPlan, task: TaskContext, shards: int) -> dict[str, Any]:
         """The record of the rank's first `shards` shards, including those of earlier attempts."""
         counts = own_seconds(self.counts)
-        outputs = [{"path": o.output.path, "bytes": o.output.size, "records": o.records} for o in task.outputs]
+        outputs = [
+            {"path": o.output.path, "bytes": o.output.size, "records": o.records, "digest": o.output.digest}
+            for o in task.outputs
+        ]
         record = {
             "rank": self.rank,
             "world_size": plan.world_size,

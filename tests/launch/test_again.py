@@ -33,7 +33,7 @@ def test_lost_outputs_are_named_and_made_again(cli: Cli, pipeline_file: Pipeline
     (tmp_path / "run-output" / "00003.jsonl.zst").write_bytes(b"short")
     cli("status", run, check=0)  # Looks at no output.
     said = cli("status", run, "--verify", check=1).out
-    assert "lost: 2 output files of ranks 1,3, such as" in said
+    assert "lost: 2 output files (1 missing, 1 of another size) of ranks 1,3, such as" in said
     assert f"stagger retry {run} --lost" in said
     (stage,) = cli("status", run, "--verify", "--json", check=1).json["stages"]
     assert (stage["lost"]["ranks"], stage["lost"]["files"]) == ("1,3", 2)

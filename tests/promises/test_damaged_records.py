@@ -137,7 +137,7 @@ def on_slurm(
         (place / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
     executor = {"type": "slurm", "partition": "cpu", "time": "10", "mem_per_cpu_gb": 1}
-    file = pipeline_file(tasks=3, run_dir=str(tmp_path / "slurm"), executor=executor)
+    file = pipeline_file(tasks=3, run_dir=str(tmp_path / "slurm"), output=str(tmp_path / "out"), executor=executor)
     cli("launch", file, check=0, PATH=os.environ["PATH"])
     run = tmp_path / "slurm"
     launch = json.loads((run / "launches" / "1" / "launch.json").read_text())

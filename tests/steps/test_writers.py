@@ -103,18 +103,6 @@ def test_media_do_not_replace_metadata(tmp_path: Path) -> None:
         write(WriteJsonl(str(tmp_path), metadata_key=None), [Document("t", "i", [1], {"media": "BBC"})])
 
 
-def test_outputs_of_something_else_are_said_before_they_are_replaced(
-    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
-) -> None:
-    ran = cli("launch", pipeline_file("one"), check=0)
-    assert "already exist" not in ran.err
-    file = pipeline_file("two", output=str(tmp_path / "one-output"))
-    ran = cli("launch", file, check=0)
-    expected = "two: 4 of its output files already exist but were not written by this run; they will be replaced"
-    assert expected in ran.err
-    assert "already exist" not in cli("launch", pipeline_file("two", output=str(tmp_path / "one-output")), check=0).err
-
-
 def test_keys_of_the_output(tmp_path: Path) -> None:
     document = Document("t", "i", [], {"url": "u"})
     write(WriteJsonl(str(tmp_path), compression=None, text_key="content", id_key="key", metadata_key=None), [document])

@@ -16,7 +16,7 @@ from stagger.storage.retry import Retry
 from stagger.storage.s3.engine import CONNECTIONS, Changed, Engine, Page
 from stagger.storage.s3.pace import paced
 from stagger.storage.s3.stream import Reading
-from stagger.storage.s3.verify import Verifier, digest
+from stagger.storage.s3.verify import Verifier, digest, md5_text
 
 #: Bytes per part of a multipart upload. S3 takes 10 000 parts of at least 5 MiB: outputs of up to 83 GB.
 PART_BYTES = 8 * 2**20
@@ -137,9 +137,10 @@ class S3:
             return False
         return True
 
-    def put(self, path: str, data: bytes, *, create: bool = False, match: str = "") -> str:
+    def put(self, path: str, data: bytes, *, create: bool = False, match: str = "", md5: bytes = b"") -> str:
         """Write an object with one PUT. Returns its ETag, once the store has shown that it holds `data`.
 
+        `md5` is the digest of `data`, if it is known.
         Raises FileExistsError with `create` when the object exists, and Changed when it is not the version `match`.
         """
         bucket, key = split(path)
@@ -155,7 +156,7 @@ class S3:
                 if tries > 1 and (own := self.verifier.own(bucket, key, data)):
                     return own
                 raise
-            return self.verifier.check_put(bucket, key, etag, data)
+            return self.verifier.check_put(bucket, key, etag, data, md5 or digest(data))
 
         with asking(path), self.taken_back(bucket, key):
             try:
@@ -289,8 +290,13 @@ class S3Output:
         self._upload = ""
         self._parts: list[str] = []
         self._digests: list[bytes] = []
+        self._md5 = b""  # Of all content, where it is written with one PUT.
         self._held = 0
         self._sending = 0
+
+    @property
+    def digest(self) -> str:
+        return md5_text([self._md5] if self._md5 else self._digests, whole=bool(self._md5))
 
     @property
     def pending(self) -> str:
@@ -311,6 +317,7 @@ class S3Output:
         if self._upload or self._store.held_bytes + self._buffer.tell() > ONE_PUT_BYTES:
             self._send_parts(1)
         else:
+            self._md5 = digest(self._buffer.getvalue())
             self._held = self._buffer.tell()
             self._store.held_bytes += self._held
 
@@ -358,10 +365,10 @@ class S3Output:
         version = self._stored() if replaces is None else replaces
         while True:
             try:
-                return self._store.put(self.path, data, create=not version, match=version)
+                return self._store.put(self.path, data, create=not version, match=version, md5=self._md5)
             except NoConditions:
                 confirm()
-                return self._store.put(self.path, data)
+                return self._store.put(self.path, data, md5=self._md5)
             except (FileExistsError, Changed):
                 if own := self._retry.call(self.path, lambda: self._store.verifier.own(self._bucket, self._key, data)):
                     return own  # Written by a request whose answer was lost.
@@ -372,7 +379,7 @@ class S3Output:
                 elif version != bare(version):  # Ceph's RGW compares with the ETag without its quotes.
                     version = bare(version)
                 else:
-                    return self._store.put(self.path, data)
+                    return self._store.put(self.path, data, md5=self._md5)
 
     def _stored(self) -> str:
         """The ETag of the object that is there; empty if there is none."""

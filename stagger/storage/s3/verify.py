@@ -25,6 +25,14 @@ def digest(data: bytes) -> bytes:
     return hashlib.md5(data, usedforsecurity=False).digest()
 
 
+def md5_text(parts: Sequence[bytes], *, whole: bool) -> str:
+    """The checksum of an object, as records keep it: its usual ETag. `parts` are the digests of its parts.
+
+    `whole` tells that one PUT wrote it, not an upload.
+    """
+    return f"md5:{parts[0].hex()}" if whole else f"md5:{digest(b''.join(parts)).hex()}-{len(parts)}"
+
+
 class Verifier:
     """Checks what an engine has written, and keeps what it learns of each bucket's ETags."""
 
@@ -33,9 +41,11 @@ class Verifier:
         self._md5s: set[str] = set()  # Buckets with an ETag that was the expected MD5.
         self._others: set[str] = set()  # Buckets with an ETag that was not, of an object that was there whole.
 
-    def check_put(self, bucket: str, key: str, etag: str, data: bytes) -> str:
-        """The ETag of the object that was to hold `data`. Raises NotKept when the store does not hold it."""
-        part = digest(data)
+    def check_put(self, bucket: str, key: str, etag: str, data: bytes, part: bytes) -> str:
+        """The ETag of the object that was to hold `data`, whose digest is `part`.
+
+        Raises NotKept when the store does not hold it.
+        """
         return self._check(bucket, key, etag, f'"{part.hex()}"', MD5, (len(data), [part], len(data)))
 
     def check_part(self, bucket: str, etag: str, part: bytes) -> None:
