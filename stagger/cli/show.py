@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from datetime import timedelta
 from typing import Any
 
 from rich.filesize import decimal
 
 from stagger.cli.chart import bars
-from stagger.errors import agreeing, counted
+from stagger.errors import agreeing, counted, plural
 from stagger.launch.launched import Launched
 from stagger.ranks import format_ranks, named_ranks
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.status.efficiency import sentences
 from stagger.status.look import Look
 from stagger.status.stage_status import StageStatus, status_of
-from stagger.terminal import say, say_lines
+from stagger.terminal import duration, say, say_lines
 
 #: Seconds between two refreshes of `stagger status --watch`; Slurm's manual advises against polling faster than needed.
 WATCH_S = 5.0
@@ -112,7 +111,7 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
             rate = f"{stage.records_per_s:,.0f} records/s"
             if stage.bytes_per_s:
                 rate += f", {decimal(round(stage.bytes_per_s))}/s read"
-            work += f"; {rate}, {timedelta(seconds=round(stage.eta_s))} to go"
+            work += f"; {rate}, {duration(stage.eta_s)} to go"
         say(f"  {'':<{width}}  {work}")
         if stage.starts["planned"]["span_s"]:
             peaks = [(stage.starts[key]["peak_1s"], stage.starts[key]["peak_100ms"]) for key in ("measured", "planned")]
@@ -131,8 +130,7 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
             say(f"  {'':<{width}}  counted: {counts}")
         if stage.retried:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in stage.retried.items())
-            waited = timedelta(seconds=round(stage.retry_waited_s))
-            say(f"  {'':<{width}}  requests retried: {kinds}; {waited} spent waiting in total")
+            say(f"  {'':<{width}}  requests retried: {kinds}; {duration(stage.retry_waited_s)} spent waiting in total")
         if stage.slowest:
             ranks = ", ".join(f"{rank} ({seconds:,.0f} s)" for rank, seconds in stage.slowest)
             say(f"  {'':<{width}}  slowest: {ranks}")
@@ -150,8 +148,8 @@ def status(run_dir: str, stages: list[StageStatus]) -> None:
         if stage.end:
             say(f"  {'':<{width}}  end: {stage.end['message']}")
         if stage.avoided:
-            nodes = f"{'s' if len(stage.avoided) > 1 else ''} {', '.join(stage.avoided)}"
-            say(f"  {'':<{width}}  the jobs avoid node{nodes}, on which several ranks failed")
+            nodes = f"{plural(len(stage.avoided), 'node')} {', '.join(stage.avoided)}"
+            say(f"  {'':<{width}}  the jobs avoid {nodes}, on which several ranks failed")
         if stage.lost:
             files = counted(stage.lost["files"], "output file")
             say(f"  {'':<{width}}  lost: {files} of {named_ranks(stage.lost['ranks'])}, such as {stage.lost['first']}")

@@ -302,7 +302,7 @@ class SlurmSpec(Model):
         if self.nodes_per_task > 1:
             key = "nodes_per_job" if self.nodes_per_job > 1 else "ranks_at_once"
             raise ValueError(
-                f"nodes_per_task runs each rank on several nodes, {key} several ranks on each: keep one of them"
+                f"nodes_per_task is for ranks on several nodes, but {key} for several ranks on a node: keep one"
             )
         least = (2 if self.ranks_at_once == "auto" else self.ranks_at_once) * self.nodes_per_job
         if self.ranks_per_job < least:
