@@ -32,7 +32,7 @@ def counted(number: int, noun: str, verb: str = "") -> str:
     >>> counted(1, "rank"), counted(8000, "rank"), counted(0, "retry"), counted(2, "job", "starts")
     ('1 rank', '8,000 ranks', '0 retries', '2 jobs start')
     """
-    return f"{number:,} {noun if number == 1 else _plural(noun)}{f' {agreeing(number, verb)}' if verb else ''}"
+    return f"{number:,} {plural(number, noun)}{f' {agreeing(number, verb)}' if verb else ''}"
 
 
 def agreeing(number: int, verb: str) -> str:
@@ -44,10 +44,17 @@ def agreeing(number: int, verb: str) -> str:
     return verb if number == 1 else VERBS.get(verb, verb.removesuffix("s"))
 
 
-def _plural(noun: str) -> str:
+def plural(number: int, noun: str) -> str:
+    """A noun, in agreement with a number of things.
+
+    >>> plural(1, "rank"), plural(2, "rank"), plural(2, "retry"), plural(2, "process")
+    ('rank', 'ranks', 'retries', 'processes')
+    """
+    if number == 1:
+        return noun
     if noun.endswith("y") and noun[-2] not in "aeiou":
         return f"{noun[:-1]}ies"
-    return f"{noun}{'es' if noun.endswith(('s', 'ch', 'x')) else 's'}"
+    return noun + ("es" if noun.endswith(("s", "ch", "x")) else "s")
 
 
 class _Sentences(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from stagger.errors import agreeing, counted
+from stagger.errors import agreeing, counted, plural
 
 #: The most ranks of a stage.
 MOST = 10_000_000
@@ -33,7 +33,7 @@ def named_ranks(ranks: Iterable[int] | str, verb: str = "") -> str:
     """
     text = ranks if isinstance(ranks, str) else format_ranks(ranks)
     number = 1 if text.isdecimal() else 2
-    return f"rank{'s' * (number > 1)} {text}{f' {agreeing(number, verb)}' if verb else ''}"
+    return f"{plural(number, 'rank')} {text}{f' {agreeing(number, verb)}' if verb else ''}"
 
 
 def shortened(ranks: str, most: int = 40) -> str:

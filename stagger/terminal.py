@@ -23,6 +23,20 @@ def _on_one_line(record: Record) -> None:
 logger = loguru.logger.patch(_on_one_line)
 
 
+def duration(seconds: float) -> str:
+    """A time span in its two largest units.
+
+    >>> duration(0.4), duration(200), duration(7500), duration(200_000)
+    ('0 s', '3 min 20 s', '2 h 5 min', '2 d 7 h')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    units = [f"{number} {unit}" for number, unit in ((days, "d"), (hours, "h"), (minutes, "min"), (rest, "s"))]
+    first = next((index for index, unit in enumerate(units) if not unit.startswith("0 ")), len(units) - 1)
+    return " ".join(unit for unit in units[first : first + 2] if first == len(units) - 1 or not unit.startswith("0 "))
+
+
 def say(line: str = "", *, flush: bool = False) -> None:
     """Print one line on standard output."""
     print(one_line(line), flush=flush)

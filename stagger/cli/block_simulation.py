@@ -126,7 +126,7 @@ def heading(experiment: Experiment) -> str:
     """The experiment in one line."""
     conditions = experiment.conditions
     seeds = experiment.seeds
-    times = f"{len(seeds)} times" if len(seeds) > 1 else "once"
+    times = counted(len(seeds), "time") if len(seeds) > 1 else "once"
     return (
         f"{experiment.scenario}: {SCENARIOS[experiment.scenario].about}; {counted(experiment.servers, 'server')},"
         f" {counted(experiment.total_blocks, 'block')}, {experiment.hours:g} h, {times}; announcements seen after"

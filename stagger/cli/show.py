@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from datetime import timedelta
 from typing import Any
 
 from rich.filesize import decimal
@@ -19,7 +18,7 @@ from stagger.status.efficiency import sentences
 from stagger.status.look import Look
 from stagger.status.next_commands import next_commands
 from stagger.status.stage_status import StageStatus, status_of
-from stagger.terminal import say, say_lines
+from stagger.terminal import duration, say, say_lines
 
 #: Seconds between two refreshes of `stagger status --watch`; Slurm's manual advises against polling faster than needed.
 WATCH_S = 5.0
@@ -144,11 +143,6 @@ def counts(stage: StageStatus) -> str:
     return f"{stage.tasks:,} rank{'s' if stage.tasks > 1 else ''}: {', '.join(states)}{took}"
 
 
-def duration(seconds: float) -> str:
-    """`0.4 s`, or `3:25:07` from a minute on."""
-    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
-
-
 def troubles(stage: StageStatus) -> list[str]:
     """Why ranks failed, why others do not start, and what the end of the stage did."""
     said = [f"failed: {ranks_text(group['ranks'], group['count'])}: {group['error']}" for group in stage.errors[:SHOWN]]
@@ -169,7 +163,7 @@ def work(stage: StageStatus) -> str:
         said += f"; {stage.records_per_s:,.0f} records/s"
         if stage.bytes_per_s:
             said += f", {decimal(round(stage.bytes_per_s))}/s read"
-        said += f", {timedelta(seconds=round(stage.eta_s))} to go"
+        said += f", {duration(stage.eta_s)} to go"
     return said
 
 
@@ -198,7 +192,7 @@ def remarks(run_dir: str, stage: StageStatus) -> list[str]:
         if numbers:
             said.append(f"{what}: {', '.join(f'{count:,} {kind}' for kind, count in numbers.items())}")
     if stage.retried:
-        said[-1] += f"; {timedelta(seconds=round(stage.retry_waited_s))} spent waiting in total"
+        said[-1] += f"; {duration(stage.retry_waited_s)} spent waiting in total"
     return said
 
 

@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import replace
 
-from stagger.errors import StaggerError, counted
+from stagger.errors import StaggerError, counted, plural
 from stagger.executor.arrays import array_record, block_scripts, split, throttles, unique_name
 from stagger.executor.base import ArrayPlan, StageLaunch, StageRunner
 from stagger.executor.end_job import end_key
@@ -120,7 +120,7 @@ class SlurmRunner(StageRunner):
         name, ranks = launch.stage.name, counted(len(launch.ranks), "rank")
         logger.info(
             f"{name}: submitted {ranks} in {counted(len(arrays), 'array')}"
-            f" (job{'s' * (len(after) > 1)} {', '.join(after)})"
+            f" ({plural(len(after), 'job')} {', '.join(after)})"
         )
         logger.info(f"{name}: {self.start_summary(len(launch.ranks))}")
         if not self.settings.nodes_submit and (left := left_to_commands(self.spec, self.stage)):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 from stagger.executor.limits import check_limits
 from stagger.launch.check import enter
 from stagger.launch.hand_over import start
@@ -106,7 +106,7 @@ def end_stage(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: s
         logger.info(f"{name}: {line}")
     if stats["missing_ranks"]:
         return _end_unfinished(look, stats["missing_ranks"], submits)
-    done = f"all {stage.spec.tasks:,} ranks are done" if stage.spec.tasks > 1 else "its rank is done"
+    done = f"all {counted(stage.spec.tasks, 'rank', 'is')} done" if stage.spec.tasks > 1 else "its rank is done"
     logger.success(f"{name}: {done}")
     for line in stats["schema_differences"]:
         logger.error(f"{name}: output files have different columns: {line}")

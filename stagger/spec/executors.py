@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from stagger.errors import counted
+from stagger.errors import StaggerError, counted
 from stagger.spec.base import Amount, Model, Says, survives_json
 from stagger.storage.storage import absolute
 
@@ -53,8 +53,11 @@ SLURM_TIME = re.compile(r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}")
 
 
 def absolute_path(path: str | None) -> str | None:
-    """The path made absolute at launch, so that a retry from another folder finds it."""
-    return None if path is None else absolute(path)
+    """The path made absolute at launch, so that a retry from another folder finds it. Raises ValueError for none."""
+    try:
+        return None if path is None else absolute(path)
+    except StaggerError as error:
+        raise ValueError(str(error).removesuffix(".")) from None
 
 
 def long_option(written: str) -> str:
@@ -141,7 +144,7 @@ class EnvSpec(Model):
     @field_validator("container")
     @classmethod
     def _image(cls, value: str | None) -> str | None:
-        return value if value is None or "://" in value else absolute(value)
+        return value if value is None or "://" in value else absolute_path(value)
 
     @model_validator(mode="after")
     def _one_python(self) -> EnvSpec:
@@ -299,7 +302,7 @@ class SlurmSpec(Model):
         if self.nodes_per_task > 1:
             key = "nodes_per_job" if self.nodes_per_job > 1 else "ranks_at_once"
             raise ValueError(
-                f"nodes_per_task runs each rank on several nodes, {key} several ranks on each: keep one of them"
+                f"nodes_per_task is for ranks on several nodes, but {key} for several ranks on a node: keep one"
             )
         least = (2 if self.ranks_at_once == "auto" else self.ranks_at_once) * self.nodes_per_job
         if self.ranks_per_job < least:

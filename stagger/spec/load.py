@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, plural
 from stagger.pipeline.chain import add_import_path
 from stagger.shipped import shipped
 from stagger.spec.blocks import HOST_STEP, BlocksSpec, with_total
@@ -177,7 +177,7 @@ def resolve_run(
     add_import_path(spec.import_path)
     if modules := imported_modules(spec):
         one = len(modules) == 1
-        named = f"{place.file} names the module{'' if one else 's'} {', '.join(modules)}"
+        named = f"{place.file} names the {plural(len(modules), 'module')} {', '.join(modules)}"
         announce(f"{named}: importing {'it runs its' if one else 'them runs their'} code here")
     for stage_spec in spec.stages:
         of_stage, path = places[stage_spec.name]

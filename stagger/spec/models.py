@@ -205,9 +205,7 @@ class StorageSpec(Model):
             else []
         )
         if flat:
-            raise ValueError(
-                f"the options belong below their protocol; write storage_options: {{s3: {{{flat[0]}: ...}}}}"
-            )
+            raise ValueError(f"{flat[0]} is an option, not a protocol; put it below its protocol, such as s3")
         return value
 
     @field_validator("storage_options")

@@ -117,7 +117,7 @@ def in_one_line(value: Any) -> str:
     """A value as YAML in one line, for messages.
 
     >>> in_one_line({"on": ["12:00:00", "12"], "path": "*.gz"})
-    "{on: [12:00:00, '12'], path: '*.gz'}"
+    "{on: ['12:00:00', '12'], path: '*.gz'}"
     """
     text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
     return str(text).removesuffix("\n...\n").strip()

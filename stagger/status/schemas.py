@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from stagger.errors import counted
+from stagger.errors import counted, plural
 from stagger.ranks import format_ranks
 from stagger.rundir.stage_folder import Completion
 
@@ -73,7 +73,7 @@ def named(ranks: set[int]) -> str:
     text = format_ranks(sorted(ranks))
     if len(text) > RANKS_WIDTH:
         return f"{counted(len(ranks), 'rank')} ({min(ranks)}, ...)"
-    return f"rank{'s' * (len(ranks) > 1)} {text}"
+    return f"{plural(len(ranks), 'rank')} {text}"
 
 
 def fitting(types: Iterable[str]) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
-from stagger.errors import StaggerError
-from stagger.ranks import format_ranks
+from stagger.errors import StaggerError, counted
+from stagger.ranks import named_ranks
 from stagger.rundir.commit_claims import claims_of
 from stagger.rundir.stage_folder import OutputRecord, StageFolder, check_record, decode
 
@@ -20,11 +20,11 @@ class Strays:
     files: list[str]
 
     def __str__(self) -> str:
-        count, several = len(self.files), len(self.files) > 1
+        more = ", ..." if len(self.files) > 1 else ""
         return (
-            f"{count} visible output file{'s belong' if several else ' belongs'} to no completed attempt (of"
-            f" rank{'s' if len(self.ranks) > 1 else ''} {format_ranks(self.ranks)}), left by a commit that was cut off:"
-            f" {self.files[0]}{', ...' if several else ''}; a retry of ranks that are not done replaces theirs"
+            f"{counted(len(self.files), 'visible output file', 'belongs')} to no completed attempt (of"
+            f" {named_ranks(self.ranks)}), left by a commit that was cut off: {self.files[0]}{more};"
+            f" a retry of ranks that are not done replaces theirs"
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 from stagger.pipeline import Document, Shard
 from stagger.pipeline.compression import EXTENSIONS, LEVELS, Codec, check_level, extension_of
 from stagger.pipeline.task_context import OutputFile, TaskContext
@@ -96,8 +96,8 @@ class ShardWriter:
         """Raise StaggerError at launch when several ranks would write the same file."""
         if tasks > 1 and not self.shard_by_shard and "{rank}" not in self.filename:
             raise StaggerError(
-                f"filename {self.filename!r} is the same for all {tasks:,} ranks, which would overwrite each other's"
-                " output; put {rank} into it."
+                f"filename {self.filename!r} is the same for all {counted(tasks, 'rank')}, which would overwrite"
+                " each other's output; put {rank} into it."
             )
 
     def planned_outputs(self, ranks: Sequence[Sequence[Shard]]) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
 from stagger.blocks.placement.petals import ServerState, Span, hosting
+from stagger.errors import counted
 
 Source = TypeVar("Source", bound=Hashable)
 
@@ -76,5 +77,7 @@ def _slowest_at_best(
     slowest[-1] = -1
     solution = linprog(slowest, A_ub=matrix, b_ub=limits, method="highs")
     if not solution.success:
-        raise RuntimeError(f"HiGHS did not solve {shape[0]} rows of {shape[1]} variables: {solution.message}")
+        raise RuntimeError(
+            f"HiGHS did not solve {counted(shape[0], 'row')} of {counted(shape[1], 'variable')}: {solution.message}"
+        )
     return max(0.0, float(-solution.fun * scale))

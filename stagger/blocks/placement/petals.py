@@ -149,7 +149,7 @@ def choose_best_blocks(num_blocks: int, spans: Iterable[Span], total_blocks: int
     Raises ValueError when `num_blocks` is less than 1 or more than `total_blocks`.
     """
     if not 1 <= num_blocks <= total_blocks:
-        raise ValueError(f"a server hosts 1 to {total_blocks} of {total_blocks} blocks, not {num_blocks}")
+        raise ValueError(f"a server hosts 1 to {total_blocks} of {counted(total_blocks, 'block')}, not {num_blocks}")
     start = best_start(compute_throughputs(spans, total_blocks), num_blocks)
     return range(start, start + num_blocks)
 
