@@ -78,11 +78,11 @@ def is_local_only(record: RunRecord) -> bool:
 
 
 def is_held(run: RunFolder, record: RunRecord) -> bool:
-    """Whether another process is running local stages of the run, or is between two of them."""
+    """Whether a process is running local stages of the run, or is between two of them."""
     if all(stage.executor.type != "local" for stage in record.spec.stages):
         return False
     holder = run.lock.holder()
-    return holder is not None and not holder.is_dead() and not holder.is_this_process()
+    return holder is not None and not holder.is_dead()
 
 
 def launched_ranks(look: Look) -> Collection[int]:

@@ -288,3 +288,21 @@ def test_without_slurm_the_status_comes_from_the_records(queue: Queue, monkeypat
     assert not queue.run.done()
     with pytest.raises(StaggerError, match="There is no squeue on this machine, so it cannot know when the jobs"):
         queue.run.wait()
+
+
+def test_a_thread_watches_the_run_of_its_own_process(make: Make, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+
+    def watch() -> None:
+        try:
+            until((tmp_path / "run" / "launches" / "1" / "running.json").exists, "ranks to run")
+            running = until(lambda: Run.open(tmp_path / "run").status()["job"].running, "their number")
+            assert running == 2
+            assert not Run.open(tmp_path / "run").done()
+        finally:
+            flag.touch()
+
+    with ThreadPoolExecutor(1) as threads:
+        watching = threads.submit(watch)
+        make(blocked_by(flag)).run()
+        watching.result()
