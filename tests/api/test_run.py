@@ -29,7 +29,7 @@ def make(tmp_path: Path, shards: Path) -> Make:
 
     def executor(*steps: Any, **arguments: Any) -> LocalExecutor:
         pipeline = [ReadJsonl(str(shards)), *steps, WriteJsonl(str(tmp_path / "out"))]
-        given = {"tasks": 4, "workers": 2, "run_dir": str(tmp_path / "run"), "name": "job", **arguments}
+        given: dict[str, Any] = {"tasks": 4, "workers": 2, "run_dir": str(tmp_path / "run"), "name": "job", **arguments}
         return LocalExecutor(pipeline, **given)
 
     return executor
@@ -221,7 +221,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("whole")
     (folder / "in").mkdir()
     (folder / "in" / "a.jsonl").write_text('{"text": "a"}\n')
-    steps = [ReadJsonl(str(folder / "in")), WriteJsonl(str(folder / "out"))]
+    steps: list[Any] = [ReadJsonl(str(folder / "in")), WriteJsonl(str(folder / "out"))]
     return LocalExecutor(steps, tasks=4, run_dir=str(folder / "run"), name="job").run()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -159,7 +160,7 @@ def test_a_handle_has_the_storage_options_of_its_run(
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     options = {"s3": {"endpoint_url": loaded.endpoint}}
-    steps = [ReadJsonl(f"{loaded.url}/input"), WriteJsonl(f"{loaded.url}/output")]
+    steps: list[Any] = [ReadJsonl(f"{loaded.url}/input"), WriteJsonl(f"{loaded.url}/output")]
     run = LocalExecutor(steps, run_dir=f"{loaded.url}/run", tasks=2, storage_options=options).run(wait=False)
     assert pickle.loads(pickle.dumps(run)).wait().complete
     assert "rank 1, attempt 1" in run.logs(1)

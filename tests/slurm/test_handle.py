@@ -41,7 +41,7 @@ def test_two_stages_are_run_to_their_end_through_the_handle(tmp_path: Path, shar
             yield document
 
     middle, end = str(tmp_path / "middle"), str(tmp_path / "end")
-    where = {"run_dir": tmp_path / "run", "partition": "cpu", "time": 10, "randomize_start_duration": 0}
+    where: dict[str, Any] = {"run_dir": tmp_path / "run", "partition": "cpu", "time": 10, "randomize_start_duration": 0}
     clean = SlurmExecutor([ReadJsonl(str(shards)), fail, WriteJsonl(middle)], tasks=6, name="clean", **where)
     final = SlurmExecutor([ReadJsonl(middle), shout, WriteJsonl(end)], tasks=2, name="final", depends=clean, **where)
 
