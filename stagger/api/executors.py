@@ -146,9 +146,11 @@ def run_stages(executors: Sequence[PipelineExecutor], *, limit: int | None = Non
 
     For one chain of stages, `run` of the last executor is the same.
     """
+    if limit is not None and limit < 1:
+        raise StaggerError(f"limit is {limit}; it must be 1 or more.")
     stages = with_upstream(executors)
     spec = spec_of(stages)
-    with scripted():
+    with scripted(spec.cwd):
         objects = {one.name: one.pipeline for one in stages}
         launched = launch(spec, objects, limit=limit, wait=wait, in_background=not wait)
     if wait:

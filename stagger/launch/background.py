@@ -64,7 +64,7 @@ def start(run: RunFolder, record: RunRecord, *, limit: int | None = None, again:
         StaggerError: with the process's own error, when it launched nothing.
     """
     job = Job(run.path, record.spec.storage_options, limit, again)
-    with _log(run, record) as log:
+    with run.changing(record), _log(run, record) as log:
         process = subprocess.Popen(
             [sys.executable, "-I", "-m", "stagger.launch.background"],
             stdin=subprocess.PIPE,

@@ -71,6 +71,13 @@ def test_a_wrong_argument_is_said(tmp_path: Path, arguments: dict[str, Any], sai
         LocalExecutor(**{"pipeline": [print], "run_dir": str(tmp_path), **arguments})
 
 
+def test_mypy_knows_the_arguments(tmp_path: Path) -> None:
+    with pytest.raises(StaggerError):
+        LocalExecutor([print], run_dir=tmp_path, taks=3)  # type: ignore[call-arg]
+    with pytest.raises(StaggerError):
+        SlurmExecutor([print], run_dir=tmp_path, tasks="3")  # type: ignore[arg-type]
+
+
 def test_a_handle_retries_with_the_options_of_the_command() -> None:
     options = inspect.signature(main.retry).parameters.keys() - {"run", "json", "options", "assignments"}
     assert inspect.signature(Run.retry).parameters.keys() - {"self"} == options | {"set"}

@@ -204,6 +204,7 @@ def test_a_run_that_is_gone_is_an_error_of_one_sentence(make: Make, tmp_path: Pa
         (lambda run: run.retry("1-"), "These are no ranks: '1-'"),
         (lambda run: run.retry([]), r"These are no ranks: \[\]"),
         (lambda run: run.retry(True), "These are no ranks: True"),
+        (lambda run: run.retry([1.5]), r"These are no ranks: \[1.5\]"),
         (lambda run: run.retry(set={"tasks": 3}), "--set tasks: a retry cannot change tasks"),
         (lambda run: run.retry(memory_factor=0.5, wait=True), "The memory factor is 0.5; it must be from 1 to 100"),
         (lambda run: run.retry(time_factor=2, wait=True), "The time factor is for Slurm jobs"),
@@ -231,9 +232,9 @@ class Queue:
     def __init__(self, cli: Cli, files: PipelineFiles, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.jobs = folder / "jobs"
         self.jobs.touch()
-        self.interrupts = folder / "interrupts"
-        ask = f"cat {self.jobs}\nif [ -e {self.interrupts} ]; then kill -INT $PPID; fi"
-        self.calls = front(cli, folder, squeue=ask)
+        self.event = folder / "event"
+        self.event.touch()
+        self.calls = front(cli, folder, squeue=f"cat {self.jobs}\nsource {self.event}")
         cli("launch", files(executor={"type": "slurm", "partition": "cpu"}), check=0)
         (self.launch,) = launches(folder / "run")
         self.run = Run.open(folder / "run")
@@ -262,12 +263,19 @@ def test_jobs_are_named_and_their_reasons_shown(queue: Queue) -> None:
 
 def test_ctrl_c_stops_waiting_and_cancels_nothing(queue: Queue) -> None:
     queue.lists("RUNNING")
-    queue.interrupts.touch()
+    queue.event.write_text("kill -INT $PPID")
     with pytest.raises(KeyboardInterrupt):
         queue.run.wait()
-    queue.interrupts.unlink()
+    queue.event.write_text("")
     assert "scancel" not in queue.calls.read_text()
     assert queue.run.status()["run"].running == 4
+
+
+def test_a_run_that_is_removed_while_it_is_waited_for_is_said_to_be_gone(queue: Queue) -> None:
+    queue.lists("RUNNING")
+    queue.event.write_text(f"rm -rf {queue.run.run_dir}")
+    with pytest.raises(StaggerError, match="is gone: somebody has removed the run while this process waited"):
+        queue.run.wait()
 
 
 def test_a_retry_passes_on_settings_and_factors(queue: Queue) -> None:
