@@ -75,7 +75,7 @@ def test_mypy_knows_the_arguments(tmp_path: Path) -> None:
     with pytest.raises(StaggerError):
         LocalExecutor([print], run_dir=tmp_path, taks=3)  # type: ignore[call-arg]
     with pytest.raises(StaggerError):
-        SlurmExecutor([print], run_dir=tmp_path, tasks="3")  # type: ignore[arg-type]
+        SlurmExecutor([print], run_dir=tmp_path, tasks="many")  # type: ignore[arg-type]
 
 
 def test_a_handle_retries_with_the_options_of_the_command() -> None:
