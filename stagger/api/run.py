@@ -269,6 +269,8 @@ def scripted(entered: str) -> Iterator[None]:
     before = current_folder()
     try:
         yield
+    except StaggerError as error:
+        raise error from None  # Its sentence gives the reason. The errors behind it would fill the screen of a script.
     except Interrupted as interrupted:
         stopped = KeyboardInterrupt if interrupted.signal == Signals.SIGINT else SystemExit(interrupted.exit_status)
         raise stopped from None
