@@ -24,7 +24,7 @@ from stagger.rundir.launch_records import LocalLaunch, read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.status.look import look_at_run
 from stagger.storage.storage import hide_secrets, is_local, join, without_secrets
-from stagger.terminal import logger
+from stagger.terminal import logger, say
 
 #: The process's messages: a file of the run directory.
 LOG = "local.log"
@@ -109,7 +109,8 @@ def main() -> int:
             do(job)
     except StaggerError as error:
         with contextlib.suppress(BrokenPipeError):
-            print(without_secrets(str(error)), flush=True)
+            for line in without_secrets(str(error)).split("\n"):
+                say(line, flush=True)
         logger.error(str(error))
         return error.exit_status
     except Interrupted as interrupted:
