@@ -158,9 +158,11 @@ def run_stages(
 
     For one chain of stages, `run` of the last executor is the same.
     """
+    if limit is not None and limit < 1:
+        raise StaggerError(f"limit is {limit}; it must be 1 or more.")
     stages = with_upstream(executors)
     spec = spec_of(stages)
-    with scripted():
+    with scripted(spec.cwd):
         objects = {one.name: one.pipeline for one in stages}
         wishes = Wishes(limit, wait, overwrite, fresh, in_background=not wait)
         launched = launch(spec, wishes, objects)

@@ -7,6 +7,7 @@ import html
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import index
 from signal import Signals
 from typing import Any
 
@@ -53,9 +54,12 @@ class Run:
 
         `storage_options` are needed only for a run on remote storage that the environment gives no access to.
         """
-        run = cls(absolute(os.fspath(run_dir)), storage_options or {})
+        run = cls(os.fspath(run_dir), storage_options or {})
         run._open()
         return run
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "run_dir", absolute(self.run_dir))
 
     def __repr__(self) -> str:
         return f"Run.open({self.run_dir!r})"
@@ -125,7 +129,7 @@ class Run:
             TimeoutError: the run has not ended after `timeout` seconds. Its jobs keep running.
         """
         folder, record = self._open()
-        with scripted():
+        with scripted(record.spec.cwd):
             ended = wait_for_end(folder, record, timeout)
         ended.raise_if_failed()
         return RunStatus.of(folder.path, ended.stages)
@@ -209,7 +213,7 @@ class Run:
             "memory_factor": memory_factor,
             "time_factor": time_factor,
         }
-        with scripted():
+        with scripted(record.spec.cwd):
             if wait or all(spec.executor.type == "slurm" for spec in record.spec.chosen(one)):
                 launched = retry(folder, record, **given, ranks=chosen, wait=wait)
             else:
@@ -251,22 +255,37 @@ def _outputs(stage: Stage) -> list[str]:
 def chosen_ranks(ranks: Ranks) -> set[int]:
     """A set of ranks. Raises StaggerError for anything that is none."""
     try:
-        found = set(parse_ranks(ranks)) if isinstance(ranks, str) else set([ranks] if isinstance(ranks, int) else ranks)
+        given = parse_ranks(ranks) if isinstance(ranks, str) else ranks if isinstance(ranks, Iterable) else [ranks]
+        found = {-1 if isinstance(rank, bool) else index(rank) for rank in given}
     except (ValueError, TypeError):
         found = set()
-    if not found or not all(type(rank) is int and rank >= 0 for rank in found):
+    if not found or min(found) < 0:
         raise StaggerError(f'These are no ranks: {ranks!r}. Pass 3, [3, 17], range(40, 53) or "3,17,40-52".')
     return found
 
 
 @contextlib.contextmanager
-def scripted() -> Iterator[None]:
-    """Let a script go on in its own folder, and get KeyboardInterrupt after Ctrl-C, and SystemExit after a signal."""
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(FileNotFoundError):  # The folder is gone.
-            stack.callback(os.chdir, os.getcwd())
-        try:
-            yield
-        except Interrupted as interrupted:
-            stopped = KeyboardInterrupt if interrupted.signal == Signals.SIGINT else SystemExit(interrupted.exit_status)
-            raise stopped from None
+def scripted(entered: str) -> Iterator[None]:
+    """Let a script get KeyboardInterrupt after Ctrl-C, SystemExit after another signal, and go on in its own folder.
+
+    `entered` is the folder that the run was launched from, which launching enters.
+    """
+    before = current_folder()
+    try:
+        yield
+    except StaggerError as error:
+        raise error from None  # Its sentence gives the reason. The errors behind it would fill the screen of a script.
+    except Interrupted as interrupted:
+        stopped = KeyboardInterrupt if interrupted.signal == Signals.SIGINT else SystemExit(interrupted.exit_status)
+        raise stopped from None
+    finally:
+        if before is not None and entered != before and current_folder() == entered:
+            os.chdir(before)
+
+
+def current_folder() -> str | None:
+    """The folder that this process is in; None if it is gone."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from stagger.errors import StaggerError
 from stagger.executor.activity import Activity
 from stagger.executor.base import ArrayPlan, Jobs, StageLaunch, StageRunner
-from stagger.executor.workers import LocalCrew, running_path
+from stagger.executor.workers import LocalCrew, is_at_work, running_path
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir.launch_records import LocalLaunch, write_launch
 from stagger.rundir.lock import Holder, Lock
@@ -80,9 +80,9 @@ class LocalJobs(Jobs[LocalLaunch]):
         holder = stage.run.lock.holder()
         if not launches or holder is None or holder.is_dead() or launches[-1].pid != holder.pid:
             return Activity()
-        if holder.is_this_process():  # It is between two of its launches, so nothing runs.
-            return Activity()
         path = running_path(stage.folder, launches[-1].launch)
+        if holder.is_this_process() and not is_at_work(path):  # It is between two of its launches.
+            return Activity()
         try:
             text = decode(stage.folder.storage.read(path), path, "running")["running"]
             running = set(parse_ranks(str(text)))

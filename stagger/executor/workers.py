@@ -18,6 +18,15 @@ def running_path(folder: StageFolder, launch: int) -> str:
     return join(folder.launch(launch), "running.json")
 
 
+#: The files running.json of the crews that are at work in this process.
+_at_work: set[str] = set()
+
+
+def is_at_work(path: str) -> bool:
+    """Whether a crew of this process is at work whose running.json is `path`."""
+    return path in _at_work
+
+
 class LocalCrew(Crew):
     """Runs the ranks of a local launch, shows their progress, and writes running.json for `stagger status`."""
 
@@ -29,8 +38,13 @@ class LocalCrew(Crew):
         self.progress = Progress(launch.stage.name, len(launch.ranks))
 
     def run(self) -> None:
-        with self.progress:
-            super().run()
+        path = running_path(self.launch.stage.folder, self.launch.number)
+        _at_work.add(path)
+        try:
+            with self.progress:
+                super().run()
+        finally:
+            _at_work.discard(path)
 
     def ended(self, rank: int, answer: list[bytes]) -> None:
         self.progress.advance(failed=answer[0] == b"failed")

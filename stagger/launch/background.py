@@ -24,7 +24,7 @@ from stagger.rundir.launch_records import LocalLaunch, read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.status.look import look_at_run
 from stagger.storage.storage import hide_secrets, is_local, join, without_secrets
-from stagger.terminal import logger
+from stagger.terminal import logger, say
 
 #: The process's messages: a file of the run directory.
 LOG = "local.log"
@@ -64,7 +64,7 @@ def start(run: RunFolder, record: RunRecord, *, limit: int | None = None, again:
         StaggerError: with the process's own error, when it launched nothing.
     """
     job = Job(run.path, record.spec.storage_options, limit, again)
-    with _log(run, record) as log:
+    with run.changing(record), _log(run, record) as log:
         process = subprocess.Popen(
             [sys.executable, "-I", "-m", "stagger.launch.background"],
             stdin=subprocess.PIPE,
@@ -109,7 +109,8 @@ def main() -> int:
             do(job)
     except StaggerError as error:
         with contextlib.suppress(BrokenPipeError):
-            print(without_secrets(str(error)), flush=True)
+            for line in without_secrets(str(error)).split("\n"):
+                say(line, flush=True)
         logger.error(str(error))
         return error.exit_status
     except Interrupted as interrupted:

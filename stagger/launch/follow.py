@@ -46,8 +46,8 @@ def follow(
 ) -> Launched:
     """Wait until all Slurm jobs of the run have ended, also those that end jobs launch.
 
-    Then do what end jobs failed to do or may not, run the local stages that waited, and repeat. Launches no stage
-    twice. Gives up when only ranks are left that never start; they stay queued.
+    Then do what end jobs failed to do or may not, start the stages that no end job starts, and repeat. Launches no
+    stage twice. Gives up when only ranks are left that never start; they stay queued.
     """
     if is_local_only(record):
         return launched
@@ -84,11 +84,11 @@ def is_local_only(record: RunRecord) -> bool:
 
 
 def is_held(run: RunFolder, record: RunRecord) -> bool:
-    """Whether another process is running local stages of the run, or is between two of them."""
+    """Whether a process is running local stages of the run, or is between two of them."""
     if all(stage.executor.type != "local" for stage in record.spec.stages):
         return False
     holder = run.lock.holder()
-    return holder is not None and not holder.is_dead() and not holder.is_this_process()
+    return holder is not None and not holder.is_dead()
 
 
 def launched_ranks(look: Look) -> Collection[int]:
@@ -130,7 +130,7 @@ def _follow(
 def _act(
     run: RunFolder, record: RunRecord, looks: dict[str, Look], limit: int | None, lost: list[str]
 ) -> tuple[bool, RunRecord]:
-    """Do what end jobs did not do, or else run the local stages that waited for Slurm stages.
+    """Do what end jobs did not do, or else start the stages that no end job starts.
 
     Returns whether there was anything to do, and the run's current record. Adds lost outputs to `lost`.
     """
@@ -139,7 +139,7 @@ def _act(
             record = end_in_place(run, record, name)
         return True, record
     ready = [looks[name] for name in pending_stages(record, looks)]
-    fresh = {one.stage.name for one in ready if one.stage.spec.executor.type == "local" and not one.has_started}
+    fresh = {one.stage.name for one in ready if not one.has_started and no_end_job_starts(one.stage)}
     if not fresh or is_local_only(record):
         return False, record
     with run.lock.held():
@@ -147,6 +147,12 @@ def _act(
         enter(record.spec)
         lost += run_stages(run, record, look_at_run(run, record), limit=limit, only=fresh).lost_outputs
     return True, record
+
+
+def no_end_job_starts(stage: Stage) -> bool:
+    """Whether a stage runs on this machine, or depends on one that does."""
+    spec = stage.record.spec
+    return any(spec.stage(name).executor.type == "local" for name in (stage.name, *stage.spec.depends))
 
 
 def falls_to_us(look: Look) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from stagger import LocalExecutor, PipelineExecutor, SlurmExecutor, StaggerError
+from stagger import LocalExecutor, PipelineExecutor, Run, SlurmExecutor, StaggerError
+from stagger.cli import main
 from stagger.spec.executors import LocalSpec, SlurmSpec
 from stagger.spec.models import PipelineFile
 from tests.conftest import ROOT
@@ -68,6 +69,18 @@ def test_the_documentation_names_every_key() -> None:
 def test_a_wrong_argument_is_said(tmp_path: Path, arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(StaggerError, match=said):
         LocalExecutor(**{"pipeline": [print], "run_dir": str(tmp_path), **arguments})
+
+
+def test_mypy_knows_the_arguments(tmp_path: Path) -> None:
+    with pytest.raises(StaggerError):
+        LocalExecutor([print], run_dir=tmp_path, taks=3)  # type: ignore[call-arg]
+    with pytest.raises(StaggerError):
+        SlurmExecutor([print], run_dir=tmp_path, tasks="many")  # type: ignore[arg-type]
+
+
+def test_a_handle_retries_with_the_options_of_the_command() -> None:
+    options = inspect.signature(main.retry).parameters.keys() - {"run", "json", "options", "assignments"}
+    assert inspect.signature(Run.retry).parameters.keys() - {"self"} == options | {"set"}
 
 
 def test_only_the_executors_of_a_kind_run(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def make(tmp_path: Path, shards: Path) -> Make:
 
     def executor(*steps: Any, **arguments: Any) -> LocalExecutor:
         pipeline = [ReadJsonl(str(shards)), *steps, WriteJsonl(str(tmp_path / "out"))]
-        given = {"tasks": 4, "workers": 2, "run_dir": str(tmp_path / "run"), "name": "job", **arguments}
+        given: dict[str, Any] = {"tasks": 4, "workers": 2, "run_dir": str(tmp_path / "run"), "name": "job", **arguments}
         return LocalExecutor(pipeline, **given)
 
     return executor
@@ -204,6 +204,7 @@ def test_a_run_that_is_gone_is_an_error_of_one_sentence(make: Make, tmp_path: Pa
         (lambda run: run.retry("1-"), "These are no ranks: '1-'"),
         (lambda run: run.retry([]), r"These are no ranks: \[\]"),
         (lambda run: run.retry(True), "These are no ranks: True"),
+        (lambda run: run.retry([1.5]), r"These are no ranks: \[1.5\]"),
         (lambda run: run.retry(set={"tasks": 3}), "--set tasks: a retry cannot change tasks"),
         (lambda run: run.retry(memory_factor=0.5, wait=True), "The memory factor is 0.5; it must be from 1 to 100"),
         (lambda run: run.retry(time_factor=2, wait=True), "The time factor is for Slurm jobs"),
@@ -221,7 +222,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("whole")
     (folder / "in").mkdir()
     (folder / "in" / "a.jsonl").write_text('{"text": "a"}\n')
-    steps = [ReadJsonl(str(folder / "in")), WriteJsonl(str(folder / "out"))]
+    steps: list[Any] = [ReadJsonl(str(folder / "in")), WriteJsonl(str(folder / "out"))]
     return LocalExecutor(steps, tasks=4, run_dir=str(folder / "run"), name="job").run()
 
 
@@ -231,9 +232,9 @@ class Queue:
     def __init__(self, cli: Cli, files: PipelineFiles, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.jobs = folder / "jobs"
         self.jobs.touch()
-        self.interrupts = folder / "interrupts"
-        ask = f"cat {self.jobs}\nif [ -e {self.interrupts} ]; then kill -INT $PPID; fi"
-        self.calls = front(cli, folder, squeue=ask)
+        self.event = folder / "event"
+        self.event.touch()
+        self.calls = front(cli, folder, squeue=f"cat {self.jobs}\nsource {self.event}")
         cli("launch", files(executor={"type": "slurm", "partition": "cpu"}), check=0)
         (self.launch,) = launches(folder / "run")
         self.run = Run.open(folder / "run")
@@ -262,12 +263,19 @@ def test_jobs_are_named_and_their_reasons_shown(queue: Queue) -> None:
 
 def test_ctrl_c_stops_waiting_and_cancels_nothing(queue: Queue) -> None:
     queue.lists("RUNNING")
-    queue.interrupts.touch()
+    queue.event.write_text("kill -INT $PPID")
     with pytest.raises(KeyboardInterrupt):
         queue.run.wait()
-    queue.interrupts.unlink()
+    queue.event.write_text("")
     assert "scancel" not in queue.calls.read_text()
     assert queue.run.status()["run"].running == 4
+
+
+def test_a_run_that_is_removed_while_it_is_waited_for_is_said_to_be_gone(queue: Queue) -> None:
+    queue.lists("RUNNING")
+    queue.event.write_text(f"rm -rf {queue.run.run_dir}")
+    with pytest.raises(StaggerError, match="is gone: somebody has removed the run while this process waited"):
+        queue.run.wait()
 
 
 def test_a_retry_passes_on_settings_and_factors(queue: Queue) -> None:
@@ -288,3 +296,21 @@ def test_without_slurm_the_status_comes_from_the_records(queue: Queue, monkeypat
     assert not queue.run.done()
     with pytest.raises(StaggerError, match="There is no squeue on this machine, so it cannot know when the jobs"):
         queue.run.wait()
+
+
+def test_a_thread_watches_the_run_of_its_own_process(make: Make, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+
+    def watch() -> None:
+        try:
+            until((tmp_path / "run" / "launches" / "1" / "running.json").exists, "ranks to run")
+            running = until(lambda: Run.open(tmp_path / "run").status()["job"].running, "their number")
+            assert running == 2
+            assert not Run.open(tmp_path / "run").done()
+        finally:
+            flag.touch()
+
+    with ThreadPoolExecutor(1) as threads:
+        watching = threads.submit(watch)
+        make(blocked_by(flag)).run()
+        watching.result()

@@ -102,6 +102,11 @@ def test_several_last_stages_are_launched_together(make: Make, tmp_path: Path) -
     assert names_of(make("end", depends=[left, right])) == ["first", "left", "right", "end"]
 
 
+def test_a_limit_of_no_rank_is_refused(make: Make) -> None:
+    with pytest.raises(StaggerError, match="limit is 0; it must be 1 or more"):
+        make("one").run(limit=0)
+
+
 def test_ranks_of_a_stage_are_named_with_it(make: Make) -> None:
     run = make("merge", source="clean", depends=make("clean")).run()
     for use in (run.logs, run.retry, run.cancel):

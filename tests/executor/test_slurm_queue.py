@@ -126,11 +126,8 @@ def test_the_signal_that_killed_a_job_is_named(run: Run) -> None:
     run.stand_in("sacct", "; ".join(f"echo '{run.job}_{end}'" for end in ends))
     assert run.status["reasons"] == {"killed by SIGKILL": 2, "killed by SIGSEGV": 1, "lost (FAILED)": 1}
     (why, *_) = run.status["errors"]
-    assert why == {
-        "ranks": "0-1",
-        "count": 2,
-        "error": "its job was killed by SIGKILL: out of memory, unless someone killed it by hand",
-    }
+    said = "its job was killed by SIGKILL: out of memory, unless someone killed it by hand"
+    assert why == {"ranks": "0-1", "count": 2, "error": said, "sentence": said, "where": ""}
 
 
 def test_status_says_why_jobs_wait_that_do_not_start_by_themselves(run: Run) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from stagger import LocalExecutor, ReadJsonl, Run, WriteJsonl
 from stagger.storage.storage import Storage
 from tests.conftest import Bucket, Cli, PipelineFiles, contents, until
 from tests.kit.buckets import objects, on_s3
@@ -148,3 +151,18 @@ def test_a_store_that_cannot_be_reached_is_one_sentence(
     assert last.startswith(f"stagger: {bucket.url}/run/run.json: ")
     assert said in last
     assert all("retrying in" in line for line in waiting)
+
+
+def test_a_handle_has_the_storage_options_of_its_run(
+    loaded: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in loaded.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    options = {"s3": {"endpoint_url": loaded.endpoint}}
+    steps: list[Any] = [ReadJsonl(f"{loaded.url}/input"), WriteJsonl(f"{loaded.url}/output")]
+    run = LocalExecutor(steps, run_dir=f"{loaded.url}/run", tasks=2, storage_options=options).run(wait=False)
+    assert pickle.loads(pickle.dumps(run)).wait().complete
+    assert "rank 1, attempt 1" in run.logs(1)
+    assert run.outputs() == [f"{loaded.url}/output/{rank:05d}.jsonl.zst" for rank in range(2)]
+    assert Run.open(f"{loaded.url}/run", options) == run

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stagger import ReadJsonl, Run, RunFailed, SlurmExecutor, WriteJsonl
+from stagger import LocalExecutor, ReadJsonl, Run, RunFailed, SlurmExecutor, WriteJsonl
 from tests.conftest import output_ids
 from tests.kit.runs import EVERYTHING
 
@@ -41,7 +41,7 @@ def test_two_stages_are_run_to_their_end_through_the_handle(tmp_path: Path, shar
             yield document
 
     middle, end = str(tmp_path / "middle"), str(tmp_path / "end")
-    where = {"run_dir": tmp_path / "run", "partition": "cpu", "time": 10, "randomize_start_duration": 0}
+    where: dict[str, Any] = {"run_dir": tmp_path / "run", "partition": "cpu", "time": 10, "randomize_start_duration": 0}
     clean = SlurmExecutor([ReadJsonl(str(shards)), fail, WriteJsonl(middle)], tasks=6, name="clean", **where)
     final = SlurmExecutor([ReadJsonl(middle), shout, WriteJsonl(end)], tasks=2, name="final", depends=clean, **where)
 
@@ -78,3 +78,18 @@ def test_two_stages_are_run_to_their_end_through_the_handle(tmp_path: Path, shar
     run.retry(lost=True)
     assert run.wait() == run.status(verify=True)
     assert output_ids(Path(end)) == undisturbed
+
+
+@pytest.mark.usefixtures("on_the_cluster")
+def test_waiting_starts_the_stages_that_no_end_job_starts(tmp_path: Path, shards: Path) -> None:
+    where: dict[str, Any] = {"run_dir": tmp_path / "run", "randomize_start_duration": 0, "tasks": 2}
+    slurm: dict[str, Any] = {**where, "partition": "cpu", "time": 10}
+    folders = [str(tmp_path / name) for name in "abc"]
+    first = SlurmExecutor([ReadJsonl(str(shards)), WriteJsonl(folders[0])], name="a", **slurm)
+    here = LocalExecutor([ReadJsonl(folders[0]), WriteJsonl(folders[1])], name="b", depends=first, **where)
+    last = SlurmExecutor([ReadJsonl(folders[1]), WriteJsonl(folders[2])], name="c", depends=here, **slurm)
+    run = last.run(wait=False)
+    assert len(run.job_ids) == 2
+    assert run.wait().complete
+    assert len(run.job_ids) == 4
+    assert output_ids(tmp_path / "c") == EVERYTHING
