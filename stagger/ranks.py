@@ -23,7 +23,7 @@ def format_ranks(ranks: Iterable[int]) -> str:
     return ",".join(f"{first}-{last}" if first < last else f"{first}" for first, last in runs)
 
 
-def shortened(ranks: str, most: int = 40) -> str:
+def shortened(ranks: str, most: int = 24) -> str:
     """The beginning of a text of `format_ranks`, of about `most` characters; the whole text if it is not longer.
 
     >>> shortened("0-2,7,9,12,40", most=7), shortened("0-2,7", most=7)

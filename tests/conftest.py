@@ -156,7 +156,7 @@ class PipelineFiles:
         *,
         steps: tuple[Any, ...] = (),
         executor: dict[str, Any] | None = None,
-        tasks: int = 4,
+        tasks: int | str | None = 4,
         source: str | None = None,
         output: str | None = None,
         compression: str | None = "zstd",
