@@ -69,8 +69,8 @@ def test_a_default_qos_and_the_one_of_a_partition_are_known() -> None:
 ZERO = {
     "none": ("", "", ""),
     "own": ("MaxJobs= MaxJobsAccrue= MaxSubmitJobs=50", "MaxJobs=0(0) X=50", "your MaxJobs in the account stagger"),
-    "account": ("GrpJobsAccrue=N(0)\n    GrpSubmitJobs=60", "GrpJobs=0(0)", "the GrpJobs of the account stagger"),
-    "qos": ("MaxJobsAccruePU=N(0) MaxSubmitJobsPU=20", "MaxJobsPU=0(0)", "the MaxJobsPU of the QOS few"),
+    "account": ("GrpJobsAccrue=N(0)\n    GrpSubmitJobs=60", "GrpJobs=0(0) X=60", "the GrpJobs of the account stagger"),
+    "qos": ("MaxJobsAccruePU=N(0) MaxSubmitJobsPU=20", "MaxJobsPU=0(0) X=20", "the MaxJobsPU of the QOS few"),
 }
 
 
