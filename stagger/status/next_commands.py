@@ -1,4 +1,4 @@
-"""The commands to type next, by the status of a run. Pure."""
+"""The commands to type next, by the status of a run."""
 
 from __future__ import annotations
 
