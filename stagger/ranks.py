@@ -36,7 +36,7 @@ def named_ranks(ranks: Iterable[int] | str, verb: str = "") -> str:
     return f"{plural(number, 'rank')} {text}{f' {agreeing(number, verb)}' if verb else ''}"
 
 
-def shortened(ranks: str, most: int = 40) -> str:
+def shortened(ranks: str, most: int = 24) -> str:
     """The beginning of a text of `format_ranks`, of about `most` characters; the whole text if it is not longer.
 
     >>> shortened("0-2,7,9,12,40", most=7), shortened("0-2,7", most=7)

@@ -216,12 +216,18 @@ def logs(
         bool, typer.Option("--follow", "-f", help="With --rank: print new lines until the attempt ends.")
     ] = False,
     stage: Stage = None,
+    json: Json = False,
     options: Options = None,
 ) -> int:
     """Print the logs of ranks. Without --rank or --failed, list the path of each rank's latest log."""
     from stagger.cli import rank_logs
 
     folder, record = open_run(run, options)
+    if json:
+        if rank is not None:
+            raise StaggerError("A log is no JSON: give --rank without --json, or --json without --rank for its path.")
+        print_json(rank_logs.logs_document(folder, record, stage=stage, failed=failed))
+        return 0
     rank_logs.show_logs(folder, record, stage=stage, rank=rank, attempt=attempt, failed=failed, follow=follow)
     return 0
 

@@ -6,15 +6,18 @@ import codecs
 import io
 import sys
 import time
+from typing import Any
 
 from stagger.cli.tracebacks import folded
 from stagger.errors import StaggerError, one_line
 from stagger.launch.cancel import check_ranks
+from stagger.ranks import format_ranks
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
 from stagger.rundir.stage_folder import StageFolder
 from stagger.status.failed import Failed, grouped
 from stagger.status.look import Look, glance_at
 from stagger.status.rank_log import job_output, latest_attempts, log_path, output_without_log, tail
+from stagger.status.stage_status import places
 from stagger.storage.storage import is_local
 from stagger.terminal import logger, say, say_lines
 
@@ -56,6 +59,7 @@ def show_logs(
             show_failed(folder.stage(record, one.name))
         else:
             list_logs(folder.stage(record, one.name).folder)
+        say_where(folder.stage(record, one.name))
 
 
 def show_rank(stage: Stage, rank: int, wanted: str | None, follow: bool) -> None:
@@ -128,6 +132,44 @@ def ends_of(folder: StageFolder, look: Look, one: Failed, attempt: str | None) -
     lines, trace = log.decode(errors="backslashreplace"), one.failure.get("traceback", "")
     before = lines.partition("Traceback (most recent call last):")[0] if trace else lines
     return [folded(trace), tail(before.encode())]
+
+
+def say_where(stage: Stage) -> None:
+    """Log where the results and the report of a stage are, as far as they exist."""
+    name = f" of {stage.name}" if len(stage.record.spec.stages) > 1 else ""
+    for folder in stage.record.outputs.get(stage.name, []) if stage.folder.done() else []:
+        logger.info(f"The result{name} is in {folder}")
+    if report := places(stage.folder, ended=True).get("report"):
+        logger.info(f"The report{name} is {report}")
+
+
+def logs_document(folder: RunFolder, record: RunRecord, *, stage: str | None, failed: bool) -> dict[str, Any]:
+    """The document that `stagger logs --json` prints: the path of each rank's latest log, and with `failed` why ranks
+    failed: `ranks`, their `count`, the `error`, and the folded `traceback` of the first one that left one.
+    """
+    stages = []
+    for one in record.spec.chosen(stage):
+        mine = folder.stage(record, one.name)
+        attempts = latest_attempts(mine.folder)
+        found: dict[str, Any] = {
+            "name": one.name,
+            "logs": {str(rank): mine.folder.log(rank, attempt) for rank, attempt in sorted(attempts.items())},
+            "output_folders": record.outputs.get(one.name, []) if mine.folder.done() else [],
+            "places": places(mine.folder, ended=bool(attempts)),
+        }
+        if failed:
+            look = glance_at([mine])[one.name]
+            found["failed"] = [
+                {
+                    "ranks": format_ranks(group.ranks),
+                    "count": len(group.ranks),
+                    "error": group.error,
+                    "traceback": folded((group.first.failure or {}).get("traceback", "")),
+                }
+                for group in grouped(look.failed)
+            ]
+        stages.append(found)
+    return {"run_dir": folder.path, "stages": stages}
 
 
 def list_logs(folder: StageFolder) -> None:

@@ -32,6 +32,9 @@ CLEAR = "\x1b[H\x1b[2J"
 #: Most output folders listed after a launch, and most reasons why ranks of a stage wait or failed.
 SHOWN = 5
 
+#: Most characters of an error that the status shows.
+ERROR_CHARACTERS = 120
+
 #: Most columns of a chart of starts.
 CHART_COLUMNS = 60
 
@@ -145,7 +148,10 @@ def counts(stage: StageStatus) -> str:
 
 def troubles(stage: StageStatus) -> list[str]:
     """Why ranks failed, why others do not start, and what the end of the stage did."""
-    said = [f"failed: {ranks_text(group['ranks'], group['count'])}: {group['error']}" for group in stage.errors[:SHOWN]]
+    said = [
+        f"failed: {ranks_text(group['ranks'], group['count'])}: {clipped(group['error'])}"
+        for group in stage.errors[:SHOWN]
+    ]
     if more := stage.errors[SHOWN:]:
         said.append(f"failed: {sum(group['count'] for group in more):,} more, for {len(more):,} other reasons")
     for why in stage.waiting[:SHOWN]:
@@ -154,6 +160,11 @@ def troubles(stage: StageStatus) -> list[str]:
     if stage.end:
         said.append(f"end: {stage.end['message']}")
     return said
+
+
+def clipped(text: str) -> str:
+    """The beginning of a long error; `stagger logs --failed` shows all of it."""
+    return text if len(text) <= ERROR_CHARACTERS else f"{text[:ERROR_CHARACTERS]}..."
 
 
 def work(stage: StageStatus) -> str:
@@ -188,22 +199,26 @@ def remarks(run_dir: str, stage: StageStatus) -> list[str]:
         "counted": stage.counts,
         "requests retried": stage.retried,
     }
-    for what, numbers in kinds.items():
-        if numbers:
-            said.append(f"{what}: {', '.join(f'{count:,} {kind}' for kind, count in numbers.items())}")
+    sums = [
+        f"{what}: {', '.join(f'{count:,} {kind}' for kind, count in numbers.items())}"
+        for what, numbers in kinds.items()
+        if numbers
+    ]
     if stage.retried:
-        said[-1] += f"; {duration(stage.retry_waited_s)} spent waiting in total"
-    return said
+        sums.append(f"{duration(stage.retry_waited_s)} spent waiting in total")
+    return [*said, *(["; ".join(sums)] if sums else [])]
 
 
 def details(stage: StageStatus) -> list[str]:
-    """How the jobs started and what they used. The chart gives way to what is wrong, to leave that on the screen."""
+    """How the jobs started and what they used; nothing if something is wrong, to leave that on the screen."""
+    if stage.errors or stage.stuck:
+        return []
     said = []
     if stage.starts["planned"]["span_s"]:
         peaks = [(stage.starts[key]["peak_1s"], stage.starts[key]["peak_100ms"]) for key in ("measured", "planned")]
         measured, planned = (f"{second:,}/s, {tenth:,} in 100 ms" for second, tenth in peaks)
         said.append(f"peak starts: {measured} (planned: {planned})")
-        said += start_chart(stage.starts) if not (stage.errors or stage.waiting) else []
+        said += start_chart(stage.starts)
     if stage.slowest:
         ranks = ", ".join(f"{rank} ({seconds:,.0f} s)" for rank, seconds in stage.slowest)
         said.append(f"slowest: {ranks}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 from stagger.errors import StaggerError, counted
 from stagger.executor.activity import Activity, EndJob, Waiting
@@ -18,7 +19,8 @@ from stagger.rundir.run_folder import Stage
 from stagger.slurm import cluster
 from stagger.slurm.answers import Accounted, QueuedJob
 from stagger.slurm.command import BRIEF, PATIENT, Wait
-from stagger.slurm.states import has_ended, is_queued, never_starts, reason_of
+from stagger.slurm.room import Charge, allows_no_job
+from stagger.slurm.states import has_ended, is_queued, never_starts, reason_of, waits_for_jobs
 from stagger.terminal import logger
 
 #: Seconds that accounting has to answer: to tell a user how jobs ended, and to decide about retries.
@@ -136,7 +138,24 @@ class SlurmJobs(Jobs[SlurmLaunch]):
                 for job_id in sorted({job.job_id for job in alive}):
                     activity.holders.append(f"Slurm job {job_id} (launch {launch.launch})")
         self._add_hidden(stage, activity, launches)
+        self._add_forbidden(activity, launches)
         return activity
+
+    def _add_forbidden(self, activity: Activity, launches: Sequence[SlurmLaunch]) -> None:
+        """Note which ranks wait for a limit on the number of jobs that is 0: they never start."""
+        limited = {rank: why for rank, why in activity.waiting.items() if waits_for_jobs(why.reason)}
+        if limited and (limit := self._zero_limit(charge_in(launches[-1].resources))):
+            words = f"{limit} is 0, so that none of its jobs starts; ask for another one, or for a higher limit"
+            activity.waiting |= {rank: why._replace(starts="never", message=words) for rank, why in limited.items()}
+
+    def _zero_limit(self, charge: Charge) -> str:
+        if charge not in self._zero_limits:
+            self._zero_limits[charge] = allows_no_job(charge)
+        return self._zero_limits[charge]
+
+    @cached_property
+    def _zero_limits(self) -> dict[Charge, str]:
+        return {}
 
     def _unknown(self, stage: Stage, launches: Sequence[SlurmLaunch]) -> Activity:
         """Without squeue any launched rank may still be queued or running."""
@@ -328,6 +347,12 @@ def note_job(activity: Activity, launch: SlurmLaunch, job: QueuedJob, ranks: lis
         activity.starting.update(dict.fromkeys(ranks, (launch.launch, ranks[0])))
     else:
         activity.running.update(ranks)
+
+
+def charge_in(resources: Mapping[str, Any]) -> Charge:
+    """What the jobs of a launch with these resources are charged to."""
+    given = {key: resources.get("sbatch", {}).get(key, resources.get(key)) for key in ("account", "partition", "qos")}
+    return Charge(**{key: str(value) for key, value in given.items() if value})
 
 
 def is_stuck(job: QueuedJob) -> bool:

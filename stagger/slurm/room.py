@@ -38,6 +38,35 @@ def submit_limits(charge: Charge) -> list[SubmitLimit]:
     return limits_of(charge, association, levels, usage, partition_qos(partition))
 
 
+def allows_no_job(charge: Charge) -> str:
+    """The limit of 0 jobs that holds for jobs with this charge; empty if there is none, or Slurm does not show it."""
+    return zero_limit(charge, _ask("scontrol", "show", "assoc_mgr", f"users={own_user()}", "flags=assoc,qos"))
+
+
+def zero_limit(charge: Charge, text: str) -> str:
+    """The limit of 0 jobs for this charge in the output of `scontrol show assoc_mgr`, by its name; empty for none."""
+    records, _, levels = text.partition("QOS Records")
+    usage = parse_usage(text)
+    account = charge.account or usage.default
+    above = [account]
+    while above[-1] in usage.accounts:
+        above.append(usage.accounts[above[-1]][2])
+    for record in re.split(r"^(?=ClusterName=)", records, flags=re.MULTILINE)[1:]:
+        name = _value(record, "Account")
+        if _value(record, "UserName"):
+            for key in ("MaxJobs", "GrpJobs"):
+                if name == account and _limit(record, key)[0] == 0:
+                    return f"your {key} in the account {account}"
+        elif name in above and _limit(record, "GrpJobs")[0] == 0:
+            return f"the GrpJobs of the account {name}"
+    for record in re.split(r"^(?=QOS=)", levels, flags=re.MULTILINE)[1:]:
+        name = _value(record, "QOS").partition("(")[0]
+        for key in ("GrpJobs", "MaxJobsPU", "MaxJobsPA"):
+            if name == (charge.qos or "normal") and _limit(record, key)[0] == 0:
+                return f"the {key} of the QOS {name}"
+    return ""
+
+
 def _ask(program: str, *arguments: str) -> str:
     options = ["--noheader", "--parsable2"] if program == "sacctmgr" else []
     try:

@@ -160,6 +160,15 @@ def why_waiting(reason: str, job: str) -> str:
     return "" if found is None else found.words
 
 
+def waits_for_jobs(reason: str) -> bool:
+    """Whether a queued job with this reason waits for a limit on the number of jobs that run.
+
+    >>> waits_for_jobs("AssocMaxJobsLimit"), waits_for_jobs("QOSGrpJobsLimit"), waits_for_jobs("AssocGrpCpuLimit")
+    (True, True, False)
+    """
+    return re.match("(assoc|qos).*jobs?(limit|per)", _plain(reason)) is not None
+
+
 def never_starts(reason: str) -> bool:
     """Whether a queued job with this reason never starts as it is.
 

@@ -1,4 +1,4 @@
-"""The commands to type next, by the status of a run. Pure."""
+"""The commands to type next, by the status of a run."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ def next_commands(run_dir: str, stages: Sequence[StageStatus]) -> list[tuple[str
     """Each command to type next, and what it does; none for a run that is done."""
     found = []
     if any(stage.failed for stage in stages):
-        found.append((f"stagger logs {run_dir} --failed", "tracebacks and logs, once for each error"))
+        found.append((f"stagger logs {run_dir} --failed", "tracebacks and logs"))
     if any(stage.stuck for stage in stages):
-        found.append((cancel_stuck(run_dir, stages), "take what can never start out of the queue"))
-        found.append((f"stagger retry {run_dir} --set executor.KEY=VALUE", "launch it with other requests"))
+        found.append((cancel_stuck(run_dir, stages), "take it out of the queue"))
+        found.append((f"stagger retry {run_dir} --set executor.KEY=VALUE", "with other requests"))
     elif any(stage.failed for stage in stages):
-        found.append((f"stagger retry {run_dir}", "run failed ranks again, once the cause is mended"))
+        found.append((f"stagger retry {run_dir}", "once the cause is mended"))
     if any(stage.lost for stage in stages):
-        found.append((f"stagger retry {run_dir} --lost", "make the lost outputs again"))
+        found.append((f"stagger retry {run_dir} --lost", "make them again"))
     if found:
         return found
     if any(stage.active or stage.end.get("state") in ("waiting", "running") for stage in stages):
         return [(f"stagger status {run_dir} --watch", "follow it")]
     if not all(stage.is_done for stage in stages):
-        return [(f"stagger retry {run_dir}", "launch the ranks that are not done")]
+        return [(f"stagger retry {run_dir}", "launch what is not done")]
     return []
 
 

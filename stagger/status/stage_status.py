@@ -186,7 +186,7 @@ def stage_status(look: Look) -> StageStatus:
     status.cancelled = len(cancelled_ranks(look.launches) - activity.ranks - settled)
     if look.launches and isinstance(latest := look.launches[-1], SlurmLaunch):
         status.avoided = list(latest.avoided)
-    status.places = places(look)
+    status.places = places(look.stage.folder, bool(look.done or look.failed)) if look.has_started else {}
     with collection_paused(), look.stage.folder.blaming():
         add_totals(status, look)
         if look.strays is not None:
@@ -215,16 +215,13 @@ def waiting(activity: Activity, settled: set[int]) -> list[dict[str, Any]]:
     return [{"ranks": format_ranks(mine), "count": len(mine), **why._asdict()} for why, mine in found]
 
 
-def places(look: Look) -> dict[str, str]:
-    """The paths that exist of the stage's report, statistics and logs."""
-    folder = look.stage.folder
-    if not look.has_started:
-        return {}
+def places(folder: StageFolder, ended: bool) -> dict[str, str]:
+    """The paths that exist of the stage's report, statistics and logs. `ended` is whether any of its ranks has."""
     found = {}
     if folder.storage.entry(folder.report()) is not None:  # Written last, after the statistics.
         found = {"report": folder.report(), "stats": folder.stats()}
     logs = join(folder.path, "logs")
-    if os.path.isdir(logs) if is_local(logs) else (look.done or look.failed):
+    if os.path.isdir(logs) if is_local(logs) else ended:
         found["logs"] = logs
     return found
 

@@ -27,6 +27,7 @@ PURE = {
     "blocks/simulation/steps",
     "blocks/simulation/swarm",
     "blocks/simulation/traces",
+    "cli/tracebacks",
     "executor/activity",
     "pipeline/__init__",
     "plan/sharding",
@@ -39,6 +40,7 @@ PURE = {
     "start/herd",
     "status/efficiency",
     "storage/faults",
+    "storage/s3/refusals",
 }
 
 #: Modules that touch the machine, its clock or the network.

@@ -11,7 +11,7 @@ import pytest
 
 from stagger.errors import StaggerError
 from stagger.executor.limits import NoRoom, check_limits
-from stagger.slurm.room import Charge, SubmitLimit, limits_of, parse_usage, partition_qos
+from stagger.slurm.room import Charge, SubmitLimit, limits_of, parse_usage, partition_qos, zero_limit
 from stagger.spec.models import RunSpec
 from tests.conftest import DATA
 
@@ -63,6 +63,25 @@ def test_a_default_qos_and_the_one_of_a_partition_are_known() -> None:
     assert limit == SubmitLimit("the MaxSubmitJobsPerUser of the QOS fast", 3)
     assert partition_qos("   AllocNodes=ALL Default=YES QoS=N/A\n") == ""
     assert parse_usage("").accounts == {}
+
+
+#: A limit in the recorded answer, the same as 0, and its name.
+ZERO = {
+    "none": ("", "", ""),
+    "own": ("MaxJobs= MaxJobsAccrue= MaxSubmitJobs=50", "MaxJobs=0(0) X=50", "your MaxJobs in the account stagger"),
+    "account": ("GrpJobsAccrue=N(0)\n    GrpSubmitJobs=60", "GrpJobs=0(0) X=60", "the GrpJobs of the account stagger"),
+    "qos": ("MaxJobsAccruePU=N(0) MaxSubmitJobsPU=20", "MaxJobsPU=0(0) X=20", "the MaxJobsPU of the QOS few"),
+}
+
+
+@pytest.mark.parametrize(("before", "after", "found"), ZERO.values(), ids=ZERO)
+def test_a_limit_of_no_jobs_is_found(before: str, after: str, found: str) -> None:
+    text = recorded("assoc_mgr").replace("GrpJobs=N(0) ", "").replace("MaxJobsPU=N(0) ", "")
+    assert before in text
+    text = text.replace(before, after) if before else text
+    assert zero_limit(Charge("stagger", qos="few"), text) == found
+    assert zero_limit(Charge("root"), text) == ""  # Another account, in another QOS.
+    assert zero_limit(Charge(), "") == ""
 
 
 def spec(first: int = 4, second: int = 4, *, retries: bool = False, **executor: Any) -> RunSpec:

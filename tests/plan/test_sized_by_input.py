@@ -147,13 +147,14 @@ def generated(data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
 def test_python_takes_both_and_what_has_no_shards_is_refused(
     tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps: list[Any] = [ReadJsonl(str(shards)), WriteJsonl(str(tmp_path / "out"))]
+    writer = WriteJsonl(str(tmp_path / "out"))
+    steps: list[Any] = [ReadJsonl(str(shards)), writer]
     run = LocalExecutor(steps, run_dir=str(tmp_path / "run"), bytes_per_task="1GB").run()
     assert (run.status().done, run.status().tasks) == (1, 1)
     (stage,) = RunFolder.open(str(tmp_path / "run"))[1].spec.stages
     assert (stage.tasks, stage.sizing, stage.bytes_per_task) == (1, "decided", 10**9)
     with pytest.raises(StaggerError, match="tasks: auto needs a reader, whose shards become ranks"):
-        LocalExecutor([generated, steps[1]], run_dir=str(tmp_path / "other"), tasks="auto").run()
+        LocalExecutor([generated, writer], run_dir=str(tmp_path / "other"), tasks="auto").run()
     monkeypatch.setattr(stage_plan, "MOST_DECIDED", 11)
     with pytest.raises(StaggerError, match="its 12 shards would make 12 ranks, more than 11: set bytes_per_task"):
         LocalExecutor(steps, run_dir=str(tmp_path / "other"), tasks="auto").run()
