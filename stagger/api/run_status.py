@@ -194,7 +194,7 @@ class RunStatus:
         return any(stage.active for stage in self.stages)
 
     def __repr__(self) -> str:
-        lines = [f"{self.run_dir}: {self.done:,} of {self.tasks:,} ranks are done"]
+        lines = [f"{self.run_dir}: {self.done:,} of {counted(self.tasks, 'rank', 'is')} done"]
         width = max(len(stage.name) for stage in self.stages)
         for stage in self.stages:
             states = ", ".join(f"{count:,} {state}" for state in STATES if (count := getattr(stage, state)))

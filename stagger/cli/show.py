@@ -9,7 +9,7 @@ from typing import Any
 from rich.filesize import decimal
 
 from stagger.cli.chart import bars
-from stagger.errors import agreeing, counted
+from stagger.errors import agreeing, counted, plural
 from stagger.launch.launched import Launched
 from stagger.launch.leftovers import CHANGED
 from stagger.ranks import named_ranks, ranks_text, shortened
@@ -143,7 +143,7 @@ def counts(stage: StageStatus) -> str:
         return f"{stage.undecided}, once the stage starts"
     states = [f"{getattr(stage, name):,} {name}{aside(stage, name)}" for name in STATES if getattr(stage, name)]
     took = "" if stage.took_s is None else f" in {duration(stage.took_s)}"
-    return f"{stage.tasks:,} rank{'s' if stage.tasks > 1 else ''}: {', '.join(states)}{took}"
+    return f"{counted(stage.tasks, 'rank')}: {', '.join(states)}{took}"
 
 
 def troubles(stage: StageStatus) -> list[str]:
@@ -169,7 +169,7 @@ def clipped(text: str) -> str:
 
 def work(stage: StageStatus) -> str:
     """The records and bytes of a stage, and their rates."""
-    said = f"{stage.records_in:,} records in, {stage.records_out:,} out, {decimal(stage.bytes_out)} written"
+    said = f"{counted(stage.records_in, 'record')} in, {stage.records_out:,} out, {decimal(stage.bytes_out)} written"
     if stage.records_per_s is not None and stage.eta_s is not None:
         said += f"; {stage.records_per_s:,.0f} records/s"
         if stage.bytes_per_s:
@@ -191,8 +191,8 @@ def remarks(run_dir: str, stage: StageStatus) -> list[str]:
     if stage.strays:
         said.append(stage.strays["message"])
     if stage.avoided:
-        nodes = f"{'s' if len(stage.avoided) > 1 else ''} {', '.join(stage.avoided)}"
-        said.append(f"the jobs avoid node{nodes}, on which several ranks failed")
+        nodes = f"{plural(len(stage.avoided), 'node')} {', '.join(stage.avoided)}"
+        said.append(f"the jobs avoid {nodes}, on which several ranks failed")
     kinds = {
         "bad records skipped": stage.bad_records,
         "records left out": stage.left_out,

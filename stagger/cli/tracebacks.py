@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from stagger.errors import counted
+
 #: A frame in a traceback, with its file.
 FRAME = re.compile(r'  File "([^"]*)"')
 
@@ -38,7 +40,7 @@ def folded(trace: str) -> str:
         if not inside:
             if count := hidden.total():
                 names = ", ".join(owner for owner in hidden if hidden[owner])
-                lines.append(f"  ... {count} frame{'s' if count > 1 else ''} of {names}")
+                lines.append(f"  ... {counted(count, 'frame')} of {names}")
                 hidden.clear()
             lines.append(line)
     return "\n".join(lines).rstrip("\n")

@@ -7,7 +7,7 @@ import stat
 import time
 from typing import Any
 
-from stagger.errors import StaggerError, agreeing
+from stagger.errors import StaggerError, agreeing, plural
 from stagger.pipeline.chain import add_import_path
 from stagger.plan.stage_plan import StagePlan, output_folders, steps_of, with_plans
 from stagger.plan.stage_steps import create_steps
@@ -59,7 +59,7 @@ def refuse_other_stages(folder: RunFolder, before: RunRecord, spec: RunSpec) -> 
     if set(old) != set(new):
         part = [name for name in new if name in old] if len(old) > 1 else []
         raise StaggerError(
-            f"{folder.path} holds another run, with the stage{'s' if len(old) > 1 else ''} {', '.join(old)}, and this"
+            f"{folder.path} holds another run, with the {plural(len(old), 'stage')} {', '.join(old)}, and this"
             f" one has {', '.join(new)}; give this one a new run_dir, start over with --fresh (in Python: fresh=True)"
             + (
                 f", or continue a stage of the other with: stagger retry {folder.path} --stage {part[0]}"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 from stagger.executor.activity import Waiting
 from stagger.launch.check import enter
 from stagger.launch.ending import end_stage, recording_end
@@ -237,7 +237,8 @@ def wait_for_jobs(run: RunFolder, record: RunRecord, deadline: float | None) -> 
             since = (since or time.monotonic()) if only_stuck(looks) and not held else 0.0
             if since and time.monotonic() - since >= STUCK_S:
                 return looks
-            pause(interval, deadline, f"{run.path} has not ended yet: {done:,} of {progress.total:,} ranks are done.")
+            share = f"{done:,} of {counted(progress.total, 'rank', 'is')} done"
+            pause(interval, deadline, f"{run.path} has not ended yet: {share}.")
             interval = min(longest, interval * GROWTH)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 from stagger.launch.plans import paths
 from stagger.progress import busy
 from stagger.rundir.commit_claims import claims_of
@@ -36,7 +36,7 @@ class Foreign:
     def __str__(self) -> str:
         """A phrase such as `2 files in /data/out, such as 00002.jsonl`."""
         count = len(self.files)
-        return f"{count:,} file{'s' if count > 1 else ''} in {self.folder}, such as {min(self.files).name}"
+        return f"{counted(count, 'file')} in {self.folder}, such as {min(self.files).name}"
 
 
 def find_foreign(
@@ -163,5 +163,5 @@ def remove_foreign(storage: Storage, found: Sequence[Foreign]) -> None:
         path, version = file
         storage.remove(path, "" if is_local(path) or version.startswith(MTIME) else version)
 
-    with busy(f"removing {len(files):,} files"), ThreadPoolExecutor(THREADS) as threads:
+    with busy(f"removing {counted(len(files), 'file')}"), ThreadPoolExecutor(THREADS) as threads:
         list(threads.map(remove, files))

@@ -89,7 +89,7 @@ def _changed(
         return is_intact(storage, one[1]["path"], there[one[1]["path"]], one[1]["digest"])
 
     def so_far() -> str:
-        part = f"{files:,} of {len(outputs):,} files, {decimal(read)} of {decimal(total)}"
+        part = f"{files:,} of {counted(len(outputs), 'file')}, {decimal(read)} of {decimal(total)}"
         return f"{look.stage.name}: comparing the content of outputs with their checksums, {part}"
 
     changed = []

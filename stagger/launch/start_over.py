@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 from stagger.launch.again import THREADS, fence, note_cleared
 from stagger.launch.leftovers import remove_leftovers
 from stagger.progress import busy
@@ -63,7 +63,7 @@ class PastStage:
     def undo(self) -> None:
         """Fence each rank, and remove its records and outputs. Earlier launches count no more."""
         folder, coming = self.stage.folder, len(self.launches) + 1
-        with busy(f"{self.stage.name}: undoing {len(self.outputs):,} ranks"):
+        with busy(f"{self.stage.name}: undoing {counted(len(self.outputs), 'rank')}"):
             turns = last_turns(folder, range(MOST))
             with ThreadPoolExecutor(THREADS) as threads:
                 list(threads.map(partial(self._undo_rank, turns, coming), self.outputs))
@@ -126,8 +126,8 @@ def as_new(look: Look) -> Look:
 def described(past: Sequence[PastStage]) -> str:
     """What `undo_all` removes, as a sentence."""
     parts = [
-        f"{one.stage.name}: {len(one.done):,} of {len(one.outputs):,} ranks done, {len(one.files):,}"
-        f" output file{'' if len(one.files) == 1 else 's'}" + (f", such as {min(one.files)}" if one.files else "")
+        f"{one.stage.name}: {len(one.done):,} of {counted(len(one.outputs), 'rank')} done,"
+        f" {counted(len(one.files), 'output file')}" + (f", such as {min(one.files)}" if one.files else "")
         for one in past
         if one.outputs
     ]

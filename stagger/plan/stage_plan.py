@@ -120,9 +120,9 @@ def sized(stage: StageSpec, shards: Sequence[Shard]) -> StageSpec:
     count = task_count([shard.size for shard in shards], size)
     if count > MOST_DECIDED:
         raise StaggerError(
-            f"{stage.name}: its {len(shards):,} shards would make {count:,} ranks, more than {MOST_DECIDED:,}: set"
-            f" {'a larger ' if size else ''}bytes_per_task, so that a rank reads several shards, or give tasks as a"
-            " number. On Slurm, executor.ranks_per_job puts several ranks into a job."
+            f"{stage.name}: its {counted(len(shards), 'shard')} would make {counted(count, 'rank')}, more than"
+            f" {MOST_DECIDED:,}: set {'a larger ' if size else ''}bytes_per_task, so that a rank reads several shards,"
+            " or give tasks as a number. On Slurm, executor.ranks_per_job puts several ranks into a job."
         )
     if size is None:  # One shard each: to balance bytes could leave empty shards together.
         return stage.model_copy(update={"tasks": count, "sizing": "decided", "shard_by": "count"})
@@ -130,8 +130,8 @@ def sized(stage: StageSpec, shards: Sequence[Shard]) -> StageSpec:
     if larger:
         worst = max(larger, key=lambda shard: shard.size)
         logger.info(
-            f"{stage.name}: {len(larger):,} of {len(shards):,} shards are larger than bytes_per_task. Each is a rank of"
-            f" its own, as no shard is divided: the largest, {worst.name}, has {decimal(worst.size)}"
+            f"{stage.name}: {len(larger):,} of {counted(len(shards), 'shard', 'is')} larger than bytes_per_task."
+            f" Each is a rank of its own, as no shard is divided: the largest, {worst.name}, has {decimal(worst.size)}"
         )
     return stage.model_copy(update={"tasks": count, "sizing": "decided"})
 
@@ -193,8 +193,9 @@ def _recorded(
         return kept
     (path, writer), several = foreign[0], len(foreign) > 1
     what = (
-        f"{len(foreign):,} of {len(found):,} files of its input, such as {path}, {'have' if several else 'has'} the"
-        f" names of outputs of {writer}, but no record of this run lists {'them' if several else 'it'}"
+        f"{len(foreign):,} of {counted(len(found), 'file')} of its input, such as {path},"
+        f" {'have' if several else 'has'} the names of outputs of {writer}, but no record of this run lists"
+        f" {'them' if several else 'it'}"
     )
     if not kept:
         raise StaggerError(f"{stage.name}: {what}, and there is no other input: {writer} has written nothing.")
