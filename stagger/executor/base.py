@@ -12,6 +12,7 @@ from stagger.executor.activity import Activity, EndJob
 from stagger.plan.requests import not_yet_planned
 from stagger.rundir.launch_records import Group, LaunchRecord
 from stagger.rundir.run_folder import Stage, StageInput
+from stagger.slurm.answers import Accounted
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.storage.storage import is_local, join
 from stagger.task import TaskSettings
@@ -139,8 +140,8 @@ class Jobs(ABC, Generic[Launch]):
         """Rank -> the final state of its job; ranks whose state is unknown are missing. Reads no record of a rank."""
         return {}
 
-    def signals(self, launch: Launch, ranks: set[int]) -> dict[int, int]:
-        """Rank -> the signal that ended its job; ranks of which none is known are missing."""
+    def accounted(self, launch: Launch, ranks: set[int]) -> dict[int, Accounted]:
+        """Rank -> how its job ended, according to Slurm's accounting; ranks that it does not know are missing."""
         return {}
 
     def end_job(self, launch: Launch) -> EndJob | None:

@@ -13,6 +13,7 @@ from stagger.executor.slurm import SlurmRunner
 from stagger.executor.slurm_queue import SlurmJobs
 from stagger.rundir.launch_records import LaunchRecord, LocalLaunch, SlurmLaunch
 from stagger.rundir.run_folder import Stage, StageInput
+from stagger.slurm.answers import Accounted
 from stagger.spec.models import RunSpec, StageSpec
 
 
@@ -60,9 +61,9 @@ class LaunchedJobs:
         """Rank -> the final state of its job; ranks whose state is unknown are missing. Reads no record of a rank."""
         return self._of_kind[launch.executor].end_states(launch, ranks)
 
-    def signals(self, launch: LaunchRecord, ranks: set[int]) -> dict[int, int]:
-        """Rank -> the signal that ended its job; ranks of which none is known are missing."""
-        return self._of_kind[launch.executor].signals(launch, ranks)
+    def accounted(self, launch: LaunchRecord, ranks: set[int]) -> dict[int, Accounted]:
+        """Rank -> how its job ended, according to Slurm's accounting; ranks that it does not know are missing."""
+        return self._of_kind[launch.executor].accounted(launch, ranks)
 
     def end_job(self, launch: LaunchRecord) -> EndJob | None:
         """The end job of a launch; None if it has none, or if Slurm cannot be asked here."""

@@ -203,14 +203,14 @@ class SlurmJobs(Jobs[SlurmLaunch]):
             )
         return states
 
-    def signals(self, launch: SlurmLaunch, ranks: set[int]) -> dict[int, int]:
-        found: dict[int, int] = {}
+    def accounted(self, launch: SlurmLaunch, ranks: set[int]) -> dict[int, Accounted]:
+        found: dict[int, Accounted] = {}
         for array in launch.arrays:
             for index, job in enumerate(array.elements(launch.ranks_per_job)):
                 wanted = ranks.intersection(job)
                 end = self._accounting.get((launch.cluster, array.job_id or "", index)) if wanted else None
-                if end is not None and end.signal:
-                    found |= dict.fromkeys(wanted, end.signal)
+                if end is not None:
+                    found |= dict.fromkeys(wanted, end)
         return found
 
     def end_job(self, launch: SlurmLaunch) -> EndJob | None:

@@ -144,11 +144,16 @@ def parse_partitions(text: str) -> list[Partition]:
 LAST_SIGNAL = 31
 
 
+#: The nodes of a job that never had any.
+NO_NODES = "None assigned"
+
+
 class Accounted(NamedTuple):
-    """A job in accounting: its state, and the signal that ended its script; 0 if none did."""
+    """A job in accounting: its state, the signal that ended its script (0 if none did), and whether it had nodes."""
 
     state: str
     signal: int = 0
+    placed: bool = True
 
 
 def parse_accounting(text: str) -> dict[tuple[str, int | None], Accounted]:
@@ -166,7 +171,8 @@ def parse_accounting(text: str) -> dict[tuple[str, int | None], Accounted]:
             continue
         array, _, indices = number.partition("_")
         state, _, after = rest.partition("|")
-        end = accounted(state, after.partition("|")[0])
+        exit_code, _, nodes = after.partition("|")
+        end = accounted(state, exit_code, not nodes.startswith(NO_NODES))
         if indices.isdigit():  # Most lines, of up to a million.
             states[array, int(indices)] = end
         else:
@@ -175,9 +181,9 @@ def parse_accounting(text: str) -> dict[tuple[str, int | None], Accounted]:
 
 
 @functools.cache
-def accounted(state: str, exit_code: str) -> Accounted:
+def accounted(state: str, exit_code: str, placed: bool) -> Accounted:
     """The end of a job, from sacct's columns, such as `CANCELLED by 1000` and `0:15`. Many jobs have the same."""
-    return Accounted(whole_name(state.partition(" ")[0].rstrip("+")), signal_of(exit_code))
+    return Accounted(whole_name(state.partition(" ")[0].rstrip("+")), signal_of(exit_code), placed)
 
 
 def signal_of(exit_code: str) -> int:

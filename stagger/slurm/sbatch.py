@@ -21,7 +21,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from stagger.errors import StaggerError
 from stagger.progress import busy
 from stagger.slurm.answers import parse_submitted
-from stagger.slurm.cluster import is_here, known_jobs, on, several
+from stagger.slurm.cluster import is_here, known_jobs, on, partitions, several
 from stagger.slurm.command import (
     BUSY,
     CLUSTERS,
@@ -226,7 +226,15 @@ def submit_once(folder: str, script: str, name: str, clusters: str) -> Submitted
             return job
         if not words or BUSY.search(words):
             raise SlurmBusy(f"sbatch failed: {words or f'no answer within {SBATCH_TIMEOUT_S} s'}") from error
-        raise Refused(words) from error
+        raise Refused(with_partitions(words)) from error
+
+
+def with_partitions(words: str) -> str:
+    """Slurm's words; those about a partition that it does not have, with the partitions that there are."""
+    if "invalid partition" in words.lower():
+        with contextlib.suppress(StaggerError):
+            return f"{words}; there are {', '.join(dict.fromkeys(one.name for one in partitions()))}"
+    return words
 
 
 def said(text: str) -> str:

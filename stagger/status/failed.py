@@ -30,10 +30,18 @@ NOT_STARTED = re.compile(
 
 @dataclass(frozen=True)
 class NotStarted:
-    """Why a job ended before Python started, and on which node."""
+    """Why a job ended before Python started, and on which node; None if on none."""
 
-    node: str
+    node: str | None
     why: str
+
+
+#: Slurm fails a job that it finds impossible to place only once it tries to.
+UNPLACED = NotStarted(
+    None,
+    "its job never got a node, and Slurm has ended it: no nodes together have what it requests (executor.cpus_per_task,"
+    " mem_per_cpu_gb, gpus_per_task, nodes_per_job, sbatch.constraint)",
+)
 
 
 def looks_out_of_memory(text: str) -> bool:
@@ -117,7 +125,7 @@ class Failed:
         if self.failure is not None:
             return str(self.failure["error"])
         if self.not_started is not None:
-            return f"{self.not_started.why}, on node {self.not_started.node}"
+            return self.not_started.why + (f", on node {self.not_started.node}" if self.not_started.node else "")
         if self.signal:
             return f"its job {death_reason(-self.signal)}"
         return f"its job ended without a failure record ({self.reason})"

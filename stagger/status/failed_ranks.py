@@ -9,7 +9,7 @@ from stagger.executor.activity import Activity
 from stagger.executor.kinds import LaunchedJobs
 from stagger.rundir.launch_records import Group, LaunchRecord, LocalLaunch, SlurmLaunch
 from stagger.rundir.stage_folder import Failure, StageFolder, attempt_order
-from stagger.status.failed import Failed, NotStarted, looks_out_of_memory, not_started
+from stagger.status.failed import UNPLACED, Failed, NotStarted, looks_out_of_memory, not_started
 
 #: Bytes read from the end of a job's output, where Slurm reports that it was killed for its memory.
 TAIL_BYTES = 4096
@@ -134,8 +134,8 @@ def _silent_ends(tries: dict[int, Try], latest: dict[int, Failure], jobs: Launch
         lost = {rank for rank in ranks if states.get(rank) == "FAILED" and rank not in latest}
         ends |= {rank: end for rank in lost if (end := _told_by_output(launches[number], rank)) is not None}
         lost = {rank for rank in lost if ends[rank] == SilentEnd("FAILED")}
-        signals = jobs.signals(launches[number], lost) if lost else {}
-        ends |= {rank: SilentEnd("FAILED", signal=signal) for rank, signal in signals.items()}
+        known = jobs.accounted(launches[number], lost) if lost else {}
+        ends |= {rank: SilentEnd("FAILED", None if one.placed else UNPLACED, one.signal) for rank, one in known.items()}
     return ends
 
 

@@ -66,7 +66,7 @@ def test_accounting_is_read_from_any_version(version: str) -> None:
 
 
 def test_a_cut_state_is_known_all_the_same() -> None:
-    assert answers.parse_accounting("9_1|OUT_OF_ME+|0:125|n1") == {("9", 1): ("OUT_OF_MEMORY", 125)}
+    assert answers.parse_accounting("9_1|OUT_OF_ME+|0:125|n1") == {("9", 1): ("OUT_OF_MEMORY", 125, True)}
 
 
 @pytest.mark.parametrize("version", versions("squeue.txt"))

@@ -130,6 +130,17 @@ def test_the_signal_that_killed_a_job_is_named(run: Run) -> None:
     assert why == {"ranks": "0-1", "count": 2, "error": said, "sentence": said, "where": ""}
 
 
+def test_a_job_that_slurm_ended_without_a_node_asked_for_too_much(run: Run) -> None:
+    run.launch()
+    run.stand_in("sacct", f"echo '{run.job}_[0-2]|FAILED|1:0|None assigned'; echo '{run.job}_3|FAILED|1:0|n2'")
+    assert run.status["reasons"] == {"lost (FAILED)": 4}
+    first, second = run.status["errors"]
+    assert first["ranks"] == "0-2"
+    assert "never got a node" in first["error"]
+    assert "cpus_per_task" in first["error"]
+    assert second["ranks"] == "3"
+
+
 def test_status_says_why_jobs_wait_that_do_not_start_by_themselves(run: Run) -> None:
     run.launch()
     run.lists("0|PENDING|JobHeldUser", "1|PENDING|Priority", "2|PENDING|launch failed requeued held", "3|RUNNING|None")

@@ -76,8 +76,8 @@ class Model:
 
 MENDED = (
     STEPS.replace('metadata["language"]', 'metadata.get("language")')
-    .replace('int(document.metadata["grade"])', 'str(document.metadata["grade"])')
-    .replace("os.kill(os.getpid(), signal.SIGKILL)", "pass")
+    .replace('int(document.metadata["grade"])', 'int(str(document.metadata["grade"]).replace("none", "0"))')
+    .replace("os.kill(os.getpid(), signal.SIGKILL)", "document.text = str()")
 )
 
 #: The shards in which something is wrong. The plan deals shards to ranks in turn, so they are the ranks as well.
@@ -127,7 +127,7 @@ MISTAKES = {
     "a misspelled step": Mistake("read_jsonl: {path: input, glob: \"*0", "read_jsnl: {path: input, glob: \"*0",
                                  ("pipeline.yaml:15", "read_jsnl", "read_jsonl")),
     "a misspelled parameter": Mistake("{path: clean}", "{pth: clean}", ("pipeline.yaml:10", "pth", "path")),
-    "an unquoted pattern": Mistake('"*.jsonl"', "*.jsonl", ("pipeline.yaml:8", '"*.jsonl"')),
+    "an unquoted pattern": Mistake('"*.jsonl"', "*.jsonl", ("pipeline.yaml:8", "quotes", "'*.jsonl'")),
     "a tab": Mistake("    tasks: 2", "\ttasks: 2", ("pipeline.yaml:13", "tab", "spaces")),
     "a key twice": Mistake("    tasks: 2", "    tasks: 2\n    tasks: 3", ("pipeline.yaml:14", "tasks", "twice")),
     "a dot for a colon": Mistake("team_steps:keep", "team_steps.keep", ("pipeline.yaml:9", "team_steps:keep")),
@@ -178,11 +178,13 @@ def test_each_mistake_is_refused_before_a_job_is_submitted(slurm_cli: Cli, folde
     for arguments, says in {
         ("launch", "pipline.yaml"): ("pipline.yaml",),
         ("lanch", "pipeline.yaml"): ("lanch", "launch"),
-        ("launch", "pipeline.yaml", "--stage", "claen"): ("claen", "clean"),
+        ("launch", "pipeline.yaml", "--stage", "clean"): ("--stage", "stagger retry"),
         ("launch", "pipeline.yaml", "--limit", "0"): ("--limit",),
         ("launch", "pipeline.yaml", "--wiat"): ("--wiat", "--wait"),
         ("launch", "input"): ("input",),
-        ("status", "run"): ("run",),
+        ("status", "runn"): ("runn", "did you mean run?"),
+        ("logs", "run", "--stage", "claen"): ("claen", "clean"),
+        ("cancel", "clean"): ("clean",),
         ("retry", "input"): ("input",),
     }.items():
         wrong += faults(slurm_cli(*arguments), " ".join(arguments), *says)
@@ -214,7 +216,7 @@ def first_screen(ran: Ran) -> str:
 
 def test_a_run_that_fails_in_four_ways_is_mended_and_ends_like_an_undisturbed_one(slurm_cli: Cli, folder: Path) -> None:
     cli, file = slurm_cli, folder / "pipeline.yaml"
-    file.write_text(PIPELINE.replace("cpus_per_task: 1", "cpus_per_task: 2000"))  # No node has so many.
+    file.write_text(PIPELINE.replace("cpus_per_task: 1", "cpus_per_task: 5000"))  # No node has so many.
     cli("launch", "pipeline.yaml", check=0)
     until(lambda: "4 failed" in cli("status", "run").out, "the ranks of the first stage to end")
 
