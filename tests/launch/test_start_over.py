@@ -14,6 +14,7 @@ from stagger import LocalExecutor, ReadJsonl, WriteJsonl
 from stagger.errors import StaggerError
 from stagger.launch.launch import Wishes, launch
 from stagger.launch.start_over import past_of, undo_all
+from stagger.pipeline.chain import Step
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.spec.load import load_file
 from tests.conftest import Bucket, Cli, PipelineFiles, contents, output_ids
@@ -158,7 +159,7 @@ def test_one_stage_becomes_two(pipeline_file: PipelineFiles, tmp_path: Path) -> 
 
 def test_from_python(tmp_path: Path, shards: Path) -> None:
     def run(tasks: int, **wishes: bool) -> None:
-        steps = [ReadJsonl(str(shards)), WriteJsonl(str(tmp_path / "out"))]
+        steps: list[Step] = [ReadJsonl(str(shards)), WriteJsonl(str(tmp_path / "out"))]
         LocalExecutor(steps, run_dir=str(tmp_path / "run"), tasks=tasks).run(**wishes)
 
     run(3)
@@ -172,7 +173,7 @@ def test_from_python(tmp_path: Path, shards: Path) -> None:
 @pytest.mark.parametrize("engine", ["s3fs", "obstore"])
 def test_on_s3(cli: Cli, loaded: Bucket, pipeline_file: PipelineFiles, engine: str) -> None:
     cli.env |= loaded.env
-    more = {"storage_options": {"s3": {"engine": engine}}}
+    more: dict[str, Any] = {"storage_options": {"s3": {"engine": engine}}}
     cli("launch", on_s3(pipeline_file, loaded, **more), check=0)
     cli("launch", on_s3(pipeline_file, loaded, tasks=2, **more), "--fresh", check=0)
     assert sorted(objects(loaded, "output")) == ["00000.jsonl.zst", "00001.jsonl.zst"]
