@@ -167,7 +167,9 @@ def warn_of_foreign(record: RunRecord, looks: Mapping[str, Look], only: Collecti
     `only` is as for `foreign_beside`.
     """
     found: list[Foreign] = []
-    with contextlib.suppress(StaggerError):  # A damaged record is named where it matters: by the rank's next attempt.
+    with contextlib.suppress(
+        StaggerError, OSError
+    ):  # A damaged record is named where it matters: by the rank's next attempt.
         found = foreign_beside(record, looks, only)
     said = [f"{one}: not written by this run, but named as its outputs" for one in found]
     for one, line in zip(found, said, strict=True):

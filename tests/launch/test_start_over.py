@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +120,22 @@ def test_whoever_changes_his_mind_keeps_all(pipeline_file: PipelineFiles, tmp_pa
     assert contents(tmp_path / "run-output") == before
     assert len(completions(tmp_path / "run")) == 4
     go(pipeline_file("new"), fresh=True, confirm=no)  # There is nothing to remove.
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("n", 2, 4), ("y", 0, 2)])
+def test_a_user_at_a_terminal_is_asked(
+    pipeline_file: PipelineFiles, tmp_path: Path, answer: str, code: int, left: int
+) -> None:
+    go(pipeline_file())
+    command = [sys.executable, "-m", "stagger", "launch", str(pipeline_file(tasks=2)), "--fresh"]
+    user, terminal = pty.openpty()
+    os.write(user, f"{answer}\n".encode())
+    done = subprocess.run(command, stdin=terminal, capture_output=True, text=True, check=False, cwd=tmp_path)
+    os.close(user)
+    os.close(terminal)
+    assert done.returncode == code, done.stderr
+    assert "Remove them? [y/N]" in done.stderr
+    assert len(names(tmp_path / "run-output")) == left
 
 
 def test_jobs_must_be_cancelled_first(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
