@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from stagger.launch.start_over import past_of, undo_all
 from stagger.pipeline.chain import Step
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.spec.load import load_file
+from stagger.storage.local_files import LocalOutput
+from stagger.task import Superseded
+from stagger.task.commit import RankCommit
 from tests.conftest import Bucket, Cli, PipelineFiles, contents, output_ids
 from tests.kit.buckets import objects, on_s3
 from tests.kit.runs import EVERYTHING, SLURM, completions, counts, failing_run, status
@@ -78,6 +82,32 @@ def test_an_attempt_of_before_that_wakes_commits_nothing(
     assert "Attempt 2 of this rank" in (tmp_path / "run" / "failures" / "00003.1.json").read_text()
     assert contents(tmp_path / "run-output") == left
     assert names(tmp_path / "run" / "completions") == ["00000.json", "00001.json"]
+
+
+@pytest.mark.parametrize("moment", [0, 1])
+def test_an_attempt_that_wakes_within_its_commit_shows_nothing(
+    pipeline_file: PipelineFiles, tmp_path: Path, moment: int
+) -> None:
+    """It has claimed the commit, and was frozen before its first or second rename, while the run started over."""
+    launch(load_file(str(pipeline_file())), Wishes(limit=3))
+    run, record = RunFolder.open(str(tmp_path / "run"), {})
+    folder = run.stage(record, "run").folder
+
+    class Frozen(LocalOutput):
+        def commit(self, confirm: Callable[[], None], replaces: str | None) -> None:
+            undo_all(past_of(run, record, record))
+            super().commit(confirm, replaces)
+
+    kinds = [Frozen if number == moment else LocalOutput for number in range(2)]
+    files = [kind(f"{tmp_path}/run-output/{number}", "tag", 0o644) for number, kind in enumerate(kinds)]
+    for file in files:
+        file.write(b"{}")
+        file.finish()
+    with pytest.raises(Superseded):
+        RankCommit(folder, 3, "1", "job", repeated=False).publish(files, folder.completion(3), b"{}")
+    for file in files:
+        file.abort()
+    assert names(tmp_path / "run-output") == names(tmp_path / "run" / "completions") == []
 
 
 def test_what_was_cut_off_in_the_middle_is_continued(pipeline_file: PipelineFiles, tmp_path: Path) -> None:
