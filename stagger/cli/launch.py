@@ -80,8 +80,8 @@ def launch(
 
 def ask(*, yes: bool) -> None:
     """Let the user confirm what was just said will be removed. A script, whose input is no terminal, is not asked."""
-    if not yes and sys.stdin.isatty():
-        typer.confirm("Remove them?", abort=True, err=True)
+    if not yes and sys.stdin.isatty() and not typer.confirm("Remove them?", err=True):
+        raise StaggerError("Nothing was removed, and nothing launched.")
 
 
 def number_of_tasks(text: str | None) -> int | Literal["auto"] | None:

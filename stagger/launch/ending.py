@@ -15,6 +15,7 @@ from typing import Any
 from stagger.errors import StaggerError, counted
 from stagger.executor.limits import check_limits
 from stagger.launch.check import enter
+from stagger.launch.foreign import warn_of_foreign
 from stagger.launch.hand_over import start
 from stagger.launch.leftovers import remove_leftovers
 from stagger.launch.retry_policy import Decision, decide
@@ -111,6 +112,7 @@ def end_stage(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: s
     for line in stats["schema_differences"]:
         logger.error(f"{name}: output files have different columns: {line}")
     ending = Ending([done], failed=bool(stats["schema_differences"]))
+    ending.said += warn_of_foreign(record, looks, [name])
     if submits:
         ending.said += launch_dependents(run, record, looks, name)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -20,6 +20,7 @@ from stagger.status.look import Look
 from stagger.status.strays import outputs_in
 from stagger.storage import MTIME, Entry
 from stagger.storage.storage import Storage, expand_variables, is_local, join
+from stagger.terminal import logger
 
 #: Files removed at once.
 THREADS = 32
@@ -90,19 +91,24 @@ def _listed(storage: Storage, names: OutputNames) -> Iterable[Entry]:
     return storage.list(names.folder)
 
 
-def foreign_beside(record: RunRecord, looks: Mapping[str, Look]) -> list[Foreign]:
-    """The files with names of outputs that are none of a run, by its records. Imports no step."""
+def foreign_beside(record: RunRecord, looks: Mapping[str, Look], only: Collection[str] | None = None) -> list[Foreign]:
+    """The files with names of outputs that are none of a run, by its records. Imports no step.
+
+    `only` names the stages whose folders are looked into.
+    """
     stages = [look.stage for look in looks.values()]
+    names = {name: mine for name, mine in record.names.items() if only is None or name in only}
 
     def done(stage: Stage) -> set[int]:
         return looks[stage.name].done
 
     own: list[Callable[[], Iterable[str]]] = [
-        lambda: recorded(stages, done),
+        lambda: recorded([stage for stage in stages if stage.name in names], done),
+        lambda: recorded([stage for stage in stages if stage.name not in names], done),
         lambda: unfinished(stages, done),
         lambda: planned_inputs(record, stages),
     ]
-    return find_foreign(stages[0].run.storage, record.names, own)
+    return find_foreign(stages[0].run.storage, names, own)
 
 
 def planned_inputs(record: RunRecord, stages: Iterable[Stage]) -> Iterator[str]:
@@ -153,6 +159,22 @@ def refuse_foreign(found: Sequence[Foreign]) -> None:
         f" folder or filename, move {them} away, or launch with --overwrite (in Python: overwrite=True), which removes"
         f" {them}."
     )
+
+
+def warn_of_foreign(record: RunRecord, looks: Mapping[str, Look], only: Collection[str] | None = None) -> list[str]:
+    """Warn about files that have come since the launch, which refused or removed those of before. Returns sentences.
+
+    `only` is as for `foreign_beside`.
+    """
+    found: list[Foreign] = []
+    with contextlib.suppress(
+        StaggerError, OSError
+    ):  # A damaged record is named where it matters: by the rank's next attempt.
+        found = foreign_beside(record, looks, only)
+    said = [f"{one}: not written by this run, but named as its outputs" for one in found]
+    for one, line in zip(found, said, strict=True):
+        logger.warning(f"{one.stage}: {line}; to have such files removed, use: stagger launch FILE --overwrite")
+    return said
 
 
 def remove_foreign(storage: Storage, found: Sequence[Foreign]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ from stagger.launch.again import undone
 from stagger.launch.cancel import check_ranks, stages_behind
 from stagger.launch.check import enter
 from stagger.launch.follow import follow
-from stagger.launch.foreign import Foreign, foreign_beside
+from stagger.launch.foreign import warn_of_foreign
 from stagger.launch.hand_over import Factors
 from stagger.launch.launched import Launched
 from stagger.launch.leftovers import lost_outputs
@@ -135,18 +134,6 @@ def warn_of_readers(looks: Mapping[str, Look], name: str) -> None:
                 f"{other}: {counted(done, 'rank', 'is')} done and {agreeing(done, 'has')} read the earlier outputs of"
                 f" {name}; to repeat this, type: stagger retry {look.stage.run.path} --stage {other} --again"
             )
-
-
-def warn_of_foreign(record: RunRecord, looks: Mapping[str, Look]) -> None:
-    """Warn about files among the outputs that the run has not written since its launch refused or removed them."""
-    found: list[Foreign] = []
-    with contextlib.suppress(StaggerError):  # A damaged record is named where it matters: by the rank's next attempt.
-        found = foreign_beside(record, looks)
-    for one in found:
-        logger.warning(
-            f"{one.stage}: {one}: not written by this run, but named as its outputs; to have such files removed, use:"
-            " stagger launch FILE --overwrite"
-        )
 
 
 def chosen_ranks(look: Look, ranks: set[int] | None, failed_only: bool, redo: set[int]) -> set[int] | None:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from stagger.errors import agreeing
 from stagger.executor.limits import check_limits
 from stagger.launch.check import save_plans
+from stagger.launch.foreign import warn_of_foreign
 from stagger.launch.hand_over import Factors, launch_stage
 from stagger.launch.launched import Launched
 from stagger.launch.leftovers import Lost, lost_outputs
@@ -161,6 +162,8 @@ def run_stages(
             standings[name] = Standing.of(looks[name])
             submitted = bool(decision.ranks) and spec.executor.type == "slurm"
             launched.submitted |= submitted
+            if decision.ranks and not submitted:
+                warn_of_foreign(record, looks, [name])
             if not submitted and ranks.get(name) is None:
                 note_unfinished(launched, looks[name], wanted[name])
         launched.stages.append(stage_status(looks[name]))

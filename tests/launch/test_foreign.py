@@ -13,6 +13,7 @@ from stagger import LocalExecutor, ReadJsonl, WriteJsonl
 from stagger.errors import RunFailed, StaggerError
 from stagger.launch.launch import Wishes, launch
 from stagger.launch.retry import retry
+from stagger.pipeline.chain import Step
 from stagger.rundir.run_folder import RunFolder
 from stagger.spec.load import load_file
 from tests.conftest import Bucket, Cli, PipelineFiles, output_ids
@@ -267,7 +268,7 @@ def test_stages_that_would_replace_one_anothers_outputs_are_refused(tmp_path: Pa
 
 def test_from_python(tmp_path: Path, shards: Path) -> None:
     def run(name: str, tasks: int, **wishes: bool) -> None:
-        steps = [ReadJsonl(str(shards)), WriteJsonl(str(tmp_path / "out"))]
+        steps: list[Step] = [ReadJsonl(str(shards)), WriteJsonl(str(tmp_path / "out"))]
         LocalExecutor(steps, run_dir=str(tmp_path / name), tasks=tasks).run(**wishes)
 
     run("one", 3)

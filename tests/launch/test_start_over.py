@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,12 @@ from stagger import LocalExecutor, ReadJsonl, WriteJsonl
 from stagger.errors import StaggerError
 from stagger.launch.launch import Wishes, launch
 from stagger.launch.start_over import past_of, undo_all
+from stagger.pipeline.chain import Step
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.spec.load import load_file
+from stagger.storage.local_files import LocalOutput
+from stagger.task import Superseded
+from stagger.task.commit import RankCommit
 from tests.conftest import Bucket, Cli, PipelineFiles, contents, output_ids
 from tests.kit.buckets import objects, on_s3
 from tests.kit.runs import EVERYTHING, SLURM, completions, counts, failing_run, status
@@ -77,6 +84,32 @@ def test_an_attempt_of_before_that_wakes_commits_nothing(
     assert names(tmp_path / "run" / "completions") == ["00000.json", "00001.json"]
 
 
+@pytest.mark.parametrize("moment", [0, 1])
+def test_an_attempt_that_wakes_within_its_commit_shows_nothing(
+    pipeline_file: PipelineFiles, tmp_path: Path, moment: int
+) -> None:
+    """It has claimed the commit, and was frozen before its first or second rename, while the run started over."""
+    launch(load_file(str(pipeline_file())), Wishes(limit=3))
+    run, record = RunFolder.open(str(tmp_path / "run"), {})
+    folder = run.stage(record, "run").folder
+
+    class Frozen(LocalOutput):
+        def commit(self, confirm: Callable[[], None], replaces: str | None) -> None:
+            undo_all(past_of(run, record, record))
+            super().commit(confirm, replaces)
+
+    kinds = [Frozen if number == moment else LocalOutput for number in range(2)]
+    files = [kind(f"{tmp_path}/run-output/{number}", "tag", 0o644) for number, kind in enumerate(kinds)]
+    for file in files:
+        file.write(b"{}")
+        file.finish()
+    with pytest.raises(Superseded):
+        RankCommit(folder, 3, "1", "job", repeated=False).publish(files, folder.completion(3), b"{}")
+    for file in files:
+        file.abort()
+    assert names(tmp_path / "run-output") == names(tmp_path / "run" / "completions") == []
+
+
 def test_what_was_cut_off_in_the_middle_is_continued(pipeline_file: PipelineFiles, tmp_path: Path) -> None:
     """All is undone, and nothing launched: a launch of the old pipeline runs all ranks again, and so does --fresh."""
     file = pipeline_file()
@@ -119,6 +152,22 @@ def test_whoever_changes_his_mind_keeps_all(pipeline_file: PipelineFiles, tmp_pa
     go(pipeline_file("new"), fresh=True, confirm=no)  # There is nothing to remove.
 
 
+@pytest.mark.parametrize(("answer", "code", "left"), [("n", 2, 4), ("y", 0, 2)])
+def test_a_user_at_a_terminal_is_asked(
+    pipeline_file: PipelineFiles, tmp_path: Path, answer: str, code: int, left: int
+) -> None:
+    go(pipeline_file())
+    command = [sys.executable, "-m", "stagger", "launch", str(pipeline_file(tasks=2)), "--fresh"]
+    user, terminal = pty.openpty()
+    os.write(user, f"{answer}\n".encode())
+    done = subprocess.run(command, stdin=terminal, capture_output=True, text=True, check=False, cwd=tmp_path)
+    os.close(user)
+    os.close(terminal)
+    assert done.returncode == code, done.stderr
+    assert "Remove them? [y/N]" in done.stderr
+    assert len(names(tmp_path / "run-output")) == left
+
+
 def test_jobs_must_be_cancelled_first(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
     file = pipeline_file(executor=SLURM)
     calls = front(cli, tmp_path)
@@ -158,7 +207,7 @@ def test_one_stage_becomes_two(pipeline_file: PipelineFiles, tmp_path: Path) -> 
 
 def test_from_python(tmp_path: Path, shards: Path) -> None:
     def run(tasks: int, **wishes: bool) -> None:
-        steps = [ReadJsonl(str(shards)), WriteJsonl(str(tmp_path / "out"))]
+        steps: list[Step] = [ReadJsonl(str(shards)), WriteJsonl(str(tmp_path / "out"))]
         LocalExecutor(steps, run_dir=str(tmp_path / "run"), tasks=tasks).run(**wishes)
 
     run(3)
@@ -172,7 +221,7 @@ def test_from_python(tmp_path: Path, shards: Path) -> None:
 @pytest.mark.parametrize("engine", ["s3fs", "obstore"])
 def test_on_s3(cli: Cli, loaded: Bucket, pipeline_file: PipelineFiles, engine: str) -> None:
     cli.env |= loaded.env
-    more = {"storage_options": {"s3": {"engine": engine}}}
+    more: dict[str, Any] = {"storage_options": {"s3": {"engine": engine}}}
     cli("launch", on_s3(pipeline_file, loaded, **more), check=0)
     cli("launch", on_s3(pipeline_file, loaded, tasks=2, **more), "--fresh", check=0)
     assert sorted(objects(loaded, "output")) == ["00000.jsonl.zst", "00001.jsonl.zst"]

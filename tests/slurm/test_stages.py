@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ def test_stages_launch_one_another_and_one_that_fails_holds_the_next_back(
     slurm_cli("launch", file, "--wait", check=1)
     assert list(Path(end).iterdir()) == []
     assert not (run / "second" / "launches").exists()
+    shutil.copy(f"{middle}/00000.jsonl.zst", f"{middle}/00007.jsonl.zst")  # No record lists it: it is no input.
     flag.touch()
     slurm_cli("retry", run, "--wait", check=0)  # The end job launches the next stage; this command only follows.
     assert output_ids(Path(end)) == EVERYTHING
