@@ -145,7 +145,7 @@ def resolve_run(
             **whole,
             "profile": profile.name,
             "origins": origins,
-            "run_dir": absolute(str(whole["run_dir"])),
+            "run_dir": _run_dir(str(whole["run_dir"]), place),
             "stages": _ordered(stages, place),
             "cwd": os.getcwd(),
             "import_path": (folder,),
@@ -165,6 +165,13 @@ def resolve_run(
             check_step(step.use, cast("dict[str, Any]", expand_variables(step.params, (step.use,))), of_stage, at)
             step.at(of_stage.of(at))
     return spec
+
+
+def _run_dir(path: str, place: Place) -> str:
+    try:
+        return absolute(path)
+    except StaggerError as error:
+        raise StaggerError(f"{place.of(('run_dir',))}: {error}") from None
 
 
 def check_name(name: str, others: Collection[str], where: str, alone: bool) -> None:

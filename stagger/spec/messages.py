@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from stagger.errors import StaggerError
 from stagger.spec.base import WrongKey
-from stagger.spec.executors import EXECUTORS, SBATCH_OPTIONS
+from stagger.spec.executors import EXECUTORS, RESERVED_OPTIONS, SBATCH_OPTIONS
 from stagger.spec.expected import assigned, described, expected
 from stagger.spec.models import PipelineFile, StageSpec
 from stagger.spec.nearest import nearest
@@ -27,6 +27,7 @@ OTHER_NAMES = {
     "cpus": "cpus_per_task",
     "cores": "cpus_per_task",
     "gpus": "gpus_per_task",
+    "nodes": "nodes_per_task",
     "queue": "partition",
     "walltime": "time",
     "time_limit": "time",
@@ -168,6 +169,8 @@ def unknown(found: Located, python: bool) -> str:
     keys = list(found.model.model_fields)
     if (meant := OTHER_NAMES.get(key.lower())) in keys:
         return f"{what}; did you mean {meant!r}?"
+    if "sbatch" in keys and (option := key.replace("_", "-")) in RESERVED_OPTIONS:
+        return f"{what}; {option!r} is set by stagger itself{RESERVED_OPTIONS[option]}."
     if "sbatch" in keys and key.replace("_", "-") in SBATCH_OPTIONS:
         return f"{what}; it is an option of sbatch: write it below `sbatch:`, as {key.replace('_', '-')}."
     return f"{what}; {nearest(key, keys)}"
