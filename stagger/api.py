@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from signal import Signals
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
+from pydantic import PositiveInt
+
 from stagger.errors import Interrupted, StaggerError
 from stagger.launch.launch import launch
 from stagger.launch.launched import Launched
 from stagger.pipeline import ShardBy
 from stagger.pipeline.chain import Step
 from stagger.plan.fingerprint import describe_object
+from stagger.spec.expected import described, expected
 from stagger.spec.from_python import from_objects
 from stagger.spec.models import WholeRun
 from stagger.spec.step_checks import check_built_in
@@ -107,6 +110,9 @@ class PipelineExecutor(ABC):
             KeyboardInterrupt: Ctrl-C was pressed, and the workers have ended. Completed ranks stay done.
             SystemExit: the same, after another signal.
         """
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+            end = expected(PositiveInt).mistake("limit", limit, python=True)
+            raise StaggerError(f"{type(self).__name__}.run: limit: {end}.")
         try:
             launched = launch(self.spec, self.pipeline, limit=limit, wait=wait)
         except Interrupted as interrupted:  # Scripts expect KeyboardInterrupt after Ctrl-C.
@@ -240,10 +246,12 @@ class SlurmExecutor(PipelineExecutor):
 
 def check_steps(pipeline: Sequence[Step]) -> list[Step]:
     """Return the steps as a list. Raises StaggerError for anything that cannot be a step."""
-    if not isinstance(pipeline, (list, tuple)):
-        raise StaggerError(f"pipeline must be a list of steps, not {pipeline!r}.")
+    if not isinstance(pipeline, (list, tuple)) or not pipeline:
+        raise StaggerError(f"pipeline: expected a list of steps, not {described(pipeline)}.")
     for number, step in enumerate(pipeline, 1):
-        if not callable(step) or isinstance(step, type):
+        if isinstance(step, type):
+            raise StaggerError(f"Step {number} is the class {step.__name__}; pass an instance: {step.__name__}(...).")
+        if not callable(step):
             raise StaggerError(f"Step {number} is {step!r}; pass a function or an instance, such as WriteJsonl(...).")
         if hasattr(step, "bind") and any(step is other for other in pipeline[: number - 1]):
             raise StaggerError(f"Step {number} is the same object as an earlier step; create a new one for each step.")

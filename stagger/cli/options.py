@@ -24,7 +24,7 @@ def run_dir_of(text: str) -> str:
 
     Raises StaggerError for a file that names no run directory.
     """
-    if not is_local(text) or not os.path.isfile(text):
+    if not text or not is_local(text) or not os.path.isfile(text):  # Without a text a shell completes the line.
         return text
     if os.path.basename(text) == "run.json":
         return os.path.dirname(text) or "."

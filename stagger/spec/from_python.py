@@ -11,10 +11,10 @@ from stagger.spec.expected import described
 from stagger.spec.messages import validated
 from stagger.spec.models import RunSpec, StageSpec, StorageSpec
 from stagger.spec.origins import origins_of
-from stagger.spec.place import Place
+from stagger.spec.place import Place, absolute_at
 from stagger.spec.profiles import chosen
 from stagger.spec.secret_check import IN_JOB, IN_PYTHON, check_forms, check_secrets, check_storage_options
-from stagger.storage.storage import absolute, expand_variables
+from stagger.storage.storage import expand_variables
 
 
 def from_objects(values: dict[str, Any], stage: dict[str, Any], executor: Mapping[str, Any]) -> RunSpec:
@@ -35,7 +35,8 @@ def from_objects(values: dict[str, Any], stage: dict[str, Any], executor: Mappin
     elsewhere = profile.elsewhere({**values, **own})
     whole, one = profile.below(values, StorageSpec.model_fields), profile.below_stage(own)
     checked = validated(StageSpec, one, Place(place.file, {}, elsewhere, python=True), ())
-    run = {**whole, "run_dir": absolute(str(values["run_dir"])), "stages": [checked], "cwd": os.getcwd()}
+    run_dir = absolute_at(str(values["run_dir"]), place)
+    run = {**whole, "run_dir": run_dir, "stages": [checked], "cwd": os.getcwd()}
     run |= {"profile": profile.name, "origins": origins_of({**whole, **one}, place, elsewhere, profile.name, {})}
     spec: RunSpec = validated(RunSpec, {**run, "import_path": (script_folder(),), "pickled": True}, place, ())
     return spec

@@ -20,13 +20,13 @@ from stagger.spec.messages import validated
 from stagger.spec.models import RUN_KEYS, TAKEN, PipelineFile, RunSpec, StageSpec, StorageSpec
 from stagger.spec.nearest import close_to, nearest
 from stagger.spec.origins import origins_of
-from stagger.spec.place import Place
+from stagger.spec.place import Place, absolute_at
 from stagger.spec.profiles import chosen
 from stagger.spec.references import expanded, literal
 from stagger.spec.secret_check import check_storage_options
 from stagger.spec.step_checks import check_step
 from stagger.spec.yaml_file import Path, read_file
-from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, expand_variables
+from stagger.storage.storage import UNREACHABLE_S, Storage, expand_variables
 
 NO_CHANGES = Changes()
 
@@ -145,7 +145,7 @@ def resolve_run(
             **whole,
             "profile": profile.name,
             "origins": origins,
-            "run_dir": _run_dir(str(whole["run_dir"]), place),
+            "run_dir": absolute_at(str(whole["run_dir"]), place),
             "stages": _ordered(stages, place),
             "cwd": os.getcwd(),
             "import_path": (folder,),
@@ -165,13 +165,6 @@ def resolve_run(
             check_step(step.use, cast("dict[str, Any]", expand_variables(step.params, (step.use,))), of_stage, at)
             step.at(of_stage.of(at))
     return spec
-
-
-def _run_dir(path: str, place: Place) -> str:
-    try:
-        return absolute(path)
-    except StaggerError as error:
-        raise StaggerError(f"{place.of(('run_dir',))}: {error}") from None
 
 
 def check_name(name: str, others: Collection[str], where: str, alone: bool) -> None:
