@@ -1,4 +1,6 @@
-"""The errors that users see. Each message names the mistake, its place, and what to do next."""
+"""The errors that users see, and numbers in their sentences. Each message names the mistake, its place, and what to do
+next.
+"""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from pydantic.fields import FieldInfo
 
 from stagger.errors import StaggerError
 from stagger.spec.executors import EXECUTORS
+from stagger.spec.messages import argument_meant
 from stagger.spec.models import PipelineFile
-from stagger.spec.nearest import nearest
 
 #: Characters of a line of documentation.
 WIDTH = 100
@@ -57,14 +57,10 @@ def with_arguments(cls: type[Executor]) -> type[Executor]:
 
 def check_names(cls: type[Any], named: Mapping[str, Any]) -> None:
     """Raise StaggerError for an argument that an executor does not have."""
-    names = [field.name for field in fields(cls)]
+    names = {field.name for field in fields(cls)}
     for name in named:
-        if name in names:
-            continue
-        for kind, model in EXECUTORS.items():
-            if name in model.model_fields:
-                raise StaggerError(f"{cls.__name__}: {name} is an argument of {kind.title()}Executor only.")
-        raise StaggerError(f"{cls.__name__}: there is no argument {name!r}; {nearest(name, names)}")
+        if name not in names:
+            raise StaggerError(f"{cls.__name__}: {name}: {argument_meant(name, cls.type)}")
 
 
 def documentation(cls: type[Any]) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
+from pydantic import PositiveInt
+
 from stagger.api.arguments import with_arguments
 from stagger.api.run import Run, scripted
 from stagger.errors import StaggerError
@@ -15,6 +17,7 @@ from stagger.pipeline import ShardBy
 from stagger.pipeline.chain import Step
 from stagger.plan.fingerprint import describe_object
 from stagger.spec.executors import EXECUTORS
+from stagger.spec.expected import described, expected
 from stagger.spec.from_python import Given, from_objects
 from stagger.spec.models import RunSpec, WholeRun
 from stagger.spec.step_checks import check_built_in
@@ -161,6 +164,9 @@ def run_stages(
     if limit is not None and limit < 1:
         raise StaggerError(f"limit is {limit}; it must be 1 or more.")
     stages = with_upstream(executors)
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+        mistake = expected(PositiveInt).mistake("limit", limit, python=True)
+        raise StaggerError(f"{type(executors[-1]).__name__}.run: limit: {mistake}.")
     spec = spec_of(stages)
     with scripted(spec.cwd):
         objects = {one.name: one.pipeline for one in stages}
@@ -220,10 +226,12 @@ def check_depends(depends: Any) -> tuple[PipelineExecutor, ...]:
 
 def check_steps(pipeline: Sequence[Step]) -> list[Step]:
     """Return the steps as a list. Raises StaggerError for anything that cannot be a step."""
-    if not isinstance(pipeline, (list, tuple)):
-        raise StaggerError(f"pipeline must be a list of steps, not {pipeline!r}.")
+    if not isinstance(pipeline, (list, tuple)) or not pipeline:
+        raise StaggerError(f"pipeline: expected a list of steps, not {described(pipeline)}.")
     for number, step in enumerate(pipeline, 1):
-        if not callable(step) or isinstance(step, type):
+        if isinstance(step, type):
+            raise StaggerError(f"Step {number} is the class {step.__name__}; pass an instance: {step.__name__}(...).")
+        if not callable(step):
             raise StaggerError(f"Step {number} is {step!r}; pass a function or an instance, such as WriteJsonl(...).")
         if hasattr(step, "bind") and any(step is other for other in pipeline[: number - 1]):
             raise StaggerError(f"Step {number} is the same object as an earlier step; create a new one for each step.")

@@ -50,7 +50,7 @@ def sentence(error: Any, typed: Sequence[str]) -> str:
     if kind == "BadParameter":
         return wrong_value(error, typed)
     said = str(error.format_message())
-    if kind == "BadOptionUsage" or kind == "BadOptionUsageError":
+    if kind == "BadOptionUsage":
         option = str(error.option_name)
         takes_none = "not take a value" in said
         return f"{option} takes no value; write {option} alone." if takes_none else f"{option} needs a value after it."

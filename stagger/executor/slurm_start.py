@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,13 @@ from stagger.start.delays import (
     auto_window,
     window_for_limit,
 )
-from stagger.terminal import logger
+from stagger.terminal import duration, logger
 
 if TYPE_CHECKING:
     from stagger.start.herd import Herd
+
+#: A time limit that people take for hours and minutes.
+MINUTES_SECONDS = re.compile(r"\d{1,2}:\d\d")
 
 
 class SlurmStart:
@@ -139,9 +143,17 @@ class SlurmStart:
         return Slots(window_s, first, wave, min(window_s, SCHEDULER_CYCLE_S), salt)
 
     def advise(self, ranks: int) -> None:
-        """Warn when a window is too short for `backend_limit`, or long enough to waste much allocated time."""
+        """Warn when a window is too short for `backend_limit`, or long enough to waste much allocated time, and when a
+        time limit is probably meant as hours and minutes.
+        """
         from stagger.start.forecast import first_wave
 
+        time = self.settings.time_limit or ""
+        if MINUTES_SECONDS.fullmatch(time):
+            logger.warning(
+                f"{self.stage.name}: the time limit {time} is {duration(parse_time(time) or 0)}, as Slurm reads it; for"
+                f" hours and minutes write {time}:00"
+            )
         window, needed, limit = self.window(ranks), self.needed_window(ranks), self.limit
         if limit is not None and window >= needed:
             most = most_within(first_wave(self.herd(ranks)), 1.0)

@@ -167,12 +167,19 @@ def check_names(shards: list[Shard]) -> None:
                 raise StaggerError(f"The name of the input {shard.name!a} is not UTF-8; rename it.") from None
 
 
+def _with_place(error: StaggerError, stage: StageSpec, index: int) -> StaggerError:
+    """The error of a step about its parameters, with the place of the step; any other error as it is."""
+    return StaggerError(f"{stage.pipeline[index].named(index + 1)}: {error}") if type(error) is StaggerError else error
+
+
 def _find_shards(storage: Storage, stage: StageSpec, steps: Sequence[Any]) -> list[Shard]:
     first = steps[0]
     if not hasattr(first, "find_shards"):
         return []
     try:
         found: list[Shard] = first.find_shards(storage)
+    except StaggerError as error:
+        raise _with_place(error, stage, 0) from error
     except OSError as error:
         raise StaggerError(without_secrets(f"The input of {stage.name} cannot be listed: {error}.")) from error
     empty = [shard.name for shard in found if not shard.size]
@@ -244,8 +251,12 @@ def output_folders(stage: StageSpec, steps: Sequence[Any]) -> list[str]:
     folder with a secret in its URL.
     """
     several = 0 if stage.sizing == "given" else 2  # How many there will be depends on the input.
-    for step in steps_with("check_tasks", steps):
-        step.check_tasks(max(stage.tasks, several))
+    for index, step in enumerate(steps):
+        if hasattr(step, "check_tasks"):
+            try:
+                step.check_tasks(max(stage.tasks, several))
+            except StaggerError as error:
+                raise _with_place(error, stage, index) from error
     writers = steps_with("output_folder", steps)
     if stage.commit == "shard" and not (writers and all(getattr(step, "shard_by_shard", False) for step in writers)):
         raise StaggerError(

@@ -71,7 +71,7 @@ class Expected:
         """The end of a message about a wrong `value` of `key`. `python`: it is an argument, not a key of a file."""
         if value is None:
             return f"expected {self.words}, but no value is given"
-        shown = f"not {described(value)}"
+        shown = f"not {short(value) if python and isinstance(value, bool) else described(value)}"
         if self.kinds == {"truth"} and isinstance(value, str) and value.lower() in TRUTHS:
             return f"expected {self.words}, {shown}; write {assigned(key, TRUTHS[value.lower()], python)}"
         remedy = self._remedy(key, value, python)

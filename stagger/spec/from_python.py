@@ -12,10 +12,10 @@ from stagger.spec.expected import described
 from stagger.spec.messages import validated
 from stagger.spec.models import RunSpec, StageSpec, StorageSpec
 from stagger.spec.origins import origins_of
-from stagger.spec.place import Place
+from stagger.spec.place import Place, absolute_at
 from stagger.spec.profiles import Chosen, chosen
 from stagger.spec.secret_check import IN_JOB, IN_PYTHON, check_forms, check_secrets, check_storage_options
-from stagger.storage.storage import absolute, expand_variables
+from stagger.storage.storage import expand_variables
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def _whole(stages: Sequence[Given], names: Sequence[str]) -> dict[str, Any]:
         run_dir = given.whole["run_dir"]
         if not isinstance(run_dir, (str, os.PathLike)):
             raise StaggerError(f"{name}: run_dir: expected a path, not {described(run_dir)}.")
-        for key, value in {**given.whole, "run_dir": absolute(os.fspath(run_dir))}.items():
+        run_dir = absolute_at(os.fspath(run_dir), Place(name, {}, python=True))
+        for key, value in {**given.whole, "run_dir": run_dir}.items():
             if key in whole and whole[key] != value:
                 advice = "give them the same" if key == "run_dir" else "give it to one of them only, or the same to all"
                 raise StaggerError(

@@ -20,13 +20,13 @@ from stagger.spec.messages import validated
 from stagger.spec.models import RUN_KEYS, TAKEN, PipelineFile, RunSpec, StageSpec, StorageSpec
 from stagger.spec.nearest import close_to, nearest
 from stagger.spec.origins import origins_of
-from stagger.spec.place import Place
+from stagger.spec.place import Place, absolute_at
 from stagger.spec.profiles import chosen
 from stagger.spec.references import expanded, literal
 from stagger.spec.secret_check import check_storage_options
 from stagger.spec.step_checks import check_step
 from stagger.spec.yaml_file import Path, read_file
-from stagger.storage.storage import UNREACHABLE_S, Storage, absolute, expand_variables
+from stagger.storage.storage import UNREACHABLE_S, Storage, expand_variables
 
 NO_CHANGES = Changes()
 
@@ -79,7 +79,7 @@ def reached(file: str) -> tuple[str, dict[str, Any]]:
     check_storage_options(written.get("storage_options"), place)
     profile = chosen(raw.get("profile"), place.of(("profile",)))
     whole = validated(StorageSpec, profile.below({k: v for k, v in written.items() if k != "run_dir"}, KEYS), place, ())
-    return absolute(written["run_dir"]), whole.storage_options
+    return absolute_at(written["run_dir"], place), whole.storage_options
 
 
 def imported_modules(spec: RunSpec) -> list[str]:
@@ -166,7 +166,7 @@ def resolve_run(
             **whole,
             "profile": profile.name,
             "origins": origins,
-            "run_dir": absolute(str(whole["run_dir"])),
+            "run_dir": absolute_at(str(whole["run_dir"]), place),
             "stages": _ordered(stages, place),
             "cwd": os.getcwd(),
             "import_path": (folder,),

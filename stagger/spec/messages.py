@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from stagger.errors import StaggerError
 from stagger.spec.base import WrongKey
-from stagger.spec.executors import EXECUTORS, SBATCH_OPTIONS
+from stagger.spec.executors import EXECUTORS, RESERVED_OPTIONS, SBATCH_OPTIONS
 from stagger.spec.expected import assigned, described, expected
 from stagger.spec.models import PipelineFile, StageSpec
 from stagger.spec.nearest import nearest
@@ -27,6 +27,7 @@ OTHER_NAMES = {
     "cpus": "cpus_per_task",
     "cores": "cpus_per_task",
     "gpus": "gpus_per_task",
+    "nodes": "nodes_per_task",
     "queue": "partition",
     "walltime": "time",
     "time_limit": "time",
@@ -117,7 +118,7 @@ def sentence(model: type[BaseModel], error: Any, place: Place, path: Path) -> st
     where = place.of((*path, *found.path))
     key = str(found.path[-1]) if found.path else ""
     if error["type"] == "extra_forbidden":
-        return f"{where}: {unknown(found, place.python)}"
+        return f"{where}: {unknown_argument(found, place.file) if place.python else unknown(found)}"
     if error["type"] == "missing":
         example = assigned(key, EXAMPLES[key], place.python) if key in EXAMPLES else None
         return f"{where}: this key is missing; {f'write for example {example}' if example else 'give it a value'}."
@@ -152,14 +153,38 @@ def truths(place: Located, value: Any) -> Iterator[tuple[Located, Any]]:
                 yield from truths(inner, item)
 
 
-def unknown(found: Located, python: bool) -> str:
-    """The end of a message about an unknown key."""
-    key = str(found.path[-1])
-    what = "unknown argument" if python else "unknown key"
+#: Keys of files that are no arguments of executors.
+NO_ARGUMENTS = ("pipeline", "blocks", "stages", "executor", "type")
+
+
+def unknown_argument(found: Located, executor: str) -> str:
+    """The end of a message about an unknown argument of an executor, or an unknown key of a mapping in one."""
+    key, kind = str(found.path[-1]), executor.removesuffix("Executor").lower()
+    if len(found.path) > (2 if found.path[0] == "executor" else 1):
+        return f"unknown key; {nearest(key, list(found.model.model_fields))}"
+    return argument_meant(key, kind)
+
+
+def argument_meant(key: str, kind: str) -> str:
+    """The end of a message about an unknown argument of an executor of this kind."""
+    others = {other: model for other, model in EXECUTORS.items() if other != kind and key in model.model_fields}
+    for other in others:
+        return f"this is an argument of {other.title()}Executor; leave it out."
+    names = [name for name in (*EXECUTORS[kind].model_fields, *PipelineFile.model_fields) if name not in NO_ARGUMENTS]
+    if (meant := OTHER_NAMES.get(key)) in names:
+        return f"unknown argument; did you mean {meant!r}?"
+    if kind == "slurm" and key.replace("_", "-") in SBATCH_OPTIONS:
+        return f"unknown argument; it is an option of sbatch: pass sbatch={{{key.replace('_', '-')!r}: ...}}."
+    return f"unknown argument; {nearest(key, names)}"
+
+
+def unknown(found: Located) -> str:
+    """The end of a message about an unknown key of a file."""
+    key, what = str(found.path[-1]), "unknown key"
     for kind, other in EXECUTORS.items():
         if found.model in EXECUTORS.values() and key in other.model_fields:
             return f"this key is for `type: {kind}`; set the type, or leave the key out."
-        if found.model not in EXECUTORS.values() and len(found.path) == 1 and key in other.model_fields and not python:
+        if found.model not in EXECUTORS.values() and len(found.path) == 1 and key in other.model_fields:
             return "this key belongs below `executor:`; move it there."
     if found.model in EXECUTORS.values() and key in PipelineFile.model_fields:
         return "this key belongs above `executor:`, not below it; move it there."
@@ -168,6 +193,8 @@ def unknown(found: Located, python: bool) -> str:
     keys = list(found.model.model_fields)
     if (meant := OTHER_NAMES.get(key.lower())) in keys:
         return f"{what}; did you mean {meant!r}?"
+    if "sbatch" in keys and (option := key.replace("_", "-")) in RESERVED_OPTIONS:
+        return f"{what}; {option!r} is set by stagger itself{RESERVED_OPTIONS[option]}."
     if "sbatch" in keys and key.replace("_", "-") in SBATCH_OPTIONS:
         return f"{what}; it is an option of sbatch: write it below `sbatch:`, as {key.replace('_', '-')}."
     return f"{what}; {nearest(key, keys)}"

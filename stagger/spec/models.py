@@ -23,7 +23,9 @@ from stagger.ranks import MOST
 from stagger.spec.base import Amount, Model, Says, WrongKey, survives_json
 from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.spec.executors import Executor, LocalSpec, RetrySpec
+from stagger.spec.nearest import nearest
 from stagger.spec.sizes import Bytes
+from stagger.spec.step_checks import step_of, step_schema
 from stagger.start.delays import LONGEST_WINDOW_S, StartPolicy
 from stagger.storage.storage import is_local
 
@@ -60,14 +62,10 @@ class StepSpec(Model):
     @model_validator(mode="before")
     @classmethod
     def _from_file(cls, value: Any) -> Any:
-        from stagger.spec.step_checks import step_of
-
         return step_of(value)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        from stagger.spec.step_checks import step_schema
-
         return step_schema()
 
 
@@ -265,8 +263,6 @@ class RunSpec(WholeRun):
 
     def chosen(self, name: str | None) -> list[StageSpec]:
         """All stages, or only the one of this name. Raises StaggerError when there is no such stage."""
-        from stagger.spec.nearest import nearest
-
         names = [stage.name for stage in self.stages]
         if name is not None and name not in names:
             raise StaggerError(f"There is no stage {name!r}; {nearest(name, names)}")

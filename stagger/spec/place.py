@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from stagger.errors import StaggerError
 from stagger.spec.yaml_file import Path
+from stagger.storage.storage import absolute
 
 
 @dataclass(frozen=True)
@@ -42,3 +44,11 @@ class Place:
         if known in self.elsewhere:
             return self.elsewhere[known]
         return f"{self.file}:{self.lines[known]}" if known in self.lines and known else self.file
+
+
+def absolute_at(run_dir: str, place: Place) -> str:
+    """The run directory that a file names, made absolute. Raises StaggerError, with the place, when it is no path."""
+    try:
+        return absolute(run_dir)
+    except StaggerError as error:
+        raise StaggerError(f"{place.of(('run_dir',))}: {error}") from None

@@ -50,6 +50,9 @@ def _several_keys(use: str, more: list[str]) -> str:
 
 
 def _no_parameters(use: str, params: Any) -> str:
+    name, brace, _ = use.partition("{")
+    if brace:
+        return f"a colon is missing after the name; write {name.strip()}: {{...}}"
     if isinstance(params, str) and use not in BUILTIN and ":" not in use:
         return f"expected a mapping of parameters, not {described(params)}; did you mean {use}:{params}, without space?"
     names = list(inspect.signature(resolve(use)).parameters) if use in BUILTIN else []

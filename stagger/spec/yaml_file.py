@@ -125,8 +125,10 @@ def in_one_line(value: Any) -> str:
 
 def parse_value(text: str, where: str = "") -> Any:
     """Parse `text` like a value in a YAML file. `where` names its place, in errors. Raises StaggerError when it is not
-    valid YAML.
+    valid YAML. A glob such as `*.gz` needs no quotes here: there is nothing that an alias could stand for.
     """
+    if text.startswith("*") and text.isprintable():
+        return text
     try:
         value, _ = _parsed(text, "")
     except StaggerError as error:

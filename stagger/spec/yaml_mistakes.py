@@ -16,6 +16,9 @@ BEGINS = re.compile(r"""(?:^|[\s\[{,])((?:[^\s\[\]{},:'"#]+):\s+|-\s+)?([*&!@`%|
 #: A reference to a variable between braces, where its own braces end the mapping.
 REFERENCE = re.compile(r"\$\{\w*\}?")
 
+#: A value that begins with braces, and goes on after them: `filename: {rank}.jsonl`.
+BRACES = re.compile(r"([\w.-]+):\s+(\{[^{}:]*\}+[^\s,}\]]+)")
+
 #: A line of TOML, and one of Python.
 TOML = re.compile(r"\s*(\[\[?[\w.\"-]+\]?\]|[\w.-]+\s*=\s*\S.*)\s*(#.*)?")
 PYTHON = re.compile(r"(import \w|from [\w.]+ import |def \w+\(|class \w+[(:])")
@@ -95,9 +98,24 @@ def _no_space(line: str) -> str:
     )
 
 
+def _indented(line: str) -> str:
+    if found := re.match(r"\s*-([^\s-].*)", line):
+        return f"a space is missing after the dash; write - {_shown(found[1])}"
+    if found := BRACES.search(line):
+        return f"a value that begins with {{ must be in quotes; write {found[1]}: '{_shown(found[2])}'"
+    return (
+        "the line is indented differently from the lines beside it; let all items of a list, or all keys of a mapping,"
+        " begin in the same column"
+    )
+
+
 def _bracket(line: str) -> str:
     if REFERENCE.search(line):
         return "between braces, a value with ${NAME} must be in quotes; write for example {path: '${NAME}/input'}"
+    if found := BRACES.search(line):
+        return f"a value that begins with {{ must be in quotes; write {found[1]}: '{_shown(found[2])}'"
+    if re.search(r"""(["'])[^"']*\1\w""", line):
+        return "a quote within quotes ends the text; put text with double quotes into single ones"
     if re.search(r":\s+[^\s'\"{\[,}]+:\s", line):
         return "a value with a colon and a space must be in quotes"
     return "a bracket or brace is open that is not closed where it should be; close it, and separate items by commas"
@@ -127,8 +145,7 @@ MISTAKES: tuple[tuple[str, Callable[[str], str]], ...] = (
     (r"double-quoted scalar", _plain("in double quotes a backslash needs another; use single quotes")),
     (r"another document", _plain("`---` begins a second document here; write one file for each")),
     (r"mapping values are not allowed", _colon),
-    (r"expected <block end>", _plain("the line is indented differently from the lines beside it; let all items of a "
-                                     "list, or all keys of a mapping, begin in the same column")),
+    (r"expected <block end>", _indented),
     (r"scanning a simple key", _no_space),
     (r"parsing a flow|flow (mapping|sequence|node)", _bracket),
     (r"unhashable key", _plain("a key must be text, not a list or a mapping; close `{` and `[` behind values only")),

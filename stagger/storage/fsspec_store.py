@@ -231,7 +231,7 @@ class ObjectOutput:
         except FileNotFoundError:
             raise NotKept("the store accepted the object, but does not have it") from None
         if size != self.size:
-            raise NotKept(f"the store holds {counted(size, 'byte')} of the {self.size} that were written")
+            raise NotKept(f"the store holds {counted(size, 'byte')} of the {self.size:,} that were written")
 
     def withdraw(self) -> None:
         with contextlib.suppress(FileNotFoundError):

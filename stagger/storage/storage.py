@@ -43,11 +43,18 @@ def join(folder: str, *names: str) -> str:
     return path
 
 
+#: Protocols whose paths are never local ones.
+REMOTE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "http", "https", "hdfs")
+
+
 def absolute(path: str) -> str:
     """`path` in a form that works on other nodes: `~` expanded, relative paths resolved from the current folder.
 
-    Raises StaggerError when `path` is empty or ends with a colon.
+    Raises StaggerError when `path` is empty or ends with a colon, or when a slash of `s3://` is missing.
     """
+    protocol, colon, rest = path.partition(":/")
+    if colon and protocol in REMOTE and not rest.startswith("/"):
+        raise StaggerError(f"{path!r} is not a path; write {protocol}://{rest}")
     if not path.strip() or path.rstrip("/").endswith(":"):
         raise StaggerError(f"{path!r} is not a path; write a folder, or s3://bucket/folder.")
     if is_local(path):

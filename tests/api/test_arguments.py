@@ -60,8 +60,8 @@ def test_the_documentation_names_every_key() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"taks": 3}, "LocalExecutor: there is no argument 'taks'; did you mean 'tasks'"),
-        ({"partition": "cpu"}, "LocalExecutor: partition is an argument of SlurmExecutor only"),
+        ({"taks": 3}, "LocalExecutor: taks: unknown argument; did you mean 'tasks'"),
+        ({"partition": "cpu"}, "LocalExecutor: partition: this is an argument of SlurmExecutor; leave it out"),
         ({"name": None}, "LocalExecutor: name: "),
         ({"run_dir": 3}, "LocalExecutor: run_dir must be a path, not 3"),
     ],

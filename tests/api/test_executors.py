@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from datatrove.pipeline.filters import LambdaFilter, RegexFilter
 
-from stagger import LocalExecutor, ReadJsonl, RunFailed, StaggerError, WriteJsonl
+from stagger import LocalExecutor, ReadJsonl, RunFailed, SlurmExecutor, StaggerError, WriteJsonl
 from tests.conftest import output_ids
 from tests.kit.runs import EVERYTHING
 
@@ -136,6 +136,13 @@ TWICE = WriteJsonl("out")
             r"Step 1 \(ReadJsonl\): on_bad_record: expected fail or skip",
         ),
         ({"backend_limit": float("inf")}, "backend_limit: expected a number greater than 0, not the number inf"),
+        ({"tasks": "8,000"}, "LocalExecutor: tasks: .*, not '8,000'; write tasks=8000"),
+        ({"tasks": True}, "LocalExecutor: tasks: .*, not True"),
+        ({"partition": "cpu"}, "LocalExecutor: partition: this is an argument of SlurmExecutor; leave it out"),
+        ({"pipeline": []}, "pipeline: expected a list of steps, not an empty list"),
+        ({"pipeline": "read_jsonl"}, "pipeline: expected a list of steps, not 'read_jsonl'"),
+        ({"pipeline": [ReadJsonl]}, r"Step 1 is the class ReadJsonl; pass an instance: ReadJsonl\(\.\.\.\)"),
+        ({"run_dir": ""}, "LocalExecutor: run_dir: '' is not a path"),
         ({"retry_seconds": float("nan")}, "retry_seconds: .*, not the number nan"),
         ({"pipeline": [ReadJsonl("in"), TWICE, TWICE]}, "Step 3 is the same object as an earlier step"),
     ],
@@ -143,6 +150,27 @@ TWICE = WriteJsonl("out")
 def test_wrong_arguments_are_said(tmp_path: Path, arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(StaggerError, match=said):
         LocalExecutor(**{"pipeline": [print], "run_dir": str(tmp_path / "run"), **arguments})
+
+
+@pytest.mark.parametrize("limit", [0, -1, True, "3", 1.5])
+def test_a_limit_that_is_no_number_of_ranks_launches_nothing(tmp_path: Path, limit: Any) -> None:
+    with pytest.raises(StaggerError, match=r"LocalExecutor\.run: limit: expected a whole number of at least 1, not"):
+        LocalExecutor([print], run_dir=str(tmp_path / "run")).run(limit=limit)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gpus", "gpus: unknown argument; did you mean 'gpus_per_task'"),
+        ("mem", "mem: unknown argument; did you mean 'mem_per_cpu_gb'"),
+        ("constraint", r"it is an option of sbatch: pass sbatch=\{'constraint': \.\.\.\}"),
+        ("backendlimit", "unknown argument; did you mean 'backend_limit'"),
+    ],
+)
+def test_an_argument_of_other_tools_is_translated(name: str, said: str) -> None:
+    with pytest.raises(StaggerError, match=said):
+        SlurmExecutor([print], run_dir="run", **{name: 3})
 
 
 def test_a_step_that_cannot_be_sent_is_said(tmp_path: Path, shards: Path) -> None:

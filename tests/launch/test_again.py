@@ -143,7 +143,7 @@ def test_on_s3(cli: Cli, loaded: Bucket, pipeline_file: PipelineFiles, engine: s
     cli("launch", file, check=0)
     whole = objects(loaded, "output")
     loaded.files.rm(f"{loaded.name}/output/00002.jsonl.zst")
-    assert "of ranks 2, such as" in cli("status", f"{loaded.url}/run", "--verify", check=1).out
+    assert "of rank 2, such as" in cli("status", f"{loaded.url}/run", "--verify", check=1).out
     cli("retry", f"{loaded.url}/run", "--lost", check=0)
     assert objects(loaded, "output") == whole
     assert counts(status(cli, f"{loaded.url}/run")) == (4, 0, 0, 0)

@@ -52,7 +52,7 @@ def test_a_dry_run_of_8000_tasks_shows_all_and_touches_nothing(
     assert "#SBATCH --dependency=afterany:ARRAYS\n" in stage["end_script"]
     assert "-m stagger.launch.finalize" in stage["end_script"]
     text = cli("launch", file, "--dry-run", check=0)
-    assert "8000 of 8000 to run" in text.out
+    assert "8,000 of 8,000 to run" in text.out
     assert text.out.count("#!/bin/bash") == 9
     assert tree(tmp_path) == before
 

@@ -164,7 +164,7 @@ def test_ranks_stay_failed_with_their_reasons_when_their_retry_is_refused(
     slurm_cli("retry", tmp_path / "run", check=0)  # It does what the end job could not: the first retry.
     assert [array["tries"] for array in launches(tmp_path / "run")[2]["arrays"]] == [1]
     ended(slurm_cli, "launches", "3")
-    assert "FAILED after 1 retries (retries.max)" in status(slurm_cli, tmp_path / "run")["end"]["message"]
+    assert "FAILED after 1 retry (retries.max)" in status(slurm_cli, tmp_path / "run")["end"]["message"]
 
 
 def test_a_launch_that_is_refused_at_once_is_no_try(

@@ -38,7 +38,7 @@ def test_failed_only_leaves_out_what_never_ran(cli: Cli, pipeline_file: Pipeline
     [
         (("--rank", "9"), "There is no rank 9: the ranks of run are 0 to 3."),
         (("--rank", "0-1"), "Rank 0 of run is done; to repeat it, add --again."),
-        (("--rank", "all"), "--rank all: write ranks like 3 or 3,17,40-52."),
+        (("--rank", "all"), "--rank 'all': write ranks like 3 or 3,17,40-52."),
         (("--stage", "rum"), "There is no stage 'rum'; did you mean 'run'?"),
         (("--set", "tasks=9"), "a retry cannot change tasks, only executor"),
         (("--set", "pipeline=[]"), "launch with a new run_dir"),

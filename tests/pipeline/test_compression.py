@@ -184,7 +184,7 @@ def test_zstd_that_needs_a_dictionary_is_named() -> None:
 
 def test_a_zstd_frame_with_too_large_a_window_is_named() -> None:
     header = b"\x28\xb5\x2f\xfd\x00" + bytes([(32 - 10) << 3])
-    with pytest.raises(BadInput, match="the zstd frame needs more than 2147483648 bytes of memory"):
+    with pytest.raises(BadInput, match="the zstd frame needs more than 2,147,483,648 bytes of memory"):
         read(header + bytes(20), "zstd")
 
 

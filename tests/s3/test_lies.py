@@ -79,9 +79,9 @@ def test_etags_without_quotes_in_a_listing_are_those_of_the_objects(hasty: Stora
     [
         ("put-lost", "accepted the object, but does not have it|that of what was sent is"),
         ("put-page", "accepted the object, but does not have it|ETag Header missing"),
-        ("put-short", "holds 2990 bytes of the 3000|that of what was sent is"),
+        ("put-short", "holds 2,990 bytes of the 3,000|that of what was sent is"),
         ("put-flipped", "was sent|that of what was sent is"),
-        ("put-opaque-short", "holds 2990 bytes of the 3000"),
+        ("put-opaque-short", "holds 2,990 bytes of the 3,000"),
     ],
 )
 @pytest.mark.parametrize("known", [True, False])

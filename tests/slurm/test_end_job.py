@@ -90,7 +90,7 @@ def test_a_setup_that_fails_on_one_node_does_not_stop_the_retries(
     assert (first["ranks"], second["ranks"], second["arrays"][0]["tries"]) == ("0-3", "0-3", 1)
     stage = status(slurm_cli, tmp_path / "run")
     assert counts(stage) == (0, 4, 0, 0)
-    assert "given up: ranks 0-3: FAILED after 1 retries (retries.max)" in stage["end"]["message"]
+    assert "given up: ranks 0-3: FAILED after 1 retry (retries.max)" in stage["end"]["message"]
 
 
 def test_a_cancelled_end_job_is_told_with_the_command_to_type(

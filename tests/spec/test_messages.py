@@ -257,8 +257,8 @@ def test_a_value_of_the_command_line_is_named_by_its_option(folder: Path) -> Non
     for assignment, said in {
         "tasks=many": "--set tasks: expected a whole number from 1 to 10,000,000, not 'many'.",
         "executor.workes=3": "--set executor.workes: unknown key; did you mean 'workers'?",
-        "pipeline.0.read_jsonl.glob=*.gz": "--set pipeline.0.read_jsonl.glob '*.gz': a value that begins with * must be"
-        " in quotes; write '*.gz'.",
+        "pipeline.0.read_jsonl.glob=@x": "--set pipeline.0.read_jsonl.glob '@x': a value that begins with @ must be in"
+        " quotes; write '@x'.",
     }.items():
         with pytest.raises(StaggerError) as raised:
             load_file("p.yaml", Changes((assignment,)))

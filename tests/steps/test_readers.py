@@ -139,7 +139,7 @@ def test_a_plain_shard_that_was_cut_between_lines_after_the_plan_is_noticed(tmp_
     shards = step.find_shards(Storage())
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:50]))
     step.bind(TaskContext(Storage(), 0, 1, shards, "tag"))
-    with pytest.raises(BadInput, match=r"a\.jsonl has changed: \d+ bytes now, \d+ when the plan was made"):
+    with pytest.raises(BadInput, match=r"a\.jsonl has changed: [\d,]+ bytes now, [\d,]+ when the plan was made"):
         list(step(None, 0, 1))
 
 
