@@ -82,6 +82,8 @@ def start(run: RunFolder, record: RunRecord, *, limit: int | None = None, again:
             time.sleep(NAP_S)
         if process.returncode:
             raise StaggerError(*process.stdout.read().decode().splitlines() or [f"See {join(run.path, LOG)}."])
+    where = f", and its messages go to {join(run.path, LOG)}" if is_local(run.path) else ""
+    logger.info(f"process {process.pid} runs the local ranks{where}")
 
 
 def _runs_ranks(run: RunFolder, record: RunRecord, pid: int) -> bool:
