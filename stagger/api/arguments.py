@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import textwrap
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -66,11 +67,17 @@ def check_names(cls: type[Any], named: Mapping[str, Any]) -> None:
 def documentation(cls: type[Any]) -> str:
     """One paragraph for each argument: its name, type, default and meaning, and below it the keys of a mapping."""
     keys = {**PipelineFile.model_fields, **EXECUTORS[cls.type].model_fields}
-    return "\n".join(_argument(field, keys.get(field.name)) for field in fields(cls))
+    return "\n".join(_argument(field, _kind(cls, field), keys.get(field.name)) for field in fields(cls))
 
 
-def _argument(argument: Field[Any], key: FieldInfo | None) -> str:
-    kind = str(argument.type).removesuffix(" | None")
+def _kind(cls: type[Any], argument: Field[Any]) -> str:
+    """The type of an argument as its declaration has it, but without None, and with the values of a named choice."""
+    text = str(argument.type).removesuffix(" | None")
+    choice = getattr(sys.modules[cls.__module__], text, None)
+    return " | ".join(map(repr, get_args(choice))) if get_origin(choice) is Literal else text
+
+
+def _argument(argument: Field[Any], kind: str, key: FieldInfo | None) -> str:
     meaning = ONLY_PYTHON.get(argument.name) or (key.description if key is not None else None) or ""
     default = "" if key is None or argument.default is MISSING else _default(key)
     lines = [_paragraph(f"{argument.name} ({kind}{default}): {meaning}", 4)]

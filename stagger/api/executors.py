@@ -66,7 +66,7 @@ class PipelineExecutor:
         """The run of this stage and of those that it depends on."""
         return spec_of(with_upstream([self]))
 
-    def given(self) -> Given:
+    def _given(self) -> Given:
         """The arguments that were passed, under the names of the keys of a pipeline file."""
         passed = {one.name: getattr(self, one.name) for one in fields(self)}
         passed = {key: value for key, value in passed.items() if value is not None or key == "name"}
@@ -183,7 +183,7 @@ def spec_of(stages: Sequence[PipelineExecutor]) -> RunSpec:
     for name in names:
         if names.count(name) > 1:
             raise StaggerError(f"{names.count(name)} executors are called {name!r}; give each stage a name of its own.")
-    return from_objects([one.given() for one in stages])
+    return from_objects([one._given() for one in stages])
 
 
 def with_upstream(executors: Sequence[PipelineExecutor]) -> list[PipelineExecutor]:

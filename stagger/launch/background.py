@@ -75,13 +75,17 @@ def start(run: RunFolder, record: RunRecord, *, limit: int | None = None, again:
     _started[:] = [*(one for one in _started if one.poll() is None), process]
     assert process.stdin is not None
     assert process.stdout is not None
-    with process.stdin, process.stdout:
-        process.stdin.write(orjson.dumps(asdict(job)))
-        process.stdin.close()
+    where = f"; its messages are in {join(run.path, LOG)}" if is_local(run.path) else ""
+    with process.stdout:
+        with contextlib.suppress(BrokenPipeError), process.stdin:
+            process.stdin.write(orjson.dumps(asdict(job)))
         while process.poll() is None and not _runs_ranks(run, record, process.pid):
             time.sleep(NAP_S)
         if process.returncode:
-            raise StaggerError(*process.stdout.read().decode().splitlines() or [f"See {join(run.path, LOG)}."])
+            ended = f"The process for the local ranks ended with exit status {process.returncode}{where}."
+            raise StaggerError(*process.stdout.read().decode().splitlines() or [ended])
+    if process.poll() is None:
+        logger.info(f"process {process.pid} runs the local ranks{where}")
 
 
 def _runs_ranks(run: RunFolder, record: RunRecord, pid: int) -> bool:

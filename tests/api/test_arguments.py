@@ -45,6 +45,7 @@ def test_help_shows_types_defaults_and_the_keys_of_mappings() -> None:
     text = inspect.getdoc(SlurmExecutor) or ""
     assert "cpus_per_task (int, by default 1): Processors of a rank." in text
     assert "time (str | int): Time limit of a job" in text
+    assert "start_policy ('uniform' | 'spread', by default uniform): How a job" in text
     assert "`memory_factor` by default 2.0: Factor by which" in text
     assert "`modules`: Environment modules to load." in text
     assert "`partition`: The partition; by default the stage's." in text
