@@ -225,7 +225,7 @@ def cancel(run: Run, ranks: Ranks = None, stage: Stage = None, json: Json = Fals
     if stopped:
         stopped += held_back(stages)
     if json:
-        print_json({"run_dir": run, "stopped": stopped})
+        print_json({"run_dir": folder.path, "stopped": stopped})
     else:
         for line in stopped or ["nothing is queued or running"]:
             say(line)
