@@ -240,7 +240,7 @@ def cancel(run: Run, ranks: Ranks = None, stage: Stage = None, json: Json = Fals
     folder, record = open_run(run, options)
     stopped = stop(folder, record, stage, some_ranks(ranks))
     if json:
-        print_json({"run_dir": run, "stopped": stopped})
+        print_json({"run_dir": folder.path, "stopped": stopped})
     else:
         for line in stopped or ["nothing is queued or running"]:
             say(line)

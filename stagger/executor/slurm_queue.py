@@ -351,7 +351,9 @@ def note_job(activity: Activity, launch: SlurmLaunch, job: QueuedJob, ranks: lis
 
 def charge_in(resources: Mapping[str, Any]) -> Charge:
     """What the jobs of a launch with these resources are charged to."""
-    given = {key: resources.get("sbatch", {}).get(key, resources.get(key)) for key in ("account", "partition", "qos")}
+    options = resources.get("sbatch")
+    options = options if isinstance(options, dict) else {}  # Records check only what they need.
+    given = {key: options.get(key, resources.get(key)) for key in ("account", "partition", "qos")}
     return Charge(**{key: str(value) for key, value in given.items() if value})
 
 

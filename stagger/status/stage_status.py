@@ -255,8 +255,8 @@ def add_totals(status: StageStatus, look: Look) -> None:
     status.schema_differences = schema_differences(completions)
     if not look.launches:
         return
-    if status.is_done:
-        status.took_s = round(max(record["ended"] for record in completions) - look.launches[0].time, 1)
+    if status.is_done and completions:  # Clocks may differ.
+        status.took_s = round(max(0.0, max(record["ended"] for record in completions) - look.launches[0].time), 1)
     latest = look.launches[-1]
     if not status.active:
         if isinstance(latest, SlurmLaunch):

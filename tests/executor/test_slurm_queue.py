@@ -167,6 +167,17 @@ def test_a_job_that_can_never_start_is_called_that_first_and_status_fails(run: R
     assert f"stagger cancel {run.path} --rank 2-3 " in said
 
 
+def test_a_limit_of_no_jobs_at_all_never_passes(run: Run) -> None:
+    run.launch()
+    run.lists(*(f"{index}|PENDING|AssocMaxJobsLimit" for index in range(4)))
+    assert [one["starts"] for one in run.status["waiting"]] == ["later"]
+    record = "ClusterName=c Account=physics UserName=me(1) Partition= Priority=0\\n ParentAccount= DefAssoc=Yes"
+    run.stand_in("scontrol", f'echo -e "{record}\\n MaxJobs=0(0) MaxSubmitJobs=\\nQOS Records"')
+    (why,) = run.status["waiting"]
+    assert (why["starts"], why["reason"], run.status["stuck"]) == ("never", "AssocMaxJobsLimit", 4)
+    assert why["message"].startswith("your MaxJobs in the account physics is 0")
+
+
 def test_a_waiting_command_says_at_once_why_ranks_never_start_and_gives_up_when_only_they_are_left(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
