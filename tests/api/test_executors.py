@@ -169,8 +169,9 @@ def test_a_limit_that_is_no_number_of_ranks_launches_nothing(tmp_path: Path, lim
     ],
 )
 def test_an_argument_of_other_tools_is_translated(name: str, said: str) -> None:
+    arguments: dict[str, Any] = {name: 3}
     with pytest.raises(StaggerError, match=said):
-        SlurmExecutor([print], run_dir="run", **{name: 3})
+        SlurmExecutor([print], run_dir="run", **arguments)
 
 
 def test_a_step_that_cannot_be_sent_is_said(tmp_path: Path, shards: Path) -> None:
