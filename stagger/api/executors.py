@@ -161,8 +161,6 @@ def run_stages(
 
     For one chain of stages, `run` of the last executor is the same.
     """
-    if limit is not None and limit < 1:
-        raise StaggerError(f"limit is {limit}; it must be 1 or more.")
     stages = with_upstream(executors)
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         mistake = expected(PositiveInt).mistake("limit", limit, python=True)

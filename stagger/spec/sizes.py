@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from stagger.spec.base import Says
+
 #: Unit -> bytes. As in SI, K is 1000 and Ki is 1024.
 UNITS = {"": 1, "B": 1} | {
     f"{letter}{'i' if base == 1024 else ''}B": base**power
@@ -29,7 +31,9 @@ def parse_bytes(value: Any) -> Any:
     found = SIZE.fullmatch(value.strip())
     units = {unit.lower(): size for unit, size in UNITS.items()}
     if found is None or found[2].lower() not in units:
-        raise ValueError("write a number of bytes, or a number and its unit: 2GB (1000^3 bytes) or 2GiB (1024^3 bytes)")
+        raise ValueError(
+            "write a number of bytes, or a number and its unit: 2GB (2,000,000,000 bytes) or 2GiB (2,147,483,648 bytes)"
+        )
     return round(float(found[1]) * units[found[2].lower()])
 
 
@@ -37,5 +41,6 @@ Bytes = Annotated[
     int,
     BeforeValidator(parse_bytes),
     Field(ge=1, le=2**63 - 1),
+    Says("a number of bytes, with or without a unit", "2GB"),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "examples": ["2GB", "2GiB"]}]}),
 ]

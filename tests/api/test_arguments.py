@@ -64,7 +64,7 @@ def test_the_documentation_names_every_key() -> None:
         ({"taks": 3}, "LocalExecutor: taks: unknown argument; did you mean 'tasks'"),
         ({"partition": "cpu"}, "LocalExecutor: partition: this is an argument of SlurmExecutor; leave it out"),
         ({"name": None}, "LocalExecutor: name: "),
-        ({"run_dir": 3}, "LocalExecutor: run_dir must be a path, not 3"),
+        ({"run_dir": 3}, "LocalExecutor: run_dir: expected a path, not the number 3"),
     ],
 )
 def test_a_wrong_argument_is_said(tmp_path: Path, arguments: dict[str, Any], said: str) -> None:

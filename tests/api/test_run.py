@@ -184,7 +184,7 @@ def test_a_run_that_is_gone_is_an_error_of_one_sentence(make: Make, tmp_path: Pa
     run = make().run()
     shutil.rmtree(tmp_path / "run")
     for use in (run.status, run.wait, run.retry, run.cancel, run.outputs, run.done, lambda: run.logs(0)):
-        with pytest.raises(StaggerError, match=r"There is no run in .*/run: it has no run\.json"):
+        with pytest.raises(StaggerError, match=r"There is no run in .*/run: it does not exist"):
             use()
     assert "There is no run" in run._repr_html_()
     assert repr(run) == f"Run.open({str(tmp_path / 'run')!r})"
@@ -200,7 +200,7 @@ def test_a_run_that_is_gone_is_an_error_of_one_sentence(make: Make, tmp_path: Pa
         (lambda run: run.logs(0, stage="jub"), "There is no stage 'jub'; did you mean 'job'"),
         (lambda run: run.logs(0, attempt="7"), "Rank 0 has no attempt 7; it has 1"),
         (lambda run: run.outputs("jub"), "There is no stage 'jub'; did you mean 'job'"),
-        (lambda run: run.retry(0), "Ranks 0 of job are done"),
+        (lambda run: run.retry(0), "Rank 0 of job is done"),
         (lambda run: run.retry("1-"), "These are no ranks: '1-'"),
         (lambda run: run.retry([]), r"These are no ranks: \[\]"),
         (lambda run: run.retry(True), "These are no ranks: True"),

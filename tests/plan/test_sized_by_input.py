@@ -131,7 +131,7 @@ def test_the_file_s_size_of_ranks_gives_way_to_a_stage_s_own(shards: Path, tmp_p
     ("more", "words"),
     [
         ({"tasks": 8, "bytes_per_task": "2GB"}, "bytes_per_task decides the number of ranks, and tasks is 8"),
-        ({"tasks": None, "bytes_per_task": "2G"}, "2GB (1000^3 bytes) or 2GiB (1024^3 bytes)"),
+        ({"tasks": None, "bytes_per_task": "2G"}, "2GB (2,000,000,000 bytes) or 2GiB"),
         ({"tasks": "auto", "sizing": "given"}, "sizing: unknown key"),
     ],
 )

@@ -138,11 +138,11 @@ def test_the_same_for_arguments_in_python(executor: Any, spec: type[BaseModel]) 
     ("key", "value", "end"),
     [
         ("name", 12, "not the number 12; put it in quotes: name: '12'."),
-        ("tasks", "8,000", "expected a whole number from 1 to 10,000,000, not '8,000'; write tasks: 8000."),
+        ("tasks", "8,000", "expected auto or a whole number from 1 to 10,000,000, not '8,000'; write tasks: 8000."),
         ("tasks", "8k", "write tasks: 8000."),
-        ("tasks", True, "expected a whole number from 1 to 10,000,000, not true."),
+        ("tasks", True, "expected auto or a whole number from 1 to 10,000,000, not true."),
         ("tasks", [2], "not a list; write it without brackets or dash: tasks: 2."),
-        ("tasks", None, "expected a whole number from 1 to 10,000,000, but no value is given."),
+        ("tasks", None, "expected auto or a whole number from 1 to 10,000,000, but no value is given."),
         ("randomize_start_duration", "3 min", "write randomize_start_duration: 180."),
         ("start_policy", "uniforme", "expected uniform or spread, not 'uniforme'; did you mean 'uniform'?"),
         ("run_dir", "", "expected a path, not ''; write for example run_dir: runs/my_run."),
@@ -255,7 +255,7 @@ def test_a_value_of_the_command_line_is_named_by_its_option(folder: Path) -> Non
 
     Path("p.yaml").write_text(yaml.safe_dump(SLURM))
     for assignment, said in {
-        "tasks=many": "--set tasks: expected a whole number from 1 to 10,000,000, not 'many'.",
+        "tasks=many": "--set tasks: expected auto or a whole number from 1 to 10,000,000, not 'many'.",
         "executor.workes=3": "--set executor.workes: unknown key; did you mean 'workers'?",
         "pipeline.0.read_jsonl.glob=@x": "--set pipeline.0.read_jsonl.glob '@x': a value that begins with @ must be in"
         " quotes; write '@x'.",

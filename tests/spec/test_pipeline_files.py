@@ -113,7 +113,10 @@ def test_another_executor_takes_its_own_defaults(folder: Path) -> None:
     [
         (("partition:", "partiton:"), r"p\.yaml:12: executor\.partiton: unknown key; did you mean 'partition'\?"),
         (("tasks: 8", "taks: 8"), r"p\.yaml:4: taks: unknown key; did you mean 'tasks'\?"),
-        (("tasks: 8", "tasks: many"), r"p\.yaml:4: tasks: expected a whole number from 1 to 10,000,000, not 'many'"),
+        (
+            ("tasks: 8", "tasks: many"),
+            r"p\.yaml:4: tasks: expected auto or a whole number from 1 to 10,000,000, not 'many'",
+        ),
         (
             ("tasks: 8", "randomize_start_duration: -1"),
             r"p\.yaml:4: randomize_start_duration: expected auto or a whole number from 0 to",
