@@ -80,6 +80,8 @@ def make_plan(storage: Storage, stage: StageSpec, steps: Sequence[Any]) -> Stage
     """
     with busy(f"{stage.name}: listing the input"), collection_paused():
         plan = _plan(stage, _find_shards(storage, stage, steps))
+        for step in steps_with("check_tasks", steps):
+            step.check_tasks(plan.stage.tasks)
         if plan.shards:
             warn_of_idle_ranks(plan)
         readers, writers = (steps_with(hook, steps) for hook in ("path_of", "planned_outputs"))
@@ -209,9 +211,9 @@ def output_folders(stage: StageSpec, steps: Sequence[Any]) -> list[str]:
     Raises StaggerError when two ranks would write the same file or, with `commit: shard`, two shards would; and for a
     folder with a secret in its URL.
     """
-    several = 0 if stage.sizing == "given" else 2  # How many there will be depends on the input.
+    waits = stage.sizing == "undecided" and stage.depends  # There may be several ranks.
     for step in steps_with("check_tasks", steps):
-        step.check_tasks(max(stage.tasks, several))
+        step.check_tasks(2 if waits else stage.tasks)
     writers = steps_with("output_folder", steps)
     if stage.commit == "shard" and not (writers and all(getattr(step, "shard_by_shard", False) for step in writers)):
         raise StaggerError(
