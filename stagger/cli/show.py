@@ -100,11 +100,11 @@ def launched(launched: Launched) -> None:
         where(launched.stages)
 
 
-def status(run_dir: str, stages: list[StageStatus]) -> None:
+def status(run_dir: str, stages: list[StageStatus], *, watching: bool = False) -> None:
     """Print a few lines per stage, where everything is, and the commands to type next: at most a screen."""
     lines(run_dir, stages)
     where(stages)
-    commands = next_commands(run_dir, stages)
+    commands = [] if watching else next_commands(run_dir, stages)
     for number, (command, what) in enumerate(commands):
         say(f"{'' if number else 'next:':<5} {command:<{max(len(one) for one, _ in commands)}}  # {what}")
 
@@ -262,6 +262,6 @@ def watch_status(folder: RunFolder, record: RunRecord, silent: bool) -> tuple[di
         if not any(stage.is_active for stage in stages):
             return looks, stages
         if not silent:
-            status(folder.path, stages)
+            status(folder.path, stages, watching=True)
             sys.stdout.flush()
         time.sleep(max(WATCH_S, (time.monotonic() - asked) / WATCH_SHARE))

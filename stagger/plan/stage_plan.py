@@ -86,6 +86,7 @@ def make_plan(storage: Storage, stage: StageSpec, steps: Sequence[Any], upstream
         if upstream and hasattr(steps[0], "path_of"):
             found = _recorded(stage, found, steps[0].path_of, upstream)
         plan = _plan(stage, found)
+        check_tasks(plan.stage, steps, plan.stage.tasks)
         if plan.shards:
             warn_of_idle_ranks(plan)
         readers, writers = (steps_with(hook, steps) for hook in ("path_of", "planned_outputs"))
@@ -244,19 +245,24 @@ def output_names(steps: Sequence[Any]) -> list[OutputNames]:
     return [OutputNames(step.output_folder, list(step.output_names)) for step in writers]
 
 
+def check_tasks(stage: StageSpec, steps: Sequence[Any], tasks: int) -> None:
+    """Raise StaggerError when a step cannot be part of a stage of so many ranks."""
+    for index, step in enumerate(steps):
+        if hasattr(step, "check_tasks"):
+            try:
+                step.check_tasks(tasks)
+            except StaggerError as error:
+                raise _with_place(error, stage, index) from error
+
+
 def output_folders(stage: StageSpec, steps: Sequence[Any]) -> list[str]:
     """The folders that the stage writes to, as far as its `steps`, those of `create_steps`, define `output_folder`.
 
     Raises StaggerError when two ranks would write the same file or, with `commit: shard`, two shards would; and for a
     folder with a secret in its URL.
     """
-    several = 0 if stage.sizing == "given" else 2  # How many there will be depends on the input.
-    for index, step in enumerate(steps):
-        if hasattr(step, "check_tasks"):
-            try:
-                step.check_tasks(max(stage.tasks, several))
-            except StaggerError as error:
-                raise _with_place(error, stage, index) from error
+    waits = stage.sizing == "undecided" and stage.depends  # There may be several ranks.
+    check_tasks(stage, steps, 2 if waits else stage.tasks)
     writers = steps_with("output_folder", steps)
     if stage.commit == "shard" and not (writers and all(getattr(step, "shard_by_shard", False) for step in writers)):
         raise StaggerError(
