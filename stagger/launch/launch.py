@@ -34,7 +34,7 @@ from stagger.rundir.remembered import remember
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage, open_storage
 from stagger.spec.models import RunSpec
 from stagger.status.look import Look, done_ranks, look_at_run
-from stagger.storage.storage import is_local
+from stagger.storage.storage import Storage, is_local
 from stagger.terminal import logger
 
 
@@ -119,26 +119,13 @@ def _launch(
         made = replace(made, spec=spec)
         looks = {name: replace(look, stage=run.stage(RunRecord(spec), name)) for name, look in looks.items()}
         check_runners(spec, plans)
-        if before is None:
-            for name, plan in plans.items():
-                refuse_foreign_completions(looks[name], plan)
-        elif not wishes.fresh:
-            refuse_other_stages(run, before, spec)
-            check_fingerprints(run, before, plans)
-            refuse_moved_outputs(before, made.outputs)
-        for name, plan in plans.items():
-            refuse_if_active(looks[name])
-            if before is not None and not wishes.fresh:
-                warn_of_new_times(looks[name], before, plan)
+        check_plans(run, before, made, plans, looks, fresh=wishes.fresh)
         if foreign is None or before is not None:
             foreign = foreign_files(run, made, plans, lambda stage: looks[stage.name].done, past, wishes)
-        if said := removals(past, foreign):
-            check_room(spec, looks, lost, wishes.limit)  # Before anything is removed.
-            for line in said:
-                logger.warning(line)
-            wishes.confirm()
-            undo_all(past)
-            remove_foreign(storage, foreign)
+        if past or foreign:
+            refuse_own_input(past, made.inputs(plans))
+            check_room(spec, looks, lost, wishes.limit)
+            clear(storage, past, foreign, wishes)
         for path in (path for paths in made.outputs.values() for path in paths):
             make_output_folder(run, spec, path)
         record = save_plans(run, None if wishes.fresh else before, spec, plans, made.outputs, made.names)
@@ -175,6 +162,52 @@ def foreign_files(
     if not wishes.overwrite:
         refuse_foreign(found)
     return found
+
+
+def check_plans(
+    run: RunFolder,
+    before: RunRecord | None,
+    made: Pipeline,
+    plans: dict[str, StagePlan],
+    looks: dict[str, Look],
+    *,
+    fresh: bool,
+) -> None:
+    """Raise StaggerError when the plans do not fit what the run directory holds, or ranks are active.
+
+    `before` is its run.json. With `fresh`, what it holds will be undone.
+    """
+    if before is None:
+        for name, plan in plans.items():
+            refuse_foreign_completions(looks[name], plan)
+    elif not fresh:
+        refuse_other_stages(run, before, made.spec)
+        check_fingerprints(run, before, plans)
+        refuse_moved_outputs(before, made.outputs)
+    for name, plan in plans.items():
+        refuse_if_active(looks[name])
+        if before is not None and not fresh:
+            warn_of_new_times(looks[name], before, plan)
+
+
+def clear(storage: Storage, past: Sequence[PastStage], foreign: Sequence[Foreign], wishes: Wishes) -> None:
+    """Say what will be removed, let the user confirm it, and remove it."""
+    if said := removals(past, foreign):
+        for line in said:
+            logger.warning(line)
+        wishes.confirm()
+        undo_all(past)
+        remove_foreign(storage, foreign)
+
+
+def refuse_own_input(past: Sequence[PastStage], inputs: Iterable[str]) -> None:
+    """Raise StaggerError when a stage would read what `--fresh` removes."""
+    files = set().union(*(one.files for one in past))
+    if path := next((path for path in inputs if path in files), None):
+        raise StaggerError(
+            f"{path} is an output of an earlier launch, which --fresh would remove, and input of this one: leave it out"
+            " with glob, or choose another folder for the output."
+        )
 
 
 def removals(past: Sequence[PastStage], foreign: Sequence[Foreign]) -> list[str]:

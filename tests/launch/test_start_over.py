@@ -168,6 +168,18 @@ def test_a_user_at_a_terminal_is_asked(
     assert len(names(tmp_path / "run-output")) == left
 
 
+def test_what_would_be_read_is_not_removed(pipeline_file: PipelineFiles) -> None:
+    """The run has written into the folder of its input."""
+    go(pipeline_file(output=str(pipeline_file.shards), compression=None))
+    before = contents(pipeline_file.shards)
+    with pytest.raises(StaggerError, match=r"00000\.jsonl is an output of an earlier launch"):
+        go(
+            pipeline_file(output=str(pipeline_file.shards), compression=None, writer={"filename": "a-{rank}"}),
+            fresh=True,
+        )
+    assert contents(pipeline_file.shards) == before
+
+
 def test_jobs_must_be_cancelled_first(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
     file = pipeline_file(executor=SLURM)
     calls = front(cli, tmp_path)
