@@ -230,7 +230,7 @@ def aside(stage: StageStatus, state: str) -> str:
     if state != "pending":
         return ""
     kinds = {"can never start": stage.stuck, "cancelled": stage.cancelled, "unknown": stage.unknown}
-    parts = [f"{count:,} {kind}" for kind, count in kinds.items() if count]
+    parts = [f"{count:,} {kind}" for kind, count in (kinds | stage.ordinary).items() if count]
     return f" ({', '.join(parts)})" if parts else ""
 
 

@@ -26,6 +26,7 @@ class Activity:
     requeued: ranks that Slurm has put back into the queue.
     unknown: ranks that may be running or queued, because Slurm did not answer, or hides the jobs of other users.
     waiting: why ranks wait that will not start soon.
+    ordinary: Slurm's reason why pending ranks wait that start by themselves, such as Priority.
     failing: ranks that have failed in a job that still runs other ranks. They may run again if the job is requeued.
     holders: the jobs or processes that run the ranks, for error messages.
     ending: whether an end job is running, or queued and can start; it may launch more ranks.
@@ -37,6 +38,7 @@ class Activity:
     requeued: set[int] = field(default_factory=set)
     unknown: set[int] = field(default_factory=set)
     waiting: dict[int, Waiting] = field(default_factory=dict)
+    ordinary: dict[int, str] = field(default_factory=dict)
     failing: set[int] = field(default_factory=set)
     holders: list[str] = field(default_factory=list)
     ending: bool = False
@@ -52,7 +54,7 @@ class Activity:
 
     def add(self, other: Activity) -> None:
         """Merge in the activity of another executor's launches of the same stage."""
-        for states in ("running", "starting", "pending", "requeued", "failing", "unknown", "waiting"):
+        for states in ("running", "starting", "pending", "requeued", "failing", "unknown", "waiting", "ordinary"):
             getattr(self, states).update(getattr(other, states))
         self.holders += other.holders
         self.ending |= other.ending

@@ -339,6 +339,8 @@ def note_job(activity: Activity, launch: SlurmLaunch, job: QueuedJob, ranks: lis
         (activity.requeued if was_requeued(job) else activity.pending).update(ranks)
         if (why := reason_of(job.reason, job.job_id)) is not None:
             activity.waiting |= dict.fromkeys(ranks, Waiting(job.job_id, job.reason, why.starts, why.words))
+        elif job.reason not in ("", "None") and not was_requeued(job):
+            activity.ordinary |= dict.fromkeys(ranks, job.reason)
     elif launch.crews and (note := read_notes(launch.log_dir, f"{job.job_id}_{job.index}", launch.crews)).running:
         activity.running.update(note.running.intersection(ranks))
         activity.failing.update(note.failed.intersection(ranks))

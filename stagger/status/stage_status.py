@@ -61,6 +61,7 @@ class StageStatus:
     waiting: why pending ranks do not start soon: `ranks` and their `count`, `job_id`, Slurm's `reason`, when it
         `starts` (`never` as it is, `by hand` once somebody has acted, `later` by itself), and a `message`. Those that
         never start come first.
+    ordinary: Slurm's reason, such as Priority -> the number of pending ranks that wait for it, and start by themselves.
     notes: what could not be found out, and why, in sentences.
     avoided: nodes on which the jobs of the latest launch do not run, for several ranks failed there before.
     errors: why ranks failed, grouped by cause, the largest group first: `ranks`, `count` and the `error` of the first,
@@ -113,6 +114,7 @@ class StageStatus:
     lost: dict[str, Any] = field(default_factory=dict)
     foreign: list[str] = field(default_factory=list)
     waiting: list[dict[str, Any]] = field(default_factory=list)
+    ordinary: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     avoided: list[str] = field(default_factory=list)
     schema_differences: list[str] = field(default_factory=list)
@@ -182,6 +184,7 @@ def stage_status(look: Look) -> StageStatus:
     status.unknown = len(activity.unknown - settled)
     status.stuck = len(activity.stuck - settled)
     status.waiting = waiting(activity, settled)
+    status.ordinary = dict(Counter(why for rank, why in activity.ordinary.items() if rank not in settled).most_common())
     status.notes = list(look.jobs.notes)
     status.cancelled = len(cancelled_ranks(look.launches) - activity.ranks - settled)
     if look.launches and isinstance(latest := look.launches[-1], SlurmLaunch):

@@ -163,6 +163,9 @@ def test_a_job_that_can_never_start_is_called_that_first_and_status_fails(run: R
     ]
     said = run.cli("status", run.path, check=1).out
     assert "1 running, 3 pending (2 can never start)" in said
+    run.lists("0|PENDING|Priority", "1|PENDING|Priority", "2|PENDING|Resources", "3|PENDING|BeginTime")
+    assert run.status["ordinary"] == {"Priority": 2, "Resources": 1}
+    assert "3 pending (2 Priority, 1 Resources)" in run.cli("status", run.path, check=3).out
     assert "can never start: 2 ranks (2-3): PartitionConfig: it requests more than its partition allows" in said
     assert f"stagger cancel {run.path} --rank 2-3 " in said
 
