@@ -32,11 +32,15 @@ class FailedRanks:
 
 @dataclass(frozen=True)
 class WaitingRanks:
-    """Pending ranks that do not start by themselves: the id of their job, Slurm's reason, and what it means."""
+    """Pending ranks that do not start soon: the id of their job, Slurm's reason, and what it means.
+
+    starts: `never` as the job is, `by hand` once somebody has acted, or `later` by itself.
+    """
 
     ranks: tuple[int, ...]
     job_id: str
     reason: str
+    starts: str
     message: str
 
 
@@ -44,6 +48,7 @@ class WaitingRanks:
 class StageState:
     """The state of a stage. Each rank counts once: done + running + sleeping + requeued + pending + failed == tasks.
 
+    tasks: the number of ranks; 0 while it is undecided, which `undecided` says in words.
     sleeping: ranks in the delay of their staggered start.
     requeued: ranks whose job ran before and waits to start again.
     cancelled: of the pending ranks, those that a user cancelled.
@@ -63,6 +68,7 @@ class StageState:
 
     name: str
     tasks: int
+    undecided: str
     done: int
     running: int
     sleeping: int
@@ -94,7 +100,7 @@ class StageState:
     @classmethod
     def of(cls, stage: StageStatus) -> StageState:
         return cls(
-            **{key: getattr(stage, key) for key in ("name", "tasks", *STATES, "cancelled", "unknown")},
+            **{key: getattr(stage, key) for key in ("name", "tasks", "undecided", *STATES, "cancelled", "unknown")},
             lost=sum(count for reason, count in stage.reasons.items() if reason.split(" ")[0] == "lost"),
             failed_ranks=tuple(stage.failed_ranks),
             failures=tuple(
@@ -102,7 +108,9 @@ class StageState:
                 for group in stage.errors
             ),
             waiting=tuple(
-                WaitingRanks(tuple(parse_ranks(why["ranks"])), why["job_id"], why["reason"], why["message"])
+                WaitingRanks(
+                    tuple(parse_ranks(why["ranks"])), why["job_id"], why["reason"], why["starts"], why["message"]
+                )
                 for why in stage.waiting
             ),
             records_in=stage.records_in,
@@ -125,7 +133,7 @@ class StageState:
     @property
     def complete(self) -> bool:
         """Whether every rank is done."""
-        return self.done == self.tasks
+        return not self.undecided and self.done == self.tasks
 
     @property
     def remarks(self) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stagger import LocalExecutor, ReadJsonl, Run, RunFailed, SlurmExecutor, WriteJsonl
+from stagger.launch import follow
 from tests.conftest import output_ids
 from tests.kit.runs import EVERYTHING
 
@@ -93,3 +94,21 @@ def test_waiting_starts_the_stages_that_no_end_job_starts(tmp_path: Path, shards
     assert run.wait().complete
     assert (len(of_the_first), len(run.job_ids)) == (2, 4)
     assert output_ids(tmp_path / "c") == EVERYTHING
+
+
+@pytest.mark.usefixtures("on_the_cluster")
+def test_ranks_that_can_never_start_are_said_cancelled_and_mended(
+    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "STUCK_S", 0.0)
+    steps: list[Any] = [ReadJsonl(str(shards)), WriteJsonl(str(tmp_path / "out"))]
+    where: dict[str, Any] = {"run_dir": tmp_path / "run", "partition": "cpu", "time": 10}
+    run = SlurmExecutor(steps, tasks=2, randomize_start_duration=0, cpus_per_task=5000, **where).run(wait=False)
+    with pytest.raises(RunFailed, match="can never start"):
+        run.wait()
+    (why,) = run.status()["pipeline"].waiting
+    assert (why.ranks, why.starts) == ((0, 1), "never")
+    assert run.cancel()
+    run.retry(set={"executor.cpus_per_task": 1}, wait=True)
+    assert run.status().complete
+    assert output_ids(tmp_path / "out") == EVERYTHING
