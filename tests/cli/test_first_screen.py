@@ -88,7 +88,7 @@ def test_four_kinds_of_trouble_are_named_with_their_ranks_and_the_commands(
 
 def test_a_finished_run_tells_how_long_it_took_and_where_everything_is(capsys: pytest.CaptureFixture[str]) -> None:
     said = screen(capsys, stage(took_s=7265.2))
-    assert "8,000 ranks: 8,000 done in 2:01:05\n" in said
+    assert "8,000 ranks: 8,000 done in 2 h 1 min\n" in said
     assert "1,000,000,000 records in, 100,000,000 out, 1.0 TB written" in said
     assert "The result is in s3://bucket/fineweb\n" in said
     assert "The report is /lustre/me/runs/fineweb/fineweb/report\n" in said
@@ -98,7 +98,7 @@ def test_a_finished_run_tells_how_long_it_took_and_where_everything_is(capsys: p
 def test_three_stages_fit_too(capsys: pytest.CaptureFixture[str]) -> None:
     waits = StageStatus("merge", 0, "one rank for each output file of dedup", starts={"planned": {"span_s": 0}})
     said = screen(capsys, stage("filter", took_s=59.04), troubled(), waits)
-    assert "filter   8,000 ranks: 8,000 done in 59.0 s\n" in said
+    assert "filter   8,000 ranks: 8,000 done in 59 s\n" in said
     assert "merge    one rank for each output file of dedup, once the stage starts\n" in said
     assert "The result of filter is in s3://bucket/filter\n" in said
     assert "stagger cancel /lustre/me/runs/fineweb --stage fineweb --rank 60 " in said

@@ -117,8 +117,14 @@ class Typed:
             "launch has no option --rank: that is an option of stagger retry,",
         ),
         ("stagger launch p.yaml -n", "launch has no option -n; see stagger launch --help."),
-        ("stagger launch p.yaml --tasks many", "--tasks: expected a whole number of at least 1, not 'many'."),
-        ("stagger launch p.yaml --tasks=0", "--tasks: expected a whole number of at least 1, not '0'."),
+        (
+            "stagger launch p.yaml --tasks many",
+            "--tasks many: give a number of ranks from 1 to 10,000,000, or auto for one a shard.",
+        ),
+        (
+            "stagger launch p.yaml --tasks=0",
+            "--tasks 0: give a number of ranks from 1 to 10,000,000, or auto for one a shard.",
+        ),
         ("stagger launch p.yaml --tasks", "--tasks needs a value after it."),
         ("stagger launch p.yaml --limit 0", "--limit: expected a whole number of at least 1, not '0'."),
         ("stagger launch p.yaml --executor slrum", "There is no executor 'slrum'; did you mean 'slurm'?"),
@@ -182,7 +188,7 @@ def test_each_mistake_is_answered_with_what_to_type(typed: Typed, made: Path, li
 def test_a_run_is_found_by_its_folder_its_record_or_its_pipeline_file(typed: Typed, made: Path, run: str) -> None:
     status, out, _ = typed(f"stagger status {run}")
     assert status == 0
-    assert out.startswith(f"{made}/run\n  p  2 ranks: 2 done\n")
+    assert out.startswith(f"{made}/run\n  p  2 ranks: 2 done in ")
 
 
 def test_a_pipeline_file_names_its_run_with_variables_and_without_a_run_says_so(
@@ -196,7 +202,9 @@ def test_a_pipeline_file_names_its_run_with_variables_and_without_a_run_says_so(
     monkeypatch.delenv("WHERE")
     assert "WHERE is not set" in typed("stagger status v.yaml")[2]
     (made / "w.yaml").write_text("name: p\n")
-    assert "w.yaml: the key run_dir is missing; give the run directory itself." in typed("stagger retry w.yaml")[2]
+    assert (
+        "w.yaml: run_dir: there is no run directory; give that of the run itself." in typed("stagger retry w.yaml")[2]
+    )
 
 
 def test_no_arguments_at_all_print_the_help_alone(typed: Typed) -> None:

@@ -219,7 +219,7 @@ def test_a_stage_whose_input_is_only_named_like_outputs_is_refused(tmp_path: Pat
         "        if False: yield document\n"
     )
     file.write_text(json.dumps(content))
-    with pytest.raises(StaggerError, match=r"1 of 1 files of its input.*filter has written nothing"):
+    with pytest.raises(StaggerError, match=r"1 of 1 file of its input.*filter has written nothing"):
         go(file)
 
 

@@ -93,7 +93,7 @@ def test_long_texts(tmp_path: Path) -> None:
         (b"text,\xff\nx,1\n", "record 1, byte 0: the header line cannot be read: not UTF-8"),
         ('text,id\nx,1\n"y,2\n', "record 2, byte 12: a quoted field is not closed: the file is truncated"),
         ('text,id\nx,1\ny,"2', "record 2, byte 12: a quoted field is not closed: the file is truncated"),
-        ("text,id\nx,1\ny", "record 2, byte 12: the last line breaks off after 1 fields: the file is truncated"),
+        ("text,id\nx,1\ny", "record 2, byte 12: the last line breaks off after 1 field: the file is truncated"),
     ],
 )
 def test_a_file_that_is_not_right_is_never_skipped(tmp_path: Path, data: str | bytes, message: str) -> None:

@@ -87,8 +87,8 @@ class Verifier:
         if found is None:
             raise NotKept("the store accepted the object, but does not have it")
         if found.size != size:
-            held = counted(found.size, "byte")
-            raise NotKept(f"the store holds {held} of the {size:,} that were sent", found.version)
+            kept = counted(found.size, "byte")
+            raise NotKept(f"the store holds {kept} of the {size:,} that were sent", found.version)
         if etag and found.version != etag:
             raise NotKept(f"the store answered with the ETag {etag}, but holds an object with {found.version}", etag)
         if normal(found.version) == wanted:
