@@ -4,12 +4,11 @@ It runs in a process that has not imported `site` (`python -S`), and repeats wha
 It may import only what is built into every Python.
 """
 
+import _imp
 import marshal
 import posix
 import sys
 from _frozen_importlib_external import ExtensionFileLoader, PathFinder, SourceFileLoader, spec_from_file_location
-
-import _imp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ class BundledModule(SourceFileLoader):
         name = module.__name__
         absent = name in JYTHON and "org" not in sys.modules
         if absent:
-            sys.modules["org"] = None  # type: ignore[assignment] # An import of it fails at once.
+            sys.modules["org"] = None  # An import of it fails at once.
         try:
             super().exec_module(module)
         finally:
@@ -119,7 +118,7 @@ def prepared(data: "bytes", facts: "dict[str, Any]", index: "dict[str, Entry]") 
     code = bundle.code(name) if spec is not None else None
     if spec is None or code is None:
         return None
-    sys.meta_path.insert(0, bundle)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, bundle)
     add_site(facts)
     return lambda: run(spec, code)
 

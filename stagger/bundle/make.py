@@ -1,12 +1,13 @@
 """Makes a bundle: `python -I -S -c MAKE PATH MODULE...` with the Python that tasks will run.
 
 A bundle is: the hash of its head, 8 bytes; the length of the head, 8 bytes; the head (the code of loader.py, facts of
-this Python, an index of modules), by `marshal`; the modules' code; a manifest in JSON of the files that it was made from,
-which a launch checks; the length of the manifest, 8 bytes.
+this Python, an index of modules), by `marshal`; the modules' code; a manifest in JSON of the files that it was made
+from, which a launch checks; the length of the manifest, 8 bytes.
 """
 
 from __future__ import annotations
 
+import _imp
 import contextlib
 import importlib
 import itertools
@@ -17,9 +18,6 @@ import site
 import sys
 from collections.abc import Iterable, Sequence
 from importlib.machinery import ExtensionFileLoader, SourceFileLoader
-from typing import Any
-
-import _imp
 
 from stagger.bundle import loader
 
@@ -101,7 +99,7 @@ def content(lines: list[tuple[str, str]]) -> bytes:
         "known": known,
         "names": top_names(known),
     }
-    head = marshal.dumps((loader.__spec__.loader.get_code(loader.__name__), facts, index))
+    head = marshal.dumps((SourceFileLoader(loader.__name__, loader.__file__).get_code(loader.__name__), facts, index))
     folders = {folder: loader.stamp(folder) for folder in (*library, *packages)}
     manifest = json.dumps({"files": files, "folders": folders}).encode()
     return b"".join(

@@ -73,7 +73,14 @@ def importers(module: str) -> list[str]:
 
 def test_one_place_talks_to_slurm_and_one_to_each_storage() -> None:
     assert importers("submitit") == ["slurm/own_job.py", "slurm/sbatch.py"]
-    assert importers("subprocess") == ["slurm/command.py", "slurm/own_job.py", "task/crew.py", "task/several_nodes.py"]
+    assert importers("subprocess") == [
+        "bundle/cache.py",
+        "bundle/first.py",
+        "slurm/command.py",
+        "slurm/own_job.py",
+        "task/crew.py",
+        "task/several_nodes.py",
+    ]
     assert importers("fsspec") == ["steps/listing.py", "storage/fsspec_store.py", "storage/s3/s3fs_engine.py"]
     assert importers("s3fs") == ["storage/s3/s3fs_engine.py"]
     assert importers("obstore") == ["storage/s3/obstore_engine.py"]

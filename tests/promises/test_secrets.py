@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from stagger.bundle import task_arguments
+
 from tests.conftest import Cli, PipelineFiles, Ran, until
 from tests.kit.runs import counts, status
 
