@@ -85,7 +85,7 @@ class BundledModule(SourceFileLoader):
         name = module.__name__
         absent = name in JYTHON and "org" not in sys.modules
         if absent:
-            sys.modules["org"] = None  # An import of it fails at once.
+            sys.modules["org"] = None  # type: ignore[assignment] # An import of it fails at once.
         try:
             super().exec_module(module)
         finally:
@@ -137,13 +137,13 @@ def add_site(facts: "dict[str, Any]") -> None:
     for sitedir, line in facts["lines"]:
         execute(sitedir, line)
     if facts["customized"]:
-        site.execsitecustomize()  # type: ignore[attr-defined]
+        site.execsitecustomize()
 
 
 def execute(sitedir: "str", line: "str") -> None:
     """Execute a line of a .pth file. The line may look into this frame for `sitedir`, as setuptools' lines do."""
     try:
-        exec(line)  # noqa: S102
+        exec(line)
     except Exception as error:
         print(f"stagger: a .pth file in {sitedir}: {line.strip()}: {error}", file=sys.stderr)
 
@@ -158,4 +158,4 @@ def run(spec: "ModuleSpec", code: "CodeType") -> None:
         __file__=spec.origin, __cached__=spec.cached, __loader__=spec.loader, __package__=package, __spec__=spec
     )
     sys.argv[:2] = [str(spec.origin)]
-    exec(code, vars(module))  # noqa: S102
+    exec(code, vars(module))
