@@ -31,9 +31,10 @@ PATIENCE_S = 120.0
 
 @pytest.fixture(autouse=True)
 def no_profiles(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide the configuration files of the user who runs the tests."""
+    """Hide the configuration files and the cache of the user who runs the tests."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-configuration"))
     monkeypatch.delenv("STAGGER_CONFIG", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @dataclass

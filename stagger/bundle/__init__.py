@@ -7,7 +7,7 @@ Python's, the task imports the same modules one by one.
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 #: Ends the name of the file. The rest is that of the settings beside it, without `.json`.
 SUFFIX = ".bundle"
@@ -26,8 +26,5 @@ def task_arguments() -> list[str]:
 
     The paths of the settings and the ranks follow.
     """
-    return ["-I", "-S", "-c", Path(__file__).with_name("boot.py").read_text(), "stagger.task"]
-
-
-#: The arguments of Python that run a task from its own files.
-PLAIN = ["-I", "-m", "stagger.task"]
+    with open(os.path.join(os.path.dirname(__file__), "boot.py")) as file:
+        return ["-I", "-S", "-c", file.read(), "stagger.task"]

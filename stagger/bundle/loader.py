@@ -5,6 +5,7 @@ It may import only what is built into every Python.
 """
 
 import _imp
+import _thread
 import marshal
 import posix
 import sys
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 #: Modules that try to import one of Jython's: CPython would look for it in every folder of `sys.path`.
 JYTHON = ("copy", "pickle")
+
+#: Modules that others import and hardly ever use: inspect by dataclasses.
+LATE = ("inspect",)
 
 
 def stamp(path: "str") -> "Stamp | None":
@@ -83,6 +87,9 @@ class BundledModule(SourceFileLoader):
 
     def exec_module(self, module: "ModuleType") -> None:
         name = module.__name__
+        if name in LATE and type(module) is not Late:
+            module.__class__ = Late
+            return
         absent = name in JYTHON and "org" not in sys.modules
         if absent:
             sys.modules["org"] = None  # type: ignore[assignment] # An import of it fails at once.
@@ -93,6 +100,22 @@ class BundledModule(SourceFileLoader):
                 del sys.modules["org"]
         if name == "subprocess":
             with_site(module)
+
+
+class Late(type(sys)):  # type: ignore[misc]
+    """A module that is executed when something of it is first used, as by importlib.util.LazyLoader."""
+
+    lock = _thread.RLock()
+
+    def __getattr__(self, name: "str") -> "Any":
+        with Late.lock:
+            if type(self) is Late:
+                if vars(self).setdefault("__executing__", name) is not name:
+                    raise AttributeError(name)
+                self.__spec__.loader.exec_module(self)
+                del self.__executing__
+                self.__class__ = type(sys)
+        return getattr(self, name)
 
 
 def with_site(subprocess: "Any") -> None:

@@ -43,7 +43,6 @@ EVERY_TASK = (
     "stagger.pipeline.read_ahead",
     "stagger.pipeline.compression",
     "stagger.pipeline.decompression",
-    "stagger.pipeline.pickled",
     "stagger.storage.local_files",
     "stagger.storage.late_files",
     "stagger.start.delays",
@@ -52,7 +51,6 @@ EVERY_TASK = (
     "queue",
     "site",
     "subprocess",
-    "traceback",
 )
 
 

@@ -49,6 +49,8 @@ def modules_of(run: RunSpec, stage: StageSpec) -> list[str]:
             found += [S3_MODULE, f"stagger.storage.s3.{engine}_engine"]
         else:
             found.append(OTHER_MODULE)
+    if run.pickled:
+        found.append("stagger.pipeline.pickled")
     return sorted(set(found))
 
 

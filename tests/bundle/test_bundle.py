@@ -1,0 +1,145 @@
+"""A task that runs from a bundle does what it does without: however stagger is installed, whatever has changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stagger.bundle import REQUEST
+from tests.bundle.conftest import INSTALLATIONS, Task, packages_of
+
+
+def opened(task: Task, python: str, folder: Path) -> list[str]:
+    """The files and folders that a start opens or looks for, in order."""
+    trace = folder / "trace"
+    task.start_plainly(python)  # Writes the byte code first.
+    strace = ["strace", "-f", "-o", str(trace), "-e", "trace=%file,getdents64"]
+    command = task.command(python)
+    task.clear()
+    subprocess.run([*strace, *command], check=True, capture_output=True)
+    return re.findall(r'"([^"]*)"', trace.read_text(errors="replace").partition("/my_probe")[0])
+
+
+@pytest.mark.parametrize("installed", INSTALLATIONS)
+def test_user_code_sees_the_same_interpreter(
+    task: Task, pythons: dict[str, str], installed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHILDREN", "yes")
+    python = pythons[installed]
+    task.start_plainly(python)
+    plain = task.output
+    task.bundle(python)
+    assert task.start(python).count("bundle") == 0
+    assert json.loads(json.loads(task.output)["text"]) == json.loads(json.loads(plain)["text"])
+    assert task.output == plain
+
+
+@pytest.mark.parametrize("installed", INSTALLATIONS)
+def test_a_start_opens_no_modules_of_stagger_and_of_the_standard_library(
+    task: Task, pythons: dict[str, str], installed: str, tmp_path: Path
+) -> None:
+    python = pythons[installed]
+    task.bundle(python)
+    paths = opened(task, python, tmp_path)
+    assert [path for path in paths if "__pycache__" in path and "encodings" not in path] == []
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "head", "code", "mode", "python", "folder", "none"])
+def test_a_bundle_that_does_not_fit_is_not_used(task: Task, damage: str) -> None:
+    task.start_plainly()
+    plain = task.output
+    bundle = task.bundle()
+    data = bytearray(bundle.read_bytes())
+    if damage == "empty":
+        bundle.write_bytes(b"")
+    elif damage == "cut":
+        bundle.write_bytes(data[:1000])
+    elif damage in ("head", "code"):
+        for place in range(20 if damage == "head" else 60_000, 60_000 if damage == "head" else len(data), 997):
+            data[place] ^= 0x55
+        bundle.write_bytes(data)
+    elif damage == "mode":
+        bundle.chmod(0o666)
+    elif damage == "python":
+        data[:8] = bytes(8)
+        bundle.write_bytes(data)
+    elif damage == "folder":
+        bundle.unlink()
+        bundle.mkdir()
+    else:
+        bundle.unlink()
+    lines = [line for line in task.start().splitlines() if "bundle" in line]
+    assert task.output == plain
+    assert len(lines) == (0 if damage in ("code", "none") else 1)
+
+
+def test_a_bundle_of_another_user_is_not_used(task: Task) -> None:
+    if os.geteuid():
+        pytest.skip("only root can give files away")
+    os.chown(task.bundle(), 12345, -1)
+    assert "other users could have written it" in task.start()
+
+
+def test_an_edited_module_of_an_editable_installation_is_run_as_it_is_now(task: Task, tmp_path: Path) -> None:
+    """A .pth file leads to the project's folder, which is no site-packages."""
+    project = tmp_path / "project"
+    shutil.copytree(Path(sys.modules["stagger"].__path__[0]), project / "stagger")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    others = [path for path in sys.path if path.endswith("site-packages")]
+    (packages_of(tmp_path / "venv") / "project.pth").write_text("\n".join([str(project), *others]) + "\n")
+    python = str(tmp_path / "venv" / "bin" / "python")
+    task.bundle(python)
+    for file, line in (("pipeline/chain.py", "print('edited chain')"), ("task/__main__.py", "print('edited main')")):
+        with (project / "stagger" / file).open() as module:
+            text = module.read()
+        (project / "stagger" / file).write_text(
+            text.replace("\nimport os\n", f"\nimport os\n{line}\n", 1).replace(
+                "\nimport functools\n", f"\nimport functools\n{line}\n", 1
+            )
+        )
+        assert line.split("'")[1] in task.start(python)
+
+
+def test_after_an_installation_of_packages_a_bundle_is_not_used(
+    task: Task, pythons: dict[str, str], tmp_path: Path
+) -> None:
+    python = pythons["wheel"]
+    task.bundle(python)
+    assert not any(path.endswith("/stagger/ranks.py") for path in opened(task, python, tmp_path))
+    new = packages_of(Path(python).parents[1]) / "new_package.py"
+    new.touch()
+    try:
+        assert any(path.endswith("/stagger/ranks.py") for path in opened(task, python, tmp_path))
+    finally:
+        new.unlink()
+
+
+def test_the_first_task_makes_a_bundle_that_the_launch_could_not_make(task: Task) -> None:
+    """As in a container, whose Python the launch cannot run."""
+    bundle = Path(task.settings).with_suffix(".bundle")
+    bundle.write_bytes(REQUEST + b"stagger.steps.jsonl")
+    bundle.chmod(0o600)
+    task.start()
+    plain = task.output
+    assert bundle.stat().st_size > 500_000
+    assert sorted(path.name for path in bundle.parent.glob("settings.*")) == ["settings.bundle", "settings.json"]
+    assert "bundle" not in task.start()
+    assert task.output == plain
+
+
+def test_in_a_folder_that_is_read_only_tasks_run_without_a_bundle(task: Task) -> None:
+    bundle = Path(task.settings).with_suffix(".bundle")
+    bundle.write_bytes(REQUEST)
+    bundle.chmod(0o600)
+    rename = (
+        "import os, sys, stagger.bundle.first as f\nos.rename = lambda *_: (_ for _ in ()).throw(OSError(30, ''))\n"
+    )
+    subprocess.run([sys.executable, "-c", f"{rename}f.main(sys.argv[1])", task.settings], check=True)
+    assert bundle.read_bytes() == REQUEST
