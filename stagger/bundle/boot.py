@@ -7,7 +7,7 @@ def bundled():
 
     file = posix.open(sys.argv[2].removesuffix(".json") + ".bundle", posix.O_RDONLY | posix.O_CLOEXEC)
     info = posix.fstat(file)
-    data = posix.read(file, info.st_size)
+    data = memoryview(posix.read(file, info.st_size))
     posix.close(file)
     head = data[16 : 16 + int.from_bytes(data[8:16], "little")]
     if info.st_uid not in (posix.geteuid(), 0) or info.st_mode & 0o022:

@@ -6,6 +6,7 @@ It may import only what is built into every Python.
 
 import _imp
 import _thread
+import gc
 import marshal
 import posix
 import sys
@@ -47,7 +48,9 @@ class Bundle:
     `known` folders at the start of `sys.path` hold the top-level modules and folders `names`, and no others.
     """
 
-    def __init__(self, data: "bytes", index: "dict[str, Entry]", known: "list[str]", names: "frozenset[str]") -> None:
+    def __init__(
+        self, data: "memoryview", index: "dict[str, Entry]", known: "list[str]", names: "frozenset[str]"
+    ) -> None:
         self.data = data
         self.index = index
         self.known = known
@@ -102,6 +105,10 @@ class BundledModule(SourceFileLoader):
             with_site(module)
 
 
+#: Names of the modules that are being executed.
+executing: "set[str]" = set()
+
+
 class Late(type(sys)):  # type: ignore[misc]
     """A module that is executed when something of it is first used, as by importlib.util.LazyLoader."""
 
@@ -110,11 +117,14 @@ class Late(type(sys)):  # type: ignore[misc]
     def __getattr__(self, name: "str") -> "Any":
         with Late.lock:
             if type(self) is Late:
-                if vars(self).setdefault("__executing__", name) is not name:
+                if self.__name__ in executing:
                     raise AttributeError(name)
-                self.__spec__.loader.exec_module(self)
-                del self.__executing__
-                self.__class__ = type(sys)
+                executing.add(self.__name__)
+                try:
+                    self.__spec__.loader.exec_module(self)
+                    self.__class__ = type(sys)  # type: ignore[assignment]
+                finally:
+                    executing.remove(self.__name__)
         return getattr(self, name)
 
 
@@ -124,7 +134,7 @@ def with_site(subprocess: "Any") -> None:
     subprocess._args_from_interpreter_flags = lambda: [option for option in options() if option != "-S"]
 
 
-def prepared(data: "bytes", facts: "dict[str, Any]", index: "dict[str, Entry]") -> "Callable[[], None] | None":
+def prepared(data: "memoryview", facts: "dict[str, Any]", index: "dict[str, Entry]") -> "Callable[[], None] | None":
     """Make this process import from the bundle. Returns what runs the program; None if the bundle does not fit.
 
     `data` is the modules' code.
@@ -143,6 +153,7 @@ def prepared(data: "bytes", facts: "dict[str, Any]", index: "dict[str, Entry]") 
         return None
     sys.meta_path.insert(0, bundle)
     add_site(facts)
+    gc.disable()  # Imports make no garbage. The program enables it again.
     return lambda: run(spec, code)
 
 

@@ -9,6 +9,7 @@ it may import.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -40,6 +41,7 @@ ORPHAN_S = 10.0
 
 def main(arguments: list[str]) -> int:
     """Run the ranks. Returns 0 when all are done, 1 when one failed, 128 + n when signal n stopped the task."""
+    gc.enable()  # Of a task that runs from a bundle, it was disabled while modules were imported.
     stop = StopFlag()
     install_handlers(stop)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # Logs are read while they grow.

@@ -44,7 +44,7 @@ def of_children() -> dict[str, Any]:
     """What processes that multiprocessing starts see."""
     found = {}
     for method in ("fork", "spawn"):
-        context = multiprocessing.get_context(method)
+        context: Any = multiprocessing.get_context(method)
         ours, theirs = context.Pipe()
         process = context.Process(target=child, args=(theirs,))
         process.start()
@@ -64,7 +64,7 @@ def trace() -> list[str]:
 
 def probe(data: Any, rank: int, world_size: int) -> Iterator[Document]:
     main = sys.modules["__main__"]
-    module = stagger.ranks
+    module: Any = stagger.ranks
     facts = {
         **seen(),
         "processes": of_children() if os.environ.get("CHILDREN") else None,
