@@ -15,6 +15,9 @@ SUFFIX = ".bundle"
 #: In place of a bundle: the first task that starts shall make it, with the modules that follow (`first.py`).
 REQUEST = b"to make\n"
 
+#: Ends the name of a request while a task makes the bundle.
+MAKING = ".making"
+
 
 def bundle_path(settings: str) -> str:
     """The path of the bundle beside the settings of a launch."""

@@ -5,7 +5,8 @@ import sys
 def bundled():
     import _imp, marshal, posix
 
-    file = posix.open(sys.argv[2].removesuffix(".json") + ".bundle", posix.O_RDONLY | posix.O_CLOEXEC)
+    path = sys.argv[2].removesuffix(".json") + ".bundle"
+    file = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     info = posix.fstat(file)
     data = memoryview(posix.read(file, info.st_size))
     posix.close(file)
@@ -13,7 +14,8 @@ def bundled():
     if info.st_uid not in (posix.geteuid(), 0) or info.st_mode & 0o022:
         raise PermissionError("other users could have written it")
     if data[:8] == b"to make\n":
-        first = [sys.executable, "-I", "-m", "stagger.bundle.first", sys.argv[2]]
+        posix.rename(path, path + ".making")
+        first = [sys.executable, "-I", "-m", "stagger.bundle.first", path + ".making"]
         posix.waitpid(posix.posix_spawn(sys.executable, first, posix.environ), 0)
         return None
     if _imp.source_hash(sys.hexversion, head) != data[:8]:

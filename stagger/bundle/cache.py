@@ -5,10 +5,12 @@ A launch makes a bundle anew when one of the files that it was made from has cha
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,18 +30,19 @@ def bundle_of(python: str, modules: Sequence[str]) -> bytes | None:
     None if it cannot be made.
     """
     key = hashlib.sha256("\0".join((python, *modules)).encode()).hexdigest()[:16]
+    path = Path(platformdirs.user_cache_dir("stagger")) / "bundles" / key
+    if (found := kept(path)) is not None:
+        return found
     try:
-        folder = Path(platformdirs.user_cache_dir("stagger")) / "bundles"
-        path = folder / key
-        found = kept(path)
-        if found is None:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            command = [python, "-I", "-S", "-c", MAKE, str(path), *modules]
+        with tempfile.TemporaryDirectory(prefix="stagger-") as folder:
+            new = Path(folder) / key
+            command = [python, "-I", "-S", "-c", MAKE, str(new), *modules]
             subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_S)
-            found = kept(path)
+            made = new.read_bytes()
     except (OSError, subprocess.SubprocessError):
         return None
-    return found
+    keep(path, made)
+    return made
 
 
 def kept(path: Path) -> bytes | None:
@@ -55,3 +58,18 @@ def kept(path: Path) -> bytes | None:
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return data if all(stamp(name) == (old and tuple(old)) for name, old in stamps.items()) else None
+
+
+def keep(path: Path, data: bytes) -> None:
+    """Keep a bundle for later launches, if the user's cache folder can be written."""
+    if not path.is_absolute():  # The user has no home folder.
+        return
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(data)
+            os.replace(new, path)
+        except OSError:
+            new.unlink(missing_ok=True)

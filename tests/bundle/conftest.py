@@ -86,11 +86,11 @@ class Task:
 
     def start(self, python: str = sys.executable) -> str:
         """Run rank 1 as a job script does. Returns what it printed."""
-        return self._start(self.command(python))
+        return self.run_command(self.command(python))
 
     def start_plainly(self, python: str = sys.executable) -> str:
         """Run rank 1 as a user's own template does, without a bundle."""
-        return self._start([python, "-I", "-m", "stagger.task", self.settings, "1"])
+        return self.run_command([python, "-I", "-m", "stagger.task", self.settings, "1"])
 
     def clear(self) -> None:
         """Make rank 1 undone."""
@@ -98,7 +98,7 @@ class Task:
             for file in self.run.glob(f"{folder}/00001*"):
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
 
-    def _start(self, command: list[str]) -> str:
+    def run_command(self, command: list[str]) -> str:
         self.clear()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

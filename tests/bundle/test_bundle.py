@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import marshal
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from stagger.bundle import REQUEST
+from stagger.bundle.cache import bundle_of
 from tests.bundle.conftest import INSTALLATIONS, Task, packages_of
 
 
@@ -138,8 +140,65 @@ def test_in_a_folder_that_is_read_only_tasks_run_without_a_bundle(task: Task) ->
     bundle = Path(task.settings).with_suffix(".bundle")
     bundle.write_bytes(REQUEST)
     bundle.chmod(0o600)
-    rename = (
-        "import os, sys, stagger.bundle.first as f\nos.rename = lambda *_: (_ for _ in ()).throw(OSError(30, ''))\n"
-    )
-    subprocess.run([sys.executable, "-c", f"{rename}f.main(sys.argv[1])", task.settings], check=True)
+    fails = "import posix\ndef rename(*_): raise OSError(30, 'Read-only file system')\nposix.rename = rename\n"
+    command = task.command()
+    command[4] = command[4].replace("import sys\n", f"import sys\n{fails}", 1)
+    assert task.run_command(command).count("Read-only file system") == 1
     assert bundle.read_bytes() == REQUEST
+
+
+def test_a_launch_makes_a_bundle_once_and_again_when_a_module_has_changed(
+    pythons: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    python = pythons["wheel"]
+    first = bundle_of(python, ["stagger.steps.text"])
+    assert first
+    (kept,) = tmp_path.glob("stagger/bundles/*")
+    before = kept.stat()
+    assert bundle_of(python, ["stagger.steps.text"]) == first
+    assert kept.stat() == before
+    module = packages_of(Path(python).parents[1]) / "stagger" / "ranks.py"
+    module.write_text(module.read_text() + "# edited\n")
+    assert bundle_of(python, ["stagger.steps.text"]) != first
+    kept.chmod(0o666)
+    assert bundle_of(python, ["stagger.steps.text"])
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_bundle_needs_no_cache_and_an_interpreter_without_stagger_gets_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert bundle_of(sys.executable, [])
+    assert bundle_of(str(tmp_path / "no-python"), []) is None
+    assert bundle_of("/bin/false", []) is None
+
+
+def test_inspect_is_executed_when_it_is_first_used(task: Task) -> None:
+    """dataclasses imports inspect, and hardly ever uses it."""
+    data = memoryview(task.bundle().read_bytes())
+    head = 16 + int.from_bytes(data[8:16], "little")
+    _, facts, index = marshal.loads(data[16:head])
+    program = (
+        "import marshal, sys, threading\n"
+        "from stagger.bundle import loader\n"
+        "data = memoryview(open(sys.argv[1], 'rb').read())\n"
+        "head = 16 + int.from_bytes(data[8:16], 'little')\n"
+        "_, facts, index = marshal.loads(data[16:head])\n"
+        "bundle = loader.BundledModule.bundle = loader.Bundle(data[head:], index, facts['known'], facts['names'])\n"
+        "sys.modules.pop('inspect', None)\n"
+        "sys.meta_path.insert(0, bundle)\n"
+        "import inspect\n"
+        "assert 'signature' not in object.__getattribute__(inspect, '__dict__')\n"
+        "found = []\n"
+        "use = lambda: found.append(inspect.getsource(inspect.unwrap))\n"
+        "threads = [threading.Thread(target=use) for _ in range(9)]\n"
+        "[one.start() for one in threads], [one.join() for one in threads]\n"
+        "assert len(found) == 9 and set(map(len, found)) != {0}, found\n"
+        "assert type(inspect) is type(sys) and not hasattr(inspect, 'nothing')\n"
+    )
+    assert "inspect" in index
+    assert facts["path"]
+    subprocess.run([sys.executable, "-c", program, task.settings.replace(".json", ".bundle")], check=True)
