@@ -35,6 +35,8 @@ class RunOptions(TypedDict, total=False):
     backend_limit: requests per second that the remote storage can take. The window becomes long enough to keep starts
         below 0.8 of it; `start_policy` defaults to `spread`; each job of a throttled launch holds its slot for the
         length of the window.
+    metadata_limit: metadata operations per second that the file system with the tasks' programs can take. The window
+        becomes long enough to keep starts below 0.8 of it; otherwise as `backend_limit`.
     storage_options: fsspec options per protocol. Write secrets as `${NAME}`.
     retry_seconds: seconds for which a request is retried that the storage throttled, rejected for the moment, or cut
         off.
@@ -54,6 +56,7 @@ class RunOptions(TypedDict, total=False):
     randomize_start_duration: int | Literal["auto"]
     start_policy: StartPolicy
     backend_limit: float
+    metadata_limit: float
     storage_options: Mapping[str, Mapping[str, Any]]
     retry_seconds: float
     read_ahead_mb: int
