@@ -52,7 +52,8 @@ print(json.dumps([modules, int(peak)]))"""
 class Start:
     """How one program starts its tasks. `command` does what running `module` with `arguments` does.
 
-    Its ranks count from `first`: a rank of stagger runs once.
+    Its ranks count from `first`: a rank of stagger runs once. `reads` is the first file that it reads, by default its
+    shard.
     """
 
     command: list[str]
@@ -61,11 +62,14 @@ class Start:
     flags: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     first: int = 0
+    reads: str = ""
 
     def of(self, rank: int) -> tuple[list[str], dict[str, str]]:
         """Command and environment of the task of one rank."""
         slurm = {"SLURM_JOB_ID": "1", "SLURM_ARRAY_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": str(rank)}
-        return [part.replace("{rank}", str(self.first + rank)) for part in self.command], {**slurm, **self.environment}
+        number = str(self.first + rank)
+        environment = {name: value.replace("{rank}", number) for name, value in self.environment.items()}
+        return [part.replace("{rank}", number) for part in self.command], {**slurm, **environment}
 
 
 def plan_datatrove(folder: str) -> list[str]:
@@ -109,9 +113,9 @@ def count_calls(start: Start, rank: int, folder: str) -> dict[str, Any]:
     measure.run(["strace", "-f", "-e", "trace=%file,getdents64", "-o", log, *command], environment)
     lines = [line for line in Path(log).read_text().splitlines() if "resumed>" not in line and "(" in line]
     lines = [line for line in lines if "+++" not in line and "---" not in line]
-    shard = f'"{folder}/input/{start.first + rank:05d}.jsonl"'
-    opened = [number for number, line in enumerate(lines) if " openat(" in line and shard in line]
-    before = opened[0] if start.module else len(lines)
+    read = start.reads.replace("{rank}", str(rank)) or f"{folder}/input/{start.first + rank:05d}.jsonl"
+    opened = [number for number, line in enumerate(lines) if " openat(" in line and f'"{read}"' in line]
+    before = opened[0] if start.module or start.reads else len(lines)
     missed = sum("ENOENT" in line for line in lines[:before])
     return {"calls_before_first_read": before, "of_which_not_found": missed, "calls": len(lines)}
 
@@ -158,6 +162,7 @@ def main() -> int:
         }
         if measure.version("datatrove"):
             starts["datatrove"] = datatrove_start(folder)
+        starts["submitit"] = submitit_start(folder, ranks)
         measured: dict[str, list[measure.Cost]] = {name: [] for name in starts}
         for rank in range(options.repeat + 1):
             for name, start in starts.items():
@@ -185,6 +190,7 @@ def main() -> int:
         ("stagger", "stagger without a bundle"),
         ("datatrove", "python -c pass"),
         ("datatrove", "stagger"),
+        ("submitit", "stagger"),
     )
     notes = {
         "datatrove": measure.version("datatrove") or "not installed: skipped",
@@ -206,6 +212,23 @@ def stagger_start(folder: str) -> Start:
 def without_bundle(start: Start, first: int) -> Start:
     """How a user's own template starts a task."""
     return replace(start, command=[sys.executable, "-I", "-m", start.module, *start.arguments], first=first)
+
+
+def submitit_start(folder: str, ranks: int) -> Start:
+    """How submitit starts a job, of a function that does nothing: the least that a program on top of it costs."""
+    from submitit.core.utils import DelayedSubmission
+
+    os.mkdir(f"{folder}/submitit")
+    for rank in range(ranks):
+        job = DelayedSubmission(print, rank)
+        job.set_timeout(60, 1)
+        job.dump(Path(f"{folder}/submitit/{rank}_submitted.pkl"))
+    names = ("GLOBALRANK", "LOCALRANK", "NODEID")
+    environment = {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "{rank}"}
+    environment |= {f"SUBMITIT_LOCAL_{name}": "0" for name in names}
+    environment |= {"SUBMITIT_LOCAL_NTASKS": "1", "SUBMITIT_LOCAL_NNODES": "1"}
+    command = [sys.executable, "-u", "-m", "submitit.core._submit", f"{folder}/submitit"]
+    return Start(command, environment=environment, reads=f"{folder}/submitit/{{rank}}_submitted.pkl")
 
 
 def datatrove_start(folder: str) -> Start:
