@@ -33,6 +33,12 @@ JYTHON = ("copy", "pickle")
 LATE = ("inspect",)
 
 
+def folder_of(file: "str") -> "str":
+    """The folder in which a module was found: of a package, the one that holds its folder."""
+    folder, _, name = file.rpartition("/")
+    return folder.rpartition("/")[0] if name.startswith("__init__.") else folder
+
+
 def stamp(path: "str") -> "Stamp | None":
     """The stamp of a file as it is now; None if there is none."""
     try:
@@ -43,23 +49,32 @@ def stamp(path: "str") -> "Stamp | None":
 
 
 class Bundle:
-    """Finds the modules of a bundle, for `sys.meta_path`. Leaves those whose files have changed to other finders.
+    """Finds the modules of a bundle, for `sys.meta_path`. Leaves to other finders those whose files have changed, and
+    those that may lie in another folder than when the bundle was made.
 
-    `known` folders at the start of `sys.path` hold the top-level modules and folders `names`, and no others.
+    `path` is `sys.path` at that time. Its first `known` folders hold the top-level modules and folders `names`, and no
+    others.
     """
 
-    def __init__(
-        self, data: "memoryview", index: "dict[str, Entry]", known: "list[str]", names: "frozenset[str]"
-    ) -> None:
+    def __init__(self, data: "memoryview", index: "dict[str, Entry]", facts: "dict[str, Any]") -> None:
         self.data = data
         self.index = index
-        self.known = known
-        self.names = names
+        self.path = facts["path"]
+        self.known = facts["known"]
+        self.names = facts["names"]
 
     def find_spec(self, name: "str", path: "Any" = None, target: "object" = None) -> "ModuleSpec | None":
         entry = self.index.get(name)
-        if entry is None:
-            return self.elsewhere(name) if path is None else None
+        if path is None:
+            if sys.path[: len(self.path)] != self.path:  # Somebody's folder comes first.
+                return None
+            if entry is None:
+                return self.elsewhere(name)
+        elif entry is None or folder_of(entry[0]) not in path:
+            return None
+        return self.spec(name, entry)
+
+    def spec(self, name: "str", entry: "Entry") -> "ModuleSpec | None":
         file, checked, _, _, digest = entry
         if checked is not None and checked != stamp(file):
             return None
@@ -68,10 +83,9 @@ class Bundle:
 
     def elsewhere(self, name: "str") -> "ModuleSpec | None":
         """Find a module of the user's own without a look into the folders that are known not to have it."""
-        count = len(self.known)
-        if name in self.names or len(sys.path) == count or sys.path[:count] != self.known:
+        if name in self.names or len(sys.path) == self.known:
             return None
-        return PathFinder.find_spec(name, sys.path[count:])
+        return PathFinder.find_spec(name, sys.path[self.known :])
 
     def code(self, name: "str") -> "CodeType | None":
         """The code of a module; None if it is damaged."""
@@ -144,10 +158,10 @@ def prepared(data: "memoryview", facts: "dict[str, Any]", index: "dict[str, Entr
     for folder, changed in facts["folders"].items():
         if stamp(folder) != changed:
             return None
-    bundle = Bundle(data, index, facts["known"], facts["names"])
+    bundle = Bundle(data, index, facts)
     BundledModule.bundle = bundle
     name = f"{sys.argv[1]}.__main__"
-    spec = bundle.find_spec(name, ())
+    spec = bundle.spec(name, index[name]) if name in index else None
     code = bundle.code(name) if spec is not None else None
     if spec is None or code is None:
         return None

@@ -79,9 +79,9 @@ def content(lines: list[tuple[str, str]]) -> bytes:
     codes: list[bytes] = []
     files = {sys.executable: loader.stamp(sys.executable)}
     end = 0
-    for name, file, code in found():
-        files[file] = loader.stamp(file)
-        checked = None if file.startswith(guarded) else files[file]
+    for name, file, stamp, code in found():
+        files[file] = stamp
+        checked = None if file.startswith(guarded) else stamp
         index[name] = (file, checked, end, end + len(code), _imp.source_hash(0, code) if code else b"")
         codes.append(code)
         end += len(code)
@@ -94,7 +94,7 @@ def content(lines: list[tuple[str, str]]) -> bytes:
         "user_site": site.ENABLE_USER_SITE,
         "lines": lines,
         "customized": "sitecustomize" in sys.modules,
-        "known": known,
+        "known": len(known),
         "names": top_names(known),
     }
     head = marshal.dumps((SourceFileLoader(loader.__name__, loader.__file__).get_code(loader.__name__), facts, index))
@@ -123,13 +123,17 @@ def top_names(folders: Sequence[str]) -> frozenset[str]:
     return frozenset(names)
 
 
-def found() -> Iterable[tuple[str, str, bytes]]:
-    """(name, file, code) of each imported module that lies in a file; an extension module has no code."""
+def found() -> Iterable[tuple[str, str, loader.Stamp | None, bytes]]:
+    """(name, file, stamp, code) of each imported module that lies in a file; an extension module has no code.
+
+    The stamp is older than the code: of a file that changes meanwhile, it does not fit.
+    """
     for name, module in list(sys.modules.items()):
         spec = getattr(module, "__spec__", None)
         if spec is None or not spec.has_location or spec.name != name:
             continue
+        stamp = loader.stamp(spec.origin)
         if type(spec.loader) is SourceFileLoader:
-            yield name, spec.origin, marshal.dumps(spec.loader.get_code(name))
+            yield name, spec.origin, stamp, marshal.dumps(spec.loader.get_code(name))
         elif type(spec.loader) is ExtensionFileLoader:
-            yield name, spec.origin, b""
+            yield name, spec.origin, stamp, b""

@@ -1,5 +1,6 @@
 """The entry point of every task: `python -I -m stagger.task SETTINGS RANKS`.
 
+Job scripts and crews start it from a bundle of its modules, by the command of stagger/bundle/boot.py.
 SETTINGS is the path of a file (`read_argument` in stagger/task/__init__.py). A Slurm job names its ranks. A worker of
 a crew (crew.py beside this file) is started with `-`, and reads one rank per line from standard input.
 From here a task continues in attempt.py beside this file, and in stagger/pipeline/chain.py. A test limits which modules

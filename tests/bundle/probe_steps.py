@@ -62,6 +62,13 @@ def trace() -> list[str]:
     return []
 
 
+def first(folder: str) -> str | None:
+    """Where isal is found once `folder` comes first."""
+    sys.path.insert(0, folder)
+    module: Any = importlib.import_module("isal.igzip")
+    return str(module.__file__)
+
+
 def probe(data: Any, rank: int, world_size: int) -> Iterator[Document]:
     main = sys.modules["__main__"]
     module: Any = stagger.ranks
@@ -80,6 +87,7 @@ def probe(data: Any, rank: int, world_size: int) -> Iterator[Document]:
         "version": importlib.metadata.version("orjson"),
         "pickled": pickle.loads(pickle.dumps(Document("text", "id"))) == Document("text", "id"),
         "trace": trace(),
+        "first": first(os.environ["FIRST"]) if "FIRST" in os.environ else None,
         "loaded from": [os.path.relpath(json.__file__, os.__file__), stagger.pipeline.chain.__doc__],
     }
     yield Document(json.dumps(facts, indent=1), "facts")

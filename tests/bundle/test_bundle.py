@@ -187,7 +187,7 @@ def test_inspect_is_executed_when_it_is_first_used(task: Task) -> None:
         "data = memoryview(open(sys.argv[1], 'rb').read())\n"
         "head = 16 + int.from_bytes(data[8:16], 'little')\n"
         "_, facts, index = marshal.loads(data[16:head])\n"
-        "bundle = loader.BundledModule.bundle = loader.Bundle(data[head:], index, facts['known'], facts['names'])\n"
+        "bundle = loader.BundledModule.bundle = loader.Bundle(data[head:], index, facts)\n"
         "sys.modules.pop('inspect', None)\n"
         "sys.meta_path.insert(0, bundle)\n"
         "import inspect\n"
@@ -201,4 +201,20 @@ def test_inspect_is_executed_when_it_is_first_used(task: Task) -> None:
     )
     assert "inspect" in index
     assert facts["path"]
-    subprocess.run([sys.executable, "-c", program, task.settings.replace(".json", ".bundle")], check=True)
+    subprocess.run([sys.executable, "-I", "-c", program, task.settings.replace(".json", ".bundle")], check=True)
+
+
+def test_a_folder_that_a_step_puts_first_comes_first(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its modules replace those of the same name that are not imported yet."""
+    (tmp_path / "isal").mkdir()
+    (tmp_path / "isal" / "__init__.py").write_text("")
+    (tmp_path / "isal" / "igzip.py").write_text("")
+    monkeypatch.setenv("FIRST", str(tmp_path))
+    task.start_plainly()
+    plain = task.output
+    task.bundle()
+    task.start()
+    assert str(tmp_path / "isal" / "igzip.py").encode() in plain
+    assert task.output == plain
