@@ -76,6 +76,7 @@ def test_one_place_talks_to_slurm_and_one_to_each_storage() -> None:
     assert importers("subprocess") == [
         "bundle/cache.py",
         "bundle/first.py",
+        "doctor/start.py",
         "slurm/command.py",
         "slurm/own_job.py",
         "task/crew.py",
