@@ -19,7 +19,7 @@ def bundled():
         posix.waitpid(posix.posix_spawn(sys.executable, first, posix.environ), 0)
         return None
     if _imp.source_hash(sys.hexversion, head) != data[:8]:
-        raise ValueError("it is damaged, or another Python's")
+        raise ValueError("it is damaged, or made by another Python")
     loader, facts, index = marshal.loads(head)
     scope = {"__name__": "stagger.bundle.loader"}
     exec(loader, scope)
