@@ -46,7 +46,7 @@ def modules_of(run: RunSpec, stage: StageSpec) -> list[str]:
     for protocol in sorted({text.partition("://")[0] for text in texts if not is_local(text)}):
         if protocol in S3_PROTOCOLS:
             engine = run.storage_options.get(protocol, {}).get("engine", "s3fs")
-            found += [S3_MODULE, f"stagger.storage.s3.{engine}_engine"]
+            found += [S3_MODULE, f"stagger.storage.s3.{'obstore' if engine == 'auto' else engine}_engine"]
         else:
             found.append(OTHER_MODULE)
     if run.pickled:
