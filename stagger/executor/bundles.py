@@ -50,7 +50,7 @@ def modules_of(run: RunSpec, stage: StageSpec) -> list[str]:
         else:
             found.append(OTHER_MODULE)
     if run.pickled:
-        found.append("stagger.pipeline.pickled")
+        found += ["cloudpickle", "stagger.pipeline.pickled"]
     return sorted(set(found))
 
 
