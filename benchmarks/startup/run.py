@@ -9,18 +9,20 @@ import json
 import os
 import shutil
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from benchmarks.kit import measure
+from stagger.bundle import task_arguments
 
 HERE = Path(__file__).parent
 CPU_LIMIT_S = 0.15
-CALLS_LIMIT = 900
+CALLS_LIMIT = 200
 
 #: Packages that are costly to import, and that a task with local files does not need.
 HEAVY = (
@@ -29,6 +31,9 @@ HEAVY = (
 )  # fmt: skip
 #: Packages that a local task of stagger must not import.
 FORBIDDEN = ("loguru", "pydantic", "s3fs", "submitit")
+
+#: What a task needs to read JSON, and all that this imports: no start can use less CPU time.
+ORJSON = f"import sys; sys.path.append({sysconfig.get_path('platlib')!r}); import orjson"
 
 #: Runs a module as `python -m` does, then prints the imported modules and the peak memory in KB.
 IMPORTS = """import json, os, runpy, sys
@@ -45,18 +50,26 @@ print(json.dumps([modules, int(peak)]))"""
 
 @dataclass
 class Start:
-    """How one program starts its tasks. `command` runs `module` with `arguments`."""
+    """How one program starts its tasks. `command` does what running `module` with `arguments` does.
+
+    Its ranks count from `first`: a rank of stagger runs once. `reads` is the first file that it reads, by default its
+    shard.
+    """
 
     command: list[str]
     module: str = ""
     arguments: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    first: int = 0
+    reads: str = ""
 
     def of(self, rank: int) -> tuple[list[str], dict[str, str]]:
         """Command and environment of the task of one rank."""
         slurm = {"SLURM_JOB_ID": "1", "SLURM_ARRAY_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": str(rank)}
-        return [part.replace("{rank}", str(rank)) for part in self.command], {**slurm, **self.environment}
+        number = str(self.first + rank)
+        environment = {name: value.replace("{rank}", number) for name, value in self.environment.items()}
+        return [part.replace("{rank}", number) for part in self.command], {**slurm, **environment}
 
 
 def plan_datatrove(folder: str) -> list[str]:
@@ -100,16 +113,16 @@ def count_calls(start: Start, rank: int, folder: str) -> dict[str, Any]:
     measure.run(["strace", "-f", "-e", "trace=%file,getdents64", "-o", log, *command], environment)
     lines = [line for line in Path(log).read_text().splitlines() if "resumed>" not in line and "(" in line]
     lines = [line for line in lines if "+++" not in line and "---" not in line]
-    shard = f'"{folder}/input/{rank:05d}.jsonl"'
-    opened = [number for number, line in enumerate(lines) if " openat(" in line and shard in line]
-    before = opened[0] if start.module else len(lines)
+    read = start.reads.replace("{rank}", str(rank)) or f"{folder}/input/{start.first + rank:05d}.jsonl"
+    opened = [number for number, line in enumerate(lines) if " openat(" in line and f'"{read}"' in line]
+    before = opened[0] if start.module or start.reads else len(lines)
     missed = sum("ENOENT" in line for line in lines[:before])
     return {"calls_before_first_read": before, "of_which_not_found": missed, "calls": len(lines)}
 
 
 def imports(start: Start, rank: int) -> dict[str, Any]:
     """The modules that one task has imported at its end, and its peak memory, too small for wait4 to measure."""
-    arguments = [argument.replace("{rank}", str(rank)) for argument in start.arguments]
+    arguments = [argument.replace("{rank}", str(start.first + rank)) for argument in start.arguments]
     command = [sys.executable, *start.flags, "-c", IMPORTS, start.module, *arguments]
     output, _ = measure.run(command, start.of(rank)[1])
     modules, peak_kb = json.loads(output.splitlines()[-1])
@@ -136,17 +149,26 @@ def main() -> int:
     results: dict[str, Any] = {}
     folder = tempfile.mkdtemp(prefix="stagger-startup-", dir=options.folder)
     try:
-        # Rank 0 compiles the byte code; the last two ranks are traced.
-        make_input(folder, options.repeat + 3, options.documents)
-        starts = {"python -c pass": Start([sys.executable, "-c", "pass"]), "stagger": stagger_start(folder)}
+        # The first rank compiles the byte code; the last two ranks are traced. The launch of stagger runs one.
+        ranks = options.repeat + 3
+        make_input(folder, 1 + 2 * ranks, options.documents)
+        stagger = stagger_start(folder)
+        starts = {
+            "python -c pass": Start([sys.executable, "-c", "pass"]),
+            "python -I -S -c pass": Start([sys.executable, "-I", "-S", "-c", "pass"]),
+            "python -I -S -c 'import orjson'": Start([sys.executable, "-I", "-S", "-c", ORJSON]),
+            "stagger": stagger,
+            "stagger without a bundle": without_bundle(stagger, 1 + ranks),
+        }
         if measure.version("datatrove"):
             starts["datatrove"] = datatrove_start(folder)
+        starts["submitit"] = submitit_start(folder, ranks)
         measured: dict[str, list[measure.Cost]] = {name: [] for name in starts}
         for rank in range(options.repeat + 1):
             for name, start in starts.items():
                 measured[name].append(measure.run(*start.of(rank))[1])
                 if start.module:
-                    check_output(f"{folder}/{name}/{rank:05d}.jsonl", options.documents)
+                    check_output(f"{folder}/{name.split()[0]}/{start.first + rank:05d}.jsonl", options.documents)
         for name, start in starts.items():
             results[name] = {key: value for key, value in measure.costs(measured[name][1:]).items() if key != "peak_mb"}
             if shutil.which("strace"):
@@ -162,7 +184,14 @@ def main() -> int:
         requirements.append(measure.requirement("file-system calls before the first read", calls, CALLS_LIMIT))
     forbidden = len(set(FORBIDDEN) & set(mine["heavy_imports"]))
     requirements.append(measure.requirement(f"imported of {', '.join(FORBIDDEN)}", forbidden, 0))
-    pairs = (("stagger", "python -c pass"), ("datatrove", "python -c pass"), ("datatrove", "stagger"))
+    pairs = (
+        ("stagger", "python -c pass"),
+        ("stagger", "python -I -S -c 'import orjson'"),
+        ("stagger", "stagger without a bundle"),
+        ("datatrove", "python -c pass"),
+        ("datatrove", "stagger"),
+        ("submitit", "stagger"),
+    )
     notes = {
         "datatrove": measure.version("datatrove") or "not installed: skipped",
         "strace": shutil.which("strace") or "not installed: calls are not counted",
@@ -177,7 +206,29 @@ def stagger_start(folder: str) -> Start:
     launch = [*measure.STAGGER, "launch", str(HERE / "startup.yaml"), "--tasks", ranks, "--limit", "1"]
     measure.run(launch, environment)
     module, arguments = "stagger.task", [f"{folder}/run/launches/1/settings.json", "{rank}"]
-    return Start([sys.executable, "-I", "-m", module, *arguments], module, arguments, ["-I"])
+    return Start([sys.executable, *task_arguments(), *arguments], module, arguments, ["-I"], environment, 1)
+
+
+def without_bundle(start: Start, first: int) -> Start:
+    """How a user's own template starts a task."""
+    return replace(start, command=[sys.executable, "-I", "-m", start.module, *start.arguments], first=first)
+
+
+def submitit_start(folder: str, ranks: int) -> Start:
+    """How submitit starts a job, of a function that does nothing: the least that a program on top of it costs."""
+    from submitit.core.utils import DelayedSubmission
+
+    os.mkdir(f"{folder}/submitit")
+    for rank in range(ranks):
+        job = DelayedSubmission(print, rank)
+        job.set_timeout(60, 1)
+        job.dump(Path(f"{folder}/submitit/{rank}_submitted.pkl"))
+    names = ("GLOBALRANK", "LOCALRANK", "NODEID")
+    environment = {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": "{rank}"}
+    environment |= {f"SUBMITIT_LOCAL_{name}": "0" for name in names}
+    environment |= {"SUBMITIT_LOCAL_NTASKS": "1", "SUBMITIT_LOCAL_NNODES": "1"}
+    command = [sys.executable, "-u", "-m", "submitit.core._submit", f"{folder}/submitit"]
+    return Start(command, environment=environment, reads=f"{folder}/submitit/{{rank}}_submitted.pkl")
 
 
 def datatrove_start(folder: str) -> Start:

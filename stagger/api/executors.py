@@ -43,6 +43,7 @@ class PipelineExecutor:
     randomize_start_duration: int | Literal["auto"] | None = None
     start_policy: StartPolicy | None = None
     backend_limit: float | None = None
+    metadata_limit: float | None = None
     commit: Literal["rank", "shard"] | None = None
     retries: Mapping[str, Any] | None = None
     storage_options: Mapping[str, Mapping[str, Any]] | None = None

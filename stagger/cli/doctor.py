@@ -38,6 +38,9 @@ def doctor(
     write_profile: Annotated[
         bool, typer.Option("--write-profile", help="Write a first profile from what Slurm says, if there is none.")
     ] = False,
+    measure_start: Annotated[
+        bool, typer.Option("--measure-start", help="Count the file-system calls of a task's start, and no more.")
+    ] = False,
     json: Json = False,
     options: Options = None,
 ) -> int:
@@ -52,6 +55,12 @@ def doctor(
     from stagger.spec.profiles import NONE
     from stagger.spec.site_settings import site_settings
 
+    if measure_start:
+        from stagger.doctor.start import start_check
+
+        check = start_check()
+        print_json({"checks": [vars(check)]}) if json else show([check])
+        return 0
     if name and not write_profile:
         raise StaggerError(f"{name} is an argument of --write-profile; to check a profile, use --profile {name}.")
     if name and (name == NONE or not re.fullmatch(NAME, name)):

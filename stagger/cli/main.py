@@ -269,6 +269,18 @@ def plan(
             min=0.1, max=1e9, help="Requests per second that the storage accepts; by default the file's backend_limit."
         ),
     ] = None,
+    operations: Annotated[
+        int | None,
+        typer.Option(min=0, max=10**7, help="File-system calls per job at its start; by default as doctor measured."),
+    ] = None,
+    metadata_limit: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            max=1e9,
+            help="File-system calls per second that the metadata server takes; by default the file's metadata_limit.",
+        ),
+    ] = None,
     cores: Annotated[
         float | None, typer.Option(min=0.01, max=1e6, help="Cores per job; by default the file's cpus_per_task, or 1.")
     ] = None,
@@ -299,7 +311,19 @@ def plan(
 
     if plot is not None:
         check_plot(plot)
-    wanted = start_plan.Wanted(tasks, throttle, slots, requests, backend_limit, cores, dispatch_rate, task_time, window)
+    wanted = start_plan.Wanted(
+        tasks,
+        throttle,
+        slots,
+        requests,
+        backend_limit,
+        cores,
+        dispatch_rate,
+        task_time,
+        window,
+        operations,
+        metadata_limit,
+    )
     with contextlib.redirect_stdout(sys.stderr):
         found = start_plan.plans(file, stage, wanted, tuple(assignments or ()), seed, profile)
         if plot is not None:

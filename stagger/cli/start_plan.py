@@ -11,6 +11,7 @@ import yaml
 
 from stagger.cli.chart import bars, binned, save_plot
 from stagger.errors import StaggerError, counted
+from stagger.plan.metadata import calls_of_start
 from stagger.progress import busy
 from stagger.start.account import described
 from stagger.start.delays import auto_window
@@ -22,7 +23,7 @@ from stagger.terminal import logger, say, say_lines
 CHART_COLUMNS, CHART_LINES = 100, 2
 
 #: Widths of the table's columns after the first.
-WIDTHS = (8, 9, 12, 10, 11, 8, 11, 12, 8)
+WIDTHS = (8, 9, 12, 10, 13, 11, 8, 11, 12, 8)
 
 #: Requests per task when nothing is known about it: two reads of the plan, its shard, and one more.
 REQUESTS = 4
@@ -41,6 +42,8 @@ class Wanted:
     dispatch_rate: float | None
     task_time: float | None
     window: int | None
+    operations: int | None = None
+    metadata_limit: float | None = None
 
     def over(self, herd: Herd) -> Herd:
         """The herd, with the given options in place of its own values."""
@@ -51,6 +54,8 @@ class Wanted:
             "limit": self.backend_limit,
             "dispatch_rate": self.dispatch_rate,
             "task_s": self.task_time,
+            "operations": self.operations,
+            "metadata_limit": self.metadata_limit,
         }
         return replace(herd, **{key: value for key, value in given.items() if value is not None})
 
@@ -74,7 +79,8 @@ def plans(
     for option, value in (("--set", assignments), ("--stage", stage), ("--profile", profile)):
         if value:
             raise StaggerError(f"{option} needs a pipeline file; give one.")
-    herd = wanted.over(Herd(wanted.tasks, "uniform", auto_window(wanted.tasks), REQUESTS))
+    calls, _ = calls_of_start()
+    herd = wanted.over(Herd(wanted.tasks, "uniform", auto_window(wanted.tasks), REQUESTS, operations=calls))
     with busy("simulating the start"):
         return {"": start_plan(herd, wanted.tasks, cores=wanted.cores or 1, other=wanted.window, seed=seed)}
 
@@ -154,6 +160,9 @@ def heading(herd: Herd) -> str:
     parts += [f"{counted(herd.requests, 'remote request')} per job at its start"]
     if herd.limit:
         parts.append(f"storage limit {herd.limit:,g} requests/s")
+    parts.append(f"{herd.operations:,} file-system calls per job at its start")
+    if herd.metadata_limit:
+        parts.append(f"metadata limit {herd.metadata_limit:,g} calls/s")
     if herd.dispatch_rate:
         parts.append(f"Slurm starts {herd.dispatch_rate:g} jobs/s")
     return ", ".join(parts)
@@ -167,6 +176,7 @@ def show_table(plan: StartPlan) -> None:
         "starts/s",
         "peak in 1 s",
         "in 100 ms",
+        "peak calls/s",
         "rejected",
         "gave up",
         "last start",
@@ -185,6 +195,7 @@ def table_row(row: Expected, now: bool) -> tuple[str, ...]:
         "all" if row.mean_per_s is None else f"{row.mean_per_s:,.1f}",
         f"{row.peak_1s:,}",
         f"{row.peak_100ms:,}",
+        f"{row.operations_peak_1s:,}",
         f"{row.refused:,}" if row.complete else f"> {row.refused - row.refused % 1000:,}",
         "?" if row.failed is None else f"{row.failed:,}",
         "?" if row.last_start_s is None else f"{row.last_start_s:,.0f} s",

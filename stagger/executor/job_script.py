@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stagger.bundle import task_arguments
 from stagger.errors import StaggerError, one_line
 from stagger.executor.end_job import end_options
 from stagger.executor.more_resources import MEMORY_OPTIONS
@@ -94,6 +95,7 @@ def array_script(
         ranks_per_job=len(ranks[0]),
         job_ranks=[format_ranks(job) for job in ranks],
         python=command(spec, context.cwd, context.log_dir),
+        task=shlex.join(task_arguments()),
         settings=context.settings,
     )
     if left_out := [line for line in spec.directives if line not in script.splitlines()]:

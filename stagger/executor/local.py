@@ -12,13 +12,16 @@ from collections.abc import Iterator, Sequence
 from stagger.errors import StaggerError
 from stagger.executor.activity import Activity
 from stagger.executor.base import ArrayPlan, Jobs, StageLaunch, StageRunner
+from stagger.executor.bundles import write_bundle
 from stagger.executor.workers import LocalCrew, is_at_work, running_path
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir.launch_records import LocalLaunch, write_launch
 from stagger.rundir.lock import Holder, Lock
 from stagger.rundir.run_folder import Stage
 from stagger.rundir.stage_folder import damaged, decode
+from stagger.spec.executors import EnvSpec
 from stagger.storage.ownership import user_name
+from stagger.storage.storage import join
 from stagger.task.crew import open_pidfd
 
 
@@ -62,12 +65,14 @@ def settings_file(launch: StageLaunch) -> Iterator[str]:
     content = launch.settings.to_json().encode()
     if launch.settings_path is not None:
         launch.stage.folder.storage.write(launch.settings_path, content, private=not launch.settings.shared)
+        write_bundle(launch, launch.settings_path, EnvSpec())
         yield launch.settings_path
         return
-    with tempfile.NamedTemporaryFile(prefix="stagger-", suffix=".json") as file:
-        file.write(content)
-        file.flush()
-        yield file.name
+    with tempfile.TemporaryDirectory(prefix="stagger-") as folder:
+        path = join(folder, "settings.json")
+        launch.stage.folder.storage.write(path, content, private=True)
+        write_bundle(launch, path, EnvSpec())
+        yield path
 
 
 class LocalJobs(Jobs[LocalLaunch]):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from stagger.errors import StaggerError, counted, plural
 from stagger.executor.arrays import array_record, block_scripts, split, throttles, unique_name
 from stagger.executor.base import ArrayPlan, StageLaunch, StageRunner
+from stagger.executor.bundles import write_bundle
 from stagger.executor.end_job import end_key
 from stagger.executor.job_script import ScriptContext, activate_script, array_script, finalize_script
 from stagger.executor.limits import clusters_of
@@ -104,6 +105,7 @@ class SlurmRunner(StageRunner):
         record = self._record(launch, arrays, context.log_dir)
         settings = launch.settings
         launch.stage.folder.storage.write(context.settings, settings.to_json().encode(), private=not settings.shared)
+        write_bundle(launch, context.settings, self.settings.env)
         write_launch(launch.stage.folder, record)  # Before sbatch runs: a crash leaves no job without a recorded name.
         try:
             for array in arrays:

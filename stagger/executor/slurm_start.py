@@ -8,6 +8,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from stagger.errors import StaggerError, agreeing, counted
+from stagger.plan.metadata import operations_per_start
 from stagger.plan.requests import requests_per_start
 from stagger.rundir.run_folder import StageInput
 from stagger.slurm.answers import parse_time
@@ -18,8 +19,10 @@ from stagger.start.delays import (
     LONG_WINDOW_S,
     LONGEST_WINDOW_S,
     SCHEDULER_CYCLE_S,
+    Load,
     Slots,
     auto_window,
+    loads,
     window_for_limit,
 )
 from stagger.terminal import duration, logger
@@ -66,17 +69,23 @@ class SlurmStart:
         return window
 
     def needed_window(self, ranks: int) -> int:
-        """Seconds over which the first wave must start to stay below `backend_limit`; 0 without a limit."""
-        if self.limit is None:
+        """Seconds over which the first wave must start to stay below the limits; 0 without one."""
+        tightest = self.tightest(ranks)
+        if tightest is None:
             return 0
         wave = min(self.jobs(ranks), self.settings.workers or ranks)
-        window = math.ceil(min(window_for_limit(wave, self.requests(), self.limit), 1e12))
+        window = math.ceil(min(window_for_limit(wave, tightest.each, tightest.limit), 1e12))
         if window > LONGEST_WINDOW_S:
             raise StaggerError(
-                f"backend_limit {self.limit:g} would spread {counted(wave, 'start')} of {self.stage.name} over"
+                f"{tightest.key} {tightest.limit:g} would spread {counted(wave, 'start')} of {self.stage.name} over"
                 f" {window:,} s, more than a day: set a smaller throttle (executor.workers), or a larger limit."
             )
         return window
+
+    def tightest(self, ranks: int) -> Load | None:
+        """The limit that needs the longest window; None without a limit."""
+        found = loads(self.requests(), self.limit, self.operations(ranks), self.stage.metadata_limit)
+        return max(found, key=lambda load: load.each / load.limit, default=None)
 
     def jobs(self, ranks: int) -> int:
         """The number of jobs that run `ranks` ranks."""
@@ -97,6 +106,10 @@ class SlurmStart:
                 " run_dir, input and output are local paths. Set randomize_start_duration instead."
             )
         return requests
+
+    def operations(self, ranks: int) -> int:
+        """Metadata operations that a job makes as it starts."""
+        return operations_per_start(self.settings, ranks)
 
     @property
     def limit(self) -> float | None:
@@ -122,6 +135,8 @@ class SlurmStart:
             window_s=self.window(ranks),
             requests=self.requests(),
             limit=self.limit,
+            operations=self.operations(ranks),
+            metadata_limit=self.stage.metadata_limit,
             throttle=self.settings.workers,
             hold_s=self.hold(ranks),
             retry_s=self.spec.retry_seconds,
@@ -164,9 +179,10 @@ class SlurmStart:
                     f" {agreeing(most, 'makes')} {counted(most * self.requests(), 'request')}; those beyond"
                     f" backend_limit are rejected and retried{other}"
                 )
-        if window < needed:
+        tightest = self.tightest(ranks)
+        if tightest is not None and window < needed:
             logger.warning(
-                f"{self.stage.name}: starts over {window} s exceed 0.8 of backend_limit, which needs {needed} s:"
+                f"{self.stage.name}: starts over {window} s exceed 0.8 of {tightest.key}, which needs {needed} s:"
                 " leave randomize_start_duration out, or set a smaller throttle (executor.workers)"
             )
         if window > LONG_WINDOW_S:

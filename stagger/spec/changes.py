@@ -14,7 +14,7 @@ from stagger.spec.secret_check import check_forms
 from stagger.spec.yaml_file import Path, parse_value
 
 #: Keys of a stage that a retry may change: none affects what a rank reads, does or writes.
-CHANGEABLE = ("executor", "randomize_start_duration", "start_policy", "backend_limit", "retries")
+CHANGEABLE = ("executor", "randomize_start_duration", "start_policy", "backend_limit", "metadata_limit", "retries")
 
 #: Keys of the run that a retry may change.
 CHANGEABLE_OF_RUN = ("retry_seconds", "read_ahead_mb")

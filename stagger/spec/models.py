@@ -85,6 +85,10 @@ class SiteDefaults(Model):
     """Requests per second that the remote storage can take. The window becomes long enough to keep starts below 0.8 of
     it; `start_policy` defaults to `spread`; each job of a throttled launch holds its slot for the length of the window.
     """
+    metadata_limit: Amount | None = None
+    """Metadata operations per second that the file system with the tasks' programs can take. The window becomes long
+    enough to keep starts below 0.8 of it; otherwise as `backend_limit`.
+    """
     retries: RetrySpec | None = None
     """Automatic retries of failed ranks, on Slurm; by default none."""
     executor: Annotated[Executor, Says("a mapping of settings", {"type": "slurm"})] = Field(default_factory=LocalSpec)
@@ -113,7 +117,8 @@ class StageSpec(StageDefaults):
     @model_validator(mode="before")
     @classmethod
     def _spread_below_a_limit(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("backend_limit") is not None:
+        limits = ("backend_limit", "metadata_limit")
+        if isinstance(value, dict) and any(value.get(key) is not None for key in limits):
             return {"start_policy": "spread", **value}
         return value
 

@@ -53,6 +53,15 @@ class Slots(NamedTuple):
     salt: int
 
 
+class Load(NamedTuple):
+    """A limit by its key in a pipeline file, per second, and what each start takes of it."""
+
+    key: str
+    what: str
+    each: int
+    limit: float
+
+
 def auto_window(tasks: int) -> int:
     """The default window for `tasks` tasks, in seconds: 0 | 30 | 60 | 180 for 1 | <=100 | <=1000 | more.
 
@@ -115,3 +124,12 @@ def throttle_for_limit(task_s: float, requests_per_task: float, limit: float) ->
     2400
     """
     return max(1, math.floor(LOAD * limit * task_s / requests_per_task))
+
+
+def loads(requests: int, limit: float | None, operations: int, metadata_limit: float | None) -> list[Load]:
+    """What each start takes of the limits that are set, if it takes anything."""
+    both = [
+        Load("backend_limit", "request", requests, limit or 0.0),
+        Load("metadata_limit", "file-system call", operations, metadata_limit or 0.0),
+    ]
+    return [load for load in both if load.each and load.limit]

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
-from stagger.errors import agreeing, counted
+from stagger.errors import agreeing, counted, plural
 from stagger.start.account import most_within
 from stagger.start.delays import LOAD, LONG_WINDOW_S, auto_window, throttle_for_limit, window_for_limit
-from stagger.start.herd import Herd, simulate
+from stagger.start.herd import Herd, metadata_waits, simulate
 
 #: Peaks depend on the draws. Each is a median over up to MOST_REPEATS herds, with up to REPEATED_JOBS jobs in all.
 REPEATED_JOBS, MOST_REPEATS = 50_000, 9
@@ -23,9 +23,10 @@ class Expected:
     mean_per_s: mean starts per second over the window; None if all jobs start at once.
     peak_1s, peak_100ms: peak starts within any 1 s, and any 100 ms.
     requests_peak_1s, requests_peak_100ms: the same for requests to the storage.
+    operations_peak_1s: peak metadata operations that starts ask for within any 1 s.
     refused, failed: rejected requests, and jobs that give up.
     last_start_s: when the last job has started.
-    idle_core_h: core-hours that jobs sleep, wait after a rejected request, or hold their slots for a limit.
+    idle_core_h: core-hours that jobs sleep, wait for the storage or the file system, or hold their slots for a limit.
     idle_share: idle_core_h as a share of all core-hours of the run.
     """
 
@@ -37,6 +38,7 @@ class Expected:
     peak_100ms: int
     requests_peak_1s: int
     requests_peak_100ms: int
+    operations_peak_1s: int
     refused: int
     failed: int | None
     last_start_s: float | None
@@ -58,7 +60,8 @@ def expect(name: str, herd: Herd, cores: float = 1.0, seed: int = 0) -> Expected
     alone = replace(herd, requests=0, limit=None)
     starts = [outcome.starts, *(simulate(alone, seed + number).starts for number in range(1, repeats))]
     peaks = [round(median(most_within(times, span) for times in starts)) for span in (1.0, 0.1)]
-    idle_s = herd.asleep_s + outcome.waited_s + herd.kept_s
+    waited_s, answered_s = metadata_waits(outcome.starts, herd.operations, herd.metadata_limit)
+    idle_s = herd.asleep_s + outcome.waited_s + waited_s + herd.kept_s
     all_s = idle_s + herd.jobs * herd.task_s
     return Expected(
         name,
@@ -69,9 +72,10 @@ def expect(name: str, herd: Herd, cores: float = 1.0, seed: int = 0) -> Expected
         peak_100ms=peaks[1],
         requests_peak_1s=most_within(outcome.requests, 1.0),
         requests_peak_100ms=most_within(outcome.requests, 0.1),
+        operations_peak_1s=peaks[0] * herd.operations,
         refused=outcome.refused,
         failed=outcome.failed if outcome.complete else None,
-        last_start_s=round(outcome.last_start_s, 2) if outcome.complete else None,
+        last_start_s=round(max(outcome.last_start_s, answered_s), 2) if outcome.complete else None,
         idle_core_h=round(idle_s * cores / 3600, 2),
         idle_share=round(idle_s / all_s, 4) if all_s else 0.0,
         complete=outcome.complete,
@@ -126,8 +130,13 @@ class StartPlan:
 
 
 def limit_window(herd: Herd) -> int:
-    """The shortest window, in whole seconds, that keeps the first wave below 0.8 of the limit; 0 without a limit."""
-    return math.ceil(window_for_limit(herd.wave, herd.requests, herd.limit)) if herd.limit else 0
+    """The shortest window, in whole seconds, that keeps the first wave below 0.8 of each limit; 0 without a limit."""
+    return math.ceil(max((window_for_limit(herd.wave, load.each, load.limit) for load in herd.loads), default=0.0))
+
+
+def steady_throttle(herd: Herd) -> int | None:
+    """Jobs at once that all limits allow in steady state; None without a limit."""
+    return min((throttle_for_limit(herd.task_s, load.each, load.limit) for load in herd.loads), default=None)
 
 
 def start_plan(
@@ -144,7 +153,7 @@ def start_plan(
         "uniform": replace(herd, policy="uniform", window_s=window),
         "spread": replace(herd, policy="spread", window_s=window),
     }
-    if herd.limit:
+    if herd.limit or herd.loads:
         needed = limit_window(herd)
         hold_s = needed if herd.wave < herd.jobs else 0
         herds["limit"] = replace(herd, policy="spread", window_s=needed, hold_s=hold_s)
@@ -161,7 +170,7 @@ def start_plan(
         now,
         recommended,
         reason,
-        throttle_for_limit(herd.task_s, herd.requests, herd.limit) if herd.limit and herd.requests else None,
+        steady_throttle(herd),
     )
 
 
@@ -169,25 +178,30 @@ def recommend(herd: Herd, exact: bool) -> tuple[dict[str, Any], str]:
     """The recommended settings, as keys of a pipeline file, and the reason for them."""
     if herd.jobs == 1:
         return {"randomize_start_duration": 0}, "a single job does not compete with others"
-    if not herd.limit or not herd.requests:
+    loads = herd.loads
+    if not loads:
         more = "no request goes to remote storage" if herd.limit else "--backend-limit would determine the window"
         return {"start_policy": "spread"}, f"starts as even as a grid; {more}"
-    if herd.dispatch_rate and herd.dispatch_rate * herd.requests <= LOAD * herd.limit:
-        why = f"Slurm starts {herd.dispatch_rate:g} jobs per second, whose requests stay below {LOAD} of the limit"
+    if herd.dispatch_rate and all(herd.dispatch_rate * load.each <= LOAD * load.limit for load in loads):
+        what = " and ".join(plural(2, load.what) for load in loads)
+        why = f"Slurm starts {herd.dispatch_rate:g} jobs per second, whose {what} stay below {LOAD} of the limit"
         return {"randomize_start_duration": 0}, why
     window = limit_window(herd)
+    tightest = max(loads, key=lambda load: load.each / load.limit)
     chosen: dict[str, Any] = {"start_policy": "spread"}
-    chosen |= {"backend_limit": herd.limit} if exact else {"randomize_start_duration": window}
-    steady = throttle_for_limit(herd.task_s, herd.requests, herd.limit)
-    # Jobs that take turns hold their slots only in a launch with a backend_limit; otherwise they must be few enough.
+    chosen |= {load.key: load.limit for load in loads} if exact else {"randomize_start_duration": window}
+    steady = min(throttle_for_limit(herd.task_s, load.each, load.limit) for load in loads)
+    # Jobs that take turns hold their slots only in a launch with a limit; otherwise they must be few enough.
     if window <= LONG_WINDOW_S and (exact or herd.wave == herd.jobs or herd.wave <= steady):
-        why = f"{counted(herd.wave, 'job')} with {counted(herd.requests, 'request')} each, over {window} s,"
+        each = counted(tightest.each, tightest.what)
+        why = f"{counted(herd.wave, 'job')} with {each} each, over {window} s,"
         why += f" {agreeing(herd.wave, 'uses')} {LOAD} of the limit"
-        if 2 * herd.requests > herd.limit:
-            why += "; two jobs that start close together still exceed it, and retry"
+        if 2 * tightest.each > tightest.limit:
+            why += "; two jobs that start close together still exceed it, and "
+            why += "retry" if tightest.key == "backend_limit" else "wait"
         return chosen, why
-    workers = max(1, min(math.floor(LONG_WINDOW_S * LOAD * herd.limit / herd.requests), steady))
-    short = math.ceil(window_for_limit(workers, herd.requests, herd.limit))
+    workers = max(1, min(math.floor(LONG_WINDOW_S * LOAD * tightest.limit / tightest.each), steady))
+    short = math.ceil(window_for_limit(workers, tightest.each, tightest.limit))
     if not exact:
         chosen["randomize_start_duration"] = short
     if window > LONG_WINDOW_S:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
 from stagger.backoff import full_jitter
-from stagger.start.delays import SCHEDULER_CYCLE_S, Slots, StartPolicy, slot_ms, uniform_delay
+from stagger.start.delays import SCHEDULER_CYCLE_S, Load, Slots, StartPolicy, loads, slot_ms, uniform_delay
 
 #: Width of a bin of `Calendar`, in seconds. Events within a bin are handled in the order in which they were scheduled.
 BIN_S = 0.01
@@ -33,6 +33,8 @@ class Herd:
     policy, window_s: how their delays are chosen.
     requests: requests that each job makes at its start, one after another.
     limit: requests per second that the storage accepts; None for any number.
+    operations: metadata operations that each job makes at its start: file-system calls that name a path.
+    metadata_limit: metadata operations per second that the file system takes, which makes the others wait.
     throttle: maximum number of jobs at once, set in Slurm; under `spread` only the first wave takes the window.
     slots: maximum number of jobs at once for which the cluster has room; every job takes the window.
     dispatch_rate: jobs per second that Slurm starts; None for all in the same instant.
@@ -47,6 +49,8 @@ class Herd:
     window_s: int
     requests: int = 4
     limit: float | None = None
+    operations: int = 0
+    metadata_limit: float | None = None
     throttle: int | None = None
     slots: int | None = None
     dispatch_rate: float | None = None
@@ -55,6 +59,11 @@ class Herd:
     latency_s: float = 0.05
     cycle_s: float = SCHEDULER_CYCLE_S
     retry_s: float = 600.0
+
+    @property
+    def loads(self) -> list[Load]:
+        """What each job asks for at its start, of all that is limited."""
+        return loads(self.requests, self.limit, self.operations, self.metadata_limit)
 
     @property
     def wave(self) -> int:
@@ -215,3 +224,18 @@ def simulate(herd: Herd, seed: int = 0) -> Outcome:
     outcome.starts.sort()
     outcome.requests.sort()
     return outcome
+
+
+def metadata_waits(starts: Sequence[float], operations: int, limit: float | None) -> tuple[float, float]:
+    """How long a file system that takes `limit` metadata operations a second makes jobs wait, and when it has answered.
+
+    Both in seconds; the first is the sum over all jobs. `starts` ascend. The file system works on one start after
+    another, as fast as it can: the last answer comes at this time in whatever order it works.
+    """
+    if not limit or not operations:
+        return 0.0, 0.0
+    waited_s = free_s = 0.0
+    for start in starts:
+        free_s = max(free_s, start) + operations / limit
+        waited_s += free_s - start
+    return waited_s, free_s

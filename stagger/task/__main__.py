@@ -1,5 +1,6 @@
 """The entry point of every task: `python -I -m stagger.task SETTINGS RANKS`.
 
+Job scripts and crews start it from a bundle of its modules, by the command of stagger/bundle/boot.py.
 SETTINGS is the path of a file (`read_argument` in stagger/task/__init__.py). A Slurm job names its ranks. A worker of
 a crew (crew.py beside this file) is started with `-`, and reads one rank per line from standard input.
 From here a task continues in attempt.py beside this file, and in stagger/pipeline/chain.py. A test limits which modules
@@ -9,6 +10,7 @@ it may import.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -40,6 +42,7 @@ ORPHAN_S = 10.0
 
 def main(arguments: list[str]) -> int:
     """Run the ranks. Returns 0 when all are done, 1 when one failed, 128 + n when signal n stopped the task."""
+    gc.enable()  # Of a task that runs from a bundle, it was disabled while modules were imported.
     stop = StopFlag()
     install_handlers(stop)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # Logs are read while they grow.

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 
+from stagger.bundle import task_arguments
 from stagger.errors import Interrupted, StaggerError
 
 #: Seconds that a worker has to end after it was asked to, before it is killed.
@@ -37,7 +38,7 @@ class Worker:
     def __init__(self, settings: str, argument: str, slot: int, environment: dict[str, str] | None) -> None:
         # In a session of its own, so that Ctrl-C reaches only the parent, which then stops the workers.
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "stagger.task", settings, "-", argument],
+            [sys.executable, *task_arguments(), settings, "-", argument],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

@@ -75,8 +75,16 @@ def importers(module: str) -> list[str]:
 
 def test_one_place_talks_to_slurm_and_one_to_each_storage() -> None:
     assert importers("submitit") == ["slurm/own_job.py", "slurm/sbatch.py"]
-    commands = ["slurm/command.py", "slurm/own_job.py"]
-    assert importers("subprocess") == ["launch/background.py", *commands, "task/crew.py", "task/several_nodes.py"]
+    assert importers("subprocess") == [
+        "bundle/cache.py",
+        "bundle/first.py",
+        "doctor/start.py",
+        "launch/background.py",
+        "slurm/command.py",
+        "slurm/own_job.py",
+        "task/crew.py",
+        "task/several_nodes.py",
+    ]
     assert importers("fsspec") == ["steps/listing.py", "storage/fsspec_store.py", "storage/s3/s3fs_engine.py"]
     assert importers("s3fs") == ["storage/s3/s3fs_engine.py"]
     assert importers("obstore") == ["storage/s3/obstore_engine.py"]

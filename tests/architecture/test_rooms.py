@@ -28,6 +28,7 @@ ROOMS = (
     "steps",
     "spec",
     "pipeline",
+    "bundle",
     "storage",
     "start",
     "slurm",

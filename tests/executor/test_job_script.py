@@ -36,6 +36,9 @@ def render(ranks: list[list[int]], **spec: Any) -> str:
 def test_the_whole_script_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """A golden file shows each change of the template in review, line by line."""
     monkeypatch.setattr("sys.executable", "/opt/python/bin/python")
+    monkeypatch.setattr(
+        "stagger.executor.job_script.task_arguments", lambda: ["-I", "-S", "-c", "BOOT", "stagger.task"]
+    )
     text = render(
         [[0, 1], [2, 3], [4]],
         partition="cpu",

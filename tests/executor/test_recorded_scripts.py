@@ -58,4 +58,7 @@ def scripts() -> dict[str, str]:
 )
 def test_a_script_is_as_it_was_recorded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/opt/python/bin/python")
+    monkeypatch.setattr(
+        "stagger.executor.job_script.task_arguments", lambda: ["-I", "-S", "-c", "BOOT", "stagger.task"]
+    )
     assert scripts()[name] == (RECORDED / f"{name}.sbatch").read_text()

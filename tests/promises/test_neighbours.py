@@ -79,8 +79,9 @@ def team_folder(place: Path, owner: User, mode: int = 0o2775) -> Path:
 
 
 def modes(folder: Path) -> set[tuple[bool, int, int]]:
-    """(is a folder, mode, group) of everything at and below a folder."""
-    found = [(path.is_dir(), path.stat()) for path in (folder, *folder.rglob("*"))]
+    """(is a folder, mode, group) of everything at and below a folder, except bundles: those are private."""
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in folder.rglob("*.bundle"))
+    found = [(path.is_dir(), path.stat()) for path in (folder, *folder.rglob("*")) if path.suffix != ".bundle"]
     return {(is_dir, stat.S_IMODE(info.st_mode), info.st_gid) for is_dir, info in found}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from stagger.bundle import task_arguments
 from tests.conftest import Cli, PipelineFiles, Ran, until
 from tests.kit.runs import counts, status
 
@@ -183,7 +184,7 @@ def test_the_settings_of_a_task_are_a_private_file(cli: Cli, pipeline_file: Pipe
         return []
 
     words = until(task, "the task to start")
-    assert words == [b"-I", b"-m", b"stagger.task", str(settings).encode(), b"-", b"0"]
+    assert words == [*map(str.encode, task_arguments()), str(settings).encode(), b"-", b"0"]
     assert stat.S_IMODE(settings.stat().st_mode) == 0o600
     launched.terminate()
     launched.communicate(timeout=60)

@@ -92,4 +92,6 @@ def test_a_container_runs_the_task(life: Life, tmp_path: Path) -> None:
     life.launch(executor={"env": {"container": "image.sif", "container_args": ["--nv"]}}, tasks=2)
     life.finish()
     asked = (tmp_path / "asked").read_text().splitlines()
-    assert asked[0].startswith(f"exec --pwd={tmp_path} --nv {tmp_path}/image.sif python -I -m stagger.task ")
+    assert asked[0].startswith(f"exec --pwd={tmp_path} --nv {tmp_path}/image.sif python -I -S -c # stagger: run ")
+    # The launch cannot run the image's Python: the first of the two tasks has made the bundle.
+    assert (life.run / "launches" / "1" / "settings.bundle").stat().st_size > 500_000

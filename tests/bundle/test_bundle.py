@@ -1,0 +1,220 @@
+"""A task that runs from a bundle does what it does without: however stagger is installed, whatever has changed."""
+
+from __future__ import annotations
+
+import json
+import marshal
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stagger.bundle import REQUEST
+from stagger.bundle.cache import bundle_of
+from tests.bundle.conftest import INSTALLATIONS, Task, packages_of
+
+
+def opened(task: Task, python: str, folder: Path) -> list[str]:
+    """The files and folders that a start opens or looks for, in order."""
+    trace = folder / "trace"
+    task.start_plainly(python)  # Writes the byte code first.
+    strace = ["strace", "-f", "-o", str(trace), "-e", "trace=%file,getdents64"]
+    command = task.command(python)
+    task.clear()
+    subprocess.run([*strace, *command], check=True, capture_output=True)
+    return re.findall(r'"([^"]*)"', trace.read_text(errors="replace").partition("/my_probe")[0])
+
+
+@pytest.mark.parametrize("installed", INSTALLATIONS)
+def test_user_code_sees_the_same_interpreter(
+    task: Task, pythons: dict[str, str], installed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHILDREN", "yes")
+    python = pythons[installed]
+    task.start_plainly(python)
+    plain = task.output
+    task.bundle(python)
+    assert task.start(python).count("bundle") == 0
+    assert json.loads(json.loads(task.output)["text"]) == json.loads(json.loads(plain)["text"])
+    assert task.output == plain
+
+
+@pytest.mark.parametrize("installed", INSTALLATIONS)
+def test_a_start_opens_no_modules_of_stagger_and_of_the_standard_library(
+    task: Task, pythons: dict[str, str], installed: str, tmp_path: Path
+) -> None:
+    python = pythons[installed]
+    task.bundle(python)
+    paths = opened(task, python, tmp_path)
+    assert [path for path in paths if "__pycache__" in path and "encodings" not in path] == []
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "head", "code", "mode", "python", "folder", "none"])
+def test_a_bundle_that_does_not_fit_is_not_used(task: Task, damage: str) -> None:
+    task.start_plainly()
+    plain = task.output
+    bundle = task.bundle()
+    data = bytearray(bundle.read_bytes())
+    if damage == "empty":
+        bundle.write_bytes(b"")
+    elif damage == "cut":
+        bundle.write_bytes(data[:1000])
+    elif damage in ("head", "code"):
+        for place in range(20 if damage == "head" else 60_000, 60_000 if damage == "head" else len(data), 997):
+            data[place] ^= 0x55
+        bundle.write_bytes(data)
+    elif damage == "mode":
+        bundle.chmod(0o666)
+    elif damage == "python":
+        data[:8] = bytes(8)
+        bundle.write_bytes(data)
+    elif damage == "folder":
+        bundle.unlink()
+        bundle.mkdir()
+    else:
+        bundle.unlink()
+    lines = [line for line in task.start().splitlines() if "bundle" in line]
+    assert task.output == plain
+    assert len(lines) == (0 if damage in ("code", "none") else 1)
+
+
+def test_a_bundle_of_another_user_is_not_used(task: Task) -> None:
+    if os.geteuid():
+        pytest.skip("only root can give files away")
+    os.chown(task.bundle(), 12345, -1)
+    assert "other users could have written it" in task.start()
+
+
+def test_an_edited_module_of_an_editable_installation_is_run_as_it_is_now(task: Task, tmp_path: Path) -> None:
+    """A .pth file leads to the project's folder, which is no site-packages."""
+    project = tmp_path / "project"
+    shutil.copytree(Path(sys.modules["stagger"].__path__[0]), project / "stagger")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    others = [path for path in sys.path if path.endswith("site-packages")]
+    (packages_of(tmp_path / "venv") / "project.pth").write_text("\n".join([str(project), *others]) + "\n")
+    python = str(tmp_path / "venv" / "bin" / "python")
+    task.bundle(python)
+    for file, line in (("pipeline/chain.py", "print('edited chain')"), ("task/__main__.py", "print('edited main')")):
+        with (project / "stagger" / file).open() as module:
+            text = module.read()
+        (project / "stagger" / file).write_text(
+            text.replace("\nimport os\n", f"\nimport os\n{line}\n", 1).replace(
+                "\nimport functools\n", f"\nimport functools\n{line}\n", 1
+            )
+        )
+        assert line.split("'")[1] in task.start(python)
+
+
+def test_after_an_installation_of_packages_a_bundle_is_not_used(
+    task: Task, pythons: dict[str, str], tmp_path: Path
+) -> None:
+    python = pythons["wheel"]
+    task.bundle(python)
+    assert not any(path.endswith("/stagger/ranks.py") for path in opened(task, python, tmp_path))
+    new = packages_of(Path(python).parents[1]) / "new_package.py"
+    new.touch()
+    try:
+        assert any(path.endswith("/stagger/ranks.py") for path in opened(task, python, tmp_path))
+    finally:
+        new.unlink()
+
+
+def test_the_first_task_makes_a_bundle_that_the_launch_could_not_make(task: Task) -> None:
+    """As in a container, whose Python the launch cannot run."""
+    bundle = Path(task.settings).with_suffix(".bundle")
+    bundle.write_bytes(REQUEST + b"stagger.steps.jsonl")
+    bundle.chmod(0o600)
+    task.start()
+    plain = task.output
+    assert bundle.stat().st_size > 500_000
+    assert sorted(path.name for path in bundle.parent.glob("settings.*")) == ["settings.bundle", "settings.json"]
+    assert "bundle" not in task.start()
+    assert task.output == plain
+
+
+def test_in_a_folder_that_is_read_only_tasks_run_without_a_bundle(task: Task) -> None:
+    bundle = Path(task.settings).with_suffix(".bundle")
+    bundle.write_bytes(REQUEST)
+    bundle.chmod(0o600)
+    fails = "import posix\ndef rename(*_): raise OSError(30, 'Read-only file system')\nposix.rename = rename\n"
+    command = task.command()
+    command[4] = command[4].replace("import sys\n", f"import sys\n{fails}", 1)
+    assert task.run_command(command).count("Read-only file system") == 1
+    assert bundle.read_bytes() == REQUEST
+
+
+def test_a_launch_makes_a_bundle_once_and_again_when_a_module_has_changed(
+    pythons: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    python = pythons["wheel"]
+    first = bundle_of(python, ["stagger.steps.text"])
+    assert first
+    (kept,) = tmp_path.glob("stagger/bundles/*")
+    before = kept.stat()
+    assert bundle_of(python, ["stagger.steps.text"]) == first
+    assert kept.stat() == before
+    module = packages_of(Path(python).parents[1]) / "stagger" / "ranks.py"
+    module.write_text(module.read_text() + "# edited\n")
+    assert bundle_of(python, ["stagger.steps.text"]) != first
+    kept.chmod(0o666)
+    assert bundle_of(python, ["stagger.steps.text"])
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_bundle_needs_no_cache_and_an_interpreter_without_stagger_gets_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert bundle_of(sys.executable, [])
+    assert bundle_of(str(tmp_path / "no-python"), []) is None
+    assert bundle_of("/bin/false", []) is None
+
+
+def test_inspect_is_executed_when_it_is_first_used(task: Task) -> None:
+    """dataclasses imports inspect, and hardly ever uses it."""
+    data = memoryview(task.bundle().read_bytes())
+    head = 16 + int.from_bytes(data[8:16], "little")
+    _, facts, index = marshal.loads(data[16:head])
+    program = (
+        "import marshal, sys, threading\n"
+        "from stagger.bundle import loader\n"
+        "data = memoryview(open(sys.argv[1], 'rb').read())\n"
+        "head = 16 + int.from_bytes(data[8:16], 'little')\n"
+        "_, facts, index = marshal.loads(data[16:head])\n"
+        "bundle = loader.BundledModule.bundle = loader.Bundle(data[head:], index, facts)\n"
+        "sys.modules.pop('inspect', None)\n"
+        "sys.meta_path.insert(0, bundle)\n"
+        "import inspect\n"
+        "assert 'signature' not in object.__getattribute__(inspect, '__dict__')\n"
+        "found = []\n"
+        "use = lambda: found.append(inspect.getsource(inspect.unwrap))\n"
+        "threads = [threading.Thread(target=use) for _ in range(9)]\n"
+        "[one.start() for one in threads], [one.join() for one in threads]\n"
+        "assert len(found) == 9 and set(map(len, found)) != {0}, found\n"
+        "assert type(inspect) is type(sys) and not hasattr(inspect, 'nothing')\n"
+    )
+    assert "inspect" in index
+    assert facts["path"]
+    subprocess.run([sys.executable, "-I", "-c", program, task.settings.replace(".json", ".bundle")], check=True)
+
+
+def test_a_folder_that_a_step_puts_first_comes_first(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its modules replace those of the same name that are not imported yet."""
+    (tmp_path / "isal").mkdir()
+    (tmp_path / "isal" / "__init__.py").write_text("")
+    (tmp_path / "isal" / "igzip.py").write_text("")
+    monkeypatch.setenv("FIRST", str(tmp_path))
+    task.start_plainly()
+    plain = task.output
+    task.bundle()
+    task.start()
+    assert str(tmp_path / "isal" / "igzip.py").encode() in plain
+    assert task.output == plain
