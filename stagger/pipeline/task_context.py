@@ -116,6 +116,7 @@ class TaskContext:
         tag: str,
         *,
         read_ahead_bytes: int = 64 * 10**6,
+        request_share: float = 0.0,
         begin_upload: Callable[[str], None] = lambda path: None,
         circumstances: Circumstances | None = None,
     ) -> None:
@@ -133,6 +134,7 @@ class TaskContext:
         self.notes: dict[str, Any] = {}
         self._tag = tag
         self._read_ahead_bytes = read_ahead_bytes
+        self._request_share = request_share
         self._begin_upload = begin_upload
         self._ahead: ReadAhead | None = None
         self._place = 0
@@ -147,24 +149,31 @@ class TaskContext:
     def stream(self, shard: Shard, path_of: Callable[[Shard], str]) -> Iterator[bytes]:
         """The stored bytes of one of the rank's shards. Call it in the order of the shards, once for each.
 
-        Remote shards are fetched ahead, one request each. Raises FileNotFoundError, and `BadInput` when the shard's
-        version is not the planned one.
+        Remote shards are fetched ahead (read_ahead.py), unless there is no read-ahead. Raises FileNotFoundError, and
+        `BadInput` when the shard's version is not the planned one.
         """
         if self.first_read is None:
             self.first_read = time.time()
         path = path_of(shard)
-        if is_local(path):
+        if is_local(path) or not self._read_ahead_bytes:
             return self.storage.stream(path, shard.size, shard.version)
         if self._ahead is None:
             from stagger.pipeline.read_ahead import ReadAhead
 
-            self._ahead = ReadAhead(self.storage, self.all_shards, path_of, self._read_ahead_limit)
+            self._ahead = ReadAhead(
+                self.storage,
+                self.all_shards,
+                path_of,
+                self._read_ahead_limit,
+                self._read_ahead_bytes,
+                self._request_share,
+            )
         self._place = self.all_shards.index(shard, self._place)
         return self._ahead.shard(self._place)
 
     def _read_ahead_limit(self) -> int:
         """Bytes of input that may wait in memory. Outputs waiting there reduce it, but to no less than an eighth."""
-        held = sum(file.output.held for file in self.outputs)
+        held = sum(file.output.held for file in self.outputs[self._committed :])
         return max(self._read_ahead_bytes - held, self._read_ahead_bytes // 8)
 
     def skipped(self, shard: str, record: int, byte: int, kind: str, reason: str) -> int:

@@ -73,7 +73,7 @@ def test_a_task_makes_five_control_requests_one_for_each_shard_and_one_for_its_o
     assert task(cli, settings, 1).wait(timeout=120) == 0
     place, plan = f"{tmp_path.name}/run", settings["fingerprint"]
     log = [(kind, key) for kind, key, _, status in server.log() if status in (200, 206)]
-    assert log == [
+    assert [*log[:2], *sorted(log[2:5]), *log[5:]] == [  # The shards are in flight together.
         ("GetObject", f"{place}/plan/{plan}"),
         ("GetObject", f"{place}/plan/{plan}"),
         ("GetObject", "01.jsonl"),

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from stagger.errors import BadInput, StaggerError, StorageError
-from stagger.storage import ONE_PUT_BYTES, Entry
+from stagger.storage import ONE_PUT_BYTES, S3_CONNECTIONS, Entry
 from stagger.storage.faults import NotKept, fault_of, status_of
 from stagger.storage.retry import Retry
-from stagger.storage.s3.engine import CONNECTIONS, Changed, Engine, Page
+from stagger.storage.s3.engine import Changed, Engine, Page
 from stagger.storage.s3.pace import paced
 from stagger.storage.s3.stream import Reading
 from stagger.storage.s3.verify import Verifier, digest
@@ -112,7 +112,7 @@ class S3:
             except FileNotFoundError:
                 return None
 
-        with ThreadPoolExecutor(min(CONNECTIONS, len(paths))) as threads:
+        with ThreadPoolExecutor(min(S3_CONNECTIONS, len(paths))) as threads:
             return list(threads.map(read, paths))
 
     def write(self, path: str, data: bytes, *, private: bool) -> None:
@@ -222,6 +222,14 @@ class S3:
         bucket, key = split(path)
         with asking(path):
             yield from Reading(self._engine, bucket, key, size, version).pieces(self._retry, path)
+
+    def stream_part(
+        self, path: str, size: int, version: str, span: tuple[int, int], waiting: Callable[[], None]
+    ) -> Iterator[bytes]:
+        bucket, key = split(path)
+        with asking(path):
+            reading = Reading(self._engine, bucket, key, size, version)
+            yield from reading.pieces(self._retry, path, span, waiting)
 
     def output(self, path: str, tag: str, begin: Callable[[str], None], *, record: bool) -> S3Output:
         return S3Output(self, self._engine, self._retry, path, begin)
