@@ -7,7 +7,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from stagger.errors import StaggerError
-from stagger.plan.requests import requests_per_start
+from stagger.plan.requests import connections, requests_per_start, workers_of
 from stagger.rundir.run_folder import StageInput
 from stagger.slurm.answers import parse_time
 from stagger.spec.executors import SlurmSpec
@@ -19,6 +19,7 @@ from stagger.start.delays import (
     SCHEDULER_CYCLE_S,
     Slots,
     auto_window,
+    share_of_limit,
     window_for_limit,
 )
 from stagger.terminal import logger
@@ -66,7 +67,7 @@ class SlurmStart:
         if self.limit is None:
             return 0
         wave = min(self.jobs(ranks), self.settings.workers or ranks)
-        window = math.ceil(min(window_for_limit(wave, self.requests(), self.limit), 1e12))
+        window = math.ceil(min(window_for_limit(wave, self.requests(ranks), self.limit), 1e12))
         if window > LONGEST_WINDOW_S:
             raise StaggerError(
                 f"backend_limit {self.limit:g} would spread {wave:,} starts of {self.stage.name} over"
@@ -83,23 +84,32 @@ class SlurmStart:
         """Processors of a job; with `ranks_at_once: auto`, at most those of its ranks."""
         return self.settings.cpus_per_task * self.settings.most_at_once
 
-    def requests(self) -> int:
-        """Requests that a job makes as it starts. Raises StaggerError when the stage limits them but makes none."""
-        requests = requests_per_start(self.spec, self.stage, self.input)
-        limited = self.stage.backend_limit is not None and not self.spec.of_profile(self.stage.name, "backend_limit")
-        if not requests and limited:
-            raise StaggerError(
-                f"backend_limit counts requests to remote storage, and {self.stage.name} makes none when it starts: its"
-                " run_dir, input and output are local paths. Set randomize_start_duration instead."
-            )
-        return requests
+    def requests(self, ranks: int) -> int:
+        """Requests that a job makes as it starts."""
+        return requests_per_start(self.spec, self.stage, self.input, self.share(ranks))
+
+    def share(self, ranks: int) -> float:
+        """Requests per second that each worker may make while the jobs of `ranks` ranks run; 0 without a limit."""
+        if self.limit is None:
+            return 0.0
+        jobs = min(self.jobs(ranks), self.settings.workers or ranks)
+        return share_of_limit(jobs, workers_of(self.stage), self.limit)
 
     @property
     def limit(self) -> float | None:
         """Requests per second that the storage can take; None without a limit, or if a profile limits what the stage
         does not use.
+
+        Raises StaggerError when the stage itself limits its requests but makes none.
         """
-        return self.stage.backend_limit if self.requests() else None
+        if self.stage.backend_limit is None or requests_per_start(self.spec, self.stage, self.input):
+            return self.stage.backend_limit
+        if self.spec.of_profile(self.stage.name, "backend_limit"):
+            return None
+        raise StaggerError(
+            f"backend_limit counts requests to remote storage, and {self.stage.name} makes none when it starts: its"
+            " run_dir, input and output are local paths. Set randomize_start_duration instead."
+        )
 
     def hold(self, ranks: int) -> int:
         """Seconds a job stays allocated after its start, so that jobs taking turns stay below the limit; 0 when nothing
@@ -116,7 +126,10 @@ class SlurmStart:
             jobs=self.jobs(ranks),
             policy=self.stage.start_policy,
             window_s=self.window(ranks),
-            requests=self.requests(),
+            requests=self.requests(ranks),
+            workers=workers_of(self.stage),
+            connections=connections(self.spec, self.stage, self.input),
+            share=self.share(ranks),
             limit=self.limit,
             throttle=self.settings.workers,
             hold_s=self.hold(ranks),
@@ -145,10 +158,11 @@ class SlurmStart:
         window, needed, limit = self.window(ranks), self.needed_window(ranks), self.limit
         if limit is not None and window >= needed:
             most = most_within(first_wave(self.herd(ranks)), 1.0)
-            if most * self.requests() > limit:
+            requests = most * self.requests(ranks)
+            if requests > limit:
                 other = ": leave start_policy out" if self.stage.start_policy == "uniform" else ""
                 logger.warning(
-                    f"{self.stage.name}: up to {most} jobs start within a second and make {most * self.requests()}"
+                    f"{self.stage.name}: up to {most} jobs start within a second and make {requests}"
                     f" requests; those beyond backend_limit are rejected and retried{other}"
                 )
         if window < needed:

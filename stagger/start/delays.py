@@ -115,3 +115,12 @@ def throttle_for_limit(task_s: float, requests_per_task: float, limit: float) ->
     2400
     """
     return max(1, math.floor(LOAD * limit * task_s / requests_per_task))
+
+
+def share_of_limit(jobs: int, workers: int, limit: float) -> float:
+    """Requests per second that each of the `workers` of each of `jobs` at once may make: 0.8 `limit`, divided evenly.
+
+    >>> share_of_limit(10, 1, 3500)
+    280.0
+    """
+    return LOAD * limit / (jobs * workers)

@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from signal import Signals
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -230,7 +231,7 @@ def test_no_more_is_held_than_the_limit_and_it_runs_on_into_the_next_shard(small
 
 def test_no_request_begins_that_the_limit_has_no_room_for() -> None:
     storage = Remote()
-    reader = ahead(storage, {name: 40 for name in "abcdef"}, 100)
+    reader = ahead(storage, dict.fromkeys("abcdef", 40), 100)
     pieces = reader.shard(0)
     assert next(pieces) == content("a", 0, 10)
     until(lambda: storage.sent == 80, "two shards to be fetched")
@@ -268,7 +269,7 @@ def test_closing_ends_requests_and_threads(small_ranges: None) -> None:
 
 def test_threads_end_by_themselves_after_the_last_shard() -> None:
     before = threading.active_count()
-    reader = ahead(Remote(), {name: 50 for name in "abcdef"}, 1000)
+    reader = ahead(Remote(), dict.fromkeys("abcdef", 50), 1000)
     assert [len(whole(reader, index)) for index in range(6)] == [50] * 6
     until(lambda: threading.active_count() <= before, "the threads to end")
 
@@ -332,9 +333,9 @@ def test_a_request_that_is_stuck_for_a_shard_that_was_left_holds_up_no_other() -
 def test_further_requests_stay_within_the_share_of_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """At two requests a second, a second request may join the first in flight only after half a second."""
     now = [0.0]
-    monkeypatch.setattr(read_ahead.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(read_ahead, "time", SimpleNamespace(monotonic=lambda: now[0]))
     storage = Remote(gate=lambda name: storage.release.is_set())
-    reader = ahead(storage, {name: 10 for name in "abcd"}, 1000, share=2.0)
+    reader = ahead(storage, dict.fromkeys("abcd", 10), 1000, share=2.0)
     thread = threading.Thread(target=whole, args=(reader, 0))
     thread.start()
     until(lambda: storage.open == 1, "the first request")
