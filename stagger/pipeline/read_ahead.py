@@ -10,14 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from stagger.pipeline import Shard
 from stagger.pipeline.fetches import LARGE_BYTES, range_bytes, spans
+from stagger.storage.retry import GivenUp
 from stagger.storage.storage import Storage, connections_to, is_local
 
 #: Seconds between two checks for a stop request while a reader waits for input.
 LOOK_UP_S = 0.2
-
-
-class GivenUp(BaseException):
-    """Nobody wants this part any more: the reader has moved on to a later shard, or the read-ahead is closed."""
 
 
 class Part:

@@ -23,6 +23,10 @@ NAP_S = 0.2
 T = TypeVar("T")
 
 
+class GivenUp(BaseException):
+    """Nobody wants the result of this operation any more. Not an `Exception`, so that nothing takes it for an error."""
+
+
 class Retry:
     """Retries calls that failed with a transient fault, for up to `seconds` after the first failure.
 
@@ -41,7 +45,7 @@ class Retry:
     ) -> None:
         self.seconds = seconds
         self.unreachable_s = seconds if unreachable_s is None else min(seconds, unreachable_s)
-        self._check = check
+        self.check = check
         self._tell = tell
         self._retried: Counter[str] = Counter()
         self._waited_s = 0.0
@@ -69,7 +73,7 @@ class Retry:
         end = time.monotonic() + seconds
         waiting()
         while (left := end - time.monotonic()) > 0:
-            self._check()
+            self.check()
             waiting()
             time.sleep(min(left, NAP_S))
 

@@ -15,6 +15,7 @@ from stagger.storage.faults import NotKept, fault_of, status_of
 from stagger.storage.retry import Retry
 from stagger.storage.s3.engine import Changed, Engine, Page
 from stagger.storage.s3.pace import paced
+from stagger.storage.s3.parts import PartSender
 from stagger.storage.s3.stream import Reading
 from stagger.storage.s3.verify import Verifier, digest
 
@@ -286,10 +287,10 @@ class S3Output:
         self._bucket, self._key = split(path)
         self._buffer = io.BytesIO()  # getvalue() makes no copy.
         self._upload = ""
+        self._sender: PartSender | None = None  # Sends the parts of the upload.
         self._parts: list[str] = []
         self._digests: list[bytes] = []
         self._held = 0
-        self._sending = 0
 
     @property
     def pending(self) -> str:
@@ -297,7 +298,7 @@ class S3Output:
 
     @property
     def held(self) -> int:
-        return self._buffer.tell() + self._sending
+        return self._buffer.tell() + (self._sender.held if self._sender else 0)
 
     def write(self, data: bytes) -> int:
         self._buffer.write(data)
@@ -309,6 +310,11 @@ class S3Output:
     def finish(self) -> None:
         if self._upload or self._store.held_bytes + self._buffer.tell() > ONE_PUT_BYTES:
             self._send_parts(1)
+            assert self._sender is not None
+            with asking(self.path):
+                sent = self._sender.finish()
+            self._sender = None
+            self._parts, self._digests = [etag for etag, _ in sent], [part for _, part in sent]
         else:
             self._held = self._buffer.tell()
             self._store.held_bytes += self._held
@@ -319,18 +325,17 @@ class S3Output:
             if not self._upload:
                 self._begin(self.path)
                 self._upload = self._retry.call(self.path, lambda: self._engine.begin_upload(self._bucket, self._key))
+            if self._sender is None:
+                self._sender = PartSender(self._send_part, self._retry.check)
             data = self._buffer.getvalue()
-            self._buffer, self._sending = io.BytesIO(), len(data)
-            sent = 0
-            while len(data) - sent >= least:
-                self._send_part(data[sent : sent + PART_BYTES])
-                sent += PART_BYTES
-            self._buffer.write(data[sent:])
-            self._sending = 0
+            self._buffer = io.BytesIO()
+            end = len(data) if len(data) % PART_BYTES >= least else len(data) - len(data) % PART_BYTES
+            self._buffer.write(data[end:])
+            starts = range(0, end, PART_BYTES)
+            self._sender.put(data, [(start, min(start + PART_BYTES, end)) for start in starts])
 
-    def _send_part(self, data: bytes) -> None:
-        number = len(self._parts) + 1
-
+    def _send_part(self, number: int, data: bytes, waiting: Callable[[], None]) -> tuple[str, bytes]:
+        """Send a part, in a thread. Returns its ETag and its MD5."""
         part = digest(data)
 
         def send() -> str:
@@ -338,8 +343,7 @@ class S3Output:
             self._store.verifier.check_part(self._bucket, etag, part)
             return etag
 
-        self._parts.append(self._retry.call(self.path, send))
-        self._digests.append(part)
+        return self._retry.call(self.path, send, waiting), part
 
     def commit(self, confirm: Callable[[], None], replaces: str | None) -> None:
         self._release()
@@ -410,6 +414,9 @@ class S3Output:
     def abort(self) -> None:
         self._release()
         self._buffer = io.BytesIO()
+        if self._sender is not None:
+            self._sender.stop()
+            self._sender = None
         if self._upload:
             upload, self._upload = self._upload, ""
             self._store.abort(self.path, self._bucket, self._key, upload)
