@@ -38,7 +38,8 @@ class RunOptions(TypedDict, total=False):
     storage_options: fsspec options per protocol. Write secrets as `${NAME}`.
     retry_seconds: seconds for which a request is retried that the storage throttled, rejected for the moment, or cut
         off.
-    read_ahead_mb: MB of remote input that a task fetches into memory ahead of its reader.
+    read_ahead_mb: MB of remote input that a task fetches into memory ahead of its reader, with several requests in
+        flight; 0: none, one request after another.
     profile: the profile from which the run takes what is not passed here; `none` for none, not even the default one.
     shared: `group`: the members of the run directory's group share the run, and trust one another's code.
     commit: when outputs are committed. `rank`: all outputs of a rank together, when it is done; `shard`: each shard's

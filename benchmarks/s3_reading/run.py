@@ -14,13 +14,20 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from benchmarks.kit import documents, measure
-from benchmarks.reading import tasks
-from benchmarks.reading.run import BANDWIDTH, CREDENTIALS, LATENCY_S, reading, s3_server
+from benchmarks.kit.peer import Peer, default_folder
+from benchmarks.reading import datatrove, tasks
+from benchmarks.reading.run import reading
 from benchmarks.reading.tasks import Sample
 from benchmarks.s3_reading import peers
+
+#: The simulated S3: seconds before the first byte of an answer, and bytes per second of one connection.
+LATENCY_S = 0.03
+BANDWIDTH = 90e6
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_DEFAULT_REGION": "us-east-1"}
 
 #: Limits: seconds for the small objects, MB/s for the large one, MB of memory for any.
 SMALL_S, LARGE_MB_PER_S, PEAK_MB = 3.0, 130.0, 150.0
@@ -33,11 +40,19 @@ NOTES = (
     "The server runs on the same machine, without TLS, and shares its cores with the tool.",
     "s5cmd only downloads, into memory; all others decompress and parse.",
     "`boto3 threads` is the plain algorithm: requests ahead in order, each whole in memory, decoded by isal and orjson."
-    " Neither it nor s5cmd has the objects' versions, retries as long, or has a limit of memory in bytes.",
+    " It compares no versions, and has no limit of memory in bytes.",
+    "datatrove reads the medium objects only, with isal.",
     "`one connection` is the time that one connection takes for latency and bytes, the limit of a single stream.",
 )
 
 Tools = dict[str, Callable[[], Sample]]
+
+
+def s3_server(*options: str | float) -> Any:
+    """The S3 server of the tests. Imported here because this program must import little (see `measure.Cost`)."""
+    from tests.kit.s3_server import running
+
+    return running(*options)
 
 
 def make(work: str, options: argparse.Namespace) -> dict[str, list[str]]:
@@ -57,7 +72,7 @@ def make(work: str, options: argparse.Namespace) -> dict[str, list[str]]:
     return found
 
 
-def tools(kind: str, work: str, endpoint: str, program: str | None) -> Tools:
+def tools(kind: str, work: str, endpoint: str, program: str | None, peer: Peer | None) -> Tools:
     environment = {**CREDENTIALS, "AWS_ENDPOINT_URL": endpoint}
     found: Tools = {}
     for engine in ("obstore", "s3fs"):
@@ -70,19 +85,24 @@ def tools(kind: str, work: str, endpoint: str, program: str | None) -> Tools:
         count = 32 if kind == "small" else 8
         found[f"boto3 threads ({count})"] = partial(peers.plain, kind, endpoint, count, environment)
         found["boto3, one after another"] = partial(peers.plain, kind, endpoint, 1, environment)
+    if peer is not None and kind == "medium":
+        steps = [("JsonlReader", {"data_folder": f"s3://data/{kind}"}), ("drain", {})]
+        found["datatrove, s3fs"] = partial(datatrove.task, peer, steps, work, environment=environment, isal=peer.isal)
     if program is not None:
         found["s5cmd"] = partial(peers.s5cmd, program, kind, endpoint, environment)
     return found
 
 
-def compare(kind: str, paths: list[str], work: str, program: str | None, repeat: int) -> dict[str, Any]:
+def compare(
+    kind: str, paths: list[str], work: str, program: str | None, peer: Peer | None, repeat: int
+) -> dict[str, Any]:
     """Run each tool `repeat` times, in turn. Raises RuntimeError when they read different numbers of documents."""
     size = sum(map(os.path.getsize, paths)) / 1e6
     runs: dict[str, list[dict[str, Any]]] = {}
     options = ("--serve", f"data={work}/objects", "--latency", LATENCY_S, "--bandwidth", int(BANDWIDTH))
     with s3_server(*options) as server:
         for _ in range(repeat):
-            for name, tool in tools(kind, work, server.endpoint, program).items():
+            for name, tool in tools(kind, work, server.endpoint, program, peer).items():
                 server.reset()
                 sample, kinds = tool(), Counter(what for what, key, _, _ in server.log() if key.startswith(f"{kind}/0"))
                 measure.say(f"{kind}, {name}: {sample.wall_s:.2f} s, {sample.cpu_s:.2f} CPU s")
@@ -144,6 +164,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--medium", type=int, default=20, help="number of medium objects")
     parser.add_argument("--medium-mb", type=float, default=10, help="size of each on disk")
     parser.add_argument("--large-mb", type=float, default=200, help="size of the large object on disk")
+    parser.add_argument("--peer-venv", type=Path, default=default_folder(), help="datatrove's environment")
     return parser.parse_args()
 
 
@@ -154,10 +175,16 @@ def main() -> int:
     except (OSError, RuntimeError) as error:
         measure.say(f"s5cmd is left out: {error}")
         program = None
+    try:
+        peer: Peer | None = Peer(options.peer_venv)
+    except (OSError, RuntimeError) as error:
+        measure.say(f"datatrove is left out: {error}")
+        peer = None
+    options.peer_venv = str(options.peer_venv)
     work = tempfile.mkdtemp(prefix="stagger-s3-reading-", dir=options.folder)
     try:
         objects = make(work, options)
-        results = {kind: compare(kind, objects[kind], work, program, options.repeat) for kind in options.only}
+        results = {kind: compare(kind, objects[kind], work, program, peer, options.repeat) for kind in options.only}
     finally:
         shutil.rmtree(work)
     versions = {name: measure.version(name) for name in ("isal", "orjson", "s3fs", "obstore", "boto3")}

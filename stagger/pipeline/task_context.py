@@ -138,6 +138,7 @@ class TaskContext:
         self._begin_upload = begin_upload
         self._ahead: ReadAhead | None = None
         self._place = 0
+        self._output_paths: set[str] = set()
         self._committed = 0
 
     def shard_by_shard(self) -> Iterator[Shard]:
@@ -193,10 +194,11 @@ class TaskContext:
 
         Raises StaggerError when the rank already writes `path`.
         """
-        if any(file.output.path == path for file in self.outputs):
+        if path in self._output_paths:
             raise StaggerError(f"Two steps write {path}; give each its own path or filename.")
         file = OutputFile(self.storage.output(path, self._tag, self._begin_upload), codec, level)
         self.outputs.append(file)
+        self._output_paths.add(path)
         return file
 
     def finish(self) -> list[Output]:

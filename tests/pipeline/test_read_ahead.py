@@ -179,16 +179,15 @@ def test_small_shards_are_in_flight_together_and_each_is_one_request() -> None:
     assert len(storage.asked) == 24
 
 
-def test_a_reader_that_never_waits_keeps_few_connections() -> None:
-    """Each doubling needs another part that the reader had to wait for."""
+def test_a_reader_that_waits_once_has_two_requests_in_flight_and_no_more() -> None:
     storage = Remote()
-    sizes = {chr(97 + number): 30 for number in range(26)}
-    reader = ahead(storage, sizes, 10**6)
-    for index in range(26):
-        until(lambda index=index: len(storage.asked) > index or not index, "the read-ahead")
-        assert whole(reader, index)
-        until(lambda: not storage.open, "the requests to end")
-    assert storage.most_open <= 8
+    reader = ahead(storage, {chr(97 + number): 30 for number in range(26)}, 10**6)
+    first = reader.shard(0)
+    next(first)
+    until(lambda: storage.sent == 26 * 30, "everything to be fetched")
+    assert len(list(first)) == 2
+    assert [len(whole(reader, index)) for index in range(1, 26)] == [30] * 25
+    assert storage.most_open <= 2
 
 
 def test_a_large_shard_comes_in_ranges_in_flight_together(small_ranges: None) -> None:
@@ -281,12 +280,11 @@ def test_a_request_that_waits_for_its_retry_is_given_up_when_the_read_ahead_is_c
         ) -> Iterator[bytes]:
             self.open += 1
             try:
-                while True:
-                    self.release.wait(0.01)
+                while not self.release.wait(0.01):
                     waiting()
+                yield b""
             finally:
                 self.open -= 1
-            yield b""
 
     storage = Throttled()
     storage.check = stop

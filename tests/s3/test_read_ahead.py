@@ -135,8 +135,7 @@ def test_a_reader_that_ends_early_leaves_neither_threads_nor_requests(storage: S
     for shard in shards[:3]:
         next(task.stream(shard, lambda shard: shard.name))
     task.close()
-    ours = lambda: [t for t in threading.enumerate() if t not in before and "_run" in t.name]  # noqa: E731
-    until(lambda: not ours(), "the threads to end")
+    until(lambda: not [t for t in threading.enumerate() if t not in before and "_run" in t.name], "the threads to end")
     assert len(s3.log()) <= 3 + 8  # What 16 MB hold beyond the shards that were read.
 
 
