@@ -38,10 +38,11 @@ class Part:
 class ReadAhead:
     """Streams the parts of the shards into queues of at most `limit()` bytes together, and hands them out in order.
 
-    A part begins when the unread bytes of the parts begun before it leave room for it. If there are none, it always
-    begins. A part longer than LARGE_BYTES begins earlier; its pieces wait for room. The
-    number of requests in flight doubles each time the reader has to wait for another part, up to what the storage
-    takes, and is halved when a request has to be retried: a reader that is slower than one connection keeps one.
+    A part begins when the unread bytes of the parts begun before it leave room for it, and when there are no more of
+    these than twice the requests that may be in flight. If there are none, it always begins. A part longer than
+    LARGE_BYTES begins earlier; its pieces wait for room. The number of requests in flight doubles each time the reader
+    has to wait for another part, up to what the storage takes, and is halved when a request has to be retried: a reader
+    that is slower than one connection keeps one or two.
 
     Threads are started as they are needed. After an error no later part begins until the reader has passed it.
 
@@ -190,7 +191,9 @@ class ReadAhead:
                 self._work.notify()
 
     def _may_begin(self, part: Part) -> bool:
-        if self._in_flight >= self._connections or self._failed >= self._wanted:
+        if self._in_flight >= self._connections or len(self._begun) >= 2 * self._connections:
+            return False
+        if self._failed >= self._wanted:
             return False
         if self._in_flight and time.monotonic() < self._allowed_at:
             return False

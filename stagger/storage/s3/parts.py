@@ -10,13 +10,10 @@ from stagger.storage.retry import NAP_S, GivenUp
 
 #: Parts in flight at once, and parts that may wait for that before the writer waits for them. Two connections carry
 #: more than a core compresses.
-CONNECTIONS, WAITING = 2, 4
+CONNECTIONS, WAITING = 2, 1
 
 #: Seconds for which `stop` waits for parts in flight: the upload must not be aborted before they have arrived.
 STOP_S = 10.0
-
-#: Number from 1, the memory that holds the part, and its start and end there.
-Job = tuple[int, bytes, int, int]
 
 
 class PartSender:
@@ -30,7 +27,7 @@ class PartSender:
     ) -> None:
         self._send = send
         self._check = check
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[tuple[int, bytes]] = deque()
         self._sent: dict[int, tuple[str, bytes]] = {}
         self._count = 0
         self._threads = 0
@@ -39,20 +36,19 @@ class PartSender:
         self._change = threading.Condition()
         self.held = 0  # Bytes that are not sent yet.
 
-    def put(self, data: bytes, spans: list[tuple[int, int]]) -> None:
-        """Send the parts of `data` from start to end (exclusive) of each span; first wait until few others are left.
+    def put(self, data: bytes) -> None:
+        """Send the next part; wait as long as WAITING others wait.
 
         Raises what sending an earlier part has raised, and what `check` raises.
         """
         with self._change:
-            self._wait(lambda: len(self._jobs) <= WAITING)
-            for start, end in spans:
-                self._count += 1
-                self._jobs.append((self._count, data, start, end))
-                self.held += end - start
-                if self._threads < CONNECTIONS:
-                    self._threads += 1
-                    threading.Thread(target=self._run, daemon=True).start()
+            self._wait(lambda: len(self._jobs) < WAITING)
+            self._count += 1
+            self._jobs.append((self._count, data))
+            self.held += len(data)
+            if self._threads < CONNECTIONS:
+                self._threads += 1
+                threading.Thread(target=self._run, daemon=True).start()
 
     def finish(self) -> list[tuple[str, bytes]]:
         """Wait until all parts are sent. Returns their ETags and MD5s, in order."""
@@ -76,9 +72,9 @@ class PartSender:
 
     def _run(self) -> None:
         while (job := self._take()) is not None:
-            number, data, start, end = job
+            number, data = job
             try:
-                sent = self._send(number, data[start:end], self._waiting)
+                sent = self._send(number, data, self._waiting)
             except BaseException as error:  # Raised in the writer.
                 with self._change:
                     self._error = self._error or error
@@ -87,11 +83,11 @@ class PartSender:
                 with self._change:
                     self._sent[number] = sent
             with self._change:
-                self.held -= end - start
+                self.held -= len(data)
                 self._change.notify_all()
-            del job, data
+            del job, data  # Not held while waiting.
 
-    def _take(self) -> Job | None:
+    def _take(self) -> tuple[int, bytes] | None:
         with self._change:
             if self._jobs:
                 return self._jobs.popleft()

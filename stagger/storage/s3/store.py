@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -285,7 +286,8 @@ class S3Output:
         self._retry = retry
         self._begin = begin
         self._bucket, self._key = split(path)
-        self._buffer = io.BytesIO()  # getvalue() makes no copy.
+        self._full: deque[bytes] = deque()  # Parts of PART_BYTES, until they are sent or the object is.
+        self._buffer = io.BytesIO()  # What comes after them. getvalue() makes no copy.
         self._upload = ""
         self._sender: PartSender | None = None  # Sends the parts of the upload.
         self._parts: list[str] = []
@@ -298,41 +300,53 @@ class S3Output:
 
     @property
     def held(self) -> int:
-        return self._buffer.tell() + (self._sender.held if self._sender else 0)
+        return self._gathered + (self._sender.held if self._sender else 0)
+
+    @property
+    def _gathered(self) -> int:
+        return len(self._full) * PART_BYTES + self._buffer.tell()
 
     def write(self, data: bytes) -> int:
         self._buffer.write(data)
         self.size += len(data)
-        if self._buffer.tell() >= (PART_BYTES if self._upload else ONE_PUT_BYTES + 1):
-            self._send_parts(PART_BYTES)
+        if self._buffer.tell() >= PART_BYTES:
+            self._cut()
+            if self._upload or self._gathered > ONE_PUT_BYTES:
+                self._send_parts()
         return len(data)
 
+    def _cut(self) -> None:
+        data = self._buffer.getvalue()
+        end = len(data) - len(data) % PART_BYTES
+        self._full.extend(data[start : start + PART_BYTES] for start in range(0, end, PART_BYTES))
+        self._buffer = io.BytesIO()
+        self._buffer.write(data[end:])
+
     def finish(self) -> None:
-        if self._upload or self._store.held_bytes + self._buffer.tell() > ONE_PUT_BYTES:
-            self._send_parts(1)
-            assert self._sender is not None
+        if self._upload or self._store.held_bytes + self._gathered > ONE_PUT_BYTES:
+            if self._buffer.tell():
+                self._full.append(self._buffer.getvalue())
+                self._buffer = io.BytesIO()
+            sender = self._send_parts()
             with asking(self.path):
-                sent = self._sender.finish()
+                sent = sender.finish()
             self._sender = None
             self._parts, self._digests = [etag for etag, _ in sent], [part for _, part in sent]
         else:
-            self._held = self._buffer.tell()
+            self._held = self._gathered
             self._store.held_bytes += self._held
 
-    def _send_parts(self, least: int) -> None:
-        """Send the buffer in parts of PART_BYTES. A shorter rest is sent as the last part if it has `least` bytes."""
+    def _send_parts(self) -> PartSender:
+        """Hand the full parts to the sender of the upload, which begins with the first of them."""
         with asking(self.path):
             if not self._upload:
                 self._begin(self.path)
                 self._upload = self._retry.call(self.path, lambda: self._engine.begin_upload(self._bucket, self._key))
             if self._sender is None:
                 self._sender = PartSender(self._send_part, self._retry.check)
-            data = self._buffer.getvalue()
-            self._buffer = io.BytesIO()
-            end = len(data) if len(data) % PART_BYTES >= least else len(data) - len(data) % PART_BYTES
-            self._buffer.write(data[end:])
-            starts = range(0, end, PART_BYTES)
-            self._sender.put(data, [(start, min(start + PART_BYTES, end)) for start in starts])
+            while self._full:
+                self._sender.put(self._full.popleft())
+            return self._sender
 
     def _send_part(self, number: int, data: bytes, waiting: Callable[[], None]) -> tuple[str, bytes]:
         """Send a part, in a thread. Returns its ETag and its MD5."""
@@ -357,7 +371,7 @@ class S3Output:
 
     def _put(self, confirm: Callable[[], None], replaces: str | None) -> str:
         """Write the object in one request. Nobody can revoke it, so its condition is that nobody else has written."""
-        data = self._buffer.getvalue()
+        data = self._whole()
         version = self._stored() if replaces is None else replaces
         while True:
             try:
@@ -376,6 +390,17 @@ class S3Output:
                     version = bare(version)
                 else:
                     return self._store.put(self.path, data)
+
+    def _whole(self) -> bytes:
+        """What was written, joined part by part: it must not be in memory twice."""
+        if not self._full:
+            return self._buffer.getvalue()
+        joined = io.BytesIO()
+        while self._full:
+            joined.write(self._full.popleft())
+        joined.write(self._buffer.getvalue())
+        self._buffer = joined
+        return joined.getvalue()
 
     def _stored(self) -> str:
         """The ETag of the object that is there; empty if there is none."""
@@ -413,6 +438,7 @@ class S3Output:
 
     def abort(self) -> None:
         self._release()
+        self._full.clear()
         self._buffer = io.BytesIO()
         if self._sender is not None:
             self._sender.stop()
