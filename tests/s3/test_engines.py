@@ -166,9 +166,9 @@ def test_parts_are_sent_while_the_writer_goes_on(
         s3.reset()
         for _ in range(11):
             output.write(piece)
-        until(lambda: s3.stats()["requests"].get("UploadPart") == 11, "all parts but the first to be sent")
+        until(lambda: output.held == PART_BYTES, "all parts but the first to be sent")
+        assert s3.stats()["requests"]["UploadPart"] == 11
         assert s3.held() == 1
-        assert output.held == PART_BYTES
         if end == "commit":
             s3.release()
             output.finish()
