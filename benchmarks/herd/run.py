@@ -25,8 +25,8 @@ from stagger.start.herd import Herd, simulate
 
 POLICIES = ("none", "uniform", "spread", "limit")
 
-#: Requests of a task: two reads of the plan, its shard, its output, its completion record, its log.
-REQUESTS = 6
+#: Requests of a task: two reads of the plan, its shard, its claim, its output, its completion record, its log.
+REQUESTS = 7
 
 #: Seconds between two rounds of the scheduler on the test cluster.
 CYCLE_S = 1.0

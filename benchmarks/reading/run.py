@@ -1,4 +1,4 @@
-"""CPU and memory of reading and writing, compared with datatrove and with the codec alone; wall time of reading S3.
+"""CPU and memory of reading and writing, compared with datatrove and with the codec alone.
 
 Each figure is for one task in a fresh process, over the same generated documents (kit/documents.py). The CPU of stagger
 is taken from the completion record of the task, that of datatrove from its executor's run(); neither includes the start
@@ -12,7 +12,6 @@ import os
 import shutil
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,12 +25,6 @@ from benchmarks.reading.tasks import Sample, Steps
 
 PEAK_LIMIT_MB = 150
 
-#: The simulated S3: seconds before the first byte of an answer, and bytes per second of one connection.
-LATENCY_S = 0.03
-BANDWIDTH = 90e6
-WALL_LIMIT = 1.15
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_DEFAULT_REGION": "us-east-1"}
-
 NOTES = (
     "In datatrove's favour: its imports are not in its CPU, those of stagger's steps, codecs and storage are.",
     "In datatrove's favour: its filter is the same plain function. A LambdaFilter would cost more.",
@@ -44,8 +37,6 @@ NOTES = (
     "What launches is in no figure: the command `stagger launch`, the process that datatrove's executor starts.",
     "datatrove reads the first frame of a .zst file and no more, so the files here have one.",
     "In `peak_memory` each tool writes at its defaults, and runs once.",
-    "In `s3` the server runs on the same machine, without TLS. Wall times are of the fastest run: for stagger from the"
-    " first read to the end of the task, for datatrove of its executor's run().",
     "The words are made up. Codecs and parsers on other text are faster or slower, for all tools alike.",
 )
 
@@ -230,91 +221,6 @@ def peak_memory(bench: Bench) -> None:
     bench.results["peak_memory"] = results
 
 
-def s3(bench: Bench) -> None:
-    """Wall time of reading from a slow S3, compared with max(network time, CPU time of the task)."""
-    shards = make_shards(bench)
-    size = sum(os.path.getsize(shard) for shard in shards)
-    network = size / BANDWIDTH + LATENCY_S * len(shards)
-    results: dict[str, Any] = {"shards": len(shards), "mb_compressed": round(size / 1e6, 1), "network_s": network}
-    options = ("--serve", f"data={bench.work}/s3", "--latency", LATENCY_S, "--bandwidth", int(BANDWIDTH))
-    samples: dict[str, list[Sample]] = {}
-    found: dict[str, list[dict[str, Any]]] = {}
-    with s3_server(*options) as server:
-        for _ in range(bench.options.repeat + 1):
-            for name, tool in s3_tools(bench, server.endpoint).items():
-                server.reset()
-                samples.setdefault(name, []).append(tool())
-                found.setdefault(name, []).append(s3_run(name, samples[name][-1], server.log(), network))
-    check("s3", samples)
-    for name, runs in found.items():
-        results[name] = min(runs, key=lambda run: float(run["wall_s"]))  # Other processes can only add to it.
-        results[name]["wall_s of all runs"] = [run["wall_s"] for run in runs]
-    results["load_1_5_15_min"] = [round(load, 1) for load in os.getloadavg()]
-    bench.results["s3"] = results
-    for engine in ("s3fs", "obstore"):
-        require_s3(bench, f"stagger, {engine}", len(shards))
-
-
-def s3_server(*options: str | float) -> Any:
-    """The S3 server of the tests. Imported here because this program must import little (see `measure.Cost`)."""
-    from tests.kit.s3_server import running
-
-    return running(*options)
-
-
-def make_shards(bench: Bench) -> list[str]:
-    """Create shards of `s3_megabytes` MB (compressed), as hard links to one file."""
-    source, folder = f"{bench.work}/one-shard", f"{bench.work}/s3/shards"
-    os.makedirs(folder)
-    megabytes = 2.3 * bench.options.s3_megabytes
-    measure.fresh(documents.make_jsonl, folder=source, megabytes=megabytes, seed=bench.options.seed)
-    names = [f"{folder}/{number:05d}.jsonl.gz" for number in range(bench.options.s3_shards)]
-    for name in names:
-        os.link(f"{source}/gz/0.jsonl.gz", name)
-    return names
-
-
-def s3_tools(bench: Bench, endpoint: str) -> Tools:
-    url = "s3://data/shards"
-    tools: Tools = {}
-    for engine in ("s3fs", "obstore"):
-        if measure.version(engine):
-            storage = {"s3": {"endpoint_url": endpoint, "engine": engine}}
-            run = partial(tasks.stagger, reading("read_jsonl", url), bench.work, storage, CREDENTIALS)
-            tools[f"stagger, {engine}"] = run
-    if bench.peer is not None:
-        steps: Steps = [("JsonlReader", {"data_folder": url}), ("drain", {})]
-        environment = {**CREDENTIALS, "AWS_ENDPOINT_URL": endpoint}
-        tools["datatrove, s3fs"] = partial(datatrove.task, bench.peer, steps, bench.work, environment=environment)
-    return tools
-
-
-def s3_run(name: str, sample: Sample, log: list[tuple[str, str, str, int]], network: float) -> dict[str, Any]:
-    """The figures of one run. `of_the_limit` is wall time divided by its lower bound, max(network time, CPU time)."""
-    kinds = Counter(kind for kind, key, _, _ in log if key.endswith(".jsonl.gz"))
-    limit = max(network, sample.cpu_s)
-    measure.say(f"s3, {name}: {sample.wall_s:.2f} s, limit {limit:.2f} s, {dict(kinds)}")
-    return {
-        "wall_s": round(sample.wall_s, 3),
-        "cpu_s": round(sample.cpu_s, 3),
-        "of_the_limit": round(sample.wall_s / limit, 3),
-        "requests_for_shards": dict(kinds),
-        "peak_mb": sample.peak_mb,
-    }
-
-
-def require_s3(bench: Bench, name: str, shards: int) -> None:
-    wall = f"s3: wall time / max(network, CPU), {name}"
-    requests = f"s3: requests for a shard, {name}"
-    found = bench.results["s3"].get(name)
-    if found is None:
-        bench.requirements += [measure.not_measured(what, "it is not installed") for what in (wall, requests)]
-        return
-    count = sum(found["requests_for_shards"].values()) / shards
-    bench.requirements.append(measure.requirement(wall, found["of_the_limit"], WALL_LIMIT))
-    bench.requirements.append(measure.requirement(requests, count, 1))
-
-
 ITEMS: dict[str, Callable[[Bench], None]] = {
     "read_gz": partial(read, kind="gz", mine="read_jsonl", theirs="JsonlReader", least=2.5, least_alone=0.55),
     "read_zst": partial(read, kind="zst", mine="read_jsonl", theirs="JsonlReader", least=1.7),
@@ -322,7 +228,6 @@ ITEMS: dict[str, Callable[[Bench], None]] = {
     "filter_defaults": filter_defaults,
     "filter_same_codec": filter_same_codec,
     "peak_memory": peak_memory,
-    "s3": s3,
 }
 
 
@@ -341,8 +246,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--megabytes", type=float, default=160, help="of generated documents, uncompressed")
     parser.add_argument("--seed", type=int, default=1, help="of the generated documents")
     parser.add_argument("--large", type=float, default=300, help="MB on disk of peak_memory's shards")
-    parser.add_argument("--s3-shards", type=int, default=6, help="shards that s3 reads")
-    parser.add_argument("--s3-megabytes", type=float, default=32, help="MB on disk of each")
     parser.add_argument("--peer-venv", type=Path, default=default_folder(), help="datatrove's environment")
     options = parser.parse_args()
     if unknown := set(options.only) - set(ITEMS):
@@ -361,7 +264,7 @@ def main() -> int:
     finally:
         shutil.rmtree(work)
     options.peer_venv = str(options.peer_venv)
-    mine = {name: measure.version(name) for name in ("isal", "zstandard", "orjson", "s3fs", "obstore")}
+    mine = {name: measure.version(name) for name in ("isal", "zstandard", "orjson")}
     results = {"datatrove": about, "stagger": mine, "items": bench.results, "notes": NOTES}
     return measure.report(options, results, bench.requirements)
 

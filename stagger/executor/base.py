@@ -80,6 +80,12 @@ class StageRunner(ABC):
         """
         return 0
 
+    def share(self, ranks: int) -> float:
+        """Requests per second that a worker may make to remote storage, beside one that is always in flight; 0 for any
+        number.
+        """
+        return 0.0
+
     def start_summary(self, ranks: int) -> str:
         """One line about how `ranks` ranks will start; empty if there is nothing to report."""
         return ""

@@ -42,6 +42,9 @@ class SlurmRunner(StageRunner):
     def hold(self, ranks: int) -> int:
         return self.start.hold(ranks)
 
+    def share(self, ranks: int) -> float:
+        return self.start.share(ranks)
+
     def start_summary(self, ranks: int) -> str:
         return self.start.summary(ranks)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stagger.errors import StaggerError, agreeing, counted
 from stagger.plan.metadata import operations_per_start
-from stagger.plan.requests import requests_per_start
+from stagger.plan.requests import connections, requests_per_start, workers_of
 from stagger.rundir.run_folder import StageInput
 from stagger.slurm.answers import parse_time
 from stagger.spec.executors import SlurmSpec
@@ -23,6 +23,7 @@ from stagger.start.delays import (
     Slots,
     auto_window,
     loads,
+    share_of_limit,
     window_for_limit,
 )
 from stagger.terminal import duration, logger
@@ -84,7 +85,7 @@ class SlurmStart:
 
     def tightest(self, ranks: int) -> Load | None:
         """The limit that needs the longest window; None without a limit."""
-        found = loads(self.requests(), self.limit, self.operations(ranks), self.stage.metadata_limit)
+        found = loads(self.requests(ranks), self.limit, self.operations(ranks), self.stage.metadata_limit)
         return max(found, key=lambda load: load.each / load.limit, default=None)
 
     def jobs(self, ranks: int) -> int:
@@ -96,16 +97,16 @@ class SlurmStart:
         """Processors of a job; with `ranks_at_once: auto`, at most those of its ranks."""
         return self.settings.cpus_per_task * self.settings.most_at_once
 
-    def requests(self) -> int:
-        """Requests that a job makes as it starts. Raises StaggerError when the stage limits them but makes none."""
-        requests = requests_per_start(self.spec, self.stage, self.input)
-        limited = self.stage.backend_limit is not None and not self.spec.of_profile(self.stage.name, "backend_limit")
-        if not requests and limited:
-            raise StaggerError(
-                f"backend_limit counts requests to remote storage, and {self.stage.name} makes none when it starts: its"
-                " run_dir, input and output are local paths. Set randomize_start_duration instead."
-            )
-        return requests
+    def requests(self, ranks: int) -> int:
+        """Requests that a job makes as it starts."""
+        return requests_per_start(self.spec, self.stage, self.input, self.share(ranks))
+
+    def share(self, ranks: int) -> float:
+        """Requests per second that each worker may make while the jobs of `ranks` ranks run; 0 without a limit."""
+        if self.limit is None:
+            return 0.0
+        jobs = min(self.jobs(ranks), self.settings.workers or ranks)
+        return share_of_limit(jobs, workers_of(self.stage), self.limit)
 
     def operations(self, ranks: int) -> int:
         """Metadata operations that a job makes as it starts."""
@@ -115,8 +116,17 @@ class SlurmStart:
     def limit(self) -> float | None:
         """Requests per second that the storage can take; None without a limit, or if a profile limits what the stage
         does not use.
+
+        Raises StaggerError when the stage itself limits its requests but makes none.
         """
-        return self.stage.backend_limit if self.requests() else None
+        if self.stage.backend_limit is None or requests_per_start(self.spec, self.stage, self.input):
+            return self.stage.backend_limit
+        if self.spec.of_profile(self.stage.name, "backend_limit"):
+            return None
+        raise StaggerError(
+            f"backend_limit counts requests to remote storage, and {self.stage.name} makes none when it starts: its"
+            " run_dir, input and output are local paths. Set randomize_start_duration instead."
+        )
 
     def hold(self, ranks: int) -> int:
         """Seconds a job stays allocated after its start, so that jobs taking turns stay below the limit; 0 when nothing
@@ -133,7 +143,10 @@ class SlurmStart:
             jobs=self.jobs(ranks),
             policy=self.stage.start_policy,
             window_s=self.window(ranks),
-            requests=self.requests(),
+            requests=self.requests(ranks),
+            workers=workers_of(self.stage),
+            connections=connections(self.spec, self.stage, self.input),
+            share=self.share(ranks),
             limit=self.limit,
             operations=self.operations(ranks),
             metadata_limit=self.stage.metadata_limit,
@@ -172,11 +185,12 @@ class SlurmStart:
         window, needed, limit = self.window(ranks), self.needed_window(ranks), self.limit
         if limit is not None and window >= needed:
             most = most_within(first_wave(self.herd(ranks)), 1.0)
-            if most * self.requests() > limit:
+            requests = most * self.requests(ranks)
+            if requests > limit:
                 other = ": leave start_policy out" if self.stage.start_policy == "uniform" else ""
                 logger.warning(
                     f"{self.stage.name}: up to {counted(most, 'job', 'starts')} within a second and"
-                    f" {agreeing(most, 'makes')} {counted(most * self.requests(), 'request')}; those beyond"
+                    f" {agreeing(most, 'makes')} {counted(requests, 'request')}; those beyond"
                     f" backend_limit are rejected and retried{other}"
                 )
         tightest = self.tightest(ranks)

@@ -98,6 +98,7 @@ def task_settings(stage: Stage, runner: StageRunner, number: int, ranks: int) ->
         max_requeues=spec.executor.max_requeues if isinstance(spec.executor, SlurmSpec) else 0,
         retry_seconds=run.retry_seconds,
         read_ahead_mb=run.read_ahead_mb,
+        request_share=runner.share(ranks),
         shared=run.shared is not None,
     )
 

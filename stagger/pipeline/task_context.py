@@ -116,6 +116,7 @@ class TaskContext:
         tag: str,
         *,
         read_ahead_bytes: int = 64 * 10**6,
+        request_share: float = 0.0,
         begin_upload: Callable[[str], None] = lambda path: None,
         circumstances: Circumstances | None = None,
     ) -> None:
@@ -133,10 +134,11 @@ class TaskContext:
         self.notes: dict[str, Any] = {}
         self._tag = tag
         self._read_ahead_bytes = read_ahead_bytes
+        self._request_share = request_share
         self._begin_upload = begin_upload
         self._ahead: ReadAhead | None = None
         self._place = 0
-        self._paths: set[str] = set()
+        self._output_paths: set[str] = set()
         self._committed = 0
 
     def shard_by_shard(self) -> Iterator[Shard]:
@@ -148,24 +150,31 @@ class TaskContext:
     def stream(self, shard: Shard, path_of: Callable[[Shard], str]) -> Iterator[bytes]:
         """The stored bytes of one of the rank's shards. Call it in the order of the shards, once for each.
 
-        Remote shards are fetched ahead, one request each. Raises FileNotFoundError, and `BadInput` when the shard's
-        version is not the planned one.
+        Remote shards are fetched ahead (read_ahead.py), unless there is no read-ahead. Raises FileNotFoundError, and
+        `BadInput` when the shard's version is not the planned one.
         """
         if self.first_read is None:
             self.first_read = time.time()
         path = path_of(shard)
-        if is_local(path):
+        if is_local(path) or not self._read_ahead_bytes:
             return self.storage.stream(path, shard.size, shard.version)
         if self._ahead is None:
             from stagger.pipeline.read_ahead import ReadAhead
 
-            self._ahead = ReadAhead(self.storage, self.all_shards, path_of, self._read_ahead_limit)
+            self._ahead = ReadAhead(
+                self.storage,
+                self.all_shards,
+                path_of,
+                self._read_ahead_limit,
+                self._read_ahead_bytes,
+                self._request_share,
+            )
         self._place = self.all_shards.index(shard, self._place)
         return self._ahead.shard(self._place)
 
     def _read_ahead_limit(self) -> int:
         """Bytes of input that may wait in memory. Outputs waiting there reduce it, but to no less than an eighth."""
-        held = sum(file.output.held for file in self.outputs)
+        held = sum(file.output.held for file in self.outputs[self._committed :])
         return max(self._read_ahead_bytes - held, self._read_ahead_bytes // 8)
 
     def skipped(self, shard: str, record: int, byte: int, kind: str, reason: str) -> int:
@@ -185,11 +194,11 @@ class TaskContext:
 
         Raises StaggerError when the rank already writes `path`.
         """
-        if path in self._paths:
+        if path in self._output_paths:
             raise StaggerError(f"Two steps write {path}; give each its own path or filename.")
         file = OutputFile(self.storage.output(path, self._tag, self._begin_upload), codec, level)
-        self._paths.add(path)
         self.outputs.append(file)
+        self._output_paths.add(path)
         return file
 
     def finish(self) -> list[Output]:

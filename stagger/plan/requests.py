@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+from stagger.pipeline.fetches import parts, range_bytes
 from stagger.rundir.run_folder import StageInput
 from stagger.spec.executors import SlurmSpec
 from stagger.spec.models import RunSpec, StageSpec
-from stagger.storage.storage import is_local
+from stagger.storage.storage import connections_to, is_local
 
 #: Each rank makes two range reads of the plan (entry and frame). At its end it writes a claim, a record and a log.
 PLAN_REQUESTS, END_REQUESTS = 2, 3
@@ -22,36 +23,60 @@ def not_yet_planned(stage: StageSpec) -> StageInput:
     )
 
 
-def requests_of_rank(spec: RunSpec, stage: StageSpec, planned: StageInput) -> int:
+def shard_requests(spec: RunSpec, stage: StageSpec, planned: StageInput, share: float) -> float:
+    """Mean number of requests that fetch the remote shards of one rank: more than one for a large shard."""
+    if not planned.remote_shards:
+        return 0.0
+    source = str(stage.pipeline[0].params.get("path", ""))
+    size = range_bytes(source, spec.read_ahead_mb * 10**6, share)
+    return max(1, parts(planned.bytes // planned.remote_shards, size)) * planned.remote_shards / stage.tasks
+
+
+def requests_of_rank(spec: RunSpec, stage: StageSpec, planned: StageInput, share: float = 0.0) -> int:
     """Mean number of requests that one rank makes from start to end: for the plan, its shards, outputs and records."""
     control = 0 if is_local(spec.run_dir) else PLAN_REQUESTS + spec.pickled + END_REQUESTS
     if control and stage.commit == "shard":  # Each shard but the last has a claim and a progress record.
         control += 2 * max(0, math.ceil(planned.remote_shards / stage.tasks) - 1)
-    return control + math.ceil((planned.remote_shards + planned.remote_outputs) / stage.tasks)
+    shards = shard_requests(spec, stage, planned, share)
+    return control + math.ceil(shards + planned.remote_outputs / stage.tasks)
 
 
-def requests_per_start(spec: RunSpec, stage: StageSpec, planned: StageInput) -> int:
+def workers_of(stage: StageSpec) -> int:
+    """The most ranks that a job of the stage runs at once."""
+    executor = stage.executor
+    return min(executor.most_at_once, executor.ranks_per_job, stage.tasks) if isinstance(executor, SlurmSpec) else 1
+
+
+def requests_per_start(spec: RunSpec, stage: StageSpec, planned: StageInput, share: float = 0.0) -> int:
     """Requests that a job makes back to back after its start: those of all workers that it starts at once.
 
-    0 if nothing is remote.
+    0 if nothing is remote. `share` is the number of requests per second that each worker may make; 0 for any number.
     """
     executor = stage.executor
-    if not isinstance(executor, SlurmSpec):
-        return requests_of_worker(spec, stage, planned, 1)
-    ranks = min(executor.ranks_per_job, stage.tasks)
-    at_once = min(executor.most_at_once, ranks)
-    return at_once * requests_of_worker(spec, stage, planned, math.ceil(ranks / at_once))
+    ranks = min(executor.ranks_per_job, stage.tasks) if isinstance(executor, SlurmSpec) else 1
+    workers = workers_of(stage)
+    return workers * requests_of_worker(spec, stage, planned, math.ceil(ranks / workers), share)
 
 
-def requests_of_worker(spec: RunSpec, stage: StageSpec, planned: StageInput, ranks: int) -> int:
+def requests_of_worker(spec: RunSpec, stage: StageSpec, planned: StageInput, ranks: int, share: float) -> int:
     """Requests of the first of `ranks` ranks that run one after another: up to a full read-ahead buffer, or, for small
     ranks, those of all ranks that fit into one.
     """
     read_ahead, rank_bytes = spec.read_ahead_mb * 10**6, planned.bytes / stage.tasks
     if rank_bytes <= read_ahead:
         short = min(ranks, math.floor(read_ahead / rank_bytes)) if rank_bytes else 1
-        return short * requests_of_rank(spec, stage, planned)
+        return short * requests_of_rank(spec, stage, planned, share)
     control = 0 if is_local(spec.run_dir) else PLAN_REQUESTS + spec.pickled
-    shards = planned.remote_shards / stage.tasks
-    # One more than fits: a shard is requested as soon as the one before it has found room.
-    return control + math.ceil(min(shards, math.floor(shards * read_ahead / rank_bytes) + 1))
+    return control + math.ceil(fetched_ahead(spec, stage, planned, share))
+
+
+def fetched_ahead(spec: RunSpec, stage: StageSpec, planned: StageInput, share: float) -> float:
+    """Mean number of a rank's requests for shards that a full read-ahead holds: at least one, if there is one."""
+    shards, rank_bytes = shard_requests(spec, stage, planned, share), planned.bytes / stage.tasks
+    return min(shards, max(1.0, shards * spec.read_ahead_mb * 10**6 // rank_bytes)) if rank_bytes else shards
+
+
+def connections(spec: RunSpec, stage: StageSpec, planned: StageInput) -> int:
+    """The most requests for shards that a worker of the stage has in flight at its start, without a limit."""
+    source = str(stage.pipeline[0].params.get("path", ""))
+    return max(1, min(connections_to(source), math.floor(fetched_ahead(spec, stage, planned, 0.0))))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     Field,
     GetJsonSchemaHandler,
-    PositiveInt,
+    NonNegativeInt,
     PrivateAttr,
     WithJsonSchema,
     field_validator,
@@ -196,8 +196,8 @@ class StorageSpec(Model):
     client: s3fs or obstore."""
     retry_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 600.0
     """Seconds for which a request is retried that the storage throttled, rejected for the moment, or cut off."""
-    read_ahead_mb: PositiveInt = 64
-    """MB of remote input that a task fetches into memory ahead of its reader."""
+    read_ahead_mb: NonNegativeInt = 64
+    """MB of remote input that a task fetches into memory ahead of its reader; 0: none, by one request at a time."""
 
     @field_validator("storage_options", mode="before")
     @classmethod

@@ -133,3 +133,12 @@ def loads(requests: int, limit: float | None, operations: int, metadata_limit: f
         Load("metadata_limit", "file-system call", operations, metadata_limit or 0.0),
     ]
     return [load for load in both if load.each and load.limit]
+
+
+def share_of_limit(jobs: int, workers: int, limit: float) -> float:
+    """Requests per second that each of the `workers` of each of `jobs` at once may make: 0.8 `limit`, divided evenly.
+
+    >>> share_of_limit(10, 1, 3500)
+    280.0
+    """
+    return LOAD * limit / (jobs * workers)

@@ -9,7 +9,14 @@ from typing import Any
 
 from stagger.errors import agreeing, counted, plural
 from stagger.start.account import most_within
-from stagger.start.delays import LOAD, LONG_WINDOW_S, auto_window, throttle_for_limit, window_for_limit
+from stagger.start.delays import (
+    LOAD,
+    LONG_WINDOW_S,
+    auto_window,
+    share_of_limit,
+    throttle_for_limit,
+    window_for_limit,
+)
 from stagger.start.herd import Herd, metadata_waits, simulate
 
 #: Peaks depend on the draws. Each is a median over up to MOST_REPEATS herds, with up to REPEATED_JOBS jobs in all.
@@ -156,7 +163,8 @@ def start_plan(
     if herd.limit or herd.loads:
         needed = limit_window(herd)
         hold_s = needed if herd.wave < herd.jobs else 0
-        herds["limit"] = replace(herd, policy="spread", window_s=needed, hold_s=hold_s)
+        share = herd.share or (share_of_limit(herd.wave, herd.workers, herd.limit) if herd.limit else 0.0)
+        herds["limit"] = replace(herd, policy="spread", window_s=needed, hold_s=hold_s, share=share)
     if herd not in herds.values():
         herds["as set"] = herd
     now = next(name for name, each in herds.items() if each == herd)

@@ -31,7 +31,10 @@ class Herd:
 
     jobs: number of jobs.
     policy, window_s: how their delays are chosen.
-    requests: requests that each job makes at its start, one after another.
+    requests: requests that each job makes at its start.
+    workers: ranks that a job runs at once; its requests are theirs together.
+    connections: requests that each of them has in flight.
+    share: requests per second that each of them may make beside one in flight, by a backend_limit; 0 for any number.
     limit: requests per second that the storage accepts; None for any number.
     operations: metadata operations that each job makes at its start: file-system calls that name a path.
     metadata_limit: metadata operations per second that the file system takes, which makes the others wait.
@@ -59,6 +62,19 @@ class Herd:
     latency_s: float = 0.05
     cycle_s: float = SCHEDULER_CYCLE_S
     retry_s: float = 600.0
+    workers: int = 1
+    connections: int = 1
+    share: float = 0.0
+
+    @property
+    def together(self) -> int:
+        """Requests that a job makes in the same moment."""
+        return self.workers * (1 if self.share else self.connections)
+
+    @property
+    def gap_s(self) -> float:
+        """Seconds between two such moments."""
+        return min(self.latency_s, 1 / self.share) if self.share else self.latency_s
 
     @property
     def loads(self) -> list[Load]:
@@ -163,7 +179,7 @@ def simulate(herd: Herd, seed: int = 0) -> Outcome:
     tokens, filled = most, 0.0
     begun, last_begin = 0, -gap
     put, asked = calendar.put, outcome.requests.append  # The loop below runs millions of times.
-    latency_s, jobs = herd.latency_s, herd.jobs
+    gap_s, jobs, together = herd.gap_s, herd.jobs, herd.together
 
     def begin(now: float) -> None:
         """Start the next job, but no faster than at `dispatch_rate`."""
@@ -184,13 +200,20 @@ def simulate(herd: Herd, seed: int = 0) -> Outcome:
                     begin(math.ceil(now / herd.cycle_s) * herd.cycle_s)
                 continue
             if left[job]:
-                asked(now)
                 if now > filled:
                     tokens += (now - filled) * rate
                     filled = now
                     if tokens > most:
                         tokens = most
-                if tokens < 1:
+                # A job that has been refused goes on with one request.
+                count = 1 if together == 1 or refusals[job] else min(together, left[job])
+                accepted = count if tokens >= count else int(tokens)
+                for _ in range(accepted):
+                    asked(now)
+                tokens -= accepted
+                left[job] -= accepted
+                if accepted < count:
+                    asked(now)
                     outcome.refused += 1
                     first = since[job]
                     since[job] = first = now if first is None else first
@@ -198,17 +221,15 @@ def simulate(herd: Herd, seed: int = 0) -> Outcome:
                     refusals[job] += 1
                     if now + wait - first <= herd.retry_s:
                         outcome.waited_s += wait
-                        at[job] = now + latency_s + wait
+                        at[job] = now + herd.latency_s + wait
                         put(at[job], job)
                         continue
                     outcome.failed += 1
                     left[job] = 0
                 else:
-                    tokens -= 1
-                    left[job] -= 1
                     if refusals[job]:
                         refusals[job], since[job] = 0, None
-                    now += latency_s
+                    now += gap_s
             if left[job]:
                 at[job] = now
                 put(now, job)

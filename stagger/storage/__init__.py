@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol
 #: Larger objects are sent in parts while they are written; up to this size, one PUT is cheaper.
 ONE_PUT_BYTES = 64 * 2**20
 
+#: Maximum requests to S3 that a process has in flight.
+S3_CONNECTIONS = 32
 
 #: How the version of a local file begins: its content may be the same under another version.
 MTIME = "mtime:"
@@ -139,3 +141,15 @@ class Backend(Protocol):
     def remove_leftovers(self, folder: str, tag: str) -> None: ...
 
     def check_writable(self, folder: str) -> None: ...
+
+
+class RemoteBackend(Backend, Protocol):
+    """A backend of object stores. S3's may be used by several threads at once."""
+
+    def stream_part(
+        self, path: str, size: int, version: str, span: tuple[int, int], waiting: Callable[[], None]
+    ) -> Iterator[bytes]:
+        """The bytes from the start to the end (exclusive) of `span`, like `stream`, and never more or fewer of them.
+
+        `waiting` is called again and again while a retry is waited for, and may raise.
+        """

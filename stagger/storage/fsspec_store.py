@@ -52,6 +52,9 @@ class ObjectStore:
         return self.read_range(path, 0, WHOLE)
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
+        return self._read_range(path, start, end)
+
+    def _read_range(self, path: str, start: int, end: int, waiting: Callable[[], None] = lambda: None) -> bytes:
         def ask() -> bytes:
             data = cast("bytes", self._files.cat_file(path, start=start, end=end))
             if len(data) > end - start:
@@ -60,7 +63,8 @@ class ObjectStore:
                 )
             return data
 
-        return self._ask(path, ask)
+        with asking(path):
+            return self._retry.call(path, ask, waiting)
 
     def read_many(self, paths: list[str]) -> list[bytes | None]:
         with asking(paths[0]):
@@ -134,8 +138,13 @@ class ObjectStore:
         return Entry(path, info["size"]) if info["type"] == "file" else None
 
     def stream(self, path: str, size: int, version: str) -> Iterator[bytes]:
-        for start in range(0, size, CHUNK_BYTES):
-            yield self.read_range(path, start, min(start + CHUNK_BYTES, size))
+        return self.stream_part(path, size, version, (0, size), lambda: None)
+
+    def stream_part(
+        self, path: str, size: int, version: str, span: tuple[int, int], waiting: Callable[[], None]
+    ) -> Iterator[bytes]:
+        for start in range(*span, CHUNK_BYTES):
+            yield self._read_range(path, start, min(start + CHUNK_BYTES, span[1]), waiting)
 
     def output(self, path: str, tag: str, begin: Callable[[str], None], *, record: bool) -> ObjectOutput:
         return ObjectOutput(self._files, path, self._retry)

@@ -23,6 +23,10 @@ NAP_S = 0.2
 T = TypeVar("T")
 
 
+class GivenUp(BaseException):
+    """Nobody wants the result of this operation any more. Not an `Exception`, so that nothing takes it for an error."""
+
+
 class Retry:
     """Retries calls that failed with a transient fault, for up to `seconds` after the first failure.
 
@@ -41,32 +45,36 @@ class Retry:
     ) -> None:
         self.seconds = seconds
         self.unreachable_s = seconds if unreachable_s is None else min(seconds, unreachable_s)
-        self._check = check
+        self.check = check
         self._tell = tell
         self._retried: Counter[str] = Counter()
         self._waited_s = 0.0
         self._account = threading.Lock()
         self.random = Random()  # noqa: S311 # Seeded by the system, anew in each process.
 
-    def call(self, path: str, ask: Callable[[], T]) -> T:
-        """The result of `ask`. Raises its last error when that is not transient, or when the time is up."""
-        trial = Trial(self, path)
+    def call(self, path: str, ask: Callable[[], T], waiting: Callable[[], None] = lambda: None) -> T:
+        """The result of `ask`. Raises its last error when that is not transient, or when the time is up; and what
+        `waiting` raises before a retry or while one is waited for.
+        """
+        trial = Trial(self, path, waiting)
         while True:
             try:
                 return ask()
             except Exception as error:
                 trial.failed(error)
 
-    def pause(self, path: str, kind: str, seconds: float) -> None:
-        """Record the fault and sleep; `check` may interrupt the sleep."""
+    def pause(self, path: str, kind: str, seconds: float, waiting: Callable[[], None] = lambda: None) -> None:
+        """Record the fault and sleep; `check` and `waiting` may interrupt the sleep."""
         with self._account:
             self._retried[kind] += 1
             self._waited_s += seconds
         if self._tell is not None:
             self._tell(f"{path}: {kind}; retrying in {seconds:.1f} s")
         end = time.monotonic() + seconds
+        waiting()
         while (left := end - time.monotonic()) > 0:
-            self._check()
+            self.check()
+            waiting()
             time.sleep(min(left, NAP_S))
 
     def take_account(self) -> dict[str, Any]:
@@ -78,11 +86,15 @@ class Retry:
 
 
 class Trial:
-    """One operation that is tried until it succeeds: the number of failures, and the time of the first."""
+    """One operation that is tried until it succeeds: the number of failures, and the time of the first.
 
-    def __init__(self, retry: Retry, path: str) -> None:
+    `waiting` is called before each retry and while it is waited for. It may raise, to give the operation up.
+    """
+
+    def __init__(self, retry: Retry, path: str, waiting: Callable[[], None] = lambda: None) -> None:
         self._retry = retry
         self._path = path
+        self._waiting = waiting
         self._failures = 0
         self._since = 0.0
 
@@ -98,7 +110,7 @@ class Trial:
         if now + delay - self._since > limit:
             raise error
         self._failures += 1
-        self._retry.pause(self._path, kind, delay)
+        self._retry.pause(self._path, kind, delay, self._waiting)
 
     def progressed(self) -> None:
         """Reset the time limit after a partial success: a read resumes where its body broke off."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from stagger.errors import StaggerError
-from stagger.storage import Backend, Entry, Output
+from stagger.storage import S3_CONNECTIONS, Backend, Entry, Output, RemoteBackend
 
 if TYPE_CHECKING:
     from stagger.storage.retry import Retry
@@ -28,6 +28,13 @@ RESOLVED: dict[str, set[tuple[str | int, ...]]] = {}
 
 def is_local(path: str) -> bool:
     return "://" not in path or path.startswith("file://")
+
+
+def connections_to(path: str) -> int:
+    """How many requests a task may have in flight at the storage of `path`. Other file systems of fsspec need not be
+    safe to use from several threads.
+    """
+    return S3_CONNECTIONS if path.startswith(tuple(f"{protocol}://" for protocol in S3_PROTOCOLS)) else 1
 
 
 def is_file(entry: Entry) -> bool:
@@ -199,6 +206,10 @@ class Storage:
         out longer or shorter than `size`.
         """
         return self.backend(path).stream(path, size, version)
+
+    def remote(self, path: str) -> RemoteBackend:
+        """The backend of a path that is not local."""
+        return cast("RemoteBackend", self.backend(path))
 
     def output(
         self, path: str, tag: str, begin: Callable[[str], None] = lambda path: None, *, record: bool = False

@@ -39,7 +39,8 @@ class TaskSettings:
 
     `storage_options` holds secrets only as `${NAME}`; `cwd` is the folder that the run was launched from; `commit` is
     `rank` or `shard`, the unit in which outputs are committed; `hold_s` is how many seconds a job holds its slot after
-    its start; `shared` is whether a group shares the run; `pickle_path` is set only for pipelines of Python objects.
+    its start; `request_share` is how many requests per second a worker may make beside one in flight (0: any number);
+    `shared` is whether a group shares the run; `pickle_path` is set only for pipelines of Python objects.
     """
 
     stage_dir: str
@@ -55,6 +56,7 @@ class TaskSettings:
     max_requeues: int = 0
     retry_seconds: float = 600.0
     read_ahead_mb: int = 64
+    request_share: float = 0.0
     shared: bool = False
     pickle_path: str = ""
     pickle_sha256: str = ""

@@ -109,6 +109,7 @@ class Attempt:
             plan.shards[self.before.get("shards", 0) :],
             f"{self.folder.tag}-{self.name}" + (f"-{self.job.process}" if self.job.process else ""),
             read_ahead_bytes=self.settings.read_ahead_mb * 10**6,
+            request_share=self.settings.request_share,
             begin_upload=self._begin_upload,
             circumstances=Circumstances(self.settings.stage_dir, self.name, self.job.id, self.stop),
         )

@@ -12,9 +12,10 @@ import pytest
 from stagger.errors import BadInput, StaggerError, StorageError
 from stagger.steps.listing import input_files
 from stagger.storage.s3.engine import Changed, Engine
-from stagger.storage.s3.store import S3Output, connect
+from stagger.storage.s3.store import PART_BYTES, S3Output, connect
 from stagger.storage.storage import Storage
 from stagger.task import Superseded
+from tests.conftest import until
 from tests.kit.s3_server import S3Server
 from tests.s3.conftest import ENGINES, THREE_IN_TEN, credentials, put, some_bytes
 
@@ -150,6 +151,36 @@ def test_a_large_output_under_faults_is_whole_or_nothing(storage: Storage, s3: S
     assert (storage.read(path) == piece * 12) if end == "commit" else storage.entry(path) is None
     storage.abort_uploads(path)  # One whose id was lost is left over: the end of the stage aborts it.
     assert s3.stats()["open_uploads"] == 0
+
+
+def test_parts_are_sent_while_the_writer_goes_on(
+    storage: Storage, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first part hangs; the writer does not wait for it before several more are to be sent."""
+    monkeypatch.setattr("stagger.storage.s3.parts.STOP_S", 0.1)
+    piece = some_bytes(PART_BYTES)
+    for end in ("commit", "abort"):
+        path = f"s3://out/overlap/{id(storage)}-{end}"
+        output = storage.output(path, "tag")
+        s3.set_faults(hold=1, only=["UploadPart"])
+        s3.reset()
+        for _ in range(11):
+            output.write(piece)
+        until(lambda: output.held == PART_BYTES, "all parts but the first to be sent")  # noqa: B023 # Not kept.
+        assert s3.stats()["requests"]["UploadPart"] == 11
+        assert s3.held() == 1
+        if end == "commit":
+            s3.release()
+            output.finish()
+            output.commit(lambda: None, "")
+            assert storage.read(path) == piece * 11
+            storage.remove(path)
+        else:
+            output.abort()
+            s3.release()
+            assert storage.entry(path) is None
+            storage.abort_uploads(path)
+        assert s3.stats()["open_uploads"] == 0
 
 
 def test_a_small_output_is_one_put(storage: Storage, s3: S3Server) -> None:

@@ -6,7 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from stagger.executor.slurm_start import SlurmStart
+from stagger.rundir.run_folder import StageInput
 from tests.conftest import Bucket, Cli, PipelineFiles
+from tests.kit.records import spec
 
 SLURM = {"type": "slurm"}
 
@@ -49,6 +52,22 @@ def test_the_window_for_a_limit_and_what_is_said_about_it(
     ran = cli("launch", file(backend_limit=0.12, executor={**SLURM, "time": 12}), "--dry-run", check=2)
     assert "limits each job of run to 720 s, but a job may sleep up to 750 s before it starts" in ran.err
     assert dry_run(cli, file(backend_limit=0.12, executor={**SLURM, "time": 13}))[1] == 750
+
+
+def test_each_worker_has_its_share_of_the_limit() -> None:
+    planned = StageInput(bytes=800 * 50_000, remote_shards=800)
+
+    def share(ranks: int, limit: float | None = 100.0, **executor: Any) -> float:
+        run = spec({**SLURM, **executor}, "only")
+        stage = run.stages[0].model_copy(update={"tasks": 80, "backend_limit": limit})
+        return SlurmStart(run.model_copy(update={"run_dir": "s3://bucket/run"}), stage, planned).share(ranks)
+
+    assert share(80) == 1.0  # 0.8 of 100, for 80 jobs at once.
+    assert share(8) == 10.0
+    assert share(80, workers=20) == 4.0
+    assert share(80, ranks_per_job=8) == 8.0
+    assert share(80, ranks_per_job=8, ranks_at_once=4) == 2.0
+    assert share(80, None) == 0.0
 
 
 def test_a_limit_without_remote_storage_is_refused(cli: Cli, pipeline_file: PipelineFiles) -> None:

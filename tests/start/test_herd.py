@@ -82,3 +82,20 @@ def test_a_simulation_of_too_many_requests_is_stopped(monkeypatch: pytest.Monkey
     outcome = simulate(Herd(jobs=1000, policy="spread", window_s=60, requests=50))
     assert not outcome.complete
     assert 1000 < len(outcome.requests) < 2000
+
+
+def test_a_job_with_several_connections_makes_its_requests_at_once() -> None:
+    """Without a limit of its own it has all connections of all its ranks in flight; with one it keeps to its share."""
+    free = simulate(Herd(jobs=1, policy="spread", window_s=0, requests=20, connections=4, workers=2))
+    assert sorted(set(free.requests)) == pytest.approx([0.0, 0.05, 0.1])
+    assert [free.requests.count(time) for time in sorted(set(free.requests))] == [8, 8, 4]
+    slow, fast = (simulate(Herd(1, "spread", 0, 10, connections=4, share=share)) for share in (5.0, 100.0))
+    assert slow.requests == pytest.approx([number * 0.05 for number in range(10)])  # One is always in flight.
+    assert fast.requests == pytest.approx([number * 0.01 for number in range(10)])
+
+
+def test_refused_requests_of_several_at_once_are_made_again() -> None:
+    outcome = simulate(Herd(jobs=30, policy="uniform", window_s=0, requests=50, limit=100, connections=8), seed=1)
+    assert outcome.refused > 0
+    assert outcome.failed == 0
+    assert len(outcome.requests) - outcome.refused == 30 * 50

@@ -15,9 +15,6 @@ CHUNK_BYTES = 2**20
 #: Keys per page of a listing: S3's maximum.
 PAGE_KEYS = 1000
 
-#: Concurrent requests for many small objects.
-CONNECTIONS = 32
-
 
 class Changed(Exception):
     """The object is no longer the requested version (412), or is gone where a PUT was to replace a version (404)."""

@@ -17,13 +17,13 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCreden
 from fsspec.asyn import sync
 
 from stagger.errors import StaggerError, StorageError, counted
-from stagger.storage import Entry
+from stagger.storage import S3_CONNECTIONS, Entry
 from stagger.storage.faults import BrokenOff, WrongAnswer, status_of
 from stagger.storage.s3 import listing
-from stagger.storage.s3.engine import CHUNK_BYTES, CONNECTIONS, PAGE_KEYS, Body, Changed, Page, check_range, quoted
+from stagger.storage.s3.engine import CHUNK_BYTES, PAGE_KEYS, Body, Changed, Page, check_range, quoted
 
 #: Retries are off: stagger retries, and the attempts of two retrying layers would multiply.
-CONFIG = {"max_pool_connections": CONNECTIONS, "connect_timeout": 10, "read_timeout": 60}
+CONFIG = {"max_pool_connections": S3_CONNECTIONS, "connect_timeout": 10, "read_timeout": 60}
 RETRIES = {"total_max_attempts": 1, "mode": "standard"}
 
 #: Domains of AWS's own endpoints.

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from stagger.errors import BadInput, StaggerError, StorageError
-from stagger.storage import ONE_PUT_BYTES, Entry
+from stagger.storage import ONE_PUT_BYTES, S3_CONNECTIONS, Entry
 from stagger.storage.faults import NotKept, fault_of, status_of
 from stagger.storage.retry import Retry
-from stagger.storage.s3.engine import CONNECTIONS, Changed, Engine, Page
+from stagger.storage.s3.engine import Changed, Engine, Page
 from stagger.storage.s3.pace import paced
+from stagger.storage.s3.parts import PartSender
 from stagger.storage.s3.stream import Reading
 from stagger.storage.s3.verify import Verifier, digest, md5_text
 
@@ -121,7 +123,7 @@ class S3:
             except FileNotFoundError:
                 return None
 
-        with ThreadPoolExecutor(min(CONNECTIONS, len(paths))) as threads:
+        with ThreadPoolExecutor(min(S3_CONNECTIONS, len(paths))) as threads:
             return list(threads.map(read, paths))
 
     def write(self, path: str, data: bytes, *, private: bool) -> None:
@@ -233,6 +235,14 @@ class S3:
         with asking(path):
             yield from Reading(self._engine, bucket, key, size, version).pieces(self._retry, path)
 
+    def stream_part(
+        self, path: str, size: int, version: str, span: tuple[int, int], waiting: Callable[[], None]
+    ) -> Iterator[bytes]:
+        bucket, key = split(path)
+        with asking(path):
+            reading = Reading(self._engine, bucket, key, size, version)
+            yield from reading.pieces(self._retry, path, span, waiting)
+
     def output(self, path: str, tag: str, begin: Callable[[str], None], *, record: bool) -> S3Output:
         return S3Output(self, self._engine, self._retry, path, begin)
 
@@ -286,13 +296,14 @@ class S3Output:
         self._retry = retry
         self._begin = begin
         self._bucket, self._key = split(path)
-        self._buffer = io.BytesIO()  # getvalue() makes no copy.
+        self._full: deque[bytes] = deque()  # Parts of PART_BYTES, until they are sent or the object is.
+        self._buffer = io.BytesIO()  # What comes after them. getvalue() makes no copy.
         self._upload = ""
+        self._sender: PartSender | None = None  # Sends the parts of the upload.
         self._parts: list[str] = []
         self._digests: list[bytes] = []
         self._md5 = b""  # Of all content, where it is written with one PUT.
         self._held = 0
-        self._sending = 0
 
     @property
     def digest(self) -> str:
@@ -304,41 +315,57 @@ class S3Output:
 
     @property
     def held(self) -> int:
-        return self._buffer.tell() + self._sending
+        return self._gathered + (self._sender.held if self._sender else 0)
+
+    @property
+    def _gathered(self) -> int:
+        return len(self._full) * PART_BYTES + self._buffer.tell()
 
     def write(self, data: bytes) -> int:
         self._buffer.write(data)
         self.size += len(data)
-        if self._buffer.tell() >= (PART_BYTES if self._upload else ONE_PUT_BYTES + 1):
-            self._send_parts(PART_BYTES)
+        if self._buffer.tell() >= PART_BYTES:
+            self._cut()
+            if self._upload or self._gathered > ONE_PUT_BYTES:
+                self._send_parts()
         return len(data)
 
+    def _cut(self) -> None:
+        data = self._buffer.getvalue()
+        end = len(data) - len(data) % PART_BYTES
+        self._full.extend(data[start : start + PART_BYTES] for start in range(0, end, PART_BYTES))
+        self._buffer = io.BytesIO()
+        self._buffer.write(data[end:])
+
     def finish(self) -> None:
-        if self._upload or self._store.held_bytes + self._buffer.tell() > ONE_PUT_BYTES:
-            self._send_parts(1)
+        if self._upload or self._store.held_bytes + self._gathered > ONE_PUT_BYTES:
+            if self._buffer.tell():
+                self._full.append(self._buffer.getvalue())
+                self._buffer = io.BytesIO()
+            sender = self._send_parts()
+            with asking(self.path):
+                sent = sender.finish()
+            self._sender = None
+            self._parts, self._digests = [etag for etag, _ in sent], [part for _, part in sent]
         else:
-            self._md5 = digest(self._buffer.getvalue())
-            self._held = self._buffer.tell()
+            self._md5 = digest(*self._full, self._buffer.getvalue())
+            self._held = self._gathered
             self._store.held_bytes += self._held
 
-    def _send_parts(self, least: int) -> None:
-        """Send the buffer in parts of PART_BYTES. A shorter rest is sent as the last part if it has `least` bytes."""
+    def _send_parts(self) -> PartSender:
+        """Hand the full parts to the sender of the upload, which begins with the first of them."""
         with asking(self.path):
             if not self._upload:
                 self._begin(self.path)
                 self._upload = self._retry.call(self.path, lambda: self._engine.begin_upload(self._bucket, self._key))
-            data = self._buffer.getvalue()
-            self._buffer, self._sending = io.BytesIO(), len(data)
-            sent = 0
-            while len(data) - sent >= least:
-                self._send_part(data[sent : sent + PART_BYTES])
-                sent += PART_BYTES
-            self._buffer.write(data[sent:])
-            self._sending = 0
+            if self._sender is None:
+                self._sender = PartSender(self._send_part, self._retry.check)
+            while self._full:
+                self._sender.put(self._full.popleft())
+            return self._sender
 
-    def _send_part(self, data: bytes) -> None:
-        number = len(self._parts) + 1
-
+    def _send_part(self, number: int, data: bytes, waiting: Callable[[], None]) -> tuple[str, bytes]:
+        """Send a part, in a thread. Returns its ETag and its MD5."""
         part = digest(data)
 
         def send() -> str:
@@ -346,8 +373,7 @@ class S3Output:
             self._store.verifier.check_part(self._bucket, etag, part)
             return etag
 
-        self._parts.append(self._retry.call(self.path, send))
-        self._digests.append(part)
+        return self._retry.call(self.path, send, waiting), part
 
     def commit(self, confirm: Callable[[], None], replaces: str | None) -> None:
         self._release()
@@ -361,7 +387,7 @@ class S3Output:
 
     def _put(self, confirm: Callable[[], None], replaces: str | None) -> str:
         """Write the object in one request. Nobody can revoke it, so its condition is that nobody else has written."""
-        data = self._buffer.getvalue()
+        data = self._whole()
         version = self._stored() if replaces is None else replaces
         while True:
             try:
@@ -380,6 +406,17 @@ class S3Output:
                     version = bare(version)
                 else:
                     return self._store.put(self.path, data, md5=self._md5)
+
+    def _whole(self) -> bytes:
+        """What was written, joined part by part: it must not be in memory twice."""
+        if not self._full:
+            return self._buffer.getvalue()
+        joined = io.BytesIO()
+        while self._full:
+            joined.write(self._full.popleft())
+        joined.write(self._buffer.getvalue())
+        self._buffer = joined
+        return joined.getvalue()
 
     def _stored(self) -> str:
         """The ETag of the object that is there; empty if there is none."""
@@ -417,7 +454,11 @@ class S3Output:
 
     def abort(self) -> None:
         self._release()
+        self._full.clear()
         self._buffer = io.BytesIO()
+        if self._sender is not None:
+            self._sender.stop()
+            self._sender = None
         if self._upload:
             upload, self._upload = self._upload, ""
             self._store.abort(self.path, self._bucket, self._key, upload)

@@ -21,8 +21,12 @@ MD5 = re.compile(r'"[0-9a-f]{32}"')
 MD5_OF_PARTS = re.compile(r'"[0-9a-f]{32}-\d+"')
 
 
-def digest(data: bytes) -> bytes:
-    return hashlib.md5(data, usedforsecurity=False).digest()
+def digest(*pieces: bytes) -> bytes:
+    """The MD5 of the pieces, joined."""
+    whole = hashlib.md5(usedforsecurity=False)
+    for piece in pieces:
+        whole.update(piece)
+    return whole.digest()
 
 
 def md5_text(parts: Sequence[bytes], *, whole: bool) -> str:

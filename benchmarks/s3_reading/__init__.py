@@ -1,0 +1,1 @@
+"""How fast does a task read many small, several medium, or one large object from S3?"""
