@@ -94,8 +94,8 @@ def test_arrays_are_split_at_the_clusters_limit_and_hold_one_throttle(
     (launch,) = launches(tmp_path / "run")
     assert [(array["jobs"], array["ranks"]) for array in launch["arrays"]] == [(5, "0-4"), (5, "5-9"), (2, "10-11")]
     assert output_ids(tmp_path / "run-output") == EVERYTHING
-    too_few = ("--set", "executor.workers=2", "--run-dir", tmp_path / "other")
-    assert "set workers to 3 or more" in slurm_cli("launch", file, "--dry-run", *too_few, check=2).err
+    too_few = pipeline_file("other", tasks=12, executor={**SLURM, "workers": 2})
+    assert "set workers to 3 or more" in slurm_cli("launch", too_few, "--dry-run", check=2).err
 
 
 def test_an_sbatch_that_timed_out_but_was_accepted_is_no_second_job(
