@@ -32,14 +32,19 @@ class Body(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Part of a listing. `more` is the token of the next page, empty on the last. Names are whole keys.
+    """Part of a listing: the objects' whole keys, their bytes and their ETags, in three lists of equal length.
 
-    `folders` is the number of folders that stand for the keys below them.
+    `more` is the token of the next page, empty on the last. `folders` is the number of folders that stand for the keys
+    below them, from `first_folder` to `last_folder`.
     """
 
-    entries: list[Entry]
+    names: list[str]
+    sizes: list[int]
+    versions: list[str]
     more: str
     folders: int = 0
+    first_folder: str = ""
+    last_folder: str = ""
 
 
 class Engine(Protocol):
@@ -66,7 +71,8 @@ class Engine(Protocol):
 
     def head(self, bucket: str, key: str) -> Entry | None: ...
 
-    def page(self, bucket: str, prefix: str, *, recursive: bool, more: str) -> Page: ...
+    def page(self, bucket: str, prefix: str, *, recursive: bool, more: str, after: str = "") -> Page:
+        """The keys that begin with `prefix`, from the page `more`, or those after the key `after` (StartAfter)."""
 
     def has_bucket(self, bucket: str) -> bool: ...
 

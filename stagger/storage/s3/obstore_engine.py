@@ -141,14 +141,13 @@ class ObstoreEngine:
             return None
         return Entry(key, found["size"], etag_in(found))
 
-    def page(self, bucket: str, prefix: str, *, recursive: bool, more: str) -> Page:
-        page = self._s3fs.page(bucket, prefix, recursive=recursive, more=more)
-        for entry in page.entries:
-            if UNFIT.search(entry.name.removesuffix("/")):
-                raise StaggerError(
-                    f"s3://{bucket}/{prefix} holds a key that the engine obstore cannot represent ({entry.name!r}); use"
-                    " the engine s3fs, or another folder."
-                )
+    def page(self, bucket: str, prefix: str, *, recursive: bool, more: str, after: str = "") -> Page:
+        page = self._s3fs.page(bucket, prefix, recursive=recursive, more=more, after=after)
+        if (name := unfit(page.names)) is not None:
+            raise StaggerError(
+                f"s3://{bucket}/{prefix} holds a key that the engine obstore cannot represent ({name!r}); use the"
+                " engine s3fs, or another folder."
+            )
         return page
 
     def has_bucket(self, bucket: str) -> bool:
@@ -168,6 +167,18 @@ class ObstoreEngine:
 
     def uploads(self, bucket: str, prefix: str) -> list[tuple[str, str]]:
         return self._s3fs.uploads(bucket, prefix)
+
+
+def unfit(names: list[str]) -> str | None:
+    """The first of these keys that obstore cannot represent. A folder marker may end with `/`.
+
+    >>> unfit(["a/b", "a/"]), unfit(["a/../b"]), unfit(["a/b", "c\\n"])
+    (None, 'a/../b', 'c\\n')
+    """
+    keys = "/".join(["", *names, ""])  # One look at all of them is enough for nearly all pages.
+    if keys.isprintable() and not any(odd in keys for odd in ("//", "/./", "/../")):
+        return None
+    return next((name for name in names if UNFIT.search(name.removesuffix("/"))), None)
 
 
 def etag_in(answer: Any) -> str:

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from stagger.errors import BadInput, StaggerError, StorageError
@@ -182,10 +183,7 @@ class S3:
         self.abort(path, *split(path), pending)
 
     def named(self, folder: str, start: str) -> list[str]:
-        bucket, key = split(folder)
-        prefix = f"{key.rstrip('/')}/" if key else ""
-        found = self._pages(folder, bucket, prefix + start, recursive=True)
-        return [entry.name.removeprefix(prefix) for entry in found]
+        return [entry.name for entry in self._entries(folder, recursive=True, start=start)]
 
     def list(self, folder: str) -> list[Entry]:
         return list(self._entries(folder, recursive=False))
@@ -193,23 +191,26 @@ class S3:
     def walk(self, folder: str) -> Iterator[Entry]:
         return self._entries(folder, recursive=True)
 
-    def _entries(self, folder: str, *, recursive: bool) -> Iterator[Entry]:
+    def _entries(self, folder: str, *, recursive: bool, start: str = "") -> Iterator[Entry]:
+        from stagger.storage.s3.key_listing import Requests, pages  # Tasks list nothing.
+
         bucket, key = split(folder)
         prefix = f"{key.rstrip('/')}/" if key else ""
-        for entry in self._pages(folder, bucket, prefix, recursive=recursive):
-            yield Entry(entry.name.removeprefix(prefix), entry.size, entry.version)
 
-    def _pages(self, path: str, bucket: str, prefix: str, *, recursive: bool) -> Iterator[Entry]:
-        from stagger.storage.s3.pages import entries  # Tasks list nothing.
+        def ask(more: str, after: str) -> Page:
+            return self._engine.page(bucket, prefix + start, recursive=recursive, more=more, after=after)
 
-        def page(more: str) -> Page:
-            with asking(path):
-                return self._retry.call(path, lambda: self._engine.page(bucket, prefix, recursive=recursive, more=more))
+        def call(once: Callable[[], Page]) -> Page:
+            with asking(folder):
+                return self._retry.call(folder, once)
 
+        new_entry = partial(tuple.__new__, Entry)  # Half the time of Entry(...).
         try:
-            yield from entries(path, page)
+            for page in pages(folder, prefix + start, Requests(ask, call)):
+                names = [name.removeprefix(prefix) for name in page.names]
+                yield from map(new_entry, zip(names, page.sizes, page.versions, strict=True))
         except FileNotFoundError as error:
-            raise no_bucket(path, bucket, "listed") from error
+            raise no_bucket(folder, bucket, "listed") from error
 
     def entry(self, path: str) -> Entry | None:
         bucket, key = split(path)
