@@ -17,9 +17,12 @@ from stagger.storage.s3.pages import Chain
 #: Pages that are read one after another before others are read at the same time.
 FIRST_PAGES = 2
 
+#: How the names of the threads begin.
+THREADS = "listing-"
+
 
 class Requests(NamedTuple):
-    """How to ask for a page: `ask` makes one request, for a token or after a key, and `call` retries what it is given."""
+    """How to get a page: `ask` makes one request, for a token or after a key, and `call` retries what it is given."""
 
     ask: Callable[[str, str], Page]
     call: Callable[[Callable[[], Page]], Page]
@@ -112,7 +115,7 @@ class Crew:
         self.open += 1
         if self.open > self._threads:
             self._threads += 1
-            Thread(target=self._work, daemon=True).start()
+            Thread(target=self._work, name=f"{THREADS}{self._threads}", daemon=True).start()
         self._questions.put(source)
 
     def answer(self) -> Answer:

@@ -24,6 +24,9 @@ PAGES_PER_DIVISION = 4
 #: Pages that a range must have left, by estimate, to be divided.
 WORTH_PAGES = 3
 
+#: A range has at most this many times the keys left that it has had, by estimate.
+FACTOR = 16.0
+
 
 class Disorder(Exception):
     """The store does not list keys in their order, or not from a key on: only the first range can be relied on."""
@@ -41,6 +44,7 @@ class Range:
     asked: bool = False
     done: bool = False
     keys: int = 0
+    since: int = 0  # Keys since it was divided.
     left: float = 0.0  # Keys, by estimate.
     empty: int = 0
     tokens: set[str] = field(default_factory=set)
@@ -62,6 +66,7 @@ class Range:
         self.tokens.add(page.more)
         self.pages.append(page)
         self.keys += len(page.names) + page.folders
+        self.since += len(page.names) + page.folders
         self.more = page.more
         self.done = not page.more or (self.end is not None and self.last > self.end)
 
@@ -80,9 +85,7 @@ class Range:
             page = pages.pop()
             if self.end is not None and page.names and page.names[-1] > self.end:
                 size = bisect_right(page.names, self.end)
-                page = page._replace(
-                    names=page.names[:size], sizes=page.sizes[:size], versions=page.versions[:size]
-                )
+                page = page._replace(names=page.names[:size], sizes=page.sizes[:size], versions=page.versions[:size])
             yield page
 
 
@@ -145,7 +148,8 @@ class KeyRanges:
             return
         base = self.space.base(each.first, each.end)
         first, last, end = (self.space.value(name, base) for name in (each.first, each.last, each.end))
-        each.left = each.keys * max(0, end - last) / (last - first) if last > first else float(max(0, end - last))
+        by_distance = (end - last) / (last - first) if last > first else FACTOR
+        each.left = max(1.0, each.keys * min(by_distance, FACTOR))
 
     def _divide(self) -> Range | None:
         """A new range, cut off another one."""
@@ -167,17 +171,19 @@ class KeyRanges:
 
     def _halved(self) -> Range | None:
         """The second half of what the range with most left has left."""
-        open_end = self.ranges[-1] if self._climb is not None else None
-        for each in sorted(self.ranges, key=lambda each: each.left, reverse=True):
-            if each.left < WORTH_PAGES * PAGE_KEYS:
-                break
-            if each is not open_end and (middle := self.space.between(each.last, each.end)) is not None:
+        going = [each for each in self.ranges if each.left]
+        worth = [each for each in going if each.left > WORTH_PAGES * PAGE_KEYS]
+        if not worth and len(going) * 2 < self.most:  # One that has gone on for long will rather go on than end.
+            worth = [each for each in going if each.since > WORTH_PAGES * PAGE_KEYS]
+        for each in sorted(worth, key=lambda each: (each.left, each.since), reverse=True):
+            open_end = self._climb is not None and each is self.ranges[-1]
+            if not open_end and (middle := self.space.between(each.last, each.end)) is not None:
                 return self._cut_off(each, middle)
         return None
 
     def _cut_off(self, each: Range, start: str) -> Range:
         new = Range(start, each.end, last=start)
-        each.end = start
+        each.end, each.since = start, 0
         self.ranges.insert(self.ranges.index(each) + 1, new)
         self.divisions += 1
         self._estimate(each)

@@ -48,7 +48,7 @@ class KeySpace:
                 digit = len(letters) + 1 if place == base else 0
             else:
                 digit = bisect_left(letters, name[place]) + 1 if place < len(name) else 0
-            value = value * (len(letters) + 2) + digit
+            value = value * (len(letters) + 1) + digit  # A character after all that are likely carries.
         return value
 
     def base(self, low: str, high: str | None) -> int:
@@ -60,12 +60,13 @@ class KeySpace:
         base = self.base(low, high)
         middle = (self.value(low, base) + self.value(high, base)) // 2
         digits: list[int] = []
-        for place in reversed(range(base, base + DEPTH)):
-            middle, digit = divmod(middle, len(self.letters(place)) + 2)
+        for place in reversed(range(base + 1, base + DEPTH)):
+            middle, digit = divmod(middle, len(self.letters(place)) + 1)
             digits.append(digit)
+        digits.append(min(middle, len(self.letters(base))))
         text = low[:base]
         for place, digit in enumerate(takewhile(bool, reversed(digits)), base):
-            text += self.letters(place)[min(digit, len(self.letters(place))) - 1]
+            text += self.letters(place)[digit - 1]
         return text if low < text and (high is None or text < high) and self.divides(text) else None
 
     def beyond(self, start: str) -> str | None:

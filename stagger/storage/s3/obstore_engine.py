@@ -170,10 +170,10 @@ class ObstoreEngine:
 
 
 def unfit(names: list[str]) -> str | None:
-    """The first of these keys that obstore cannot represent. A folder marker may end with `/`.
+    r"""The first of these keys that obstore cannot represent. A folder marker may end with `/`.
 
-    >>> unfit(["a/b", "a/"]), unfit(["a/../b"]), unfit(["a/b", "c\\n"])
-    (None, 'a/../b', 'c\\n')
+    >>> unfit(["a/b", "a/"]), unfit(["a/../b"]), unfit(["a/b", "c\n"])
+    (None, 'a/../b', 'c\n')
     """
     keys = "/".join(["", *names, ""])  # One look at all of them is enough for nearly all pages.
     if keys.isprintable() and not any(odd in keys for odd in ("//", "/./", "/../")):

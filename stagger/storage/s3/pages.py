@@ -91,9 +91,9 @@ class Seen:
 
 
 def ascending(names: list[str]) -> bool:
-    """Whether each name is greater than the one before it, by its code points: the order of S3, that of UTF-8's bytes.
+    r"""Whether each name is greater than the one before it, by its code points: the order of S3, that of UTF-8's bytes.
 
-    >>> ascending(["a", "a/b", "b"]), ascending(["a", "a"]), ascending(["\\uffff", "\\U00010000"])
+    >>> ascending(["a", "a/b", "b"]), ascending(["a", "a"]), ascending(["\uffff", "\U00010000"])
     (True, False, True)
     """
     return all(map(lt, names, names[1:]))
