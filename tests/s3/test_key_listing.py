@@ -93,10 +93,10 @@ def plainly(store: Store, prefix: str = "") -> list[tuple[str, int, str]]:
 
 
 @pytest.fixture(autouse=True)
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranges are divided as eagerly as possible, so that small listings have many of them."""
-    monkeypatch.setattr("stagger.storage.s3.key_ranges.PAGES_PER_DIVISION", 1)
-    monkeypatch.setattr("stagger.storage.s3.key_ranges.WORTH_PAGES", 0)
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranges are divided at almost every page, so that small listings have many of them."""
+    for name, value in {"PAGES_PER_DIVISION": 2, "WORTH_PAGES": 1, "PAGE_KEYS": 1}.items():
+        monkeypatch.setattr(f"stagger.storage.s3.key_ranges.{name}", value)
 
 
 #: Letters that sort differently by UTF-16 and by UTF-8, that end ranges, that are folders, and that URLs escape.
@@ -202,10 +202,8 @@ def test_a_division_lies_between_its_keys(low: str, high: str | None, seen: list
 @pytest.fixture
 def as_shipped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patch:
-        patch.undo()
-        patch.setattr("stagger.storage.s3.key_ranges.PAGES_PER_DIVISION", 4)
-        patch.setattr("stagger.storage.s3.key_ranges.WORTH_PAGES", 3)
-        patch.setattr("stagger.storage.s3.key_ranges.PAGE_KEYS", 10)
+        for name, value in {"PAGES_PER_DIVISION": 4, "WORTH_PAGES": 3, "PAGE_KEYS": 10}.items():
+            patch.setattr(f"stagger.storage.s3.key_ranges.{name}", value)
         yield
 
 
