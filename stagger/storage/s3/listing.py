@@ -26,7 +26,7 @@ TAIL = f"</{ROOT}>"
 #: An element before the ETag has no E as its initial, one before the size no S: no regular expression matches faster.
 PLAIN_OBJECT = re.compile(
     r"<Contents>\s*<Key>([^<&]+)</Key>\s*(?:<[A-DF-Z]\w*>[^<]*</\w+>\s*)*"
-    r'<ETag>("[^"<&]*")</ETag>\s*(?:<[A-RT-Z]\w*>[^<]*</\w+>\s*)*'
+    r'<ETag>(?:&quot;|")([^"<&]*)(?:&quot;|")</ETag>\s*(?:<[A-RT-Z]\w*>[^<]*</\w+>\s*)*'
     r"<Size>(\d+)</Size>\s*(?:<(?!/?Contents>)[^>]*>[^<]*)*</Contents>",
     re.ASCII,
 )
@@ -70,23 +70,24 @@ def page_of(body: bytes) -> Page | None:
 def plain_page(body: bytes) -> Page | None:
     """The page in an answer of the usual form; None for one of another form, well-formed or not."""
     try:
-        text = body.decode().rstrip().replace("&quot;", '"')
+        text = body.decode().rstrip()
     except UnicodeDecodeError:
         return None
-    if not HEAD.match(text) or not text.endswith(TAIL) or "<!" in text:
+    if not HEAD.match(text) or not text.endswith(TAIL) or "!--" in text:
         return None
     rows = PLAIN_OBJECT.findall(text)
-    folders = PLAIN_FOLDER.findall(text)
+    folders = PLAIN_FOLDER.findall(text) if "<CommonPrefixes" in text else []
+    token = TOKEN.search(text)
     if len(rows) != text.count("<Contents") or len(folders) != text.count("<CommonPrefixes"):
         return None
-    token = TOKEN.findall(text)
-    if len(token) != text.count("<NextContinuationToken"):
+    if token is None and "<NextContinuationToken" in text:
         return None
-    names, versions, sizes = map(list, zip(*rows, strict=True)) if rows else ([], [], [])
+    names, etags, sizes = map(list, zip(*rows, strict=True)) if rows else ([], [], [])
     if ENCODED.search(text):
         names, folders = decoded(names), decoded(folders)
     truncated = TRUNCATED.search(text)
-    more = following(truncated[1] if truncated else "", token[0] if token else "")
+    more = following(truncated[1] if truncated else "", token[1] if token else "")
+    versions = [f'"{etag}"' for etag in etags]
     return Page(names, list(map(int, sizes)), versions, more, *folder_span(folders))
 
 
