@@ -1,4 +1,4 @@
-"""The default S3 engine: s3fs and botocore, with all of s3fs's options."""
+"""The S3 engine of s3fs and botocore, with all of s3fs's options."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from stagger.storage.s3.verify import Verifier, digest
 #: Bytes per part of a multipart upload. S3 takes 10 000 parts of at least 5 MiB: outputs of up to 83 GB.
 PART_BYTES = 8 * 2**20
 
-ENGINES = ("s3fs", "obstore")
+ENGINES = ("auto", "obstore", "s3fs")
 
 #: What to do about an answer 501, appended to the error.
 NOT_IMPLEMENTED = (
@@ -65,7 +65,17 @@ def explain(error: BaseException, advice: str = NOT_IMPLEMENTED) -> str:
 
 
 def connect(engine: str, options: dict[str, Any]) -> Engine:
-    """The engine called `engine`. Raises StaggerError when there is none, or its package is missing."""
+    """The engine called `engine`. Raises StaggerError when there is none, or its package is missing.
+
+    `auto` is obstore, and s3fs for what obstore cannot do.
+    """
+    if engine == "auto":
+        try:
+            from stagger.storage.s3.auto_engine import auto
+        except StaggerError:  # obstore is not installed, or not for this machine.
+            engine = "s3fs"
+        else:
+            return auto(options)
     if engine == "s3fs":
         from stagger.storage.s3.s3fs_engine import S3fsEngine
 
@@ -90,7 +100,7 @@ class S3:
 
     def __init__(self, options: dict[str, Any], retry: Retry) -> None:
         options = dict(options)
-        self._engine = connect(options.pop("engine", "s3fs"), options)
+        self._engine = connect(options.pop("engine", "auto"), options)
         self._retry = retry
         self.verifier = Verifier(self._engine)
         self.held_bytes = 0  # Of finished outputs that wait in memory for their commit.
