@@ -39,6 +39,7 @@ PURE = {
     "start/herd",
     "status/efficiency",
     "storage/faults",
+    "storage/s3/key_space",
 }
 
 #: Modules that touch the machine, its clock or the network.

@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -35,7 +36,7 @@ class Store:
 
     keys: set[str]
     size: int = 3
-    order: Callable[[str], object] = str
+    order: Callable[[str], Any] = str
     folders: bool = False
     knows_start: bool = True
     change: Callable[[Store], None] = lambda store: None
@@ -131,7 +132,7 @@ def test_each_key_once_and_in_order_whatever_the_keys(
     folders=st.booleans(),
 )
 def test_a_store_with_an_order_of_its_own_is_listed_whole(
-    keys: set[str], size: int, order: Callable[[str], object], folders: bool
+    keys: set[str], size: int, order: Callable[[str], Any], folders: bool
 ) -> None:
     keys = {key for key in keys if not any("\ud800" <= letter <= "\udfff" for letter in key)}
     store = Store(keys, size, order, folders)

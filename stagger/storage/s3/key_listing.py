@@ -68,8 +68,7 @@ def many_at_once(prefix: str, begun: list[Page], chain: Chain, requests: Request
 
 class Answer(NamedTuple):
     source: Range
-    page: Page | None
-    error: BaseException | None
+    got: Page | BaseException
 
 
 def read(ranges: KeyRanges, requests: Requests) -> None:
@@ -82,14 +81,14 @@ def read(ranges: KeyRanges, requests: Requests) -> None:
             if not crew.open:
                 return
             answer = crew.answer()
-            if answer.error is not None:
-                raise answer.error if answer.source is ranges.ranges[0] else unsupported(answer.error)
-            ranges.take(answer.source, answer.page)
+            if isinstance(answer.got, BaseException):
+                raise answer.got if answer.source is ranges.ranges[0] else unsupported(answer.got)
+            ranges.take(answer.source, answer.got)
     finally:
         crew.dismiss()
 
 
-def unsupported(error: BaseException | None) -> BaseException | None:
+def unsupported(error: BaseException) -> BaseException:
     """Disorder for a lasting error of the store: that of one that does not know StartAfter."""
     if isinstance(error, (StorageError, FileNotFoundError)) and fault_of(error) is None:
         return Disorder()
@@ -132,9 +131,9 @@ class Crew:
     def _work(self) -> None:
         while (source := self._questions.get()) is not None:
             try:
-                self._answers.put(Answer(source, self._requests.call(lambda: self._once(source)), None))
+                self._answers.put(Answer(source, self._requests.call(lambda: self._once(source))))
             except BaseException as error:  # Raised again by the thread that reads the answers.
-                self._answers.put(Answer(source, None, error))
+                self._answers.put(Answer(source, error))
 
     def _once(self, source: Range) -> Page:
         if self._dismissed:

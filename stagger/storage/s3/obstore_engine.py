@@ -94,7 +94,7 @@ class ObstoreEngine:
 
         scoped = botocore.session.Session(profile=self._profile or None).get_scoped_config()
         if found := [name for name in BEYOND_CONFIG if name in scoped]:
-            return found[0]
+            return f"{found[0]} in the AWS files"
         if not has_keys(self._config) and "credential_provider" not in self._found:
             return "no credentials"  # s3fs reports it at once.
         return ""
