@@ -16,8 +16,8 @@ CPU_LIMIT_S = 5.0
 WALL_LIMIT_S = 8.0
 REQUESTS_LIMIT = 1.25
 
-#: Layouts: the prefixes of the keys, in the bucket `data`.
-FOLDERS = 100
+#: Folders of the layout that has folders.
+FOLDERS = 20
 
 
 def stagger(folder: str, recursive: bool) -> dict[str, Any]:
@@ -119,8 +119,8 @@ def main() -> int:
     parser.add_argument("--tasks", type=int, default=8000, help="ranks of the plan")
     options = parser.parse_args()
     each = options.keys // FOLDERS
-    layouts = [("data/flat/part-", options.keys), ("data/peers/part-", options.peer_keys)]
-    layouts += [(f"data/deep/segment-{folder:03d}/part-", each) for folder in range(FOLDERS)]
+    layouts = [(f"data/deep/segment-{folder:03d}/part-", each) for folder in range(FOLDERS)]
+    layouts += [("data/flat/part-", options.keys), ("data/peers/part-", options.peer_keys)]
     virtual = [text for path, count in layouts for text in ("--virtual", f"{path}:{count}:1000")]
     results: dict[str, Any] = {}
     with running("--bucket", "data", *virtual, "--latency", options.latency) as server:

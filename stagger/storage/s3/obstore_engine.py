@@ -85,7 +85,8 @@ class ObstoreEngine:
 
     def beyond(self) -> str:
         """What obstore cannot do of what the environment and the AWS files want; empty if it can do all."""
-        names = BEYOND_HTTP if endpoint_of(self._config, self._found).startswith("http://") else BEYOND_HTTPS
+        plain_http = endpoint_of(self._config, self._found).startswith("http://")
+        names: tuple[str, ...] = BEYOND_HTTP if plain_http else BEYOND_HTTPS
         if set_here := [name for name in (*names, *BEYOND_BOTH) if os.environ.get(name)]:
             return set_here[0]
         if is_plain(self._profile, self._config):
