@@ -18,7 +18,7 @@ from stagger.errors import StorageError
 from stagger.storage.s3 import key_listing
 from stagger.storage.s3.engine import Page
 from stagger.storage.s3.key_listing import Requests, pages
-from stagger.storage.s3.key_ranges import KeyRanges
+from stagger.storage.s3.key_ranges import KeyRanges, Range
 from stagger.storage.s3.key_space import KeySpace
 
 
@@ -71,7 +71,7 @@ class Store:
     def answer(self, names: list[str], folders: list[str], more: str) -> Page:
         sizes = [len(name) for name in names]
         versions = [f'"{hash(name)}"' for name in names]
-        return Page(names, sizes, versions, more, len(folders), min(folders, default=""), max(folders, default=""))
+        return Page(names, sizes, versions, more, folders)
 
 
 def listed(store: Store, prefix: str = "") -> list[tuple[str, int, str]]:
@@ -165,26 +165,57 @@ def test_keys_that_come_and_go_meanwhile_hide_no_other(keys: set[str], seed: int
     assert all(one < other for one, other in pairwise(found))
 
 
-@settings(max_examples=200, deadline=None)
-@given(keys=KEYS, seed=st.integers(), most=st.integers(1, 9))
-def test_the_order_of_the_answers_does_not_matter(keys: set[str], seed: int, most: int) -> None:
-    """Here without threads: any of the open questions may be the next to be answered."""
-    keys = {key for key in keys if not any("\ud800" <= letter <= "\udfff" for letter in key)}
-    store, draw = Store(keys), random.Random(seed)
+def read_in_any_order(store: Store, draw: random.Random, most: int) -> tuple[list[str], set[str]]:
+    """The keys, and where ranges began. Without threads: any of the open questions may be the next to be answered."""
     first = store.page("", "")
     if not first.more:
-        return
+        return first.names, set()
     ranges = KeyRanges("", most, [first])
-    open_now: list[tuple[object, Page]] = []
+    waiting: list[tuple[Range, Page]] = []
     while True:
-        open_now += [(each, store.ask("", each.more, each.start)) for each in ranges.requests()]
-        assert len(open_now) <= most
-        if not open_now:
+        waiting += [(each, store.ask("", each.more, each.start)) for each in ranges.requests()]
+        assert len(waiting) <= most
+        if not waiting:
             break
-        source, page = open_now.pop(draw.randrange(len(open_now)))
-        ranges.take(source, page)  # type: ignore[arg-type]
-    names = [*first.names, *(name for page in ranges.cut() for name in page.names)]
-    assert names == sorted(keys)
+        ranges.take(*waiting.pop(draw.randrange(len(waiting))))
+    ranges.check()
+    starts = {each.start for each in ranges.ranges} - {""}
+    return [*first.names, *(name for page in ranges.cut() for name in page.names)], starts
+
+
+@settings(max_examples=200, deadline=None)
+@given(keys=KEYS, seed=st.integers(), most=st.integers(1, 9))
+def test_neither_the_order_of_answers_nor_keys_where_ranges_begin_matter(keys: set[str], seed: int, most: int) -> None:
+    store = Store(keys)
+    for _ in range(3):
+        found, starts = read_in_any_order(store, random.Random(seed), most)
+        assert found == sorted(store.keys)
+        store.keys = store.keys | starts
+
+
+def test_ranges_are_divided_in_these_tests() -> None:
+    """The tests of small stores would prove nothing without divisions."""
+    _, starts = read_in_any_order(Store({f"part-{number:05d}" for number in range(100)}), random.Random(0), 9)
+    assert len(starts) > 5
+
+
+@pytest.mark.parametrize("folders", [False, True])
+@pytest.mark.parametrize("at", [5, 20, 60])
+def test_disorder_that_begins_late_is_noticed(at: int, folders: bool) -> None:
+    """Keys in order up to some page, and then in no order, within pages and between them."""
+    keys = {f"part-{number:05d}{'/x' * (folders and number % 7 == 0)}" for number in range(100)}
+    steady = set(sorted(keys)[:at])
+    for order in (
+        lambda key: key[::-1],
+        lambda key: f"{int(key[5:10]) ^ 1:05d}",
+        lambda key: f"{99999 - int(key[5:10])}",
+    ):
+
+        def late(key: str, order: Callable[[str], str] = order) -> tuple[bool, str]:
+            return key not in steady, key if key in steady else order(key)
+
+        store = Store(keys, order=late, folders=folders)
+        assert sorted(listed(store)) == sorted(plainly(store))
 
 
 @given(low=st.text(max_size=6), high=st.none() | st.text(max_size=6), seen=st.lists(st.text(max_size=6), max_size=5))

@@ -34,17 +34,14 @@ class Body(NamedTuple):
 class Page(NamedTuple):
     """Part of a listing: the objects' whole keys, their bytes and their ETags, in three lists of equal length.
 
-    `more` is the token of the next page, empty on the last. `folders` is the number of folders that stand for the keys
-    below them, from `first_folder` to `last_folder`.
+    `more` is the token of the next page, empty on the last. `folders` stand for the keys below them.
     """
 
     names: list[str]
     sizes: list[int]
     versions: list[str]
     more: str
-    folders: int = 0
-    first_folder: str = ""
-    last_folder: str = ""
+    folders: list[str]
 
 
 class Engine(Protocol):

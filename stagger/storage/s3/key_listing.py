@@ -79,6 +79,7 @@ def read(ranges: KeyRanges, requests: Requests) -> None:
             for source in ranges.requests():
                 crew.ask(source)
             if not crew.open:
+                ranges.check()
                 return
             answer = crew.answer()
             if isinstance(answer.got, BaseException):

@@ -13,6 +13,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from stagger.storage.s3.engine import PAGE_KEYS, Page
 from stagger.storage.s3.key_space import KeySpace, common
@@ -41,6 +42,8 @@ class Range:
     first: str = ""
     last: str = ""
     more: str = ""
+    head: str = ""  # The first key or folder after `start`.
+    beyond: str = ""  # The first key or folder after `end`.
     asked: bool = False
     done: bool = False
     keys: int = 0
@@ -60,20 +63,23 @@ class Range:
         if greatest:
             self._check(page, least)
             self.first, self.last = self.first or least, max(greatest, self.last)
+            self.head = self.head or first_after(page, self.start)
         self.empty = 0 if greatest else self.empty + 1
         if page.more in self.tokens or self.empty > EMPTY_PAGES:
             raise Disorder
         self.tokens.add(page.more)
         self.pages.append(page)
-        self.keys += len(page.names) + page.folders
-        self.since += len(page.names) + page.folders
+        self.keys += len(page.names) + len(page.folders)
+        self.since += len(page.names) + len(page.folders)
         self.more = page.more
-        self.done = not page.more or (self.end is not None and self.last > self.end)
+        if self.end is not None and self.last > self.end:
+            self.beyond = first_after(page, self.end)
+        self.done = not page.more or bool(self.beyond)
 
     def _check(self, page: Page, least: str) -> None:
         """A folder that begins before the range may end in it, and is listed on its first page."""
-        folder_around = not self.begun and least == page.first_folder and self.start.startswith(least)
-        if not ascending(page.names) or (page.names and page.names[0] <= self.last):
+        folder_around = not self.begun and page.folders[:1] == [least] and self.start.startswith(least)
+        if not (ascending(page.names) and ascending(page.folders)) or (page.names and page.names[0] <= self.last):
             raise Disorder
         if least <= self.last and not folder_around:
             raise Disorder
@@ -91,8 +97,14 @@ class Range:
 
 def span(page: Page) -> tuple[str, str]:
     """The least and the greatest name on a page, of keys and folders; empty if it has none."""
-    names = page.names[:1] + page.names[-1:] + ([page.first_folder, page.last_folder] if page.folders else [])
+    names = page.names[:1] + page.names[-1:] + page.folders[:1] + page.folders[-1:]
     return min(names, default=""), max(names, default="")
+
+
+def first_after(page: Page, name: str) -> str:
+    """The first key or folder on a page in order that is greater than `name`; empty if there is none."""
+    places = ((names, bisect_right(names, name)) for names in (page.names, page.folders))
+    return min((names[place] for names, place in places if place < len(names)), default="")
 
 
 class KeyRanges:
@@ -131,6 +143,16 @@ class KeyRanges:
         self._learn(page)
         self._estimate(source)
 
+    def check(self) -> None:
+        """Raise Disorder unless each range, once all are read, goes on where the next begins: with the same key.
+
+        Then all ranges together are the listing page after page, in whatever order the store lists. (A key that came or
+        went at such a place meanwhile is also Disorder.)
+        """
+        for one, other in pairwise(self.ranges):
+            if one.beyond != other.head:
+                raise Disorder
+
     def cut(self) -> Iterator[Page]:
         """All pages in order, each key once."""
         for each in self.ranges:
@@ -138,7 +160,7 @@ class KeyRanges:
 
     def _learn(self, page: Page) -> None:
         names = page.names
-        for name in (names[0], names[len(names) // 2], names[-1]) if names else (page.last_folder,):
+        for name in (names[0], names[len(names) // 2], names[-1]) if names else page.folders[-1:]:
             self.space.learn(name)
 
     def _estimate(self, each: Range) -> None:

@@ -88,7 +88,7 @@ def plain_page(body: bytes) -> Page | None:
     truncated = TRUNCATED.search(text)
     more = following(truncated[1] if truncated else "", token[1] if token else "")
     versions = [f'"{etag}"' for etag in etags]
-    return Page(names, list(map(int, sizes)), versions, more, *folder_span(folders))
+    return Page(names, list(map(int, sizes)), versions, more, folders)
 
 
 def decoded(names: list[str]) -> list[str]:
@@ -113,11 +113,7 @@ def any_page(root: ElementTree.Element, space: str) -> Page:
         names, folders = decoded(names), decoded(folders)
     token = root.findtext(f"{space}NextContinuationToken") or ""
     more = following(root.findtext(f"{space}IsTruncated") or "", token)
-    return Page(names, sizes, versions, more, *folder_span(folders))
-
-
-def folder_span(folders: list[str]) -> tuple[int, str, str]:
-    return len(folders), min(folders, default=""), max(folders, default="")
+    return Page(names, sizes, versions, more, folders)
 
 
 def following(truncated: str, token: str) -> str:
