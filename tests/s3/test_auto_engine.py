@@ -53,6 +53,7 @@ def test_obstore_serves_what_it_can(s3: S3Server) -> None:
         ({}, {"s3_additional_kwargs": {"ServerSideEncryption": "AES256"}}),
         ({}, {"config_kwargs": {"s3": {"addressing_style": "virtual"}}}),
         ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, {}),
+        ({"AWS_SECRET_ACCESS_KEY": ""}, {}),
     ],
 )
 def test_s3fs_serves_what_only_it_can(

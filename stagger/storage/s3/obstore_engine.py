@@ -257,7 +257,10 @@ def endpoint_of(config: dict[str, Any], found: dict[str, Any]) -> str:
 
 
 def has_keys(config: dict[str, Any]) -> bool:
-    return bool("access_key_id" in config or config.get("skip_signature") or os.environ.get("AWS_ACCESS_KEY_ID"))
+    """Whether the options, or the environment, have a key and its secret, or want no signature."""
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    given = all(config.get(OPTIONS[name]) for name in ("key", "secret"))
+    return bool(given or config.get("skip_signature") or all(map(os.environ.get, names)))
 
 
 def is_plain(profile: str, config: dict[str, Any]) -> bool:
