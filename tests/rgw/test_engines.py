@@ -100,7 +100,12 @@ def test_a_folder_of_many_pages_is_listed_in_ranges(bucket: Bucket, monkeypatch:
         monkeypatch.setattr(f"stagger.storage.s3.{place}.PAGE_KEYS", 10)
     divided: list[int] = []
     check = KeyRanges.check
-    monkeypatch.setattr(KeyRanges, "check", lambda self: (divided.append(len(self.ranges)), check(self)))
+
+    def counted(ranges: KeyRanges) -> None:
+        divided.append(len(ranges.ranges))
+        check(ranges)
+
+    monkeypatch.setattr(KeyRanges, "check", counted)
     storage = Storage()
     names = [f"{number:05d}" for number in range(300)] + [f"d{number}/{part}" for number in range(30) for part in "ab"]
     with ThreadPoolExecutor(16) as threads:
