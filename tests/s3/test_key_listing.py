@@ -257,6 +257,7 @@ def test_small_folders_take_few_requests_and_large_ones_a_quarter_more_at_most(k
     [
         lambda number: f"part-{number:07d}.jsonl.gz",
         lambda number: f"segment-{number // 50:05d}/part-{number:07d}",
+        lambda number: f"segment-{number // 5000:03d}/part-{number % 5000:08d}",
         lambda number: f"{number * 2654435761 % 2**32:08x}",
         lambda number: f"crawl/{number // 2000}/{'ab'[number // 1000 % 2]}/{number}",
     ],

@@ -22,7 +22,7 @@ class KeySpace:
     def __init__(self, prefix: str) -> None:
         self.floor = len(prefix)
         self._seen: list[set[str]] = []
-        self._letters: dict[int, str] = {}
+        self._letters: dict[tuple[int, bool], str] = {}
 
     def learn(self, name: str) -> None:
         """Take notice of the characters of a key."""
@@ -30,20 +30,24 @@ class KeySpace:
         for place, letter in enumerate(name):
             if letter not in self._seen[place]:
                 self._seen[place].add(letter)
-                self._letters.pop(place, None)
+                for wide in (False, True):
+                    self._letters.pop((place, wide), None)
 
-    def letters(self, place: int) -> str:
-        """The characters that are likely at a place of a key, in order; never empty."""
-        if place not in self._letters:
+    def letters(self, place: int, *, wide: bool = False) -> str:
+        """The characters that are likely at a place of a key, in order; never empty.
+
+        Where a single character was seen, only that one is, unless `wide`: it is a part of all names, as in `part-000`.
+        """
+        if (place, wide) not in self._letters:
             seen = self._seen[place] if place < len(self._seen) else set()
-            self._letters[place] = likely(seen)
-        return self._letters[place]
+            self._letters[place, wide] = "".join(seen) if len(seen) == 1 and not wide else likely(seen)
+        return self._letters[place, wide]
 
-    def value(self, name: str | None, base: int) -> int:
+    def value(self, name: str | None, base: int, *, wide: bool = False) -> int:
         """A number for the place of a key among those that have its first `base` characters; None is after all keys."""
         value = 0
         for place in range(base, base + DEPTH):
-            letters = self.letters(place)
+            letters = self.letters(place, wide=wide)
             if name is None:
                 digit = len(letters) + 1 if place == base else 0
             else:
@@ -57,16 +61,20 @@ class KeySpace:
 
     def between(self, low: str, high: str | None) -> str | None:
         """A string about in the middle of two others; None if there is none that divides the keys in every order."""
+        return self._between(low, high, wide=False) or self._between(low, high, wide=True)
+
+    def _between(self, low: str, high: str | None, *, wide: bool) -> str | None:
         base = self.base(low, high)
-        middle = (self.value(low, base) + self.value(high, base)) // 2
+        letters = [self.letters(place, wide=wide) for place in range(base, base + DEPTH)]
+        middle = (self.value(low, base, wide=wide) + self.value(high, base, wide=wide)) // 2
         digits: list[int] = []
-        for place in reversed(range(base + 1, base + DEPTH)):
-            middle, digit = divmod(middle, len(self.letters(place)) + 1)
+        for known in reversed(letters[1:]):
+            middle, digit = divmod(middle, len(known) + 1)
             digits.append(digit)
-        digits.append(min(middle, len(self.letters(base))))
+        digits.append(min(middle, len(letters[0])))
         text = low[:base]
-        for place, digit in enumerate(takewhile(bool, reversed(digits)), base):
-            text += self.letters(place)[digit - 1]
+        for known, digit in zip(letters, takewhile(bool, reversed(digits)), strict=False):
+            text += known[digit - 1]
         return text if low < text and (high is None or text < high) and self.divides(text) else None
 
     def beyond(self, start: str) -> str | None:
