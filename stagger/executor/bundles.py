@@ -45,8 +45,8 @@ def modules_of(run: RunSpec, stage: StageSpec) -> list[str]:
     texts = [run.run_dir, *(text for step in stage.pipeline for text in strings(step.params))]
     for protocol in sorted({text.partition("://")[0] for text in texts if not is_local(text)}):
         if protocol in S3_PROTOCOLS:
-            engine = run.storage_options.get(protocol, {}).get("engine", "s3fs")
-            found += [S3_MODULE, f"stagger.storage.s3.{'obstore' if engine == 'auto' else engine}_engine"]
+            engine = run.storage_options.get(protocol, {}).get("engine", "auto")
+            found += [S3_MODULE, f"stagger.storage.s3.{engine}_engine"]
         else:
             found.append(OTHER_MODULE)
     if run.pickled:

@@ -193,7 +193,7 @@ class StorageSpec(Model):
         Says("a mapping of options for each protocol", {"s3": {"endpoint_url": "https://..."}}),
     ] = {}
     """fsspec options per protocol: `{s3: {endpoint_url: ...}}`. Write secrets as ${NAME}. `engine` selects the S3
-    client: s3fs or obstore."""
+    client: auto, obstore or s3fs."""
     retry_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 600.0
     """Seconds for which a request is retried that the storage throttled, rejected for the moment, or cut off."""
     read_ahead_mb: NonNegativeInt = 64

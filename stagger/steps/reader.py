@@ -27,6 +27,9 @@ HEAD_BYTES = 512
 #: First characters of most text files. No other format's files begin with them, unless a NUL follows.
 PLAIN = (b"{", b"[", b'"')
 
+#: Files of a listing that are made shards at once.
+AT_ONCE = 10_000
+
 #: The error for a file that is a single line, with carriage returns in it.
 CR_ONLY = "the lines end with CR alone: convert the line ends to LF or CRLF"
 
@@ -206,7 +209,7 @@ class ShardReader:
         from stagger.steps.listing import input_files  # Only a launch lists.
 
         files, left_out = input_files(storage, self.path, self.glob, recursive=self.recursive)
-        shards = list(map(Shard._make, files))
+        shards = as_shards(files)
         if shards and (gone := min(shards, key=lambda shard: shard.size)).size < 0:
             raise StaggerError(
                 f"{join(self.path, gone.name)} links to a missing file; restore the file or remove the link."
@@ -340,6 +343,15 @@ class ShardReader:
     def read(self, shard: OpenShard) -> Iterator[Document]:
         """The documents of one shard after `shard.record`; called again after a line that was too long."""
         raise NotImplementedError
+
+
+def as_shards(files: list[Entry]) -> list[Shard]:
+    """The files as shards, in the same list: a million of them are not held twice."""
+    new_shard = partial(tuple.__new__, Shard)  # Half the time of Shard(...).
+    shards = cast("list[Shard]", files)
+    for start in range(0, len(files), AT_ONCE):
+        shards[start : start + AT_ONCE] = map(new_shard, files[start : start + AT_ONCE])
+    return shards
 
 
 def with_source(documents: Iterator[Document], shard: OpenShard) -> Iterator[Document]:

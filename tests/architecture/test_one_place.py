@@ -40,6 +40,7 @@ PURE = {
     "start/herd",
     "status/efficiency",
     "storage/faults",
+    "storage/s3/key_space",
     "storage/s3/refusals",
 }
 

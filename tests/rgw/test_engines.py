@@ -9,6 +9,7 @@ import pytest
 
 from stagger.errors import BadInput, StorageError
 from stagger.storage.s3.engine import PAGE_KEYS, Changed, Engine
+from stagger.storage.s3.key_ranges import KeyRanges
 from stagger.storage.storage import Storage
 from tests.conftest import Bucket
 from tests.rgw.conftest import open_uploads
@@ -63,7 +64,7 @@ def test_a_version_that_was_replaced_is_neither_read_nor_replaced(engine: Engine
     assert now != old
     entry = engine.head(bucket.name, "a")
     assert entry is not None
-    assert {now} == {entry.version} == {one.version for one in engine.page(bucket.name, "", recursive=True, more="")[0]}
+    assert {now} == {entry.version} == set(engine.page(bucket.name, "", recursive=True, more="").versions)
     with pytest.raises(Changed):
         engine.get(bucket.name, "a", 0, None, old)
     with pytest.raises(Changed):
@@ -92,6 +93,27 @@ def test_ranges_end_where_the_object_ends(engine: Engine, bucket: Bucket) -> Non
 
     assert (content("a", 2, 5), content("a", 7, None), content("a", 8, 99)) == (b"234", b"789", b"89")
     assert content("a", 10, None) == content("a", 50, 60) == content("empty", 0, 10) == content("empty", 0, None) == b""
+
+
+def test_a_folder_of_many_pages_is_listed_in_ranges(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("s3fs_engine", "key_ranges"):
+        monkeypatch.setattr(f"stagger.storage.s3.{place}.PAGE_KEYS", 10)
+    divided: list[int] = []
+    check = KeyRanges.check
+
+    def counted(ranges: KeyRanges) -> None:
+        divided.append(len(ranges.ranges))
+        check(ranges)
+
+    monkeypatch.setattr(KeyRanges, "check", counted)
+    storage = Storage()
+    names = [f"{number:05d}" for number in range(300)] + [f"d{number}/{part}" for number in range(30) for part in "ab"]
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(lambda name: storage.write(f"{bucket.url}/many/{name}", b"x"), names))
+    assert [entry.name for entry in storage.walk(f"{bucket.url}/many")] == sorted(names)
+    assert [entry.name for entry in storage.list(f"{bucket.url}/many")] == names[:300]
+    assert len(divided) == 2  # Both listings were taken as they were read, in ranges.
+    assert min(divided) > 3
 
 
 def test_a_folder_of_more_keys_than_a_page_is_listed_whole(storage: Storage, bucket: Bucket) -> None:

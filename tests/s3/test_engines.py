@@ -235,7 +235,7 @@ def test_what_will_not_pass_is_asked_once_and_said_in_one_sentence(s3: S3Server,
 
 def test_options_that_an_engine_does_not_have_are_named(s3: S3Server) -> None:
     for options, message in (
-        ({"engine": "boto"}, "there is no engine 'boto'; valid engines: s3fs, obstore"),
+        ({"engine": "boto"}, "there is no engine 'boto'; valid engines: auto, obstore, s3fs"),
         (
             {"engine": "obstore", "s3_additional_kwargs": {}},
             "obstore does not take 's3_additional_kwargs'; it takes key",

@@ -29,14 +29,16 @@ class Body(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Part of a listing. `more` is the token of the next page, empty on the last. Names are whole keys.
+    """Part of a listing: the objects' whole keys, their bytes and their ETags, in three lists of equal length.
 
-    `folders` is the number of folders that stand for the keys below them.
+    `more` is the token of the next page, empty on the last. `folders` stand for the keys below them.
     """
 
-    entries: list[Entry]
+    names: list[str]
+    sizes: list[int]
+    versions: list[str]
     more: str
-    folders: int = 0
+    folders: list[str]
 
 
 class Engine(Protocol):
@@ -63,7 +65,8 @@ class Engine(Protocol):
 
     def head(self, bucket: str, key: str) -> Entry | None: ...
 
-    def page(self, bucket: str, prefix: str, *, recursive: bool, more: str) -> Page: ...
+    def page(self, bucket: str, prefix: str, *, recursive: bool, more: str, after: str = "") -> Page:
+        """The keys that begin with `prefix`, from the page `more`, or those after the key `after` (StartAfter)."""
 
     def has_bucket(self, bucket: str) -> bool: ...
 

@@ -25,7 +25,7 @@ try:
     from obstore.store import S3Store
 except ImportError as missing:
     raise StaggerError(
-        f"The S3 engine obstore is not installed ({missing}); install it with: pip install 'stagger-slurm[obstore]'"
+        f"The S3 engine obstore cannot be imported ({missing}); install it with: pip install obstore"
     ) from missing
 
 #: s3fs's options -> obstore's.
@@ -69,9 +69,8 @@ class ObstoreEngine:
 
     def _store(self, bucket: str) -> S3Store:
         if bucket not in self._stores:
-            config = {**aws_files(self._profile, self._config), **self._config}
-            endpoint = config.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL_S3")
-            endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL") or ""
+            endpoint = endpoint_of(self._config, self._found)
+            config = {**self._found, **self._config}
             client = {**TIMEOUTS, "allow_http": endpoint.startswith("http://")}
             try:
                 self._stores[bucket] = S3Store(
@@ -84,12 +83,34 @@ class ObstoreEngine:
                 raise StaggerError(f"storage_options of s3: {error}") from error
         return self._stores[bucket]
 
-    @property
-    def keyed(self) -> set[str]:
-        return self._s3fs.keyed if "_s3fs" in self.__dict__ else set()
+    def beyond(self) -> str:
+        """What obstore cannot do of what the environment and the AWS files want; empty if it can do all."""
+        plain_http = endpoint_of(self._config, self._found).startswith("http://")
+        names: tuple[str, ...] = BEYOND_HTTP if plain_http else BEYOND_HTTPS
+        if set_here := [name for name in (*names, *BEYOND_BOTH) if os.environ.get(name)]:
+            return set_here[0]
+        if is_plain(self._profile, self._config):
+            return ""
+        import botocore.session
+
+        scoped = botocore.session.Session(profile=self._profile or None).get_scoped_config()
+        if found := [name for name in BEYOND_CONFIG if name in scoped]:
+            return f"{found[0]} in the AWS files"
+        if not has_keys(self._config) and "credential_provider" not in self._found:
+            return "no credentials"  # s3fs reports it at once.
+        return ""
 
     @functools.cached_property
-    def _s3fs(self) -> Engine:
+    def _found(self) -> dict[str, Any]:
+        return from_botocore(self._profile, self._config)
+
+    @property
+    def keyed(self) -> set[str]:
+        return self.s3fs.keyed if "s3fs" in self.__dict__ else set()
+
+    @functools.cached_property
+    def s3fs(self) -> Engine:
+        """The engine for what obstore cannot do."""
         from stagger.storage.s3.s3fs_engine import S3fsEngine
 
         return S3fsEngine(self._options)
@@ -130,7 +151,7 @@ class ObstoreEngine:
 
     def delete(self, bucket: str, key: str, *, match: str = "") -> None:
         if match:
-            self._s3fs.delete(bucket, key, match=match)
+            self.s3fs.delete(bucket, key, match=match)
         else:
             obstore.delete(self._store(bucket), key)
 
@@ -141,33 +162,44 @@ class ObstoreEngine:
             return None
         return Entry(key, found["size"], etag_in(found))
 
-    def page(self, bucket: str, prefix: str, *, recursive: bool, more: str) -> Page:
-        page = self._s3fs.page(bucket, prefix, recursive=recursive, more=more)
-        for entry in page.entries:
-            if UNFIT.search(entry.name.removesuffix("/")):
-                raise StaggerError(
-                    f"s3://{bucket}/{prefix} holds a key that the engine obstore cannot represent ({entry.name!r}); use"
-                    " the engine s3fs, or another folder."
-                )
+    def page(self, bucket: str, prefix: str, *, recursive: bool, more: str, after: str = "") -> Page:
+        page = self.s3fs.page(bucket, prefix, recursive=recursive, more=more, after=after)
+        if (name := unfit(page.names)) is not None:
+            raise StaggerError(
+                f"s3://{bucket}/{prefix} holds a key that the engine obstore cannot represent ({name!r}); use the"
+                " engine s3fs, or another folder."
+            )
         return page
 
     def has_bucket(self, bucket: str) -> bool:
-        return self._s3fs.has_bucket(bucket)
+        return self.s3fs.has_bucket(bucket)
 
     def begin_upload(self, bucket: str, key: str) -> str:
-        return self._s3fs.begin_upload(bucket, key)
+        return self.s3fs.begin_upload(bucket, key)
 
     def put_part(self, bucket: str, key: str, upload: str, number: int, data: bytes) -> str:
-        return self._s3fs.put_part(bucket, key, upload, number, data)
+        return self.s3fs.put_part(bucket, key, upload, number, data)
 
     def complete_upload(self, bucket: str, key: str, upload: str, parts: list[str]) -> str:
-        return self._s3fs.complete_upload(bucket, key, upload, parts)
+        return self.s3fs.complete_upload(bucket, key, upload, parts)
 
     def abort_upload(self, bucket: str, key: str, upload: str) -> None:
-        self._s3fs.abort_upload(bucket, key, upload)
+        self.s3fs.abort_upload(bucket, key, upload)
 
     def uploads(self, bucket: str, prefix: str) -> list[tuple[str, str]]:
-        return self._s3fs.uploads(bucket, prefix)
+        return self.s3fs.uploads(bucket, prefix)
+
+
+def unfit(names: list[str]) -> str | None:
+    r"""The first of these keys that obstore cannot represent. A folder marker may end with `/`.
+
+    >>> unfit(["a/b", "a/"]), unfit(["a/../b"]), unfit(["a/b", "c\n"])
+    (None, 'a/../b', 'c\n')
+    """
+    keys = "/".join(["", *names, ""])  # One look at all of them is enough for nearly all pages.
+    if keys.isprintable() and not any(odd in keys for odd in ("//", "/./", "/../")):
+        return None
+    return next((name for name in names if UNFIT.search(name.removesuffix("/"))), None)
 
 
 def etag_in(answer: Any) -> str:
@@ -195,12 +227,55 @@ def translate(options: dict[str, Any]) -> tuple[dict[str, Any], str]:
     return config, profile
 
 
-def aws_files(profile: str, config: dict[str, Any]) -> dict[str, Any]:
-    """Settings from the AWS files (~/.aws/credentials, ~/.aws/config): obstore itself only reads the environment."""
-    given = "access_key_id" in config or config.get("skip_signature") or os.environ.get("AWS_ACCESS_KEY_ID")
+#: Environment variables for what obstore cannot do as botocore does it: with endpoints of HTTP, of HTTPS, and of both.
+BEYOND_HTTP = ("HTTP_PROXY", "http_proxy")
+BEYOND_HTTPS = ("HTTPS_PROXY", "https_proxy", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
+BEYOND_BOTH = (
+    "ALL_PROXY",
+    "all_proxy",
+    "AWS_USE_FIPS_ENDPOINT",
+    "AWS_USE_DUALSTACK_ENDPOINT",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+    "AWS_SECURITY_TOKEN",  # AWS_SESSION_TOKEN's old name.
+)
+
+#: The same in the file ~/.aws/config.
+BEYOND_CONFIG = (
+    "s3",
+    "services",
+    "ca_bundle",
+    "use_fips_endpoint",
+    "use_dualstack_endpoint",
+    "ignore_configured_endpoint_urls",
+)
+
+
+def endpoint_of(config: dict[str, Any], found: dict[str, Any]) -> str:
+    """The endpoint from the options, the environment, or what botocore found; empty for AWS's."""
+    named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return str(config.get("endpoint") or named or found.get("endpoint") or "")
+
+
+def has_keys(config: dict[str, Any]) -> bool:
+    """Whether the options, or the environment, have a key and its secret, or want no signature."""
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    given = all(config.get(OPTIONS[name]) for name in ("key", "secret"))
+    return bool(given or config.get("skip_signature") or all(map(os.environ.get, names)))
+
+
+def is_plain(profile: str, config: dict[str, Any]) -> bool:
+    """Whether options and environment have all credentials, and there are no AWS files: botocore need not be asked."""
     names = ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config")
     files = [os.path.expanduser(os.environ.get(variable, name)) for variable, name in names]
-    if not profile and (given or not any(map(os.path.exists, files))):
+    return not profile and has_keys(config) and not any(map(os.path.exists, files))
+
+
+def from_botocore(profile: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Region, endpoint and credentials as botocore finds them: obstore itself does not read the AWS files.
+
+    botocore also knows SSO, assumed roles, credential processes, web identities, containers and instances.
+    """
+    if is_plain(profile, config):
         return {}
     import botocore.session
 
@@ -210,7 +285,7 @@ def aws_files(profile: str, config: dict[str, Any]) -> dict[str, Any]:
         found["region"] = region
     if endpoint := session.get_scoped_config().get("endpoint_url"):
         found["endpoint"] = endpoint
-    if (credentials := session.get_credentials()) is not None:
+    if (profile or not has_keys(config)) and (credentials := session.get_credentials()) is not None:
 
         def frozen() -> dict[str, Any]:
             now = credentials.get_frozen_credentials()

@@ -1,38 +1,64 @@
-"""A listing, page by page: each key once, and never without an end."""
+"""A listing, page by page: each key once, and never without an end. Pure."""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator
+from operator import lt
 
 from stagger.errors import StorageError
-from stagger.storage import Entry
 from stagger.storage.s3.engine import Page
 
 #: Pages without a key or a folder that a listing may have in a row.
 EMPTY_PAGES = 1000
 
+#: Asks for the page with this token (empty for the first), or for the page after this key.
+Ask = Callable[[str, str], Page]
 
-def entries(path: str, ask: Callable[[str], Page]) -> Iterator[Entry]:
-    """The objects on all pages. `ask` gets the token of a page, empty for the first.
 
-    Raises StorageError when a key or a token comes twice, or when the listing goes on without keys.
+class Chain:
+    """The pages of a listing one after another, each named by the one before: what every store can do.
+
+    `ordered` is whether each key so far is greater than the one before it.
     """
-    seen, tokens, empty, more = Seen(), {""}, 0, ""
-    while True:
-        page = ask(more)
-        for entry in page.entries:
-            if not seen.add(entry.name):
-                raise StorageError(f"{path}: the store's listing names {entry.name!r} twice; it cannot be relied on.")
-            yield entry
-        more, empty = page.more, 0 if page.entries or page.folders else empty + 1
-        if not more:
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._tokens = {""}
+        self._empty = 0
+        self._seen = Seen()
+        self.more = ""
+
+    @property
+    def ordered(self) -> bool:
+        return self._seen.ordered
+
+    def take(self, page: Page) -> None:
+        """Check the next page.
+
+        Raises StorageError when a key or a token comes twice, or when the listing goes on without keys.
+        """
+        if (name := self._seen.add(page.names)) is not None:
+            raise StorageError(f"{self._path}: the store's listing names {name!r} twice; it cannot be relied on.")
+        self.more, self._empty = page.more, 0 if page.names or page.folders else self._empty + 1
+        if not self.more:
             return
-        if more in tokens:
-            raise StorageError(f"{path}: the store's listing does not end: it names the next page {more!r} twice.")
-        if empty > EMPTY_PAGES:
-            raise StorageError(f"{path}: the store's listing does not end: {empty} pages in a row are empty.")
-        tokens.add(more)
+        if self.more in self._tokens:
+            raise StorageError(
+                f"{self._path}: the store's listing does not end: it names the next page {self.more!r} twice."
+            )
+        if self._empty > EMPTY_PAGES:
+            raise StorageError(
+                f"{self._path}: the store's listing does not end: {self._empty} pages in a row are empty."
+            )
+        self._tokens.add(self.more)
+
+    def rest(self, ask: Ask) -> Iterator[Page]:
+        """The pages after those that were taken."""
+        while self.more:
+            page = ask(self.more, "")
+            self.take(page)
+            yield page
 
 
 class Seen:
@@ -43,15 +69,31 @@ class Seen:
         self._hashes = array("q")
         self._unordered: set[int] | None = None
 
-    def add(self, name: str) -> bool:
-        """Whether `name` is new."""
-        if self._unordered is None and name > self._last:
-            self._last = name
-            self._hashes.append(hash(name))
-            return True
+    @property
+    def ordered(self) -> bool:
+        return self._unordered is None
+
+    def add(self, names: list[str]) -> str | None:
+        """The first of these names that is not new."""
+        if not names:
+            return None
+        if self._unordered is None and names[0] > self._last and ascending(names):
+            self._last = names[-1]
+            self._hashes.extend(map(hash, names))
+            return None
         if self._unordered is None:
             self._unordered = set(self._hashes)
-        if hash(name) in self._unordered:
-            return False
-        self._unordered.add(hash(name))
-        return True
+        for name in names:
+            if hash(name) in self._unordered:
+                return name
+            self._unordered.add(hash(name))
+        return None
+
+
+def ascending(names: list[str]) -> bool:
+    r"""Whether each name is greater than the one before it, by its code points: the order of S3, that of UTF-8's bytes.
+
+    >>> ascending(["a", "a/b", "b"]), ascending(["a", "a"]), ascending(["\uffff", "\U00010000"])
+    (True, False, True)
+    """
+    return all(map(lt, names, names[1:]))

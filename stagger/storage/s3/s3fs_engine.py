@@ -1,4 +1,4 @@
-"""The default S3 engine: s3fs and botocore, with all of s3fs's options."""
+"""The S3 engine of s3fs and botocore, with all of s3fs's options."""
 
 from __future__ import annotations
 
@@ -38,9 +38,6 @@ PIECE_S = 30.0
 #: botocore's event before it parses a listing. With `*` for the service, it comes before botocore's own handler, which
 #: would parse the whole listing only to look for an error.
 BEFORE_PARSE = "before-parse.*.ListObjectsV2"
-
-#: A listing's answer has at least one of these.
-LISTED = ("Name", "KeyCount", "MaxKeys", "IsTruncated", "Contents", "CommonPrefixes")
 
 #: Error codes for an object that is not there. A missing bucket or upload has another code.
 GONE = ("NoSuchKey", "404")
@@ -157,17 +154,18 @@ class S3fsEngine:
             raise WrongAnswer("the answer to HEAD has no Content-Length")
         return Entry(key, answer["ContentLength"], etag_in(answer))
 
-    def page(self, bucket: str, prefix: str, *, recursive: bool, more: str) -> Page:
+    def page(self, bucket: str, prefix: str, *, recursive: bool, more: str, after: str = "") -> Page:
         request = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": PAGE_KEYS}
         if not recursive:
             request["Delimiter"] = "/"
         if more:
             request["ContinuationToken"] = more
-        answer = self._call("list_objects_v2", **request)
-        if not any(name in answer for name in LISTED):
+        elif after:
+            request["StartAfter"] = after
+        page = self._call("list_objects_v2", **request).get(listing.PAGE)
+        if page is None:
             raise WrongAnswer("the answer to a request for a listing is not a listing")
-        entries = [Entry(item["Key"], item["Size"], etag_in(item)) for item in answer.get("Contents", ())]
-        return Page(entries, next_token(answer), len(answer.get("CommonPrefixes", ())))
+        return cast("Page", page)
 
     def has_bucket(self, bucket: str) -> bool:
         try:
@@ -227,15 +225,6 @@ def conditional(key: str, *, create: bool, match: str) -> Iterator[dict[str, str
 def etag_in(answer: dict[str, Any]) -> str:
     """The ETag of an answer or a listed object; empty if it has none."""
     return quoted(str(answer.get("ETag", "")))
-
-
-def next_token(answer: dict[str, Any]) -> str:
-    """The token of a listing's next page; empty after the last. Raises WrongAnswer when a page must follow without."""
-    if not answer.get("IsTruncated"):
-        return ""
-    if not answer.get("NextContinuationToken"):
-        raise WrongAnswer("the listing is truncated, and the store names no token for the rest")
-    return str(answer["NextContinuationToken"])
 
 
 def checksum_settings(options: dict[str, Any]) -> dict[str, str]:
