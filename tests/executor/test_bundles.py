@@ -18,7 +18,7 @@ S3 = "stagger.storage.s3"
     ("paths", "options", "storage"),
     [
         (("/in", "/out"), {}, []),
-        (("s3://in", "/out"), {}, [f"{S3}.s3fs_engine", f"{S3}.store"]),
+        (("s3://in", "/out"), {}, [f"{S3}.auto_engine", f"{S3}.store"]),
         (("s3://in", "s3://out"), {"s3": {"engine": "obstore"}}, [f"{S3}.obstore_engine", f"{S3}.store"]),
         (("memory://in", "/out"), {}, ["stagger.storage.fsspec_store"]),
     ],
