@@ -261,6 +261,7 @@ def test_jobs_are_named_and_their_reasons_shown(queue: Queue) -> None:
     assert not queue.run.done()
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_stops_waiting_and_cancels_nothing(queue: Queue) -> None:
     queue.lists("RUNNING")
     queue.event.write_text("kill -INT $PPID")

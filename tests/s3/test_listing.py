@@ -110,7 +110,7 @@ def test_a_long_listing_under_faults_has_each_key_once(storage: Storage, s3: S3S
     assert s3.stats()["connections"]["peak"] > 4  # In several places at once.
 
 
-@pytest.mark.usefixtures("short_pages")
+@pytest.mark.usefixtures("short_pages", "heeds_ctrl_c")
 def test_ctrl_c_ends_a_long_listing_at_once_though_an_answer_does_not_come(storage: Storage, s3: S3Server) -> None:
     s3.add_virtual("data", "stuck/part-", 700, 11)
     s3.set_faults(hold=20)
@@ -121,8 +121,7 @@ def test_ctrl_c_ends_a_long_listing_at_once_though_an_answer_does_not_come(stora
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=press).start()
-    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         list(storage.walk("s3://data/stuck"))
+    assert s3.held()  # The answer has not come.
     s3.release()
-    assert time.monotonic() - began < 20  # The answer would be waited for 60 s.
