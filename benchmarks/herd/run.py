@@ -166,7 +166,11 @@ def plot(options: argparse.Namespace, runs: dict[str, Any]) -> None:
         axes.plot(run["measured"]["requests_per_second"], color="black", linewidth=0.8, label="measured")
         axes.plot(run["predicted"]["requests_per_second"], color="tab:orange", linewidth=0.8, label="predicted")
         axes.axhline(
-            options.backend_limit, color="tab:red", linestyle="--", linewidth=1, label=f"limit {options.limit:g}"
+            options.backend_limit,
+            color="tab:red",
+            linestyle="--",
+            linewidth=1,
+            label=f"limit {options.backend_limit:g}",
         )
         axes.set(ylim=(0, None), ylabel="requests/s")
         axes.set_title(

@@ -103,7 +103,7 @@ def test_several_last_stages_are_launched_together(make: Make, tmp_path: Path) -
 
 
 def test_a_limit_of_no_rank_is_refused(make: Make) -> None:
-    with pytest.raises(StaggerError, match="limit is 0; it must be 1 or more"):
+    with pytest.raises(StaggerError, match="limit: expected a whole number of at least 1, not"):
         make("one").run(limit=0)
 
 

@@ -46,7 +46,7 @@ def test_content_that_changed_at_equal_size_is_found_and_made_again(
     cli("status", run, "--verify", check=0)
     cli("retry", run, "--lost", check=0)
     said = cli("status", run, "--checksum", check=1).out
-    assert f"lost: 1 output file (1 of another content) of ranks 0, such as {path}" in said
+    assert f"lost: 1 output file (1 of another content) of rank 0, such as {path}" in said
     assert f"make them again with: stagger retry {run} --lost --checksum" in said
     cli("retry", run, "--lost", "--checksum", check=0)
     assert contents(out) == whole

@@ -107,6 +107,6 @@ def test_a_done_rank_whose_input_was_touched_is_named_once_and_not_run_again(
     cli("launch", file, check=0)
     before = contents(tmp_path / "run" / "completions")
     (shards / "shard-00.jsonl").touch()
-    assert "Ranks 0 are done and have read the earlier ones" in cli("launch", file, check=0).err
+    assert "Rank 0 is done and has read the earlier ones" in cli("launch", file, check=0).err
     assert "modified since" not in cli("launch", file, check=0).err
     assert contents(tmp_path / "run" / "completions") == before
