@@ -87,7 +87,7 @@ def test_one_place_prints_and_one_makes_the_logger() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     }
-    # The two views that redraw themselves print the sequence that clears a terminal. A bundle is loaded before the rest.
+    # Two views that redraw themselves print the sequence that clears a terminal. A bundle is loaded before the rest.
     bundle = {"bundle/boot.py", "bundle/loader.py"}
     others = {"terminal.py", "task/attempt_log.py", "cli/main.py", "cli/show.py", "cli/block_status.py"}
     assert printing == bundle | others

@@ -110,7 +110,7 @@ def test_jobs_in_a_hidden_partition_are_found_and_cancelled(site: Site) -> None:
     site.launch(site.user, site.stage("only", "../input", HOLD, executor={"partition": "hidden"}))
     until(lambda: counts(status(site.user, run)) == (0, 0, 4, 0), "all ranks to run")
     assert site.slurm("squeue", "--noheader", user=site.user) == ""
-    assert "are queued or running" in site.user("retry", run, "--rank", "0", check=2).err
+    assert "is queued or running" in site.user("retry", run, "--rank", "0", check=2).err
     assert site.user("cancel", run, check=0).out.count("cancelled Slurm job") == 2
     until(lambda: site.slurm("squeue", "--all", "--noheader") == "", "all jobs to end")
     assert counts(status(site.user, run)) == (0, 0, 0, 4)
