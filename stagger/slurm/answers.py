@@ -162,7 +162,7 @@ def parse_accounting(text: str) -> dict[tuple[str, int | None], Accounted]:
     The index is None for a single job, and for the rest of an array that was cancelled before it started.
 
     >>> parse_accounting("12_3|FAILED|0:9|n1\n12_[5-6%2]|PENDING|0:0|None assigned\n")[("12", 3)]
-    Accounted(state='FAILED', signal=9)
+    Accounted(state='FAILED', signal=9, placed=True)
     """
     states: dict[tuple[str, int | None], Accounted] = {}
     for line in text.splitlines():

@@ -110,6 +110,8 @@ def test_keys_that_obstore_cannot_represent_are_served_by_s3fs(s3: S3Server) -> 
         entry = put(storage, f"s3://data/{key}", key.encode())
         assert b"".join(storage.stream(f"s3://data/{key}", entry.size, entry.version)) == key.encode()
     assert sorted(each.name for each in storage.walk("s3://data/odd")) == ["../b", "./c", "/a"]
+    for key in ("odd//a", "odd/../b", "odd/./c"):  # Other tests list the bucket with obstore.
+        storage.remove(f"s3://data/{key}")
 
 
 def test_a_bucket_that_obstore_fails_on_for_good_is_served_by_s3fs(

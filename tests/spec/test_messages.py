@@ -140,7 +140,7 @@ def test_the_same_for_arguments_in_python(executor: Any, spec: type[BaseModel]) 
         ("name", 12, "not the number 12; put it in quotes: name: '12'."),
         ("tasks", "8,000", "expected auto or a whole number from 1 to 10,000,000, not '8,000'; write tasks: 8000."),
         ("tasks", "8k", "write tasks: 8000."),
-        ("tasks", True, "expected auto or a whole number from 1 to 10,000,000, not true."),
+        ("tasks", True, "expected a whole number from 1 to 10,000,000, not true."),
         ("tasks", [2], "not a list; write it without brackets or dash: tasks: 2."),
         ("tasks", None, "expected auto or a whole number from 1 to 10,000,000, but no value is given."),
         ("randomize_start_duration", "3 min", "write randomize_start_duration: 180."),

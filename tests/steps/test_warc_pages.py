@@ -309,7 +309,9 @@ def test_a_brotli_body_beyond_max_record_bytes_is_bad(tmp_path: Path) -> None:
 
 def test_a_record_beyond_max_record_bytes_is_bad(tmp_path: Path) -> None:
     data = page(0) + page(1, b"x" * 3000) + page(2)
-    with pytest.raises(BadInput, match=rf"record 2, byte {len(page(0))}: the record has 3\d\d\d bytes, more than max_"):
+    with pytest.raises(
+        BadInput, match=rf"record 2, byte {len(page(0))}: the record has 3,\d\d\d bytes, more than max_"
+    ):
         read(tmp_path, data, max_record_bytes=2000)
     documents, task = read(tmp_path, data, max_record_bytes=2000, on_bad_record="skip")
     assert (len(documents), task.bad_records) == (2, {"size": 1})
