@@ -26,8 +26,11 @@ from tests.kit.records import launch_record
 from tests.kit.runs import SLURM, counts, launches, status
 from tests.kit.slurm_front import front
 
-NOW = datetime.now().isoformat(timespec="seconds")
 LONG_AGO = "2020-01-01T00:00:00"
+
+
+def now() -> str:
+    return datetime.now().isoformat(timespec="seconds")
 
 
 class Run:
@@ -52,9 +55,10 @@ class Run:
         path.write_text(f'#!/bin/bash\necho "{name} $*" >> {self.calls}\n{script}\n')
         path.chmod(0o755)
 
-    def lists(self, *lines: str, name: str = "", script: str = "", at: str = NOW) -> None:
+    def lists(self, *lines: str, name: str = "", script: str = "", at: str = "") -> None:
         """Make squeue list elements of the array, each given as `index|state|reason`."""
         rows = [line.split("|") for line in lines]
+        at = at or now()
         text = (f"{self.job}|{i}|{state}|9:59|{at}|{why}|{name or self.name}|{script}" for i, state, why in rows)
         self.queue.write_text("\n".join(text) + "\n")
 
@@ -227,7 +231,7 @@ def test_jobs_beside_a_refused_one_are_cancelled_all_the_same(run: Run) -> None:
     first = launches(run.path)[0]["arrays"][0]
     run.cli("launch", run.file, check=0)  # Slurm has lost the first launch, so it seems.
     second = launches(run.path)[1]["arrays"][0]
-    rows = [f"{one['job_id']}|0|RUNNING|9:59|{NOW}|None|{one['name']}|(null)" for one in (first, second)]
+    rows = [f"{one['job_id']}|0|RUNNING|9:59|{now()}|None|{one['name']}|(null)" for one in (first, second)]
     run.queue.write_text("\n".join(rows) + "\n")
     run.stand_in("scancel", f"[[ $* != *{first['job_id']}* ]] || {{ {REFUSED}; }}")
     refused = run.cli("cancel", run.path, check=1)
