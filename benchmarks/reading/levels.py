@@ -1,7 +1,8 @@
 """What a level of compression costs: CPU to compress and to decompress, and bytes, beside zstd-3, the default.
 
 Compresses generated JSON Lines (kit/documents.py) through the compressor that writers use, in calls of the same size,
-and reads the result back. `frames` are independent zstd frames of so many bytes, in place of one.
+and reads the result back. A case with `frames` begins a new zstd frame after that many bytes of text; the others write
+a single frame.
 """
 
 from __future__ import annotations

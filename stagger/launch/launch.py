@@ -66,7 +66,7 @@ def launch(spec: RunSpec, wishes: Wishes = NO_WISHES, objects: Mapping[str, Sequ
 
     Args:
         spec: the run.
-        wishes: what is asked for.
+        wishes: which ranks to launch, how long to wait, and what may be removed.
         objects: stage -> its steps, of a run made of Python objects.
 
     Raises:

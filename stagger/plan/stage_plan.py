@@ -246,7 +246,7 @@ def output_names(steps: Sequence[Any]) -> list[OutputNames]:
 
 
 def check_tasks(stage: StageSpec, steps: Sequence[Any], tasks: int) -> None:
-    """Raise StaggerError when a step cannot be part of a stage of so many ranks."""
+    """Raise StaggerError when a step cannot be part of a stage that has `tasks` ranks."""
     for index, step in enumerate(steps):
         if hasattr(step, "check_tasks"):
             try:

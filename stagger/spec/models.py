@@ -101,8 +101,8 @@ class StageDefaults(SiteDefaults):
     tasks: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST)] = 1
     """Number of ranks that divide the work. `auto`: one for each shard."""
     bytes_per_task: Bytes | None = None
-    """As many ranks as needed so that each gets about so many bytes of input: `2GB`, `2GiB`, or a number of bytes. It
-    implies `tasks: auto`, and `shard_by: bytes` unless that is set. A shard is never divided."""
+    """About how many bytes of input each rank gets: `2GB`, `2GiB`, or a number of bytes. The number of ranks follows
+    from it, as with `tasks: auto`. It implies `shard_by: bytes` unless that is set. A shard is never divided."""
     shard_by: ShardBy = "count"
     """How shards are assigned to ranks. `count`: round robin; `bytes`: each rank gets about as many bytes."""
     commit: Literal["rank", "shard"] = "rank"
