@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from stagger.errors import StaggerError, counted
 from stagger.pipeline import Document, Shard
@@ -33,14 +33,18 @@ class ShardWriter:
             its endings; the steps then run once per shard, and each shard gets its own output. `{part}` numbers the
             files of a rank or shard if `max_bytes` is set.
         max_bytes: size in bytes at which a file is full; the next document starts another file.
+        adapter: makes the record of each document: a function, or `module:name` in a pipeline file. It is called as
+            `adapter(writer, document)`, and returns a dict.
     """
 
     path: str = field(kw_only=False)
     filename: str = field(kw_only=False)
     max_bytes: int | None = None
+    adapter: Any = None
     _task: TaskContext | None = field(default=None, init=False, repr=False)
     _file: OutputFile | None = field(default=None, init=False, repr=False)
     _part: int = field(default=0, init=False, repr=False)
+    _adapt: Callable[..., Any] | None = field(default=None, init=False, repr=False)
 
     #: The codec's ending, appended to `filename`; and those that other settings would append.
     extension: ClassVar[str] = ""
@@ -69,6 +73,10 @@ class ShardWriter:
             )
         if self.max_bytes is not None and "part" not in used:
             self.filename = with_part(self.filename)
+        if self.adapter is not None:
+            from stagger.steps.adapter import function_of
+
+            self._adapt = function_of(self.adapter)
         if re.search(r"[}\d]\{part\}|\{part\}[{\d]", self.filename):
             raise StaggerError(
                 f"filename {self.filename!r}: put a letter or a hyphen between {{part}} and the next digit or field."
@@ -121,6 +129,22 @@ class ShardWriter:
 
     def bind(self, task: TaskContext) -> None:
         self._task = task
+
+    def adapted(self, document: Document) -> dict[str, Any]:
+        """The record that the adapter makes of a document."""
+        from stagger.steps.adapter import record_of
+
+        assert self._adapt is not None
+        return record_of(self._adapt, self, document)
+
+    def media_records(self, document: Document, *, with_bytes: bool) -> list[Any]:
+        """The document's media as values that JSON has. Counts those that are written without their bytes."""
+        from stagger.pipeline.media import records_of
+
+        records, left_out = records_of(document.media, with_bytes=with_bytes)
+        if left_out and self._task is not None:
+            self._task.count("media_bytes_left_out", left_out)
+        return records
 
     def _name(self, stem: str, rank: int, part: int) -> str:
         return _filled(self.filename + self.extension, stem, rank, part)
@@ -208,6 +232,21 @@ class CompressedWriter(ShardWriter):
     def encode(self, document: Document) -> bytes:
         """One record, including its end mark."""
         raise NotImplementedError
+
+
+def strings_of(document: Document) -> tuple[str, str]:
+    """The text and the id of a document as strings: an integer id is written as its digits.
+
+    Raises StaggerError when one of them is anything else.
+    """
+    text, id_ = document.text, document.id
+    for name, value in (("text", text), ("id", id_)):
+        if not isinstance(value, str) and (name == "text" or not isinstance(value, int) or isinstance(value, bool)):
+            raise StaggerError(
+                f"The {name} of the document {id_!r} is not a string, but {type(value).__name__}; correct the reader or"
+                " the step that made it."
+            )
+    return str(text), str(id_)
 
 
 def with_part(filename: str) -> str:
