@@ -10,6 +10,7 @@ from typing import Any
 
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import Step, add_import_path
+from stagger.plan.datatrove_steps import refuse_unlike_readers, without_empty_texts
 from stagger.plan.stage_plan import StagePlan, make_plan, output_folders, output_names
 from stagger.plan.stage_steps import create_steps
 from stagger.plan.upstream import Upstream, writer_of
@@ -40,11 +41,14 @@ class Pipeline:
 
     @classmethod
     def create(cls, spec: RunSpec, objects: Mapping[str, Sequence[Step]] = NO_OBJECTS) -> Pipeline:
-        """Create the steps. `objects` maps stages to their steps, in a run made of Python objects.
+        """Create the steps, some of whose defaults depend on one another. `objects` maps stages to their steps, in a run
+        made of Python objects.
 
         Raises StaggerError when a step cannot be created or called, or when stages would write the same files.
         """
         steps = {stage.name: create_steps(stage, objects.get(stage.name)) for stage in spec.stages}
+        spec = without_empty_texts(spec, steps)
+        refuse_unlike_readers(spec, steps)
         outputs = {stage.name: output_folders(stage, steps[stage.name]) for stage in spec.stages}
         names = {stage.name: output_names(steps[stage.name]) for stage in spec.stages}
         refuse_same_names(names)
@@ -147,7 +151,7 @@ def plan_for_show(
     done = {stage.name: set() if fresh else done_ranks(stage) for stage in run.stages(RunRecord(spec))}
     complete = {name for name, ranks in done.items() if len(ranks) >= spec.stage(name).tasks}
     made = Pipeline.create(spec)
-    stages = ready_stages(spec, complete)
+    stages = ready_stages(made.spec, complete)
     completions = completions_in(run, spec, done)
     return made, plan_stages(run.storage, stages, made, completions), done
 

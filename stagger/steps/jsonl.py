@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import orjson
 
@@ -41,6 +41,8 @@ class ReadJsonl(ShardReader):
     id_key: str = "id"
     metadata_key: str | None = "metadata"
     missing_text: Literal["fail", "empty"] = "fail"
+
+    adapts_records: ClassVar[bool] = True
 
     def read(self, shard: OpenShard) -> Iterator[Document]:
         return self._lines(shard) if self._adapt is None else self._adapted(shard)
@@ -135,7 +137,7 @@ class ReadJsonl(ShardReader):
                 " empty if records without it have none",
             )
         text = record.pop(self.text_key)
-        if text is None and (self.skip_empty_text or self.missing_text == "empty"):
+        if text is None and (self.leaves_out_empty or self.missing_text == "empty"):
             return ""
         if not isinstance(text, str):
             raise BadRecord("text", f"{self.text_key!r} holds {type(text).__name__}, not a string")

@@ -25,8 +25,8 @@ from stagger.steps.arrow_types import (
     suggested,
     type_name,
 )
-from stagger.steps.parquet import MEDIA, METADATA, first_line, need_pyarrow
-from stagger.steps.writer import ShardWriter
+from stagger.steps.columns import MEDIA, METADATA, first_line, need_pyarrow
+from stagger.steps.writer import ShardWriter, strings_of
 
 #: Valid levels of Arrow's codecs.
 LEVEL_RANGES = {"zstd": (1, 22), "gzip": (1, 9)}
@@ -55,6 +55,8 @@ class WriteParquet(ShardWriter):
         one_schema: whether a launch fails at the stage's end, and names columns and ranks, if the files in `path` have
             different columns. `columns` makes them the same.
         row_group_bytes: uncompressed size of a row group in bytes. As much is kept in memory.
+        save_media_bytes: whether the bytes of media are written, as base64. Otherwise they are left out, and the media
+            without them counted.
     """
 
     filename: str = field(default="{rank}.parquet", kw_only=False)
@@ -66,6 +68,7 @@ class WriteParquet(ShardWriter):
     columns: dict[str, str] | None = None
     one_schema: bool = True
     row_group_bytes: int = 16 * 2**20
+    save_media_bytes: bool = False
     _schema: Any = field(default=None, init=False, repr=False)
     _rows: Rows | None = field(default=None, init=False, repr=False)
 
@@ -111,6 +114,17 @@ class WriteParquet(ShardWriter):
                     f" timestamp, json, and Arrow's others (pyarrow {pyarrow.__version__})."
                 ) from error
         return types
+
+    def adapted_document(self, document: Document) -> Document:
+        """The document that the adapter's record amounts to. Raises StaggerError when text or id is missing."""
+        record = dict(self.adapted(document))
+        for key in (self.text_key, self.id_key):
+            if key not in record:
+                raise StaggerError(
+                    f"The adapter's record of {document.id!r} lacks the key {key!r}, which is a column of its own: add it,"
+                    " or set text_key and id_key."
+                )
+        return Document(record.pop(self.text_key), record.pop(self.id_key), [], record)
 
     def note(self, schema: Any, empty: Collection[str]) -> None:
         """Keep a file's schema for the rank's next files, and note it. `empty` are columns without a value."""
@@ -159,11 +173,16 @@ class Rows:
 
     def add(self, document: Document) -> None:
         """Add a row. The document may be modified afterwards."""
+        if self._step.adapter is not None:
+            document = self._step.adapted_document(document)
         row = self._row(document)
-        self._texts.append(document.text)
-        self._ids.append(document.id)
+        text, id_ = document.text, document.id
+        if type(text) is not str or type(id_) is not str:
+            text, id_ = strings_of(document)
+        self._texts.append(text)
+        self._ids.append(id_)
         self._metadata.append(row)
-        self._size += size_of(document.text) + sum(map(size_of, row.values()))
+        self._size += size_of(text) + sum(map(size_of, row.values()))
         if self._size >= self._enough:
             self._flush()
 
@@ -181,7 +200,7 @@ class Rows:
                 " or id_key another name, or use metadata: json."
             )
         if document.media:
-            row[MEDIA] = json_of(document.media)
+            row[MEDIA] = json_of(step.media_records(document, with_bytes=step.save_media_bytes))
         return row
 
     def close(self) -> None:

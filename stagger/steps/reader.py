@@ -12,7 +12,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, ClassVar, Literal, cast
 
 from stagger.errors import BadInput, BadRecord, StaggerError, counted
 from stagger.pipeline import Document, Shard
@@ -206,6 +206,10 @@ class ShardReader:
     allow_empty: bool = False
     _task: TaskContext | None = field(default=None, init=False, repr=False)
     _adapt: Callable[..., Any] | None = field(default=None, init=False, repr=False)
+    _leaves_out_empty: bool = field(default=False, init=False, repr=False)
+
+    #: Whether `read` calls the adapter, with the records as they are in the file.
+    adapts_records: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self.path = absolute(os.fspath(self.path))
@@ -230,7 +234,7 @@ class ShardReader:
         if self.shuffle_seed is not None:
             import random  # Only a launch shuffles.
 
-            random.Random(self.shuffle_seed).shuffle(shards)
+            random.Random(self.shuffle_seed).shuffle(shards)  # noqa: S311
         return shards
 
     def _found_shards(self, storage: Storage) -> list[Shard]:
@@ -282,6 +286,15 @@ class ShardReader:
             return line.removeprefix(f"{self.path}/")
         path = os.path.normpath(join(self.path, line.removeprefix("file://")))
         return path.removeprefix(f"{self.path}/")
+
+    def leave_out_empty(self) -> None:
+        """Called at launch in a run with steps of datatrove: documents without text are left out by default."""
+        self._leaves_out_empty = True
+
+    @property
+    def leaves_out_empty(self) -> bool:
+        """Whether documents without text are left out."""
+        return self._leaves_out_empty if self.skip_empty_text is None else self.skip_empty_text
 
     def bind(self, task: TaskContext) -> None:
         self._task = task
@@ -335,7 +348,8 @@ class ShardReader:
         try:
             while True:
                 documents = self.read(source)
-                if self.skip_empty_text or self.default_metadata or self.add_source:
+                adapts = self._adapt is not None and not self.adapts_records
+                if adapts or self.leaves_out_empty or self.default_metadata or self.add_source:
                     documents = self._finished(documents, source, task)
                 try:
                     yield from documents
@@ -354,11 +368,17 @@ class ShardReader:
             )
 
     def _finished(self, documents: Iterator[Document], shard: OpenShard, task: TaskContext) -> Iterator[Document]:
-        """The documents that have a text, if only these are wanted, with their default metadata and their source."""
+        """The documents, adapted, with their default metadata and their source; without empty ones if so wanted."""
+        adapts = self._adapt is not None and not self.adapts_records
         default = self.default_metadata or {}
         nested = any(isinstance(value, (dict, list)) for value in default.values())
         for document in documents:
-            if self.skip_empty_text and not document.text:
+            if adapts:
+                made = self.adapted(shard, {"text": document.text, "id": document.id, **document.metadata})
+                if made is None:
+                    continue
+                document = made
+            if self.leaves_out_empty and not document.text:
                 leave_out(task, NO_TEXT)
                 continue
             if default:  # A later step may change a nested value, of this document only.
@@ -372,7 +392,8 @@ class ShardReader:
         """The document that the adapter makes of the record `shard.record`; None if it makes none, or a bad record."""
         from stagger.steps.adapter import document_of
 
-        assert self._adapt is not None and self._task is not None
+        assert self._adapt is not None
+        assert self._task is not None
         try:
             document = document_of(self._adapt, self, record, shard.name, shard.record)
         except BadRecord as error:
