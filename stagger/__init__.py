@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from stagger.api.run_status import RunStatus
     from stagger.errors import BadInput, RunFailed, StaggerError
     from stagger.pipeline import Document, Shard, count
+    from stagger.pipeline.media import Media
     from stagger.pipeline.task_context import TaskContext
     from stagger.steps.csv import ReadCsv
     from stagger.steps.jsonl import ReadJsonl, WriteJsonl
@@ -25,6 +26,7 @@ _PUBLIC = {
     "BadInput": "stagger.errors",
     "Document": "stagger.pipeline",
     "LocalExecutor": "stagger.api.executors",
+    "Media": "stagger.pipeline.media",
     "PipelineExecutor": "stagger.api.executors",
     "ReadJsonl": "stagger.steps.jsonl",
     "ReadCsv": "stagger.steps.csv",
@@ -48,6 +50,7 @@ __all__ = [
     "BadInput",
     "Document",
     "LocalExecutor",
+    "Media",
     "PipelineExecutor",
     "ReadJsonl",
     "ReadCsv",

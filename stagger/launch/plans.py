@@ -41,8 +41,8 @@ class Pipeline:
 
     @classmethod
     def create(cls, spec: RunSpec, objects: Mapping[str, Sequence[Step]] = NO_OBJECTS) -> Pipeline:
-        """Create the steps, some of whose defaults depend on one another. `objects` maps stages to their steps, in a run
-        made of Python objects.
+        """Create the steps; the default of a reader may depend on the others. `objects` maps stages to their steps, in
+        a run made of Python objects.
 
         Raises StaggerError when a step cannot be created or called, or when stages would write the same files.
         """

@@ -24,7 +24,7 @@ DEDUP = "datatrove.pipeline.dedup"
 
 #: Parameters of stagger's readers that change neither which documents there are, nor their order, nor their text.
 HARMLESS = frozenset(
-    [
+    (
         "path",
         "add_source",
         "default_metadata",
@@ -36,8 +36,7 @@ HARMLESS = frozenset(
         "allow_empty",
         "batch_size",
         "skip_empty_text",
-        "adapter",
-    ]
+    )
 )
 
 #: Attributes of datatrove's readers that do.

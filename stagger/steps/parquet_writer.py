@@ -121,8 +121,8 @@ class WriteParquet(ShardWriter):
         for key in (self.text_key, self.id_key):
             if key not in record:
                 raise StaggerError(
-                    f"The adapter's record of {document.id!r} lacks the key {key!r}, which is a column of its own: add it,"
-                    " or set text_key and id_key."
+                    f"The adapter's record of {document.id!r} lacks the key {key!r}, a column of its own: add it, or"
+                    " set text_key and id_key."
                 )
         return Document(record.pop(self.text_key), record.pop(self.id_key), [], record)
 

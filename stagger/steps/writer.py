@@ -239,9 +239,10 @@ def strings_of(document: Document) -> tuple[str, str]:
 
     Raises StaggerError when one of them is anything else.
     """
-    text, id_ = document.text, document.id
-    for name, value in (("text", text), ("id", id_)):
-        if not isinstance(value, str) and (name == "text" or not isinstance(value, int) or isinstance(value, bool)):
+    text: Any = document.text
+    id_: Any = document.id
+    for name, value, kinds in (("text", text, str), ("id", id_, (str, int))):
+        if not isinstance(value, kinds) or isinstance(value, bool):
             raise StaggerError(
                 f"The {name} of the document {id_!r} is not a string, but {type(value).__name__}; correct the reader or"
                 " the step that made it."
