@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -75,6 +76,14 @@ def refuse_same_names(names: Mapping[str, list[OutputNames]]) -> None:
     """Raise StaggerError when two stages would write the same files: each replaces those of the other."""
     places = Places()
     of: dict[tuple[str, str], str] = {}
+    pairs = itertools.combinations([(stage, one) for stage, mine in names.items() for one in mine], 2)
+    for (first, one), (second, other_names) in pairs:
+        if places.overlap(one, other_names):
+            who = f"The stages {first} and {second}" if first != second else f"Two writers of {first}"
+            raise StaggerError(
+                f"{who} would write the same files, such as {one.samples[0]}: give each its own folder, or names that"
+                " differ."
+            )
     for stage, mine in names.items():
         for one in mine:
             name = one.templates[0] if one.templates else ""

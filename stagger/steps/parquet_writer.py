@@ -70,7 +70,7 @@ class WriteParquet(ShardWriter):
     row_group_bytes: int = 16 * 2**20
     save_media_bytes: bool = False
     _schema: Any = field(default=None, init=False, repr=False)
-    _rows: Rows | None = field(default=None, init=False, repr=False)
+    _rows: Rows | None = field(default=None, init=False, repr=False)  # Of the last file.
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -126,6 +126,11 @@ class WriteParquet(ShardWriter):
                 )
         return Document(record.pop(self.text_key), record.pop(self.id_key), [], record)
 
+    @property
+    def schema(self) -> Any:
+        """The schema of the rank's first file, which its next files have, too; None if there is none yet."""
+        return self._schema
+
     def note(self, schema: Any, empty: Collection[str]) -> None:
         """Keep a file's schema for the rank's next files, and note it. `empty` are columns without a value."""
         if not self.one_schema:
@@ -144,11 +149,31 @@ class WriteParquet(ShardWriter):
 
     def new_output(self, path: str) -> OutputFile:
         file = super().new_output(path)
-        self._rows = Rows(self, file, self._schema)
+        self._rows = Rows(self, file)
         file.closing = self._rows.close
         return file
 
+    def waiting_of(self, file: OutputFile) -> Rows:
+        assert self._rows is not None
+        return self._rows
+
     def write(self, documents: Iterable[Document]) -> Iterator[Document]:
+        return self._write_split(documents) if self._fields else self._write(documents)
+
+    def _write_split(self, documents: Iterable[Document]) -> Iterator[Document]:
+        split = self.split
+        for document in documents:
+            series = split.series_for(document, 1)
+            rows, file = series.waiting, series.file
+            assert isinstance(rows, Rows)
+            assert file is not None
+            before = rows.waiting
+            rows.add(document)
+            file.records += 1
+            split.wrote(series, before)
+            yield document
+
+    def _write(self, documents: Iterable[Document]) -> Iterator[Document]:
         for document in documents:
             file = self.file_for(1)
             assert self._rows is not None
@@ -160,7 +185,7 @@ class WriteParquet(ShardWriter):
 class Rows:
     """The rows of one file: buffered, and written as a row group once there are enough bytes."""
 
-    def __init__(self, step: WriteParquet, file: OutputFile, schema: Any) -> None:
+    def __init__(self, step: WriteParquet, file: OutputFile) -> None:
         self._step = step
         self._sink = Sink(file)
         self._enough = min(step.row_group_bytes, step.max_bytes or step.row_group_bytes)
@@ -168,7 +193,7 @@ class Rows:
         self._ids: list[str] = []
         self._metadata: list[dict[str, Any]] = []
         self._size = 0
-        self._schema = schema
+        self._schema = step.schema
         self._writer: Any = None
 
     def add(self, document: Document) -> None:
@@ -184,7 +209,12 @@ class Rows:
         self._metadata.append(row)
         self._size += size_of(text) + sum(map(size_of, row.values()))
         if self._size >= self._enough:
-            self._flush()
+            self.spill()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of the rows that are not written yet."""
+        return self._size
 
     def _row(self, document: Document) -> dict[str, Any]:
         step = self._step
@@ -205,18 +235,19 @@ class Rows:
 
     def close(self) -> None:
         """Write the remaining rows and the footer."""
-        self._flush()
+        self.spill()
         if self._writer is not None:
             with self._sink:
                 self._writer.close()
 
-    def _flush(self) -> None:
+    def spill(self) -> None:
+        """Write the rows that wait, as a row group."""
         if not self._texts:
             return
         import pyarrow
 
-        if self._schema is None:
-            self._schema = self._first_schema()
+        if self._schema is None:  # Another file of the rank may have one by now.
+            self._schema = self._step.schema or self._first_schema()
         self._refuse_new_keys()
         names = self._schema.names[2:]
         columns: list[list[Any]] = [

@@ -52,7 +52,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         stages = [{"name": f"s{n}", "tasks": 1, "pipeline": steps, **keys} for n, steps in enumerate(pipelines)]
         stages[-1].pop("shard_by", None)
         (tmp_path / "p.yaml").write_text(json.dumps({"name": "x", "run_dir": "run", "stages": stages}))
-        return Pipeline.create(load_file(tmp_path / "p.yaml"))
+        return Pipeline.create(load_file(str(tmp_path / "p.yaml")))
 
     return create
 

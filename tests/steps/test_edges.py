@@ -157,7 +157,7 @@ def test_every_reader_leaves_out_empty_texts_on_request(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"text": ["", None, "x"]}), tmp_path / "parquet" / "a.parquet")
     lines(tmp_path / "jsonl", {"text": None}, {"text": "x"})
     for reader, name in ((ReadCsv, "csv"), (ReadParquet, "parquet"), (ReadJsonl, "jsonl")):
-        documents, task = read(reader(str(tmp_path / name), skip_empty_text=True))  # type: ignore[operator]
+        documents, task = read(reader(str(tmp_path / name), skip_empty_text=True))
         assert [one.text for one in documents] == ["x"]
         assert sum(task.left_out.values()) == (2 if name == "parquet" else 1)
     with pytest.raises(BadInput, match="'text' is null; with skip_empty_text: true, it is left out"):
@@ -177,7 +177,7 @@ def test_metadata_as_a_string_of_json(tmp_path: Path) -> None:
         pyarrow.table({"text": ["x"], "metadata": [text], "url": ["u"]}), tmp_path / "parquet" / "a.parquet"
     )
     for reader, name in ((ReadJsonl, "jsonl"), (ReadCsv, "csv"), (ReadParquet, "parquet")):
-        ((document,), _) = read(reader(str(tmp_path / name)))  # type: ignore[operator]
+        ((document,), _) = read(reader(str(tmp_path / name)))
         assert document.metadata == {"a": 1, "big": 2**64 + 1, "url": "u"}
 
 
@@ -250,7 +250,7 @@ def test_an_adapter_makes_the_documents_of_every_reader(tmp_path: Path) -> None:
     (tmp_path / "parquet").mkdir()
     parquet.write_table(pyarrow.table({"title": ["x"]}), tmp_path / "parquet" / "a.parquet")
     for reader, name in ((ReadCsv, "csv"), (ReadParquet, "parquet")):
-        ((document,), _) = read(reader(str(tmp_path / name), adapter=adapt))  # type: ignore[operator]
+        ((document,), _) = read(reader(str(tmp_path / name), adapter=adapt))
         assert (document.text, document.metadata) == ("x", {"title": "x"})
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("x\ndrop\n")
@@ -276,7 +276,7 @@ def text_adapter(reader: Any, data: dict[str, Any], path: str, number: int | str
 def test_an_adapter_that_is_no_function_is_refused(tmp_path: Path, adapter: Any, said: str) -> None:
     for step in (ReadJsonl, WriteJsonl):
         with pytest.raises(StaggerError, match=said):
-            step(str(tmp_path), adapter=adapter)  # type: ignore[operator]
+            step(str(tmp_path), adapter=adapter)
 
 
 def to_record(writer: Any, document: Document) -> dict[str, Any]:
