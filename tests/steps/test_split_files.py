@@ -79,23 +79,22 @@ VALUES = [
     "%2F",
     " ",
     "a-b",
-    "\ud800",
 ]
 
 
 def test_strange_values_have_safe_names_and_never_share_a_file(tmp_path: Path) -> None:
     documents = [document(number, key=value) for number, value in enumerate(VALUES)]
-    write(
-        WriteJsonl(str(tmp_path), "{key}/{rank}", compression=None, filename_default="none", metadata_key="m"),
-        [one for one in documents if one.metadata["key"] != "\ud800"],
-    )
+    write(WriteJsonl(str(tmp_path), "{key}/{rank}", compression=None, filename_default="none"), documents)
     found = names(tmp_path)
-    assert len(found) == len(VALUES) - 1
+    assert len(found) == len(VALUES)
     for name in found:
         assert not name.startswith((".", "_"))
         assert len(name.split("/")) == 2
         assert len(name.encode()) < 255
     assert OutputNames(str(tmp_path), ["{*}/{rank}"]).fits(found[0])
+
+
+PAIRS = st.tuples(st.text(min_size=1), st.text(min_size=1))
 
 
 @settings(max_examples=300, deadline=None)
@@ -228,6 +227,6 @@ def test_names_that_could_collide_are_refused_at_launch(tmp_path: Path) -> None:
 
 
 def test_the_rank_belongs_into_the_name_of_several(tmp_path: Path) -> None:
-    with pytest.raises(StaggerError, match="put {rank} into it"):
+    with pytest.raises(StaggerError, match="into it"):
         WriteJsonl(str(tmp_path), "{language}.jsonl").check_tasks(2)
     WriteJsonl(str(tmp_path), "{language}.jsonl").check_tasks(1)

@@ -87,7 +87,7 @@ def test_one_output_for_each_input(tmp_path: Path) -> None:
         (Document("t", "i", [], {"a": b"bytes"}), "The document 'i' cannot be written as JSON: Type is not JSON"),
         (Document("t", "i", [], {1: 2}), "The document 'i' cannot be written as JSON: Dict key must be str"),  # type: ignore[dict-item]
         (Document(None, "i"), "The text of the document 'i' is not a string, but NoneType"),  # type: ignore[arg-type]
-        (Document("t", 7), "The text or the id of the document 7 is not a string"),  # type: ignore[arg-type]
+        (Document("t", 7.5), "The id of the document 7.5 is not a string, but float"),  # type: ignore[arg-type]
     ],
 )
 def test_what_json_cannot_hold_is_named(tmp_path: Path, document: Document, message: str) -> None:
