@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from stagger.pipeline import Document, Shard, count
     from stagger.pipeline.media import Media
     from stagger.pipeline.task_context import TaskContext
+    from stagger.steps.arrow import ReadArrow
     from stagger.steps.csv import ReadCsv
+    from stagger.steps.dataset import ReadDataset
     from stagger.steps.jsonl import ReadJsonl, WriteJsonl
     from stagger.steps.parquet import ReadParquet
     from stagger.steps.parquet_writer import WriteParquet
@@ -29,7 +31,9 @@ _PUBLIC = {
     "Media": "stagger.pipeline.media",
     "PipelineExecutor": "stagger.api.executors",
     "ReadJsonl": "stagger.steps.jsonl",
+    "ReadArrow": "stagger.steps.arrow",
     "ReadCsv": "stagger.steps.csv",
+    "ReadDataset": "stagger.steps.dataset",
     "ReadParquet": "stagger.steps.parquet",
     "ReadWarc": "stagger.steps.warc",
     "WriteParquet": "stagger.steps.parquet_writer",
@@ -52,8 +56,10 @@ __all__ = [
     "LocalExecutor",
     "Media",
     "PipelineExecutor",
+    "ReadArrow",
     "ReadJsonl",
     "ReadCsv",
+    "ReadDataset",
     "ReadParquet",
     "ReadWarc",
     "WriteParquet",
