@@ -14,6 +14,7 @@ from stagger.launch.launched import Launched
 from stagger.launch.leftovers import CHANGED
 from stagger.ranks import named_ranks, ranks_text, shortened
 from stagger.rundir.run_folder import RunFolder, RunRecord
+from stagger.status import step_totals
 from stagger.status.efficiency import sentences
 from stagger.status.look import Look
 from stagger.status.next_commands import next_commands
@@ -199,21 +200,17 @@ def remarks(run_dir: str, stage: StageStatus) -> list[str]:
         "counted": stage.counts,
         "requests retried": stage.retried,
     }
-    sums = [
-        f"{what}: {', '.join(f'{count:,} {kind}' for kind, count in numbers.items())}"
-        for what, numbers in kinds.items()
-        if numbers
-    ]
+    sums = [f"{what}: {step_totals.numbers(found)}" for what, found in kinds.items() if found]
     if stage.retried:
         sums.append(f"{duration(stage.retry_waited_s)} spent waiting in total")
-    return [*said, *(["; ".join(sums)] if sums else [])]
+    return [*said, *step_totals.lines(stage.steps), *(["; ".join(sums)] if sums else [])]
 
 
 def details(stage: StageStatus) -> list[str]:
     """How the jobs started and what they used; nothing if something is wrong, to leave that on the screen."""
     if stage.errors or stage.stuck:
         return []
-    said = []
+    said = step_totals.metric_lines(stage.steps)[:SHOWN]
     if stage.starts["planned"]["span_s"]:
         peaks = [(stage.starts[key]["peak_1s"], stage.starts[key]["peak_100ms"]) for key in ("measured", "planned")]
         measured, planned = (f"{second:,}/s, {tenth:,} in 100 ms" for second, tenth in peaks)

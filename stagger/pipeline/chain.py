@@ -7,10 +7,11 @@ import importlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from stagger.errors import StaggerError
+from stagger.pipeline import RUNNERS
 from stagger.storage.storage import expand_variables
 
 #: Name in a pipeline file -> module and class of the step. The module is imported when a pipeline names the step.
@@ -90,12 +91,13 @@ def add_import_path(folders: Iterable[str]) -> None:
 
 @dataclass
 class StepCount:
-    """One step's work in one rank: the records it yielded, and the seconds this took."""
+    """One step's work in one rank: the records it yielded, the seconds this took, and what it counted by name."""
 
     name: str
     records: int = 0
     seconds: float = 0.0
     error: BaseException | None = None
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 def chain(
@@ -145,10 +147,12 @@ def _counted(data: Iterable[Any], count: StepCount, check: Callable[[], None] | 
         count.seconds += seconds
 
 
+RUNNERS.update({chain.__code__: "count", _counted.__code__: "count"})
+
+
 def own_seconds(counts: list[StepCount]) -> list[StepCount]:
     """The counts with each step's own seconds: those of `chain` include the steps that it pulled from."""
     before = [0.0, *(count.seconds for count in counts)]
     return [
-        StepCount(count.name, count.records, max(0.0, count.seconds - pulled))
-        for count, pulled in zip(counts, before, strict=False)
+        replace(count, seconds=max(0.0, count.seconds - pulled)) for count, pulled in zip(counts, before, strict=False)
     ]

@@ -7,7 +7,7 @@ A step may have any of them. These protocols serve readers and type checkers: no
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from stagger.pipeline import Shard
@@ -28,6 +28,14 @@ class Costly(Protocol):
     @property
     def costly(self) -> bool:
         """True, as an attribute of the class: a launch checks how the step is called, but creates none."""
+
+
+class Counting(Protocol):
+    """A step that gathers statistics as datatrove's blocks do, with a method `stat_update(*names, value=1)`."""
+
+    @property
+    def stats(self) -> Any:
+        """What it has gathered: an object whose `stats` is a mapping of names to datatrove's `MetricStats`."""
 
 
 class Reader(Bound, Protocol):

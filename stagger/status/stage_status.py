@@ -35,10 +35,12 @@ SUMMED = (
     "bytes_out",
     "bad_records",
     "left_out",
+    "dropped",
     "counts",
     "retried",
     "retry_waited_s",
     "starts",
+    "steps",
 )
 
 #: At most this many of the slowest ranks are shown.
@@ -70,6 +72,9 @@ class StageStatus:
     lost: the ranks that are done but whose outputs are missing or changed, as text, the number of these files, the
         first, and their number by what happened to them; only where that was checked.
     foreign: the files with names of outputs that are none, a phrase for each output folder; where that was checked.
+    dropped: the reasons for which steps dropped documents -> their number; counts: what steps counted.
+    steps: for each step its `name`, the `records` that left it, the `seconds` spent in it alone, and if there are any:
+        `dropped`, `counts` and `metrics`, by name; of a metric `n`, `sum`, `min`, `max`, `mean`, `variance`, `std_dev`.
     took_s: seconds from the first launch to the end of the last rank; None while not all ranks are done.
     places: the paths that exist of the stage's `report`, `stats` and `logs`.
     slowest: (rank, seconds) of ranks that took much longer than most.
@@ -95,10 +100,12 @@ class StageStatus:
     bytes_out: int = 0
     bad_records: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     retried: dict[str, int] = field(default_factory=dict)
     retry_waited_s: float = 0.0
     starts: dict[str, Any] = field(default_factory=dict)
+    steps: list[dict[str, Any]] = field(default_factory=list)
     slowest: list[tuple[int, float]] = field(default_factory=list)
     records_per_s: float | None = None
     bytes_per_s: float | None = None

@@ -66,6 +66,7 @@ class Attempt:
         self.folder = StageFolder(storage, settings.stage_dir)
         self.started = time.time()
         self.cpu_started = time.process_time()
+        self.steps: list[Step] = []
         self.counts: list[StepCount] = []
         self.before: dict[str, Any] = {}
         self.uploads: UploadNotes | None = None
@@ -116,9 +117,9 @@ class Attempt:
         task.notes.update(self.before.get("notes", {}))
         COUNTS.clear()
         try:
-            steps = self._bound_steps(plan, task)
+            self.steps = self._bound_steps(plan, task)
             self.counts = [StepCount(step["use"]) for step in plan.steps]
-            self._run_steps(steps, plan, task)
+            self._run_steps(self.steps, plan, task)
             self._commit(plan, task, len(plan.shards))
         except Committed:
             task.abort()
@@ -193,6 +194,11 @@ class Attempt:
         task.committed()
         if done:
             log(f"done: {counted(record['records_in'], 'record')} in, {record['records_out']:,} out", "SUCCESS")
+            if "dropped" in record or "counts" in record:
+                from stagger.task.counted import lines
+
+                for line in lines(record):
+                    log(line)
 
     def _check_latest(self) -> None:
         """Raise Superseded when a later attempt of the rank has started: every attempt has a log from its start."""
@@ -252,9 +258,14 @@ class Attempt:
             "bad_records": {"skipped": task.bad_records, "examples": task.bad_examples},
             "steps": [{"name": c.name, "records": c.records, "seconds": round(c.seconds, 6)} for c in counts],
             **({"left_out": task.left_out} if task.left_out else {}),
-            **({"counts": dict(COUNTS)} if COUNTS else {}),
             **({"notes": task.notes} if task.notes else {}),
         }
+        if COUNTS or any(
+            count.counts or hasattr(step, "stats") for count, step in zip(counts, self.steps, strict=True)
+        ):
+            from stagger.task.counted import add_statistics  # Imported late: the steps of most ranks count nothing.
+
+            add_statistics(record, counts, self.steps)
         return added(self.before, record) if self.before else record
 
     def _circumstances(self) -> dict[str, Any]:
@@ -307,24 +318,26 @@ def node_name() -> str:
 
 def added(before: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     """The completion record of this attempt, plus the counts and outputs that earlier attempts committed."""
+    from stagger.pipeline.statistics import merged, summed
+
     earlier, later = before["bad_records"], record["bad_records"]
     skipped = summed(earlier["skipped"], later["skipped"])
-    counts = {key: summed(before.get(key, {}), record.get(key, {})) for key in ("left_out", "counts")}
+    counts = {key: summed(before.get(key, {}), record.get(key, {})) for key in ("left_out", "counts", "dropped")}
     return {
         **record,
         **{key: before[key] + record[key] for key in ("records_in", "records_out", "bytes_out", "outputs", "cpu_s")},
         "bad_records": {"skipped": skipped, "examples": [*earlier["examples"], *later["examples"]][:EXAMPLES]},
         **{key: numbers for key, numbers in counts.items() if numbers},
         "steps": [
-            {**now, "records": one["records"] + now["records"], "seconds": round(one["seconds"] + now["seconds"], 6)}
+            {
+                "name": now["name"],
+                "records": one["records"] + now["records"],
+                "seconds": round(one["seconds"] + now["seconds"], 6),
+                **merged(one, now),
+            }
             for one, now in zip(before["steps"], record["steps"], strict=True)
         ],
     }
-
-
-def summed(earlier: dict[str, int], later: dict[str, int]) -> dict[str, int]:
-    """The counts by kind of both."""
-    return {kind: earlier.get(kind, 0) + later.get(kind, 0) for kind in {**earlier, **later}}
 
 
 def peak_rss_mb() -> int:

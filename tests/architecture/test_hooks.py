@@ -27,7 +27,7 @@ def looked_for(path: Path) -> set[str]:
 def test_every_hook_is_documented() -> None:
     files = ("plan/stage_plan.py", "plan/stage_steps.py", "task/attempt.py")
     asked = set().union(*(looked_for(PACKAGE / file) for file in files))
-    protocols = (hooks.Bound, hooks.Costly, hooks.Reader, hooks.Writer)
+    protocols = (hooks.Bound, hooks.Costly, hooks.Counting, hooks.Reader, hooks.Writer)
     documented = {name: getattr(protocol, name) for protocol in protocols for name in vars(protocol) if name[0] != "_"}
     assert asked - {"__call__"} | {"path_of", "planned_outputs"} == documented.keys()
     assert all(hook.__doc__ for hook in documented.values())

@@ -27,6 +27,7 @@ ROOMS = (
     "rundir",
     "steps",
     "spec",
+    "datatrove",
     "pipeline",
     "bundle",
     "storage",

@@ -1,0 +1,1 @@
+"""What stagger does for blocks of datatrove. It recognises them by their shape, and imports no datatrove."""
