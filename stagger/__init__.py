@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stagger.api.executors import LocalExecutor, PipelineExecutor, SlurmExecutor, run_stages
+    from stagger.api.removed import WithRemoved
     from stagger.api.run import Run
     from stagger.api.run_status import RunStatus
     from stagger.errors import BadInput, RunFailed, StaggerError
     from stagger.pipeline import Document, Shard, count
     from stagger.pipeline.task_context import TaskContext
     from stagger.steps.csv import ReadCsv
+    from stagger.steps.filter import Filter
     from stagger.steps.jsonl import ReadJsonl, WriteJsonl
     from stagger.steps.parquet import ReadParquet
     from stagger.steps.parquet_writer import WriteParquet
@@ -24,6 +26,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "BadInput": "stagger.errors",
     "Document": "stagger.pipeline",
+    "Filter": "stagger.steps.filter",
     "LocalExecutor": "stagger.api.executors",
     "PipelineExecutor": "stagger.api.executors",
     "ReadJsonl": "stagger.steps.jsonl",
@@ -39,6 +42,7 @@ _PUBLIC = {
     "SlurmExecutor": "stagger.api.executors",
     "StaggerError": "stagger.errors",
     "TaskContext": "stagger.pipeline.task_context",
+    "WithRemoved": "stagger.api.removed",
     "WriteJsonl": "stagger.steps.jsonl",
     "count": "stagger.pipeline",
     "run_stages": "stagger.api.executors",
@@ -47,6 +51,7 @@ _PUBLIC = {
 __all__ = [
     "BadInput",
     "Document",
+    "Filter",
     "LocalExecutor",
     "PipelineExecutor",
     "ReadJsonl",
@@ -62,6 +67,7 @@ __all__ = [
     "SlurmExecutor",
     "StaggerError",
     "TaskContext",
+    "WithRemoved",
     "WriteJsonl",
     "count",
     "run_stages",

@@ -114,10 +114,12 @@ def where(stages: list[StageStatus]) -> None:
     """Print the paths of results, reports and logs, as far as they exist."""
     named = [(f" of {stage.name}" if len(stages) > 1 else "", stage) for stage in stages]
     folders = [(name, folder) for name, stage in named for folder in stage.output_folders]
-    for name, folder in folders[:SHOWN]:
-        say(f"The result{name} is in {folder}")
-    if len(folders) > SHOWN:
-        say(f"... and in {len(folders) - SHOWN} more folders")
+    removed = [(name, folder) for name, stage in named for folder in stage.removed_folders]
+    for what, found in (("The result{} is in", folders), ("What was removed{} is in", removed)):
+        for name, folder in found[:SHOWN]:
+            say(f"{what.format(name)} {folder}")
+        if len(found) > SHOWN:
+            say(f"... and in {len(found) - SHOWN} more folders")
     for name, stage in named:
         if "report" in stage.places:
             say(f"The report{name} is {stage.places['report']}")

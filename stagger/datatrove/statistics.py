@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from stagger.pipeline import Metric, Signed, Statistics
-from stagger.pipeline.statistics import DROPPED, bounded, bounded_metrics, is_finite, statistics
+from stagger.pipeline.statistics import DROPPED, NO_REASON, bounded, bounded_metrics, is_finite, statistics
 
 #: The name under which a block counts the documents that it drops, whatever the reason.
 ALL_DROPPED = "dropped"
-
-#: The reason of documents that a block dropped without giving one.
-NO_REASON = "no reason given"
 
 #: The unit of a metric to which its block gave none.
 DEFAULT_UNIT = "doc"

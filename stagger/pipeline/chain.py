@@ -16,6 +16,7 @@ from stagger.storage.storage import expand_variables
 
 #: Name in a pipeline file -> module and class of the step. The module is imported when a pipeline names the step.
 BUILTIN = {
+    "filter": "stagger.steps.filter:Filter",
     "read_csv": "stagger.steps.csv:ReadCsv",
     "read_jsonl": "stagger.steps.jsonl:ReadJsonl",
     "read_parquet": "stagger.steps.parquet:ReadParquet",
@@ -98,6 +99,8 @@ class StepCount:
     seconds: float = 0.0
     error: BaseException | None = None
     counts: dict[str, int] = field(default_factory=dict)
+    #: Calls the step in place of the chain, to see what goes in and comes out: `around(step, data, rank, world_size)`.
+    around: Callable[[Step, Any, int, int], Iterable[Any]] | None = field(default=None, repr=False)
 
 
 def chain(
@@ -111,7 +114,8 @@ def chain(
     for index, (step, count) in enumerate(zip(steps, counts, strict=True)):
         before = data
         try:
-            data = step(data, rank, world_size)
+            call = step if count.around is None else functools.partial(count.around, step)
+            data = call(data, rank, world_size)
         except BaseException as error:
             count.error = error
             raise

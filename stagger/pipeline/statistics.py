@@ -12,6 +12,9 @@ from stagger.pipeline import MOST_NAMES, OTHERS, Metric, Signed, Statistics
 #: Begins the names of counts that are reasons why documents were dropped, as in datatrove.
 DROPPED = "dropped_"
 
+#: The reason of documents that a step dropped without giving one.
+NO_REASON = "no reason given"
+
 
 def statistics(counts: Mapping[str, int], metrics: Mapping[str, Metric] | None = None) -> Statistics:
     """The statistics of a step from what it counted, reasons included, and measured."""

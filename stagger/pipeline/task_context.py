@@ -31,6 +31,8 @@ class OutputFile:
         self.output = output
         self.records = 0
         self.finished = False
+        #: The number of the step, from 1 on, whose removed documents the file holds; 0 for any other file.
+        self.removed_by = 0
         #: Called before the file ends, to write the format's last part (such as Parquet's footer).
         self.closing: Callable[[], None] | None = None
         self._compressor: Compressor | None = compressor(codec, level) if codec else None

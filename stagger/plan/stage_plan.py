@@ -72,7 +72,15 @@ class StagePlan:
 
 
 def steps_of(stage: StageSpec) -> list[dict[str, Any]]:
-    return [{"use": step.use, "params": step.params} for step in stage.pipeline]
+    """The steps of a stage as its plan holds them."""
+    return [
+        {
+            "use": step.use,
+            "params": step.params,
+            **({"removed": step.removed.model_dump(exclude_unset=True)} if step.removed else {}),
+        }
+        for step in stage.pipeline
+    ]
 
 
 def make_plan(storage: Storage, stage: StageSpec, steps: Sequence[Any], upstream: Sequence[Upstream] = ()) -> StagePlan:
@@ -170,7 +178,9 @@ def check_names(shards: list[Shard]) -> None:
 
 def _with_place(error: StaggerError, stage: StageSpec, index: int) -> StaggerError:
     """The error of a step about its parameters, with the place of the step; any other error as it is."""
-    return StaggerError(f"{stage.pipeline[index].named(index + 1)}: {error}") if type(error) is StaggerError else error
+    if type(error) is not StaggerError or index >= len(stage.pipeline):
+        return error
+    return StaggerError(f"{stage.pipeline[index].named(index + 1)}: {error}")
 
 
 def _find_shards(storage: Storage, stage: StageSpec, steps: Sequence[Any]) -> list[Shard]:

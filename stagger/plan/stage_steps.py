@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import BUILTIN, Step, build, resolve
+from stagger.steps.removed import WriteRemoved, removal_writers
 from stagger.storage.storage import without_secrets
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ PLANNING_HOOKS = ("find_shards", "path_of", "check_tasks", "output_folder", "out
 
 
 def create_steps(stage: StageSpec, objects: Sequence[Step] | None = None) -> list[Any]:
-    """The steps of a stage. `objects` are its steps if they are Python objects. A costly step (hooks.py) is its class.
+    """The steps of a stage, and behind them what writes the documents that they remove, with the hooks of a writer.
+    `objects` are its steps if they are Python objects. A costly step (hooks.py) is its class.
 
     Raises StaggerError when a step cannot be created or called, or when the first step needs input.
     """
@@ -45,7 +47,24 @@ def create_steps(stage: StageSpec, objects: Sequence[Step] | None = None) -> lis
             f"{stage.name}: {key} needs a reader, whose shards become ranks, and {names[0]} makes its own records: give"
             " tasks as a number."
         )
-    return steps
+    return [*steps, *_removal_writers(stage, steps)]
+
+
+def _removal_writers(stage: StageSpec, steps: Sequence[Any]) -> list[WriteRemoved]:
+    """What writes the documents that the steps of a stage remove. Raises StaggerError for a step that removes none."""
+    for number, (spec, step) in enumerate(zip(stage.pipeline, steps, strict=True), 1):
+        if spec.removed is None:
+            continue
+        if number == 1 or hasattr(step, "output_names"):
+            what = "is the first step, into which no documents go" if number == 1 else "is a writer, and passes all on"
+            raise StaggerError(
+                f"{spec.named(number)} {what}: write `removed` beside the step whose removed documents you want."
+            )
+    try:
+        found = removal_writers([step.model_dump() for step in stage.pipeline], stage.commit == "shard")
+    except StaggerError as error:
+        raise StaggerError(f"{stage.name}: removed: {error}") from None
+    return [writer for writer in found if writer is not None]
 
 
 def _created(stage: StageSpec, index: int) -> Any:

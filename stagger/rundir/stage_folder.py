@@ -33,8 +33,15 @@ from stagger.ranks import pad
 from stagger.storage.storage import Storage, join
 
 
-class OutputRecord(TypedDict):
-    """One committed file: its path, its size in bytes, its number of records, and its checksum (`storage.Output`)."""
+class _RemovedBy(TypedDict, total=False):
+    removed_by: int
+
+
+class OutputRecord(_RemovedBy):
+    """One committed file: its path, its size in bytes, its number of records, and its checksum (`storage.Output`).
+
+    `removed_by` is the number of the step, from 1 on, whose removed documents it holds, if it does.
+    """
 
     path: str
     bytes: int

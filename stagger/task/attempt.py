@@ -26,6 +26,7 @@ from stagger.task import Committed, Superseded, TaskSettings
 from stagger.task.attempt_log import AttemptLog, log
 
 if TYPE_CHECKING:
+    from stagger.steps.removed import WriteRemoved
     from stagger.task.commit import RankCommit
     from stagger.task.upload_notes import UploadNotes
 
@@ -68,6 +69,7 @@ class Attempt:
         self.cpu_started = time.process_time()
         self.steps: list[Step] = []
         self.counts: list[StepCount] = []
+        self.removal: list[WriteRemoved] = []
         self.before: dict[str, Any] = {}
         self.uploads: UploadNotes | None = None
         self.commit: RankCommit | None = None
@@ -119,6 +121,7 @@ class Attempt:
         try:
             self.steps = self._bound_steps(plan, task)
             self.counts = [StepCount(step["use"]) for step in plan.steps]
+            self._keep_removed(plan, task)
             self._run_steps(self.steps, plan, task)
             self._commit(plan, task, len(plan.shards))
         except Committed:
@@ -213,12 +216,13 @@ class Attempt:
 
     def _run_steps(self, steps: list[Step], plan: RankPlan, task: TaskContext) -> None:
         """Exhaust the last step, which runs all steps, once for the whole rank or once per shard."""
-        rounds = task.shard_by_shard() if any(getattr(step, "shard_by_shard", False) for step in steps) else [None]
+        hooked = [*steps, *self.removal]
+        rounds = task.shard_by_shard() if any(getattr(step, "shard_by_shard", False) for step in hooked) else [None]
         ended = len(plan.shards) - len(task.all_shards)
         for shard in rounds:
             for _ in chain(steps, self.counts, self.rank, task.world_size, self.stop.check):
                 pass
-            for step in steps:
+            for step in hooked:
                 if hasattr(step, "end_shard"):
                     step.end_shard()
             if self.settings.commit == "shard" and shard is not None:
@@ -235,13 +239,33 @@ class Attempt:
                 step.bind(task)
         return steps
 
+    def _keep_removed(self, plan: RankPlan, task: TaskContext) -> None:
+        """Let the documents be written that steps remove, for the steps of which that is wanted."""
+        if any("removed" in step for step in plan.steps):
+            from stagger.steps.removed import removal_writers  # Imported late: few pipelines keep what they remove.
+
+            for count, writer in zip(
+                self.counts, removal_writers(plan.steps, self.settings.commit == "shard"), strict=True
+            ):
+                if writer is not None:
+                    writer.bind(task)
+                    count.around = writer.around
+                    self.removal.append(writer)
+
     def _completion(self, plan: RankPlan, task: TaskContext, shards: int) -> dict[str, Any]:
         """The record of the rank's first `shards` shards, including those of earlier attempts."""
         counts = own_seconds(self.counts)
         outputs = [
-            {"path": o.output.path, "bytes": o.output.size, "records": o.records, "digest": o.output.digest}
+            {
+                "path": o.output.path,
+                "bytes": o.output.size,
+                "records": o.records,
+                "digest": o.output.digest,
+                **({"removed_by": o.removed_by} if o.removed_by else {}),
+            }
             for o in task.outputs
         ]
+        written = [o for o in task.outputs if not o.removed_by]
         record = {
             "rank": self.rank,
             "world_size": plan.world_size,
@@ -252,8 +276,8 @@ class Attempt:
             "shards": shards,
             "bytes_in": sum(shard.size for shard in plan.shards[:shards]),
             "records_in": counts[0].records,
-            "records_out": sum(o.records for o in task.outputs) if outputs else counts[-1].records,
-            "bytes_out": sum(o.output.size for o in task.outputs),
+            "records_out": sum(o.records for o in written) if written else counts[-1].records,
+            "bytes_out": sum(o.output.size for o in written),
             "outputs": outputs,
             "bad_records": {"skipped": task.bad_records, "examples": task.bad_examples},
             "steps": [{"name": c.name, "records": c.records, "seconds": round(c.seconds, 6)} for c in counts],

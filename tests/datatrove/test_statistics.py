@@ -11,8 +11,8 @@ import pytest
 
 from stagger import LocalExecutor, ReadJsonl, WriteJsonl
 from stagger.datatrove.statistics import statistics_of
-from stagger.pipeline import OTHERS
-from stagger.pipeline.statistics import Statistics, merged
+from stagger.pipeline import OTHERS, Statistics
+from stagger.pipeline.statistics import merged
 from stagger.status.step_totals import StepTotals
 from tests.kit.runs import completions
 
@@ -22,7 +22,7 @@ from datatrove.pipeline.filters import LambdaFilter
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
 
-class Short(BaseFilter):
+class Short(BaseFilter):  # type: ignore[misc]
     """Drops documents by two reasons and without one, and measures what it keeps."""
 
     name = "short"
