@@ -212,7 +212,7 @@ def test_removed_documents_are_outputs_of_the_run(tmp_path: Path, shards: Path) 
                     raise ValueError("not yet")
                 yield document
 
-        steps = [
+        steps: list[Any] = [
             ReadJsonl(str(shards)),
             WithRemoved(Filter(even), tmp_path / "removed", compression=None),
             failing,
