@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from stagger.api.run_status import RunStatus
     from stagger.errors import BadInput, RunFailed, StaggerError
     from stagger.pipeline import Document, Shard, count
+    from stagger.pipeline.hooks import BoundStep, Reader, Writer, costly, stateless
     from stagger.pipeline.task_context import TaskContext
     from stagger.steps.csv import ReadCsv
     from stagger.steps.jsonl import ReadJsonl, WriteJsonl
@@ -23,10 +24,12 @@ __version__ = "0.1.0"
 #: Public name -> its module, imported at first use, so that a task does not import modules that only a launch needs.
 _PUBLIC = {
     "BadInput": "stagger.errors",
+    "BoundStep": "stagger.pipeline.hooks",
     "Document": "stagger.pipeline",
     "LocalExecutor": "stagger.api.executors",
     "PipelineExecutor": "stagger.api.executors",
     "ReadJsonl": "stagger.steps.jsonl",
+    "Reader": "stagger.pipeline.hooks",
     "ReadCsv": "stagger.steps.csv",
     "ReadParquet": "stagger.steps.parquet",
     "ReadWarc": "stagger.steps.warc",
@@ -40,12 +43,16 @@ _PUBLIC = {
     "StaggerError": "stagger.errors",
     "TaskContext": "stagger.pipeline.task_context",
     "WriteJsonl": "stagger.steps.jsonl",
+    "Writer": "stagger.pipeline.hooks",
+    "costly": "stagger.pipeline.hooks",
     "count": "stagger.pipeline",
     "run_stages": "stagger.api.executors",
+    "stateless": "stagger.pipeline.hooks",
 }
 
 __all__ = [
     "BadInput",
+    "BoundStep",
     "Document",
     "LocalExecutor",
     "PipelineExecutor",
@@ -55,6 +62,7 @@ __all__ = [
     "ReadWarc",
     "WriteParquet",
     "ReadText",
+    "Reader",
     "Run",
     "RunFailed",
     "RunStatus",
@@ -63,8 +71,11 @@ __all__ = [
     "StaggerError",
     "TaskContext",
     "WriteJsonl",
+    "Writer",
+    "costly",
     "count",
     "run_stages",
+    "stateless",
 ]
 
 

@@ -99,15 +99,21 @@ class StepCount:
 
 
 def chain(
-    steps: list[Step], counts: list[StepCount], rank: int, world_size: int, check: Callable[[], None]
+    steps: list[Step],
+    counts: list[StepCount],
+    rank: int,
+    world_size: int,
+    check: Callable[[], None],
+    part: range | None = None,
+    data: Iterable[Any] | None = None,
 ) -> Iterable[Any]:
     """Connect the steps. Iterating over the result runs them, and updates `counts`, which has one entry per step.
 
-    `check` is called for each record of the first step, and raises when the task has to stop.
+    `check` is called for each record of the first step, and raises when the task has to stop. With `part`, only these
+    steps are connected, and the first of them gets `data`.
     """
-    data: Iterable[Any] | None = None
-    for index, (step, count) in enumerate(zip(steps, counts, strict=True)):
-        before = data
+    for index in part or range(len(steps)):
+        step, count, before = steps[index], counts[index], data
         try:
             data = step(data, rank, world_size)
         except BaseException as error:

@@ -48,6 +48,8 @@ class StepSpec(Model):
     """Name of a built-in step, or `module:callable`."""
     params: dict[str, Any] = {}
     """Parameters of the step."""
+    stateless: bool = False
+    """Whether the step keeps nothing from one call to the next, so that it may be called once for each shard."""
     _place: str = PrivateAttr("")
 
     def at(self, place: str) -> StepSpec:

@@ -22,6 +22,9 @@ from stagger.spec.yaml_file import Path
 #: Arguments of the step contract, which a function step takes before its own parameters.
 CONTRACT = ("data", "rank", "world_size")
 
+#: Keys that a step may have beside its name.
+BESIDE = ("stateless",)
+
 
 def step_of(written: Any) -> Any:
     """A step of a pipeline file as the fields of a `StepSpec`. Raises ValueError when it has another form."""
@@ -31,12 +34,15 @@ def step_of(written: Any) -> Any:
         return written
     if not isinstance(written, dict) or not written:
         raise ValueError(f"write a step as `name`, or as `name: {{parameters}}`, not as {described(written)}")
-    (use, params), *more = written.items()
+    beside = {key: written[key] for key in BESIDE if key in written}
+    (use, params), *more = [(key, value) for key, value in written.items() if key not in beside] or [("", None)]
+    if not use:
+        raise ValueError(f"a step has a name, this one has only {', '.join(beside)}: write it beside the step's name")
     if more:
         raise ValueError(_several_keys(str(use), [str(key) for key, _ in more]))
     if params is not None and not isinstance(params, dict):
         raise ValueError(_no_parameters(str(use), params))
-    return {"use": use, "params": params or {}}
+    return {"use": use, "params": params or {}, **beside}
 
 
 def _several_keys(use: str, more: list[str]) -> str:
@@ -154,16 +160,19 @@ def step_schema() -> dict[str, Any]:
         schema["description"] = (inspect.getdoc(resolve(use)) or "").partition("\n\nArgs:")[0]
         for name, parameter in schema["properties"].items():
             parameter["description"] = described[name]
+    beside = {
+        "stateless": {"type": "boolean", "description": "Whether the step keeps nothing from one call to the next."}
+    }
     return {
         "anyOf": [
             {"type": "string", "description": "A step without parameters: a built-in name, or module:callable."},
             {
                 "type": "object",
-                "properties": parameters,
+                "properties": {**parameters, **beside},
                 "patternProperties": {"^[A-Za-z_][\\w.]*:[\\w.]+$": {"type": ["object", "null"]}},
                 "additionalProperties": False,
                 "minProperties": 1,
-                "maxProperties": 1,
+                "maxProperties": 1 + len(beside),
             },
         ]
     }
