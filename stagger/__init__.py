@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from stagger.api.run_status import RunStatus
     from stagger.errors import BadInput, RunFailed, StaggerError
     from stagger.pipeline import Document, Shard, count
+    from stagger.pipeline.hooks import BoundStep, Reader, Writer, costly, stateless
     from stagger.pipeline.task_context import TaskContext
     from stagger.steps.csv import ReadCsv
     from stagger.steps.filter import Filter
@@ -25,11 +26,13 @@ __version__ = "0.1.0"
 #: Public name -> its module, imported at first use, so that a task does not import modules that only a launch needs.
 _PUBLIC = {
     "BadInput": "stagger.errors",
+    "BoundStep": "stagger.pipeline.hooks",
     "Document": "stagger.pipeline",
     "Filter": "stagger.steps.filter",
     "LocalExecutor": "stagger.api.executors",
     "PipelineExecutor": "stagger.api.executors",
     "ReadJsonl": "stagger.steps.jsonl",
+    "Reader": "stagger.pipeline.hooks",
     "ReadCsv": "stagger.steps.csv",
     "ReadParquet": "stagger.steps.parquet",
     "ReadWarc": "stagger.steps.warc",
@@ -44,12 +47,16 @@ _PUBLIC = {
     "TaskContext": "stagger.pipeline.task_context",
     "WithRemoved": "stagger.api.removed",
     "WriteJsonl": "stagger.steps.jsonl",
+    "Writer": "stagger.pipeline.hooks",
+    "costly": "stagger.pipeline.hooks",
     "count": "stagger.pipeline",
     "run_stages": "stagger.api.executors",
+    "stateless": "stagger.pipeline.hooks",
 }
 
 __all__ = [
     "BadInput",
+    "BoundStep",
     "Document",
     "Filter",
     "LocalExecutor",
@@ -60,6 +67,7 @@ __all__ = [
     "ReadWarc",
     "WriteParquet",
     "ReadText",
+    "Reader",
     "Run",
     "RunFailed",
     "RunStatus",
@@ -69,8 +77,11 @@ __all__ = [
     "TaskContext",
     "WithRemoved",
     "WriteJsonl",
+    "Writer",
+    "costly",
     "count",
     "run_stages",
+    "stateless",
 ]
 
 

@@ -1,1 +1,1 @@
-"""What stagger does for blocks of datatrove. It recognises them by their shape, and imports no datatrove."""
+"""Steps that are blocks of datatrove: recognised by their shape, and datatrove is imported only where one is used."""

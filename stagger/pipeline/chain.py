@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from stagger.errors import StaggerError
 from stagger.pipeline import RUNNERS
+from stagger.pipeline.hooks import Writer
 from stagger.storage.storage import expand_variables
 
 #: Name in a pipeline file -> module and class of the step. The module is imported when a pipeline names the step.
@@ -90,6 +91,17 @@ def add_import_path(folders: Iterable[str]) -> None:
             sys.path.append(folder)
 
 
+class Removal(Writer):
+    """What writes the documents that a step removes (steps/removed.py)."""
+
+    #: How many others hold each document while it is in the step.
+    other_holders: int = 0
+
+    def around(self, step: Step, data: Any, rank: int, world_size: int) -> Iterable[Any]:
+        """Call a step in place of the chain. Returns what it yields."""
+        raise NotImplementedError
+
+
 @dataclass
 class StepCount:
     """One step's work in one rank: the records it yielded, the seconds this took, and what it counted by name."""
@@ -99,23 +111,29 @@ class StepCount:
     seconds: float = 0.0
     error: BaseException | None = None
     counts: dict[str, int] = field(default_factory=dict)
-    #: Calls the step in place of the chain, to see what goes in and comes out: `around(step, data, rank, world_size)`.
-    around: Callable[[Step, Any, int, int], Iterable[Any]] | None = field(default=None, repr=False)
+    #: Calls the step in place of the chain, and writes what does not come out.
+    removal: Removal | None = field(default=None, repr=False)
 
 
 def chain(
-    steps: list[Step], counts: list[StepCount], rank: int, world_size: int, check: Callable[[], None]
+    steps: list[Step],
+    counts: list[StepCount],
+    rank: int,
+    world_size: int,
+    check: Callable[[], None],
+    part: range | None = None,
+    data: Iterable[Any] | None = None,
 ) -> Iterable[Any]:
     """Connect the steps. Iterating over the result runs them, and updates `counts`, which has one entry per step.
 
-    `check` is called for each record of the first step, and raises when the task has to stop.
+    `check` is called for each record of the first step, and raises when the task has to stop. With `part`, only these
+    steps are connected, and the first of them gets `data`.
     """
-    data: Iterable[Any] | None = None
-    for index, (step, count) in enumerate(zip(steps, counts, strict=True)):
-        before = data
+    for index in part or range(len(steps)):
+        step, count, before = steps[index], counts[index], data
         try:
-            call = step if count.around is None else functools.partial(count.around, step)
-            data = call(data, rank, world_size)
+            removal = count.removal
+            data = step(data, rank, world_size) if removal is None else removal.around(step, data, rank, world_size)
         except BaseException as error:
             count.error = error
             raise

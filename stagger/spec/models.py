@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -19,12 +19,12 @@ from pydantic_core import CoreSchema
 
 from stagger.errors import StaggerError, counted
 from stagger.pipeline import ShardBy
-from stagger.pipeline.compression import Codec
 from stagger.ranks import MOST
 from stagger.spec.base import Amount, Model, Says, WrongKey, survives_json
 from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.spec.executors import Executor, LocalSpec, RetrySpec
 from stagger.spec.nearest import nearest
+from stagger.spec.removed import RemovedSpec
 from stagger.spec.sizes import Bytes
 from stagger.spec.step_checks import step_of, step_schema
 from stagger.start.delays import LONGEST_WINDOW_S, StartPolicy
@@ -42,30 +42,6 @@ Name = Annotated[
 RunDir = Annotated[str, Field(min_length=1), Says("a path", "runs/my_run")]
 
 
-class RemovedSpec(Model):
-    """Where the documents are written that a step removes: as JSON Lines, committed with the other outputs."""
-
-    example: ClassVar[dict[str, Any]] = {"path": "removed"}
-
-    path: Annotated[str, Field(min_length=1), Says("a folder", "removed")]
-    """The folder for them, on any storage; a folder of its own for each step."""
-    reason: bool = True
-    """Whether the metadata of a document has the key `filter_reason`, if the step gives a reason."""
-    filename: Annotated[str, Says("a file name", "{rank}.jsonl")] | None = None
-    """The files' names, as of `write_jsonl`; by default `{rank}.jsonl`, with `commit: shard` `{stem}.jsonl`."""
-    compression: Codec | None = "zstd"
-    """zstd, gzip, or null for none."""
-    level: int | None = None
-    """The codec's level, as of `write_jsonl`."""
-    max_bytes: int | None = None
-    """Size in bytes at which a file is full; the next document starts another file."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_file(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
-
-
 class StepSpec(Model):
     """One step: `name`, or `name: {parameters}`. The name is a built-in step's or `module:callable`."""
 
@@ -75,6 +51,8 @@ class StepSpec(Model):
     """Parameters of the step."""
     removed: RemovedSpec | None = None
     """Where the documents are written that the step removes: `{path: ..., reason: true}`."""
+    stateless: bool = False
+    """Whether the step keeps nothing from one call to the next, so that it may be called once for each shard."""
     _place: str = PrivateAttr("")
 
     def at(self, place: str) -> StepSpec:

@@ -17,13 +17,14 @@ from stagger.spec.base import survives_json
 from stagger.spec.expected import assigned, described, expected
 from stagger.spec.nearest import close_to, nearest
 from stagger.spec.place import Place
+from stagger.spec.removed import RemovedSpec
 from stagger.spec.yaml_file import Path
 
 #: Arguments of the step contract, which a function step takes before its own parameters.
 CONTRACT = ("data", "rank", "world_size")
 
 #: Keys that a step may have beside its name.
-BESIDE = ("removed",)
+BESIDE = ("removed", "stateless")
 
 
 def step_of(written: Any) -> Any:
@@ -160,16 +161,20 @@ def step_schema() -> dict[str, Any]:
         schema["description"] = (inspect.getdoc(resolve(use)) or "").partition("\n\nArgs:")[0]
         for name, parameter in schema["properties"].items():
             parameter["description"] = described[name]
+    beside = {
+        "stateless": {"type": "boolean", "description": "Whether the step keeps nothing from one call to the next."},
+        "removed": {"anyOf": [{"type": "string"}, RemovedSpec.model_json_schema()]},
+    }
     return {
         "anyOf": [
             {"type": "string", "description": "A step without parameters: a built-in name, or module:callable."},
             {
                 "type": "object",
-                "properties": parameters,
+                "properties": {**parameters, **beside},
                 "patternProperties": {"^[A-Za-z_][\\w.]*:[\\w.]+$": {"type": ["object", "null"]}},
                 "additionalProperties": False,
                 "minProperties": 1,
-                "maxProperties": 1,
+                "maxProperties": 1 + len(beside),
             },
         ]
     }

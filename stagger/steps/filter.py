@@ -11,6 +11,7 @@ from typing import Any
 from stagger.errors import StaggerError
 from stagger.pipeline import Document, count
 from stagger.pipeline.chain import resolve
+from stagger.pipeline.hooks import is_stateless, stateless
 from stagger.pipeline.statistics import DROPPED, NO_REASON
 from stagger.steps.removed import REASON
 
@@ -42,6 +43,8 @@ class Filter:
             ) from None
         except ValueError:  # Some functions written in C have no signature.
             pass
+        if is_stateless(function):
+            stateless(self)
 
     def _function(self) -> Any:
         """The function; named, it is found when it is needed, as a task loads this object from a pickle."""

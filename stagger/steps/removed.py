@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from stagger.errors import StaggerError
 from stagger.pipeline import Document
-from stagger.pipeline.chain import Step
+from stagger.pipeline.chain import Removal, Step
 from stagger.pipeline.task_context import OutputFile
 from stagger.steps.jsonl import WriteJsonl
 from stagger.storage.storage import expand_variables
@@ -26,7 +26,7 @@ FEWEST = 64
 
 
 @dataclass(kw_only=True)
-class WriteRemoved(WriteJsonl):
+class WriteRemoved(WriteJsonl, Removal):
     """Calls a step, and writes the documents that it removes.
 
     Args:
@@ -38,6 +38,7 @@ class WriteRemoved(WriteJsonl):
     reason: bool = True
     step: int = 0
     name: str = ""
+    other_holders: int = field(default=0, init=False, repr=False)
     _inside: dict[int, Document] = field(default_factory=dict, init=False, repr=False)
     _removed: list[Document] = field(default_factory=list, init=False, repr=False)
     _most: int = field(default=FEWEST, init=False, repr=False)
@@ -99,7 +100,7 @@ class WriteRemoved(WriteJsonl):
 
     def _settle(self) -> None:
         """Write the documents that were removed for certain: the oldest ones, and from time to time all of them."""
-        inside, unheld = self._inside, self._unheld
+        inside, unheld = self._inside, self._unheld + self.other_holders
         while inside:
             key = next(iter(inside))
             if sys.getrefcount(inside[key]) > unheld:
@@ -111,7 +112,7 @@ class WriteRemoved(WriteJsonl):
         self._write()
 
     def _settle_all(self) -> None:
-        inside, unheld = self._inside, self._unheld
+        inside, unheld = self._inside, self._unheld + self.other_holders
         for key in [key for key in inside if sys.getrefcount(inside[key]) <= unheld]:
             self._removed.append(inside.pop(key))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stagger.errors import BadInput, Interrupted, StaggerError, counted
 from stagger.pipeline import COUNTS
 from stagger.pipeline.chain import Step, StepCount, build, chain, own_seconds
+from stagger.pipeline.hooks import BoundStep, Writer
 from stagger.pipeline.task_context import EXAMPLES, Circumstances, StopFlag, TaskContext
 from stagger.rundir.plan_file import RankPlan, read_rank
 from stagger.rundir.stage_folder import (
@@ -26,7 +27,6 @@ from stagger.task import Committed, Superseded, TaskSettings
 from stagger.task.attempt_log import AttemptLog, log
 
 if TYPE_CHECKING:
-    from stagger.steps.removed import WriteRemoved
     from stagger.task.commit import RankCommit
     from stagger.task.upload_notes import UploadNotes
 
@@ -69,7 +69,6 @@ class Attempt:
         self.cpu_started = time.process_time()
         self.steps: list[Step] = []
         self.counts: list[StepCount] = []
-        self.removal: list[WriteRemoved] = []
         self.before: dict[str, Any] = {}
         self.uploads: UploadNotes | None = None
         self.commit: RankCommit | None = None
@@ -216,15 +215,22 @@ class Attempt:
 
     def _run_steps(self, steps: list[Step], plan: RankPlan, task: TaskContext) -> None:
         """Exhaust the last step, which runs all steps, once for the whole rank or once per shard."""
-        hooked = [*steps, *self.removal]
-        rounds = task.shard_by_shard() if any(getattr(step, "shard_by_shard", False) for step in hooked) else [None]
+        removal = [count.removal for count in self.counts if count.removal is not None]
+        writers = [*(step for step in steps if isinstance(step, Writer)), *removal]
+        by_shard = any(writer.shard_by_shard for writer in writers)
+        if by_shard and self.settings.commit != "shard" and not all(may := repeatable_steps(plan, steps)):
+            from stagger.pipeline.shard_boundaries import RankSteps
+
+            RankSteps(steps, may, self.counts, task, self.stop.check).run()
+            return
         ended = len(plan.shards) - len(task.all_shards)
-        for shard in rounds:
+        for shard in task.shard_by_shard() if by_shard else [None]:
+            for writer in writers if shard is not None else ():
+                writer.begin_shard(shard)
             for _ in chain(steps, self.counts, self.rank, task.world_size, self.stop.check):
                 pass
-            for step in hooked:
-                if hasattr(step, "end_shard"):
-                    step.end_shard()
+            for writer in writers:
+                writer.end_shard()
             if self.settings.commit == "shard" and shard is not None:
                 ended += 1
                 if ended < len(plan.shards):  # The last is committed with the rank.
@@ -235,7 +241,7 @@ class Attempt:
         """The steps, created anew for each rank so that no state carries over, and bound to the task."""
         steps = load_steps(self.settings, self.storage, plan)
         for step in steps:
-            if hasattr(step, "bind"):
+            if isinstance(step, BoundStep):
                 step.bind(task)
         return steps
 
@@ -249,8 +255,7 @@ class Attempt:
             ):
                 if writer is not None:
                     writer.bind(task)
-                    count.around = writer.around
-                    self.removal.append(writer)
+                    count.removal = writer
 
     def _completion(self, plan: RankPlan, task: TaskContext, shards: int) -> dict[str, Any]:
         """The record of the rank's first `shards` shards, including those of earlier attempts."""
@@ -407,3 +412,12 @@ def load_steps(settings: TaskSettings, storage: Storage, plan: RankPlan) -> list
 
         return load_pickle(storage, settings.pickle_path, settings.pickle_sha256)
     return [build(step["use"], step["params"]) for step in plan.steps]
+
+
+def repeatable_steps(plan: RankPlan, steps: list[Step]) -> list[bool]:
+    """For each step of a rank, whether it may be called once per shard."""
+    from stagger.datatrove.state import repeatable
+
+    return [
+        repeatable(step, declared=spec.get("stateless", False)) for spec, step in zip(plan.steps, steps, strict=True)
+    ]

@@ -25,6 +25,7 @@ ROOMS = (
     "task",
     "plan",
     "rundir",
+    "datatrove",
     "steps",
     "spec",
     "datatrove",

@@ -19,6 +19,7 @@ from tests.kit.runs import completions, status
 STEPS = """
 import os
 import stagger
+@stagger.stateless
 def short(data, rank, world_size, fail_on=None, flag=""):
     for number, document in enumerate(data):
         if len(document.text) < 100:
@@ -27,7 +28,8 @@ def short(data, rank, world_size, fail_on=None, flag=""):
         if number == 70 and rank == fail_on and not os.path.exists(flag):
             raise ValueError("not yet")
         yield document
-class Words:
+@stagger.stateless
+class Words(stagger.BoundStep):
     def bind(self, task):
         self.task = task
     def __call__(self, data, rank, world_size):

@@ -72,7 +72,7 @@ class Removal:
         self.task = TaskContext(Storage(), 0, 1, [], "tag")
         self.writer = WriteRemoved(path=str(folder), compression=None, step=2, name="step 2 (x)", **options)
         self.writer.bind(self.task)
-        self.counts = [StepCount("documents"), StepCount("x", around=self.writer.around), StepCount("last")]
+        self.counts = [StepCount("documents"), StepCount("x", removal=self.writer), StepCount("last")]
         self.steps: list[Step] = [documents, step, last or (lambda data, rank, world_size: data)]
 
     def run(self) -> list[Document]:
