@@ -132,7 +132,7 @@ class WriteRemoved(WriteJsonl, Removal):
 
     def new_output(self, path: str) -> OutputFile:
         file = super().new_output(path)
-        file.removed_by = self.step
+        file.removed_by, file.aside = self.step, True
         return file
 
 

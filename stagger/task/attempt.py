@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ from stagger.errors import BadInput, Interrupted, StaggerError, counted
 from stagger.pipeline import COUNTS
 from stagger.pipeline.chain import Step, StepCount, build, chain, own_seconds
 from stagger.pipeline.hooks import BoundStep, Writer
-from stagger.pipeline.task_context import EXAMPLES, Circumstances, StopFlag, TaskContext
+from stagger.pipeline.task_context import EXAMPLES, Circumstances, OutputFile, StopFlag, TaskContext
 from stagger.rundir.plan_file import RankPlan, read_rank
 from stagger.rundir.stage_folder import (
     COMPLETION_KEYS,
@@ -121,8 +123,9 @@ class Attempt:
             self.steps = self._bound_steps(plan, task)
             self.counts = [StepCount(step["use"]) for step in plan.steps]
             self._keep_removed(plan, task)
-            self._run_steps(self.steps, plan, task)
-            self._commit(plan, task, len(plan.shards))
+            with committed_blocks(task):
+                self._run_steps(self.steps, plan, task)
+                self._commit(plan, task, len(plan.shards))
         except Committed:
             task.abort()
             log(f"rank {self.rank} is already done: an earlier attempt has committed it meanwhile")
@@ -270,7 +273,6 @@ class Attempt:
             }
             for o in task.outputs
         ]
-        written = [o for o in task.outputs if not o.removed_by]
         record = {
             "rank": self.rank,
             "world_size": plan.world_size,
@@ -281,8 +283,8 @@ class Attempt:
             "shards": shards,
             "bytes_in": sum(shard.size for shard in plan.shards[:shards]),
             "records_in": counts[0].records,
-            "records_out": sum(o.records for o in written) if written else counts[-1].records,
-            "bytes_out": sum(o.output.size for o in written),
+            "records_out": result_records(task.outputs, counts),
+            "bytes_out": sum(o.output.size for o in task.outputs),
             "outputs": outputs,
             "bad_records": {"skipped": task.bad_records, "examples": task.bad_examples},
             "steps": [{"name": c.name, "records": c.records, "seconds": round(c.seconds, 6)} for c in counts],
@@ -338,6 +340,21 @@ class Attempt:
                 self.storage.write(path, encode(record))
         except Exception as second:
             log(f"the failure record cannot be written: {second}", "ERROR")
+
+
+def committed_blocks(task: TaskContext) -> AbstractContextManager[None]:
+    """A context in which what blocks of datatrove write are outputs of the task, if one can be among the steps."""
+    if "datatrove" not in sys.modules:
+        return nullcontext()
+    from stagger.datatrove.attempt_files import committed_with
+
+    return committed_with(task)
+
+
+def result_records(outputs: list[OutputFile], counts: list[StepCount]) -> int:
+    """The records that a rank has made: those in its outputs, or else those of the last step."""
+    results = [output.records for output in outputs if not output.aside]
+    return sum(results) if any(results) else counts[-1].records
 
 
 def node_name() -> str:
