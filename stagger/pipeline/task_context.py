@@ -16,6 +16,7 @@ from stagger.storage.storage import Storage, is_local
 
 if TYPE_CHECKING:
     from stagger.pipeline.read_ahead import ReadAhead
+    from stagger.pipeline.spool import Spool
 
 #: Bytes of small records gathered before one call of the compressor: a call per record would be slow.
 GATHER_BYTES = 64 * 2**10
@@ -37,6 +38,8 @@ class OutputFile:
         self.aside = False
         #: Called before the file ends, to write the format's last part (such as Parquet's footer).
         self.closing: Callable[[], None] | None = None
+        self._codec = codec
+        self._level = level
         self._compressor: Compressor | None = compressor(codec, level) if codec else None
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
@@ -47,7 +50,7 @@ class OutputFile:
         self._gathered.append(data)
         self._gathered_bytes += len(data)
         if self._gathered_bytes >= GATHER_BYTES:
-            self._spill()
+            self.spill()
 
     def append(self, data: bytes) -> None:
         """Append bytes that are not one record."""
@@ -57,11 +60,26 @@ class OutputFile:
     @property
     def size(self) -> int:
         """Bytes of the file so far; for a compressed file, only those that have left the compressor."""
-        return self.output.size + (0 if self._compressor else self._gathered_bytes)
+        return self.output.size + (0 if self._codec else self._gathered_bytes)
 
-    def _spill(self) -> None:
+    @property
+    def waiting(self) -> int:
+        """Bytes of records that wait for the compressor."""
+        return self._gathered_bytes
+
+    def pause(self) -> None:
+        """Free the memory and the descriptor of the file. It goes on with the next record, in a new frame or member."""
+        if self._compressor:
+            self.output.write(self._compressor.flush())
+            self._compressor = None
+        self.output.pause()
+
+    def spill(self) -> None:
+        """Pass the records that wait on to the compressor."""
         data = b"".join(self._gathered)
         self._gathered, self._gathered_bytes = [], 0
+        if data and self._codec and self._compressor is None:
+            self._compressor = compressor(self._codec, self._level)
         self.output.write(self._compressor.compress(data) if self._compressor else data)
 
     def finish(self) -> None:
@@ -71,7 +89,7 @@ class OutputFile:
         if self.closing is not None:
             self.closing()
             self.closing = None
-        self._spill()
+        self.spill()
         if self._compressor:
             self.output.write(self._compressor.flush())
         self._compressor = None  # It holds memory, and a rank may write hundreds of files.
@@ -149,6 +167,7 @@ class TaskContext:
         self._place = 0
         self._output_paths: set[str] = set()
         self._committed = 0
+        self._spool: Spool | None = None
 
     def shard_by_shard(self) -> Iterator[Shard]:
         """Iterate over the rank's shards; in each iteration, `shards` holds only the current one."""
@@ -198,13 +217,19 @@ class TaskContext:
         """Count something in this rank, as the function `stagger.count` does."""
         count(name, number)
 
-    def open_output(self, path: str, codec: Codec | None = None, level: int | None = None) -> OutputFile:
+    def open_output(
+        self, path: str, codec: Codec | None = None, level: int | None = None, *, one_of_many: bool = False
+    ) -> OutputFile:
         """Open a new output of this rank. It is committed with the rank's other outputs when all steps have succeeded.
 
-        Raises StaggerError when the rank already writes `path`.
+        On remote storage, one of many waits on this machine's disk, not in memory, until it is finished. Raises
+        StaggerError when the rank already writes `path`.
         """
         self._claim_path(path)
-        return self._add(OutputFile(self.storage.output(path, self._tag, self._begin_upload), codec, level))
+        output = self.storage.output(path, self._tag, self._begin_upload)
+        if one_of_many and not is_local(path):
+            output = self._spooled(output)
+        return self._add(OutputFile(output, codec, level))
 
     def open_draft(self, path: str) -> OutputFile:
         """Open a new local output that is not written with `write`, but as the file `output.pending`: it can be read
@@ -228,6 +253,13 @@ class TaskContext:
         self.outputs.append(file)
         return file
 
+    def _spooled(self, output: Output) -> Output:
+        from stagger.pipeline.spool import Spool, SpooledOutput
+
+        if self._spool is None:
+            self._spool = Spool()
+        return SpooledOutput(output, self._spool)
+
     def finish(self) -> list[Output]:
         """Make the outputs since the last commit durable, but still invisible. Returns them."""
         files = self.outputs[self._committed :]
@@ -246,7 +278,10 @@ class TaskContext:
         self._committed = len(self.outputs)
 
     def close(self) -> None:
-        """Stop fetching input."""
+        """Stop fetching input, and free what waits on the disk."""
         if self._ahead is not None:
             self._ahead.close()
             self._ahead = None
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
