@@ -10,7 +10,8 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from stagger.errors import StaggerError, plural
-from stagger.pipeline.chain import add_import_path
+from stagger.pipeline.making import add_import_path
+from stagger.pipeline.objects import as_data, written_objects
 from stagger.shipped import shipped
 from stagger.spec.blocks import HOST_STEP, BlocksSpec, with_total
 from stagger.spec.changes import Changes, assign
@@ -83,10 +84,11 @@ def reached(file: str) -> tuple[str, dict[str, Any]]:
 
 
 def imported_modules(spec: RunSpec) -> list[str]:
-    """The modules, other than stagger's own, that hold a run's steps and hosts."""
-    steps = [step.use for stage in spec.stages for step in stage.pipeline]
+    """The modules, other than stagger's own, that hold a run's steps, the objects in their parameters, and hosts."""
+    steps = [step for stage in spec.stages for step in stage.pipeline]
+    uses = [name for step in steps for name in (step.use, *(name for _, (name, _) in written_objects(step.params)))]
     hosts = [stage.blocks.host for stage in spec.stages if stage.blocks is not None]
-    named = (use.partition(":")[0] for use in (*steps, *hosts) if ":" in use)
+    named = (use.partition(":")[0] for use in (*uses, *hosts) if ":" in use)
     return list(dict.fromkeys(module for module in named if module.partition(".")[0] != "stagger"))
 
 
@@ -216,7 +218,8 @@ def of_blocks(
     executor = stage["executor"]
     if isinstance(executor, dict) and executor.get("type") == "local":
         executor = {"workers": checked.servers, **executor}
-    step = {"use": HOST_STEP, "params": {"settings": {**blocks, "model": literal(blocks["model"])}}}
+    settings = {**as_data(blocks), "model": literal(blocks["model"])}
+    step = {"use": HOST_STEP, "params": {"settings": settings}}
     stage = {key: value for key, value in stage.items() if key != "bytes_per_task"}
     return {**stage, "executor": executor, "blocks": blocks, "pipeline": [step], "tasks": checked.servers}
 
