@@ -175,7 +175,7 @@ def notation(value: Any) -> Any:
     if isinstance(value, Object):
         return {value.name: notation(value.params)}
     if isinstance(value, Function):
-        return value.name
+        return {value.name: None}
     if isinstance(value, str):
         return value.replace("${", "$${")
     if isinstance(value, dict):
