@@ -31,6 +31,10 @@ class OutputFile:
         self.output = output
         self.records = 0
         self.finished = False
+        #: The number of the step, from 1 on, whose removed documents the file holds; 0 for any other file.
+        self.removed_by = 0
+        #: Whether the file is not part of the result, such as one of the documents that a filter removed.
+        self.aside = False
         #: Called before the file ends, to write the format's last part (such as Parquet's footer).
         self.closing: Callable[[], None] | None = None
         self._compressor: Compressor | None = compressor(codec, level) if codec else None
@@ -44,6 +48,11 @@ class OutputFile:
         self._gathered_bytes += len(data)
         if self._gathered_bytes >= GATHER_BYTES:
             self._spill()
+
+    def append(self, data: bytes) -> None:
+        """Append bytes that are not one record."""
+        self.write(data)
+        self.records -= 1
 
     @property
     def size(self) -> int:
@@ -194,11 +203,29 @@ class TaskContext:
 
         Raises StaggerError when the rank already writes `path`.
         """
+        self._claim_path(path)
+        return self._add(OutputFile(self.storage.output(path, self._tag, self._begin_upload), codec, level))
+
+    def open_draft(self, path: str) -> OutputFile:
+        """Open a new local output that is not written with `write`, but as the file `output.pending`: it can be read
+        back and overwritten until the rank ends. Raises StaggerError when the rank already writes `path`.
+        """
+        self._claim_path(path)
+        return self._add(OutputFile(self.storage.draft(path, self._tag), None, None))
+
+    def discard(self, file: OutputFile) -> None:
+        """Remove an uncommitted output, as if it had never been opened."""
+        file.output.abort()
+        self.outputs.remove(file)
+        self._output_paths.remove(file.output.path)
+
+    def _claim_path(self, path: str) -> None:
         if path in self._output_paths:
             raise StaggerError(f"Two steps write {path}; give each its own path or filename.")
-        file = OutputFile(self.storage.output(path, self._tag, self._begin_upload), codec, level)
-        self.outputs.append(file)
         self._output_paths.add(path)
+
+    def _add(self, file: OutputFile) -> OutputFile:
+        self.outputs.append(file)
         return file
 
     def finish(self) -> list[Output]:

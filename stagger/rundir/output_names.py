@@ -11,14 +11,14 @@ from stagger.steps.listing import is_hidden
 from stagger.storage.storage import is_local
 
 #: Field of a template -> what takes its place, as a regular expression: a padded number, or a path.
-FIELDS = {"{rank}": r"\d{5,}", "{part}": r"\d{5,}", "{stem}": ".+"}
+FIELDS = {"{rank}": r"\d{5,}", "{part}": r"\d{5,}", "{number}": r"\d+", "{stem}": ".+"}
 
 
 @dataclass(frozen=True)
 class OutputNames:
     """The files that a writer may write below `folder`: those whose relative paths fit one of `templates`.
 
-    A template is a path with the fields `{rank}`, `{part}` and `{stem}`.
+    A template is a path with the fields `{rank}`, `{part}`, `{number}` and `{stem}`.
 
     >>> names = OutputNames("/out", ["{rank}.jsonl.gz", "{stem}.txt"])
     >>> [names.fits(name) for name in ("00012.jsonl.gz", "12.jsonl.gz", "en/a.txt", "en/_a.txt")]
@@ -31,7 +31,7 @@ class OutputNames:
     @property
     def recursive(self) -> bool:
         """Whether files may lie in folders below `folder`."""
-        return any("{stem}" in template for template in self.templates)
+        return any("{stem}" in template or "/" in template for template in self.templates)
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
@@ -46,7 +46,7 @@ class OutputNames:
 
 def expression(template: str) -> str:
     """The regular expression for a template."""
-    parts = re.split(r"(\{(?:rank|part|stem)\})", template)
+    parts = re.split(r"(\{(?:rank|part|number|stem)\})", template)
     return "".join(FIELDS.get(part) or re.escape(part) for part in parts)
 
 

@@ -14,7 +14,7 @@ from stagger.pipeline.making import add_import_path
 from stagger.pipeline.objects import as_data, written_objects
 from stagger.shipped import shipped
 from stagger.spec.blocks import HOST_STEP, BlocksSpec, with_total
-from stagger.spec.changes import Changes, assign
+from stagger.spec.changes import Changes
 from stagger.spec.executors import EXECUTORS
 from stagger.spec.expected import described, expected
 from stagger.spec.messages import validated
@@ -26,6 +26,7 @@ from stagger.spec.profiles import chosen
 from stagger.spec.references import expanded, literal
 from stagger.spec.secret_check import check_storage_options
 from stagger.spec.step_checks import check_step
+from stagger.spec.variables import with_variables
 from stagger.spec.yaml_file import Path, read_file
 from stagger.storage.storage import UNREACHABLE_S, Storage, expand_variables
 
@@ -51,8 +52,7 @@ def load_file(
         raise StaggerError(
             f"{path} is the record of a run, not a pipeline file; continue the run with: stagger retry {path.parent}"
         )
-    for assignment in changes.assignments:
-        assign(raw, assignment)
+    options = changes.assigned(raw)
     for key, value in (("tasks", changes.tasks), ("run_dir", changes.run_dir), ("profile", changes.profile)):
         if value is not None:
             raw[key] = value
@@ -63,8 +63,8 @@ def load_file(
             if isinstance(stage, dict):
                 stage.pop("tasks", None)
                 stage.pop("bytes_per_task", None)
-    place = Place(str(path), lines, options=changes.given)
-    return resolve_run(raw, place, changes, str(path.resolve().parent), announce)
+    place = Place(str(path), lines, options=options, shared=lines.shared)
+    return resolve_run(with_variables(raw, place), place, changes, str(path.resolve().parent), announce)
 
 
 def reached(file: str) -> tuple[str, dict[str, Any]]:
@@ -73,7 +73,8 @@ def reached(file: str) -> tuple[str, dict[str, Any]]:
     Raises StaggerError when the file cannot be read, or does not say it.
     """
     raw, lines = read_file(file)
-    place = Place(file, lines)
+    place = Place(file, lines, shared=lines.shared)
+    raw = with_variables(raw, place, warn=False)
     written = {key: expanded(raw[key], (key,), place) for key in ("run_dir", "storage_options") if key in raw}
     if not isinstance(written.get("run_dir"), str):
         raise StaggerError(f"{place.of(('run_dir',))}: there is no run directory; give that of the run itself.")
@@ -138,7 +139,7 @@ def resolve_run(
     profile = chosen(raw.get("profile"), "--profile" if changes.profile else place.of(("profile",)))
     written = {key: value for key, value in raw.items() if key in RUN_KEYS and key not in ("stages", "profile")}
     whole = profile.below(written, StorageSpec.model_fields)
-    origins = origins_of(whole, place, profile.elsewhere(written), profile.name, changes.given)
+    origins = origins_of(whole, place, profile.elsewhere(written), profile.name, place.options)
     stages = []
     places: dict[str, tuple[Place, Path]] = {}
     for index, (written, path) in enumerate(_stages(raw, place)):
@@ -152,7 +153,7 @@ def resolve_run(
             options={**{(*path, *p): option for p, option in place.options.items()}, **place.options},
         )
         prefix = f"stages.{written.get('name')}." if path else ""
-        origins |= origins_of(stage, merged, merged.elsewhere, profile.name, changes.given, path, prefix)
+        origins |= origins_of(stage, merged, merged.elsewhere, profile.name, place.options, path, prefix)
         if "blocks" in stage:
             stage["executor"] = without_packing(stage["executor"], written.get("executor"))
             own = raw["stages"][index] if "stages" in raw else raw

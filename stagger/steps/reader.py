@@ -16,6 +16,7 @@ from typing import BinaryIO, Literal, cast
 from stagger.errors import BadInput, BadRecord, StaggerError, counted
 from stagger.pipeline import Document, Shard
 from stagger.pipeline.compression import PIECE_BYTES, Content, LongLine, ReadCodec, buffered, codec_of
+from stagger.pipeline.hooks import Reader
 from stagger.pipeline.task_context import TaskContext
 from stagger.storage import Entry
 from stagger.storage.local_files import open_version
@@ -150,7 +151,7 @@ class OpenShard:
 
 
 @dataclass(kw_only=True)
-class ShardReader:
+class ShardReader(Reader):
     """Reads the files below `path` that match `glob`; each rank reads the shards that the plan assigns to it.
 
     Names that begin with `_` or `.` are not input, because other programs give them to files that are not data

@@ -11,6 +11,7 @@ from typing import ClassVar
 from stagger.errors import StaggerError, counted
 from stagger.pipeline import Document, Shard
 from stagger.pipeline.compression import EXTENSIONS, LEVELS, Codec, check_level, extension_of
+from stagger.pipeline.hooks import Writer
 from stagger.pipeline.task_context import OutputFile, TaskContext
 from stagger.storage.storage import absolute, join
 
@@ -21,7 +22,7 @@ FIELDS = ("rank", "stem", "part")
 
 
 @dataclass(kw_only=True)
-class ShardWriter:
+class ShardWriter(Writer):
     """Writes files below `path`, and passes the documents on.
 
     A file appears under its name when its rank is done. A rank without documents writes no file. A rank that runs
@@ -39,6 +40,7 @@ class ShardWriter:
     filename: str = field(kw_only=False)
     max_bytes: int | None = None
     _task: TaskContext | None = field(default=None, init=False, repr=False)
+    _shard: Shard | None = field(default=None, init=False, repr=False)
     _file: OutputFile | None = field(default=None, init=False, repr=False)
     _part: int = field(default=0, init=False, repr=False)
 
@@ -128,7 +130,10 @@ class ShardWriter:
     def open_file(self) -> OutputFile:
         """Open the next file of the rank, or of the current shard."""
         assert self._task is not None
-        stem = stem_of(self._task.shards[0].name) if self.shard_by_shard else ""
+        stem = ""
+        if self.shard_by_shard:
+            assert self._shard is not None, "a writer is told which shard begins"
+            stem = stem_of(self._shard.name)
         path = join(self.path, self._name(stem, self._task.rank, self._part))
         self._part += 1
         return self.new_output(path)
@@ -150,6 +155,9 @@ class ShardWriter:
         if self._file is not None:
             self._file.finish()
             self._file = None
+
+    def begin_shard(self, shard: Shard) -> None:
+        self._shard = shard
 
     def end_shard(self) -> None:
         """Finish the outputs named after a shard, once the steps have run for it.
