@@ -21,7 +21,7 @@ SAMPLES = {"rank": "00000", "part": "00000", "number": "0", "stem": "x", "*": "x
 class OutputNames:
     """The files that a writer may write below `folder`: those whose relative paths fit one of `templates`.
 
-    A template is a path with the fields `{rank}`, `{part}`, `{number}`, `{stem}`, and `{*}` for a value of the metadata.
+    A template is a path with the fields `{rank}`, `{part}`, `{number}`, `{stem}`, and `{*}` for one of the metadata.
 
     >>> names = OutputNames("/out", ["{rank}.jsonl.gz", "{stem}.txt"])
     >>> [names.fits(name) for name in ("00012.jsonl.gz", "12.jsonl.gz", "en/a.txt", "en/_a.txt")]

@@ -43,7 +43,7 @@ class OpenShard:
     """A shard being read: its content, and the reader's position in it.
 
     `name` is relative to the reader's folder, and so does not depend on where the input lies. `record` counts from 0;
-    `byte` is the offset of a bad record in the content, -1 while unknown.
+    `byte` is the offset of a bad record in the content, -1 while unknown. `ahead` has a thread decompress the content.
     """
 
     def __init__(
@@ -54,6 +54,8 @@ class OpenShard:
         pieces: Iterator[bytes],
         check: Callable[[], None] = lambda: None,
         planned: Shard | None = None,
+        *,
+        ahead: bool = False,
     ) -> None:
         self.name = name
         self.path = path
@@ -63,6 +65,7 @@ class OpenShard:
         self.byte = -1
         self._pieces = pieces
         self._check = check
+        self._ahead = ahead
         self._taken = 0
         self._content: Content | None = None
         self._stream: io.BufferedReader | None = None
@@ -77,6 +80,10 @@ class OpenShard:
                 from stagger.pipeline.decompression import decompressed
 
                 self._content = decompressed(self._pieces, self.codec, self._check)
+                if self._ahead:
+                    from stagger.pipeline.codec_threads import DecompressedAhead
+
+                    self._content = DecompressedAhead(self._content, self._check)
         return self._content
 
     @property
@@ -345,7 +352,8 @@ class ShardReader(Reader):
                 )
             return
         check = task.circumstances.stop.check
-        source = OpenShard(name, path, codec, task.stream(shard, self.path_of), check, planned=shard)
+        pieces, ahead = task.stream(shard, self.path_of), task.decompresses_ahead(shard)
+        source = OpenShard(name, path, codec, pieces, check, planned=shard, ahead=ahead)
         try:
             while True:
                 documents = self.read(source)
