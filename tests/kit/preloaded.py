@@ -1,4 +1,4 @@
-"""Runs `stagger` in processes of their own that need not import its modules: forks of one process that has.
+"""Runs commands and tasks in processes of their own that need not import modules: forks of one process that has.
 
 Run as a program it is that process. It reads requests from the socket that is its standard input.
 """
@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 import importlib
 import json
 import os
+import runpy
 import selectors
+import signal
 import socket
 import subprocess
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import typer.main
 
 #: What the process imports before it forks: what most commands use, and the clients of S3.
 MODULES = (
@@ -26,6 +33,7 @@ MODULES = (
     "stagger.launch.retry",
     "stagger.spec.load",
     "stagger.steps.jsonl",
+    "stagger.task.attempt",
     "s3fs",
     "obstore",
 )
@@ -39,15 +47,17 @@ class Preloaded:
 
     def __init__(self) -> None:
         self.socket, its_own = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        process = subprocess.Popen([sys.executable, __file__], stdin=its_own, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen([sys.executable, __file__], stdin=its_own, stdout=subprocess.DEVNULL)
         its_own.close()
-        atexit.register(process.wait)
+        atexit.register(self.process.wait)
         atexit.register(self.socket.close)
 
-    def run(self, arguments: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        """Run `stagger` with these arguments, like subprocess.run with captured output."""
+    def run(
+        self, arguments: list[str], folder: Path, environment: dict[str, str], module: str = "stagger"
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `python -m module` with these arguments, like subprocess.run with captured output."""
         pipes = [os.pipe() for _ in range(3)]
-        request = json.dumps([arguments, str(folder), environment]).encode()
+        request = json.dumps([module, arguments, str(folder), environment]).encode()
         socket.send_fds(self.socket, [request], [end for _, end in pipes])
         for _, end in pipes:
             os.close(end)
@@ -86,44 +96,67 @@ def read_all(ends: list[int]) -> list[bytes]:
     return list(found.values())
 
 
-def become_next_command(requests: socket.socket) -> bool:
-    """Fork for each request. Returns True in the child that is to be the command, False when nobody asks any more."""
+def next_request(requests: socket.socket) -> list[Any]:
+    """Fork for each request. Returns it in the child that is to serve it; empty when nobody asks any more."""
+    status_ends: dict[int, int] = {}
+
+    def report(*_: Any) -> None:
+        while status_ends and (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            os.write(status_ends[ended[0]], str(os.waitstatus_to_exitcode(ended[1])).encode())
+            os.close(status_ends.pop(ended[0]))
+
+    signal.signal(signal.SIGCHLD, report)
     while True:
         request, ends, _, _ = socket.recv_fds(requests, 1 << 20, 3)
         if not request:
-            return False
-        if not (keeper := os.fork()):
-            requests.detach()
+            return []
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+        if not (child := os.fork()):
             break
-        os.waitpid(keeper, 0)
-        for end in ends:
-            os.close(end)
-    if os.fork():  # The keeper ends at once, so that init cares for the one that waits.
-        os._exit(0)
-    if command := os.fork():
-        _, status = os.waitpid(command, 0)
-        os.write(ends[2], str(os.waitstatus_to_exitcode(status)).encode())
-        os._exit(0)
-    be_the_command(*json.loads(request), ends[:2])
-    return True
-
-
-def be_the_command(arguments: list[str], folder: str, environment: dict[str, str], outputs: list[int]) -> None:
-    """Make this process look like a new one."""
-    for number, end in enumerate((os.open(os.devnull, os.O_RDONLY), *outputs)):
+        status_ends[child] = ends[2]
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+        os.close(ends[0])
+        os.close(ends[1])
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+    requests.detach()
+    for number, end in enumerate((os.open(os.devnull, os.O_RDONLY), *ends[:2])):
         os.dup2(end, number)
     os.closerange(3, 256)
+    return list(json.loads(request))
+
+
+def run_module(module: str, arguments: list[str], folder: str, environment: dict[str, str]) -> int:
+    """Run a module as a new process would. Returns the exit status."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = [str(Path(importlib.import_module("stagger").__file__ or "").parent / "__main__.py"), *arguments]
+    sys.argv = ["", *arguments]
     sys.path[0] = folder
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def leave() -> None:
+    """End without taking the modules apart, which would copy the memory that is shared with the other children."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
+    status = 0
+    atexit.register(leave)  # The first to be registered is the last to be called.
     for name in MODULES:
         importlib.import_module(name)
-    if become_next_command(socket.socket(fileno=os.dup(0))):
-        from stagger.cli.main import main
-
-        main()
+    typer.main.get_command = functools.cache(typer.main.get_command)  # Making the parser takes longer than a command.
+    typer.main.get_command(importlib.import_module("stagger.cli.main").app)
+    gc.freeze()  # Collections in the children would copy the memory, too.
+    if request := next_request(socket.socket(fileno=os.dup(0))):
+        status = run_module(*request)
