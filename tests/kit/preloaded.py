@@ -45,9 +45,10 @@ OF_PYTHON = ("PYTHON", "LANG", "LC_")
 class Preloaded:
     """The process that has the modules. It ends with the process that has made it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *before: str, umask: int = -1) -> None:
         self.socket, its_own = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.process = subprocess.Popen([sys.executable, __file__], stdin=its_own, stdout=subprocess.DEVNULL)
+        command = [*before, sys.executable, __file__]
+        self.process = subprocess.Popen(command, stdin=its_own, stdout=subprocess.DEVNULL, umask=umask)
         its_own.close()
         atexit.register(self.process.wait)
         atexit.register(self.socket.close)
@@ -66,9 +67,9 @@ class Preloaded:
 
 
 @functools.cache
-def preloaded() -> Preloaded:
-    """The one process of this session, made when it is first needed."""
-    return Preloaded()
+def preloaded(*before: str, umask: int = -1) -> Preloaded:
+    """The one process of this session that the command `before` starts, made when it is first needed."""
+    return Preloaded(*before, umask=umask)
 
 
 def same_python(environment: Mapping[str, str]) -> bool:
