@@ -10,7 +10,9 @@ from types import MappingProxyType
 from typing import Any
 
 from stagger.errors import StaggerError
-from stagger.pipeline.chain import Step, add_import_path
+from stagger.pipeline.chain import Step
+from stagger.pipeline.hooks import Reader
+from stagger.pipeline.making import add_import_path
 from stagger.plan.datatrove_steps import refuse_unlike_readers, without_empty_texts
 from stagger.plan.stage_plan import StagePlan, make_plan, output_folders, output_names
 from stagger.plan.stage_steps import create_steps
@@ -58,7 +60,7 @@ class Pipeline:
     def inputs(self, plans: Mapping[str, StagePlan]) -> Iterator[str]:
         """The paths of all shards in the plans."""
         for name, plan in plans.items():
-            if hasattr(first := self.steps[name][0], "path_of"):
+            if isinstance(first := self.steps[name][0], Reader):
                 yield from (first.path_of(shard) for shards in plan.ranks for shard in shards)
 
     def later_inputs(self, storage: Storage, planned: Collection[str]) -> Iterator[str]:
@@ -68,7 +70,7 @@ class Pipeline:
             first = self.steps[name][0]
             ahead = [Upstream(one, self.names[one], ()) for one in stages_ahead(self.spec, name)]
             with contextlib.suppress(StaggerError):  # Its input is not there yet.
-                found = map(first.path_of, first.find_shards(storage)) if hasattr(first, "path_of") else ()
+                found = map(first.path_of, first.find_shards(storage)) if isinstance(first, Reader) else ()
                 yield from (path for path in found if not writer_of(path, ahead, places))
 
 

@@ -12,16 +12,16 @@ from stagger.steps.listing import is_hidden
 from stagger.storage.storage import is_local
 
 #: Field of a template -> what takes its place, as a regular expression: a padded number, or a path.
-FIELDS = {"{rank}": r"\d{5,}", "{part}": r"\d{5,}", "{stem}": ".+", "{*}": "[^/]+"}
+FIELDS = {"{rank}": r"\d{5,}", "{part}": r"\d{5,}", "{number}": r"\d+", "{stem}": ".+", "{*}": "[^/]+"}
 
-SAMPLES = {"rank": "00000", "part": "00000", "stem": "x", "*": "x"}
+SAMPLES = {"rank": "00000", "part": "00000", "number": "0", "stem": "x", "*": "x"}
 
 
 @dataclass(frozen=True)
 class OutputNames:
     """The files that a writer may write below `folder`: those whose relative paths fit one of `templates`.
 
-    A template is a path with the fields `{rank}`, `{part}`, `{stem}` and, for a value of the metadata, `{*}`.
+    A template is a path with the fields `{rank}`, `{part}`, `{number}`, `{stem}`, and `{*}` for one of the metadata.
 
     >>> names = OutputNames("/out", ["{rank}.jsonl.gz", "{stem}.txt"])
     >>> [names.fits(name) for name in ("00012.jsonl.gz", "12.jsonl.gz", "en/a.txt", "en/_a.txt")]
@@ -48,7 +48,7 @@ class OutputNames:
     @property
     def samples(self) -> list[str]:
         """A path for each template, with a value for each field."""
-        fill = functools.partial(re.sub, r"\{(rank|part|stem|\*)\}", lambda field: SAMPLES[field[1]])
+        fill = functools.partial(re.sub, r"\{(rank|part|number|stem|\*)\}", lambda field: SAMPLES[field[1]])
         return [f"{self.folder.rstrip('/')}/{fill(template)}" for template in self.templates]
 
     def fits(self, name: str) -> bool:
@@ -60,7 +60,7 @@ class OutputNames:
 
 def expression(template: str) -> str:
     """The regular expression for a template."""
-    parts = re.split(r"(\{(?:rank|part|stem|\*)\})", template)
+    parts = re.split(r"(\{(?:rank|part|number|stem|\*)\})", template)
     return "".join(FIELDS.get(part) or re.escape(part) for part in parts)
 
 

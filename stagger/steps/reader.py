@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, ClassVar, Literal, cast
 from stagger.errors import BadInput, BadRecord, StaggerError, counted
 from stagger.pipeline import Document, Shard
 from stagger.pipeline.compression import PIECE_BYTES, Content, LongLine, ReadCodec, buffered, codec_of
+from stagger.pipeline.hooks import Reader
 from stagger.pipeline.task_context import TaskContext
 from stagger.storage import Entry
 from stagger.storage.local_files import open_version
@@ -42,7 +43,7 @@ class OpenShard:
     """A shard being read: its content, and the reader's position in it.
 
     `name` is relative to the reader's folder, and so does not depend on where the input lies. `record` counts from 0;
-    `byte` is the offset of a bad record in the content, -1 while unknown.
+    `byte` is the offset of a bad record in the content, -1 while unknown. `ahead` has a thread decompress the content.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class OpenShard:
         pieces: Iterator[bytes],
         check: Callable[[], None] = lambda: None,
         planned: Shard | None = None,
+        *,
+        ahead: bool = False,
     ) -> None:
         self.name = name
         self.path = path
@@ -62,6 +65,7 @@ class OpenShard:
         self.byte = -1
         self._pieces = pieces
         self._check = check
+        self._ahead = ahead
         self._taken = 0
         self._content: Content | None = None
         self._stream: io.BufferedReader | None = None
@@ -76,6 +80,10 @@ class OpenShard:
                 from stagger.pipeline.decompression import decompressed
 
                 self._content = decompressed(self._pieces, self.codec, self._check)
+                if self._ahead:
+                    from stagger.pipeline.codec_threads import DecompressedAhead
+
+                    self._content = DecompressedAhead(self._content, self._check)
         return self._content
 
     @property
@@ -154,7 +162,7 @@ class OpenShard:
 
 
 @dataclass(kw_only=True)
-class ShardReader:
+class ShardReader(Reader):
     """Reads the files below `path` that match `glob`; each rank reads the shards that the plan assigns to it.
 
     Names that begin with `_` or `.` are not input, because other programs give them to files that are not data
@@ -346,7 +354,8 @@ class ShardReader:
                 )
             return
         check = task.circumstances.stop.check
-        source = OpenShard(name, path, codec, task.stream(shard, self.path_of), check, planned=shard)
+        pieces, ahead = task.stream(shard, self.path_of), task.decompresses_ahead(shard)
+        source = OpenShard(name, path, codec, pieces, check, planned=shard, ahead=ahead)
         try:
             while True:
                 documents = self.read(source)

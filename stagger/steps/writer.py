@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from stagger.errors import StaggerError, counted
 from stagger.pipeline import Document, Shard
 from stagger.pipeline.compression import EXTENSIONS, LEVELS, Codec, check_level, codec_of, extension_of
+from stagger.pipeline.hooks import Writer
 from stagger.pipeline.task_context import OutputFile, TaskContext
 from stagger.storage.storage import absolute, join
 
@@ -24,7 +25,7 @@ FIELDS = ("rank", "stem", "part")
 
 
 @dataclass(kw_only=True)
-class ShardWriter:
+class ShardWriter(Writer):
     """Writes files below `path`, and passes the documents on.
 
     A file appears under its name when its rank is done. A rank without documents writes no file. A rank that runs
@@ -53,6 +54,7 @@ class ShardWriter:
     filename_default: str | None = None
     max_open_files: int = 32
     _task: TaskContext | None = field(default=None, init=False, repr=False)
+    _shard: Shard | None = field(default=None, init=False, repr=False)
     _file: OutputFile | None = field(default=None, init=False, repr=False)
     _part: int = field(default=0, init=False, repr=False)
     _adapt: Callable[..., Any] | None = field(default=None, init=False, repr=False)
@@ -173,8 +175,10 @@ class ShardWriter:
     @property
     def _stem(self) -> str:
         """The stem of the current shard, if the outputs are named after shards."""
-        assert self._task is not None
-        return stem_of(self._task.shards[0].name) if self.shard_by_shard else ""
+        if not self.shard_by_shard:
+            return ""
+        assert self._shard is not None, "a writer is told which shard begins"
+        return stem_of(self._shard.name)
 
     def open_file(self) -> OutputFile:
         """Open the next file of the rank, or of the current shard."""
@@ -221,6 +225,9 @@ class ShardWriter:
         if self._file is not None:
             self._file.finish()
             self._file = None
+
+    def begin_shard(self, shard: Shard) -> None:
+        self._shard = shard
 
     def end_shard(self) -> None:
         """Finish the outputs named after a shard, once the steps have run for it.

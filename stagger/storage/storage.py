@@ -222,6 +222,12 @@ class Storage:
         """
         return self.backend(path).output(path, tag, begin, record=record)
 
+    def draft(self, path: str, tag: str) -> Output:
+        """A new local file that is written under the name `pending` by other means than `write`, until `finish`."""
+        from stagger.storage.local_files import LocalFiles
+
+        return LocalFiles(self.shared).draft(path, tag)
+
     def abort_uploads(self, path: str) -> int:
         """Abort all unfinished uploads of `path`. Returns their number."""
         return self.backend(path).abort_uploads(path)
@@ -261,7 +267,10 @@ def expand_variables(value: object, path: tuple[str | int, ...] = ()) -> object:
         if not brace:
             raise StaggerError(f"{key_text(path)}a '${{' without its '}}'; write $${{ for a plain ${{.")
         if not name.isidentifier():
-            raise StaggerError(f"{key_text(path)}between '${{' and '}}' there must be the name of a variable alone.")
+            raise StaggerError(
+                f"{key_text(path)}between '${{' and '}}' there must be the name of a variable alone; write $${{ for a"
+                " plain ${."
+            )
         text += variable(name, path) + after
     return text
 
@@ -274,7 +283,10 @@ def variable(name: str, path: tuple[str | int, ...]) -> str:
 
         value = str(shipped("examples"))
     if value is None:
-        raise StaggerError(f"{key_text(path)}The environment variable {name} is not set; export it and retry.")
+        plain = (
+            "" if name.isupper() else f" For a plain ${{{name}}}, which the step itself replaces, write $${{{name}}}."
+        )
+        raise StaggerError(f"{key_text(path)}The environment variable {name} is not set; export it and retry.{plain}")
     RESOLVED.setdefault(name, set()).add(path)
     return value
 

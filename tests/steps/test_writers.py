@@ -22,7 +22,9 @@ def write(step: Any, documents: list[Document], *, shards: list[Shard] | None = 
     """Run a writer as the only step of rank 3: once per shard if the writer requires that, else once."""
     task = TaskContext(Storage(), 3, 8, shards or [], "tag")
     step.bind(task)
-    for _ in task.shard_by_shard() if step.shard_by_shard else [None]:
+    for shard in task.shard_by_shard() if step.shard_by_shard else [None]:
+        if shard is not None:
+            step.begin_shard(shard)
         assert list(step(iter(documents), 3, 8)) == documents
         step.end_shard()
     commit(task)
