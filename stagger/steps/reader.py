@@ -406,7 +406,8 @@ class ShardReader(Reader):
         assert self._adapt is not None
         assert self._task is not None
         try:
-            document = document_of(self._adapt, self, record, shard.name, shard.record)
+            own_id = default_id(shard.name, shard.record)
+            document = document_of(self._adapt, self, record, shard.name, shard.record, own_id)
         except BadRecord as error:
             self.bad(shard, error.kind, str(error))
             return None
