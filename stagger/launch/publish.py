@@ -130,10 +130,10 @@ def _published(
     stage: Stage, completions: Sequence[Completion], spec: PublishSpec, before: Published | None
 ) -> Published:
     """Commit the outputs. Returns the new record, or `before` if it is about the same."""
-    outputs = {
-        output["path"]: output for record in completions for output in record["outputs"] if "removed_by" not in output
-    }
-    names = names_in_repo(outputs, stage.record.outputs[stage.name], spec.path)
+    written = (output for completion in completions for output in completion["outputs"])
+    outputs = {output["path"]: output for output in written if "removed_by" not in output}
+    record = stage.run.load() or stage.record
+    names = names_in_repo(outputs, record.outputs[stage.name], spec.path)
     content = digest_of(names, outputs)
     where = (spec.repo, spec.path, spec.revision)
     if (
@@ -277,4 +277,5 @@ def status_of(error: BaseException) -> int | None:
 def reason_of(error: BaseException) -> str:
     """An error in one line, without secrets."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return without_secrets(text.rstrip("."))
+    known = isinstance(error, StaggerError) or status_of(error) is not None
+    return without_secrets(f"{'' if known else f'{type(error).__name__}: '}{text.rstrip('.')}")
