@@ -213,7 +213,8 @@ def stage_status(look: Look) -> StageStatus:
 
 def published(look: Look) -> str:
     """Where the outputs of a stage are published, or when they will be."""
-    if (record := read_published(look.stage.folder)) is None:
+    record = read_published(look.stage.folder) if look.is_done else None
+    if record is None:
         repo = look.stage.spec.publish.repo if look.stage.spec.publish else ""
         return f"not yet published to {repo}"
     return str(record) if record.error else f"published {record}"
