@@ -17,7 +17,7 @@ from typing import Any
 
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import Step, StepCount, chain
-from stagger.pipeline.hooks import Writer
+from stagger.pipeline.hooks import writers
 from stagger.pipeline.task_context import TaskContext
 
 #: (number of the shard in the rank, record).
@@ -50,21 +50,20 @@ class RankSteps:
             before = part
         for _ in placed or ():
             pass
-        for step in self.steps:
-            if isinstance(step, Writer):
-                step.end_shard()  # A step behind it may have stopped early.
+        for writer in writers(self.steps):
+            writer.end_shard()  # A step behind it may have stopped early.
 
     def _once_per_shard(self, part: range, placed: Iterator[Placed] | None, before: range) -> Iterator[Placed]:
         """The records of a part of the steps, which is called for each shard, also for one without records."""
         shards = self.task.shard_by_shard() if placed is None else iter(self.task.all_shards)
         groups = None if placed is None else Groups(placed, lambda: self._out_of_order(before))
-        writers = [step for step in self.steps[part.start : part.stop] if isinstance(step, Writer)]
+        named = writers(self.steps[part.start : part.stop])
         for number, shard in enumerate(shards):
-            for writer in writers:
+            for writer in named:
                 writer.begin_shard(shard)
-            for record in self._chain(part, groups and groups.of(number)):
+            for record in self._chain(part, None if groups is None else groups.of(number)):
                 yield number, record
-            for writer in writers:
+            for writer in named:
                 writer.end_shard()
             if groups is not None:
                 groups.pass_over(number)
