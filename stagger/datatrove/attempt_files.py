@@ -13,11 +13,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO, Any, cast
 
+from stagger.datatrove.places import check_name, place_of
 from stagger.errors import StaggerError
 from stagger.pipeline.compression import Codec
 from stagger.pipeline.task_context import OutputFile, TaskContext
 from stagger.storage.local_files import is_hidden_output
-from stagger.storage.storage import expand_variables, is_local
+from stagger.storage.storage import is_local
 from stagger.terminal import logger
 
 #: fsspec's name of a codec -> stagger's, of those that stagger has.
@@ -92,6 +93,7 @@ class AttemptFiles:
         self._told: set[str] = set()
         self._latest: OutputFile | None = None
         self._running: set[int] = set()
+        self._checked: set[int] = set()
 
     def close(self) -> None:
         """Remove the local copies of remote files."""
@@ -128,6 +130,9 @@ class AttemptFiles:
 
     def write(self, original: Callable[..., Any], writer: Any, *arguments: Any, **named: Any) -> Any:
         """`DiskWriter.write`: one record"""
+        if id(writer) not in self._checked:
+            self._checked.add(id(writer))
+            check_name(writer.output_filename.template, self._task.world_size)
         self._latest = None
         result = original(writer, *arguments, **named)
         if (output := cast("OutputFile | None", self._latest)) is not None:
@@ -227,14 +232,7 @@ class AttemptFiles:
 
     def _place(self, folder: Any, path: str) -> str:
         """The path of a file for stagger's storage; empty if the rank cannot commit what is written there."""
-        files = getattr(folder, "fs", None)
-        protocols = getattr(files, "protocol", ())
-        names = (protocols,) if isinstance(protocols, str) else tuple(protocols)
-        if "file" in names:
-            return str(os.path.abspath(folder._join(path)))
-        own = dict(getattr(files, "storage_options", {}))
-        same = not own or own == expand_variables(self._task.storage.options.get("s3", {}))
-        return f"s3://{folder._join(path)}" if "s3" in names and same else ""
+        return place_of(folder, path, self._task.storage.expanded_options("s3"))
 
     def _tell_not_committed(self, folder: Any) -> None:
         if folder.path not in self._told:

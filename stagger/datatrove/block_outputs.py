@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stagger.datatrove.places import check_name, place_of
 from stagger.datatrove.shape import is_block
 from stagger.errors import StaggerError, counted
 from stagger.pipeline import Shard
@@ -47,10 +48,12 @@ class BlockOutput(Writer):
         return list(self.templates)
 
     def check_tasks(self, tasks: int) -> None:
-        if tasks > 1 and self.name and not re.search(r"\$(\{(rank|id)\}|(rank|id)\b)", self.name):
+        if self.name:
+            check_name(self.name, tasks)
+        elif tasks > 1 and any("{" not in template for template in self.templates):
             raise StaggerError(
-                f"output_filename {self.name!r} is the same for all {counted(tasks, 'rank')}, which would overwrite"
-                " each other's output; put ${rank} into it (in a pipeline file: $${rank})."
+                f"it writes {self.templates[0]} in {self.folder}, which would be the same file for all"
+                f" {counted(tasks, 'rank')}: give it a stage with tasks: 1."
             )
 
     def planned_outputs(self, ranks: Sequence[Sequence[Shard]]) -> Iterator[tuple[str, str]]:
@@ -74,6 +77,18 @@ def outputs_of(block: Any) -> list[BlockOutput]:
 def writes(block: Any) -> bool:
     """Whether a block writes files, to any place."""
     return any(folder_of(one) is not None for one in blocks_in(block))
+
+
+def uncommitted_of(block: Any, s3_options: Mapping[str, Any]) -> list[str]:
+    """What a block writes that its rank cannot commit, a phrase for each."""
+    found = []
+    for one in blocks_in(block):
+        folder = folder_of(one)
+        if hasattr(one, "upload_files"):
+            found.append(f"{type(one).__name__} uploads by itself")
+        elif folder is not None and not place_of(folder, s3_options=s3_options):
+            found.append(f"{type(one).__name__} writes to {folder.path}")
+    return found
 
 
 def blocks_in(value: Any) -> Iterator[Any]:
@@ -105,15 +120,17 @@ def folder_of(block: Any) -> Any:
 
 def _output_of(block: Any) -> BlockOutput | None:
     folder = folder_of(block)
-    if folder is None:
+    place = "" if folder is None else place_of(folder)
+    if not place:
         return None
-    place = str(folder.resolve_paths("")).rstrip("/")
     name = getattr(getattr(block, "output_filename", None), "template", "")
     if name:
         part = "{number}_" if getattr(block, "max_file_size", 0) > 0 else ""
         return BlockOutput(place, (with_part(stagger_template(name), part),), name)
     groups = getattr(block, "groups", ()) if hasattr(block, "extract_stats") else ()
     names = [f"{group}/{{stem}}/{{rank}}.json" for group in groups]
+    if getattr(block, "save_bloom_filter", False):
+        names = ["bloom_filter.bloom"]
     return BlockOutput(place, tuple(names or FILE_NAMES.get(type(block).__name__, ())))
 
 
