@@ -11,7 +11,7 @@ from stagger.errors import StaggerError, counted
 
 
 def place_of(folder: Any, path: str = "", s3_options: Mapping[str, Any] | None = None) -> str:
-    """The path of a file in a `DataFolder`, or of the folder itself; empty if a rank cannot commit what it writes there.
+    """The path of a file in a `DataFolder`, or of the folder itself; empty if no rank can commit what lies there.
 
     A rank commits files on mounted file systems, and on S3 if the folder has no options of its own, or those of the
     run: `s3_options`. (None: any.)
