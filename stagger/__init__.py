@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stagger.api.executors import LocalExecutor, PipelineExecutor, SlurmExecutor, run_stages
+    from stagger.api.removed import WithRemoved
     from stagger.api.run import Run
     from stagger.api.run_status import RunStatus
     from stagger.errors import BadInput, RunFailed, StaggerError
     from stagger.pipeline import Document, Shard, count
     from stagger.pipeline.hooks import BoundStep, Reader, Writer, costly, stateless
+    from stagger.pipeline.media import Media
     from stagger.pipeline.task_context import TaskContext
     from stagger.steps.csv import ReadCsv
+    from stagger.steps.filter import Filter
     from stagger.steps.jsonl import ReadJsonl, WriteJsonl
     from stagger.steps.parquet import ReadParquet
     from stagger.steps.parquet_writer import WriteParquet
@@ -26,7 +29,9 @@ _PUBLIC = {
     "BadInput": "stagger.errors",
     "BoundStep": "stagger.pipeline.hooks",
     "Document": "stagger.pipeline",
+    "Filter": "stagger.steps.filter",
     "LocalExecutor": "stagger.api.executors",
+    "Media": "stagger.pipeline.media",
     "PipelineExecutor": "stagger.api.executors",
     "ReadJsonl": "stagger.steps.jsonl",
     "Reader": "stagger.pipeline.hooks",
@@ -42,6 +47,7 @@ _PUBLIC = {
     "SlurmExecutor": "stagger.api.executors",
     "StaggerError": "stagger.errors",
     "TaskContext": "stagger.pipeline.task_context",
+    "WithRemoved": "stagger.api.removed",
     "WriteJsonl": "stagger.steps.jsonl",
     "Writer": "stagger.pipeline.hooks",
     "costly": "stagger.pipeline.hooks",
@@ -54,7 +60,9 @@ __all__ = [
     "BadInput",
     "BoundStep",
     "Document",
+    "Filter",
     "LocalExecutor",
+    "Media",
     "PipelineExecutor",
     "ReadJsonl",
     "ReadCsv",
@@ -70,6 +78,7 @@ __all__ = [
     "SlurmExecutor",
     "StaggerError",
     "TaskContext",
+    "WithRemoved",
     "WriteJsonl",
     "Writer",
     "costly",

@@ -85,7 +85,7 @@ def uncommitted_of(block: Any, s3_options: Mapping[str, Any]) -> list[str]:
     for one in blocks_in(block):
         folder = folder_of(one)
         if hasattr(one, "upload_files"):
-            found.append(f"{type(one).__name__} uploads by itself")
+            found.append(f"{type(one).__name__} sends its files to the Hub")
         elif folder is not None and not place_of(folder, s3_options=s3_options):
             found.append(f"{type(one).__name__} writes to {folder.path}")
     return found

@@ -17,7 +17,7 @@ from typing import Any
 
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import Step, StepCount, chain
-from stagger.pipeline.hooks import writers
+from stagger.pipeline.hooks import Writer, writers
 from stagger.pipeline.task_context import TaskContext
 
 #: (number of the shard in the rank, record).
@@ -50,14 +50,20 @@ class RankSteps:
             before = part
         for _ in placed or ():
             pass
-        for writer in writers(self.steps):
+        for writer in self._writers(range(len(self.steps))):
             writer.end_shard()  # A step behind it may have stopped early.
+
+    def _writers(self, part: range) -> list[Writer]:
+        """The writers among a part of the steps, and what writes the documents that one of them removes."""
+        removals = (count.removal for count in self.counts[part.start : part.stop])
+        steps = writers(self.steps[part.start : part.stop])
+        return [*steps, *(removal for removal in removals if removal is not None)]
 
     def _once_per_shard(self, part: range, placed: Iterator[Placed] | None, before: range) -> Iterator[Placed]:
         """The records of a part of the steps, which is called for each shard, also for one without records."""
         shards = self.task.shard_by_shard() if placed is None else iter(self.task.all_shards)
         groups = None if placed is None else Groups(placed, lambda: self._out_of_order(before))
-        named = writers(self.steps[part.start : part.stop])
+        named = self._writers(part)
         for number, shard in enumerate(shards):
             for writer in named:
                 writer.begin_shard(shard)
@@ -71,6 +77,9 @@ class RankSteps:
     def _once(self, part: range, placed: Iterator[Placed] | None) -> Iterator[Placed]:
         """The records of a part of the steps, which is called once. Each must be one of those that went in."""
         origins = Origins()
+        for count in self.counts[part.start : part.stop]:
+            if count.removal is not None:
+                count.removal.other_holders = 1  # The note of its shard, as long as it is inside.
         for record in self._chain(part, origins.noted(placed or iter(()))):
             number = origins.of(record)
             if number is None:

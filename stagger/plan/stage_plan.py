@@ -17,9 +17,9 @@ from stagger.errors import StaggerError, agreeing, counted
 from stagger.pipeline import Shard
 from stagger.pipeline.hooks import BoundStep, Reader, Writer
 from stagger.plan.sharding import assign, task_count
-from stagger.plan.upstream import Upstream, recorded_only
+from stagger.plan.upstream import Upstream, recorded_only, writer_of
 from stagger.progress import busy
-from stagger.rundir.output_names import OutputNames
+from stagger.rundir.output_names import OutputNames, Places
 from stagger.rundir.plan_file import encode_plan
 from stagger.rundir.run_folder import StageInput
 from stagger.rundir.stage_folder import collection_paused
@@ -71,8 +71,14 @@ class StagePlan:
 
 
 def steps_of(stage: StageSpec) -> list[dict[str, Any]]:
+    """The steps of a stage as its plan holds them."""
     return [
-        {"use": step.use, "params": step.params, **({"stateless": True} if step.stateless else {})}
+        {
+            "use": step.use,
+            "params": step.params,
+            **({"stateless": True} if step.stateless else {}),
+            **({"removed": step.removed.model_dump(exclude_unset=True)} if step.removed else {}),
+        }
         for step in stage.pipeline
     ]
 
@@ -187,7 +193,9 @@ def check_names(shards: list[Shard]) -> None:
 
 def _with_place(error: StaggerError, stage: StageSpec, index: int) -> StaggerError:
     """The error of a step about its parameters, with the place of the step; any other error as it is."""
-    return StaggerError(f"{stage.pipeline[index].named(index + 1)}: {error}") if type(error) is StaggerError else error
+    if type(error) is not StaggerError or index >= len(stage.pipeline):
+        return error
+    return StaggerError(f"{stage.pipeline[index].named(index + 1)}: {error}")
 
 
 def _find_shards(storage: Storage, stage: StageSpec, steps: Sequence[Any]) -> list[Shard]:
@@ -246,7 +254,15 @@ def check_outputs(plan: StagePlan, readers: Sequence[Reader], writers: Sequence[
                 f"{folder} would be the output of {of[folder]}, and also the folder for the output of {what}: change"
                 " the filename, or rename an input."
             )
+    places = Places()
+    by_value = [names for names in output_names(writers) if names.by_value]
     for reader in readers:
+        for shard in itertools.chain.from_iterable(plan.ranks) if by_value else ():
+            if writer_of(path := reader.path_of(shard), [Upstream(plan.stage.name, by_value, ())], places):
+                raise StaggerError(
+                    f"The input {path} has a name of the outputs in {by_value[0].folder}, which would replace it:"
+                    " choose another folder or filename for the output."
+                )
         for shard in itertools.chain.from_iterable(plan.ranks) if of else ():
             if (path := reader.path_of(shard)) in of:
                 raise StaggerError(
@@ -301,7 +317,7 @@ def refuse_state(stage: StageSpec, steps: Sequence[Any]) -> None:
     """Raise StaggerError when a stage with `commit: shard` has a step that may keep something from one shard to the
     next: a rank that resumes could not restore it.
     """
-    for number, (spec, step) in enumerate(zip(stage.pipeline, steps, strict=True), 1):
+    for number, (spec, step) in enumerate(zip(stage.pipeline, steps, strict=False), 1):
         if repeatable(step, declared=spec.stateless):
             continue
         advice = "leave out commit: shard"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import os
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stagger.datatrove.state import repeatable
 from stagger.errors import StaggerError
-from stagger.pipeline.chain import BUILTIN, Step, build, resolve
+from stagger.pipeline.chain import Step
 from stagger.pipeline.hooks import BoundStep, Reader, Writer, is_costly
-from stagger.storage.storage import without_secrets
+from stagger.pipeline.making import BUILTIN, build, resolve
+from stagger.pipeline.objects import reason_of, written_objects
+from stagger.steps.removed import WriteRemoved, removal_writers
 
 if TYPE_CHECKING:
     from stagger.spec.models import StageSpec
@@ -24,7 +25,8 @@ HOOKS = {"bind": (["self", "task"], "BoundStep"), "find_shards": (["self", "stor
 
 
 def create_steps(stage: StageSpec, objects: Sequence[Step] | None = None) -> list[Any]:
-    """The steps of a stage. `objects` are its steps if they are Python objects. A costly step (hooks.py) is its class.
+    """The steps of a stage, and behind them what writes the documents that they remove, with the hooks of a writer.
+    `objects` are its steps if they are Python objects. A costly step (hooks.py) is its class.
 
     Raises StaggerError when a step cannot be created or called, or when the first step needs input.
     """
@@ -47,28 +49,52 @@ def create_steps(stage: StageSpec, objects: Sequence[Step] | None = None) -> lis
             f"{stage.name}: {key} needs a reader, whose shards become ranks, and {names[0]} makes its own records: give"
             " tasks as a number."
         )
-    return steps
+    return [*steps, *_removal_writers(stage, steps)]
+
+
+def _removal_writers(stage: StageSpec, steps: Sequence[Any]) -> list[WriteRemoved]:
+    """What writes the documents that the steps of a stage remove. Raises StaggerError for a step that removes none."""
+    for number, (spec, step) in enumerate(zip(stage.pipeline, steps, strict=True), 1):
+        if spec.removed is None:
+            continue
+        if number == 1 or isinstance(step, Writer):
+            what = "is the first step, into which no documents go" if number == 1 else "is a writer, and passes all on"
+            raise StaggerError(
+                f"{spec.named(number)} {what}: write `removed` beside the step whose removed documents you want."
+            )
+    try:
+        found = removal_writers([step.model_dump() for step in stage.pipeline], stage.commit == "shard")
+    except StaggerError as error:
+        raise StaggerError(f"{stage.name}: removed: {error}") from None
+    for spec, step, writer in zip(stage.pipeline, steps, found, strict=True):
+        if writer and writer.shard_by_shard and not repeatable(step, declared=spec.stateless):
+            raise StaggerError(
+                f"{writer.name}: its removed documents cannot have a file for each shard, as the step gets those of all"
+                " shards in one call: put {rank} into removed.filename, or declare the step `stateless: true`."
+            )
+    return [writer for writer in found if writer is not None]
 
 
 def _created(stage: StageSpec, index: int) -> Any:
     """Create a step of a pipeline file. Raises StaggerError with the error of its constructor."""
     step = stage.pipeline[index]
     target = resolve(step.use)
-    if is_costly(target) and not issubclass(target, (Reader, Writer)):  # A launch calls the hooks of these two.
+    if makes_costly(target, step.params) and not issubclass(
+        target, (Reader, Writer)
+    ):  # A launch calls the hooks of these two.
         return target
     try:
         return build(step.use, step.params)
     except StaggerError as error:
         raise StaggerError(f"{step.named(index + 1)}: {error}") from error
     except Exception as error:  # The constructor is the user's.
-        reason = without_secrets(f"{type(error).__name__}: {error}")
-        raise StaggerError(f"{step.named(index + 1)} cannot be created: {reason}{_line_of(error)}.") from error
+        raise StaggerError(f"{step.named(index + 1)} cannot be created: {reason_of(error, 2)}.") from error
 
 
-def _line_of(error: Exception) -> str:
-    """Where the user's code raised an error, as ` (file.py:7)`; empty for a call that did not get there."""
-    frames = traceback.extract_tb(error.__traceback__)[2:]  # Without this module and chain.py.
-    return f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+def makes_costly(target: Any, params: Mapping[str, Any]) -> bool:
+    """Whether a step, or an object in its parameters, is costly to make (hooks.py)."""
+    inner = (resolve(name) for _, (name, values) in written_objects(params) if values is not None)
+    return any(is_costly(one) for one in (target, *inner))
 
 
 def _check_call(step: Any, name: str) -> None:

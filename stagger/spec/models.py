@@ -24,6 +24,7 @@ from stagger.spec.base import Amount, Model, Says, WrongKey, survives_json
 from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.spec.executors import Executor, LocalSpec, RetrySpec
 from stagger.spec.nearest import nearest
+from stagger.spec.removed import RemovedSpec
 from stagger.spec.sizes import Bytes
 from stagger.spec.step_checks import step_of, step_schema
 from stagger.start.delays import LONGEST_WINDOW_S, StartPolicy
@@ -48,6 +49,8 @@ class StepSpec(Model):
     """Name of a built-in step, or `module:callable`."""
     params: dict[str, Any] = {}
     """Parameters of the step."""
+    removed: RemovedSpec | None = None
+    """Where the documents are written that the step removes: `{path: ..., reason: true}`."""
     stateless: bool = False
     """Whether the step keeps nothing from one call to the next, so that it may be called once for each shard."""
     _place: str = PrivateAttr("")
@@ -317,6 +320,8 @@ class PipelineFile(StageDefaults, WholeRun):
     """Name of the run, and of its stage if the file has no `stages`."""
     run_dir: RunDir
     """Where the run keeps its records: a local or shared folder, or s3://..."""
+    vars: Annotated[dict[str, Any], Says("a mapping of names and values", {"output": "/data/out"})] = {}
+    """Named values of any type, which `${vars.NAME}` stands for anywhere in the file."""
     pipeline: Pipeline | None = None
     """The steps; the first reads, the last usually writes."""
     blocks: BlocksSpec | None = None
@@ -326,4 +331,4 @@ class PipelineFile(StageDefaults, WholeRun):
 
 
 #: Keys of a file that apply to the whole run. All others belong to a stage, or are defaults for stages.
-RUN_KEYS = ("name", "run_dir", "stages", *WholeRun.model_fields)
+RUN_KEYS = ("name", "run_dir", "vars", "stages", *WholeRun.model_fields)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from stagger.errors import BadInput, Interrupted, StaggerError, counted
 from stagger.pipeline import COUNTS
-from stagger.pipeline.chain import Step, StepCount, build, chain, own_seconds
+from stagger.pipeline.chain import Step, StepCount, chain, own_seconds
 from stagger.pipeline.hooks import bound_steps, writers
+from stagger.pipeline.making import build
 from stagger.pipeline.task_context import EXAMPLES, Circumstances, OutputFile, StopFlag, TaskContext
 from stagger.rundir.plan_file import RankPlan, read_rank
 from stagger.rundir.stage_folder import (
@@ -68,6 +69,7 @@ class Attempt:
         self.folder = StageFolder(storage, settings.stage_dir)
         self.started = time.time()
         self.cpu_started = time.process_time()
+        self.steps: list[Step] = []
         self.counts: list[StepCount] = []
         self.before: dict[str, Any] = {}
         self.uploads: UploadNotes | None = None
@@ -113,15 +115,17 @@ class Attempt:
             read_ahead_bytes=self.settings.read_ahead_mb * 10**6,
             request_share=self.settings.request_share,
             begin_upload=self._begin_upload,
+            cpus=self.settings.cpus,
             circumstances=Circumstances(self.settings.stage_dir, self.name, self.job.id, self.stop),
         )
         task.notes.update(self.before.get("notes", {}))
         COUNTS.clear()
         try:
-            steps = self._bound_steps(plan, task)
+            self.steps = self._bound_steps(plan, task)
             self.counts = [StepCount(step["use"]) for step in plan.steps]
-            with committed_blocks(steps, task):
-                self._run_steps(steps, plan, task)
+            self._keep_removed(plan, task)
+            with committed_blocks(self.steps, task):
+                self._run_steps(self.steps, plan, task)
                 self._commit(plan, task, len(plan.shards))
         except Committed:
             task.abort()
@@ -196,6 +200,11 @@ class Attempt:
         task.committed()
         if done:
             log(f"done: {counted(record['records_in'], 'record')} in, {record['records_out']:,} out", "SUCCESS")
+            if "dropped" in record or "counts" in record:
+                from stagger.task.counted import lines
+
+                for line in lines(record):
+                    log(line)
 
     def _check_latest(self) -> None:
         """Raise Superseded when a later attempt of the rank has started: every attempt has a log from its start."""
@@ -210,7 +219,8 @@ class Attempt:
 
     def _run_steps(self, steps: list[Step], plan: RankPlan, task: TaskContext) -> None:
         """Exhaust the last step, which runs all steps, once for the whole rank or once per shard."""
-        named = writers(steps)
+        removal = [count.removal for count in self.counts if count.removal is not None]
+        named = [*writers(steps), *removal]
         by_shard = any(writer.shard_by_shard for writer in named)
         if by_shard and self.settings.commit != "shard" and not all(may := repeatable_steps(plan, steps)):
             from stagger.pipeline.shard_boundaries import RankSteps
@@ -239,11 +249,29 @@ class Attempt:
             step.bind(task)
         return steps
 
+    def _keep_removed(self, plan: RankPlan, task: TaskContext) -> None:
+        """Let the documents be written that steps remove, for the steps of which that is wanted."""
+        if any("removed" in step for step in plan.steps):
+            from stagger.steps.removed import removal_writers  # Imported late: few pipelines keep what they remove.
+
+            for count, writer in zip(
+                self.counts, removal_writers(plan.steps, self.settings.commit == "shard"), strict=True
+            ):
+                if writer is not None:
+                    writer.bind(task)
+                    count.removal = writer
+
     def _completion(self, plan: RankPlan, task: TaskContext, shards: int) -> dict[str, Any]:
         """The record of the rank's first `shards` shards, including those of earlier attempts."""
         counts = own_seconds(self.counts)
         outputs = [
-            {"path": o.output.path, "bytes": o.output.size, "records": o.records, "digest": o.output.digest}
+            {
+                "path": o.output.path,
+                "bytes": o.output.size,
+                "records": o.records,
+                "digest": o.output.digest,
+                **({"removed_by": o.removed_by} if o.removed_by else {}),
+            }
             for o in task.outputs
         ]
         record = {
@@ -262,9 +290,14 @@ class Attempt:
             "bad_records": {"skipped": task.bad_records, "examples": task.bad_examples},
             "steps": [{"name": c.name, "records": c.records, "seconds": round(c.seconds, 6)} for c in counts],
             **({"left_out": task.left_out} if task.left_out else {}),
-            **({"counts": dict(COUNTS)} if COUNTS else {}),
             **({"notes": task.notes} if task.notes else {}),
         }
+        if COUNTS or any(
+            count.counts or hasattr(step, "stats") for count, step in zip(counts, self.steps, strict=True)
+        ):
+            from stagger.task.counted import add_statistics  # Imported late: the steps of most ranks count nothing.
+
+            add_statistics(record, counts, self.steps)
         return added(self.before, record) if self.before else record
 
     def _circumstances(self) -> dict[str, Any]:
@@ -332,24 +365,26 @@ def node_name() -> str:
 
 def added(before: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     """The completion record of this attempt, plus the counts and outputs that earlier attempts committed."""
+    from stagger.pipeline.statistics import merged, summed
+
     earlier, later = before["bad_records"], record["bad_records"]
     skipped = summed(earlier["skipped"], later["skipped"])
-    counts = {key: summed(before.get(key, {}), record.get(key, {})) for key in ("left_out", "counts")}
+    counts = {key: summed(before.get(key, {}), record.get(key, {})) for key in ("left_out", "counts", "dropped")}
     return {
         **record,
         **{key: before[key] + record[key] for key in ("records_in", "records_out", "bytes_out", "outputs", "cpu_s")},
         "bad_records": {"skipped": skipped, "examples": [*earlier["examples"], *later["examples"]][:EXAMPLES]},
         **{key: numbers for key, numbers in counts.items() if numbers},
         "steps": [
-            {**now, "records": one["records"] + now["records"], "seconds": round(one["seconds"] + now["seconds"], 6)}
+            {
+                "name": now["name"],
+                "records": one["records"] + now["records"],
+                "seconds": round(one["seconds"] + now["seconds"], 6),
+                **merged(one, now),
+            }
             for one, now in zip(before["steps"], record["steps"], strict=True)
         ],
     }
-
-
-def summed(earlier: dict[str, int], later: dict[str, int]) -> dict[str, int]:
-    """The counts by kind of both."""
-    return {kind: earlier.get(kind, 0) + later.get(kind, 0) for kind in {**earlier, **later}}
 
 
 def peak_rss_mb() -> int:

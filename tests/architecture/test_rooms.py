@@ -28,6 +28,7 @@ ROOMS = (
     "datatrove",
     "steps",
     "spec",
+    "datatrove",
     "pipeline",
     "bundle",
     "storage",

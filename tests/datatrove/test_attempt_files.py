@@ -100,7 +100,7 @@ def test_the_content_is_that_of_datatrove_alone(tmp_path: Path) -> None:
         assert (tmp_path / "attempt" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 
-class Rewrites(PipelineStep):
+class Rewrites(PipelineStep):  # type: ignore[misc]
     """A block that does with its own files what datatrove's blocks do."""
 
     def __init__(self, folder: Any) -> None:

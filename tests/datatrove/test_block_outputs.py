@@ -114,7 +114,7 @@ def test_one_file_for_several_ranks_is_refused(tmp_path: Path) -> None:
 
 def test_a_launch_refuses_what_it_can_see(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
     out = str(tmp_path / "dt")
-    step = {WRITER: {"output_folder": out, "output_filename": "all.jsonl.gz"}}
+    step: dict[str, Any] = {WRITER: {"output_folder": out, "output_filename": "all.jsonl.gz"}}
     for options in ((), ("--dry-run",)):
         ran = cli("launch", pipeline_file(steps=(step,)), *options, check=2)
         assert f"pipeline[1] ({WRITER}): output_filename 'all.jsonl.gz' is the same for all 4 ranks" in ran.err

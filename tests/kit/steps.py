@@ -190,3 +190,8 @@ def prints(data: Documents, rank: int, world_size: int) -> Documents:
     """A step that prints in colour before it reads."""
     print("\x1b[31mprinted\x1b[0m", flush=True)
     yield from data
+
+
+def is_even(document: Document) -> bool | str:
+    """A filter of documents by the number in their ids."""
+    return int(document.id.rpartition("-")[2]) % 2 == 0 or "odd"

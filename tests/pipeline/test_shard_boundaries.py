@@ -41,7 +41,7 @@ class Source(Reader):
 class Sink(Writer):
     """What it got, by shard."""
 
-    shard_by_shard = True  # type: ignore[assignment]
+    shard_by_shard = True
 
     def __init__(self) -> None:
         self.got: dict[str, list[str]] = {}
@@ -195,7 +195,7 @@ def test_only_the_last_step_may_return_nothing() -> None:
         list(data)
 
     with pytest.raises(TypeError, match=r"step 2 \(1\) returned None"):
-        run(nothing, Sink())  # type: ignore[arg-type]
+        run(nothing, Sink())
     sink = Sink()
     run(sink, nothing)
     assert sink.got["c"] == every("c")
