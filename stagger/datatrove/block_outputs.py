@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from stagger.datatrove.places import check_name, place_of
@@ -22,6 +24,9 @@ FILE_NAMES = {
     "ExactDedupSignature": ["{number}/{rank}.c4_sig"],
     "SentenceDedupSignature": ["{number}/{rank}.c4_sig"],
 }
+
+#: Attributes and items in which blocks are looked for: a step may hold a list of a million words.
+MOST_LOOKED_AT = 100
 
 #: Fields of datatrove's file names -> the fields of stagger's. All others are metadata: any text, also a path.
 NAME_FIELDS = {"rank": "{rank}"}
@@ -65,24 +70,24 @@ class BlockOutput(Writer):
                 yield join(self.folder, name), f"rank {rank} by a datatrove writer"
 
 
-def outputs_of(block: Any) -> list[BlockOutput]:
-    """Where a block writes: itself, and the writers in its attributes, such as an `exclusion_writer`.
+def outputs_of(step: Any) -> list[BlockOutput]:
+    """Where the blocks of a step write: itself, and writers in its attributes, such as an `exclusion_writer`.
 
     A writer of the Hugging Face Hub is left out: it uploads its files by itself.
     """
-    found = (_output_of(one) for one in blocks_in(block) if not hasattr(one, "upload_files"))
+    found = (_output_of(one) for one in blocks_in(step) if not hasattr(one, "upload_files"))
     return [output for output in found if output is not None]
 
 
-def writes(block: Any) -> bool:
-    """Whether a block writes files, to any place."""
-    return any(folder_of(one) is not None for one in blocks_in(block))
+def writes(step: Any) -> bool:
+    """Whether the blocks of a step write files, to any place."""
+    return any(folder_of(one) is not None for one in blocks_in(step))
 
 
-def uncommitted_of(block: Any, s3_options: Mapping[str, Any]) -> list[str]:
-    """What a block writes that its rank cannot commit, a phrase for each."""
+def uncommitted_of(step: Any, s3_options: Mapping[str, Any]) -> list[str]:
+    """What the blocks of a step write that a rank cannot commit, a phrase for each."""
     found = []
-    for one in blocks_in(block):
+    for one in blocks_in(step):
         folder = folder_of(one)
         if hasattr(one, "upload_files"):
             found.append(f"{type(one).__name__} sends its files to the Hub")
@@ -91,9 +96,15 @@ def uncommitted_of(block: Any, s3_options: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def blocks_in(value: Any) -> Iterator[Any]:
-    """A block and all others in its attributes, at any depth, each once."""
-    return _blocks_in(value, set())
+def blocks_in(step: Any) -> Iterator[Any]:
+    """The blocks of a step, each once: itself, those in its attributes or arguments, and those in the blocks' own."""
+    seen: set[int] = set()
+    if isinstance(step, partial):
+        yield from _blocks_in([step.args, step.keywords], seen)
+    elif is_block(step):
+        yield from _blocks_in(step, seen)
+    elif not isinstance(step, type):
+        yield from _blocks_in(getattr(step, "__dict__", {}), seen)
 
 
 def _blocks_in(value: Any, seen: set[int]) -> Iterator[Any]:
@@ -103,12 +114,12 @@ def _blocks_in(value: Any, seen: set[int]) -> Iterator[Any]:
     inner: Iterable[Any] = ()
     if is_block(value):
         yield value
-        inner = vars(value).values() if hasattr(value, "__dict__") else ()
+        inner = getattr(value, "__dict__", {}).values()
     elif isinstance(value, (list, tuple)):
         inner = value
     elif isinstance(value, Mapping):
         inner = value.values()
-    for one in inner:
+    for one in islice(inner, MOST_LOOKED_AT):
         yield from _blocks_in(one, seen)
 
 

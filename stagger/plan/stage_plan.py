@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from rich.filesize import decimal
 
-from stagger.datatrove.shape import is_block
+from stagger.datatrove.block_outputs import outputs_of, uncommitted_of
 from stagger.datatrove.state import repeatable
 from stagger.errors import StaggerError, agreeing, counted
 from stagger.pipeline import Shard
@@ -164,12 +164,7 @@ def warn_of_idle_ranks(plan: StagePlan) -> None:
 
 def warn_of_uncommitted(storage: Storage, stage: StageSpec, steps: Sequence[Any]) -> None:
     """Warn about what blocks of datatrove write at once, and not when their rank is done."""
-    blocks = [step for step in steps if is_block(step) and not isinstance(step, type)]
-    if not blocks:
-        return
-    from stagger.datatrove.block_outputs import uncommitted_of
-
-    for what in (what for block in blocks for what in uncommitted_of(block, storage.expanded_options("s3"))):
+    for what in (what for step in steps for what in uncommitted_of(step, storage.expanded_options("s3"))):
         logger.warning(
             f"{stage.name}: {what}: what a rank that fails has written there stays, and no record of the run lists it."
             " Files on mounted file systems, and on S3 with the run's storage_options, appear when their rank is done"
@@ -340,10 +335,7 @@ def bound_steps_in(steps: Sequence[Any]) -> list[BoundStep]:
     for step in steps:
         if isinstance(step, BoundStep):
             found.append(step)
-        elif is_block(step) and not isinstance(step, type):
-            from stagger.datatrove.block_outputs import outputs_of
-
-            found += outputs_of(step)
+        found += outputs_of(step)
     return found
 
 

@@ -434,6 +434,8 @@ def load_steps(settings: TaskSettings, storage: Storage, plan: RankPlan) -> list
 
 def repeatable_steps(plan: RankPlan, steps: list[Step]) -> list[bool]:
     """For each step of a rank, whether it may be called once per shard."""
+    if len(bound_steps(steps)) == len(steps):
+        return [True] * len(steps)
     from stagger.datatrove.state import repeatable
 
     return [

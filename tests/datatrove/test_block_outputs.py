@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def test_where_blocks_write_and_what_their_files_are_called(tmp_path: Path) -> N
     assert found(RegexFilter("x", exclusion_writer=JsonlWriter(DataFolder(folder)))) == [("out", ["{rank}.jsonl.gz"])]
     assert found(DocStats(folder, groups_to_compute=["summary"])) == [("out", ["summary/{stem}/{rank}.json"])]
     assert found(MinhashDedupSignature(folder)) == [("out", ["bucket_{number}/{rank}.minhash.sig"])]
+    assert found(partial(print, sinks=[JsonlWriter(folder)])) == [("out", ["{rank}.jsonl.gz"])]
     assert found(JsonlReader(folder)) == found(RegexFilter("x")) == []
     assert stagger_template("$$a-${b}$c.x") == "$a-{stem}{stem}.x"
     names = OutputNames(folder, ["bucket_{number}/{rank}.minhash.sig"])
@@ -72,7 +74,14 @@ def test_where_blocks_write_and_what_their_files_are_called(tmp_path: Path) -> N
 
 def test_which_steps_may_be_called_once_per_shard(tmp_path: Path) -> None:
     writer = JsonlWriter(str(tmp_path))
-    yes = [ReadJsonl("in"), WriteJsonl("out"), RegexFilter("x"), GopherQualityFilter(), stateless(LambdaFilter(len))]
+    yes = [
+        ReadJsonl("in"),
+        WriteJsonl("out"),
+        RegexFilter("x"),
+        GopherQualityFilter(),
+        stateless(LambdaFilter(len)),
+        LambdaFilter(stateless(lambda document: True)),
+    ]
     no = [
         len,
         LambdaFilter(len),
@@ -82,6 +91,7 @@ def test_which_steps_may_be_called_once_per_shard(tmp_path: Path) -> None:
         MinhashDedupFilter(str(tmp_path)),
         RegexFilter("x", exclusion_writer=writer),
         stateless(JsonlWriter(str(tmp_path))),
+        stateless(partial(print, sink=[writer])),
         type("Mine", (RegexFilter,), {})("x"),
     ]
     assert [step for step in yes if not repeatable(step)] == []
