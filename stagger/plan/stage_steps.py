@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stagger.errors import StaggerError
-from stagger.pipeline.chain import Step
-from stagger.pipeline.making import BUILTIN, build, resolve
+from stagger.pipeline.chain import Step, build
+from stagger.pipeline.names import BUILTIN, resolve
 from stagger.pipeline.objects import reason_of, written_objects
 
 if TYPE_CHECKING:

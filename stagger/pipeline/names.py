@@ -1,16 +1,13 @@
-"""Makes the steps of a pipeline from their names and parameters: once at launch, and in a task for each rank."""
+"""What the names of steps and objects refer to: `read_jsonl`, `module:name`."""
 
 from __future__ import annotations
 
-import functools
 import importlib
 import sys
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 from stagger.errors import StaggerError
-from stagger.pipeline.chain import Step
-from stagger.storage.storage import expand_variables
 
 #: Name in a pipeline file -> module and class of the step. The module is imported when a pipeline names the step.
 BUILTIN = {
@@ -35,8 +32,6 @@ def resolve(use: str) -> Any:
     try:
         target: Any = importlib.import_module(module)
     except (Exception, SystemExit) as error:  # The module is the user's: its import can raise anything.
-        from stagger.pipeline.objects import install_hint
-
         hint = install_hint(error, module)
         raise StaggerError(f"{use!r} cannot be imported: {type(error).__name__}: {error}{hint}.") from error
     for part in name.split("."):
@@ -69,20 +64,15 @@ def _unknown(use: str) -> StaggerError:
     )
 
 
-def build(use: str, params: dict[str, Any]) -> Step:
-    """A step ready to run: an instance of a class, or a function with `params` filled in.
+def install_hint(error: BaseException, named: str = "") -> str:
+    """What to type for a package that is not installed; empty for any other error, or if its message says it.
 
-    `${NAME}` in `params` is replaced from the environment, and the objects that they describe are made (objects.py).
-    Raises StaggerError, naming the key, when a variable is not set, or an object cannot be made.
+    The module `named` is missing for another reason: it is the user's, or its name has a typing error.
     """
-    target = resolve(use)
-    params = cast("dict[str, Any]", expand_variables(params, (use,)))
-    if any(isinstance(value, (dict, list)) for value in params.values()):
-        from stagger.pipeline.objects import arguments  # Imported late: few steps have such parameters.
-
-        params = arguments(target, params)
-    step: Step = target(**params) if isinstance(target, type) else functools.partial(target, **params)
-    return step
+    if not isinstance(error, ModuleNotFoundError) or not error.name or "pip install" in str(error):
+        return ""
+    missing = error.name.partition(".")[0]
+    return "" if missing == named.partition(".")[0] else f"; install it, for example with: pip install {missing}"
 
 
 def add_import_path(folders: Iterable[str]) -> None:
