@@ -51,11 +51,14 @@ def chain(
     data: Iterable[Any] | None = None
     for index, (step, count) in enumerate(zip(steps, counts, strict=True)):
         before = data
+        started = time.perf_counter()
         try:
             data = step(data, rank, world_size)
         except BaseException as error:
             count.error = error
             raise
+        finally:
+            count.seconds += time.perf_counter() - started  # Some steps do all their work within this call.
         if data is None:
             if index + 1 < len(steps):
                 raise TypeError(
