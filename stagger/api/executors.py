@@ -10,12 +10,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import PositiveInt
 
 from stagger.api.arguments import with_arguments
+from stagger.api.removed import WithRemoved, described_step, without_removed
 from stagger.api.run import Run, scripted
 from stagger.errors import StaggerError
 from stagger.launch.launch import Wishes, launch
 from stagger.pipeline import ShardBy
 from stagger.pipeline.chain import Step
-from stagger.plan.fingerprint import describe_object
+from stagger.pipeline.hooks import BoundStep
 from stagger.spec.executors import EXECUTORS
 from stagger.spec.expected import described, expected
 from stagger.spec.from_python import Given, from_objects
@@ -33,7 +34,7 @@ class PipelineExecutor:
 
     type: ClassVar[str]
 
-    pipeline: Sequence[Step] = field(kw_only=False)
+    pipeline: Sequence[Step | WithRemoved] = field(kw_only=False)
     run_dir: str | os.PathLike[str]
     name: str = "pipeline"
     depends: PipelineExecutor | Sequence[PipelineExecutor] = ()
@@ -73,7 +74,7 @@ class PipelineExecutor:
         passed = {key: value for key, value in passed.items() if value is not None or key == "name"}
         executor = {key: passed.pop(key) for key in EXECUTORS[self.type].model_fields if key in passed}
         whole = {key: passed.pop(key) for key in ("run_dir", *WholeRun.model_fields) if key in passed}
-        passed["pipeline"] = [describe_object(step) for step in self.pipeline]
+        passed["pipeline"] = [described_step(step) for step in self.pipeline]
         passed["depends"] = [other.name for other in check_depends(self.depends)]
         return Given(whole, passed, {"type": self.type, **executor})
 
@@ -168,7 +169,7 @@ def run_stages(
         raise StaggerError(f"{type(executors[-1]).__name__}.run: limit: {mistake}.")
     spec = spec_of(stages)
     with scripted(spec.cwd):
-        objects = {one.name: one.pipeline for one in stages}
+        objects = {one.name: [without_removed(step) for step in one.pipeline] for one in stages}
         wishes = Wishes(limit, wait, overwrite, fresh, in_background=not wait)
         launched = launch(spec, wishes, objects)
     if wait:
@@ -223,16 +224,17 @@ def check_depends(depends: Any) -> tuple[PipelineExecutor, ...]:
     return tuple(executors)
 
 
-def check_steps(pipeline: Sequence[Step]) -> list[Step]:
+def check_steps(pipeline: Sequence[Step | WithRemoved]) -> list[Step | WithRemoved]:
     """Return the steps as a list. Raises StaggerError for anything that cannot be a step."""
     if not isinstance(pipeline, (list, tuple)) or not pipeline:
         raise StaggerError(f"pipeline: expected a list of steps, not {described(pipeline)}.")
-    for number, step in enumerate(pipeline, 1):
+    steps = [without_removed(step) for step in pipeline]
+    for number, step in enumerate(steps, 1):
         if isinstance(step, type):
             raise StaggerError(f"Step {number} is the class {step.__name__}; pass an instance: {step.__name__}(...).")
         if not callable(step):
             raise StaggerError(f"Step {number} is {step!r}; pass a function or an instance, such as WriteJsonl(...).")
-        if hasattr(step, "bind") and any(step is other for other in pipeline[: number - 1]):
+        if isinstance(step, BoundStep) and any(step is other for other in steps[: number - 1]):
             raise StaggerError(f"Step {number} is the same object as an earlier step; create a new one for each step.")
         check_built_in(step, f"Step {number}")
     return list(pipeline)

@@ -14,6 +14,7 @@ from stagger.launch.launched import Launched
 from stagger.launch.leftovers import CHANGED
 from stagger.ranks import named_ranks, ranks_text, shortened
 from stagger.rundir.run_folder import RunFolder, RunRecord
+from stagger.status import step_totals
 from stagger.status.efficiency import sentences
 from stagger.status.look import Look
 from stagger.status.next_commands import next_commands
@@ -113,10 +114,12 @@ def where(stages: list[StageStatus]) -> None:
     """Print the paths of results, reports and logs, as far as they exist."""
     named = [(f" of {stage.name}" if len(stages) > 1 else "", stage) for stage in stages]
     folders = [(name, folder) for name, stage in named for folder in stage.output_folders]
-    for name, folder in folders[:SHOWN]:
-        say(f"The result{name} is in {folder}")
-    if len(folders) > SHOWN:
-        say(f"... and in {len(folders) - SHOWN} more folders")
+    removed = [(name, folder) for name, stage in named for folder in stage.removed_folders]
+    for what, found in (("The result{} is in", folders), ("What was removed{} is in", removed)):
+        for name, folder in found[:SHOWN]:
+            say(f"{what.format(name)} {folder}")
+        if len(found) > SHOWN:
+            say(f"... and in {len(found) - SHOWN} more folders")
     for name, stage in named:
         if "report" in stage.places:
             say(f"The report{name} is {stage.places['report']}")
@@ -199,21 +202,17 @@ def remarks(run_dir: str, stage: StageStatus) -> list[str]:
         "counted": stage.counts,
         "requests retried": stage.retried,
     }
-    sums = [
-        f"{what}: {', '.join(f'{count:,} {kind}' for kind, count in numbers.items())}"
-        for what, numbers in kinds.items()
-        if numbers
-    ]
+    sums = [f"{what}: {step_totals.numbers(found)}" for what, found in kinds.items() if found]
     if stage.retried:
         sums.append(f"{duration(stage.retry_waited_s)} spent waiting in total")
-    return [*said, *(["; ".join(sums)] if sums else [])]
+    return [*said, *step_totals.lines(stage.steps), *(["; ".join(sums)] if sums else [])]
 
 
 def details(stage: StageStatus) -> list[str]:
     """How the jobs started and what they used; nothing if something is wrong, to leave that on the screen."""
     if stage.errors or stage.stuck:
         return []
-    said = []
+    said = step_totals.metric_lines(stage.steps)[:SHOWN]
     if stage.starts["planned"]["span_s"]:
         peaks = [(stage.starts[key]["peak_1s"], stage.starts[key]["peak_100ms"]) for key in ("measured", "planned")]
         measured, planned = (f"{second:,}/s, {tenth:,} in 100 ms" for second, tenth in peaks)

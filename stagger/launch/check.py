@@ -127,7 +127,7 @@ def check_variables(stage: Stage) -> None:
     """Raise StaggerError when a variable that the tasks of a stage need is not set, or moves their outputs."""
     spec = stage.record.spec
     expand_variables(spec.storage_options, ("storage_options",))
-    if not spec.pickled and any(REFERENCE.search(str(step.params)) for step in stage.spec.pipeline):
+    if not spec.pickled and any(REFERENCE.search(f"{step.params} {step.removed}") for step in stage.spec.pipeline):
         refuse_moved_outputs(stage.record, {stage.name: output_folders(stage.spec, create_steps(stage.spec))})
 
 

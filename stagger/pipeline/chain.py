@@ -2,58 +2,62 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from stagger.pipeline.names import resolve
-from stagger.storage.storage import expand_variables
+from stagger.pipeline import RUNNERS
+from stagger.pipeline.hooks import Writer
 
 #: `(data, rank, world_size) -> iterator`: datatrove's contract. `data` is None for the first step.
 Step = Callable[[Any, int, int], "Iterable[Any] | None"]
 
 
-def build(use: str, params: dict[str, Any]) -> Step:
-    """A step ready to run: an instance of a class, or a function with `params` filled in.
+class Removal(Writer):
+    """What writes the documents that a step removes (steps/removed.py)."""
 
-    `${NAME}` in `params` is replaced from the environment, and the objects that they describe are made (objects.py).
-    Raises StaggerError, naming the key, when a variable is not set, or an object cannot be made.
-    """
-    target = resolve(use)
-    params = cast("dict[str, Any]", expand_variables(params, (use,)))
-    if any(isinstance(value, (dict, list)) for value in params.values()):
-        from stagger.pipeline.objects import arguments  # Imported late: few steps have such parameters.
+    #: How many others hold each document while it is in the step.
+    other_holders: int = 0
 
-        params = arguments(target, params)
-    step: Step = target(**params) if isinstance(target, type) else functools.partial(target, **params)
-    return step
+    def around(self, step: Step, data: Any, rank: int, world_size: int) -> Iterable[Any]:
+        """Call a step in place of the chain. Returns what it yields."""
+        raise NotImplementedError
 
 
 @dataclass
 class StepCount:
-    """One step's work in one rank: the records it yielded, and the seconds this took."""
+    """One step's work in one rank: the records it yielded, the seconds this took, and what it counted by name."""
 
     name: str
     records: int = 0
     seconds: float = 0.0
     error: BaseException | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    #: Calls the step in place of the chain, and writes what does not come out.
+    removal: Removal | None = field(default=None, repr=False)
 
 
 def chain(
-    steps: list[Step], counts: list[StepCount], rank: int, world_size: int, check: Callable[[], None]
+    steps: list[Step],
+    counts: list[StepCount],
+    rank: int,
+    world_size: int,
+    check: Callable[[], None],
+    part: range | None = None,
+    data: Iterable[Any] | None = None,
 ) -> Iterable[Any]:
     """Connect the steps. Iterating over the result runs them, and updates `counts`, which has one entry per step.
 
-    `check` is called for each record of the first step, and raises when the task has to stop.
+    `check` is called for each record of the first step, and raises when the task has to stop. With `part`, only these
+    steps are connected, and the first of them gets `data`.
     """
-    data: Iterable[Any] | None = None
-    for index, (step, count) in enumerate(zip(steps, counts, strict=True)):
-        before = data
+    for index in part or range(len(steps)):
+        step, count, before = steps[index], counts[index], data
         started = time.perf_counter()
         try:
-            data = step(data, rank, world_size)
+            removal = count.removal
+            data = step(data, rank, world_size) if removal is None else removal.around(step, data, rank, world_size)
         except BaseException as error:
             count.error = error
             raise
@@ -91,10 +95,12 @@ def _counted(data: Iterable[Any], count: StepCount, check: Callable[[], None] | 
         count.seconds += seconds
 
 
+RUNNERS.update({chain.__code__: "count", _counted.__code__: "count"})
+
+
 def own_seconds(counts: list[StepCount]) -> list[StepCount]:
     """The counts with each step's own seconds: those of `chain` include the steps that it pulled from."""
     before = [0.0, *(count.seconds for count in counts)]
     return [
-        StepCount(count.name, count.records, max(0.0, count.seconds - pulled))
-        for count, pulled in zip(counts, before, strict=False)
+        replace(count, seconds=max(0.0, count.seconds - pulled)) for count, pulled in zip(counts, before, strict=False)
     ]

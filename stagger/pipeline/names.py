@@ -11,6 +11,7 @@ from stagger.errors import StaggerError
 
 #: Name in a pipeline file -> module and class of the step. The module is imported when a pipeline names the step.
 BUILTIN = {
+    "filter": "stagger.steps.filter:Filter",
     "read_csv": "stagger.steps.csv:ReadCsv",
     "read_jsonl": "stagger.steps.jsonl:ReadJsonl",
     "read_parquet": "stagger.steps.parquet:ReadParquet",

@@ -24,6 +24,7 @@ from stagger.spec.base import Amount, Model, Says, WrongKey, survives_json
 from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.spec.executors import Executor, LocalSpec, RetrySpec
 from stagger.spec.nearest import nearest
+from stagger.spec.removed import RemovedSpec
 from stagger.spec.sizes import Bytes
 from stagger.spec.step_checks import step_of, step_schema
 from stagger.start.delays import LONGEST_WINDOW_S, StartPolicy
@@ -48,6 +49,10 @@ class StepSpec(Model):
     """Name of a built-in step, or `module:callable`."""
     params: dict[str, Any] = {}
     """Parameters of the step."""
+    removed: RemovedSpec | None = None
+    """Where the documents are written that the step removes: `{path: ..., reason: true}`."""
+    stateless: bool = False
+    """Whether the step keeps nothing from one call to the next, so that it may be called once for each shard."""
     _place: str = PrivateAttr("")
 
     def at(self, place: str) -> StepSpec:

@@ -19,10 +19,14 @@ from stagger.spec.expected import assigned, described, expected
 from stagger.spec.nearest import close_to, nearest
 from stagger.spec.object_checks import check_objects
 from stagger.spec.place import Place
+from stagger.spec.removed import RemovedSpec
 from stagger.spec.yaml_file import Path
 
 #: Arguments of the step contract, which a function step takes before its own parameters.
 CONTRACT = ("data", "rank", "world_size")
+
+#: Keys that a step may have beside its name.
+BESIDE = ("removed", "stateless")
 
 
 def step_of(written: Any) -> Any:
@@ -33,12 +37,15 @@ def step_of(written: Any) -> Any:
         return written
     if not isinstance(written, dict) or not written:
         raise ValueError(f"write a step as `name`, or as `name: {{parameters}}`, not as {described(written)}")
-    (use, params), *more = written.items()
+    beside = {key: written[key] for key in BESIDE if key in written}
+    (use, params), *more = [(key, value) for key, value in written.items() if key not in beside] or [("", None)]
+    if not use:
+        raise ValueError(f"a step has a name, this one has only {', '.join(beside)}: write it beside the step's name")
     if more:
         raise ValueError(_several_keys(str(use), [str(key) for key, _ in more]))
     if params is not None and not isinstance(params, dict):
         raise ValueError(_no_parameters(str(use), params))
-    return {"use": use, "params": params or {}}
+    return {"use": use, "params": params or {}, **beside}
 
 
 def _several_keys(use: str, more: list[str]) -> str:
@@ -171,16 +178,20 @@ def step_schema() -> dict[str, Any]:
         schema["description"] = (inspect.getdoc(resolve(use)) or "").partition("\n\nArgs:")[0]
         for name, parameter in schema["properties"].items():
             parameter["description"] = described[name]
+    beside = {
+        "stateless": {"type": "boolean", "description": "Whether the step keeps nothing from one call to the next."},
+        "removed": {"anyOf": [{"type": "string"}, RemovedSpec.model_json_schema()]},
+    }
     return {
         "anyOf": [
             {"type": "string", "description": "A step without parameters: a built-in name, or module:callable."},
             {
                 "type": "object",
-                "properties": parameters,
+                "properties": {**parameters, **beside},
                 "patternProperties": {"^[A-Za-z_][\\w.]*:[\\w.]+$": {"type": ["object", "null"]}},
                 "additionalProperties": False,
                 "minProperties": 1,
-                "maxProperties": 1,
+                "maxProperties": 1 + len(beside),
             },
         ]
     }

@@ -222,6 +222,12 @@ class Storage:
         """
         return self.backend(path).output(path, tag, begin, record=record)
 
+    def draft(self, path: str, tag: str) -> Output:
+        """A new local file that is written under the name `pending` by other means than `write`, until `finish`."""
+        from stagger.storage.local_files import LocalFiles
+
+        return LocalFiles(self.shared).draft(path, tag)
+
     def abort_uploads(self, path: str) -> int:
         """Abort all unfinished uploads of `path`. Returns their number."""
         return self.backend(path).abort_uploads(path)
