@@ -12,7 +12,7 @@ from typing import Any
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import Step
 from stagger.pipeline.hooks import Reader
-from stagger.pipeline.making import add_import_path
+from stagger.pipeline.names import add_import_path
 from stagger.plan.datatrove_steps import refuse_unlike_readers, without_empty_texts
 from stagger.plan.stage_plan import StagePlan, make_plan, output_folders, output_names
 from stagger.plan.stage_steps import create_steps

@@ -10,7 +10,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from stagger.errors import StaggerError, plural
-from stagger.pipeline.making import add_import_path
+from stagger.pipeline.names import add_import_path
 from stagger.pipeline.objects import as_data, written_objects
 from stagger.shipped import shipped
 from stagger.spec.blocks import HOST_STEP, BlocksSpec, with_total

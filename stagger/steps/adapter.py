@@ -9,7 +9,7 @@ from typing import Any
 
 from stagger.errors import BadRecord, StaggerError
 from stagger.pipeline import Document
-from stagger.pipeline.making import resolve
+from stagger.pipeline.names import resolve
 from stagger.steps.reader import default_id
 
 #: The keys of what a reader's adapter returns.
