@@ -7,7 +7,8 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,29 +90,30 @@ def datatrove_filter(folder: Path, every: int, excluded: bool) -> Step:
     return step
 
 
-def ways(folder: Path) -> dict[str, Callable[[Pipelines], float]]:
-    """What is measured: name -> its CPU seconds. `none` and `tenth` are the shares of documents that are removed."""
-    found: dict[str, Callable[[Pipelines], float]] = {
-        "no filter": lambda pipelines: pipelines.cpu_s(),
-        "one more step": lambda pipelines: pipelines.cpu_s(passing),
-        "a step that counts each document": lambda pipelines: pipelines.cpu_s(counting),
+@dataclass(frozen=True)
+class Way:
+    """A way to run the filter of a pipeline; `removed` keeps what it removes."""
+
+    steps: tuple[Step, ...] = ()
+    removed: bool = False
+
+
+def ways(folder: Path) -> dict[str, Way]:
+    """What is measured, by name. `none` and `tenth` are the shares of documents that are removed."""
+    found = {
+        "no filter": Way(),
+        "one more step": Way((passing,)),
+        "a step that counts each document": Way((counting,)),
     }
     for share, every in (("none", 0), ("tenth", 10)):
-        ours = Filter(kept, params={"every": every})
-        found |= {
-            f"filter, {share}": lambda pipelines, step=ours: pipelines.cpu_s(step),
-            f"filter, {share}, removed": lambda pipelines, step=ours: pipelines.cpu_s(step, removed=True),
-        }
+        ours: Step = Filter(kept, params={"every": every})
+        found |= {f"filter, {share}": Way((ours,)), f"filter, {share}, removed": Way((ours,), removed=True)}
         if measure.version("datatrove"):
-            theirs = [datatrove_filter(folder, every, excluded) for excluded in (False, True)]
+            plain, excluding = (datatrove_filter(folder, every, excluded) for excluded in (False, True))
             found |= {
-                f"datatrove's filter, {share}": lambda pipelines, step=theirs[0]: pipelines.cpu_s(step),
-                f"datatrove's filter, {share}, removed": lambda pipelines, step=theirs[0]: pipelines.cpu_s(
-                    step, removed=True
-                ),
-                f"datatrove's filter, {share}, exclusion writer": lambda pipelines, step=theirs[1]: pipelines.cpu_s(
-                    step
-                ),
+                f"datatrove's filter, {share}": Way((plain,)),
+                f"datatrove's filter, {share}, removed": Way((plain,), removed=True),
+                f"datatrove's filter, {share}, exclusion writer": Way((excluding,)),
             }
     return found
 
@@ -126,8 +128,8 @@ def main() -> int:
         programs = ways(Path(work))
         seconds: dict[str, list[float]] = {name: [] for name in programs}
         for _ in range(options.repeat):  # In turn, as the load of the machine changes.
-            for name, program in programs.items():
-                seconds[name].append(program(pipelines))
+            for name, way in programs.items():
+                seconds[name].append(pipelines.cpu_s(*way.steps, removed=way.removed))
     results: dict[str, Any] = {
         name: {"cpu_s": measure.summary(found), "us_per_document": round(min(found) / options.documents * 1e6, 2)}
         for name, found in seconds.items()
