@@ -78,9 +78,10 @@ def prepared(spec: RunSpec, shards: int, objects: Mapping[str, Sequence[Step]], 
         refuse_unknown(stage, made.steps[stage.name])
     folders = {located(path) for paths in made.outputs.values() for path in paths}
     folders.update(path for stage in spec.stages for step in stage.pipeline for path in told_outputs(step.params))
-    inputs = {located(path) for steps in made.steps.values() if (path := input_of(steps[0]))}
+    first = [made.steps[stage.name][0] for stage in spec.stages if not stage.depends]
+    inputs = {located(path) for path in map(input_of, first) if path}
     redirect = Redirect(join(folder, "outputs"), tuple(sorted(folders)), tuple(sorted(inputs - folders)))
-    os.makedirs(folder)
+    os.makedirs(folder, exist_ok=True)
     with open(join(folder, MARK), "wb") as mark:
         mark.write(encode({"run_dir": spec.run_dir, "shards": shards}))
     changed: dict[str, list[Step]] = {}
@@ -92,10 +93,10 @@ def prepared(spec: RunSpec, shards: int, objects: Mapping[str, Sequence[Step]], 
         moved = stage.model_copy(update={"pipeline": tuple(_moved(step, here) for step in stage.pipeline)})
         if mine := changed.get(stage.name):
             moved = moved.model_copy(update={"pipeline": _described(moved, mine)})
-        first = made.steps[stage.name][0]
-        moved = small(moved, first, here, shards)
-        if moved.first_shards and is_disk_reader(first):
-            paths = with_first_paths(first, shards, join(folder, f"{stage.name}.paths"))
+        reader = made.steps[stage.name][0]
+        moved = small(moved, reader, here, shards)
+        if moved.first_shards and is_disk_reader(reader):
+            paths = with_first_paths(reader, shards, join(folder, f"{stage.name}.paths"))
             if mine:
                 mine[0].paths_file = paths  # type: ignore[attr-defined]  # A copy, or an object of this process alone.
             head, *rest = moved.pipeline

@@ -191,7 +191,7 @@ def test_paths_of_outputs_and_what_is_below_them_move_together() -> None:
 
 def test_a_local_file_keeps_its_workers(tmp_path: Path, crawl: Path) -> None:
     keep: Any = lambda document: True  # noqa: E731
-    steps = [ReadJsonl(str(crawl)), Filter(keep), WriteJsonl(str(tmp_path / "out"), filename="{stem}.jsonl")]
+    steps: list[Any] = [ReadJsonl(str(crawl)), Filter(keep), WriteJsonl(str(tmp_path / "out"), filename="{stem}.jsonl")]
     run = LocalExecutor(steps, run_dir=tmp_path / "run", tasks=20, workers=1).run(rehearse=1)
     assert run.status().tasks == 1
     assert [path.name for path in (tmp_path / "run-rehearsal").rglob("*.jsonl.zst")] == ["00.jsonl.zst"]
