@@ -9,7 +9,7 @@ from typing import Any
 
 from stagger.datatrove.block_outputs import writes
 from stagger.datatrove.shape import is_block
-from stagger.errors import StaggerError, counted
+from stagger.errors import BadInput, Interrupted, StaggerError, counted
 from stagger.launch.check import enter
 from stagger.launch.stored_steps import steps_of
 from stagger.pipeline import COUNTS, Document
@@ -24,6 +24,7 @@ from stagger.status.look import done_ranks
 from stagger.steps.formats import READERS, reader_name, reader_of
 from stagger.steps.removed import WriteRemoved
 from stagger.storage.storage import Storage, join
+from stagger.task.attempt import describe, innermost_line
 
 #: Most documents that are read to find some behind a step, or among what it removes.
 READ = 10_000
@@ -64,6 +65,8 @@ def of_files(storage: Storage, paths: Iterable[str], text_key: str | None = None
         reader.bind(task)
         try:
             yield from reader(None, 0, 1)
+        except BadInput as error:
+            raise StaggerError(f"{error} (--text-key)." if "text_key" in str(error) else f"{error}.") from error
         finally:
             task.close()
 
@@ -77,7 +80,7 @@ def of_outputs(stage: Stage, *, removed: bool = False, text_key: str | None = No
     if not done:
         raise StaggerError(f"No rank of {stage.name} is done; look at what a step yields with: --step N")
     found = False
-    keys = (step.params.get("text_key") for step in stage.spec.pipeline if step.use.startswith("write_"))
+    keys = (step.params.get("text_key") for step in stage.spec.pipeline[1:])
     text_key = text_key or (None if removed else next((key for key in keys if key), None))
     for rank in sorted(done):
         for record in stage.folder.completions({rank}):
@@ -123,21 +126,32 @@ class Behind:
 
     def documents(self) -> Iterator[Document]:
         """What leaves the last of the steps."""
-        return iter(self._chain(None))
+        counts, records = self._chain(None)
+        yield from self._named(counts, records)
 
     def removed(self) -> Iterator[Document]:
         """What the last of the steps removes. Raises StaggerError when nobody can know it."""
         if self.number == 1:
             raise StaggerError("--step 1 --removed: the first step reads, and removes nothing; choose a later step.")
         removed = Removed(path=".", step=self.number, name=self.stage.pipeline[self.number - 1].named(self.number))
-        documents = iter(self._chain(removed))
-        for _ in documents:
+        counts, documents = self._chain(removed)
+        for _ in self._named(counts, documents):
             yield from removed.found
             removed.found.clear()
         removed.end_shard()
         yield from removed.found
 
-    def _chain(self, removed: Removed | None) -> Iterable[Any]:
+    def _named(self, counts: list[StepCount], records: Iterable[Any]) -> Iterator[Any]:
+        """The records. Raises StaggerError, naming the step, for what a step raises."""
+        try:
+            yield from records
+        except (StaggerError, Interrupted, GeneratorExit):
+            raise
+        except Exception as error:
+            where = innermost_line(error)
+            raise StaggerError(f"{describe(error, counts)[1]}{f' ({where})' if where else ''}.") from error
+
+    def _chain(self, removed: Removed | None) -> tuple[list[StepCount], Iterable[Any]]:
         COUNTS.clear()
         specs = self.stage.pipeline[: self.number]
         counts = [StepCount(step.use) for step in specs]
@@ -151,7 +165,7 @@ class Behind:
         for step in self.steps:
             if isinstance(step, BoundStep):
                 step.bind(self.task)
-        return chain(steps, counts, 0, self.task.world_size, self.task.circumstances.stop.check)
+        return counts, chain(steps, counts, 0, self.task.world_size, self.task.circumstances.stop.check)
 
 
 def behind(storage: Storage, stage: StageSpec, steps: Sequence[Any], task: TaskContext, number: int) -> Behind:
