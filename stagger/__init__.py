@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from stagger.errors import BadInput, RunFailed, StaggerError
     from stagger.pipeline import Document, Shard, count
     from stagger.pipeline.hooks import BoundStep, Reader, Writer, costly, stateless
+    from stagger.pipeline.media import Media
     from stagger.pipeline.task_context import TaskContext
     from stagger.steps.csv import ReadCsv
     from stagger.steps.filter import Filter
@@ -30,6 +31,7 @@ _PUBLIC = {
     "Document": "stagger.pipeline",
     "Filter": "stagger.steps.filter",
     "LocalExecutor": "stagger.api.executors",
+    "Media": "stagger.pipeline.media",
     "PipelineExecutor": "stagger.api.executors",
     "ReadJsonl": "stagger.steps.jsonl",
     "Reader": "stagger.pipeline.hooks",
@@ -60,6 +62,7 @@ __all__ = [
     "Document",
     "Filter",
     "LocalExecutor",
+    "Media",
     "PipelineExecutor",
     "ReadJsonl",
     "ReadCsv",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from stagger.cli import show
+from stagger.cli import ready, show
 from stagger.cli.answers import finish, print_json
 from stagger.cli.options import Assignments, Json, Profile, Wait
 from stagger.errors import StaggerError
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 def launch(
     context: typer.Context,
-    file: Annotated[str, typer.Argument(help="A pipeline file, or the name of a ready-made pipeline.", metavar="FILE")],
+    file: Annotated[
+        str | None, typer.Argument(help="A pipeline file, or the name of a ready pipeline.", metavar="FILE")
+    ] = None,
+    list_ready: Annotated[bool, typer.Option("--list", help="Show the ready pipelines, and launch nothing.")] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -73,6 +76,14 @@ def launch(
     from stagger.spec.changes import Changes
     from stagger.spec.load import load_file
 
+    if list_ready:
+        ready.list_ready(json=json, hosting_blocks=for_blocks(context))
+        return 0
+    if file is None:
+        raise StaggerError(
+            f"launch needs a pipeline file; write for example: stagger {'blocks ' * for_blocks(context)}launch"
+            " pipeline.yaml (--list shows the ready pipelines)"
+        )
     if dry_run:
         sys.dont_write_bytecode = True  # Importing the user's steps must not leave a __pycache__ next to them.
     with contextlib.redirect_stdout(sys.stderr):  # Keep output of the user's modules out of ours.

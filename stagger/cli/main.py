@@ -29,6 +29,7 @@ from stagger.cli.options import (
     Stage,
     Wait,
 )
+from stagger.cli.ready import init
 from stagger.errors import Interrupted, StaggerError, exit_status_of, one_line
 from stagger.storage.storage import hide_secrets, without_secrets
 from stagger.terminal import say
@@ -335,6 +336,7 @@ def plan(
 
 app.command()(doctor)
 app.command()(head)
+app.command()(init)
 
 
 @app.command()

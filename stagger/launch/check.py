@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from stagger.errors import StaggerError, agreeing, plural
-from stagger.pipeline.chain import add_import_path
+from stagger.pipeline.making import add_import_path
 from stagger.plan.stage_plan import StagePlan, output_folders, steps_of, with_plans
 from stagger.plan.stage_steps import create_steps
 from stagger.progress import busy

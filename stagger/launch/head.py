@@ -107,7 +107,7 @@ class Removed(WriteRemoved):
 
     found: list[Document] = field(default_factory=list)
 
-    def _write(self) -> None:
+    def _write_next(self) -> None:
         self.found += self._removed
         self._removed.clear()
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import os
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stagger.datatrove.state import repeatable
 from stagger.errors import StaggerError
-from stagger.pipeline.chain import BUILTIN, Step, build, resolve
+from stagger.pipeline.chain import Step
 from stagger.pipeline.hooks import BoundStep, Reader, Writer, is_costly
+from stagger.pipeline.making import BUILTIN, build, resolve
+from stagger.pipeline.objects import reason_of, written_objects
 from stagger.steps.removed import WriteRemoved, removal_writers
-from stagger.storage.storage import without_secrets
 
 if TYPE_CHECKING:
     from stagger.spec.models import StageSpec
@@ -80,21 +79,22 @@ def _created(stage: StageSpec, index: int) -> Any:
     """Create a step of a pipeline file. Raises StaggerError with the error of its constructor."""
     step = stage.pipeline[index]
     target = resolve(step.use)
-    if is_costly(target) and not issubclass(target, (Reader, Writer)):  # A launch calls the hooks of these two.
+    if makes_costly(target, step.params) and not issubclass(
+        target, (Reader, Writer)
+    ):  # A launch calls the hooks of these two.
         return target
     try:
         return build(step.use, step.params)
     except StaggerError as error:
         raise StaggerError(f"{step.named(index + 1)}: {error}") from error
     except Exception as error:  # The constructor is the user's.
-        reason = without_secrets(f"{type(error).__name__}: {error}")
-        raise StaggerError(f"{step.named(index + 1)} cannot be created: {reason}{_line_of(error)}.") from error
+        raise StaggerError(f"{step.named(index + 1)} cannot be created: {reason_of(error, 2)}.") from error
 
 
-def _line_of(error: Exception) -> str:
-    """Where the user's code raised an error, as ` (file.py:7)`; empty for a call that did not get there."""
-    frames = traceback.extract_tb(error.__traceback__)[2:]  # Without this module and chain.py.
-    return f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+def makes_costly(target: Any, params: Mapping[str, Any]) -> bool:
+    """Whether a step, or an object in its parameters, is costly to make (hooks.py)."""
+    inner = (resolve(name) for _, (name, values) in written_objects(params) if values is not None)
+    return any(is_costly(one) for one in (target, *inner))
 
 
 def _check_call(step: Any, name: str) -> None:

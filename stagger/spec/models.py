@@ -322,6 +322,8 @@ class PipelineFile(StageDefaults, WholeRun):
     """Name of the run, and of its stage if the file has no `stages`."""
     run_dir: RunDir
     """Where the run keeps its records: a local or shared folder, or s3://..."""
+    vars: Annotated[dict[str, Any], Says("a mapping of names and values", {"output": "/data/out"})] = {}
+    """Named values of any type, which `${vars.NAME}` stands for anywhere in the file."""
     pipeline: Pipeline | None = None
     """The steps; the first reads, the last usually writes."""
     blocks: BlocksSpec | None = None
@@ -331,4 +333,4 @@ class PipelineFile(StageDefaults, WholeRun):
 
 
 #: Keys of a file that apply to the whole run. All others belong to a stage, or are defaults for stages.
-RUN_KEYS = ("name", "run_dir", "stages", *WholeRun.model_fields)
+RUN_KEYS = ("name", "run_dir", "vars", "stages", *WholeRun.model_fields)

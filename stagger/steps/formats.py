@@ -6,8 +6,8 @@ import os
 from typing import Any
 
 from stagger.errors import StaggerError
-from stagger.pipeline.chain import BUILTIN, resolve
 from stagger.pipeline.compression import EXTENSIONS
+from stagger.pipeline.making import BUILTIN, resolve
 
 #: Ending of a name, without that of the codec -> the step that reads such files.
 READERS = {

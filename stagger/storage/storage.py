@@ -267,7 +267,10 @@ def expand_variables(value: object, path: tuple[str | int, ...] = ()) -> object:
         if not brace:
             raise StaggerError(f"{key_text(path)}a '${{' without its '}}'; write $${{ for a plain ${{.")
         if not name.isidentifier():
-            raise StaggerError(f"{key_text(path)}between '${{' and '}}' there must be the name of a variable alone.")
+            raise StaggerError(
+                f"{key_text(path)}between '${{' and '}}' there must be the name of a variable alone; write $${{ for a"
+                " plain ${."
+            )
         text += variable(name, path) + after
     return text
 
@@ -280,7 +283,10 @@ def variable(name: str, path: tuple[str | int, ...]) -> str:
 
         value = str(shipped("examples"))
     if value is None:
-        raise StaggerError(f"{key_text(path)}The environment variable {name} is not set; export it and retry.")
+        plain = (
+            "" if name.isupper() else f" For a plain ${{{name}}}, which the step itself replaces, write $${{{name}}}."
+        )
+        raise StaggerError(f"{key_text(path)}The environment variable {name} is not set; export it and retry.{plain}")
     RESOLVED.setdefault(name, set()).add(path)
     return value
 

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from stagger.errors import Interrupted, StaggerError, exit_status_of
-from stagger.pipeline.chain import add_import_path
+from stagger.pipeline.making import add_import_path
 from stagger.pipeline.task_context import StopFlag
 from stagger.ranks import parse_ranks
 from stagger.storage.local_files import SHARED_UMASK

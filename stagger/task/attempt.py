@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from stagger.errors import BadInput, Interrupted, StaggerError, counted
 from stagger.pipeline import COUNTS
-from stagger.pipeline.chain import Step, StepCount, build, chain, own_seconds
+from stagger.pipeline.chain import Step, StepCount, chain, own_seconds
 from stagger.pipeline.hooks import BoundStep, Writer
+from stagger.pipeline.making import build
 from stagger.pipeline.task_context import EXAMPLES, Circumstances, OutputFile, StopFlag, TaskContext
 from stagger.rundir.plan_file import RankPlan, read_rank
 from stagger.rundir.stage_folder import (
@@ -115,6 +116,7 @@ class Attempt:
             read_ahead_bytes=self.settings.read_ahead_mb * 10**6,
             request_share=self.settings.request_share,
             begin_upload=self._begin_upload,
+            cpus=self.settings.cpus,
             circumstances=Circumstances(self.settings.stage_dir, self.name, self.job.id, self.stop),
         )
         task.notes.update(self.before.get("notes", {}))

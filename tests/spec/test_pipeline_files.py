@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from stagger.errors import StaggerError
-from stagger.pipeline.chain import BUILTIN, build
+from stagger.pipeline.making import BUILTIN, build
 from stagger.shipped import shipped
 from stagger.spec.changes import Changes
 from stagger.spec.executors import LocalSpec, SlurmSpec
