@@ -17,6 +17,7 @@ from stagger import __version__
 from stagger.cli import blocks, mistakes, show
 from stagger.cli.answers import finish, print_json
 from stagger.cli.doctor import doctor
+from stagger.cli.head import head
 from stagger.cli.launch import launch
 from stagger.cli.open_run import open_run
 from stagger.cli.options import (
@@ -334,6 +335,7 @@ def plan(
 
 
 app.command()(doctor)
+app.command()(head)
 app.command()(init)
 
 

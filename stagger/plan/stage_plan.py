@@ -203,6 +203,7 @@ def _find_shards(storage: Storage, stage: StageSpec, steps: Sequence[Any]) -> li
         raise _with_place(error, stage, 0) from error
     except OSError as error:
         raise StaggerError(without_secrets(f"The input of {stage.name} cannot be listed: {error}.")) from error
+    found = found[: stage.first_shards]
     empty = [shard.name for shard in found if not shard.size]
     if empty and not first.allow_empty:
         logger.warning(
