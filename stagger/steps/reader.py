@@ -248,7 +248,7 @@ class ShardReader(Reader):
     def _found_shards(self, storage: Storage) -> list[Shard]:
         if self.paths_file is not None:
             return self._listed_shards(storage, self.paths_file)
-        from stagger.steps.listing import input_files  # Only a launch lists.
+        from stagger.steps.listing import input_files, unread_folders  # Only a launch lists.
 
         files, left_out = input_files(storage, self.path, self.glob, recursive=self.recursive)
         shards = as_shards(files)
@@ -264,10 +264,12 @@ class ShardReader(Reader):
                 f"{'' if self.recursive else ' (set recursive: true to search the folders below it)'};"
                 f" correct path or glob.{f' {left_out}.' if left_out.names else ''}"
             )
-        if left_out.names:
-            from stagger.terminal import logger
+        unread = "" if self.recursive or "/" in self.glob else unread_folders(self.path, self.glob, len(shards))
+        for said in (f"{self.path}: {left_out}" if left_out.names else "", unread):
+            if said:
+                from stagger.terminal import logger
 
-            logger.info(f"{self.path}: {left_out}")
+                logger.info(said)
         return shards
 
     def _listed_shards(self, storage: Storage, paths_file: str) -> list[Shard]:
@@ -404,7 +406,8 @@ class ShardReader(Reader):
         assert self._adapt is not None
         assert self._task is not None
         try:
-            document = document_of(self._adapt, self, record, shard.name, shard.record)
+            own_id = default_id(shard.name, shard.record)
+            document = document_of(self._adapt, self, record, shard.name, shard.record, own_id)
         except BadRecord as error:
             self.bad(shard, error.kind, str(error))
             return None
