@@ -310,3 +310,8 @@ CASES = {
     **TOKEN_CASES,
     **DEDUP_CASES,
 }
+
+
+def read_by_stagger(stages: tuple[Stage, ...]) -> bool:
+    """Whether stagger's reader and writer are in the same stage, in all stages that have one of them."""
+    return any(stage.steps[0] == READ and stage.steps[-1] == WRITE for stage in stages)
