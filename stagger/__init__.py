@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from stagger.errors import BadInput, RunFailed, StaggerError
     from stagger.pipeline import Document, Shard, count
     from stagger.pipeline.hooks import BoundStep, Reader, Writer, costly, stateless
+    from stagger.pipeline.media import Media
     from stagger.pipeline.task_context import TaskContext
+    from stagger.steps.arrow import ReadArrow
     from stagger.steps.csv import ReadCsv
+    from stagger.steps.dataset import ReadDataset
     from stagger.steps.filter import Filter
     from stagger.steps.jsonl import ReadJsonl, WriteJsonl
     from stagger.steps.parquet import ReadParquet
@@ -30,10 +33,13 @@ _PUBLIC = {
     "Document": "stagger.pipeline",
     "Filter": "stagger.steps.filter",
     "LocalExecutor": "stagger.api.executors",
+    "Media": "stagger.pipeline.media",
     "PipelineExecutor": "stagger.api.executors",
     "ReadJsonl": "stagger.steps.jsonl",
+    "ReadArrow": "stagger.steps.arrow",
     "Reader": "stagger.pipeline.hooks",
     "ReadCsv": "stagger.steps.csv",
+    "ReadDataset": "stagger.steps.dataset",
     "ReadParquet": "stagger.steps.parquet",
     "ReadWarc": "stagger.steps.warc",
     "WriteParquet": "stagger.steps.parquet_writer",
@@ -60,9 +66,12 @@ __all__ = [
     "Document",
     "Filter",
     "LocalExecutor",
+    "Media",
     "PipelineExecutor",
+    "ReadArrow",
     "ReadJsonl",
     "ReadCsv",
+    "ReadDataset",
     "ReadParquet",
     "ReadWarc",
     "WriteParquet",

@@ -99,6 +99,7 @@ def task_settings(stage: Stage, runner: StageRunner, number: int, ranks: int) ->
         retry_seconds=run.retry_seconds,
         read_ahead_mb=run.read_ahead_mb,
         request_share=runner.share(ranks),
+        cpus=runner.cpus(ranks),
         shared=run.shared is not None,
     )
 

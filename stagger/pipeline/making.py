@@ -14,8 +14,10 @@ from stagger.storage.storage import expand_variables
 
 #: Name in a pipeline file -> module and class of the step. The module is imported when a pipeline names the step.
 BUILTIN = {
+    "read_arrow": "stagger.steps.arrow:ReadArrow",
     "filter": "stagger.steps.filter:Filter",
     "read_csv": "stagger.steps.csv:ReadCsv",
+    "read_dataset": "stagger.steps.dataset:ReadDataset",
     "read_jsonl": "stagger.steps.jsonl:ReadJsonl",
     "read_parquet": "stagger.steps.parquet:ReadParquet",
     "read_text": "stagger.steps.text:ReadText",

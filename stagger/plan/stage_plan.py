@@ -17,9 +17,9 @@ from stagger.errors import StaggerError, agreeing, counted
 from stagger.pipeline import Shard
 from stagger.pipeline.hooks import BoundStep, Reader, Writer
 from stagger.plan.sharding import assign, task_count
-from stagger.plan.upstream import Upstream, recorded_only
+from stagger.plan.upstream import Upstream, recorded_only, writer_of
 from stagger.progress import busy
-from stagger.rundir.output_names import OutputNames
+from stagger.rundir.output_names import OutputNames, Places
 from stagger.rundir.plan_file import encode_plan
 from stagger.rundir.run_folder import StageInput
 from stagger.rundir.stage_folder import collection_paused
@@ -239,7 +239,15 @@ def check_outputs(plan: StagePlan, readers: Sequence[Reader], writers: Sequence[
                 f"{folder} would be the output of {of[folder]}, and also the folder for the output of {what}: change"
                 " the filename, or rename an input."
             )
+    places = Places()
+    by_value = [names for names in output_names(writers) if names.by_value]
     for reader in readers:
+        for shard in itertools.chain.from_iterable(plan.ranks) if by_value else ():
+            if writer_of(path := reader.path_of(shard), [Upstream(plan.stage.name, by_value, ())], places):
+                raise StaggerError(
+                    f"The input {path} has a name of the outputs in {by_value[0].folder}, which would replace it:"
+                    " choose another folder or filename for the output."
+                )
         for shard in itertools.chain.from_iterable(plan.ranks) if of else ():
             if (path := reader.path_of(shard)) in of:
                 raise StaggerError(

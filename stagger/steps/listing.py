@@ -7,10 +7,12 @@ names begin with `_` or `.`, and Spark, Hive and Arrow skip such names. So do we
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from stagger.errors import agreeing, counted
 from stagger.storage import Entry
 from stagger.storage.storage import Storage, is_local
 
@@ -24,6 +26,9 @@ ENDINGS = {"_$folder$": MARKER, ".crc": CHECKSUM, "._COPYING_": UNFINISHED}
 #: Starts and endings of names that `why_not` looks at; to look at all names would take longer than to list them.
 ODD_STARTS = ("_", ".")
 ODD_ENDINGS = ("/", *ENDINGS)
+
+#: Folders, and files in each, that are looked at for files that are not read; and files beside which nobody looks.
+FOLDERS_SEEN, MANY_FILES = 100, 100_000
 
 #: Names shown of each kind.
 SHOWN = 3
@@ -70,6 +75,38 @@ def input_files(storage: Storage, path: str, glob: str, *, recursive: bool) -> t
     if not is_local(path) and any(not entry.size for entry in files):
         files = without_markers(storage, path, files, found if recursive else None, left_out)
     return files, left_out
+
+
+def unread_folders(path: str, glob: str, files: int) -> str:
+    """A sentence about folders of a local folder whose files match, too, but are not read; empty if there are none.
+
+    Looks at no more than FOLDERS_SEEN folders and as many files in each; not at all in a folder of MANY_FILES `files`.
+    """
+    if not is_local(path) or files > MANY_FILES or not os.path.isdir(path):
+        return ""
+    with os.scandir(path) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name))
+    found = [name for name in names[:FOLDERS_SEEN] if _has_match(f"{path}/{name}", glob)]
+    if not found:
+        return ""
+    several = len(found) > 1
+    return (
+        f"{counted(len(found), 'folder')} in {path}, such as {found[0]}/, {agreeing(len(found), 'holds')}"
+        f" files that match {glob!r}, too, and {'are' if several else 'is'} not read: recursive: true reads them"
+    )
+
+
+def _has_match(folder: str, glob: str) -> bool:
+    seen = 0
+    for below, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        entries = [Entry(name, 0) for name in names if not is_hidden(name)]
+        if any(True for _ in matching(entries, glob)):
+            return True
+        seen += len(names) + 1
+        if seen > FOLDERS_SEEN or len(below) > 4000:
+            return False
+    return False
 
 
 def matching(found: list[Entry], glob: str) -> list[Entry]:

@@ -89,7 +89,7 @@ class WriteRemoved(WriteJsonl, Removal):
             raise
         self._removed += inside.values()
         inside.clear()
-        self._write()
+        self._write_next()
 
     def _unknown(self, document: Any) -> StaggerError:
         return StaggerError(
@@ -109,14 +109,14 @@ class WriteRemoved(WriteJsonl, Removal):
         if len(inside) >= self._most:
             self._settle_all()
             self._most = max(FEWEST, 2 * len(inside))
-        self._write()
+        self._write_next()
 
     def _settle_all(self) -> None:
         inside, unheld = self._inside, self._unheld + self.other_holders
         for key in [key for key in inside if sys.getrefcount(inside[key]) <= unheld]:
             self._removed.append(inside.pop(key))
 
-    def _write(self) -> None:
+    def _write_next(self) -> None:
         """Write the documents that were removed since the last call."""
         for document in self._removed:
             if not self.reason:
@@ -127,7 +127,7 @@ class WriteRemoved(WriteJsonl, Removal):
 
     def end_shard(self) -> None:
         """Write what a step removed before a later step stopped it, and finish the output if it belongs to a shard."""
-        self._write()
+        self._write_next()
         super().end_shard()
 
     def new_output(self, path: str) -> OutputFile:

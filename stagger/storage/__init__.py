@@ -88,6 +88,9 @@ class Output(Protocol):
 
     def write(self, data: bytes) -> int: ...
 
+    def pause(self) -> None:
+        """Give up what only an open file needs, such as a descriptor, until the next `write`."""
+
     def finish(self) -> None:
         """Make everything written durable, but still invisible. After it, `commit` hardly ever fails."""
 

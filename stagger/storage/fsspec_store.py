@@ -213,6 +213,8 @@ class ObjectOutput:
             self._upload = self._retry.call(self.path, begin)
             self._upload.write(buffer.getbuffer())
 
+    def pause(self) -> None: ...
+
     def finish(self) -> None:
         if self._upload is not None:
             with asking(self.path):

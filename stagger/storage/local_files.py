@@ -283,6 +283,7 @@ class LocalOutput:
     def write(self, data: bytes) -> int:
         view = memoryview(data)
         try:
+            self._go_on()
             while view:  # A disk that fills up takes part of the data first, and rejects the next call.
                 view = view[os.write(self._descriptor, view) :]
         except OSError as error:
@@ -291,8 +292,17 @@ class LocalOutput:
         self._crc.add(data)
         return len(data)
 
+    def pause(self) -> None:
+        self._close()
+
+    def _go_on(self) -> None:
+        """Open the file again, if it is paused."""
+        if self._descriptor < 0:
+            self._descriptor = os.open(self.pending, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+
     def finish(self) -> None:
         try:
+            self._go_on()
             os.fsync(self._descriptor)
             self.version = identity_of(os.fstat(self._descriptor))
             self._close()

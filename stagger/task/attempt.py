@@ -116,6 +116,7 @@ class Attempt:
             read_ahead_bytes=self.settings.read_ahead_mb * 10**6,
             request_share=self.settings.request_share,
             begin_upload=self._begin_upload,
+            cpus=self.settings.cpus,
             circumstances=Circumstances(self.settings.stage_dir, self.name, self.job.id, self.stop),
         )
         task.notes.update(self.before.get("notes", {}))
