@@ -133,8 +133,7 @@ class Places:
 
     def run_yaml(self, stages: tuple[Stage, ...], tool: str = "yaml", **more: Any) -> dict[str, Any]:
         """Run the stages from a pipeline file."""
-        finished = launch(load_file(str(self.pipeline_file(stages, tool, **more))), Wishes())
-        assert finished, f"{tool}: a stage failed"
+        launch(load_file(str(self.pipeline_file(stages, tool, **more))), Wishes()).raise_if_failed()
         return contents(self.out(tool))
 
     def run_python(self, stages: tuple[Stage, ...], **more: Any) -> dict[str, Any]:
