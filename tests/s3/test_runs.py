@@ -75,7 +75,7 @@ def test_of_two_launches_at_once_one_refuses(
 def test_an_output_beyond_one_put_appears_whole_or_not_at_all(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in bucket.env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("stagger.storage.s3.store.ONE_PUT_BYTES", 6 * 2**20)
+    monkeypatch.setattr("stagger.storage.s3.output.ONE_PUT_BYTES", 6 * 2**20)
     storage = Storage({"s3": {"endpoint_url": bucket.endpoint}})
     piece = bytes(range(256)) * 4096
     for end in ("commit", "abort"):

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from stagger.storage import Entry
 from stagger.storage.faults import fault_of
-from stagger.storage.s3.engine import Body, Changed, Engine, Page
+from stagger.storage.s3.engine import Body, Changed, Engine, Page, Uploader
 from stagger.storage.s3.obstore_engine import UNFIT, ObstoreEngine
 
 T = TypeVar("T")
@@ -81,17 +81,21 @@ class AutoEngine:
     def has_bucket(self, bucket: str) -> bool:
         return self._full.has_bucket(bucket)
 
+    def _uploader(self, bucket: str, key: str) -> Uploader:
+        """The engine for a multipart upload; obstore's falls back on s3fs by itself."""
+        return self._full if bucket in self._refused or UNFIT.search(key) else self._fast
+
     def begin_upload(self, bucket: str, key: str) -> str:
-        return self._full.begin_upload(bucket, key)
+        return self._uploader(bucket, key).begin_upload(bucket, key)
 
     def put_part(self, bucket: str, key: str, upload: str, number: int, data: bytes) -> str:
-        return self._full.put_part(bucket, key, upload, number, data)
+        return self._uploader(bucket, key).put_part(bucket, key, upload, number, data)
 
     def complete_upload(self, bucket: str, key: str, upload: str, parts: list[str]) -> str:
-        return self._full.complete_upload(bucket, key, upload, parts)
+        return self._uploader(bucket, key).complete_upload(bucket, key, upload, parts)
 
     def abort_upload(self, bucket: str, key: str, upload: str) -> None:
-        self._full.abort_upload(bucket, key, upload)
+        self._uploader(bucket, key).abort_upload(bucket, key, upload)
 
     def uploads(self, bucket: str, prefix: str) -> list[tuple[str, str]]:
         return self._full.uploads(bucket, prefix)
