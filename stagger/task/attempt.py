@@ -131,6 +131,8 @@ class Attempt:
             task.close()
             if self.uploads is not None:
                 self.uploads.end()
+            for protocol, library in self.storage.libraries().items():
+                log(f"{protocol}: requests by {without_secrets(library)}")
 
     def _begin_upload(self, path: str) -> None:
         """Write a note before a multipart upload begins. Few ranks write that much; the others skip the import."""

@@ -34,6 +34,7 @@ def test_the_same_outputs_as_on_a_file_system(
         f"completions/{r:05d}.json" for r in range(4)
     ]
     assert b"rank 2, attempt 1" in run["logs/00002/1.log"]
+    assert b"s3: requests by obstore\n" in run["logs/00002/1.log"]
     assert "lock" not in run
     assert json.loads(run["stats.json"])["done"] == 4
     assert counts(status(s3_cli, f"{loaded.url}/run")) == (4, 0, 0, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -19,13 +18,15 @@ ANSWERS = (FileNotFoundError, FileExistsError, Changed)
 
 def auto(options: dict[str, Any]) -> Engine:
     """The fastest engine for these options and this environment. Raises StaggerError when s3fs does not take them."""
-    with contextlib.suppress(Exception):  # Options that only s3fs takes, AWS files with errors: s3fs reports them.
+    try:
         fast = ObstoreEngine(options)
-        if not fast.beyond():
+        if not (why := fast.beyond()):
             return AutoEngine(fast)
+    except Exception as error:  # Options that only s3fs takes, AWS files with errors: s3fs reports them.
+        why = str(error).partition(";")[0]
     from stagger.storage.s3.s3fs_engine import S3fsEngine
 
-    return S3fsEngine(options)
+    return S3fsEngine(options, why)
 
 
 class AutoEngine:
@@ -35,6 +36,10 @@ class AutoEngine:
         self._fast = fast
         self._served: set[str] = set()  # Buckets that obstore has served.
         self._refused: set[str] = set()
+
+    @property
+    def name(self) -> str:
+        return self._fast.name
 
     @property
     def keyed(self) -> set[str]:

@@ -66,6 +66,10 @@ class Engine(Uploader, Protocol):
     the answers have shown: their ETags are no MD5s.
     """
 
+    @property
+    def name(self) -> str:
+        """The library, or libraries, that it has used so far, and why not another."""
+
     def get(self, bucket: str, key: str, start: int, end: int | None, version: str) -> Body:
         """Bytes from `start` to `end` (exclusive; None: to the last byte), only of `version` if one is given.
 

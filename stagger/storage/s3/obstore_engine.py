@@ -111,6 +111,10 @@ class ObstoreEngine:
         return from_botocore(self._profile, self._config)
 
     @property
+    def name(self) -> str:
+        return "obstore and s3fs" if "s3fs" in self.__dict__ else "obstore"
+
+    @property
     def keyed(self) -> set[str]:
         made = [self.__dict__[name] for name in ("s3fs", "_own_uploads") if self.__dict__.get(name) is not None]
         return set().union(*(engine.keyed for engine in made))

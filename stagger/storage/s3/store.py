@@ -57,6 +57,10 @@ class S3:
         self._retry = retry
         self._objects = Objects(self._engine, retry)
 
+    @property
+    def library(self) -> str:
+        return self._engine.name
+
     def read(self, path: str) -> bytes:
         return self._read(path, 0, None)
 

@@ -71,6 +71,7 @@ class Uploads:
         return quoted(headers.get("ETag", ""))
 
     def complete_upload(self, bucket: str, key: str, upload: str, parts: list[str]) -> str:
+        self._close_kept()
         items = (
             f"<Part><PartNumber>{number}</PartNumber><ETag>{html.escape(etag)}</ETag></Part>"
             for number, etag in enumerate(parts, 1)
@@ -82,6 +83,7 @@ class Uploads:
         return quoted(tag(body, "ETag"))
 
     def abort_upload(self, bucket: str, key: str, upload: str) -> None:
+        self._close_kept()
         self._ask("DELETE", bucket, key, {"uploadId": upload})
 
     def _ask(
@@ -92,7 +94,7 @@ class Uploads:
         now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         headers = {**self._place.headers, "host": self._parts.netloc}
         headers = signed(method, path, query, headers, self._place.keys(), self._place.region, now, body_hash)
-        with self._connection(fresh=method != "PUT") as connection:
+        with self._connection(keep=method == "PUT") as connection:
             connection.request(method, f"{path}?{query_text(query)}", data, headers)
             answer = connection.getresponse()
             body = answer.read()
@@ -105,20 +107,33 @@ class Uploads:
         return body, answer.headers
 
     @contextlib.contextmanager
-    def _connection(self, *, fresh: bool) -> Iterator[http.client.HTTPConnection]:
-        """A connection, `fresh` or one of the request before, which the store may have closed meanwhile."""
-        connection = None
-        while self._idle and not fresh and connection is None:
-            since, idle = self._idle.pop()
-            connection = idle if time.monotonic() - since < IDLE_S else None
-        connection = connection or self._connect()
+    def _connection(self, *, keep: bool) -> Iterator[http.client.HTTPConnection]:
+        """A connection for one request. With `keep` it may be that of the request before, and is kept for the next."""
+        connection = (self._kept() if keep else None) or self._connect()
         try:
             yield connection
         except BaseException:
             connection.close()
             raise
-        if connection.sock is not None:  # The store did not close it.
+        if keep and connection.sock is not None:  # The store did not close it.
             self._idle.append((time.monotonic(), connection))
+        else:
+            connection.close()
+
+    def _kept(self) -> http.client.HTTPConnection | None:
+        """A connection that the store has not closed meanwhile, in all likelihood."""
+        with contextlib.suppress(IndexError):  # There is none left.
+            while True:
+                since, connection = self._idle.pop()
+                if time.monotonic() - since < IDLE_S:
+                    return connection
+                connection.close()
+        return None
+
+    def _close_kept(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop()[1].close()
 
     def _connect(self) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
