@@ -149,6 +149,10 @@ class Backend(Protocol):
 class RemoteBackend(Backend, Protocol):
     """A backend of object stores. S3's may be used by several threads at once."""
 
+    @property
+    def library(self) -> str:
+        """The library that makes the requests, and why it is not the usual one."""
+
     def stream_part(
         self, path: str, size: int, version: str, span: tuple[int, int], waiting: Callable[[], None]
     ) -> Iterator[bytes]:

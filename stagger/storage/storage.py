@@ -129,6 +129,10 @@ class Storage:
             self._retry = Retry(self.retry_s, self._unreachable_s, check=lambda: self.check(), tell=self._tell)
         return self._retry
 
+    def libraries(self) -> dict[str, str]:
+        """What makes the requests to each remote protocol that has been used."""
+        return {name: cast("RemoteBackend", one).library for name, one in self._backends.items() if name != "file"}
+
     def retried(self) -> dict[str, Any]:
         """Retried requests by kind of fault, and the seconds spent waiting, both since the last call of this."""
         return {"requests": {}, "waited_s": 0.0} if self._retry is None else self._retry.take_account()

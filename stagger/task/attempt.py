@@ -137,6 +137,8 @@ class Attempt:
             task.close()
             if self.uploads is not None:
                 self.uploads.end()
+            for protocol, library in self.storage.libraries().items():
+                log(f"{protocol}: requests by {without_secrets(library)}")
 
     def _make_steps(self, plan: RankPlan, task: TaskContext) -> None:
         """Make the steps. From here to the commit, a stop signal that they ignore interrupts them (stopping.py)."""
