@@ -26,12 +26,15 @@ def stagger(folder: str, recursive: bool) -> dict[str, Any]:
     from stagger.storage.storage import Storage
 
     with collection_paused():
-        return counted(Storage().find(folder, recursive=recursive))
+        return counted(Storage().listed(folder, recursive=recursive))
 
 
-def counted(entries: Any) -> dict[str, Any]:
-    found = list(entries)
-    return {"keys": len(found), "sized": sum(1 for entry in found if entry.size and entry.version)}
+def counted(parts: Any) -> dict[str, Any]:
+    keys = sized = 0
+    for files in parts:
+        keys += len(files.names)
+        sized += sum(1 for size, version in zip(files.sizes, files.versions, strict=True) if size and version)
+    return {"keys": keys, "sized": sized}
 
 
 def plan(folder: str, tasks: int) -> dict[str, Any]:

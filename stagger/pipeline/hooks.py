@@ -37,7 +37,7 @@ class Reader(Bound, Protocol):
     def allow_empty(self) -> bool:
         """Whether empty shards are valid; if not, a launch warns of them, and reading one fails."""
 
-    def find_shards(self, storage: Storage) -> list[Shard]:
+    def find_shards(self, storage: Storage) -> Sequence[Shard]:
         """Called at launch: every shard of the input, sorted by name. Raises StaggerError when nothing matches."""
 
     def path_of(self, shard: Shard) -> str:

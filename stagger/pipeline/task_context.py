@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from signal import Signals
 from typing import TYPE_CHECKING, Any
@@ -112,7 +112,7 @@ class TaskContext:
         storage: Storage,
         rank: int,
         world_size: int,
-        shards: list[Shard],
+        shards: Sequence[Shard],
         tag: str,
         *,
         read_ahead_bytes: int = 64 * 10**6,

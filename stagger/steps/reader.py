@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -26,9 +26,6 @@ HEAD_BYTES = 512
 
 #: First characters of most text files. No other format's files begin with them, unless a NUL follows.
 PLAIN = (b"{", b"[", b'"')
-
-#: Files of a listing that are made shards at once.
-AT_ONCE = 10_000
 
 #: The error for a file that is a single line, with carriage returns in it.
 CR_ONLY = "the lines end with CR alone: convert the line ends to LF or CRLF"
@@ -199,7 +196,7 @@ class ShardReader:
         if self.max_record_bytes < 1:
             raise StaggerError(f"max_record_bytes is {self.max_record_bytes}; give a size in bytes, at least 1.")
 
-    def find_shards(self, storage: Storage) -> list[Shard]:
+    def find_shards(self, storage: Storage) -> Sequence[Shard]:
         """Every shard of the input, sorted by name, from a single listing made at launch.
 
         Raises StaggerError when nothing matches, and for a link to a missing file.
@@ -208,21 +205,21 @@ class ShardReader:
             return self._listed_shards(storage, self.paths_file)
         from stagger.steps.listing import input_files  # Only a launch lists.
 
-        files, left_out = input_files(storage, self.path, self.glob, recursive=self.recursive)
-        shards = as_shards(files)
-        if shards and (gone := min(shards, key=lambda shard: shard.size)).size < 0:
+        shards, left_out = input_files(storage, self.path, self.glob, recursive=self.recursive)
+        if -1 in shards.sizes:
             raise StaggerError(
-                f"{join(self.path, gone.name)} links to a missing file; restore the file or remove the link."
+                f"{join(self.path, shards[shards.sizes.index(-1)].name)} links to a missing file; restore the file or"
+                " remove the link."
             )
         if not shards and (entry := storage.entry(self.path)) is not None:
-            shards = [Shard(self.path, entry.size, entry.version)]
+            return [Shard(self.path, entry.size, entry.version)]
         if not shards:
             raise StaggerError(
                 f"Nothing in {self.path} matches {self.glob!r}"
                 f"{'' if self.recursive else ' (set recursive: true to search the folders below it)'};"
-                f" correct path or glob.{f' {left_out}.' if left_out.names else ''}"
+                f" correct path or glob.{f' {left_out}.' if left_out else ''}"
             )
-        if left_out.names:
+        if left_out:
             from stagger.terminal import logger
 
             logger.info(f"{self.path}: {left_out}")
@@ -343,15 +340,6 @@ class ShardReader:
     def read(self, shard: OpenShard) -> Iterator[Document]:
         """The documents of one shard after `shard.record`; called again after a line that was too long."""
         raise NotImplementedError
-
-
-def as_shards(files: list[Entry]) -> list[Shard]:
-    """The files as shards, in the same list: a million of them are not held twice."""
-    new_shard = partial(tuple.__new__, Shard)  # Half the time of Shard(...).
-    shards = cast("list[Shard]", files)
-    for start in range(0, len(files), AT_ONCE):
-        shards[start : start + AT_ONCE] = map(new_shard, files[start : start + AT_ONCE])
-    return shards
 
 
 def with_source(documents: Iterator[Document], shard: OpenShard) -> Iterator[Document]:

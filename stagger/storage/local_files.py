@@ -6,16 +6,21 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import BinaryIO
 
 from stagger.errors import BadInput, StaggerError
-from stagger.storage import MTIME, Crc, Entry
+from stagger.storage import MTIME, Crc, Entry, Files
 
 #: Bytes per read call: shared file systems favour large sequential reads.
 READ_BYTES = 2**20
 
 #: Most bytes of a file's name in its temporary name, which has another 100: file systems allow 255.
 NAME_BYTES = 150
+
+#: Entries of a folder that are in memory at once while it is listed.
+LISTED_AT_ONCE = 2**16
+
 #: Modes of records and their folders: others may read them if the run directory lets them, and never write.
 RECORD, FOLDER = 0o644, 0o755
 
@@ -97,14 +102,7 @@ class LocalFiles:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def list(self, folder: str) -> list[Entry]:
-        try:
-            with os.scandir(folder) as entries:
-                return [found for entry in entries if (found := file_entry(entry, "")) is not None]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-
-    def walk(self, folder: str) -> Iterator[Entry]:
+    def listed(self, folder: str, *, recursive: bool) -> Iterator[Files]:
         pending = [""]
         seen: set[tuple[int, int]] = set()
         while pending:
@@ -117,12 +115,13 @@ class LocalFiles:
             if (info.st_dev, info.st_ino) in seen:
                 raise StaggerError(f"{folder}/{below} is a link to a folder that is listed already; remove the link.")
             seen.add((info.st_dev, info.st_ino))
+            folders: list[str] = []
             with scan as entries:
-                for entry in entries:
-                    if entry.is_dir():
-                        pending.append(f"{below}{entry.name}/")
-                    elif (found := file_entry(entry, below)) is not None:
-                        yield found
+                while some := list(islice(entries, LISTED_AT_ONCE)):
+                    found = (file_entry(entry, below, folders) for entry in some)
+                    yield Files.of(sorted(entry for entry in found if entry is not None))
+            if recursive:
+                pending += sorted(folders, reverse=True)
 
     def entry(self, path: str) -> Entry | None:
         try:
@@ -167,14 +166,21 @@ class LocalFiles:
             raise StaggerError(f"{folder} cannot be written: no permission in {existing}. Choose another path.")
 
 
-def file_entry(entry: os.DirEntry[str], below: str) -> Entry | None:
-    """The `Entry` of a file in a folder; None for anything else. A dangling link has size -1, to be noticed."""
+def file_entry(entry: os.DirEntry[str], below: str, folders: list[str]) -> Entry | None:
+    """The `Entry` of a file in a folder; None for anything else. A dangling link has size -1, to be noticed.
+
+    A folder is added to `folders`, with a slash at its end.
+    """
+    name = below + entry.name
     # A listed file may vanish before its stat, as temporary files do. The folder's other files must still be found.
     with contextlib.suppress(FileNotFoundError):
         if entry.is_file():
             info = entry.stat()
-            return Entry(below + entry.name, info.st_size, version_of(info))
-    return Entry(below + entry.name, -1) if entry.is_symlink() and not entry.is_dir() else None
+            return Entry(name, info.st_size, version_of(info))
+    if entry.is_dir():
+        folders.append(f"{name}/")
+        return None
+    return Entry(name, -1) if entry.is_symlink() else None
 
 
 def version_of(info: os.stat_result) -> str:

@@ -8,8 +8,9 @@ import pytest
 
 from stagger.errors import StaggerError
 from stagger.pipeline import Shard
+from stagger.pipeline.shard_table import ShardTable
 from stagger.plan.sharding import assign
-from stagger.rundir.plan_file import encode_plan, read_all, read_rank
+from stagger.rundir.plan_file import read_all, read_rank, write_plan
 from stagger.storage.storage import Storage
 
 
@@ -31,9 +32,9 @@ STEPS = [{"use": "read_jsonl", "params": {"path": "/data"}}]
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Path:
-    shards = [Shard(f"näme \n{i}", i * 10) for i in range(2500)]
+    shards = ShardTable(Shard(f"näme \n{i}", i * 10) for i in range(2500))
     path = tmp_path / "plan"
-    path.write_bytes(encode_plan("stage", "f00d", STEPS, assign(shards, 100, "count")))
+    write_plan(Storage(), str(path), "stage", "f00d", STEPS, assign(shards, 100, "count"))
     return path
 
 
@@ -47,7 +48,7 @@ def test_a_task_needs_two_range_reads(plan: Path) -> None:
 
 
 def test_all_ranks_can_be_read_back(plan: Path) -> None:
-    ranks = read_all(Storage(), str(plan))
+    ranks = list(read_all(Storage(), str(plan)))
     assert [rank.rank for rank in ranks] == list(range(100))
     assert sum(len(rank.shards) for rank in ranks) == 2500
 

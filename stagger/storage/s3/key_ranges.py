@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from stagger.storage import ascending
 from stagger.storage.s3.engine import PAGE_KEYS, Page
 from stagger.storage.s3.key_space import KeySpace, common
-from stagger.storage.s3.pages import EMPTY_PAGES, ascending
+from stagger.storage.s3.pages import EMPTY_PAGES
 
 #: Pages for each division: a listing of n pages takes at most about n + n / 4 requests.
 PAGES_PER_DIVISION = 4
