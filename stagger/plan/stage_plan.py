@@ -173,8 +173,8 @@ def _find_shards(storage: Storage, stage: StageSpec, steps: Sequence[Any]) -> Sh
     if empty and not getattr(first, "allow_empty", True):
         logger.warning(
             f"{stage.name}: {empty:,} of {counted(len(shards), 'shard')} {agreeing(empty, 'is')} empty, such as"
-            f" {shards[shards.sizes.index(0)].name}, and would fail a rank: leave out what is empty with glob, or remove"
-            " it"
+            f" {shards[shards.sizes.index(0)].name}, and would fail a rank: leave out what is empty with glob, or"
+            " remove it"
         )
     return shards
 
@@ -257,7 +257,8 @@ def refuse_collisions(of: Mapping[str, str], inputs: Iterable[str]) -> None:
             )
     if path := next((path for path in inputs if path in of), ""):
         raise StaggerError(
-            f"The output of {of[path]} would replace the input {path}: choose another folder or filename for the output."
+            f"The output of {of[path]} would replace the input {path}: choose another folder or filename for the"
+            " output."
         )
 
 

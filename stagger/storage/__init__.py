@@ -62,7 +62,7 @@ class Entry(NamedTuple):
 
 
 class Files(NamedTuple):
-    """Part of a listing, in columns: the names, sizes and versions of as many `Entry`s. Cheaper than one object each."""
+    """Part of a listing, in columns, which cost less than an `Entry` for each file."""
 
     names: Sequence[str]
     sizes: Sequence[int]
