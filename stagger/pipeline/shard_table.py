@@ -14,7 +14,7 @@ from stagger.pipeline import Shard
 from stagger.storage import Files, ascending
 
 if TYPE_CHECKING:
-    #: Numbers of rows in a table.
+    #: Numbers of rows in a table; a range goes up.
     Rows = range | array[int]
 
 #: Rows that are Python objects at a time, when all rows are passed through.
@@ -107,7 +107,7 @@ class ShardTable(Sequence[Shard]):
     def __getitem__(self, place: int | slice) -> Shard | list[Shard]:
         rows = range(len(self))[place]
         if isinstance(rows, range):
-            return list(self._objects(rows))
+            return list(self._objects(rows if rows.step > 0 else array("Q", rows)))
         return next(self._objects(range(rows, rows + 1)))
 
     def __iter__(self) -> Iterator[Shard]:

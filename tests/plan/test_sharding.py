@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,3 +59,25 @@ def loads(ranks: RankShards) -> list[int]:
 def test_round_robin_is_datatroves_rule() -> None:
     shards = ShardTable(Shard(name, 1) for name in "abcdefg")
     assert [[s.name for s in rank] for rank in assign(shards, 3, "count")] == [list("adg"), list("be"), list("cf")]
+
+
+@given(sizes, st.integers(1, 20), st.integers(1, 7))
+def test_the_table_is_dealt_as_a_list_of_shards_would_be(sizes: list[int], tasks: int, per_job: int) -> None:
+    """The plain algorithm, on objects: the largest first, to the least loaded."""
+    shards = [Shard(f"{i:03d}", size) for i, size in enumerate(sizes)]
+
+    def dealt(items: list[list[Shard]], room: list[int]) -> list[list[list[Shard]]]:
+        bins: list[list[list[Shard]]] = [[] for _ in room]
+        for item in sorted(items, key=load, reverse=True):
+            free = [one for one in range(len(room)) if len(bins[one]) < room[one]]
+            bins[min(free, key=lambda one: sum(map(load, bins[one])))].append(item)
+        return bins
+
+    def load(shards: list[Shard]) -> int:
+        return sum(shard.size for shard in shards)
+
+    ranks = [sorted(chain.from_iterable(mine)) for mine in dealt([[one] for one in shards], [len(shards)] * tasks)]
+    if per_job > 1:
+        room = [min(per_job, tasks - first) for first in range(0, tasks, per_job)]
+        ranks = list(chain.from_iterable(dealt(ranks, room)))
+    assert list(assign(ShardTable(shards), tasks, "bytes", per_job)) == ranks

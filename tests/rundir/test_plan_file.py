@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from stagger.errors import StaggerError
 from stagger.pipeline import Shard
@@ -12,6 +14,7 @@ from stagger.pipeline.shard_table import ShardTable
 from stagger.plan.sharding import assign
 from stagger.rundir.plan_file import read_all, read_rank, write_plan
 from stagger.storage.storage import Storage
+from tests.pipeline.test_shard_table import shard_lists
 
 
 class CountingStorage(Storage):
@@ -70,3 +73,13 @@ def test_a_plan_of_another_run_is_refused(plan: Path) -> None:
 def test_a_rank_beyond_the_plan_is_refused(plan: Path) -> None:
     with pytest.raises(StaggerError, match="is damaged"):
         read_rank(Storage(), str(plan), "f00d", 100)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shard_lists, st.integers(1, 9))
+def test_what_was_planned_is_read_whatever_the_names(tmp_path: Path, shards: list[Shard], tasks: int) -> None:
+    path = str(tmp_path / "any")
+    write_plan(Storage(), path, "stage", "f00d", STEPS, assign(ShardTable(shards), tasks, "count"))
+    wanted = [shards[rank::tasks] for rank in range(tasks)]
+    assert [one.shards for one in read_all(Storage(), path)] == wanted
+    assert [read_rank(Storage(), path, "f00d", rank).shards for rank in range(tasks)] == wanted

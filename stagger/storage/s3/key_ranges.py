@@ -10,10 +10,13 @@ of its keys tell. Both cost requests that bring nothing new, so their number is 
 
 from __future__ import annotations
 
+import marshal
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+
+import zstandard
 
 from stagger.storage import ascending
 from stagger.storage.s3.engine import PAGE_KEYS, Page
@@ -25,6 +28,9 @@ PAGES_PER_DIVISION = 4
 
 #: Pages that a range must have left, by estimate, to be divided.
 WORTH_PAGES = 3
+
+#: zstd's level for pages that wait.
+PACKED_LEVEL = 1
 
 #: A range has at most this many times the keys left that it has had, by estimate.
 FACTOR = 16.0
@@ -52,7 +58,7 @@ class Range:
     left: float = 0.0  # Keys, by estimate.
     empty: int = 0
     tokens: set[str] = field(default_factory=set)
-    pages: list[Page] = field(default_factory=list)
+    pages: list[bytes] = field(default_factory=list)
 
     @property
     def begun(self) -> bool:
@@ -69,7 +75,7 @@ class Range:
         if page.more in self.tokens or self.empty > EMPTY_PAGES:
             raise Disorder
         self.tokens.add(page.more)
-        self.pages.append(page)
+        self.pages.append(packed(page))
         self.keys += len(page.names) + len(page.folders)
         self.since += len(page.names) + len(page.folders)
         self.more = page.more
@@ -89,11 +95,20 @@ class Range:
         """The pages without the keys after `end`. Releases them."""
         pages, self.pages = self.pages[::-1], []
         while pages:
-            page = pages.pop()
+            page = unpacked(pages.pop())
             if self.end is not None and page.names and page.names[-1] > self.end:
                 size = bisect_right(page.names, self.end)
                 page = page._replace(names=page.names[:size], sizes=page.sizes[:size], versions=page.versions[:size])
             yield page
+
+
+def packed(page: Page) -> bytes:
+    """The page in a quarter of its memory: all pages of a listing wait until the last one has come."""
+    return zstandard.compress(marshal.dumps(tuple(page)), PACKED_LEVEL)
+
+
+def unpacked(data: bytes) -> Page:
+    return Page(*marshal.loads(zstandard.decompress(data)))  # noqa: S302 # This process has packed it.
 
 
 def span(page: Page) -> tuple[str, str]:
@@ -123,13 +138,14 @@ class KeyRanges:
             self._learn(page)
         whole.pages.clear()
         self.ranges = [whole]
+        self._open = [whole]  # Those with more to ask for.
         self._climb: str | None = whole.first[: common(whole.first, whole.last)]
         self._estimate(whole)
 
     def requests(self) -> list[Range]:
         """The ranges to ask for their next page now: with the token `more` or, if they have none yet, after `start`."""
-        free = self.most - sum(each.asked for each in self.ranges)
-        chosen = [each for each in self.ranges if not (each.asked or each.done)][:free]
+        free = self.most - sum(each.asked for each in self._open)
+        chosen = [each for each in self._open if not each.asked][:free]
         while len(chosen) < free and (new := self._divide()) is not None:
             chosen.append(new)
         for each in chosen:
@@ -140,6 +156,8 @@ class KeyRanges:
         """The answer to a request. Raises Disorder."""
         source.asked = False
         source.take(page)
+        if source.done:
+            self._open.remove(source)
         self.pages += 1
         self._learn(page)
         self._estimate(source)
@@ -194,7 +212,7 @@ class KeyRanges:
 
     def _halved(self) -> Range | None:
         """The second half of what the range with most left has left."""
-        going = [each for each in self.ranges if each.left]
+        going = [each for each in self._open if each.left]
         worth = [each for each in going if each.left > WORTH_PAGES * PAGE_KEYS]
         if not worth and len(going) * 2 < self.most:  # One that has gone on for long will rather go on than end.
             worth = [each for each in going if each.since > WORTH_PAGES * PAGE_KEYS]
@@ -208,6 +226,7 @@ class KeyRanges:
         new = Range(start, each.end, last=start)
         each.end, each.since = start, 0
         self.ranges.insert(self.ranges.index(each) + 1, new)
+        self._open.append(new)
         self.divisions += 1
         self._estimate(each)
         return new
