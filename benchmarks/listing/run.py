@@ -38,11 +38,9 @@ FOLDERS = 20
 
 def stagger(folder: str, recursive: bool) -> dict[str, Any]:
     """List with stagger, as a launch does."""
-    from stagger.rundir.stage_folder import collection_paused
     from stagger.storage.storage import Storage
 
-    with collection_paused():
-        return counted(Storage().listed(folder, recursive=recursive))
+    return counted(Storage().listed(folder, recursive=recursive))
 
 
 def counted(parts: Any) -> dict[str, Any]:

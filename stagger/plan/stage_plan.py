@@ -20,7 +20,6 @@ from stagger.progress import busy
 from stagger.rundir.output_names import OutputNames
 from stagger.rundir.plan_file import write_plan
 from stagger.rundir.run_folder import StageInput
-from stagger.rundir.stage_folder import collection_paused
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.storage import MTIME
 from stagger.storage.secrecy import secret_by_form
@@ -52,8 +51,7 @@ class StagePlan:
 
     def write(self, storage: Storage, path: str) -> None:
         """Write the plan file."""
-        with collection_paused():
-            write_plan(storage, path, self.stage.name, self.fingerprint, steps_of(self.stage), self.ranks)
+        write_plan(storage, path, self.stage.name, self.fingerprint, steps_of(self.stage), self.ranks)
 
 
 def steps_of(stage: StageSpec) -> list[dict[str, Any]]:
@@ -66,7 +64,7 @@ def make_plan(storage: Storage, stage: StageSpec, steps: Sequence[Any], upstream
     Of files with the names of outputs of `upstream`, the stages that it depends on, only their outputs are input.
     Raises StaggerError when the input matches nothing, or when outputs would collide.
     """
-    with busy(f"{stage.name}: listing the input"), collection_paused():
+    with busy(f"{stage.name}: listing the input"):
         shards = _find_shards(storage, stage, steps)
         if upstream and hasattr(steps[0], "path_of"):
             shards = _recorded(stage, shards, steps[0].path_of, upstream)

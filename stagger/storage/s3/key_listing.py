@@ -12,7 +12,7 @@ from stagger.errors import StorageError
 from stagger.storage import S3_CONNECTIONS
 from stagger.storage.faults import fault_of
 from stagger.storage.s3.engine import Page
-from stagger.storage.s3.key_ranges import Disorder, KeyRanges, Range, unpacked
+from stagger.storage.s3.key_ranges import Disorder, KeyRanges, Range
 from stagger.storage.s3.pages import Chain
 
 #: Pages that are read one after another before others are read at the same time.
@@ -59,7 +59,7 @@ def many_at_once(prefix: str, begun: list[Page], chain: Chain, requests: Request
     try:
         read(ranges, requests)
     except Disorder:
-        for page in map(unpacked, ranges.ranges[0].pages):
+        for page in ranges.ranges[0].taken():
             chain.take(page)
             yield page
     else:

@@ -40,6 +40,24 @@ class Disorder(Exception):
     """The store does not list keys in their order, or not from a key on: only the first range can be relied on."""
 
 
+class Shelf:
+    """Pages that wait until the last one of a listing has come, in a sixth of their memory.
+
+    They lie in one buffer: as many small ones would keep the memory between them from being used again.
+    """
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def put(self, page: Page) -> slice:
+        start = len(self._data)
+        self._data += zstandard.compress(marshal.dumps(tuple(page)), PACKED_LEVEL)
+        return slice(start, len(self._data))
+
+    def get(self, place: slice) -> Page:
+        return Page(*marshal.loads(zstandard.decompress(self._data[place])))  # noqa: S302 # What `put` has written.
+
+
 @dataclass(eq=False)
 class Range:
     """The keys after `start`, up to `end` (None: to the last). `last` is the greatest key or folder so far."""
@@ -58,7 +76,8 @@ class Range:
     left: float = 0.0  # Keys, by estimate.
     empty: int = 0
     tokens: set[str] = field(default_factory=set)
-    pages: list[bytes] = field(default_factory=list)
+    pages: list[slice] = field(default_factory=list)
+    shelf: Shelf = field(default_factory=Shelf)
 
     @property
     def begun(self) -> bool:
@@ -75,7 +94,7 @@ class Range:
         if page.more in self.tokens or self.empty > EMPTY_PAGES:
             raise Disorder
         self.tokens.add(page.more)
-        self.pages.append(packed(page))
+        self.pages.append(self.shelf.put(page))
         self.keys += len(page.names) + len(page.folders)
         self.since += len(page.names) + len(page.folders)
         self.more = page.more
@@ -91,24 +110,17 @@ class Range:
         if least <= self.last and not folder_around:
             raise Disorder
 
+    def taken(self) -> Iterator[Page]:
+        """The pages so far."""
+        return map(self.shelf.get, self.pages)
+
     def cut(self) -> Iterator[Page]:
-        """The pages without the keys after `end`. Releases them."""
-        pages, self.pages = self.pages[::-1], []
-        while pages:
-            page = unpacked(pages.pop())
+        """The pages without the keys after `end`."""
+        for page in self.taken():
             if self.end is not None and page.names and page.names[-1] > self.end:
                 size = bisect_right(page.names, self.end)
                 page = page._replace(names=page.names[:size], sizes=page.sizes[:size], versions=page.versions[:size])
             yield page
-
-
-def packed(page: Page) -> bytes:
-    """The page in a quarter of its memory: all pages of a listing wait until the last one has come."""
-    return zstandard.compress(marshal.dumps(tuple(page)), PACKED_LEVEL)
-
-
-def unpacked(data: bytes) -> Page:
-    return Page(*marshal.loads(zstandard.decompress(data)))  # noqa: S302 # This process has packed it.
 
 
 def span(page: Page) -> tuple[str, str]:
@@ -223,7 +235,7 @@ class KeyRanges:
         return None
 
     def _cut_off(self, each: Range, start: str) -> Range:
-        new = Range(start, each.end, last=start)
+        new = Range(start, each.end, last=start, shelf=each.shelf)
         each.end, each.since = start, 0
         self.ranges.insert(self.ranges.index(each) + 1, new)
         self._open.append(new)
