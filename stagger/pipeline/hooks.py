@@ -37,6 +37,12 @@ class Reader(Bound, Protocol):
     def allow_empty(self) -> bool:
         """Whether empty shards are valid; if not, a launch warns of them, and reading one fails."""
 
+    @property
+    def input_folder(self) -> str:
+        """The folder that all its shards lie in, or the path of its only one; empty if they may lie anywhere. A launch
+        compares the paths of shards with those of outputs only if outputs lie there too.
+        """
+
     def find_shards(self, storage: Storage) -> Sequence[Shard]:
         """Called at launch: every shard of the input, sorted by name. Raises StaggerError when nothing matches."""
 

@@ -212,14 +212,17 @@ def check_outputs(ranks: RankShards, readers: Sequence[Reader], writers: Sequenc
     known: set[int] = set()
     met: set[int] = set()
     folders: set[str] = set()
+    start = tuple(getattr(reader, "input_folder", "") for reader in readers)
+    beside = False  # Whether an output lies where inputs do.
     for path, _ in outputs():
         remote += not is_local(path)
+        beside = beside or path.startswith(start)
         folders.add(path.rpartition("/")[0])
         if (one := hash(path)) in known:
             met.add(one)
         known.add(one)
     met.update(known.intersection(map(hash, folders)))
-    if known:
+    if beside:
         met.update(known.intersection(map(hash, inputs())))
     if met:
         of = named_once((path, what) for path, what in outputs() if not met.isdisjoint(map(hash, with_folder(path))))

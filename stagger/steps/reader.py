@@ -269,6 +269,11 @@ class ShardReader:
                 documents.close()
                 return
 
+    @property
+    def input_folder(self) -> str:
+        """Where all shards lie: `path`, unless a list names paths that may be anywhere."""
+        return self.path if self.paths_file is None else ""
+
     def path_of(self, shard: Shard) -> str:
         """The path of a shard. A name from a listing is always below `path`: an object's key can look like any path."""
         if self.paths_file is not None or shard.name == self.path:

@@ -19,6 +19,7 @@ from stagger.plan.stage_plan import check_outputs
 @dataclass
 class Reads:
     folder: str
+    input_folder: str = ""
 
     def path_of(self, shard: Shard) -> str:
         return f"{self.folder}/{shard.name}"
@@ -35,15 +36,19 @@ class Writes:
 paths = st.lists(st.sampled_from(["/a", "/b", "s3://c/d"]) | st.text("ab/", max_size=4).map("/{}".format), max_size=6)
 
 
-@given(paths, paths, st.lists(st.text("ab", min_size=1, max_size=2), max_size=5, unique=True))
-def test_it_is_refused_if_and_only_if_paths_meet(first: list[str], second: list[str], names: list[str]) -> None:
+@given(
+    paths, paths, st.lists(st.text("ab", min_size=1, max_size=2), max_size=5, unique=True), st.sampled_from(["/a", ""])
+)
+def test_it_is_refused_if_and_only_if_paths_meet(
+    first: list[str], second: list[str], names: list[str], folder: str
+) -> None:
     table = ShardTable(Shard(name, 1) for name in names)
     ranks = RankShards(table, [range(len(table))])
     outputs = first + second
     inputs = {f"/a/{name}" for name in names}
     meet = len(set(outputs)) < len(outputs) or not inputs.isdisjoint(outputs)
     meet = meet or any(path.rpartition("/")[0] in outputs for path in outputs)
-    readers: list[Any] = [Reads("/a")]
+    readers: list[Any] = [Reads("/a", folder)]
     writers: list[Any] = [Writes(first), Writes(second)]
     if meet:
         with pytest.raises(StaggerError, match="would"):
