@@ -144,13 +144,19 @@ def main() -> int:
         stage = {"run_dir": work, "tasks": options.tasks}
         for name, more in PLANS.items():
             results[name] = measured(server, plan, options.repeat, folder="s3://data/flat", **stage, **more)
-        peers = {"stagger": {"recursive": False}, "obstore": {}, "botocore": {}, "raw": {}, "s5cmd": {}}
+        peers: dict[str, dict[str, bool]] = {
+            "stagger": {"recursive": False},
+            "obstore": {},
+            "botocore": {},
+            "raw": {},
+            "s5cmd": {},
+        }
         calls = {"stagger": stagger, "obstore": objects, "botocore": botocore, "raw": raw, "s5cmd": s5cmd}
-        for name, more in peers.items() if options.peer_keys else ():
+        for name, choices in peers.items() if options.peer_keys else ():
             if name == "s5cmd" and not shutil.which(name):
                 results[f"peer {name}"] = {"skipped": "not installed"}
                 continue
-            found = measured(server, calls[name], options.repeat, folder="s3://data/peers", **more)
+            found = measured(server, calls[name], options.repeat, folder="s3://data/peers", **choices)
             results[f"peer {name}"] = found
     return measure.report(options, with_ratios(results, options.peer_keys), requirements(results, options.keys))
 
@@ -162,7 +168,7 @@ def credentials(server: S3Server) -> dict[str, str]:
 
 def with_ratios(results: dict[str, Any], keys: int) -> dict[str, Any]:
     """The results, with the peers' CPU per key as a multiple of stagger's for as many keys."""
-    own = results.get("peer stagger")
+    own = results.get("peer stagger", {})
     for name, found in results.items():
         if name.startswith("peer ") and "cpu_s" in found:
             found["cpu_us_per_key"] = round(found["cpu_s"]["median"] / keys * 1e6, 2)

@@ -155,7 +155,7 @@ class RankShards(Sequence[Sequence[Shard]]):
     def __getitem__(self, rank: slice) -> list[Sequence[Shard]]: ...
     def __getitem__(self, rank: int | slice) -> list[Shard] | list[Sequence[Shard]]:
         if isinstance(rank, slice):
-            return [self[each] for each in range(len(self))[rank]]
+            return [self[each] for each in range(len(self))[rank]]  # type: ignore[return-value] # A list is invariant.
         return list(map(Shard._make, zip(*self.pick(rank), strict=True)))
 
 

@@ -73,8 +73,8 @@ def prepare(server: Server, given: argparse.Namespace) -> None:
         server.add_virtual(*parse_objects(text))
     series: dict[str, list[Series]] = {}
     for text in given.series:
-        bucket, *objects = parse_objects(text)
-        series.setdefault(bucket, []).append(Series(*objects))
+        name, prefix, count, size = parse_objects(text)
+        series.setdefault(name, []).append(Series(prefix, count, size))
     for name, several in series.items():
         server.s3.buckets.setdefault(name, Bucket())
         server.s3.listings[name] = Listing(several)
