@@ -63,7 +63,7 @@ class Pipeline:
         """The paths of all shards in the plans."""
         for name, plan in plans.items():
             if isinstance(first := self.steps[name][0], Reader):
-                yield from (first.path_of(shard) for shards in plan.ranks for shard in shards)
+                yield from map(first.path_of, plan.ranks.table)
 
     def later_inputs(self, storage: Storage, planned: Collection[str]) -> Iterator[str]:
         """The paths of what stages that are not `planned` yet would read now, but for outputs of other stages."""

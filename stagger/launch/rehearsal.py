@@ -17,7 +17,7 @@ from stagger.launch.plans import NO_OBJECTS, Pipeline, stages_ahead
 from stagger.launch.redirect import Redirect, located, told_outputs
 from stagger.pipeline.chain import Step
 from stagger.pipeline.hooks import Reader
-from stagger.pipeline.making import add_import_path
+from stagger.pipeline.names import add_import_path
 from stagger.plan.fingerprint import describe_object
 from stagger.rundir.stage_folder import encode
 from stagger.spec.executors import LocalSpec
