@@ -140,6 +140,16 @@ def lines(run_dir: str, stages: list[StageStatus]) -> None:
         say(note)
 
 
+def steps(stages: list[StageStatus]) -> None:
+    """Print the documents that left each step, and what it dropped."""
+    for stage in stages:
+        width = max((len(step_totals.short_name(step)) for step in stage.steps), default=0)
+        for number, step in enumerate(stage.steps, 1):
+            dropped = f", dropped {step_totals.numbers(step['dropped'])}" if "dropped" in step else ""
+            name = f"{step_totals.short_name(step):<{width}}"
+            say(f"  {stage.name} {number}  {name}  {step['records']:>9,} out, {step['seconds']:.2f} s{dropped}")
+
+
 def counts(stage: StageStatus) -> str:
     """The ranks of a stage by state."""
     if stage.undecided:

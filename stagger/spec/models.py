@@ -177,6 +177,8 @@ class StageSpec(StageDefaults):
     """Number of ranks that divide the work. `auto`: one for each shard."""
     sizing: SkipJsonSchema[Literal["given", "undecided", "decided"]] = "given"
     """Who gives the number of ranks: the user, or the input when it is listed. `tasks` is 1 while it is undecided."""
+    first_shards: SkipJsonSchema[int | None] = None
+    """In a rehearsal: the number of shards, from the first on, that the stage reads."""
     depends: Annotated[tuple[Annotated[str, Says("the name of a stage")], ...], Says("a list of stages")] = ()
     """Stages of which every rank must be done before this stage starts."""
     pipeline: Pipeline

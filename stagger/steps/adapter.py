@@ -9,7 +9,7 @@ from typing import Any
 
 from stagger.errors import BadRecord, StaggerError
 from stagger.pipeline import Document
-from stagger.pipeline.making import resolve
+from stagger.pipeline.names import resolve
 
 #: The keys of what a reader's adapter returns.
 KEYS = frozenset(("text", "id", "media", "metadata"))

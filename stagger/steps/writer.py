@@ -138,11 +138,11 @@ class ShardWriter(Writer):
         """
         if self.shard_by_shard and not any(ranks):
             raise StaggerError(f"filename {self.filename!r} has {{stem}}, but the first step reads no files.")
-        for rank, shards in enumerate(ranks):
+        for rank in range(len(ranks)):
             if not self.shard_by_shard:
                 yield join(self.path, self._name("", rank, 0)), f"rank {rank}"
                 continue
-            for shard in shards:
+            for shard in ranks[rank]:
                 stem = stem_of(shard.name)
                 if not {"", ".", ".."}.isdisjoint(stem.split("/")):
                     raise StaggerError(

@@ -165,4 +165,4 @@ def test_names_in_the_repository() -> None:
     assert list(names_in_repo(outputs, ["/a/out"], "").values()) == ["en/0.jsonl", "fr/0.jsonl"]
     assert list(names_in_repo(outputs, ["/a/out", "/b"], "v1/").values()) == ["v1/out/en/0.jsonl", "v1/out/fr/0.jsonl"]
     with pytest.raises(StaggerError, match="two outputs have the same path"):
-        names_in_repo({"/a/out/0": {}, "/b/out/0": {}}, ["/a/out", "/b/out"], "")  # type: ignore[dict-item]
+        names_in_repo({"/a/out/0": {}, "/b/out/0": {}}, ["/a/out", "/b/out"], "")  # type: ignore[typeddict-item]
