@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, get_args
@@ -46,6 +46,9 @@ SUMMED = (
 
 #: At most this many of the slowest ranks are shown.
 SLOWEST = 3
+
+#: Most output folders that a status names one by one.
+MOST_FOLDERS = 3
 
 #: A rank is shown as slow only if it took more than SLOW_FACTOR times the median, and more than SLOW_S seconds.
 SLOW_FACTOR, SLOW_S = 2.0, 10.0
@@ -302,7 +305,20 @@ def output_folders(completions: Sequence[Completion]) -> tuple[list[str], list[s
     for record in completions:
         for output in record["outputs"]:
             folders["removed_by" in output].add(output["path"].rpartition("/")[0])
-    return sorted(folders[0]), sorted(folders[1])
+    return few(folders[0]), few(folders[1])
+
+
+def few(folders: Collection[str]) -> list[str]:
+    """The folders, or the one that holds them all if there are many, as of a writer with `{language}/` in its names.
+
+    >>> few(["/out/en", "/out/fr"]), few([f"s3://b/out/{n}" for n in range(9)])
+    (['/out/en', '/out/fr'], ['s3://b/out'])
+    """
+    if len(folders) <= MOST_FOLDERS:
+        return sorted(folders)
+    first, last = (path.split("/") for path in (min(folders), max(folders)))
+    same = next((n for n, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+    return ["/".join(first[:same]) or "/"] if same > 1 else sorted(folders)[:MOST_FOLDERS]
 
 
 def slowest(completions: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
