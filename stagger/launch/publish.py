@@ -132,8 +132,7 @@ def _published(
     """Commit the outputs. Returns the new record, or `before` if it is about the same."""
     written = (output for completion in completions for output in completion["outputs"])
     outputs = {output["path"]: output for output in written if "removed_by" not in output}
-    record = stage.run.load() or stage.record
-    names = names_in_repo(outputs, record.outputs[stage.name], spec.path)
+    names = names_in_repo(outputs, stage.record.outputs[stage.name], spec.path)
     content = digest_of(names, outputs)
     where = (spec.repo, spec.path, spec.revision)
     if (

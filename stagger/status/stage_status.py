@@ -47,8 +47,8 @@ SUMMED = (
 #: At most this many of the slowest ranks are shown.
 SLOWEST = 3
 
-#: Most output folders that a status names one by one.
-MOST_FOLDERS = 3
+#: How the phrase about outputs begins that could not be published.
+NOT_PUBLISHED = "not published"
 
 #: A rank is shown as slow only if it took more than SLOW_FACTOR times the median, and more than SLOW_S seconds.
 SLOW_FACTOR, SLOW_S = 2.0, 10.0
@@ -150,6 +150,11 @@ class StageStatus:
         return not self.undecided and self.done == self.tasks
 
     @property
+    def is_unpublished(self) -> bool:
+        """Whether the stage is done, and its outputs could not be published."""
+        return self.is_done and self.published.startswith(NOT_PUBLISHED)
+
+    @property
     def differs(self) -> bool:
         """Whether the stage is done, and files of one output folder have different columns."""
         return self.is_done and bool(self.schema_differences)
@@ -220,7 +225,7 @@ def published(look: Look) -> str:
     if record is None:
         repo = look.stage.spec.publish.repo if look.stage.spec.publish else ""
         return f"not yet published to {repo}"
-    return str(record) if record.error else f"published {record}"
+    return f"{NOT_PUBLISHED} {record}" if record.error else f"published {record}"
 
 
 def undecided_ranks(stage: StageSpec) -> str:
@@ -279,7 +284,8 @@ def add_totals(status: StageStatus, look: Look) -> None:
     for key in SUMMED:
         setattr(status, key, getattr(sums, key))
     status.slowest = slowest(completions)
-    status.output_folders, status.removed_folders = output_folders(completions)
+    known = look.stage.record.outputs.get(look.stage.name, [])
+    status.output_folders, status.removed_folders = output_folders(completions, known)
     status.schema_differences = schema_differences(completions)
     if not look.launches:
         return
@@ -299,26 +305,18 @@ def add_totals(status: StageStatus, look: Look) -> None:
         status.eta_s = round(elapsed / len(recent) * left, 1)
 
 
-def output_folders(completions: Sequence[Completion]) -> tuple[list[str], list[str]]:
-    """The folders of the outputs, and those of the documents that steps removed."""
+def output_folders(completions: Sequence[Completion], known: Collection[str]) -> tuple[list[str], list[str]]:
+    """The folders of the outputs, and those of the documents that steps removed. Of a file below one of the `known`
+    folders, those of writers, it is that one.
+    """
     folders: tuple[set[str], set[str]] = (set(), set())
+    ends = tuple(f"{folder.rstrip('/')}/" for folder in sorted(known, key=len, reverse=True))
     for record in completions:
         for output in record["outputs"]:
-            folders["removed_by" in output].add(output["path"].rpartition("/")[0])
-    return few(folders[0]), few(folders[1])
-
-
-def few(folders: Collection[str]) -> list[str]:
-    """The folders, or the one that holds them all if there are many, as of a writer with `{language}/` in its names.
-
-    >>> few(["/out/en", "/out/fr"]), few([f"s3://b/out/{n}" for n in range(9)])
-    (['/out/en', '/out/fr'], ['s3://b/out'])
-    """
-    if len(folders) <= MOST_FOLDERS:
-        return sorted(folders)
-    first, last = (path.split("/") for path in (min(folders), max(folders)))
-    same = next((n for n, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
-    return ["/".join(first[:same]) or "/"] if same > 1 else sorted(folders)[:MOST_FOLDERS]
+            path = output["path"]
+            folder = next((end for end in ends if path.startswith(end)), path.rpartition("/")[0])
+            folders["removed_by" in output].add(folder.rstrip("/"))
+    return sorted(folders[0]), sorted(folders[1])
 
 
 def slowest(completions: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
