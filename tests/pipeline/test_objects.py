@@ -44,8 +44,11 @@ class Needy:
     def __init__(self):
         import no_such_package
 
+import stagger
+
+@stagger.costly
 class Costly:
-    costly = True
+
     def __init__(self):
         raise AssertionError("made at launch")
 
