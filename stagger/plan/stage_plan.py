@@ -97,6 +97,8 @@ def make_plan(storage: Storage, stage: StageSpec, steps: Sequence[Any], upstream
         check_tasks(plan.stage, steps, plan.stage.tasks)
         if plan.shards:
             warn_of_idle_ranks(plan)
+        elif stage.tasks > 1 and stage.blocks is None:
+            tell_of_no_shards(stage, steps[0])
         readers, writers = [step for step in steps if isinstance(step, Reader)], writers_in(steps)
         first = next(itertools.chain.from_iterable(plan.ranks), None)
         remote = first is not None and any(not is_local(reader.path_of(first)) for reader in readers)
@@ -159,6 +161,19 @@ def warn_of_idle_ranks(plan: StagePlan) -> None:
             f"{plan.stage.name}: {idle:,} of {counted(tasks, 'rank')} {agreeing(idle, 'has')} no shard, and"
             f" nothing to do: set tasks to {tasks - idle:,}"
         )
+
+
+def tell_of_no_shards(stage: StageSpec, first: Any) -> None:
+    """Say that the first step finds its own input: a warning, if it lists files that a reader would list once."""
+    name = stage.pipeline[0].use
+    text = f"{stage.name}: {name} brings no shards: each of the {stage.tasks:,} ranks gets what it finds itself"
+    if hasattr(first, "data_folder"):  # A reader of datatrove.
+        logger.warning(
+            f"{text}. Every rank lists the input, no launch checks it, and ranks without a file still start; stagger's"
+            " own readers list it once"
+        )
+    else:
+        logger.info(text)
 
 
 def content_version(shard: Shard) -> str:
