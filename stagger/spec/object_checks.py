@@ -26,8 +26,10 @@ def check_objects(target: Any, params: Mapping[str, Any], path: Path, place: Pla
     that was meant to be one.
     """
     hints = hints_of(target)
+    ours = str(getattr(target, "__module__", "")).startswith("stagger.")  # These take names of functions as text.
     for name, value in params.items():
-        _check_function(value, hints.get(name, Any), (*path, name), place)
+        if isinstance(value, str) and not ours:
+            _check_function(value, hints.get(name, Any), (*path, name), place)
         _check(value, (*path, name), place, check_names)
 
 
@@ -49,7 +51,8 @@ def _check_object(
     try:
         target = resolve(name)
     except StaggerError as error:
-        raise StaggerError(f"{place((*path, name))}: {error} {_as_data(name)}") from error
+        data = f" {_as_data(name)}" if isinstance(error.__cause__, ModuleNotFoundError) else ""
+        raise StaggerError(f"{place((*path, name))}: {error}{data}") from error
     if params is None:
         return
     if not callable(target):
@@ -57,7 +60,12 @@ def _check_object(
             f"{place((*path, name))}: {name} is a {type(target).__name__} and takes no parameters; for it itself write"
             f' {{"{name}"}}.'
         )
-    check_names(target, params, (*path, name))
+    try:
+        check_names(target, params, (*path, name))
+    except StaggerError as error:
+        if isinstance(target, type):
+            raise
+        raise StaggerError(f'{error} For the function itself write {{"{name}"}}.') from None
     check_objects(target, params, (*path, name), place, check_names)
 
 
@@ -84,10 +92,8 @@ def _check_data(value: Mapping[str, Any], path: Path, place: PlaceOf) -> None:
     )
 
 
-def _check_function(value: Any, hint: Any, path: Path, place: PlaceOf) -> None:
+def _check_function(value: str, hint: Any, path: Path, place: PlaceOf) -> None:
     """Raise StaggerError for text where a function belongs; warn of text that names one, where that is not known."""
-    if not isinstance(value, str):
-        return
     if takes_functions_only(hint):
         named = value if NAME.fullmatch(value) else "module:function"
         raise StaggerError(f'{place(path)}: expected a function, not the text {described(value)}; write {{"{named}"}}.')
