@@ -12,7 +12,9 @@ from stagger.errors import StaggerError
 #: Name in a pipeline file -> module and class of the step. The module is imported when a pipeline names the step.
 BUILTIN = {
     "filter": "stagger.steps.filter:Filter",
+    "read_arrow": "stagger.steps.arrow:ReadArrow",
     "read_csv": "stagger.steps.csv:ReadCsv",
+    "read_dataset": "stagger.steps.dataset:ReadDataset",
     "read_jsonl": "stagger.steps.jsonl:ReadJsonl",
     "read_parquet": "stagger.steps.parquet:ReadParquet",
     "read_text": "stagger.steps.text:ReadText",

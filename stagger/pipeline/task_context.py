@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from signal import Signals
 from typing import TYPE_CHECKING, Any
@@ -178,7 +178,7 @@ class TaskContext:
         storage: Storage,
         rank: int,
         world_size: int,
-        shards: list[Shard],
+        shards: Sequence[Shard],
         tag: str,
         *,
         read_ahead_bytes: int = 64 * 10**6,
