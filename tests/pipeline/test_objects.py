@@ -176,6 +176,10 @@ def test_modules_of_objects_are_announced() -> None:
             '{rule: "kit_objects:odd"}',
             "expected a function, not the text 'kit_objects:odd'; write {\"kit_objects:odd\"}",
         ),
+        (
+            "{config: small}",
+            "config: expected an object of Config, not the text 'small'; write {\"kit_objects:Config\": ",
+        ),
         ("{rule: odd}", "expected a function, not the text 'odd'; write {\"module:function\"}"),
         ('{anything: {"kit_objects:DEFAULT": {}}}', 'takes no parameters; for it itself write {"kit_objects:DEFAULT"}'),
         (
