@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from stagger.errors import BadInput, Interrupted, StaggerError, counted
 from stagger.pipeline import COUNTS
 from stagger.pipeline.chain import Step, StepCount, chain, own_seconds
-from stagger.pipeline.hooks import bound_steps, writers
+from stagger.pipeline.hooks import bound_steps, kept_names, writers
 from stagger.pipeline.making import build
 from stagger.pipeline.task_context import EXAMPLES, Circumstances, OutputFile, StopFlag, TaskContext
 from stagger.rundir.plan_file import RankPlan, read_rank
@@ -97,6 +98,7 @@ class Attempt:
             except BaseException as error:  # Including SystemExit: a step that calls sys.exit() has not finished.
                 self.record_failure(error)
                 return False
+        hand_on(self.folder.plan(self.settings.fingerprint), self.steps)
         self.job.advanced = True
         return True
 
@@ -257,6 +259,7 @@ class Attempt:
     def _bound_steps(self, plan: RankPlan, task: TaskContext) -> list[Step]:
         """The steps, created anew for each rank so that no state carries over, and bound to the task."""
         steps = load_steps(self.settings, self.storage, plan)
+        take_over(self.folder.plan(self.settings.fingerprint), steps)
         for step in bound_steps(steps):
             step.bind(task)
         return steps
@@ -466,6 +469,32 @@ def describe(error: BaseException, counts: list[StepCount]) -> tuple[str, str]:
     if isinstance(error, (BadInput, StaggerError)):
         return type(error).__name__, f"{error}"
     return type(error).__name__, f"{type(error).__name__}{where}: {error}"
+
+
+#: What the steps of the last rank that this process has done hand on, by the plan of the rank: number of the step ->
+#: attribute -> value.
+HANDED_ON: dict[str, dict[int, dict[str, Any]]] = {}
+
+
+def take_over(plan: str, steps: list[Step]) -> None:
+    """Give steps what those of an earlier rank of this plan have loaded (`kept` in hooks.py)."""
+    for number, values in HANDED_ON.get(plan, {}).items():
+        vars(steps[number]).update(values)
+
+
+def hand_on(plan: str, steps: list[Step]) -> None:
+    """Keep what the steps of a rank that is done have loaded, for the next rank of this process."""
+    kept: dict[int, dict[str, Any]] = {}
+    for number, step in enumerate(steps):
+        names = kept_names(step)
+        if not names and "datatrove" in sys.modules:
+            from stagger.datatrove.kept import kept_by_block
+
+            names = kept_by_block(step)
+        if names:
+            kept[number] = {name: value for name, value in vars(step).items() if name in names}
+    HANDED_ON.clear()
+    HANDED_ON[plan] = kept
 
 
 def load_steps(settings: TaskSettings, storage: Storage, plan: RankPlan) -> list[Step]:
