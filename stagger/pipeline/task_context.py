@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from signal import Signals
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from stagger.storage.storage import Storage, is_local
 if TYPE_CHECKING:
     from stagger.pipeline.codec_threads import CompressedBehind, CompressionThread
     from stagger.pipeline.read_ahead import ReadAhead
+    from stagger.pipeline.spool import Spool
 
 #: Bytes of small records gathered before one call of the compressor: a call per record would be slow.
 GATHER_BYTES = 64 * 2**10
@@ -41,8 +42,14 @@ class OutputFile:
         self.output = output
         self.records = 0
         self.finished = False
+        #: The number of the step, from 1 on, whose removed documents the file holds; 0 for any other file.
+        self.removed_by = 0
+        #: Whether the file is not part of the result, such as one of the documents that a filter removed.
+        self.aside = False
         #: Called before the file ends, to write the format's last part (such as Parquet's footer).
         self.closing: Callable[[], None] | None = None
+        self._codec = codec
+        self._level = level
         self._compressor: Compressor | None = compressor(codec, level) if codec else None
         self._behind: CompressedBehind | None = None  # The compressor, once it works in the task's thread for that.
         self._thread = thread
@@ -56,7 +63,12 @@ class OutputFile:
         self._gathered.append(data)
         self._gathered_bytes += len(data)
         if self._gathered_bytes >= GATHER_BYTES:
-            self._spill()
+            self.spill()
+
+    def append(self, data: bytes) -> None:
+        """Append bytes that are not one record."""
+        self.write(data)
+        self.records -= 1
 
     @property
     def size(self) -> int:
@@ -67,16 +79,31 @@ class OutputFile:
         self._to_thread = sys.maxsize
         if self._behind is not None:
             self.output.write(self._behind.caught_up())
-        return self.output.size + (0 if self._compressor else self._gathered_bytes)
+        return self.output.size + (0 if self._codec else self._gathered_bytes)
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of records that wait for the compressor."""
+        return self._gathered_bytes
 
     @property
     def held(self) -> int:
         """Bytes in memory."""
         return self.output.held + self._gathered_bytes + (self._behind.held if self._behind else 0)
 
-    def _spill(self) -> None:
+    def pause(self) -> None:
+        """Free the memory and the descriptor of the file. It goes on with the next record, in a new frame or member."""
+        if self._compressor:
+            self.output.write(self._compressor.flush())
+            self._compressor = self._behind = None
+        self.output.pause()
+
+    def spill(self) -> None:
+        """Pass the records that wait on to the compressor."""
         data = b"".join(self._gathered)
         self._gathered, self._gathered_bytes = [], 0
+        if data and self._codec and self._compressor is None:
+            self._compressor = compressor(self._codec, self._level)
         if self._compressor is not None:
             if self._to_thread <= 0 and self._behind is None and (thread := self._thread()) is not None:
                 self._compressor = self._behind = thread.compressor(self._compressor)
@@ -91,7 +118,7 @@ class OutputFile:
         if self.closing is not None:
             self.closing()
             self.closing = None
-        self._spill()
+        self.spill()
         if self._compressor:
             self.output.write(self._compressor.flush())
         self._compressor = self._behind = None  # It holds memory, and a rank may write hundreds of files.
@@ -100,10 +127,19 @@ class OutputFile:
 
 
 class StopFlag:
-    """Set by a signal handler and checked between records. A handler that raised could be swallowed by a step."""
+    """Set by a signal handler and checked between records. A handler that raised could be swallowed by a step.
+
+    `in_steps`: whether steps run now, which may be interrupted at any moment. `overdue`: whether the handler raises:
+    the steps have not noticed the flag for too long (stopping.py). `record` and `leave` are called, in this order,
+    before a process is ended whose steps do not return at all.
+    """
 
     def __init__(self) -> None:
         self.signal: Signals | None = None
+        self.in_steps = False
+        self.overdue = False
+        self.record: Callable[[Interrupted], None] = lambda error: None
+        self.leave: Callable[[Interrupted], None] = lambda error: None
 
     def check(self) -> None:
         """Raise Interrupted when a signal has asked the task to stop."""
@@ -113,6 +149,7 @@ class StopFlag:
     def clear(self) -> None:
         """Forget the signal, once it has been handled."""
         self.signal = None
+        self.overdue = False
 
 
 @dataclass(frozen=True)
@@ -141,7 +178,7 @@ class TaskContext:
         storage: Storage,
         rank: int,
         world_size: int,
-        shards: list[Shard],
+        shards: Sequence[Shard],
         tag: str,
         *,
         read_ahead_bytes: int = 64 * 10**6,
@@ -172,6 +209,7 @@ class TaskContext:
         self._place = 0
         self._output_paths: set[str] = set()
         self._committed = 0
+        self._spool: Spool | None = None
 
     def shard_by_shard(self) -> Iterator[Shard]:
         """Iterate over the rank's shards; in each iteration, `shards` holds only the current one."""
@@ -239,19 +277,48 @@ class TaskContext:
         """Count something in this rank, as the function `stagger.count` does."""
         count(name, number)
 
-    def open_output(self, path: str, codec: Codec | None = None, level: int | None = None) -> OutputFile:
+    def open_output(
+        self, path: str, codec: Codec | None = None, level: int | None = None, *, one_of_many: bool = False
+    ) -> OutputFile:
         """Open a new output of this rank. It is committed with the rank's other outputs when all steps have succeeded.
 
-        Raises StaggerError when the rank already writes `path`.
+        On remote storage, one of many waits on this machine's disk, not in memory, until it is finished. Raises
+        StaggerError when the rank already writes `path`.
         """
+        self._claim_path(path)
+        output = self.storage.output(path, self._tag, self._begin_upload)
+        if one_of_many and not is_local(path):
+            output = self._spooled(output)
+        return self._add(OutputFile(output, codec, level, self._compression_thread))
+
+    def open_draft(self, path: str) -> OutputFile:
+        """Open a new local output that is not written with `write`, but as the file `output.pending`: it can be read
+        back and overwritten until the rank ends. Raises StaggerError when the rank already writes `path`.
+        """
+        self._claim_path(path)
+        return self._add(OutputFile(self.storage.draft(path, self._tag), None, None))
+
+    def discard(self, file: OutputFile) -> None:
+        """Remove an uncommitted output, as if it had never been opened."""
+        file.output.abort()
+        self.outputs.remove(file)
+        self._output_paths.remove(file.output.path)
+
+    def _claim_path(self, path: str) -> None:
         if path in self._output_paths:
             raise StaggerError(f"Two steps write {path}; give each its own path or filename.")
-        file = OutputFile(
-            self.storage.output(path, self._tag, self._begin_upload), codec, level, self._compression_thread
-        )
-        self.outputs.append(file)
         self._output_paths.add(path)
+
+    def _add(self, file: OutputFile) -> OutputFile:
+        self.outputs.append(file)
         return file
+
+    def _spooled(self, output: Output) -> Output:
+        from stagger.pipeline.spool import Spool, SpooledOutput
+
+        if self._spool is None:
+            self._spool = Spool()
+        return SpooledOutput(output, self._spool)
 
     def finish(self) -> list[Output]:
         """Make the outputs since the last commit durable, but still invisible. Returns them."""
@@ -271,10 +338,13 @@ class TaskContext:
         self._committed = len(self.outputs)
 
     def close(self) -> None:
-        """Stop fetching input, and compressing output."""
+        """Stop fetching input and compressing output, and free what waits on the disk."""
         if self._compression is not None:
             self._compression.stop()
             self._compression = None
         if self._ahead is not None:
             self._ahead.close()
             self._ahead = None
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None

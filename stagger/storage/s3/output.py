@@ -75,6 +75,8 @@ class S3Output:
         self._buffer = io.BytesIO()
         self._buffer.write(data[end:])
 
+    def pause(self) -> None: ...
+
     def finish(self) -> None:
         if self._upload or self._objects.held_bytes + self._gathered > ONE_PUT_BYTES:
             if self._buffer.tell():

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 from stagger.errors import StaggerError
-from stagger.storage import S3_CONNECTIONS, Entry
+from stagger.storage import S3_CONNECTIONS, Entry, Files
 from stagger.storage.retry import Retry
 from stagger.storage.s3.engine import Engine, Page
 from stagger.storage.s3.failures import asking, no_bucket
@@ -102,15 +101,12 @@ class S3:
         self._objects.abort(path, *split(path), pending)
 
     def named(self, folder: str, start: str) -> list[str]:
-        return [entry.name for entry in self._entries(folder, recursive=True, start=start)]
+        return [name for files in self._files(folder, recursive=True, start=start) for name in files.names]
 
-    def list(self, folder: str) -> list[Entry]:
-        return list(self._entries(folder, recursive=False))
+    def listed(self, folder: str, *, recursive: bool) -> Iterator[Files]:
+        return self._files(folder, recursive=recursive)
 
-    def walk(self, folder: str) -> Iterator[Entry]:
-        return self._entries(folder, recursive=True)
-
-    def _entries(self, folder: str, *, recursive: bool, start: str = "") -> Iterator[Entry]:
+    def _files(self, folder: str, *, recursive: bool, start: str = "") -> Iterator[Files]:
         from stagger.storage.s3.key_listing import Requests, pages  # Tasks list nothing.
 
         bucket, key = split(folder)
@@ -123,11 +119,9 @@ class S3:
             with asking(folder):
                 return self._retry.call(folder, once)
 
-        new_entry = partial(tuple.__new__, Entry)  # Half the time of Entry(...).
         try:
             for page in pages(folder, prefix + start, Requests(ask, call)):
-                names = [name.removeprefix(prefix) for name in page.names]
-                yield from map(new_entry, zip(names, page.sizes, page.versions, strict=True))
+                yield Files([name.removeprefix(prefix) for name in page.names], page.sizes, page.versions)
         except FileNotFoundError as error:
             raise no_bucket(folder, bucket, "listed") from error
 
