@@ -6,6 +6,7 @@
     <stage>/launches/<n>/           launch.json, the job scripts, Slurm's own output
     <stage>/completions/<rank>.json written last by the task; its existence alone makes a rank done
     <stage>/progress/<rank>.json    the shards that a rank has committed so far, with `commit: shard`
+    <stage>/progress/<rank>.<attempt>.<number>.json    a page of it: the outputs of its earlier shards
     <stage>/commits/<rank>.<turn>.json  claims of attempts that began to commit (`stagger.rundir.commit_claims`)
     <stage>/failures/<rank>.<attempt>.json
     <stage>/logs/<rank>/<attempt>.log
@@ -99,6 +100,7 @@ class _Notes(TypedDict, total=False):
     dropped: dict[str, int]
     counts: dict[str, int]
     notes: dict[str, Any]
+    pages: list[str]
 
 
 class Completion(AttemptRecord, _Notes):
@@ -284,6 +286,9 @@ class StageFolder:
 
     def progress(self, rank: int) -> str:
         return join(self.path, "progress", f"{pad(rank)}.json")
+
+    def page(self, rank: int, attempt: str, number: int) -> str:
+        return join(self.path, "progress", f"{pad(rank)}.{attempt}.{number}.json")
 
     def failure(self, rank: int, attempt: str) -> str:
         return join(self.path, "failures", f"{pad(rank)}.{attempt}.json")
