@@ -91,6 +91,7 @@ class AttemptFiles:
         self._drafts: dict[str, Draft] = {}
         self._local_copies = ""
         self._told: set[str] = set()
+        self._outputs: dict[int, tuple[Any, OutputFile | None]] = {}  # By the file that datatrove writes to.
         self._latest: OutputFile | None = None
         self._running: set[int] = set()
         self._checked: set[int] = set()
@@ -122,11 +123,14 @@ class AttemptFiles:
     def get_file(self, original: Callable[..., Any], manager: Any, name: str) -> Any:
         """`OutputFileManager.get_file`"""
         opened = manager.get_open_files()
-        if name not in opened and (file := self._stream(manager, name)) is not None:
-            opened[name] = file
-        found = original(manager, name)
-        self._latest = self._output(self._place(manager.fs, name))
-        return found
+        if (file := opened.get(name)) is None:
+            if (file := self._stream(manager, name)) is not None:
+                opened[name] = file
+            else:
+                file = original(manager, name)
+            self._outputs[id(file)] = (file, self._output(self._place(manager.fs, name)))
+        self._latest = self._outputs.get(id(file), (None, None))[1]
+        return file
 
     def write(self, original: Callable[..., Any], writer: Any, *arguments: Any, **named: Any) -> Any:
         """`DiskWriter.write`: one record"""
