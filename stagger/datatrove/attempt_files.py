@@ -10,7 +10,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, cast
 
 from stagger.datatrove.places import check_name, place_of
@@ -85,8 +85,9 @@ class Draft:
 class AttemptFiles:
     """What the blocks of a rank have written so far: path -> file."""
 
-    def __init__(self, task: TaskContext) -> None:
+    def __init__(self, task: TaskContext, steps: Sequence[Any] = ()) -> None:
         self._task = task
+        self._steps = steps
         self._streamed: dict[str, StreamedFile] = {}
         self._drafts: dict[str, Draft] = {}
         self._local_copies = ""
@@ -141,7 +142,8 @@ class AttemptFiles:
         result = original(writer, *arguments, **named)
         if (output := cast("OutputFile | None", self._latest)) is not None:
             output.records += 1
-            output.aside = id(writer) not in self._running
+            if output.records == 1 and id(writer) not in self._running:
+                output.aside, output.removed_by = True, self._step_of(writer)
         return result
 
     def run(self, original: Callable[..., Any], writer: Any, *arguments: Any, **named: Any) -> Any:
@@ -229,6 +231,13 @@ class AttemptFiles:
         descriptor, file = tempfile.mkstemp(dir=self._local_copies)
         os.close(descriptor)
         return Draft(self._task.open_output(place), file)
+
+    def _step_of(self, writer: Any) -> int:
+        """The number of the step, from 1 on, that has a writer; 0 for one that a function has made."""
+        from stagger.datatrove.block_outputs import blocks_in
+
+        numbered = enumerate(self._steps, 1)
+        return next((number for number, step in numbered if any(one is writer for one in blocks_in(step))), 0)
 
     def _output(self, place: str) -> OutputFile | None:
         written = self._drafts.get(place) or self._streamed.get(place)

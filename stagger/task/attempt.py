@@ -369,7 +369,7 @@ def committed_blocks(steps: list[Step], task: TaskContext) -> AbstractContextMan
         return nullcontext()
     from stagger.datatrove.leading import committed_with
 
-    return committed_with(task)
+    return committed_with(task, steps)
 
 
 def result_records(outputs: list[OutputFile], counts: list[StepCount]) -> int:
