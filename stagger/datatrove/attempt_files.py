@@ -107,7 +107,7 @@ class AttemptFiles:
     def open(self, original: Callable[..., Any], folder: Any, path: str, mode: str = "rb", *more: Any, **options: Any):  # type: ignore[no-untyped-def]
         """`DataFolder.open`"""
         place = self._place(folder, path)
-        draft, writes = self._drafts.get(place), bool(set("wax") & set(mode))
+        draft, writes = self._drafts.get(place), bool(set("wax+") & set(mode))
         if writes and not place:
             self._tell_not_committed(folder)
         if not place or (draft is None and not writes):
@@ -220,9 +220,9 @@ class AttemptFiles:
 
     def _new_draft(self, folder: Any, path: str, place: str, mode: str) -> Draft:
         if not set("wx") & set(mode) and folder.exists(path):
-            raise StaggerError(
-                f"{place} is there already, and a block appends to it: a rank that runs again would too."
-            )
+            raise StaggerError(f"{place} is there already, and a block changes it: a rank that runs again would too.")
+        if "r" in mode:
+            raise FileNotFoundError(place)
         if is_local(place):
             output = self._task.open_draft(place)
             return Draft(output, output.output.pending)
