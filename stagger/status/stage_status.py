@@ -275,7 +275,9 @@ def add_totals(status: StageStatus, look: Look) -> None:
     for key in SUMMED:
         setattr(status, key, getattr(sums, key))
     status.slowest = slowest(completions)
-    status.output_folders, status.removed_folders = output_folders(completions)
+    status.output_folders, status.removed_folders = output_folders(
+        completions, look.stage.record.outputs.get(look.stage.name, [])
+    )
     status.schema_differences = schema_differences(completions)
     if not look.launches:
         return
@@ -295,13 +297,19 @@ def add_totals(status: StageStatus, look: Look) -> None:
         status.eta_s = round(elapsed / len(recent) * left, 1)
 
 
-def output_folders(completions: Sequence[Completion]) -> tuple[list[str], list[str]]:
-    """The folders of the outputs, and those of the documents that steps removed."""
+def output_folders(completions: Sequence[Completion], planned: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The folders of the outputs, and those of the documents that steps removed: the `planned` one in place of those
+    below it.
+    """
     folders: tuple[set[str], set[str]] = (set(), set())
     for record in completions:
         for output in record["outputs"]:
             folders["removed_by" in output].add(output["path"].rpartition("/")[0])
-    return sorted(folders[0]), sorted(folders[1])
+
+    def shown(folder: str) -> str:
+        return next((one for one in planned if folder.startswith(f"{one}/")), folder)
+
+    return sorted(set(map(shown, folders[0]))), sorted(set(map(shown, folders[1])))
 
 
 def slowest(completions: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:

@@ -380,7 +380,7 @@ def committed_blocks(steps: list[Step], task: TaskContext) -> AbstractContextMan
         return nullcontext()
     from stagger.datatrove.leading import committed_with
 
-    return committed_with(task)
+    return committed_with(task, steps)
 
 
 def node_name() -> str:
