@@ -16,7 +16,7 @@ from stagger.errors import StaggerError
 from stagger.launch.launch import Wishes, launch
 from stagger.pipeline import ShardBy
 from stagger.pipeline.chain import Step
-from stagger.pipeline.hooks import BoundStep
+from stagger.pipeline.hooks import bound_steps
 from stagger.spec.executors import EXECUTORS
 from stagger.spec.expected import described, expected
 from stagger.spec.from_python import Given, from_objects
@@ -252,7 +252,7 @@ def check_steps(pipeline: Sequence[Step | WithRemoved]) -> list[Step | WithRemov
             raise StaggerError(f"Step {number} is the class {step.__name__}; pass an instance: {step.__name__}(...).")
         if not callable(step):
             raise StaggerError(f"Step {number} is {step!r}; pass a function or an instance, such as WriteJsonl(...).")
-        if isinstance(step, BoundStep) and any(step is other for other in steps[: number - 1]):
+        if bound_steps([step]) and any(step is other for other in steps[: number - 1]):
             raise StaggerError(f"Step {number} is the same object as an earlier step; create a new one for each step.")
         check_built_in(step, f"Step {number}")
     return list(pipeline)

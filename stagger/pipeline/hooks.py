@@ -86,6 +86,16 @@ class Writer(BoundStep):
         """Called in the task after the steps have run for one shard, or for the whole rank."""
 
 
+def bound_steps(steps: Iterable[Any]) -> list[BoundStep]:
+    """The steps that have hooks."""
+    return [step for step in steps if isinstance(step, BoundStep)]
+
+
+def writers(steps: Iterable[Any]) -> list[Writer]:
+    """The steps that have the hooks of writers."""
+    return [step for step in steps if isinstance(step, Writer)]
+
+
 def stateless(step: Declared) -> Declared:
     """Declare that a step keeps nothing from one call to the next: a decorator for a function or a class, or a call for
     an object: `stateless(RegexFilter(...))`.

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from rich.filesize import decimal
 
-from stagger.datatrove.shape import is_block
+from stagger.datatrove.block_outputs import outputs_of, uncommitted_of
 from stagger.datatrove.state import repeatable
 from stagger.errors import StaggerError, agreeing, counted
 from stagger.pipeline import Shard
@@ -97,6 +97,7 @@ def make_plan(storage: Storage, stage: StageSpec, steps: Sequence[Any], upstream
         check_tasks(plan.stage, steps, plan.stage.tasks)
         if plan.shards:
             warn_of_idle_ranks(plan)
+        warn_of_uncommitted(storage, stage, steps)
         readers, writers = [step for step in steps if isinstance(step, Reader)], writers_in(steps)
         first = next(itertools.chain.from_iterable(plan.ranks), None)
         remote = first is not None and any(not is_local(reader.path_of(first)) for reader in readers)
@@ -158,6 +159,15 @@ def warn_of_idle_ranks(plan: StagePlan) -> None:
         logger.warning(
             f"{plan.stage.name}: {idle:,} of {counted(tasks, 'rank')} {agreeing(idle, 'has')} no shard, and"
             f" nothing to do: set tasks to {tasks - idle:,}"
+        )
+
+
+def warn_of_uncommitted(storage: Storage, stage: StageSpec, steps: Sequence[Any]) -> None:
+    """Warn about what blocks of datatrove write at once, and not when their rank is done."""
+    for what in (what for step in steps for what in uncommitted_of(step, storage.expanded_options("s3"))):
+        logger.warning(
+            f"{stage.name}: {what}: what a rank that fails has written there stays, and no record of the run lists it."
+            " Files on mounted file systems, and on S3 with the run's storage_options, appear when their rank is done"
         )
 
 
@@ -326,10 +336,7 @@ def bound_steps_in(steps: Sequence[Any]) -> list[BoundStep]:
     for step in steps:
         if isinstance(step, BoundStep):
             found.append(step)
-        elif is_block(step):
-            from stagger.datatrove.block_outputs import outputs_of
-
-            found += outputs_of(step)
+        found += outputs_of(step)
     return found
 
 

@@ -79,9 +79,8 @@ def _created(stage: StageSpec, index: int) -> Any:
     """Create a step of a pipeline file. Raises StaggerError with the error of its constructor."""
     step = stage.pipeline[index]
     target = resolve(step.use)
-    if makes_costly(target, step.params) and not issubclass(
-        target, (Reader, Writer)
-    ):  # A launch calls the hooks of these two.
+    planned = isinstance(target, type) and issubclass(target, (Reader, Writer))  # A launch calls their hooks.
+    if makes_costly(target, step.params) and not planned:
         return target
     try:
         return build(step.use, step.params)

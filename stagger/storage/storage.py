@@ -107,8 +107,7 @@ class Storage:
             from stagger.storage.local_files import LocalFiles
 
             return LocalFiles(self.shared)
-        place = ("storage_options", protocol)
-        options = cast("dict[str, Any]", expand_variables(self.options.get(protocol, {}), place))
+        options = self.expanded_options(protocol)
         if protocol in S3_PROTOCOLS:
             from stagger.storage.s3.store import S3
 
@@ -116,6 +115,10 @@ class Storage:
         from stagger.storage.fsspec_store import ObjectStore
 
         return ObjectStore(protocol, options, self.retry)
+
+    def expanded_options(self, protocol: str) -> dict[str, Any]:
+        """The options of a protocol, with the values of variables."""
+        return cast("dict[str, Any]", expand_variables(self.options.get(protocol, {}), ("storage_options", protocol)))
 
     @property
     def retry(self) -> Retry:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stagger.errors import BadInput, Interrupted, StaggerError, counted
 from stagger.pipeline import COUNTS
 from stagger.pipeline.chain import Step, StepCount, chain, own_seconds
-from stagger.pipeline.hooks import BoundStep, Writer
+from stagger.pipeline.hooks import bound_steps, writers
 from stagger.pipeline.making import build
 from stagger.pipeline.task_context import EXAMPLES, Circumstances, OutputFile, StopFlag, TaskContext
 from stagger.rundir.plan_file import RankPlan, read_rank
@@ -125,7 +124,7 @@ class Attempt:
             self.steps = self._bound_steps(plan, task)
             self.counts = [StepCount(step["use"]) for step in plan.steps]
             self._keep_removed(plan, task)
-            with committed_blocks(task):
+            with committed_blocks(self.steps, task):
                 self._run_steps(self.steps, plan, task)
                 self._commit(plan, task, len(plan.shards))
         except Committed:
@@ -221,8 +220,8 @@ class Attempt:
     def _run_steps(self, steps: list[Step], plan: RankPlan, task: TaskContext) -> None:
         """Exhaust the last step, which runs all steps, once for the whole rank or once per shard."""
         removal = [count.removal for count in self.counts if count.removal is not None]
-        writers = [*(step for step in steps if isinstance(step, Writer)), *removal]
-        by_shard = any(writer.shard_by_shard for writer in writers)
+        named = [*writers(steps), *removal]
+        by_shard = any(writer.shard_by_shard for writer in named)
         if by_shard and self.settings.commit != "shard" and not all(may := repeatable_steps(plan, steps)):
             from stagger.pipeline.shard_boundaries import RankSteps
 
@@ -230,11 +229,12 @@ class Attempt:
             return
         ended = len(plan.shards) - len(task.all_shards)
         for shard in task.shard_by_shard() if by_shard else [None]:
-            for writer in writers if shard is not None else ():
-                writer.begin_shard(shard)
+            if shard is not None:
+                for writer in named:
+                    writer.begin_shard(shard)
             for _ in chain(steps, self.counts, self.rank, task.world_size, self.stop.check):
                 pass
-            for writer in writers:
+            for writer in named:
                 writer.end_shard()
             if self.settings.commit == "shard" and shard is not None:
                 ended += 1
@@ -245,9 +245,8 @@ class Attempt:
     def _bound_steps(self, plan: RankPlan, task: TaskContext) -> list[Step]:
         """The steps, created anew for each rank so that no state carries over, and bound to the task."""
         steps = load_steps(self.settings, self.storage, plan)
-        for step in steps:
-            if isinstance(step, BoundStep):
-                step.bind(task)
+        for step in bound_steps(steps):
+            step.bind(task)
         return steps
 
     def _keep_removed(self, plan: RankPlan, task: TaskContext) -> None:
@@ -271,7 +270,7 @@ class Attempt:
                 "bytes": o.output.size,
                 "records": o.records,
                 "digest": o.output.digest,
-                **({"removed_by": o.removed_by} if o.removed_by else {}),
+                **({"removed_by": o.removed_by} if o.aside else {}),
             }
             for o in task.outputs
         ]
@@ -344,11 +343,11 @@ class Attempt:
             log(f"the failure record cannot be written: {second}", "ERROR")
 
 
-def committed_blocks(task: TaskContext) -> AbstractContextManager[None]:
-    """A context in which what blocks of datatrove write are outputs of the task, if one can be among the steps."""
-    if "datatrove" not in sys.modules:
+def committed_blocks(steps: list[Step], task: TaskContext) -> AbstractContextManager[None]:
+    """A context in which what blocks of datatrove write are outputs of the task, unless all steps are stagger's."""
+    if all(type(step).__module__.startswith("stagger.") for step in steps):
         return nullcontext()
-    from stagger.datatrove.attempt_files import committed_with
+    from stagger.datatrove.leading import committed_with
 
     return committed_with(task)
 
@@ -435,6 +434,8 @@ def load_steps(settings: TaskSettings, storage: Storage, plan: RankPlan) -> list
 
 def repeatable_steps(plan: RankPlan, steps: list[Step]) -> list[bool]:
     """For each step of a rank, whether it may be called once per shard."""
+    if len(bound_steps(steps)) == len(steps):
+        return [True] * len(steps)
     from stagger.datatrove.state import repeatable
 
     return [
