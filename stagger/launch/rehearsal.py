@@ -114,7 +114,7 @@ def refuse_unknown(stage: StageSpec, steps: Sequence[Any]) -> None:
     for number, step in enumerate(steps, 1):
         if any(hasattr(block, "upload_files") for block in blocks_in(step)):
             raise StaggerError(
-                f"{stage.name}: step {number} uploads to the Hugging Face Hub, and a rehearsal cannot send that"
+                f"{stage.name}: step {number} would upload to the Hugging Face Hub, and a rehearsal cannot send that"
                 " elsewhere: rehearse a file without this step."
             )
 
