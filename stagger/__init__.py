@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from stagger.pipeline.hooks import BoundStep, Reader, Writer, costly, stateless
     from stagger.pipeline.media import Media
     from stagger.pipeline.task_context import TaskContext
+    from stagger.steps.arrow import ReadArrow
     from stagger.steps.csv import ReadCsv
+    from stagger.steps.dataset import ReadDataset
     from stagger.steps.filter import Filter
     from stagger.steps.jsonl import ReadJsonl, WriteJsonl
     from stagger.steps.parquet import ReadParquet
@@ -34,8 +36,10 @@ _PUBLIC = {
     "Media": "stagger.pipeline.media",
     "PipelineExecutor": "stagger.api.executors",
     "ReadJsonl": "stagger.steps.jsonl",
+    "ReadArrow": "stagger.steps.arrow",
     "Reader": "stagger.pipeline.hooks",
     "ReadCsv": "stagger.steps.csv",
+    "ReadDataset": "stagger.steps.dataset",
     "ReadParquet": "stagger.steps.parquet",
     "ReadWarc": "stagger.steps.warc",
     "WriteParquet": "stagger.steps.parquet_writer",
@@ -64,8 +68,10 @@ __all__ = [
     "LocalExecutor",
     "Media",
     "PipelineExecutor",
+    "ReadArrow",
     "ReadJsonl",
     "ReadCsv",
+    "ReadDataset",
     "ReadParquet",
     "ReadWarc",
     "WriteParquet",

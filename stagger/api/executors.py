@@ -47,6 +47,7 @@ class PipelineExecutor:
     metadata_limit: float | None = None
     commit: Literal["rank", "shard"] | None = None
     retries: Mapping[str, Any] | None = None
+    publish: Mapping[str, Any] | None = None
     storage_options: Mapping[str, Mapping[str, Any]] | None = None
     retry_seconds: float | None = None
     read_ahead_mb: int | None = None

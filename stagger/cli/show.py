@@ -203,6 +203,8 @@ def remarks(run_dir: str, stage: StageStatus) -> list[str]:
     said += (f"not written by this run, although named as its outputs: {files}" for files in stage.foreign)
     if stage.strays:
         said.append(stage.strays["message"])
+    if stage.published:
+        said.append(stage.published)
     if stage.avoided:
         nodes = f"{plural(len(stage.avoided), 'node')} {', '.join(stage.avoided)}"
         said.append(f"the jobs avoid {nodes}, on which several ranks failed")

@@ -11,7 +11,7 @@ from stagger.bundle import REQUEST, bundle_path
 from stagger.bundle.cache import bundle_of
 from stagger.executor.base import StageLaunch
 from stagger.executor.job_script import activate_script
-from stagger.pipeline.making import BUILTIN
+from stagger.pipeline.names import BUILTIN
 from stagger.spec.executors import EnvSpec
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.storage.storage import S3_PROTOCOLS, is_local

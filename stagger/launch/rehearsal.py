@@ -17,7 +17,7 @@ from stagger.launch.plans import NO_OBJECTS, Pipeline, stages_ahead
 from stagger.launch.redirect import Redirect, located, told_outputs
 from stagger.pipeline.chain import Step
 from stagger.pipeline.hooks import Reader
-from stagger.pipeline.making import add_import_path
+from stagger.pipeline.names import add_import_path
 from stagger.plan.fingerprint import describe_object
 from stagger.rundir.stage_folder import encode
 from stagger.spec.executors import LocalSpec
@@ -52,10 +52,14 @@ def rehearse(
 
 
 def folder_of(spec: RunSpec) -> str:
-    """The folder of a run's rehearsal: beside its run directory, or in the current folder if that is remote."""
+    """The folder of a run's rehearsal: beside its run directory, or in the current folder if that is remote.
+
+    Its name begins with `_`, as no reader takes such a folder for input, and no launch for outputs.
+    """
     if is_local(spec.run_dir):
-        return f"{spec.run_dir.rstrip('/')}-rehearsal"
-    return join(spec.cwd, f"{spec.name}-rehearsal")
+        parent, _, name = spec.run_dir.rstrip("/").rpartition("/")
+        return f"{parent}/_{name}-rehearsal"
+    return join(spec.cwd, f"_{spec.name}-rehearsal")
 
 
 def clear(folder: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from stagger.errors import StaggerError
 from stagger.pipeline.compression import EXTENSIONS
-from stagger.pipeline.making import BUILTIN, resolve
+from stagger.pipeline.names import BUILTIN, resolve
 
 #: Ending of a name, without that of the codec -> the step that reads such files.
 READERS = {

@@ -7,10 +7,13 @@ inference, and the blocks that talk to the Hugging Face Hub.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from datatrove.data import Document
 
+from stagger import stateless
 from tests.datatrove.both import Function, Object, Stage
 from tests.kit.crawl import BLOCKED_HOST
 
@@ -34,6 +37,18 @@ TASKS = 2
 
 def long(document: Document) -> bool:
     return len(document.text) > 1500
+
+
+@stateless
+def fail_once(
+    data: Iterable[Document], rank: int, world_size: int, *, document_id: str, flag: str
+) -> Iterator[Document]:
+    """Raise at a document, unless that has happened before."""
+    for document in data:
+        if document.id == document_id and not Path(flag).exists():
+            Path(flag).touch()
+            raise RuntimeError("once")
+        yield document
 
 
 def host_of(document: Document) -> str:
@@ -310,3 +325,8 @@ CASES = {
     **TOKEN_CASES,
     **DEDUP_CASES,
 }
+
+
+def read_by_stagger(stages: tuple[Stage, ...]) -> bool:
+    """Whether stagger's reader and writer are in the same stage, in all stages that have one of them."""
+    return any(stage.steps[0] == READ and stage.steps[-1] == WRITE for stage in stages)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -32,6 +33,12 @@ def offline(environment: dict[str, str]) -> Iterator[None]:
 def materials(tmp_path_factory: pytest.TempPathFactory, offline: None) -> Path:
     """Read-only input of the tests: see `make_materials`."""
     return make_materials(tmp_path_factory.mktemp("materials"))
+
+
+@pytest.fixture(scope="session")
+def datatroves() -> dict[str, Any]:
+    """What datatrove's executor has written so far, by the name of the case."""
+    return {}
 
 
 @pytest.fixture

@@ -9,26 +9,16 @@ import pytest
 from tests.datatrove.blocks import CASES
 from tests.datatrove.both import Places
 
-#: What datatrove's executor has written, by case.
-_expected: dict[str, dict[str, Any]] = {}
-
-
-@pytest.fixture
-def expected(name: str, places: Places) -> dict[str, Any]:
-    if name not in _expected:
-        _expected[name] = places.run_datatrove(CASES[name])
-    return _expected[name]
-
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_pipeline_file_writes_what_datatroves_executor_writes(
-    name: str, places: Places, expected: dict[str, Any]
+    name: str, places: Places, datatroves: dict[str, dict[str, Any]]
 ) -> None:
-    assert places.run_yaml(CASES[name]) == expected
+    assert places.run_yaml(CASES[name]) == places.expected(name, CASES[name], datatroves)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_python_objects_write_what_datatroves_executor_writes(
-    name: str, places: Places, expected: dict[str, Any]
+    name: str, places: Places, datatroves: dict[str, dict[str, Any]]
 ) -> None:
-    assert places.run_python(CASES[name]) == expected
+    assert places.run_python(CASES[name]) == places.expected(name, CASES[name], datatroves)
