@@ -40,6 +40,8 @@ def test_documents_of_a_run(run: Run) -> None:
     assert shown(run.run_dir, step=3) == ["0-0", "0-3", "0-6"]
     assert shown(run.run_dir, 100, step=2, removed=True)[-1] == "0-29"  # Rank 0 alone.
     assert len(run.outputs()) == 2
+    assert [document.id for document in run.head(4)] == ["0-0", "0-3", "0-6", "0-9"]
+    assert [document.metadata["filter_reason"] for document in run.head(1, removed=True)] == ["no third"]
 
 
 def test_documents_of_a_path(run: Run) -> None:
