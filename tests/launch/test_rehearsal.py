@@ -104,6 +104,16 @@ def test_all_stages_run_over_the_first_shards_in_a_folder_of_their_own(cli: Cli,
     assert [stage["done"] for stage in said["stages"]] == [2, 2, 2]
 
 
+def test_a_stage_without_input_shows_what_the_stages_before_it_dropped(cli: Cli, tmp_path: Path, crawl: Path) -> None:
+    file = staged(tmp_path, crawl)
+    (tmp_path / "my_filters.py").write_text(
+        (tmp_path / "my_filters.py").read_text().replace("len(document.text) > 40", "False")
+    )
+    ran = cli("launch", file, "--rehearse", 1, OUT=str(tmp_path / "out"), check=2)
+    assert "dropped 12 too_short" in ran.out
+    assert "(read_jsonl): Nothing in" in ran.err
+
+
 def test_what_cannot_be_rehearsed_is_refused(cli: Cli, tmp_path: Path, crawl: Path) -> None:
     file = staged(tmp_path, crawl)
     here = tmp_path / "_run-rehearsal"
