@@ -41,7 +41,8 @@ class _RemovedBy(TypedDict, total=False):
 class OutputRecord(_RemovedBy):
     """One committed file: its path, its size in bytes, its number of records, and its checksum (`storage.Output`).
 
-    `removed_by` is the number of the step, from 1 on, whose removed documents it holds, if it does.
+    `removed_by` is the number of the step, from 1 on, whose removed documents it holds, if it does; 0 if an exclusion
+    writer of datatrove wrote them.
     """
 
     path: str

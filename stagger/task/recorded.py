@@ -49,4 +49,4 @@ class RecordedOutputs:
 def entry_of(file: OutputFile) -> dict[str, Any]:
     output = file.output
     entry = {"path": output.path, "bytes": output.size, "records": file.records, "digest": output.digest}
-    return {**entry, "removed_by": file.removed_by} if file.removed_by else entry
+    return {**entry, "removed_by": file.removed_by} if file.aside else entry
