@@ -18,7 +18,7 @@ from benchmarks.kit import documents, measure
 MORE_MB = 300
 
 
-def write(folder: str, step: str, values: int, count: int, compression: str | None) -> dict[str, Any]:
+def write(folder: str, step: str, values: int, count: int, compression: Any) -> dict[str, Any]:
     """Write `count` documents, of `values` values in turn; 0 for names without a value. Runs in a fresh process."""
     import resource
     import time

@@ -5,16 +5,32 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 import time
 from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.kit import measure
+from benchmarks.kit.planned import planned
 from tests.kit.s3_server import S3Server, running
 
+#: For a million keys.
 CPU_LIMIT_S = 5.0
 WALL_LIMIT_S = 8.0
+PLAN_CPU_LIMIT_S = 6.0
+
+#: Requests for each that a listing page after page makes.
 REQUESTS_LIMIT = 1.25
+
+#: Peak memory of a plan of any number of keys.
+PLAN_PEAK_LIMIT_MB = 2000.0
+
+#: What is planned: the division, and the names of the outputs.
+PLANS: dict[str, dict[str, str]] = {
+    "plan": {"shard_by": "count"},
+    "plan, by bytes": {"shard_by": "bytes"},
+    "plan, an output for each shard": {"shard_by": "count", "filename": "{stem}.jsonl.gz"},
+}
 
 #: Folders of the layout that has folders.
 FOLDERS = 20
@@ -22,29 +38,23 @@ FOLDERS = 20
 
 def stagger(folder: str, recursive: bool) -> dict[str, Any]:
     """List with stagger, as a launch does."""
-    from stagger.rundir.stage_folder import collection_paused
     from stagger.storage.storage import Storage
 
-    with collection_paused():
-        return counted(Storage().find(folder, recursive=recursive))
+    return counted(Storage().listed(folder, recursive=recursive))
 
 
-def counted(entries: Any) -> dict[str, Any]:
-    found = list(entries)
-    return {"keys": len(found), "sized": sum(1 for entry in found if entry.size and entry.version)}
+def counted(parts: Any) -> dict[str, Any]:
+    keys = sized = 0
+    for files in parts:
+        keys += len(files.names)
+        sized += sum(1 for size, version in zip(files.sizes, files.versions, strict=True) if size and version)
+    return {"keys": keys, "sized": sized}
 
 
-def plan(folder: str, tasks: int) -> dict[str, Any]:
-    """List and plan with stagger, as `launch --dry-run` does; the plan is encoded, and not written."""
-    from stagger.plan.stage_plan import make_plan
-    from stagger.plan.stage_steps import create_steps
-    from stagger.spec.models import StageSpec
-    from stagger.storage.storage import Storage
-
-    pipeline = [{"read_jsonl": {"path": folder, "recursive": True}}, {"write_jsonl": {"path": "out"}}]
-    stage = StageSpec.model_validate({"name": "plan", "tasks": tasks, "pipeline": pipeline})
-    made = make_plan(Storage(), stage, create_steps(stage, None))
-    return {"keys": made.shards, "plan_bytes": len(made.encode())}
+def plan(folder: str, **stage: Any) -> dict[str, Any]:
+    """List and plan with stagger, as a launch does before it submits."""
+    found = planned({"path": folder, "recursive": True}, **stage)
+    return {"keys": found["shards"], "plan_bytes": found["bytes"], "phases_cpu_s": found["phases"]}
 
 
 def objects(folder: str) -> dict[str, Any]:
@@ -114,16 +124,16 @@ def measured(server: S3Server, call: Any, repeat: int, **arguments: Any) -> dict
 def main() -> int:
     parser = measure.parser(__doc__ or "", repeat=3)
     parser.add_argument("--keys", type=int, default=1_000_000, help="keys of the flat folder, and of all folders")
-    parser.add_argument("--peer-keys", type=int, default=200_000, help="keys that the other clients list")
+    parser.add_argument("--peer-keys", type=int, default=200_000, help="keys that the other clients list; 0: no others")
     parser.add_argument("--latency", type=float, default=0.03, help="seconds of each request")
     parser.add_argument("--tasks", type=int, default=8000, help="ranks of the plan")
     options = parser.parse_args()
     each = options.keys // FOLDERS
     layouts = [(f"data/deep/segment-{folder:03d}/part-", each) for folder in range(FOLDERS)]
     layouts += [("data/flat/part-", options.keys), ("data/peers/part-", options.peer_keys)]
-    virtual = [text for path, count in layouts for text in ("--virtual", f"{path}:{count}:1000")]
+    series = [text for path, count in layouts for text in ("--series", f"{path}:{count}:1000")]
     results: dict[str, Any] = {}
-    with running("--bucket", "data", *virtual, "--latency", options.latency) as server:
+    with running(*series, "--latency", options.latency) as server, tempfile.TemporaryDirectory() as work:
         os.environ.update(credentials(server))
         for name, arguments in {
             "flat": {"folder": "s3://data/flat", "recursive": False},
@@ -131,14 +141,22 @@ def main() -> int:
             f"{FOLDERS} folders": {"folder": "s3://data/deep", "recursive": True},
         }.items():
             results[name] = measured(server, stagger, options.repeat, **arguments)
-        results["plan"] = measured(server, plan, options.repeat, folder="s3://data/flat", tasks=options.tasks)
-        peers = {"stagger": {"recursive": False}, "obstore": {}, "botocore": {}, "raw": {}, "s5cmd": {}}
+        stage = {"run_dir": work, "tasks": options.tasks}
+        for name, more in PLANS.items():
+            results[name] = measured(server, plan, options.repeat, folder="s3://data/flat", **stage, **more)
+        peers: dict[str, dict[str, bool]] = {
+            "stagger": {"recursive": False},
+            "obstore": {},
+            "botocore": {},
+            "raw": {},
+            "s5cmd": {},
+        }
         calls = {"stagger": stagger, "obstore": objects, "botocore": botocore, "raw": raw, "s5cmd": s5cmd}
-        for name, more in peers.items():
+        for name, choices in peers.items() if options.peer_keys else ():
             if name == "s5cmd" and not shutil.which(name):
                 results[f"peer {name}"] = {"skipped": "not installed"}
                 continue
-            found = measured(server, calls[name], options.repeat, folder="s3://data/peers", **more)
+            found = measured(server, calls[name], options.repeat, folder="s3://data/peers", **choices)
             results[f"peer {name}"] = found
     return measure.report(options, with_ratios(results, options.peer_keys), requirements(results, options.keys))
 
@@ -150,7 +168,7 @@ def credentials(server: S3Server) -> dict[str, str]:
 
 def with_ratios(results: dict[str, Any], keys: int) -> dict[str, Any]:
     """The results, with the peers' CPU per key as a multiple of stagger's for as many keys."""
-    own = results["peer stagger"]
+    own = results.get("peer stagger", {})
     for name, found in results.items():
         if name.startswith("peer ") and "cpu_s" in found:
             found["cpu_us_per_key"] = round(found["cpu_s"]["median"] / keys * 1e6, 2)
@@ -161,13 +179,21 @@ def with_ratios(results: dict[str, Any], keys: int) -> dict[str, Any]:
 
 def requirements(results: dict[str, Any], keys: int) -> list[dict[str, Any]]:
     found = []
+    millions = keys / 1e6
     for name in ("flat", "flat, recursive", f"{FOLDERS} folders"):
         each = results[name]
         found += [
             measure.at_least(f"keys, {name}", min(each["keys"], each["sized"]), keys),
-            measure.requirement(f"CPU s, {name}", each["cpu_s"]["median"], CPU_LIMIT_S),
-            measure.requirement(f"wall s, {name}", each["wall_s"]["median"], WALL_LIMIT_S),
+            measure.requirement(f"CPU s, {name}", each["cpu_s"]["median"], CPU_LIMIT_S * millions),
+            measure.requirement(f"wall s, {name}", each["wall_s"]["median"], WALL_LIMIT_S * millions),
             measure.requirement(f"requests, {name}", each["requests"], keys / 1000 * REQUESTS_LIMIT + 1),
+        ]
+    for name in PLANS:
+        each = results[name]
+        found += [
+            measure.at_least(f"keys, {name}", each["keys"], keys),
+            measure.requirement(f"CPU s, {name}", each["cpu_s"]["median"], PLAN_CPU_LIMIT_S * millions),
+            measure.requirement(f"peak MB, {name}", each["peak_mb"]["median"], PLAN_PEAK_LIMIT_MB),
         ]
     return found
 

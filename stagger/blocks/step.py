@@ -12,7 +12,7 @@ from typing import Any
 from stagger.blocks.host import HostContext
 from stagger.errors import StaggerError, missing_extra
 from stagger.pipeline.hooks import BoundStep
-from stagger.pipeline.making import resolve
+from stagger.pipeline.names import resolve
 from stagger.pipeline.task_context import TaskContext
 from stagger.slurm.own_job import job_state
 from stagger.spec.block_settings import BlockSettings

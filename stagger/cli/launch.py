@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,7 +14,11 @@ from stagger.cli.message_log import set_up_logging
 from stagger.cli.options import Assignments, Json, Profile, Wait
 from stagger.errors import StaggerError
 from stagger.ranks import MOST
-from stagger.terminal import logger
+from stagger.terminal import logger, say
+
+if TYPE_CHECKING:
+    from stagger.launch.launched import Launched
+    from stagger.launch.rehearsal import Rehearsal
 
 
 def launch(
@@ -37,6 +41,15 @@ def launch(
         typer.Option(metavar="N|auto", help="Number of ranks the work is divided into; `auto`: one for each shard."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Run only the first N ranks.")] = None,
+    rehearse: Annotated[
+        int | None,
+        typer.Option(
+            "--rehearse",
+            min=1,
+            metavar="N",
+            help="Run all stages here over the first N shards, in a folder of their own; touch nothing of the run.",
+        ),
+    ] = None,
     run_dir: Annotated[str | None, typer.Option("--run-dir", help="The run directory: a path or s3://...")] = None,
     overwrite: Annotated[
         bool,
@@ -82,13 +95,44 @@ def launch(
             raise StaggerError(f"{file} hosts no blocks: it has no stage with the key `blocks`. Use stagger launch.")
         if spec.profile and not dry_run:
             logger.info(f"defaults come from the profile {spec.profile}; --dry-run lists them")
-        wishes = Wishes(limit, wait, overwrite, fresh, confirm=lambda: ask(yes=yes))
-        document = plan_only(spec, wishes) if dry_run else {}
-        launched = None if dry_run else start(spec, wishes)
+        if rehearse is not None:
+            refuse_beside_rehearse(dry_run=dry_run, limit=limit, fresh=fresh, overwrite=overwrite, executor=executor)
+            from stagger.launch.rehearsal import rehearse as try_out
+
+            rehearsal, done = try_out(spec, rehearse)
+        else:
+            wishes = Wishes(limit, wait, overwrite, fresh, confirm=lambda: ask(yes=yes))
+            document = plan_only(spec, wishes) if dry_run else {}
+            launched = None if dry_run else start(spec, wishes)
+    if rehearse is not None:
+        return rehearsed(rehearsal, done, json=json)
     if launched is None:
         print_json(document) if json else show.plan(document)
         return 0
     return finish(launched, json)
+
+
+def refuse_beside_rehearse(**given: object) -> None:
+    """Raise StaggerError for an option that contradicts --rehearse."""
+    for name, value in given.items():
+        if value and value != "local":
+            raise StaggerError(
+                f"--rehearse runs its shards on this machine, in a folder of its own: leave --{name.replace('_', '-')}"
+                " out."
+            )
+
+
+def rehearsed(rehearsal: Rehearsal, launched: Launched, *, json: bool) -> int:
+    """Print what a rehearsal did, step by step. Returns the exit status. Raises RunFailed when ranks failed."""
+    if json:
+        document = {"rehearsal": rehearsal.folder, **show.status_document(launched.run_dir, launched.stages)}
+        print_json(document)
+    else:
+        show.launched(launched)
+        show.steps(launched.stages)
+        say(f"The rehearsal is in {rehearsal.folder}; remove it with: rm -r {rehearsal.folder}")
+    launched.raise_if_failed()
+    return 0
 
 
 def ask(*, yes: bool) -> None:

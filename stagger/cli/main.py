@@ -17,6 +17,7 @@ from stagger import __version__
 from stagger.cli import blocks, mistakes, show
 from stagger.cli.answers import finish, print_json
 from stagger.cli.doctor import doctor
+from stagger.cli.head import head
 from stagger.cli.launch import launch
 from stagger.cli.message_log import set_up_logging
 from stagger.cli.open_run import open_run
@@ -328,6 +329,7 @@ def plan(
 
 
 app.command()(doctor)
+app.command()(head)
 app.command()(init)
 
 

@@ -140,6 +140,16 @@ def lines(run_dir: str, stages: list[StageStatus]) -> None:
         say(note)
 
 
+def steps(stages: list[StageStatus]) -> None:
+    """Print the documents that left each step, and what it dropped."""
+    for stage in stages:
+        width = max((len(step_totals.short_name(step)) for step in stage.steps), default=0)
+        for number, step in enumerate(stage.steps, 1):
+            dropped = f", dropped {step_totals.numbers(step['dropped'])}" if "dropped" in step else ""
+            name = f"{step_totals.short_name(step):<{width}}"
+            say(f"  {stage.name} {number}  {name}  {step['records']:>9,} out, {step['seconds']:.2f} s{dropped}")
+
+
 def counts(stage: StageStatus) -> str:
     """The ranks of a stage by state."""
     if stage.undecided:
@@ -193,6 +203,8 @@ def remarks(run_dir: str, stage: StageStatus) -> list[str]:
     said += (f"not written by this run, although named as its outputs: {files}" for files in stage.foreign)
     if stage.strays:
         said.append(stage.strays["message"])
+    if stage.published:
+        said.append(stage.published)
     if stage.avoided:
         nodes = f"{plural(len(stage.avoided), 'node')} {', '.join(stage.avoided)}"
         said.append(f"the jobs avoid {nodes}, on which several ranks failed")

@@ -1,14 +1,11 @@
 """The files of datatrove's blocks in one attempt of a rank: outputs of the rank, like those of stagger's writers.
 
-Every block opens its files through a `DataFolder`, itself or by an `OutputFileManager`. While the steps of a rank run,
-both lead here, also for blocks that a function makes in its call. A file that is written gets its name when the rank
-is done. Until then its block can read it back, overwrite and remove it, under that name.
+A file that a block writes gets its name when the rank is done. Until then its block can read it back, overwrite and
+remove it, under that name.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import io
 import os
 import shutil
@@ -16,11 +13,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO, Any, cast
 
+from stagger.datatrove.places import check_name, place_of
 from stagger.errors import StaggerError
 from stagger.pipeline.compression import Codec
 from stagger.pipeline.task_context import OutputFile, TaskContext
 from stagger.storage.local_files import is_hidden_output
-from stagger.storage.storage import expand_variables, is_local
+from stagger.storage.storage import is_local
 from stagger.terminal import logger
 
 #: fsspec's name of a codec -> stagger's, of those that stagger has.
@@ -95,6 +93,7 @@ class AttemptFiles:
         self._told: set[str] = set()
         self._latest: OutputFile | None = None
         self._running: set[int] = set()
+        self._checked: set[int] = set()
 
     def close(self) -> None:
         """Remove the local copies of remote files."""
@@ -131,6 +130,9 @@ class AttemptFiles:
 
     def write(self, original: Callable[..., Any], writer: Any, *arguments: Any, **named: Any) -> Any:
         """`DiskWriter.write`: one record"""
+        if id(writer) not in self._checked:
+            self._checked.add(id(writer))
+            check_name(writer.output_filename.template, self._task.world_size)
         self._latest = None
         result = original(writer, *arguments, **named)
         if (output := cast("OutputFile | None", self._latest)) is not None:
@@ -230,14 +232,7 @@ class AttemptFiles:
 
     def _place(self, folder: Any, path: str) -> str:
         """The path of a file for stagger's storage; empty if the rank cannot commit what is written there."""
-        files = getattr(folder, "fs", None)
-        protocols = getattr(files, "protocol", ())
-        names = (protocols,) if isinstance(protocols, str) else tuple(protocols)
-        if "file" in names:
-            return os.path.abspath(folder._join(path))
-        own = dict(getattr(files, "storage_options", {}))
-        same = not own or own == expand_variables(self._task.storage.options.get("s3", {}))
-        return f"s3://{folder._join(path)}" if "s3" in names and same else ""
+        return place_of(folder, path, self._task.storage.expanded_options("s3"))
 
     def _tell_not_committed(self, folder: Any) -> None:
         if folder.path not in self._told:
@@ -269,49 +264,3 @@ class AttemptFiles:
         for place in self._drafts:
             if place.startswith(start):
                 yield place, place.removeprefix(start)
-
-
-@contextlib.contextmanager
-def committed_with(task: TaskContext) -> Iterator[None]:
-    """While the context lasts, what datatrove's blocks write are outputs of the task."""
-    from datatrove.io import DataFolder, OutputFileManager
-    from datatrove.pipeline.writers.disk_base import DiskWriter
-
-    files = AttemptFiles(task)
-    replaced: list[tuple[type, str, Callable[..., Any]]] = [
-        (DataFolder, "open", files.open),
-        (DataFolder, "info", files.info),
-        (DataFolder, "exists", files.exists),
-        (DataFolder, "isfile", files.exists),
-        (DataFolder, "size", files.size),
-        (DataFolder, "rm_file", files.remove),
-        (DataFolder, "rm", files.remove),
-        (DataFolder, "find", files.find),
-        (DataFolder, "glob", files.glob),
-        (DataFolder, "resolve_paths", files.resolve_paths),
-        (OutputFileManager, "get_file", files.get_file),
-        (DiskWriter, "write", files.write),
-        (DiskWriter, "run", files.run),
-    ]
-    before = [(kind, name, vars(kind).get(name)) for kind, name, _ in replaced]
-    for kind, name, method in replaced:
-        setattr(kind, name, _leading_to(method, getattr(kind, name)))
-    try:
-        yield
-    finally:
-        for kind, name, own in before:
-            if own is None:
-                delattr(kind, name)
-            else:
-                setattr(kind, name, own)
-        files.close()
-
-
-def _leading_to(method: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of datatrove's class that calls `method` with the original one."""
-
-    @functools.wraps(original)
-    def call(self: Any, *arguments: Any, **named: Any) -> Any:
-        return method(original, self, *arguments, **named)
-
-    return call

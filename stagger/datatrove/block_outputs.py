@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any
 
+from stagger.datatrove.places import check_name, place_of
 from stagger.datatrove.shape import is_block
 from stagger.errors import StaggerError, counted
 from stagger.pipeline import Shard
@@ -21,6 +24,9 @@ FILE_NAMES = {
     "ExactDedupSignature": ["{number}/{rank}.c4_sig"],
     "SentenceDedupSignature": ["{number}/{rank}.c4_sig"],
 }
+
+#: Attributes and items in which blocks are looked for: a step may hold a list of a million words.
+MOST_LOOKED_AT = 100
 
 #: Fields of datatrove's file names -> the fields of stagger's. All others are metadata: any text, also a path.
 NAME_FIELDS = {"rank": "{rank}"}
@@ -47,10 +53,12 @@ class BlockOutput(Writer):
         return list(self.templates)
 
     def check_tasks(self, tasks: int) -> None:
-        if tasks > 1 and self.name and not re.search(r"\$(\{(rank|id)\}|(rank|id)\b)", self.name):
+        if self.name:
+            check_name(self.name, tasks)
+        elif tasks > 1 and any("{" not in template for template in self.templates):
             raise StaggerError(
-                f"output_filename {self.name!r} is the same for all {counted(tasks, 'rank')}, which would overwrite"
-                " each other's output; put ${rank} into it (in a pipeline file: $${rank})."
+                f"it writes {self.templates[0]} in {self.folder}, which would be the same file for all"
+                f" {counted(tasks, 'rank')}: give it a stage with tasks: 1."
             )
 
     def planned_outputs(self, ranks: Sequence[Sequence[Shard]]) -> Iterator[tuple[str, str]]:
@@ -62,23 +70,41 @@ class BlockOutput(Writer):
                 yield join(self.folder, name), f"rank {rank} by a datatrove writer"
 
 
-def outputs_of(block: Any) -> list[BlockOutput]:
-    """Where a block writes: itself, and the writers in its attributes, such as an `exclusion_writer`.
+def outputs_of(step: Any) -> list[BlockOutput]:
+    """Where the blocks of a step write: itself, and writers in its attributes, such as an `exclusion_writer`.
 
     A writer of the Hugging Face Hub is left out: it uploads its files by itself.
     """
-    found = (_output_of(one) for one in blocks_in(block) if not hasattr(one, "upload_files"))
+    found = (_output_of(one) for one in blocks_in(step) if not hasattr(one, "upload_files"))
     return [output for output in found if output is not None]
 
 
-def writes(block: Any) -> bool:
-    """Whether a block writes files, to any place."""
-    return any(folder_of(one) is not None for one in blocks_in(block))
+def writes(step: Any) -> bool:
+    """Whether the blocks of a step write files, to any place."""
+    return any(folder_of(one) is not None for one in blocks_in(step))
 
 
-def blocks_in(value: Any) -> Iterator[Any]:
-    """A block and all others in its attributes, at any depth, each once."""
-    return _blocks_in(value, set())
+def uncommitted_of(step: Any, s3_options: Mapping[str, Any]) -> list[str]:
+    """What the blocks of a step write that a rank cannot commit, a phrase for each."""
+    found = []
+    for one in blocks_in(step):
+        folder = folder_of(one)
+        if hasattr(one, "upload_files"):
+            found.append(f"{type(one).__name__} sends its files to the Hub")
+        elif folder is not None and not place_of(folder, s3_options=s3_options):
+            found.append(f"{type(one).__name__} writes to {folder.path}")
+    return found
+
+
+def blocks_in(step: Any) -> Iterator[Any]:
+    """The blocks of a step, each once: itself, those in its attributes or arguments, and those in the blocks' own."""
+    seen: set[int] = set()
+    if isinstance(step, partial):
+        yield from _blocks_in([step.args, step.keywords], seen)
+    elif is_block(step):
+        yield from _blocks_in(step, seen)
+    elif not isinstance(step, type):
+        yield from _blocks_in(getattr(step, "__dict__", {}), seen)
 
 
 def _blocks_in(value: Any, seen: set[int]) -> Iterator[Any]:
@@ -88,12 +114,12 @@ def _blocks_in(value: Any, seen: set[int]) -> Iterator[Any]:
     inner: Iterable[Any] = ()
     if is_block(value):
         yield value
-        inner = vars(value).values() if hasattr(value, "__dict__") else ()
+        inner = getattr(value, "__dict__", {}).values()
     elif isinstance(value, (list, tuple)):
         inner = value
     elif isinstance(value, Mapping):
         inner = value.values()
-    for one in inner:
+    for one in islice(inner, MOST_LOOKED_AT):
         yield from _blocks_in(one, seen)
 
 
@@ -105,15 +131,17 @@ def folder_of(block: Any) -> Any:
 
 def _output_of(block: Any) -> BlockOutput | None:
     folder = folder_of(block)
-    if folder is None:
+    place = "" if folder is None else place_of(folder)
+    if not place:
         return None
-    place = str(folder.resolve_paths("")).rstrip("/")
     name = getattr(getattr(block, "output_filename", None), "template", "")
     if name:
         part = "{number}_" if getattr(block, "max_file_size", 0) > 0 else ""
         return BlockOutput(place, (with_part(stagger_template(name), part),), name)
     groups = getattr(block, "groups", ()) if hasattr(block, "extract_stats") else ()
     names = [f"{group}/{{stem}}/{{rank}}.json" for group in groups]
+    if getattr(block, "save_bloom_filter", False):
+        names = ["bloom_filter.bloom"]
     return BlockOutput(place, tuple(names or FILE_NAMES.get(type(block).__name__, ())))
 
 

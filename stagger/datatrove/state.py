@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stagger.datatrove.shape import is_block
+from stagger.datatrove.block_outputs import writes
 from stagger.pipeline.hooks import Reader, Writer, is_stateless
 
 #: datatrove's blocks, by the last module that defines them, whose result for a document depends on this document alone.
@@ -30,6 +30,10 @@ STATELESS_BLOCKS = frozenset(
 )
 
 
+#: The block whose `filter_function` is the user's.
+CALLS_A_FUNCTION = "datatrove.pipeline.filters.lambda_filter:LambdaFilter"
+
+
 def repeatable(step: Any, *, declared: bool = False) -> bool:
     """Whether a step may be called once for each shard of a rank, and not once for all of them.
 
@@ -38,14 +42,15 @@ def repeatable(step: Any, *, declared: bool = False) -> bool:
     """
     if isinstance(step, (Reader, Writer)):
         return True
-    if not is_block(step):
-        return declared or is_stateless(step)
-    if not isinstance(step, type):
-        from stagger.datatrove.block_outputs import writes
+    return not writes(step) and (declared or is_stateless(step) or _is_known(step))
 
-        if writes(step):
-            return False
-    return declared or is_stateless(step) or name_of(step) in STATELESS_BLOCKS
+
+def _is_known(step: Any) -> bool:
+    """Whether a step is a block of datatrove that keeps nothing, or that calls a function which does not."""
+    name = name_of(step)
+    return name in STATELESS_BLOCKS or (
+        name == CALLS_A_FUNCTION and is_stateless(getattr(step, "filter_function", None))
+    )
 
 
 def name_of(step: Any) -> str:

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from stagger.errors import StaggerError, agreeing, plural
-from stagger.pipeline.making import add_import_path
+from stagger.pipeline.names import add_import_path
 from stagger.plan.stage_plan import StagePlan, output_folders, steps_of, with_plans
 from stagger.plan.stage_steps import create_steps
 from stagger.progress import busy
@@ -88,7 +88,7 @@ def save_plans(
         same = fingerprints.get(name) == plan.fingerprint and inputs[name] == plan.input
         if not same or folder.storage.entry(path) is None:
             with busy(f"{name}: writing the plan"):
-                folder.storage.write(path, plan.encode())
+                plan.write(folder.storage, path)
         fingerprints[name], inputs[name] = plan.fingerprint, plan.input
     spec = with_plans(spec, plans)
     created, pickles = (before.created, before.pickles) if before else (time.time(), {})
@@ -105,9 +105,11 @@ def warn_of_new_times(look: Look, before: RunRecord, plan: StagePlan) -> None:
     name = plan.stage.name
     if before.fingerprints.get(name) != plan.fingerprint or before.inputs[name].times == plan.input.times:
         return
+    now = set(map(hash, plan.ranks.table))
     old = read_all(look.stage.folder.storage, look.stage.folder.plan(plan.fingerprint))
-    now = {shard for shards in plan.ranks for shard in shards}
-    changed = {one.rank: gone for one in old if (gone := [shard.name for shard in one.shards if shard not in now])}
+    changed = {
+        one.rank: gone for one in old if (gone := [shard.name for shard in one.shards if hash(shard) not in now])
+    }
     done = sorted(changed.keys() & look.done)
     first, count = min(min(names) for names in changed.values()), sum(map(len, changed.values()))
     logger.warning(
@@ -204,7 +206,7 @@ def difference(stage: Stage, old: str, new: StagePlan) -> list[str]:
         if one != other:
             changes.append(f"step {number}: {_step_text(one)} before, {_step_text(other)} now")
     before_shards = {s.name: s for rank in read_all(stage.folder.storage, stage.folder.plan(old)) for s in rank.shards}
-    after_shards = {s.name: s for shards in new.ranks for s in shards}
+    after_shards = {s.name: s for s in new.ranks.table}
     for what, names in (
         ("new", after_shards.keys() - before_shards.keys()),
         ("gone", before_shards.keys() - after_shards.keys()),

@@ -78,7 +78,7 @@ def dry_stage(stage: Stage, plan: StagePlan | None, ranks: list[int]) -> dict[st
         "ranks": None if undecided else len(ranks),
         "undecided": undecided,
         "shards": plan.shards if plan else None,
-        "bytes": plan.size if plan else None,
+        "bytes": plan.input.bytes if plan else None,
         "jobs": None if undecided else sum(len(array.ranks) for array in arrays),
         "arrays": [{"jobs": len(a.ranks), "throttle": a.throttle, "script": a.script} for a in arrays],
         "end_script": runner.end_script(launch) if ranks else "",

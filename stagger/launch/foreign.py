@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from stagger.errors import StaggerError, counted
 from stagger.launch.plans import paths
@@ -52,34 +52,29 @@ def find_foreign(
     """
     places = Places()
     with busy("looking into the output folders"):
-        found = list(_candidates(storage, names, places))
+        left = _candidates(storage, names, places)
         for more in own:
-            if found:
-                mine = set(map(places.file, more()))
-                found = [replace(one, files=_others(one, mine, places)) for one in found]
-                found = [one for one in found if one.files]
-    return found
+            for path in more() if left else ():
+                left.pop(places.file(path), None)
+    found: dict[tuple[str, str], list[Entry]] = {}
+    for stage, folder, entry in left.values():
+        found.setdefault((stage, folder), []).append(entry)
+    return [Foreign(stage, folder, files) for (stage, folder), files in found.items()]
 
 
-def _others(one: Foreign, mine: set[str], places: Places) -> list[Entry]:
-    return [entry for entry in one.files if places.file(join(one.folder, entry.name)) not in mine]
-
-
-def _candidates(storage: Storage, names: Mapping[str, Sequence[OutputNames]], places: Places) -> Iterator[Foreign]:
-    """The files with names of outputs, each once."""
-    seen: set[str] = set()
+def _candidates(
+    storage: Storage, names: Mapping[str, Sequence[OutputNames]], places: Places
+) -> dict[str, tuple[str, str, Entry]]:
+    """The files with names of outputs: place -> stage, folder and entry."""
+    found: dict[str, tuple[str, str, Entry]] = {}
     for stage, writers in names.items():
         for one in writers:
-            files = []
             for entry in _listed(storage, one):
                 place = places.file(join(one.folder, entry.name))
                 # Behind a link to another folder nothing is an output: it may be anything.
-                inside = place == f"{places.folder(one.folder)}/{entry.name}"
-                if inside and place not in seen and one.fits(entry.name):
-                    seen.add(place)
-                    files.append(entry)
-            if files:
-                yield Foreign(stage, one.folder, files)
+                if place == f"{places.folder(one.folder)}/{entry.name}" and one.fits(entry.name):
+                    found.setdefault(place, (stage, one.folder, entry))
+    return found
 
 
 def _listed(storage: Storage, names: OutputNames) -> Iterable[Entry]:

@@ -28,7 +28,7 @@ from stagger.launch.stages import check_room, completions_of, lost_results, run_
 from stagger.launch.start_over import PastStage, as_new, described, past_of, refuse_if_running, undo_all
 from stagger.launch.stored_steps import pickled, store_steps
 from stagger.pipeline.chain import Step
-from stagger.pipeline.making import add_import_path
+from stagger.pipeline.names import add_import_path
 from stagger.plan.stage_plan import StagePlan, with_plans
 from stagger.rundir.access import share_folder
 from stagger.rundir.remembered import remember

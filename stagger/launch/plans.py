@@ -10,9 +10,10 @@ from types import MappingProxyType
 from typing import Any
 
 from stagger.errors import StaggerError
+from stagger.launch.publish import check_publishing
 from stagger.pipeline.chain import Step
 from stagger.pipeline.hooks import Reader
-from stagger.pipeline.making import add_import_path
+from stagger.pipeline.names import add_import_path
 from stagger.plan.datatrove_steps import refuse_unlike_readers, without_empty_texts
 from stagger.plan.stage_plan import StagePlan, make_plan, output_folders, output_names
 from stagger.plan.stage_steps import create_steps
@@ -53,6 +54,7 @@ class Pipeline:
         spec = without_empty_texts(spec, steps)
         refuse_unlike_readers(spec, steps)
         outputs = {stage.name: output_folders(stage, steps[stage.name]) for stage in spec.stages}
+        check_publishing(spec, outputs)
         names = {stage.name: output_names(steps[stage.name]) for stage in spec.stages}
         refuse_same_names(names)
         return cls(spec, steps, outputs, names)
@@ -61,7 +63,7 @@ class Pipeline:
         """The paths of all shards in the plans."""
         for name, plan in plans.items():
             if isinstance(first := self.steps[name][0], Reader):
-                yield from (first.path_of(shard) for shards in plan.ranks for shard in shards)
+                yield from map(first.path_of, plan.ranks.table)
 
     def later_inputs(self, storage: Storage, planned: Collection[str]) -> Iterator[str]:
         """The paths of what stages that are not `planned` yet would read now, but for outputs of other stages."""

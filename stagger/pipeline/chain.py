@@ -54,12 +54,15 @@ def chain(
     """
     for index in part or range(len(steps)):
         step, count, before = steps[index], counts[index], data
+        started = time.perf_counter()
         try:
             removal = count.removal
             data = step(data, rank, world_size) if removal is None else removal.around(step, data, rank, world_size)
         except BaseException as error:
             count.error = error
             raise
+        finally:
+            count.seconds += time.perf_counter() - started  # Some steps do all their work within this call.
         if data is None:
             if index + 1 < len(steps):
                 raise TypeError(

@@ -41,7 +41,14 @@ class Reader(BoundStep):
     #: Whether empty shards are valid; if not, a launch warns of them, and reading one fails.
     allow_empty: bool = True
 
-    def find_shards(self, storage: Storage) -> list[Shard]:
+    @property
+    def input_folder(self) -> str:
+        """The folder that all its shards lie in, or the path of its only one; empty if they may lie anywhere. A launch
+        compares the paths of shards with those of outputs only if outputs lie there too.
+        """
+        return ""
+
+    def find_shards(self, storage: Storage) -> Sequence[Shard]:
         """Called at launch: every shard of the input, sorted by name. Raises StaggerError when nothing matches."""
         raise NotImplementedError
 
@@ -84,6 +91,16 @@ class Writer(BoundStep):
 
     def end_shard(self) -> None:
         """Called in the task after the steps have run for one shard, or for the whole rank."""
+
+
+def bound_steps(steps: Iterable[Any]) -> list[BoundStep]:
+    """The steps that have hooks."""
+    return [step for step in steps if isinstance(step, BoundStep)]
+
+
+def writers(steps: Iterable[Any]) -> list[Writer]:
+    """The steps that have the hooks of writers."""
+    return [step for step in steps if isinstance(step, Writer)]
 
 
 def stateless(step: Declared) -> Declared:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from stagger.errors import StaggerError
-from stagger.pipeline.making import resolve
+from stagger.pipeline.names import install_hint, resolve
 from stagger.storage.storage import key_text, without_secrets
 
 #: `module:name`, and the same with the sign before it that makes it data.
@@ -141,17 +141,6 @@ def reason_of(error: Exception, depth: int = 1) -> str:
         frames.append(f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}")
         trace = trace.tb_next
     return f"{reason}{f' ({frames[-1]})' if len(frames) > depth else ''}{install_hint(error)}"
-
-
-def install_hint(error: BaseException, named: str = "") -> str:
-    """What to type for a package that is not installed; empty for any other error, or if its message says it.
-
-    The module `named` is missing for another reason: it is the user's, or its name has a typing error.
-    """
-    if not isinstance(error, ModuleNotFoundError) or not error.name or "pip install" in str(error):
-        return ""
-    missing = error.name.partition(".")[0]
-    return "" if missing == named.partition(".")[0] else f"; install it, for example with: pip install {missing}"
 
 
 # ---- Types: what the callee's annotations say ----

@@ -17,7 +17,7 @@ from typing import Any
 
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import Step, StepCount, chain
-from stagger.pipeline.hooks import Writer
+from stagger.pipeline.hooks import Writer, writers
 from stagger.pipeline.task_context import TaskContext
 
 #: (number of the shard in the rank, record).
@@ -55,21 +55,21 @@ class RankSteps:
 
     def _writers(self, part: range) -> list[Writer]:
         """The writers among a part of the steps, and what writes the documents that one of them removes."""
-        steps = [step for step in self.steps[part.start : part.stop] if isinstance(step, Writer)]
         removals = (count.removal for count in self.counts[part.start : part.stop])
+        steps = writers(self.steps[part.start : part.stop])
         return [*steps, *(removal for removal in removals if removal is not None)]
 
     def _once_per_shard(self, part: range, placed: Iterator[Placed] | None, before: range) -> Iterator[Placed]:
         """The records of a part of the steps, which is called for each shard, also for one without records."""
         shards = self.task.shard_by_shard() if placed is None else iter(self.task.all_shards)
         groups = None if placed is None else Groups(placed, lambda: self._out_of_order(before))
-        writers = self._writers(part)
+        named = self._writers(part)
         for number, shard in enumerate(shards):
-            for writer in writers:
+            for writer in named:
                 writer.begin_shard(shard)
-            for record in self._chain(part, groups and groups.of(number)):
+            for record in self._chain(part, None if groups is None else groups.of(number)):
                 yield number, record
-            for writer in writers:
+            for writer in named:
                 writer.end_shard()
             if groups is not None:
                 groups.pass_over(number)

@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from signal import Signals
 from typing import TYPE_CHECKING, Any
@@ -127,10 +127,19 @@ class OutputFile:
 
 
 class StopFlag:
-    """Set by a signal handler and checked between records. A handler that raised could be swallowed by a step."""
+    """Set by a signal handler and checked between records. A handler that raised could be swallowed by a step.
+
+    `in_steps`: whether steps run now, which may be interrupted at any moment. `overdue`: whether the handler raises:
+    the steps have not noticed the flag for too long (stopping.py). `record` and `leave` are called, in this order,
+    before a process is ended whose steps do not return at all.
+    """
 
     def __init__(self) -> None:
         self.signal: Signals | None = None
+        self.in_steps = False
+        self.overdue = False
+        self.record: Callable[[Interrupted], None] = lambda error: None
+        self.leave: Callable[[Interrupted], None] = lambda error: None
 
     def check(self) -> None:
         """Raise Interrupted when a signal has asked the task to stop."""
@@ -140,6 +149,7 @@ class StopFlag:
     def clear(self) -> None:
         """Forget the signal, once it has been handled."""
         self.signal = None
+        self.overdue = False
 
 
 @dataclass(frozen=True)
@@ -168,7 +178,7 @@ class TaskContext:
         storage: Storage,
         rank: int,
         world_size: int,
-        shards: list[Shard],
+        shards: Sequence[Shard],
         tag: str,
         *,
         read_ahead_bytes: int = 64 * 10**6,

@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from stagger.errors import StaggerError
-from stagger.pipeline.making import resolve
+from stagger.pipeline.names import resolve
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.steps.reader import ShardReader
 from stagger.storage.storage import absolute, is_local

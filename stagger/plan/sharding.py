@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import heapq
 import math
+from array import array
 from collections.abc import Sequence
 
-from stagger.pipeline import Shard, ShardBy
+from stagger.pipeline import ShardBy
+from stagger.pipeline.shard_table import RankShards, ShardTable
 
 
 def task_count(sizes: Sequence[int], bytes_per_task: int | None) -> int:
@@ -22,7 +24,7 @@ def task_count(sizes: Sequence[int], bytes_per_task: int | None) -> int:
     return max(1, large + math.ceil(sum(size for size in sizes if size < bytes_per_task) / bytes_per_task))
 
 
-def assign(shards: Sequence[Shard], tasks: int, shard_by: ShardBy, per_job: int = 1) -> list[list[Shard]]:
+def assign(shards: ShardTable, tasks: int, shard_by: ShardBy, per_job: int = 1) -> RankShards:
     """Assign every shard to exactly one rank. Each rank keeps the order of `shards`.
 
     `count` is round robin, datatrove's rule: rank r reads shards r, r + tasks, r + 2 tasks, ...
@@ -31,28 +33,32 @@ def assign(shards: Sequence[Shard], tasks: int, shard_by: ShardBy, per_job: int 
     ranks, jobs are balanced in the same way: the fullest rank goes first, to the least loaded job that has room.
     """
     if shard_by == "count":
-        return [list(shards[rank::tasks]) for rank in range(tasks)]
-    ranks = deal([shard.size for shard in shards], [len(shards)] * tasks)
+        return RankShards(shards, [range(rank, len(shards), tasks) for rank in range(tasks)])
+    sizes = shards.sizes
+    ranks = deal(sizes, [len(shards)] * tasks)
     if per_job > 1:
-        loads = [sum(shards[index].size for index in mine) for mine in ranks]
+        loads = [sum(map(sizes.__getitem__, mine)) for mine in ranks]
         room = [min(per_job, tasks - first) for first in range(0, tasks, per_job)]
         ranks = [ranks[rank] for job in deal(loads, room) for rank in job]
-    return [[shards[index] for index in sorted(mine)] for mine in ranks]
+    for number, mine in enumerate(ranks):
+        ranks[number] = array("Q", sorted(mine))
+    return RankShards(shards, ranks)
 
 
-def deal(sizes: Sequence[int], room: Sequence[int]) -> list[list[int]]:
+def deal(sizes: Sequence[int], room: Sequence[int]) -> list[array[int]]:
     """Deal items to bins by LPT: the largest first, to the least loaded bin of those with room for one more.
 
     `room[b]` is the number of items that bin b can take; together the bins have room for all. Returns the indices of
     the items in each bin, largest first.
     """
-    loads = [(0, one) for one in range(len(room))]
-    bins: list[list[int]] = [[] for _ in room]
-    for item in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        load, one = loads[0]
-        bins[one].append(item)
-        if len(bins[one]) < room[one]:
-            heapq.heapreplace(loads, (load + sizes[item], one))
+    loads = list(range(len(room)))  # Each is the load times the number of bins, plus the bin: one number compares fast.
+    bins = [array("Q") for _ in room]
+    for item in sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True):
+        load = loads[0]
+        mine = bins[load % len(room)]
+        mine.append(item)
+        if len(mine) < room[load % len(room)]:
+            heapq.heapreplace(loads, load + sizes[item] * len(room))
         else:
             heapq.heappop(loads)
     return bins

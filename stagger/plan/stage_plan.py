@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from rich.filesize import decimal
 
-from stagger.datatrove.shape import is_block
+from stagger.datatrove.block_outputs import outputs_of, uncommitted_of
 from stagger.datatrove.state import repeatable
 from stagger.errors import StaggerError, agreeing, counted
 from stagger.pipeline import Shard
 from stagger.pipeline.hooks import BoundStep, Reader, Writer
+from stagger.pipeline.shard_table import RankShards, ShardTable
 from stagger.plan.sharding import assign, task_count
 from stagger.plan.upstream import Upstream, recorded_only, writer_of
 from stagger.progress import busy
 from stagger.rundir.output_names import OutputNames, Places
-from stagger.rundir.plan_file import encode_plan
+from stagger.rundir.plan_file import write_plan
 from stagger.rundir.run_folder import StageInput
-from stagger.rundir.stage_folder import collection_paused
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.storage import MTIME
 from stagger.storage.secrecy import secret_by_form
@@ -36,38 +36,21 @@ MOST_DECIDED = 1_000_000
 @dataclass(frozen=True)
 class StagePlan:
     """The plan of a stage: `ranks[r]` holds the shards of rank r. `fingerprint` is a hash of steps, tasks and inputs,
-    without the times of local files.
-
-    `outputs` are the files that the stage will write, as far as their names are known. `remote_shards` is the number of
-    shards on remote storage.
+    without the times of local files, of which `input` has a hash.
     """
 
     stage: StageSpec
     fingerprint: str
-    ranks: list[list[Shard]]
-    outputs: Collection[str] = ()
-    remote_shards: int = 0
+    ranks: RankShards
+    input: StageInput
 
     @property
     def shards(self) -> int:
-        return sum(map(len, self.ranks))
+        return len(self.ranks.table)
 
-    @property
-    def size(self) -> int:
-        """Bytes of all shards."""
-        return sum(shard.size for shards in self.ranks for shard in shards)
-
-    @property
-    def input(self) -> StageInput:
-        """Bytes, remote shards and remote outputs, from which `requests.py` counts requests; times of local shards."""
-        versions = [shard.version for shards in self.ranks for shard in shards if shard.version.startswith(MTIME)]
-        times = hashlib.sha256("\n".join(versions).encode()).hexdigest()[:16] if versions else ""
-        return StageInput(self.size, self.remote_shards, sum(not is_local(path) for path in self.outputs), times)
-
-    def encode(self) -> bytes:
-        """The content of the plan file."""
-        with collection_paused():
-            return encode_plan(self.stage.name, self.fingerprint, steps_of(self.stage), self.ranks)
+    def write(self, storage: Storage, path: str) -> None:
+        """Write the plan file."""
+        write_plan(storage, path, self.stage.name, self.fingerprint, steps_of(self.stage), self.ranks)
 
 
 def steps_of(stage: StageSpec) -> list[dict[str, Any]]:
@@ -89,34 +72,53 @@ def make_plan(storage: Storage, stage: StageSpec, steps: Sequence[Any], upstream
     Of files with the names of outputs of `upstream`, the stages that it depends on, only their outputs are input.
     Raises StaggerError when the input matches nothing, or when outputs would collide.
     """
-    with busy(f"{stage.name}: listing the input"), collection_paused():
-        found = _find_shards(storage, stage, steps)
+    with busy(f"{stage.name}: listing the input"):
+        shards = _find_shards(storage, stage, steps)
         if upstream and isinstance(steps[0], Reader):
-            found = _recorded(stage, found, steps[0].path_of, upstream)
-        plan = _plan(stage, found)
-        check_tasks(plan.stage, steps, plan.stage.tasks)
-        if plan.shards:
-            warn_of_idle_ranks(plan)
+            shards = _recorded(stage, shards, steps[0].path_of, upstream)
+        stage = sized(stage, shards)
+        ranks = assign(shards, stage.tasks, stage.shard_by, stage.ranks_dealt)
+        check_tasks(stage, steps, stage.tasks)
+        if shards:
+            warn_of_idle_ranks(stage, ranks)
+        warn_of_uncommitted(storage, stage, steps)
         readers, writers = [step for step in steps if isinstance(step, Reader)], writers_in(steps)
-        first = next(itertools.chain.from_iterable(plan.ranks), None)
-        remote = first is not None and any(not is_local(reader.path_of(first)) for reader in readers)
-        return replace(plan, outputs=check_outputs(plan, readers, writers), remote_shards=plan.shards if remote else 0)
+        outputs = check_outputs(ranks, readers, writers)
+        refuse_inputs_by_value(stage.name, ranks.table, readers, writers)
+        remote = bool(shards) and any(not is_local(reader.path_of(shards[0])) for reader in readers)
+        content, times = digests(shards)
+        planned = StageInput(sum(shards.sizes), len(shards) if remote else 0, outputs, times)
+        return StagePlan(stage, fingerprint(stage, content), ranks, planned)
 
 
-def _plan(stage: StageSpec, shards: list[Shard]) -> StagePlan:
-    check_names(shards)
-    stage = sized(stage, shards)
-    per_job = stage.ranks_dealt
-    content = {"steps": steps_of(stage), "tasks": stage.tasks, "shard_by": stage.shard_by}
-    if per_job > 1:
-        content["ranks_per_job"] = per_job
-    digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS))
-    for shard in shards:
-        digest.update(b"%s\0%d\0%s\n" % (shard.name.encode(), shard.size, content_version(shard).encode()))
-    return StagePlan(stage, digest.hexdigest()[:16], assign(shards, stage.tasks, stage.shard_by, per_job))
+def fingerprint(stage: StageSpec, content: bytes) -> str:
+    """The hash of a stage's steps, tasks and shards; `content` is the digest of the latter."""
+    settings = {"steps": steps_of(stage), "tasks": stage.tasks, "shard_by": stage.shard_by}
+    if stage.ranks_dealt > 1:
+        settings["ranks_per_job"] = stage.ranks_dealt
+    settings["shards"] = content.hex()
+    return hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
-def sized(stage: StageSpec, shards: Sequence[Shard]) -> StageSpec:
+def digests(shards: ShardTable) -> tuple[bytes, str]:
+    """A digest of the shards, and one of the times of local files; empty if there are none.
+
+    Versions that identify the content are part of the first. A file that was only touched or copied has another time.
+    """
+    content: list[Any] = [shards.sizes, *shards.names.buffers(), *shards.versions.buffers()]
+    times = b""
+    if MTIME.encode() in shards.versions.buffers()[0]:
+        parts = [part.versions for part in shards.parts()]
+        times = digest(b"".join(digest(orjson.dumps([one for one in part if one.startswith(MTIME)])) for part in parts))
+        content[3:] = [orjson.dumps(["" if one.startswith(MTIME) else one for one in part]) for part in parts]
+    return digest(b"".join(map(digest, content))), times.hex()[:16]
+
+
+def digest(data: Any) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def sized(stage: StageSpec, shards: ShardTable) -> StageSpec:
     """The stage with the number of ranks that its shards need, if the user has not given one.
 
     Raises StaggerError when there are no shards, or too many.
@@ -126,7 +128,7 @@ def sized(stage: StageSpec, shards: Sequence[Shard]) -> StageSpec:
     size = stage.bytes_per_task
     if not shards:
         raise StaggerError(f"{stage.name}: there are no shards to make ranks of; give tasks as a number.")
-    count = task_count([shard.size for shard in shards], size)
+    count = task_count(shards.sizes, size)
     if count > MOST_DECIDED:
         raise StaggerError(
             f"{stage.name}: its {counted(len(shards), 'shard')} would make {counted(count, 'rank')}, more than"
@@ -135,11 +137,10 @@ def sized(stage: StageSpec, shards: Sequence[Shard]) -> StageSpec:
         )
     if size is None:  # One shard each: to balance bytes could leave empty shards together.
         return stage.model_copy(update={"tasks": count, "sizing": "decided", "shard_by": "count"})
-    larger = [shard for shard in shards if shard.size > size]
-    if larger:
-        worst = max(larger, key=lambda shard: shard.size)
+    if larger := sum(one > size for one in shards.sizes):
+        worst = shards[shards.sizes.index(max(shards.sizes))]
         logger.info(
-            f"{stage.name}: {len(larger):,} of {counted(len(shards), 'shard', 'is')} larger than bytes_per_task."
+            f"{stage.name}: {larger:,} of {counted(len(shards), 'shard', 'is')} larger than bytes_per_task."
             f" Each is a rank of its own, as no shard is divided: the largest, {worst.name}, has {decimal(worst.size)}"
         )
     return stage.model_copy(update={"tasks": count, "sizing": "decided"})
@@ -150,30 +151,22 @@ def with_plans(spec: RunSpec, plans: Mapping[str, StagePlan]) -> RunSpec:
     return spec.with_stages(plan.stage for plan in plans.values())
 
 
-def warn_of_idle_ranks(plan: StagePlan) -> None:
+def warn_of_idle_ranks(stage: StageSpec, ranks: RankShards) -> None:
     """Warn about ranks without a shard: each would be a job that sleeps, starts, and has nothing to read."""
-    idle = sum(not shards for shards in plan.ranks)
-    if idle:
-        tasks = plan.stage.tasks
+    if idle := ranks.idle:
         logger.warning(
-            f"{plan.stage.name}: {idle:,} of {counted(tasks, 'rank')} {agreeing(idle, 'has')} no shard, and"
-            f" nothing to do: set tasks to {tasks - idle:,}"
+            f"{stage.name}: {idle:,} of {counted(stage.tasks, 'rank')} {agreeing(idle, 'has')} no shard, and"
+            f" nothing to do: set tasks to {stage.tasks - idle:,}"
         )
 
 
-def content_version(shard: Shard) -> str:
-    """The shard's version, if it identifies the content. A file that was only touched or copied has another mtime."""
-    return "" if shard.version.startswith(MTIME) else shard.version
-
-
-def check_names(shards: list[Shard]) -> None:
-    """Raise StaggerError for a shard whose name is not UTF-8: neither JSON nor S3 can hold it."""
-    for shard in shards:
-        if not shard.name.isascii():
-            try:
-                shard.name.encode()
-            except UnicodeEncodeError:
-                raise StaggerError(f"The name of the input {shard.name!a} is not UTF-8; rename it.") from None
+def warn_of_uncommitted(storage: Storage, stage: StageSpec, steps: Sequence[Any]) -> None:
+    """Warn about what blocks of datatrove write at once, and not when their rank is done."""
+    for what in (what for step in steps for what in uncommitted_of(step, storage.expanded_options("s3"))):
+        logger.warning(
+            f"{stage.name}: {what}: what a rank that fails has written there stays, and no record of the run lists it."
+            " Files on mounted file systems, and on S3 with the run's storage_options, appear when their rank is done"
+        )
 
 
 def _with_place(error: StaggerError, stage: StageSpec, index: int) -> StaggerError:
@@ -183,28 +176,33 @@ def _with_place(error: StaggerError, stage: StageSpec, index: int) -> StaggerErr
     return StaggerError(f"{stage.pipeline[index].named(index + 1)}: {error}")
 
 
-def _find_shards(storage: Storage, stage: StageSpec, steps: Sequence[Any]) -> list[Shard]:
+def _find_shards(storage: Storage, stage: StageSpec, steps: Sequence[Any]) -> ShardTable:
+    """The shards that the reader finds. It may be a user's, and return any sequence of them."""
     first = steps[0]
     if not isinstance(first, Reader):
-        return []
+        return ShardTable()
     try:
         found = first.find_shards(storage)
     except StaggerError as error:
         raise _with_place(error, stage, 0) from error
     except OSError as error:
         raise StaggerError(without_secrets(f"The input of {stage.name} cannot be listed: {error}.")) from error
-    empty = [shard.name for shard in found if not shard.size]
+    if stage.first_shards is not None:
+        found = found[: stage.first_shards]
+    shards = found if isinstance(found, ShardTable) else ShardTable(found)
+    empty = shards.sizes.count(0)
     if empty and not first.allow_empty:
         logger.warning(
-            f"{stage.name}: {len(empty):,} of {counted(len(found), 'shard')} {agreeing(len(empty), 'is')} empty, such"
-            f" as {empty[0]}, and would fail a rank: leave out what is empty with glob, or remove it"
+            f"{stage.name}: {empty:,} of {counted(len(shards), 'shard')} {agreeing(empty, 'is')} empty, such as"
+            f" {shards[shards.sizes.index(0)].name}, and would fail a rank: leave out what is empty with glob, or"
+            " remove it"
         )
-    return found
+    return shards
 
 
 def _recorded(
-    stage: StageSpec, found: list[Shard], path_of: Callable[[Shard], str], upstream: Sequence[Upstream]
-) -> list[Shard]:
+    stage: StageSpec, found: ShardTable, path_of: Callable[[Shard], str], upstream: Sequence[Upstream]
+) -> ShardTable:
     """The shards without those that only look like outputs of `upstream`. Raises StaggerError when none is left."""
     kept, foreign = recorded_only(found, path_of, upstream)
     if not foreign:
@@ -221,40 +219,87 @@ def _recorded(
     return kept
 
 
-def check_outputs(plan: StagePlan, readers: Sequence[Reader], writers: Sequence[Writer]) -> Collection[str]:
-    """The paths of all outputs. Raises StaggerError when an output would collide with another output or an input."""
+def check_outputs(ranks: RankShards, readers: Sequence[Reader], writers: Sequence[Writer]) -> int:
+    """The number of remote outputs. Raises StaggerError when an output would collide with another output or an input.
+
+    Holds the hashes of all paths, and only those paths whose hashes meet.
+    """
+
+    def outputs() -> Iterator[tuple[str, str]]:
+        return itertools.chain.from_iterable(writer.planned_outputs(ranks) for writer in writers)
+
+    def inputs() -> Iterator[str]:
+        return (reader.path_of(shard) for reader in readers for shard in ranks.table)
+
+    remote = 0
+    known: set[int] = set()
+    met: set[int] = set()
+    folders: set[str] = set()
+    start = tuple(reader.input_folder for reader in readers)
+    beside = False  # Whether an output lies where inputs do.
+    for path, _ in outputs():
+        remote += not is_local(path)
+        beside = beside or path.startswith(start)
+        folders.add(path.rpartition("/")[0])
+        if (one := hash(path)) in known:
+            met.add(one)
+        known.add(one)
+    met.update(known.intersection(map(hash, folders)))
+    if beside:
+        met.update(known.intersection(map(hash, inputs())))
+    if met:
+        of = named_once((path, what) for path, what in outputs() if not met.isdisjoint(map(hash, with_folder(path))))
+        refuse_collisions(of, (path for path in inputs() if hash(path) in met))
+    return remote
+
+
+def with_folder(path: str) -> tuple[str, str]:
+    return path, path.rpartition("/")[0]
+
+
+def named_once(outputs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Path -> source of outputs. Raises StaggerError when two have the same path."""
     of: dict[str, str] = {}
-    for writer in writers:
-        for path, what in writer.planned_outputs(plan.ranks):
-            if path in of:
-                raise StaggerError(
-                    f"{of[path][0].upper()}{of[path][1:]} and {what} would both be written to {path}: give each"
-                    " writer its own folder, or a filename that differs ({rank}, {stem})."
-                )
-            of[path] = what
+    for path, what in outputs:
+        if path in of:
+            raise StaggerError(
+                f"{of[path][0].upper()}{of[path][1:]} and {what} would both be written to {path}: give each writer its"
+                " own folder, or a filename that differs ({rank}, {stem})."
+            )
+        of[path] = what
+    return of
+
+
+def refuse_collisions(of: Mapping[str, str], inputs: Iterable[str]) -> None:
+    """Raise StaggerError when an output, of which `of` holds the source, is the folder of another, or an input."""
     for path, what in of.items():
-        folder = path.rpartition("/")[0]
+        _, folder = with_folder(path)
         if folder in of:
             raise StaggerError(
                 f"{folder} would be the output of {of[folder]}, and also the folder for the output of {what}: change"
                 " the filename, or rename an input."
             )
-    places = Places()
+    if path := next((path for path in inputs if path in of), ""):
+        raise StaggerError(
+            f"The output of {of[path]} would replace the input {path}: choose another folder or filename for the"
+            " output."
+        )
+
+
+def refuse_inputs_by_value(
+    stage: str, shards: Iterable[Shard], readers: Sequence[Reader], writers: Sequence[Writer]
+) -> None:
+    """Raise StaggerError when an input has a name that a writer could give an output by a document's metadata."""
     by_value = [names for names in output_names(writers) if names.by_value]
-    for reader in readers:
-        for shard in itertools.chain.from_iterable(plan.ranks) if by_value else ():
-            if writer_of(path := reader.path_of(shard), [Upstream(plan.stage.name, by_value, ())], places):
-                raise StaggerError(
-                    f"The input {path} has a name of the outputs in {by_value[0].folder}, which would replace it:"
-                    " choose another folder or filename for the output."
-                )
-        for shard in itertools.chain.from_iterable(plan.ranks) if of else ():
-            if (path := reader.path_of(shard)) in of:
-                raise StaggerError(
-                    f"The output of {of[path]} would replace the input {path}: choose another folder or filename for"
-                    " the output."
-                )
-    return of.keys()
+    if not by_value:
+        return
+    places, of = Places(), [Upstream(stage, by_value, ())]
+    for path in (reader.path_of(shard) for reader in readers for shard in shards):
+        if writer_of(path, of, places):
+            raise StaggerError(
+                f"The input {path} has a name of the outputs in {by_value[0].folder}, which would replace it:"
+                " choose another folder or filename for the output."
+            )
 
 
 def output_names(steps: Sequence[Any]) -> list[OutputNames]:
@@ -325,10 +370,7 @@ def bound_steps_in(steps: Sequence[Any]) -> list[BoundStep]:
     for step in steps:
         if isinstance(step, BoundStep):
             found.append(step)
-        elif is_block(step):
-            from stagger.datatrove.block_outputs import outputs_of
-
-            found += outputs_of(step)
+        found += outputs_of(step)
     return found
 
 

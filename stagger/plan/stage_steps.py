@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ from stagger.datatrove.state import repeatable
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import Step
 from stagger.pipeline.hooks import BoundStep, Reader, Writer, is_costly
-from stagger.pipeline.making import BUILTIN, build, resolve
+from stagger.pipeline.making import build
+from stagger.pipeline.names import BUILTIN, resolve
 from stagger.pipeline.objects import reason_of, written_objects
 from stagger.steps.removed import WriteRemoved, removal_writers
 
@@ -79,10 +81,11 @@ def _created(stage: StageSpec, index: int) -> Any:
     """Create a step of a pipeline file. Raises StaggerError with the error of its constructor."""
     step = stage.pipeline[index]
     target = resolve(step.use)
-    if makes_costly(target, step.params) and not issubclass(
-        target, (Reader, Writer)
-    ):  # A launch calls the hooks of these two.
-        return target
+    if makes_costly(target, step.params):
+        if not isinstance(target, type):
+            return functools.partial(target, **step.params)
+        if not issubclass(target, (Reader, Writer)):  # A launch calls the hooks of these two.
+            return target
     try:
         return build(step.use, step.params)
     except StaggerError as error:

@@ -5,10 +5,11 @@ Other files with such names are an earlier run's, an earlier division's, or were
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from stagger.pipeline import Shard
+from stagger.pipeline.shard_table import ShardTable
 from stagger.rundir.output_names import OutputNames, Places
 
 
@@ -22,23 +23,26 @@ class Upstream:
 
 
 def recorded_only(
-    shards: Sequence[Shard], path_of: Callable[[Shard], str], upstream: Sequence[Upstream]
-) -> tuple[list[Shard], list[tuple[str, str]]]:
+    shards: ShardTable, path_of: Callable[[Shard], str], upstream: Sequence[Upstream]
+) -> tuple[ShardTable, list[tuple[str, str]]]:
     """The shards that are recorded outputs of `upstream`, or none of its outputs by their name.
 
-    The second list holds (path, stage) of each other shard.
+    The list holds (path, stage) of each other shard.
     """
     places = Places()
     recorded = {places.file(path) for stage in upstream for path in stage.outputs}
-    kept, foreign = [], []
-    for shard in shards:
-        path = path_of(shard)
-        stage = "" if places.file(path) in recorded else writer_of(path, upstream, places)
-        if stage:
-            foreign.append((path, stage))
-        else:
-            kept.append(shard)
-    return kept, foreign
+    foreign: list[tuple[str, str]] = []
+
+    def kept() -> Iterator[Shard]:
+        for shard in shards:
+            path = path_of(shard)
+            stage = "" if places.file(path) in recorded else writer_of(path, upstream, places)
+            if stage:
+                foreign.append((path, stage))
+            else:
+                yield shard
+
+    return ShardTable(kept()), foreign
 
 
 def writer_of(path: str, stages: Iterable[Upstream], places: Places) -> str:

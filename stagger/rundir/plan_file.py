@@ -3,18 +3,19 @@
     16 bytes              magic, version
     8 bytes               number of ranks
     8 bytes x (ranks + 1) table: the offset of each frame, then the end of the last one (little-endian)
-    ...                   one zstd frame per rank, with checksum: a JSON object; `shards` is [[name, size(, version)]]
+    ...                   one zstd frame per rank, with checksum: a JSON object; `shards` holds three lists: the names,
+                          the sizes and the versions of the rank's shards
 
 A task reads 16 bytes of the table and its own frame: two range reads, whatever the number of ranks and shards.
 """
 
 from __future__ import annotations
 
-import itertools
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import zstandard
@@ -22,6 +23,9 @@ import zstandard
 from stagger.errors import StaggerError, counted
 from stagger.pipeline import Shard
 from stagger.storage.storage import Storage, is_local
+
+if TYPE_CHECKING:
+    from stagger.pipeline.shard_table import RankShards
 
 MAGIC = b"stagger plan 1\n\0"
 TABLE = len(MAGIC) + 8
@@ -47,19 +51,33 @@ class RankPlan:
     shards: list[Shard]
 
 
-def encode_plan(stage: str, fingerprint: str, steps: list[dict[str, Any]], ranks: Sequence[Sequence[Shard]]) -> bytes:
-    """The plan file as bytes. `ranks[r]` holds the shards of rank r."""
+def write_plan(
+    storage: Storage, path: str, stage: str, fingerprint: str, steps: list[dict[str, Any]], ranks: RankShards
+) -> None:
+    """Write the plan file. `ranks[r]` holds the shards of rank r."""
+    output = storage.output(path, "plan", record=True)
+    try:
+        for piece in encoded(stage, fingerprint, steps, ranks):
+            output.write(piece)
+        output.finish()
+        output.commit(lambda: None, None)
+    except BaseException:
+        output.abort()
+        raise
+    storage.settle([path])
+
+
+def encoded(stage: str, fingerprint: str, steps: list[dict[str, Any]], ranks: RankShards) -> Iterator[bytes]:
+    """The content of the plan file, in pieces."""
     compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
-    frames = []
-    for rank, shards in enumerate(ranks):
-        head = {"stage": stage, "fingerprint": fingerprint, "rank": rank, "world_size": len(ranks), "steps": steps}
-        frames.append(compressor.compress(orjson.dumps({**head, "shards": list(map(_as_list, shards))})))
-    offset = TABLE + 8 * (len(ranks) + 1)
-    offsets = [offset]
-    for frame in frames:
-        offset += len(frame)
-        offsets.append(offset)
-    return b"".join([MAGIC, struct.pack(f"<{len(offsets) + 1}Q", len(ranks), *offsets), *frames])
+    head = {"stage": stage, "fingerprint": fingerprint, "world_size": len(ranks), "steps": steps}
+    frames = [
+        compressor.compress(orjson.dumps({**head, "rank": rank, "shards": list(ranks.pick(rank))}))
+        for rank in range(len(ranks))
+    ]
+    offsets = accumulate(map(len, frames), initial=TABLE + 8 * (len(ranks) + 1))
+    yield MAGIC + struct.pack(f"<{len(ranks) + 2}Q", len(ranks), *offsets)
+    yield from frames
 
 
 def read_rank(storage: Storage, path: str, fingerprint: str, rank: int) -> RankPlan:
@@ -92,7 +110,7 @@ def _read_rank(storage: Storage, path: str, fingerprint: str, rank: int) -> Rank
     return plan
 
 
-def read_all(storage: Storage, path: str) -> list[RankPlan]:
+def read_all(storage: Storage, path: str) -> Iterator[RankPlan]:
     """Read every rank's slice, to compare it with a new launch's plan. Raises StaggerError when the file is damaged."""
     data = storage.read(path)
     try:
@@ -100,13 +118,10 @@ def read_all(storage: Storage, path: str) -> list[RankPlan]:
         if TABLE + 8 * (count + 1) > len(data):
             raise ValueError(f"it has no room for {counted(count, 'rank')}")
         offsets = struct.unpack_from(f"<{count + 1}Q", data, TABLE)
-        return [_decode(data[start:end]) for start, end in itertools.pairwise(offsets)]
+        for start, end in pairwise(offsets):
+            yield _decode(data[start:end])
     except DAMAGE as error:
         raise _damaged(path, error) from error
-
-
-def _as_list(shard: Shard) -> list[Any]:
-    return list(shard) if shard.version else [shard.name, shard.size]
 
 
 def _decode(frame: bytes) -> RankPlan:
@@ -114,7 +129,7 @@ def _decode(frame: bytes) -> RankPlan:
     if zstandard.frame_content_size(frame) > MAX_FRAME:
         raise ValueError("a frame of impossible size")
     plan = orjson.loads(zstandard.ZstdDecompressor().decompress(frame))
-    plan = RankPlan(**{**plan, "shards": [Shard(*shard) for shard in plan["shards"]]})
+    plan = RankPlan(**{**plan, "shards": list(map(Shard._make, zip(*plan["shards"], strict=True)))})
     if not all(type(shard.name) is str and type(shard.size) is int for shard in plan.shards):
         raise ValueError("a shard without a name or a size")
     if not all(isinstance(step["use"], str) and isinstance(step["params"], dict) for step in plan.steps):

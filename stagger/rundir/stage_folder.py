@@ -72,7 +72,10 @@ class StepRecord(Statistics):
 
 
 class AttemptRecord(TypedDict):
-    """Where and when an attempt ran. Times are in seconds since the epoch; `cpu_s` in CPU seconds, memory in MiB."""
+    """Where and when an attempt ran. Times are in seconds since the epoch; `cpu_s` in CPU seconds, memory in MiB.
+
+    Both with child processes: pages that these share with the task count in each.
+    """
 
     attempt: str
     launch: int

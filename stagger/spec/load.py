@@ -10,7 +10,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from stagger.errors import StaggerError, plural
-from stagger.pipeline.making import add_import_path
+from stagger.pipeline.names import add_import_path
 from stagger.pipeline.objects import as_data, written_objects
 from stagger.shipped import shipped
 from stagger.spec.blocks import HOST_STEP, BlocksSpec, with_total
@@ -136,6 +136,8 @@ def resolve_run(
     unknown_or_wrong(PipelineFile, raw, place)
     if not {"pipeline", "stages", "blocks"} & raw.keys():
         raise StaggerError(f"{place.file}: there is no pipeline; list its steps under `pipeline:`.")
+    if "publish" in raw and "stages" in raw:
+        raise StaggerError(f"{place.of(('publish',))}: write publish in the stage whose outputs are to be published.")
     profile = chosen(raw.get("profile"), "--profile" if changes.profile else place.of(("profile",)))
     written = {key: value for key, value in raw.items() if key in RUN_KEYS and key not in ("stages", "profile")}
     whole = profile.below(written, StorageSpec.model_fields)
@@ -257,8 +259,9 @@ def _stages(raw: dict[str, Any], place: Place) -> list[tuple[dict[str, Any], Pat
     check_stages(raw["stages"], place)
     stages: list[tuple[dict[str, Any], Path]] = []
     for index, own in enumerate(raw["stages"]):
-        if "sizing" in own:
-            raise StaggerError(f"{place.of(('stages', index, 'sizing'))}: unknown key; leave it out.")
+        for key in ("sizing", "first_shards"):
+            if key in own:
+                raise StaggerError(f"{place.of(('stages', index, key))}: unknown key; leave it out.")
         inherited = without_replaced_size(defaults, own)
         stage = {**inherited, **own}
         above, below = defaults.get("executor"), own.get("executor")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -116,6 +116,32 @@ class StageDefaults(SiteDefaults):
     filename."""
 
 
+class PublishSpec(Model):
+    """A data set of the Hugging Face Hub, to which outputs are published with the token in HF_TOKEN, or of a login."""
+
+    example: ClassVar[dict[str, Any]] = {"repo": "user/name"}
+
+    repo: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]{0,95}$"),
+        Says("a data set, user/name", "user/name"),
+    ]
+    """The data set: `user/name`, or `organisation/name`. It is created if there is none."""
+    path: str = ""
+    """The folder in the data set; by default its top."""
+    private: bool = True
+    """Whether a data set that is created is private."""
+    revision: str = "main"
+    """The branch, which is created if there is none."""
+
+    @field_validator("path")
+    @classmethod
+    def _below_the_top(cls, value: str) -> str:
+        if {"..", "."} & set(value.split("/")) or value.startswith(("/", ".git/")):
+            raise ValueError("give a folder below the top of the data set, such as data/train")
+        return value
+
+
 class StageSpec(StageDefaults):
     """One stage: a pipeline, and how to run it."""
 
@@ -151,12 +177,16 @@ class StageSpec(StageDefaults):
     """Number of ranks that divide the work. `auto`: one for each shard."""
     sizing: SkipJsonSchema[Literal["given", "undecided", "decided"]] = "given"
     """Who gives the number of ranks: the user, or the input when it is listed. `tasks` is 1 while it is undecided."""
+    first_shards: SkipJsonSchema[int | None] = None
+    """In a rehearsal: the number of shards, from the first on, that the stage reads."""
     depends: Annotated[tuple[Annotated[str, Says("the name of a stage")], ...], Says("a list of stages")] = ()
     """Stages of which every rank must be done before this stage starts."""
     pipeline: Pipeline
     """The steps; the first reads, the last usually writes."""
     blocks: BlocksSpec | None = None
     """Servers that host a model's transformer blocks, in place of a pipeline."""
+    publish: PublishSpec | None = None
+    """Where the outputs are published once all ranks are done, in one commit: a data set of the Hugging Face Hub."""
 
     @property
     def ranks_dealt(self) -> int:
@@ -326,6 +356,8 @@ class PipelineFile(StageDefaults, WholeRun):
     """The steps; the first reads, the last usually writes."""
     blocks: BlocksSpec | None = None
     """Servers that host a model's transformer blocks, in place of a pipeline."""
+    publish: PublishSpec | None = None
+    """Where the outputs are published once all ranks are done, in one commit: a data set of the Hugging Face Hub."""
     stages: Stages | None = None
     """Several stages, each with a name, a pipeline, and the stages that it depends on."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from stagger.errors import StaggerError
-from stagger.pipeline.making import resolve
+from stagger.pipeline.names import resolve
 from stagger.pipeline.objects import DATA, NAME, hints_of, takes_functions_only, written_object
 from stagger.spec.expected import described
 from stagger.spec.yaml_file import Path

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
 from stagger.errors import StaggerError
-from stagger.pipeline.making import BUILTIN, resolve
+from stagger.pipeline.names import BUILTIN, resolve
 from stagger.pipeline.objects import written_object
 from stagger.spec.base import survives_json
 from stagger.spec.expected import assigned, described, expected

@@ -15,6 +15,7 @@ from rich.filesize import decimal
 from stagger.executor.activity import Activity, Waiting
 from stagger.ranks import format_ranks, pad
 from stagger.rundir.launch_records import SlurmLaunch
+from stagger.rundir.published import read_published
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.rundir.stage_folder import Completion, StageFolder, attempt_order, collection_paused
 from stagger.slurm.states import Starts
@@ -80,6 +81,7 @@ class StageStatus:
     places: the paths that exist of the stage's `report`, `stats` and `logs`.
     slowest: (rank, seconds) of ranks that took much longer than most.
     schema_differences: a sentence for each column that differs between the Parquet files of an output folder.
+    published: where the outputs are published, or why they are not, as a phrase; empty if they are not to be.
     end: the state and a message of the end of the latest launch (`stagger.status.end_job`); empty if there is none.
     """
 
@@ -127,6 +129,7 @@ class StageStatus:
     notes: list[str] = field(default_factory=list)
     avoided: list[str] = field(default_factory=list)
     schema_differences: list[str] = field(default_factory=list)
+    published: str = ""
     end: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -199,11 +202,21 @@ def stage_status(look: Look) -> StageStatus:
     if look.launches and isinstance(latest := look.launches[-1], SlurmLaunch):
         status.avoided = list(latest.avoided)
     status.places = places(look.stage.folder, bool(look.done or look.failed)) if look.has_started else {}
+    if look.stage.spec.publish is not None:
+        status.published = published(look)
     with collection_paused(), look.stage.folder.blaming():
         add_totals(status, look)
         if look.strays is not None:
             status.strays = {**vars(look.strays), "message": str(look.strays)}
     return status
+
+
+def published(look: Look) -> str:
+    """Where the outputs of a stage are published, or when they will be."""
+    if (record := read_published(look.stage.folder)) is None:
+        repo = look.stage.spec.publish.repo if look.stage.spec.publish else ""
+        return f"not yet published to {repo}"
+    return str(record) if record.error else f"published {record}"
 
 
 def undecided_ranks(stage: StageSpec) -> str:

@@ -9,8 +9,7 @@ from typing import Any
 
 from stagger.errors import BadRecord, StaggerError
 from stagger.pipeline import Document
-from stagger.pipeline.making import resolve
-from stagger.steps.reader import default_id
+from stagger.pipeline.names import resolve
 
 #: The keys of what a reader's adapter returns.
 KEYS = frozenset(("text", "id", "media", "metadata"))
@@ -24,7 +23,7 @@ def function_of(adapter: Any) -> Callable[..., Any]:
         try:
             found = resolve(adapter)
         except StaggerError as error:
-            raise StaggerError(str(error).replace("The step", "The adapter", 1)) from error
+            raise StaggerError(f"adapter: {error}") from error
     else:
         found = adapter
     if not callable(found):
@@ -33,9 +32,9 @@ def function_of(adapter: Any) -> Callable[..., Any]:
 
 
 def document_of(
-    adapt: Callable[..., Any], reader: Any, record: dict[str, Any], path: str, number: int
+    adapt: Callable[..., Any], reader: Any, record: dict[str, Any], path: str, number: int, default_id: str
 ) -> Document | None:
-    """The document that an adapter makes of a record; None if it makes none.
+    """The document that an adapter makes of a record, with `default_id` if it has no id; None if it makes none.
 
     Raises BadRecord when the adapter raises, or returns anything else.
     """
@@ -54,7 +53,7 @@ def document_of(
     if text is None:
         text = ""
     if id_ is None:
-        id_ = default_id(path, number)
+        id_ = default_id
     elif isinstance(id_, int) and not isinstance(id_, bool):
         id_ = str(id_)
     for key, value, kind in (

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from stagger.errors import BadInput, BadRecord, StaggerError, missing_extra
+from stagger.errors import BadInput, BadRecord, StaggerError, counted, missing_extra
 from stagger.pipeline import Document, Shard
 from stagger.pipeline.task_context import TaskContext
 from stagger.steps.arrow import ReadArrow
@@ -163,7 +163,8 @@ class ReadDataset(ReadArrow):
         streamed = self._streamed()
         if max(1, int(streamed.num_shards)) != int(count):
             raise BadInput(
-                f"{self._hub} has {streamed.num_shards} files now, {int(count)} when the plan was made; give revision"
+                f"{self._hub} has {counted(streamed.num_shards, 'file')} now, {int(count):,} when the plan was made;"
+                " give revision"
             )
         rows = streamed.shard(num_shards=int(count), index=int(number)).with_format("arrow")
         columns = None

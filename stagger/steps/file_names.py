@@ -6,13 +6,12 @@ import datetime
 import difflib
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stagger.errors import StaggerError
 from stagger.pipeline import Document
-from stagger.steps.writer import FIELDS
 
 FIELD = re.compile(r"\{([^{}]*)\}")
 
@@ -91,13 +90,16 @@ def nested(metadata: dict[str, Any], keys: Sequence[str]) -> Any:
     return value
 
 
-def fields_of(filename: str) -> list[Field]:
-    """The metadata keys of a file name, each once, in their order. Raises StaggerError when the name is not valid."""
-    _check(filename)
+def fields_of(filename: str, own: Collection[str]) -> list[Field]:
+    """The metadata keys of a file name, each once, in their order. `own` are the fields that are no keys.
+
+    Raises StaggerError when the name is not valid.
+    """
+    _check(filename, own)
     fields: dict[str, frozenset[str]] = {}
     for part in filename.split("/"):
         for key, escaped in _ends(part):
-            if key not in FIELDS:
+            if key not in own:
                 fields[key] = fields.get(key, frozenset()) | escaped
     return [Field(key, escaped) for key, escaped in fields.items()]
 
@@ -111,10 +113,10 @@ def _ends(part: str) -> Iterator[tuple[str, frozenset[str]]]:
         yield pieces[place], frozenset((before, after)) - {""}
 
 
-def _check(filename: str) -> None:
+def _check(filename: str, own: Collection[str]) -> None:
     for key in FIELD.findall(filename):
-        close = difflib.get_close_matches(key.lower(), FIELDS, n=1, cutoff=0.7)
-        if not key or (close and key not in FIELDS):
+        close = difflib.get_close_matches(key.lower(), own, n=1, cutoff=0.7)
+        if not key or (close and key not in own):
             meant = f"did you mean {{{close[0]}}}?" if close else "name a key of the metadata."
             raise StaggerError(f"filename {filename!r}: there is no {{{key}}}; {meant}")
     for part in filename.split("/"):

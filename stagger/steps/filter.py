@@ -11,7 +11,7 @@ from typing import Any
 from stagger.errors import StaggerError
 from stagger.pipeline import Document, count
 from stagger.pipeline.hooks import is_stateless, stateless
-from stagger.pipeline.making import resolve
+from stagger.pipeline.names import resolve
 from stagger.pipeline.statistics import DROPPED, NO_REASON
 from stagger.steps.removed import REASON
 

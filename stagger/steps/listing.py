@@ -9,11 +9,14 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
 from stagger.errors import agreeing, counted
-from stagger.storage import Entry
+from stagger.pipeline.shard_table import ShardTable
+from stagger.storage import Files
 from stagger.storage.storage import Storage, is_local
 
 #: What a name that is left out may be.
@@ -30,51 +33,63 @@ ODD_ENDINGS = ("/", *ENDINGS)
 #: Folders, and files in each, that are looked at for files that are not read; and files beside which nobody looks.
 FOLDERS_SEEN, MANY_FILES = 100, 100_000
 
+#: What the names of a listing, one after another between slashes, hold if one of them is odd.
+ODD_PARTS = tuple(f"/{start}" for start in (*ODD_STARTS, "/")) + tuple(f"{ending}/" for ending in ENDINGS)
+
 #: Names shown of each kind.
 SHOWN = 3
 
 
 @dataclass
 class LeftOut:
-    """The names that the glob matches and that are not input, by what they are."""
+    """The names that the glob matches and that are not input, by what they are: their number, and the first ones."""
 
-    names: dict[str, list[str]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, reason: str, name: str) -> None:
-        self.names.setdefault(reason, []).append(name)
+        self.counts[reason] += 1
+        first = self.first.setdefault(reason, [])
+        if len(first) < SHOWN:
+            first.append(name)
+
+    def __bool__(self) -> bool:
+        return bool(self.counts)
 
     def __str__(self) -> str:
         """A sentence such as `1 name is not input: folder markers (1): d/`; empty if nothing is left out."""
-        if not self.names:
+        if not self:
             return ""
-        count = sum(map(len, self.names.values()))
-        kinds = "; ".join(f"{reason} ({len(names)}): {shown(names)}" for reason, names in self.names.items())
-        how = ", unless glob names them (as glob: _*)" if self.names.keys() - {MARKER} else ""
+        count = self.counts.total()
+        kinds = "; ".join(f"{reason} ({self.counts[reason]}): {self._shown(reason)}" for reason in self.counts)
+        how = ", unless glob names them (as glob: _*)" if self.counts.keys() - {MARKER} else ""
         return f"{count} name{'s are' if count > 1 else ' is'} not input{how}: {kinds}"
 
+    def _shown(self, reason: str) -> str:
+        more = self.counts[reason] - len(self.first[reason])
+        return ", ".join(name or "the folder's own" for name in self.first[reason]) + (
+            f" and {more} more" if more else ""
+        )
 
-def shown(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(name or "the folder's own" for name in names[:SHOWN]) + more
 
+def input_files(storage: Storage, path: str, glob: str, *, recursive: bool) -> tuple[ShardTable, LeftOut]:
+    """The files of a folder that are input, sorted, from a single listing; and the names that are left out.
 
-def input_files(storage: Storage, path: str, glob: str, *, recursive: bool) -> tuple[list[Entry], LeftOut]:
-    """The files of a folder that are input, sorted, from a single listing; and the names that are left out."""
-    found = list(storage.find(path, recursive=recursive))
-    named = names_in(glob)
-    left_out = LeftOut()
-    files = []
-    for entry in matching(found, glob):
-        name = entry.name
-        odd = "/_" in name or "/." in name or name.startswith(ODD_STARTS) or name.endswith(ODD_ENDINGS) or not name
-        if odd and (reason := why_not(entry, named)):
-            left_out.add(reason, name)
-        else:
-            files.append(entry)
-    files.sort()
-    if not is_local(path) and any(not entry.size for entry in files):
-        files = without_markers(storage, path, files, found if recursive else None, left_out)
-    return files, left_out
+    Raises StaggerError for an input whose name is not UTF-8.
+    """
+    table, left_out = ShardTable(), LeftOut()
+    wanted, named = matcher(glob), names_in(glob)
+    folders: set[str] | None = set() if recursive and not is_local(path) else None
+    for files in storage.listed(path, recursive=recursive):
+        if folders is not None:
+            folders.update(name.rpartition("/")[0] for name in files.names)
+        if wanted is not None:
+            files = chosen(files, list(map(wanted, files.names)))
+        table.add(without_odd(files, named, left_out))
+    table = table.in_order()
+    if not is_local(path) and 0 in table.sizes:
+        table = without_markers(storage, path, table, folders, left_out)
+    return table, left_out
 
 
 def unread_folders(path: str, glob: str, files: int) -> str:
@@ -97,11 +112,11 @@ def unread_folders(path: str, glob: str, files: int) -> str:
 
 
 def _has_match(folder: str, glob: str) -> bool:
+    fits = matcher(glob)
     seen = 0
     for below, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not is_hidden(name)]
-        entries = [Entry(name, 0) for name in names if not is_hidden(name)]
-        if any(True for _ in matching(entries, glob)):
+        if any(fits is None or fits(name) for name in names if not is_hidden(name)):
             return True
         seen += len(names) + 1
         if seen > FOLDERS_SEEN or len(below) > 4000:
@@ -109,17 +124,39 @@ def _has_match(folder: str, glob: str) -> bool:
     return False
 
 
-def matching(found: list[Entry], glob: str) -> list[Entry]:
-    """The entries whose name matches the glob: their own name or, if the glob contains a `/`, their whole path."""
+def chosen(files: Files, selected: Sequence[object]) -> Files:
+    """The files for which `selected` holds something true."""
+    if all(selected):
+        return files
+    names, sizes, versions = files
+    return Files(list(compress(names, selected)), list(compress(sizes, selected)), list(compress(versions, selected)))
+
+
+def matcher(glob: str) -> Callable[[str], object] | None:
+    """Whether a name matches the glob: its last part or, if the glob contains a `/`, its whole path. None if all do."""
     if glob == "*":
-        return found
+        return None
     if "/" not in glob:
         match = re.compile(fnmatch.translate(glob)).match
-        return [entry for entry in found if match(entry.name.rpartition("/")[2])]
+        return lambda name: match(name.rpartition("/")[2])
     from fsspec.utils import glob_translate  # `*` stays within a folder, `**/` spans any number of them.
 
-    match = re.compile(str(glob_translate(glob))).match
-    return [entry for entry in found if match(entry.name)]
+    return re.compile(str(glob_translate(glob))).match
+
+
+def without_odd(files: Files, named: Sequence[Callable[[str], object]], left_out: LeftOut) -> Files:
+    """The files without those that other programs leave beside the data, which are added to `left_out`."""
+    together = f"/{'/'.join(files.names)}/"
+    if not any(part in together for part in ODD_PARTS):
+        return files
+    selected = []
+    for name, size in zip(files.names, files.sizes, strict=True):
+        odd = "/_" in name or "/." in name or name.startswith(ODD_STARTS) or name.endswith(ODD_ENDINGS) or not name
+        reason = why_not(name, size, named) if odd else ""
+        if reason:
+            left_out.add(reason, name)
+        selected.append(not reason)
+    return chosen(files, selected)
 
 
 def names_in(glob: str) -> list[Callable[[str], object]]:
@@ -128,10 +165,10 @@ def names_in(glob: str) -> list[Callable[[str], object]]:
     return [re.compile(fnmatch.translate(part)).match for part in parts]
 
 
-def why_not(entry: Entry, named: Iterable[Callable[[str], object]]) -> str:
+def why_not(path: str, size: int, named: Iterable[Callable[[str], object]]) -> str:
     """The reason why a file is not input; empty if it is."""
-    *folders, name = entry.name.split("/")
-    if not name or (not entry.size and name.endswith("_$folder$")):
+    *folders, name = path.split("/")
+    if not name or (not size and name.endswith("_$folder$")):
         return MARKER
     for part in (*folders, name):
         if is_hidden(part) and not any(match(part) for match in named):
@@ -152,16 +189,16 @@ def is_hidden(part: str) -> bool:
 
 
 def without_markers(
-    storage: Storage, path: str, files: list[Entry], found: Iterable[Entry] | None, left_out: LeftOut
-) -> list[Entry]:
-    """The sorted `files` without objects of zero bytes that have keys below them: some tools make folders that way.
+    storage: Storage, path: str, table: ShardTable, folders: Iterable[str] | None, left_out: LeftOut
+) -> ShardTable:
+    """The sorted files without objects of zero bytes that have keys below them: some tools make folders that way.
 
-    `found` is the recursive listing; without it, a request for each empty object looks below it.
+    `folders` are those of all files of the recursive listing; without them, a request for each empty object looks
+    below it.
     """
-    empty = [entry.name for entry in files if not entry.size]
-    if found is not None:
-        folders = {name[:place] for name in (entry.name for entry in found) for place in slashes(name)}
-        markers = folders.intersection(empty)
+    empty = [name for files in table.parts() for name, size in zip(files.names, files.sizes, strict=True) if not size]
+    if folders is not None:
+        markers = {start for folder in folders for start in with_parents(folder)}.intersection(empty)
     else:
         from concurrent.futures import ThreadPoolExecutor
 
@@ -170,8 +207,16 @@ def without_markers(
             markers = {name for name, first in zip(empty, below, strict=True) if first is not None}
     for name in sorted(markers):
         left_out.add(MARKER, name)
-    return [entry for entry in files if entry.size or entry.name not in markers]
+    kept = ShardTable()
+    for files in table.parts() if markers else ():
+        kept.add(chosen(files, [name not in markers for name in files.names]))
+    return kept if markers else table
 
 
-def slashes(name: str) -> list[int]:
-    return [place for place, letter in enumerate(name) if letter == "/"]
+def with_parents(folder: str) -> list[str]:
+    """A folder and those that it lies in.
+
+    >>> with_parents("a/b")
+    ['a/b', 'a']
+    """
+    return [folder, *(folder[:place] for place, letter in enumerate(folder) if letter == "/")]

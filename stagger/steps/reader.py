@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,9 +28,6 @@ HEAD_BYTES = 512
 
 #: First characters of most text files. No other format's files begin with them, unless a NUL follows.
 PLAIN = (b"{", b"[", b'"')
-
-#: Files of a listing that are made shards at once.
-AT_ONCE = 10_000
 
 #: Why a document without text is left out.
 NO_TEXT = "empty text"
@@ -233,39 +230,39 @@ class ShardReader(Reader):
 
             self._adapt = function_of(self.adapter)
 
-    def find_shards(self, storage: Storage) -> list[Shard]:
+    def find_shards(self, storage: Storage) -> Sequence[Shard]:
         """Every shard of the input, sorted by name or shuffled, from a single listing made at launch.
 
         Raises StaggerError when nothing matches, and for a link to a missing file.
         """
         shards = self._found_shards(storage)
-        if self.shuffle_seed is not None:
-            import random  # Only a launch shuffles.
+        if self.shuffle_seed is None:
+            return shards
+        from stagger.pipeline.shard_table import shuffled  # Only a launch shuffles.
 
-            random.Random(self.shuffle_seed).shuffle(shards)  # noqa: S311
-        return shards
+        return shuffled(shards, self.shuffle_seed)
 
-    def _found_shards(self, storage: Storage) -> list[Shard]:
+    def _found_shards(self, storage: Storage) -> Sequence[Shard]:
         if self.paths_file is not None:
             return self._listed_shards(storage, self.paths_file)
         from stagger.steps.listing import input_files, unread_folders  # Only a launch lists.
 
-        files, left_out = input_files(storage, self.path, self.glob, recursive=self.recursive)
-        shards = as_shards(files)
-        if shards and (gone := min(shards, key=lambda shard: shard.size)).size < 0:
+        shards, left_out = input_files(storage, self.path, self.glob, recursive=self.recursive)
+        if -1 in shards.sizes:
             raise StaggerError(
-                f"{join(self.path, gone.name)} links to a missing file; restore the file or remove the link."
+                f"{join(self.path, shards[shards.sizes.index(-1)].name)} links to a missing file; restore the file or"
+                " remove the link."
             )
         if not shards and (entry := storage.entry(self.path)) is not None:
-            shards = [Shard(self.path, entry.size, entry.version)]
+            return [Shard(self.path, entry.size, entry.version)]
         if not shards:
             raise StaggerError(
                 f"Nothing in {self.path} matches {self.glob!r}"
                 f"{'' if self.recursive else ' (set recursive: true to search the folders below it)'};"
-                f" correct path or glob.{f' {left_out}.' if left_out.names else ''}"
+                f" correct path or glob.{f' {left_out}.' if left_out else ''}"
             )
         unread = "" if self.recursive or "/" in self.glob else unread_folders(self.path, self.glob, len(shards))
-        for said in (f"{self.path}: {left_out}" if left_out.names else "", unread):
+        for said in (f"{self.path}: {left_out}" if left_out else "", unread):
             if said:
                 from stagger.terminal import logger
 
@@ -333,6 +330,11 @@ class ShardReader(Reader):
             if seen["read"] >= limit:
                 documents.close()
                 return
+
+    @property
+    def input_folder(self) -> str:
+        """Where all shards lie: `path`, unless a list names paths that may be anywhere."""
+        return self.path if self.paths_file is None else ""
 
     def path_of(self, shard: Shard) -> str:
         """The path of a shard. A name from a listing is always below `path`: an object's key can look like any path."""
@@ -406,7 +408,8 @@ class ShardReader(Reader):
         assert self._adapt is not None
         assert self._task is not None
         try:
-            document = document_of(self._adapt, self, record, shard.name, shard.record)
+            own_id = default_id(shard.name, shard.record)
+            document = document_of(self._adapt, self, record, shard.name, shard.record, own_id)
         except BadRecord as error:
             self.bad(shard, error.kind, str(error))
             return None
@@ -445,15 +448,6 @@ class ShardReader(Reader):
     def read(self, shard: OpenShard) -> Iterator[Document]:
         """The documents of one shard after `shard.record`; called again after a line that was too long."""
         raise NotImplementedError
-
-
-def as_shards(files: list[Entry]) -> list[Shard]:
-    """The files as shards, in the same list: a million of them are not held twice."""
-    new_shard = partial(tuple.__new__, Shard)  # Half the time of Shard(...).
-    shards = cast("list[Shard]", files)
-    for start in range(0, len(files), AT_ONCE):
-        shards[start : start + AT_ONCE] = map(new_shard, files[start : start + AT_ONCE])
-    return shards
 
 
 def leave_out(task: TaskContext, reason: str) -> None:

@@ -118,11 +118,12 @@ class WriteRemoved(WriteJsonl, Removal):
 
     def _write_next(self) -> None:
         """Write the documents that were removed since the last call."""
-        for document in self._removed:
-            if not self.reason:
-                document.metadata.pop(REASON, None)
-            record = self.encode(document)
-            self.file_for(len(record) if self.compression is None else 0).write(record)
+        if not self._removed:
+            return
+        for document in () if self.reason else self._removed:
+            document.metadata.pop(REASON, None)
+        for _ in self.write(self._removed):
+            pass
         self._removed.clear()
 
     def end_shard(self) -> None:

@@ -71,7 +71,7 @@ class ShardWriter(Writer):
         if any(name not in FIELDS for name in used):
             from stagger.steps.file_names import fields_of  # Few writers have such fields.
 
-            self._fields = fields_of(self.filename)
+            self._fields = fields_of(self.filename, FIELDS)
         elif "/" in self.filename:
             raise StaggerError(f"filename {self.filename!r} contains a '/'; set the folder in `path`.")
         if self.max_open_files < 1:
@@ -132,17 +132,17 @@ class ShardWriter(Writer):
     def planned_outputs(self, ranks: Sequence[Sequence[Shard]]) -> Iterator[tuple[str, str]]:
         """(path, source of the output) for all files of a stage, for checks at launch; of split files, the first only.
 
+        Keys of the metadata stay in the paths as they are: only the documents have their values.
+
         Raises StaggerError when the files are named after shards but the stage reads none.
         """
         if self.shard_by_shard and not any(ranks):
             raise StaggerError(f"filename {self.filename!r} has {{stem}}, but the first step reads no files.")
-        if self._fields:
-            return  # Only the documents have their names.
-        for rank, shards in enumerate(ranks):
+        for rank in range(len(ranks)):
             if not self.shard_by_shard:
                 yield join(self.path, self._name("", rank, 0)), f"rank {rank}"
                 continue
-            for shard in shards:
+            for shard in ranks[rank]:
                 stem = stem_of(shard.name)
                 if not {"", ".", ".."}.isdisjoint(stem.split("/")):
                     raise StaggerError(

@@ -7,7 +7,8 @@ own file because every task imports it: one more file would cost each task six f
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import lt
 from typing import NamedTuple, Protocol
 
 #: Larger objects are sent in parts while they are written; up to this size, one PUT is cheaper.
@@ -58,6 +59,32 @@ class Entry(NamedTuple):
     name: str
     size: int
     version: str = ""
+
+
+class Files(NamedTuple):
+    """Part of a listing, in columns, which cost less than an `Entry` for each file."""
+
+    names: Sequence[str]
+    sizes: Sequence[int]
+    versions: Sequence[str]
+
+    @classmethod
+    def of(cls, entries: Iterable[tuple[str, int, str]]) -> Files:
+        """The columns of entries or shards."""
+        names, sizes, versions = list(zip(*entries, strict=True)) or ((), (), ())
+        return cls(names, sizes, versions)
+
+    def entries(self) -> Iterator[Entry]:
+        return map(Entry._make, zip(*self, strict=True))
+
+
+def ascending(names: Sequence[str]) -> bool:
+    r"""Whether each name is greater than the one before it, by its code points: the order of S3, that of UTF-8's bytes.
+
+    >>> ascending(["a", "a/b", "b"]), ascending(["a", "a"]), ascending(["\uffff", "\U00010000"])
+    (True, False, True)
+    """
+    return all(map(lt, names, names[1:]))
 
 
 class Output(Protocol):
@@ -127,9 +154,11 @@ class Backend(Protocol):
 
     def named(self, folder: str, start: str) -> list[str]: ...
 
-    def list(self, folder: str) -> list[Entry]: ...
+    def listed(self, folder: str, *, recursive: bool) -> Iterator[Files]:
+        """The files in a folder or, with `recursive`, below it, and its folder markers: many at a time.
 
-    def walk(self, folder: str) -> Iterator[Entry]: ...
+        Those of one part are in order.
+        """
 
     def entry(self, path: str) -> Entry | None: ...
 
@@ -148,6 +177,10 @@ class Backend(Protocol):
 
 class RemoteBackend(Backend, Protocol):
     """A backend of object stores. S3's may be used by several threads at once."""
+
+    @property
+    def library(self) -> str:
+        """The library that makes the requests, and why it is not the usual one."""
 
     def stream_part(
         self, path: str, size: int, version: str, span: tuple[int, int], waiting: Callable[[], None]

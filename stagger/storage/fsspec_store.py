@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import fsspec
 
 from stagger.errors import StaggerError, StorageError, counted
-from stagger.storage import ONE_PUT_BYTES, Crc, Entry
+from stagger.storage import ONE_PUT_BYTES, Crc, Entry, Files
 from stagger.storage.faults import NotKept, WrongAnswer
 from stagger.storage.retry import Retry
 
@@ -43,6 +43,10 @@ class ObjectStore:
         except (ValueError, ImportError) as error:
             raise StaggerError(f"Cannot open {protocol}:// paths: {error}") from error
         self._retry = retry
+
+    @property
+    def library(self) -> str:
+        return type(self._files).__module__.partition(".")[0]
 
     def _ask(self, path: str, ask: Callable[[], T]) -> T:
         with asking(path):
@@ -108,9 +112,12 @@ class ObjectStore:
     def named(self, folder: str, start: str) -> list[str]:
         below, _, name = start.rpartition("/")
         below = f"{below}/" if below else ""
-        return [below + entry.name for entry in self.list(f"{folder}/{below}") if entry.name.startswith(name)]
+        return [below + entry.name for entry in self._list(f"{folder}/{below}") if entry.name.startswith(name)]
 
-    def list(self, folder: str) -> list[Entry]:
+    def listed(self, folder: str, *, recursive: bool) -> Iterator[Files]:
+        yield Files.of(sorted(self._walk(folder) if recursive else self._list(folder)))
+
+    def _list(self, folder: str) -> list[Entry]:
         self._files.invalidate_cache()
         try:
             found = self._ask(folder, lambda: self._files.ls(folder, detail=True))
@@ -118,16 +125,14 @@ class ObjectStore:
             return []
         return [Entry(info["name"].rpartition("/")[2], info["size"]) for info in found if info["type"] == "file"]
 
-    def walk(self, folder: str) -> Iterator[Entry]:
+    def _walk(self, folder: str) -> list[Entry]:
         root = self._files._strip_protocol(folder).rstrip("/") + "/"
         self._files.invalidate_cache()
         try:
             found = self._ask(folder, lambda: self._files.find(folder, detail=True))
         except FileNotFoundError:
-            return
-        for name, info in found.items():
-            if name.startswith(root):
-                yield Entry(name.removeprefix(root), info["size"])
+            return []
+        return [Entry(name.removeprefix(root), info["size"]) for name, info in found.items() if name.startswith(root)]
 
     def entry(self, path: str) -> Entry | None:
         self._files.invalidate_cache()

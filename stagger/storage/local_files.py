@@ -6,16 +6,21 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import BinaryIO
 
 from stagger.errors import BadInput, StaggerError
-from stagger.storage import MTIME, Crc, Entry
+from stagger.storage import MTIME, Crc, Entry, Files
 
 #: Bytes per read call: shared file systems favour large sequential reads.
 READ_BYTES = 2**20
 
 #: Most bytes of a file's name in its temporary name, which has another 100: file systems allow 255.
 NAME_BYTES = 150
+
+#: Files of a folder that are sorted at once: a larger folder comes in several parts.
+LISTED_AT_ONCE = 2**20
+
 #: Modes of records and their folders: others may read them if the run directory lets them, and never write.
 RECORD, FOLDER = 0o644, 0o755
 
@@ -97,14 +102,7 @@ class LocalFiles:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def list(self, folder: str) -> list[Entry]:
-        try:
-            with os.scandir(folder) as entries:
-                return [found for entry in entries if (found := file_entry(entry, "")) is not None]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-
-    def walk(self, folder: str) -> Iterator[Entry]:
+    def listed(self, folder: str, *, recursive: bool) -> Iterator[Files]:
         pending = [""]
         seen: set[tuple[int, int]] = set()
         while pending:
@@ -117,12 +115,18 @@ class LocalFiles:
             if (info.st_dev, info.st_ino) in seen:
                 raise StaggerError(f"{folder}/{below} is a link to a folder that is listed already; remove the link.")
             seen.add((info.st_dev, info.st_ino))
+            folders: list[str] = []
+            files: list[tuple[str, int, str]] = []
             with scan as entries:
                 for entry in entries:
-                    if entry.is_dir():
-                        pending.append(f"{below}{entry.name}/")
-                    elif (found := file_entry(entry, below)) is not None:
-                        yield found
+                    if (file := file_in(entry, below, folders)) is not None:
+                        files.append(file)
+                    if len(files) == LISTED_AT_ONCE:
+                        yield in_columns(files)
+                        files.clear()
+            yield in_columns(files)
+            if recursive:
+                pending += sorted(folders, reverse=True)
 
     def entry(self, path: str) -> Entry | None:
         try:
@@ -170,14 +174,26 @@ class LocalFiles:
             raise StaggerError(f"{folder} cannot be written: no permission in {existing}. Choose another path.")
 
 
-def file_entry(entry: os.DirEntry[str], below: str) -> Entry | None:
-    """The `Entry` of a file in a folder; None for anything else. A dangling link has size -1, to be noticed."""
-    # A listed file may vanish before its stat, as temporary files do. The folder's other files must still be found.
-    with contextlib.suppress(FileNotFoundError):
+def file_in(entry: os.DirEntry[str], below: str, folders: list[str]) -> tuple[str, int, str] | None:
+    """Name, size and version of a file in a folder; None for anything else. A dangling link has size -1, to be noticed.
+
+    A folder is added to `folders`, with a slash at its end.
+    """
+    name = below + entry.name
+    try:
         if entry.is_file():
             info = entry.stat()
-            return Entry(below + entry.name, info.st_size, version_of(info))
-    return Entry(below + entry.name, -1) if entry.is_symlink() and not entry.is_dir() else None
+            return name, info.st_size, f"{MTIME}{info.st_mtime_ns}"
+    except FileNotFoundError:
+        pass  # It vanished before its stat, as temporary files do. The folder's other files must still be found.
+    if entry.is_dir():
+        folders.append(f"{name}/")
+        return None
+    return (name, -1, "") if entry.is_symlink() else None
+
+
+def in_columns(files: list[tuple[str, int, str]]) -> Files:
+    return Files.of(sorted(files, key=itemgetter(0)))
 
 
 def version_of(info: os.stat_result) -> str:
@@ -205,7 +221,7 @@ def open_version(path: str, size: int, version: str) -> BinaryIO:
 
 
 def is_there(entry: os.DirEntry[str]) -> bool:
-    """Whether a folder's entry is a file or a dangling link, as in `file_entry`."""
+    """Whether a folder's entry is a file or a dangling link, as in `file_in`."""
     return entry.is_file() or (entry.is_symlink() and not entry.is_dir())
 
 

@@ -7,11 +7,11 @@ the first remote path, never for a local one.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from stagger.errors import StaggerError
-from stagger.storage import S3_CONNECTIONS, Backend, Entry, Output, RemoteBackend
+from stagger.storage import S3_CONNECTIONS, Backend, Entry, Files, Output, RemoteBackend
 
 if TYPE_CHECKING:
     from stagger.storage.retry import Retry
@@ -107,8 +107,7 @@ class Storage:
             from stagger.storage.local_files import LocalFiles
 
             return LocalFiles(self.shared)
-        place = ("storage_options", protocol)
-        options = cast("dict[str, Any]", expand_variables(self.options.get(protocol, {}), place))
+        options = self.expanded_options(protocol)
         if protocol in S3_PROTOCOLS:
             from stagger.storage.s3.store import S3
 
@@ -116,6 +115,10 @@ class Storage:
         from stagger.storage.fsspec_store import ObjectStore
 
         return ObjectStore(protocol, options, self.retry)
+
+    def expanded_options(self, protocol: str) -> dict[str, Any]:
+        """The options of a protocol, with the values of variables."""
+        return cast("dict[str, Any]", expand_variables(self.options.get(protocol, {}), ("storage_options", protocol)))
 
     @property
     def retry(self) -> Retry:
@@ -125,6 +128,10 @@ class Storage:
 
             self._retry = Retry(self.retry_s, self._unreachable_s, check=lambda: self.check(), tell=self._tell)
         return self._retry
+
+    def libraries(self) -> dict[str, str]:
+        """What makes the requests to each remote protocol that has been used."""
+        return {name: cast("RemoteBackend", one).library for name, one in self._backends.items() if name != "file"}
 
     def retried(self) -> dict[str, Any]:
         """Retried requests by kind of fault, and the seconds spent waiting, both since the last call of this."""
@@ -182,18 +189,24 @@ class Storage:
         with ThreadPoolExecutor(32) as threads:
             return list(threads.map(self.entry, paths))
 
+    def listed(self, folder: str, *, recursive: bool) -> Iterator[Files]:
+        """The files in a folder or, with `recursive`, below it, and its folder markers: many at a time, in columns.
+
+        In no particular order, but for those that come together.
+        """
+        return self.backend(folder).listed(folder, recursive=recursive)
+
     def list(self, folder: str) -> list[Entry]:
         """The files directly in a folder, sorted; empty if the folder does not exist."""
-        return sorted(filter(is_file, self.backend(folder).list(folder)))
+        return sorted(self._entries(folder, recursive=False))
 
     def walk(self, folder: str) -> Iterator[Entry]:
         """Every file below a folder, in no particular order."""
-        return filter(is_file, self.backend(folder).walk(folder))
+        return self._entries(folder, recursive=True)
 
-    def find(self, folder: str, *, recursive: bool) -> Iterable[Entry]:
-        """The files in a folder or, with `recursive`, below it, and its folder markers. In no particular order."""
-        backend = self.backend(folder)
-        return backend.walk(folder) if recursive else backend.list(folder)
+    def _entries(self, folder: str, *, recursive: bool) -> Iterator[Entry]:
+        for files in self.listed(folder, recursive=recursive):
+            yield from filter(is_file, files.entries())
 
     def entry(self, path: str) -> Entry | None:
         """A file's size and version; None if there is no such file."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stagger.errors import BadInput, Interrupted, StaggerError, counted
 from stagger.pipeline import COUNTS
 from stagger.pipeline.chain import Step, StepCount, chain, own_seconds
-from stagger.pipeline.hooks import BoundStep, Writer
+from stagger.pipeline.hooks import bound_steps, writers
 from stagger.pipeline.making import build
 from stagger.pipeline.task_context import EXAMPLES, Circumstances, OutputFile, StopFlag, TaskContext
 from stagger.rundir.plan_file import RankPlan, read_rank
@@ -69,7 +68,8 @@ class Attempt:
         self.name = attempt_name(settings.launch, job.restart)
         self.folder = StageFolder(storage, settings.stage_dir)
         self.started = time.time()
-        self.cpu_started = time.process_time()
+        self.cpu_started = cpu_seconds()
+        self.children_started = children_cpu_s()
         self.steps: list[Step] = []
         self.counts: list[StepCount] = []
         self.before: dict[str, Any] = {}
@@ -92,10 +92,10 @@ class Attempt:
             try:
                 self._work()
             except Interrupted as error:
-                self._record_failure(error)
+                self.record_failure(error)
                 raise
             except BaseException as error:  # Including SystemExit: a step that calls sys.exit() has not finished.
-                self._record_failure(error)
+                self.record_failure(error)
                 return False
         self.job.advanced = True
         return True
@@ -122,22 +122,30 @@ class Attempt:
         task.notes.update(self.before.get("notes", {}))
         COUNTS.clear()
         try:
-            self.steps = self._bound_steps(plan, task)
-            self.counts = [StepCount(step["use"]) for step in plan.steps]
-            self._keep_removed(plan, task)
-            with committed_blocks(task):
+            self._make_steps(plan, task)
+            with committed_blocks(self.steps, task):
                 self._run_steps(self.steps, plan, task)
                 self._commit(plan, task, len(plan.shards))
         except Committed:
             task.abort()
             log(f"rank {self.rank} is already done: an earlier attempt has committed it meanwhile")
         except BaseException:
+            self.stop.in_steps = False
             task.abort()
             raise
         finally:
             task.close()
             if self.uploads is not None:
                 self.uploads.end()
+            for protocol, library in self.storage.libraries().items():
+                log(f"{protocol}: requests by {without_secrets(library)}")
+
+    def _make_steps(self, plan: RankPlan, task: TaskContext) -> None:
+        """Make the steps. From here to the commit, a stop signal that they ignore interrupts them (stopping.py)."""
+        self.stop.in_steps = True
+        self.steps = self._bound_steps(plan, task)
+        self.counts = [StepCount(step["use"]) for step in plan.steps]
+        self._keep_removed(plan, task)
 
     def _begin_upload(self, path: str) -> None:
         """Write a note before a multipart upload begins. Few ranks write that much; the others skip the import."""
@@ -180,12 +188,14 @@ class Attempt:
 
         Raises what a step has raised, also if a later step swallowed it; and Superseded.
         """
+        self.stop.in_steps = False
         self.stop.check()
         for count in self.counts:
             if count.error is not None:  # The records after it are missing.
                 raise count.error
         if self.job.process:
             task.abort()
+            self.stop.in_steps = shards < len(plan.shards)
             return
         from stagger.task.commit import RankCommit
 
@@ -199,6 +209,7 @@ class Attempt:
             self.commit = RankCommit(self.folder, self.rank, self.name, self.job.id, repeated=self.repeated)
         self.commit.publish(files, path, encode(record), keep)
         task.committed()
+        self.stop.in_steps = not done
         if done:
             log(f"done: {counted(record['records_in'], 'record')} in, {record['records_out']:,} out", "SUCCESS")
             if "dropped" in record or "counts" in record:
@@ -221,8 +232,8 @@ class Attempt:
     def _run_steps(self, steps: list[Step], plan: RankPlan, task: TaskContext) -> None:
         """Exhaust the last step, which runs all steps, once for the whole rank or once per shard."""
         removal = [count.removal for count in self.counts if count.removal is not None]
-        writers = [*(step for step in steps if isinstance(step, Writer)), *removal]
-        by_shard = any(writer.shard_by_shard for writer in writers)
+        named = [*writers(steps), *removal]
+        by_shard = any(writer.shard_by_shard for writer in named)
         if by_shard and self.settings.commit != "shard" and not all(may := repeatable_steps(plan, steps)):
             from stagger.pipeline.shard_boundaries import RankSteps
 
@@ -230,11 +241,12 @@ class Attempt:
             return
         ended = len(plan.shards) - len(task.all_shards)
         for shard in task.shard_by_shard() if by_shard else [None]:
-            for writer in writers if shard is not None else ():
-                writer.begin_shard(shard)
+            if shard is not None:
+                for writer in named:
+                    writer.begin_shard(shard)
             for _ in chain(steps, self.counts, self.rank, task.world_size, self.stop.check):
                 pass
-            for writer in writers:
+            for writer in named:
                 writer.end_shard()
             if self.settings.commit == "shard" and shard is not None:
                 ended += 1
@@ -245,9 +257,8 @@ class Attempt:
     def _bound_steps(self, plan: RankPlan, task: TaskContext) -> list[Step]:
         """The steps, created anew for each rank so that no state carries over, and bound to the task."""
         steps = load_steps(self.settings, self.storage, plan)
-        for step in steps:
-            if isinstance(step, BoundStep):
-                step.bind(task)
+        for step in bound_steps(steps):
+            step.bind(task)
         return steps
 
     def _keep_removed(self, plan: RankPlan, task: TaskContext) -> None:
@@ -315,12 +326,20 @@ class Attempt:
             "script_started": self.job.script_started,
             "started": self.started,
             "ended": time.time(),
-            "cpu_s": round(time.process_time() - self.cpu_started, 6),
-            "peak_rss_mb": peak_rss_mb(),
+            "cpu_s": round(cpu_seconds() - self.cpu_started, 6),
+            "peak_rss_mb": peak_rss_mb() + self._children_mib(),
             "retried": self.storage.retried(),
         }
 
-    def _record_failure(self, error: BaseException) -> None:
+    def _children_mib(self) -> int:
+        """Peak memory of the processes that this attempt's steps started, in MiB; 0 without any."""
+        if not has_children() and children_cpu_s() == self.children_started:
+            return 0
+        from stagger.task.children import peak_mib
+
+        return peak_mib()
+
+    def record_failure(self, error: BaseException) -> None:
         """Log why the attempt ended, and write a failure record. The run directory itself may be unwritable."""
         import traceback
 
@@ -344,11 +363,11 @@ class Attempt:
             log(f"the failure record cannot be written: {second}", "ERROR")
 
 
-def committed_blocks(task: TaskContext) -> AbstractContextManager[None]:
-    """A context in which what blocks of datatrove write are outputs of the task, if one can be among the steps."""
-    if "datatrove" not in sys.modules:
+def committed_blocks(steps: list[Step], task: TaskContext) -> AbstractContextManager[None]:
+    """A context in which what blocks of datatrove write are outputs of the task, unless all steps are stagger's."""
+    if all(type(step).__module__.startswith("stagger.") for step in steps):
         return nullcontext()
-    from stagger.datatrove.attempt_files import committed_with
+    from stagger.datatrove.leading import committed_with
 
     return committed_with(task)
 
@@ -386,6 +405,31 @@ def added(before: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
             for one, now in zip(before["steps"], record["steps"], strict=True)
         ],
     }
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process, of its children that have ended, and of those that live."""
+    used = time.process_time() + children_cpu_s()
+    if not has_children():
+        return used
+    from stagger.task.children import living_cpu_s
+
+    return used + living_cpu_s()
+
+
+def children_cpu_s() -> float:
+    """CPU seconds of this process's children that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def has_children() -> bool:
+    """Whether the process has children. Takes one system call, and no file."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def peak_rss_mb() -> int:
@@ -435,6 +479,8 @@ def load_steps(settings: TaskSettings, storage: Storage, plan: RankPlan) -> list
 
 def repeatable_steps(plan: RankPlan, steps: list[Step]) -> list[bool]:
     """For each step of a rank, whether it may be called once per shard."""
+    if len(bound_steps(steps)) == len(steps):
+        return [True] * len(steps)
     from stagger.datatrove.state import repeatable
 
     return [

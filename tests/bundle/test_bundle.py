@@ -98,7 +98,7 @@ def test_an_edited_module_of_an_editable_installation_is_run_as_it_is_now(task: 
     (packages_of(tmp_path / "venv") / "project.pth").write_text("\n".join([str(project), *others]) + "\n")
     python = str(tmp_path / "venv" / "bin" / "python")
     task.bundle(python)
-    for file, line in (("pipeline/making.py", "print('edited making')"), ("task/__main__.py", "print('edited main')")):
+    for file, line in (("pipeline/chain.py", "print('edited chain')"), ("task/__main__.py", "print('edited main')")):
         with (project / "stagger" / file).open() as module:
             text = module.read()
         (project / "stagger" / file).write_text(

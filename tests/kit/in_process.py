@@ -6,7 +6,7 @@ import time
 from unittest import mock
 
 from stagger.executor.base import StageLaunch
-from stagger.pipeline.making import add_import_path
+from stagger.pipeline.names import add_import_path
 from stagger.pipeline.task_context import StopFlag
 from stagger.storage.storage import Storage
 from stagger.task.__main__ import run_ranks

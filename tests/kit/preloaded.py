@@ -38,7 +38,8 @@ MODULES = (
     "obstore",
 )
 
-#: Beginnings of variables that Python reads when it starts: a command that has its own needs a new process.
+#: Beginnings of variables that Python reads when it starts: a command that has its own needs a new process. (Not with
+#: another PYTHONPATH, which is heeded all the same.)
 OF_PYTHON = ("PYTHON", "LANG", "LC_")
 
 
@@ -78,7 +79,7 @@ def same_python(environment: Mapping[str, str]) -> bool:
 
 
 def settings_of_python(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(OF_PYTHON)}
+    return {name: value for name, value in environment.items() if name.startswith(OF_PYTHON) and name != "PYTHONPATH"}
 
 
 def read_all(ends: list[int]) -> list[bytes]:
@@ -133,7 +134,7 @@ def run_module(module: str, arguments: list[str], folder: str, environment: dict
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["", *arguments]
-    sys.path[0] = folder
+    sys.path[:1] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as end:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from stagger import LocalExecutor, ReadJsonl, StaggerError, WriteJsonl
 from stagger.pipeline import Shard
+from stagger.pipeline.shard_table import ShardTable
 from stagger.plan import stage_plan
 from stagger.plan.sharding import assign, task_count
 from stagger.rundir.run_folder import RunFolder
@@ -26,7 +27,7 @@ from tests.kit.slurm_front import front
 @given(st.lists(st.integers(0, 3000), min_size=1, max_size=60), st.integers(1, 1000))
 def test_each_rank_gets_about_the_bytes_or_one_larger_shard(sizes: list[int], size: int) -> None:
     count = task_count(sizes, size)
-    ranks = assign([Shard(f"{i:03d}", one) for i, one in enumerate(sizes)], count, "bytes")
+    ranks = assign(ShardTable(Shard(f"{i:03d}", one) for i, one in enumerate(sizes)), count, "bytes")
     assert all(ranks)
     for shards in ranks:
         assert len([shard for shard in shards if shard.size]) <= 1 or sum(shard.size for shard in shards) < 2 * size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stagger.pipeline import Shard
+from stagger.pipeline.shard_table import ShardTable
 from stagger.plan.upstream import Upstream, recorded_only
 from stagger.rundir.output_names import OutputNames
 from stagger.steps.jsonl import WriteJsonl
@@ -25,7 +26,7 @@ STEMS = Upstream("stems", [OutputNames("/out", ["{stem}.jsonl"])], ["/out/en/a.j
     ],
 )
 def test_what_is_kept(upstream: list[Upstream], names: list[str], kept: list[str]) -> None:
-    shards = [Shard(name, 1) for name in names]
+    shards = ShardTable(Shard(name, 1) for name in names)
     found, foreign = recorded_only(shards, lambda shard: f"/out/{shard.name}", upstream)
     assert [shard.name for shard in found] == kept
     assert {path for path, _ in foreign} == {f"/out/{name}" for name in names} - {f"/out/{name}" for name in kept}

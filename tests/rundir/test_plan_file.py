@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from stagger.errors import StaggerError
 from stagger.pipeline import Shard
+from stagger.pipeline.shard_table import ShardTable
 from stagger.plan.sharding import assign
-from stagger.rundir.plan_file import encode_plan, read_all, read_rank
+from stagger.rundir.plan_file import read_all, read_rank, write_plan
 from stagger.storage.storage import Storage
+from tests.pipeline.test_shard_table import shard_lists
 
 
 class CountingStorage(Storage):
@@ -31,9 +35,9 @@ STEPS = [{"use": "read_jsonl", "params": {"path": "/data"}}]
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Path:
-    shards = [Shard(f"näme \n{i}", i * 10) for i in range(2500)]
+    shards = ShardTable(Shard(f"näme \n{i}", i * 10) for i in range(2500))
     path = tmp_path / "plan"
-    path.write_bytes(encode_plan("stage", "f00d", STEPS, assign(shards, 100, "count")))
+    write_plan(Storage(), str(path), "stage", "f00d", STEPS, assign(shards, 100, "count"))
     return path
 
 
@@ -47,7 +51,7 @@ def test_a_task_needs_two_range_reads(plan: Path) -> None:
 
 
 def test_all_ranks_can_be_read_back(plan: Path) -> None:
-    ranks = read_all(Storage(), str(plan))
+    ranks = list(read_all(Storage(), str(plan)))
     assert [rank.rank for rank in ranks] == list(range(100))
     assert sum(len(rank.shards) for rank in ranks) == 2500
 
@@ -69,3 +73,13 @@ def test_a_plan_of_another_run_is_refused(plan: Path) -> None:
 def test_a_rank_beyond_the_plan_is_refused(plan: Path) -> None:
     with pytest.raises(StaggerError, match="is damaged"):
         read_rank(Storage(), str(plan), "f00d", 100)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shard_lists, st.integers(1, 9))
+def test_what_was_planned_is_read_whatever_the_names(tmp_path: Path, shards: list[Shard], tasks: int) -> None:
+    path = str(tmp_path / "any")
+    write_plan(Storage(), path, "stage", "f00d", STEPS, assign(ShardTable(shards), tasks, "count"))
+    wanted = [shards[rank::tasks] for rank in range(tasks)]
+    assert [one.shards for one in read_all(Storage(), path)] == wanted
+    assert [read_rank(Storage(), path, "f00d", rank).shards for rank in range(tasks)] == wanted

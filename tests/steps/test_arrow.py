@@ -14,7 +14,7 @@ from stagger import BadInput, Document, ReadArrow, ReadDataset, StaggerError
 from stagger.pipeline.task_context import TaskContext
 from stagger.storage.storage import Storage
 
-ROWS = {"text": [f"text {n}" for n in range(50)], "id": list(map(str, range(50))), "n": list(range(50))}
+ROWS: dict[str, Any] = {"text": [f"text {n}" for n in range(50)], "id": list(map(str, range(50))), "n": list(range(50))}
 
 
 def read(step: Any, **options: Any) -> list[Document]:

@@ -268,7 +268,7 @@ def text_adapter(reader: Any, data: dict[str, Any], path: str, number: int | str
         ("adapt", "adapter is 'adapt'; give a function, written module:name"),
         (
             "tests.steps.test_edges:adopt",
-            "The adapter 'tests.steps.test_edges:adopt' cannot be imported: .* 'adapt'?",
+            "adapter: 'tests.steps.test_edges:adopt' cannot be imported: .* 'adapt'?",
         ),
         (5, "adapter is 5, which cannot be called"),
     ],

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stagger import ReadJsonl, StaggerError
-from stagger.steps.listing import input_files, unread_folders
+from stagger.pipeline import Shard
+from stagger.steps.listing import MARKER, input_files, names_in, unread_folders, why_not
+from stagger.storage import Files
 from stagger.storage.storage import Storage
 
 
@@ -118,3 +124,34 @@ def test_folders_whose_files_are_not_read_are_named(tmp_path: Path) -> None:
     assert "1 folder in" in unread_folders(str(tmp_path), "*.txt", 0)
     assert unread_folders(str(tmp_path), "*.csv", 0) == ""
     assert unread_folders(str(tmp_path / "a.jsonl"), "*", 0) == ""
+
+
+class Listed(Storage):
+    """A storage that lists these files, a few at a time."""
+
+    def __init__(self, files: list[Shard], at_once: int) -> None:
+        super().__init__()
+        self.files = files
+        self.at_once = at_once
+
+    def listed(self, folder: str, *, recursive: bool) -> Iterator[Files]:
+        for start in range(0, len(self.files), self.at_once):
+            yield Files.of(sorted(self.files[start : start + self.at_once]))
+
+
+parts = st.sampled_from(["a", "b.gz", "_a", "_y=1", ".a", "..", "a.crc", "a_$folder$", "a\nb", "\0", "\U0001f600", ""])
+paths = st.lists(parts, min_size=1, max_size=3).map("/".join)
+files = st.lists(
+    st.builds(Shard, paths, st.integers(0, 2), st.just('"e"')), max_size=12, unique_by=lambda file: file.name
+)
+
+
+@given(files, st.integers(1, 5), st.sampled_from(["*", "*.gz", "_*", "a*", "*.crc"]))
+def test_columns_are_chosen_as_files_one_by_one_would_be(files: list[Shard], at_once: int, glob: str) -> None:
+    table, left_out = input_files(Listed(files, at_once), "s3://data/in", glob, recursive=True)
+    fitting = [file for file in files if fnmatch.fnmatchcase(file.name.rpartition("/")[2], glob)]
+    reasons = {file: why_not(file.name, file.size, names_in(glob)) for file in fitting}
+    below = {file for file in fitting if any(one.name.startswith(f"{file.name}/") for one in files)}
+    reasons |= {file: MARKER for file in below if not file.size and not reasons[file]}
+    assert list(table) == sorted(file for file, reason in reasons.items() if not reason)
+    assert left_out.counts.total() == sum(map(bool, reasons.values()))

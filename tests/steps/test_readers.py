@@ -174,7 +174,7 @@ def test_what_is_written_can_be_read_again(tmp_path: Path) -> None:
 def test_a_shard_is_its_name_size_and_time_of_modification(tmp_path: Path) -> None:
     write(tmp_path, "a.jsonl", {"text": "x"})
     version = f"mtime:{(tmp_path / 'a.jsonl').stat().st_mtime_ns}"
-    assert ReadJsonl(str(tmp_path)).find_shards(Storage()) == [Shard("a.jsonl", 14, version)]
+    assert list(ReadJsonl(str(tmp_path)).find_shards(Storage())) == [Shard("a.jsonl", 14, version)]
 
 
 def texts(folder: Path, **options: Any) -> list[str]:

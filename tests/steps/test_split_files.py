@@ -19,6 +19,7 @@ from stagger.plan.stage_plan import make_plan
 from stagger.rundir.output_names import OutputNames
 from stagger.spec.load import load_file
 from stagger.steps.file_names import fields_of
+from stagger.steps.writer import FIELDS
 from stagger.storage.storage import Storage
 from tests.conftest import read_jsonl
 from tests.kit.commits import commit
@@ -27,7 +28,9 @@ from tests.kit.commits import commit
 def write(step: Any, documents: list[Document], *, shards: list[Shard] | None = None) -> TaskContext:
     task = TaskContext(Storage(), 3, 8, shards or [], "tag")
     step.bind(task)
-    for _ in task.shard_by_shard() if step.shard_by_shard else [None]:
+    for shard in task.all_shards if step.shard_by_shard else [None]:
+        if shard is not None:
+            step.begin_shard(shard)
         assert list(step(iter(documents), 3, 8)) == documents
         step.end_shard()
     commit(task)
@@ -102,7 +105,7 @@ PAIRS = st.tuples(st.text(min_size=1), st.text(min_size=1))
     one=st.tuples(st.text(min_size=1), st.text(min_size=1)), other=st.tuples(st.text(min_size=1), st.text(min_size=1))
 )
 def test_two_pairs_of_values_never_give_one_name(one: tuple[str, str], other: tuple[str, str]) -> None:
-    first, second = fields_of("{a}-{b}.jsonl")
+    first, second = fields_of("{a}-{b}.jsonl", FIELDS)
 
     def name(values: tuple[str, str]) -> str:
         return f"{first.in_path(values[0])}-{second.in_path(values[1])}.jsonl"

@@ -11,14 +11,16 @@ import pytest
 from stagger.errors import Interrupted, StaggerError
 from stagger.pipeline import Shard
 from stagger.pipeline.pickled import dump_pickle, load_pickle, sha256
+from stagger.pipeline.shard_table import ShardTable
 from stagger.pipeline.task_context import StopFlag
-from stagger.rundir.plan_file import encode_plan, read_rank
+from stagger.plan.sharding import assign
+from stagger.rundir.plan_file import encoded, read_rank
 from stagger.storage import late_files
 from stagger.storage.storage import Storage
 from stagger.task import TaskSettings
 from tests.kit.steps import swallow
 
-PLAN = encode_plan("s", "f00d", [], [[Shard("a", 1)]])
+PLAN = b"".join(encoded("s", "f00d", [], assign(ShardTable([Shard("a", 1)]), 1, "count")))
 
 
 class Late:

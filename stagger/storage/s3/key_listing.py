@@ -59,7 +59,7 @@ def many_at_once(prefix: str, begun: list[Page], chain: Chain, requests: Request
     try:
         read(ranges, requests)
     except Disorder:
-        for page in ranges.ranges[0].pages:
+        for page in ranges.ranges[0].taken():
             chain.take(page)
             yield page
     else:

@@ -10,14 +10,18 @@ of its keys tell. Both cost requests that bring nothing new, so their number is 
 
 from __future__ import annotations
 
+import marshal
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import zstandard
+
+from stagger.storage import ascending
 from stagger.storage.s3.engine import PAGE_KEYS, Page
 from stagger.storage.s3.key_space import KeySpace, common
-from stagger.storage.s3.pages import EMPTY_PAGES, ascending
+from stagger.storage.s3.pages import EMPTY_PAGES
 
 #: Pages for each division: a listing of n pages takes at most about n + n / 4 requests.
 PAGES_PER_DIVISION = 4
@@ -25,12 +29,33 @@ PAGES_PER_DIVISION = 4
 #: Pages that a range must have left, by estimate, to be divided.
 WORTH_PAGES = 3
 
+#: zstd's level for pages that wait.
+PACKED_LEVEL = 1
+
 #: A range has at most this many times the keys left that it has had, by estimate.
 FACTOR = 16.0
 
 
 class Disorder(Exception):
     """The store does not list keys in their order, or not from a key on: only the first range can be relied on."""
+
+
+class Shelf:
+    """Pages that wait until the last one of a listing has come, in a sixth of their memory.
+
+    They lie in one buffer: as many small ones would keep the memory between them from being used again.
+    """
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def put(self, page: Page) -> slice:
+        start = len(self._data)
+        self._data += zstandard.compress(marshal.dumps(tuple(page)), PACKED_LEVEL)
+        return slice(start, len(self._data))
+
+    def get(self, place: slice) -> Page:
+        return Page(*marshal.loads(zstandard.decompress(self._data[place])))  # noqa: S302 # What `put` has written.
 
 
 @dataclass(eq=False)
@@ -51,7 +76,8 @@ class Range:
     left: float = 0.0  # Keys, by estimate.
     empty: int = 0
     tokens: set[str] = field(default_factory=set)
-    pages: list[Page] = field(default_factory=list)
+    pages: list[slice] = field(default_factory=list)
+    shelf: Shelf = field(default_factory=Shelf)
 
     @property
     def begun(self) -> bool:
@@ -68,7 +94,7 @@ class Range:
         if page.more in self.tokens or self.empty > EMPTY_PAGES:
             raise Disorder
         self.tokens.add(page.more)
-        self.pages.append(page)
+        self.pages.append(self.shelf.put(page))
         self.keys += len(page.names) + len(page.folders)
         self.since += len(page.names) + len(page.folders)
         self.more = page.more
@@ -84,11 +110,13 @@ class Range:
         if least <= self.last and not folder_around:
             raise Disorder
 
+    def taken(self) -> Iterator[Page]:
+        """The pages so far."""
+        return map(self.shelf.get, self.pages)
+
     def cut(self) -> Iterator[Page]:
-        """The pages without the keys after `end`. Releases them."""
-        pages, self.pages = self.pages[::-1], []
-        while pages:
-            page = pages.pop()
+        """The pages without the keys after `end`."""
+        for page in self.taken():
             if self.end is not None and page.names and page.names[-1] > self.end:
                 size = bisect_right(page.names, self.end)
                 page = page._replace(names=page.names[:size], sizes=page.sizes[:size], versions=page.versions[:size])
@@ -122,13 +150,14 @@ class KeyRanges:
             self._learn(page)
         whole.pages.clear()
         self.ranges = [whole]
+        self._open = [whole]  # Those with more to ask for.
         self._climb: str | None = whole.first[: common(whole.first, whole.last)]
         self._estimate(whole)
 
     def requests(self) -> list[Range]:
         """The ranges to ask for their next page now: with the token `more` or, if they have none yet, after `start`."""
-        free = self.most - sum(each.asked for each in self.ranges)
-        chosen = [each for each in self.ranges if not (each.asked or each.done)][:free]
+        free = self.most - sum(each.asked for each in self._open)
+        chosen = [each for each in self._open if not each.asked][:free]
         while len(chosen) < free and (new := self._divide()) is not None:
             chosen.append(new)
         for each in chosen:
@@ -139,6 +168,8 @@ class KeyRanges:
         """The answer to a request. Raises Disorder."""
         source.asked = False
         source.take(page)
+        if source.done:
+            self._open.remove(source)
         self.pages += 1
         self._learn(page)
         self._estimate(source)
@@ -193,7 +224,7 @@ class KeyRanges:
 
     def _halved(self) -> Range | None:
         """The second half of what the range with most left has left."""
-        going = [each for each in self.ranges if each.left]
+        going = [each for each in self._open if each.left]
         worth = [each for each in going if each.left > WORTH_PAGES * PAGE_KEYS]
         if not worth and len(going) * 2 < self.most:  # One that has gone on for long will rather go on than end.
             worth = [each for each in going if each.since > WORTH_PAGES * PAGE_KEYS]
@@ -204,9 +235,10 @@ class KeyRanges:
         return None
 
     def _cut_off(self, each: Range, start: str) -> Range:
-        new = Range(start, each.end, last=start)
+        new = Range(start, each.end, last=start, shelf=each.shelf)
         each.end, each.since = start, 0
         self.ranges.insert(self.ranges.index(each) + 1, new)
+        self._open.append(new)
         self.divisions += 1
         self._estimate(each)
         return new

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator
-from operator import lt
 
 from stagger.errors import StorageError
+from stagger.storage import ascending
 from stagger.storage.s3.engine import Page
 
 #: Pages without a key or a folder that a listing may have in a row.
@@ -88,12 +88,3 @@ class Seen:
                 return name
             self._unordered.add(hash(name))
         return None
-
-
-def ascending(names: list[str]) -> bool:
-    r"""Whether each name is greater than the one before it, by its code points: the order of S3, that of UTF-8's bytes.
-
-    >>> ascending(["a", "a/b", "b"]), ascending(["a", "a"]), ascending(["\uffff", "\U00010000"])
-    (True, False, True)
-    """
-    return all(map(lt, names, names[1:]))

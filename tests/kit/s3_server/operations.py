@@ -22,6 +22,7 @@ from tests.kit.s3_server.protocol import (
     parse_range,
     xml,
 )
+from tests.kit.s3_server.series import Listing
 from tests.kit.s3_server.store import Bucket, Memory, Part, StoredObject, Upload, md5
 
 MIN_PART = 5 * 1024 * 1024
@@ -83,6 +84,7 @@ class S3:
 
     def __init__(self) -> None:
         self.buckets: dict[str, Bucket] = {}
+        self.listings: dict[str, Listing] = {}  # Of buckets whose objects are only listed.
         self.upload_ids = itertools.count(1)
 
     def bucket(self, request: Request) -> Bucket:
@@ -130,6 +132,8 @@ class S3:
 
     def list_objects_v2(self, request: Request) -> Response:
         bucket, query = self.bucket(request), request.query
+        if listing := self.listings.get(request.bucket):
+            return listing.page(request)
         prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
         token, begin = query.get("continuation-token", ""), query.get("start-after", "")
         limit = min(1000, int(query.get("max-keys", 1000)))

@@ -17,6 +17,7 @@ from tests.kit import s3_server as package
 from tests.kit.s3_server.connection import Connection
 from tests.kit.s3_server.faults import Settings
 from tests.kit.s3_server.lies import LIES
+from tests.kit.s3_server.series import Listing, Series
 from tests.kit.s3_server.server import Server
 from tests.kit.s3_server.store import Bucket
 
@@ -31,6 +32,13 @@ def parse_size(text: str) -> int:
     return int(text) if exponent < 0 else int(float(text[:-1]) * 1024**exponent)
 
 
+def parse_objects(text: str) -> tuple[str, str, int, int]:
+    """Bucket, prefix, count and size of BUCKET/PREFIX:COUNT:SIZE."""
+    path, count, size = text.rsplit(":", 2)
+    bucket, _, prefix = path.partition("/")
+    return bucket, prefix, int(count), parse_size(size)
+
+
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         f"python -m {package.__name__}",
@@ -42,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--log", type=int, default=100_000, help="number of requests that the log holds")
     options.add_argument("--bucket", action="append", default=[], help="a bucket that exists from the start")
     options.add_argument("--virtual", action="append", default=[], metavar="BUCKET/PREFIX:COUNT:SIZE")
+    options.add_argument("--series", action="append", default=[], metavar="BUCKET/PREFIX:COUNT:SIZE", help="list only")
     options.add_argument("--serve", action="append", default=[], metavar="BUCKET=DIR", help="serve a folder's files")
     faults = options.add_argument_group("faults", "off by default; see also PUT /_admin/faults")
     for name in ("rate", "burst", "latency", "jitter", "bandwidth", "p-503", "p-500", "p-reset", "p-truncate"):
@@ -61,9 +70,14 @@ def prepare(server: Server, given: argparse.Namespace) -> None:
     for name in given.bucket:
         server.s3.buckets.setdefault(name, Bucket())
     for text in given.virtual:
-        path, count, size = text.rsplit(":", 2)
-        bucket, _, prefix = path.partition("/")
-        server.add_virtual(bucket, prefix, int(count), parse_size(size))
+        server.add_virtual(*parse_objects(text))
+    series: dict[str, list[Series]] = {}
+    for text in given.series:
+        name, prefix, count, size = parse_objects(text)
+        series.setdefault(name, []).append(Series(prefix, count, size))
+    for name, several in series.items():
+        server.s3.buckets.setdefault(name, Bucket())
+        server.s3.listings[name] = Listing(several)
     for text in given.serve:
         bucket, _, folder = text.partition("=")
         server.s3.buckets.setdefault(bucket, Bucket()).add_folder(Path(folder))
