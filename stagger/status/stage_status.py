@@ -311,15 +311,13 @@ def output_folders(completions: Sequence[Completion], planned: Sequence[str]) ->
     below it.
     """
     folders: tuple[set[str], set[str]] = (set(), set())
-    ends = tuple(f"{folder.rstrip('/')}/" for folder in sorted(known, key=len, reverse=True))
+    ends = tuple(f"{folder.rstrip('/')}/" for folder in sorted(planned, key=len, reverse=True))
     for record in completions:
         for output in record["outputs"]:
-            folders["removed_by" in output].add(output["path"].rpartition("/")[0])
-
-    def shown(folder: str) -> str:
-        return next((one for one in planned if folder.startswith(f"{one}/")), folder)
-
-    return sorted(set(map(shown, folders[0]))), sorted(set(map(shown, folders[1])))
+            path = output["path"]
+            folder = next((end for end in ends if path.startswith(end)), path.rpartition("/")[0])
+            folders["removed_by" in output].add(folder.rstrip("/"))
+    return sorted(folders[0]), sorted(folders[1])
 
 
 def slowest(completions: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
