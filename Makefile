@@ -39,7 +39,7 @@ cluster-up:
 
 cluster-down:
 	tests/cluster/down.sh
-	STAGGER_CLUSTER_SITE=1 tests/cluster/down.sh
+	eval "$$(tests/cluster/second.sh)"; tests/cluster/down.sh; STAGGER_CLUSTER_SITE=1 tests/cluster/down.sh
 
 # Update the pinned versions of all dependencies. Without the pins the resolver searches for minutes.
 lock:

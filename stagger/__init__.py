@@ -6,12 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stagger.api.executors import LocalExecutor, PipelineExecutor, SlurmExecutor, run_stages
+    from stagger.api.removed import WithRemoved
     from stagger.api.run import Run
     from stagger.api.run_status import RunStatus
     from stagger.errors import BadInput, RunFailed, StaggerError
     from stagger.pipeline import Document, Shard, count
+    from stagger.pipeline.hooks import BoundStep, Reader, Writer, costly, stateless
+    from stagger.pipeline.media import Media
     from stagger.pipeline.task_context import TaskContext
+    from stagger.steps.arrow import ReadArrow
     from stagger.steps.csv import ReadCsv
+    from stagger.steps.dataset import ReadDataset
+    from stagger.steps.filter import Filter
     from stagger.steps.jsonl import ReadJsonl, WriteJsonl
     from stagger.steps.parquet import ReadParquet
     from stagger.steps.parquet_writer import WriteParquet
@@ -23,11 +29,17 @@ __version__ = "0.1.0"
 #: Public name -> its module, imported at first use, so that a task does not import modules that only a launch needs.
 _PUBLIC = {
     "BadInput": "stagger.errors",
+    "BoundStep": "stagger.pipeline.hooks",
     "Document": "stagger.pipeline",
+    "Filter": "stagger.steps.filter",
     "LocalExecutor": "stagger.api.executors",
+    "Media": "stagger.pipeline.media",
     "PipelineExecutor": "stagger.api.executors",
     "ReadJsonl": "stagger.steps.jsonl",
+    "ReadArrow": "stagger.steps.arrow",
+    "Reader": "stagger.pipeline.hooks",
     "ReadCsv": "stagger.steps.csv",
+    "ReadDataset": "stagger.steps.dataset",
     "ReadParquet": "stagger.steps.parquet",
     "ReadWarc": "stagger.steps.warc",
     "WriteParquet": "stagger.steps.parquet_writer",
@@ -39,22 +51,32 @@ _PUBLIC = {
     "SlurmExecutor": "stagger.api.executors",
     "StaggerError": "stagger.errors",
     "TaskContext": "stagger.pipeline.task_context",
+    "WithRemoved": "stagger.api.removed",
     "WriteJsonl": "stagger.steps.jsonl",
+    "Writer": "stagger.pipeline.hooks",
+    "costly": "stagger.pipeline.hooks",
     "count": "stagger.pipeline",
     "run_stages": "stagger.api.executors",
+    "stateless": "stagger.pipeline.hooks",
 }
 
 __all__ = [
     "BadInput",
+    "BoundStep",
     "Document",
+    "Filter",
     "LocalExecutor",
+    "Media",
     "PipelineExecutor",
+    "ReadArrow",
     "ReadJsonl",
     "ReadCsv",
+    "ReadDataset",
     "ReadParquet",
     "ReadWarc",
     "WriteParquet",
     "ReadText",
+    "Reader",
     "Run",
     "RunFailed",
     "RunStatus",
@@ -62,9 +84,13 @@ __all__ = [
     "SlurmExecutor",
     "StaggerError",
     "TaskContext",
+    "WithRemoved",
     "WriteJsonl",
+    "Writer",
+    "costly",
     "count",
     "run_stages",
+    "stateless",
 ]
 
 

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 import zstandard
 
+from tests.kit.preloaded import preloaded, same_python
+
 ROOT = Path(__file__).parent.parent
 CLUSTER = ROOT / "tests" / "cluster"
 DATA = ROOT / "tests" / "data"
@@ -68,14 +70,14 @@ class Cli:
         self.env = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "AWS_"))}
 
     def __call__(self, *arguments: str | int | Path, check: int | None = None, **env: str) -> Ran:
-        done = subprocess.run(
-            [sys.executable, "-m", "stagger", *map(str, arguments)],
-            cwd=self.folder,
-            env={**self.env, **env},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        environment = {**self.env, **env}
+        if same_python(environment):
+            done = preloaded().run([*map(str, arguments)], self.folder, environment)
+        else:
+            command = [sys.executable, "-m", "stagger", *map(str, arguments)]
+            done = subprocess.run(
+                command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=300
+            )
         if check is not None:
             assert done.returncode == check, f"{arguments}\n{done.stdout}\n{done.stderr}"
         return Ran(done.returncode, done.stdout, done.stderr)

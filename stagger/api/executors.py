@@ -10,12 +10,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import PositiveInt
 
 from stagger.api.arguments import with_arguments
+from stagger.api.removed import WithRemoved, described_step, without_removed
 from stagger.api.run import Run, scripted
 from stagger.errors import StaggerError
 from stagger.launch.launch import Wishes, launch
 from stagger.pipeline import ShardBy
 from stagger.pipeline.chain import Step
-from stagger.plan.fingerprint import describe_object
+from stagger.pipeline.hooks import bound_steps
 from stagger.spec.executors import EXECUTORS
 from stagger.spec.expected import described, expected
 from stagger.spec.from_python import Given, from_objects
@@ -33,7 +34,7 @@ class PipelineExecutor:
 
     type: ClassVar[str]
 
-    pipeline: Sequence[Step] = field(kw_only=False)
+    pipeline: Sequence[Step | WithRemoved] = field(kw_only=False)
     run_dir: str | os.PathLike[str]
     name: str = "pipeline"
     depends: PipelineExecutor | Sequence[PipelineExecutor] = ()
@@ -46,6 +47,7 @@ class PipelineExecutor:
     metadata_limit: float | None = None
     commit: Literal["rank", "shard"] | None = None
     retries: Mapping[str, Any] | None = None
+    publish: Mapping[str, Any] | None = None
     storage_options: Mapping[str, Mapping[str, Any]] | None = None
     retry_seconds: float | None = None
     read_ahead_mb: int | None = None
@@ -73,11 +75,19 @@ class PipelineExecutor:
         passed = {key: value for key, value in passed.items() if value is not None or key == "name"}
         executor = {key: passed.pop(key) for key in EXECUTORS[self.type].model_fields if key in passed}
         whole = {key: passed.pop(key) for key in ("run_dir", *WholeRun.model_fields) if key in passed}
-        passed["pipeline"] = [describe_object(step) for step in self.pipeline]
+        passed["pipeline"] = [described_step(step) for step in self.pipeline]
         passed["depends"] = [other.name for other in check_depends(self.depends)]
         return Given(whole, passed, {"type": self.type, **executor})
 
-    def run(self, *, limit: int | None = None, wait: bool = True, overwrite: bool = False, fresh: bool = False) -> Run:
+    def run(
+        self,
+        *,
+        limit: int | None = None,
+        wait: bool = True,
+        overwrite: bool = False,
+        fresh: bool = False,
+        rehearse: int | None = None,
+    ) -> Run:
         """Launch all ranks that are not done, of this stage and of those it depends on.
 
         A done rank does not run again, unless `fresh` is set.
@@ -88,6 +98,8 @@ class PipelineExecutor:
                 own, and both go on when this process ends.
             overwrite: remove files in the output folders that have names of the run's outputs, but are none of it.
             fresh: start over: undo all ranks of earlier launches, and remove their records and outputs.
+            rehearse: run all stages on this machine over the first `rehearse` shards of the input, in a folder of their
+                own; nothing of the run itself is touched. The handle is that of the rehearsal.
 
         Returns:
             The handle of the run.
@@ -99,7 +111,7 @@ class PipelineExecutor:
                 stay done.
             SystemExit: the same, after another signal.
         """
-        return run_stages([self], limit=limit, wait=wait, overwrite=overwrite, fresh=fresh)
+        return run_stages([self], limit=limit, wait=wait, overwrite=overwrite, fresh=fresh, rehearse=rehearse)
 
 
 @with_arguments
@@ -157,18 +169,26 @@ def run_stages(
     wait: bool = True,
     overwrite: bool = False,
     fresh: bool = False,
+    rehearse: int | None = None,
 ) -> Run:
     """Launch one run whose stages are these executors and those that they depend on, as `PipelineExecutor.run` does.
 
     For one chain of stages, `run` of the last executor is the same.
     """
     stages = with_upstream(executors)
-    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-        mistake = expected(PositiveInt).mistake("limit", limit, python=True)
-        raise StaggerError(f"{type(executors[-1]).__name__}.run: limit: {mistake}.")
+    for key, value in (("limit", limit), ("rehearse", rehearse)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            mistake = expected(PositiveInt).mistake(key, value, python=True)
+            raise StaggerError(f"{type(executors[-1]).__name__}.run: {key}: {mistake}.")
     spec = spec_of(stages)
     with scripted(spec.cwd):
-        objects = {one.name: one.pipeline for one in stages}
+        objects = {one.name: [without_removed(step) for step in one.pipeline] for one in stages}
+        if rehearse is not None:
+            from stagger.launch.rehearsal import rehearse as try_out
+
+            rehearsal, launched = try_out(spec, rehearse, objects)
+            launched.raise_if_failed()
+            return Run(rehearsal.spec.run_dir, spec.storage_options)
         wishes = Wishes(limit, wait, overwrite, fresh, in_background=not wait)
         launched = launch(spec, wishes, objects)
     if wait:
@@ -223,16 +243,17 @@ def check_depends(depends: Any) -> tuple[PipelineExecutor, ...]:
     return tuple(executors)
 
 
-def check_steps(pipeline: Sequence[Step]) -> list[Step]:
+def check_steps(pipeline: Sequence[Step | WithRemoved]) -> list[Step | WithRemoved]:
     """Return the steps as a list. Raises StaggerError for anything that cannot be a step."""
     if not isinstance(pipeline, (list, tuple)) or not pipeline:
         raise StaggerError(f"pipeline: expected a list of steps, not {described(pipeline)}.")
-    for number, step in enumerate(pipeline, 1):
+    steps = [without_removed(step) for step in pipeline]
+    for number, step in enumerate(steps, 1):
         if isinstance(step, type):
             raise StaggerError(f"Step {number} is the class {step.__name__}; pass an instance: {step.__name__}(...).")
         if not callable(step):
             raise StaggerError(f"Step {number} is {step!r}; pass a function or an instance, such as WriteJsonl(...).")
-        if hasattr(step, "bind") and any(step is other for other in pipeline[: number - 1]):
+        if bound_steps([step]) and any(step is other for other in steps[: number - 1]):
             raise StaggerError(f"Step {number} is the same object as an earlier step; create a new one for each step.")
         check_built_in(step, f"Step {number}")
     return list(pipeline)

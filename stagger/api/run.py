@@ -249,7 +249,7 @@ def _stage_of_ranks(folder: RunFolder, record: RunRecord, name: str | None) -> S
 def _outputs(stage: Stage) -> list[str]:
     records = stage.folder.completions(done_ranks(stage))
     records.sort(key=lambda record: record["rank"])
-    return [output["path"] for record in records for output in record["outputs"]]
+    return [output["path"] for record in records for output in record["outputs"] if "removed_by" not in output]
 
 
 def chosen_ranks(ranks: Ranks) -> set[int]:

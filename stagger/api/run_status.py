@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.filesize import decimal
 
@@ -56,7 +57,9 @@ class StageState:
     lost: of the failed ranks, those whose job ended without any record.
     failures: the failed ranks by reason, the largest group first.
     waiting: why pending ranks do not start by themselves.
+    dropped: the reasons for which steps dropped documents -> their number.
     counts: what steps counted with `stagger.count`.
+    steps: what each step did, counted and measured, as `stagger status --json` shows it.
     eta_s: seconds that are left at the rate so far; None if unknown.
     lost_outputs: with `verify`, the number of output files of done ranks that are missing or changed.
     lost_ranks: with `verify`, the done ranks that they belong to.
@@ -84,7 +87,9 @@ class StageState:
     records_in: int
     records_out: int
     bytes_out: int
+    dropped: Mapping[str, int]
     counts: Mapping[str, int]
+    steps: tuple[Mapping[str, Any], ...]
     bad_records: Mapping[str, int]
     left_out: Mapping[str, int]
     records_per_s: float | None
@@ -116,7 +121,9 @@ class StageState:
             records_in=stage.records_in,
             records_out=stage.records_out,
             bytes_out=stage.bytes_out,
+            dropped=dict(stage.dropped),
             counts=dict(stage.counts),
+            steps=tuple(stage.steps),
             bad_records=dict(stage.bad_records),
             left_out=dict(stage.left_out),
             records_per_s=stage.records_per_s,

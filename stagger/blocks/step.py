@@ -11,7 +11,8 @@ from typing import Any
 
 from stagger.blocks.host import HostContext
 from stagger.errors import StaggerError, missing_extra
-from stagger.pipeline.chain import resolve
+from stagger.pipeline.hooks import BoundStep
+from stagger.pipeline.names import resolve
 from stagger.pipeline.task_context import TaskContext
 from stagger.slurm.own_job import job_state
 from stagger.spec.block_settings import BlockSettings
@@ -34,7 +35,7 @@ def clear_registry(storage: Storage, stage_dir: str) -> None:
         storage.remove(join(folder, entry.name))
 
 
-class HostBlocks:
+class HostBlocks(BoundStep):
     """Hosts blocks until the job's time is up. Made from the key `blocks` of a stage, never written by hand.
 
     Args:

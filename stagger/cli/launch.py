@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from stagger.cli import show
+from stagger.cli import ready, show
 from stagger.cli.answers import finish, print_json
+from stagger.cli.message_log import set_up_logging
 from stagger.cli.options import Assignments, Json, Profile, Wait
 from stagger.errors import StaggerError
 from stagger.ranks import MOST
-from stagger.terminal import logger
+from stagger.terminal import logger, say
+
+if TYPE_CHECKING:
+    from stagger.launch.launched import Launched
+    from stagger.launch.rehearsal import Rehearsal
 
 
 def launch(
     context: typer.Context,
-    file: Annotated[str, typer.Argument(help="A pipeline file, or the name of a ready-made pipeline.", metavar="FILE")],
+    file: Annotated[
+        str | None, typer.Argument(help="A pipeline file, or the name of a ready pipeline.", metavar="FILE")
+    ] = None,
+    list_ready: Annotated[bool, typer.Option("--list", help="Show the ready pipelines, and launch nothing.")] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -33,6 +41,15 @@ def launch(
         typer.Option(metavar="N|auto", help="Number of ranks the work is divided into; `auto`: one for each shard."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Run only the first N ranks.")] = None,
+    rehearse: Annotated[
+        int | None,
+        typer.Option(
+            "--rehearse",
+            min=1,
+            metavar="N",
+            help="Run all stages here over the first N shards, in a folder of their own; touch nothing of the run.",
+        ),
+    ] = None,
     run_dir: Annotated[str | None, typer.Option("--run-dir", help="The run directory: a path or s3://...")] = None,
     overwrite: Annotated[
         bool,
@@ -60,22 +77,62 @@ def launch(
     from stagger.spec.changes import Changes
     from stagger.spec.load import load_file
 
+    if list_ready:
+        ready.list_ready(json=json, hosting_blocks=for_blocks(context))
+        return 0
+    if file is None:
+        raise StaggerError(
+            f"launch needs a pipeline file; write for example: stagger {'blocks ' * for_blocks(context)}launch"
+            " pipeline.yaml (--list shows the ready pipelines)"
+        )
     if dry_run:
         sys.dont_write_bytecode = True  # Importing the user's steps must not leave a __pycache__ next to them.
     with contextlib.redirect_stdout(sys.stderr):  # Keep output of the user's modules out of ours.
         changes = Changes(tuple(assignments or ()), executor, number_of_tasks(tasks), run_dir, profile)
         spec = load_file(file, changes, logger.info) if dry_run else load_file(file, changes)
+        set_up_logging()
         if for_blocks(context) and all(stage.blocks is None for stage in spec.stages):
             raise StaggerError(f"{file} hosts no blocks: it has no stage with the key `blocks`. Use stagger launch.")
         if spec.profile and not dry_run:
             logger.info(f"defaults come from the profile {spec.profile}; --dry-run lists them")
-        wishes = Wishes(limit, wait, overwrite, fresh, confirm=lambda: ask(yes=yes))
-        document = plan_only(spec, wishes) if dry_run else {}
-        launched = None if dry_run else start(spec, wishes)
+        if rehearse is not None:
+            refuse_beside_rehearse(dry_run=dry_run, limit=limit, fresh=fresh, overwrite=overwrite, executor=executor)
+            from stagger.launch.rehearsal import rehearse as try_out
+
+            rehearsal, done = try_out(spec, rehearse)
+        else:
+            wishes = Wishes(limit, wait, overwrite, fresh, confirm=lambda: ask(yes=yes))
+            document = plan_only(spec, wishes) if dry_run else {}
+            launched = None if dry_run else start(spec, wishes)
+    if rehearse is not None:
+        return rehearsed(rehearsal, done, json=json)
     if launched is None:
         print_json(document) if json else show.plan(document)
         return 0
     return finish(launched, json)
+
+
+def refuse_beside_rehearse(**given: object) -> None:
+    """Raise StaggerError for an option that contradicts --rehearse."""
+    for name, value in given.items():
+        if value and value != "local":
+            raise StaggerError(
+                f"--rehearse runs its shards on this machine, in a folder of its own: leave --{name.replace('_', '-')}"
+                " out."
+            )
+
+
+def rehearsed(rehearsal: Rehearsal, launched: Launched, *, json: bool) -> int:
+    """Print what a rehearsal did, step by step. Returns the exit status. Raises RunFailed when ranks failed."""
+    if json:
+        document = {"rehearsal": rehearsal.folder, **show.status_document(launched.run_dir, launched.stages)}
+        print_json(document)
+    else:
+        show.launched(launched)
+        show.steps(launched.stages)
+        say(f"The rehearsal is in {rehearsal.folder}; remove it with: rm -r {rehearsal.folder}")
+    launched.raise_if_failed()
+    return 0
 
 
 def ask(*, yes: bool) -> None:

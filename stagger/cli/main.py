@@ -17,7 +17,9 @@ from stagger import __version__
 from stagger.cli import blocks, mistakes, show
 from stagger.cli.answers import finish, print_json
 from stagger.cli.doctor import doctor
+from stagger.cli.head import head
 from stagger.cli.launch import launch
+from stagger.cli.message_log import set_up_logging
 from stagger.cli.open_run import open_run
 from stagger.cli.options import (
     Json,
@@ -28,8 +30,9 @@ from stagger.cli.options import (
     Stage,
     Wait,
 )
+from stagger.cli.ready import init
 from stagger.errors import Interrupted, StaggerError, exit_status_of, one_line
-from stagger.storage.storage import hide_secrets, without_secrets
+from stagger.storage.storage import without_secrets
 from stagger.terminal import say
 
 app = typer.Typer(
@@ -82,13 +85,6 @@ def fail(message: str, status: int) -> NoReturn:
     for line in without_secrets(message).split("\n"):
         print(f"stagger: {one_line(line)}", file=sys.stderr)
     sys.exit(status)
-
-
-def set_up_logging() -> None:
-    """Log to standard error, messages only, from level STAGGER_LOG_LEVEL (default INFO)."""
-    logger.remove()
-    logger.configure(patcher=hide_secrets)
-    logger.add(sys.stderr, format="<level>{message}</level>", level=os.environ.get("STAGGER_LOG_LEVEL", "INFO"))
 
 
 app.command()(launch)
@@ -333,6 +329,8 @@ def plan(
 
 
 app.command()(doctor)
+app.command()(head)
+app.command()(init)
 
 
 @app.command()

@@ -36,7 +36,11 @@ OTHER_NAMES = {
 }
 
 #: An argument by its name in the help -> what it is, and an example.
-ARGUMENTS = {"FILE": ("a pipeline file", "pipeline.yaml"), "RUN": ("the run directory of a run", "runs/my_run")}
+ARGUMENTS = {
+    "FILE": ("a pipeline file", "pipeline.yaml"),
+    "NAME": ("the name of a ready pipeline", "quickstart"),
+    "RUN": ("the run directory of a run", "runs/my_run"),
+}
 
 
 def sentence(error: Any, typed: Sequence[str]) -> str:

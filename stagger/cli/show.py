@@ -14,6 +14,7 @@ from stagger.launch.launched import Launched
 from stagger.launch.leftovers import CHANGED
 from stagger.ranks import named_ranks, ranks_text, shortened
 from stagger.rundir.run_folder import RunFolder, RunRecord
+from stagger.status import step_totals
 from stagger.status.efficiency import sentences
 from stagger.status.look import Look
 from stagger.status.next_commands import next_commands
@@ -113,10 +114,12 @@ def where(stages: list[StageStatus]) -> None:
     """Print the paths of results, reports and logs, as far as they exist."""
     named = [(f" of {stage.name}" if len(stages) > 1 else "", stage) for stage in stages]
     folders = [(name, folder) for name, stage in named for folder in stage.output_folders]
-    for name, folder in folders[:SHOWN]:
-        say(f"The result{name} is in {folder}")
-    if len(folders) > SHOWN:
-        say(f"... and in {len(folders) - SHOWN} more folders")
+    removed = [(name, folder) for name, stage in named for folder in stage.removed_folders]
+    for what, found in (("The result{} is in", folders), ("What was removed{} is in", removed)):
+        for name, folder in found[:SHOWN]:
+            say(f"{what.format(name)} {folder}")
+        if len(found) > SHOWN:
+            say(f"... and in {len(found) - SHOWN} more folders")
     for name, stage in named:
         if "report" in stage.places:
             say(f"The report{name} is {stage.places['report']}")
@@ -135,6 +138,16 @@ def lines(run_dir: str, stages: list[StageStatus]) -> None:
             say(f"  {'' if number else stage.name:<{width}}  {line}")
     for note in notes(stages):
         say(note)
+
+
+def steps(stages: list[StageStatus]) -> None:
+    """Print the documents that left each step, and what it dropped."""
+    for stage in stages:
+        width = max((len(step_totals.short_name(step)) for step in stage.steps), default=0)
+        for number, step in enumerate(stage.steps, 1):
+            dropped = f", dropped {step_totals.numbers(step['dropped'])}" if "dropped" in step else ""
+            name = f"{step_totals.short_name(step):<{width}}"
+            say(f"  {stage.name} {number}  {name}  {step['records']:>9,} out, {step['seconds']:.2f} s{dropped}")
 
 
 def counts(stage: StageStatus) -> str:
@@ -190,6 +203,8 @@ def remarks(run_dir: str, stage: StageStatus) -> list[str]:
     said += (f"not written by this run, although named as its outputs: {files}" for files in stage.foreign)
     if stage.strays:
         said.append(stage.strays["message"])
+    if stage.published:
+        said.append(stage.published)
     if stage.avoided:
         nodes = f"{plural(len(stage.avoided), 'node')} {', '.join(stage.avoided)}"
         said.append(f"the jobs avoid {nodes}, on which several ranks failed")
@@ -199,21 +214,17 @@ def remarks(run_dir: str, stage: StageStatus) -> list[str]:
         "counted": stage.counts,
         "requests retried": stage.retried,
     }
-    sums = [
-        f"{what}: {', '.join(f'{count:,} {kind}' for kind, count in numbers.items())}"
-        for what, numbers in kinds.items()
-        if numbers
-    ]
+    sums = [f"{what}: {step_totals.numbers(found)}" for what, found in kinds.items() if found]
     if stage.retried:
         sums.append(f"{duration(stage.retry_waited_s)} spent waiting in total")
-    return [*said, *(["; ".join(sums)] if sums else [])]
+    return [*said, *step_totals.lines(stage.steps), *(["; ".join(sums)] if sums else [])]
 
 
 def details(stage: StageStatus) -> list[str]:
     """How the jobs started and what they used; nothing if something is wrong, to leave that on the screen."""
     if stage.errors or stage.stuck:
         return []
-    said = []
+    said = step_totals.metric_lines(stage.steps)[:SHOWN]
     if stage.starts["planned"]["span_s"]:
         peaks = [(stage.starts[key]["peak_1s"], stage.starts[key]["peak_100ms"]) for key in ("measured", "planned")]
         measured, planned = (f"{second:,}/s, {tenth:,} in 100 ms" for second, tenth in peaks)

@@ -86,6 +86,10 @@ class StageRunner(ABC):
         """
         return 0.0
 
+    @abstractmethod
+    def cpus(self, ranks: int) -> int:
+        """Processors of each of `ranks` ranks."""
+
     def start_summary(self, ranks: int) -> str:
         """One line about how `ranks` ranks will start; empty if there is nothing to report."""
         return ""

@@ -11,7 +11,7 @@ from stagger.bundle import REQUEST, bundle_path
 from stagger.bundle.cache import bundle_of
 from stagger.executor.base import StageLaunch
 from stagger.executor.job_script import activate_script
-from stagger.pipeline.chain import BUILTIN
+from stagger.pipeline.names import BUILTIN
 from stagger.spec.executors import EnvSpec
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.storage.storage import S3_PROTOCOLS, is_local
@@ -42,7 +42,12 @@ def interpreter_here(env: EnvSpec) -> str | None:
 def modules_of(run: RunSpec, stage: StageSpec) -> list[str]:
     """The modules of stagger that tasks of this stage import, besides those of every task. None is the user's own."""
     found = [BUILTIN[step.use].partition(":")[0] for step in stage.pipeline if step.use in BUILTIN]
-    texts = [run.run_dir, *(text for step in stage.pipeline for text in strings(step.params))]
+    if any(step.use not in BUILTIN for step in stage.pipeline):
+        found += ["stagger.datatrove.leading", "stagger.datatrove.state", "stagger.pipeline.shard_boundaries"]
+    if any(step.removed for step in stage.pipeline):
+        found += ["stagger.steps.removed", "stagger.datatrove.reasons"]
+    written = [value for step in stage.pipeline for value in (step.params, step.removed and step.removed.path)]
+    texts = [run.run_dir, *(text for value in written for text in strings(value))]
     for protocol in sorted({text.partition("://")[0] for text in texts if not is_local(text)}):
         if protocol in S3_PROTOCOLS:
             engine = run.storage_options.get(protocol, {}).get("engine", "auto")

@@ -32,6 +32,11 @@ class LocalRunner(StageRunner):
         wanted = self.stage.randomize_start_duration
         return 0 if wanted == "auto" else wanted
 
+    def cpus(self, ranks: int) -> int:
+        """The processors that this process may use, divided among the ranks that run at once."""
+        assert self.stage.executor.type == "local"
+        return max(1, len(os.sched_getaffinity(0)) // max(1, min(self.stage.executor.workers, ranks)))
+
     def arrays(self, launch: StageLaunch) -> list[ArrayPlan]:
         return []
 

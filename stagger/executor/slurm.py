@@ -45,6 +45,9 @@ class SlurmRunner(StageRunner):
     def share(self, ranks: int) -> float:
         return self.start.share(ranks)
 
+    def cpus(self, ranks: int) -> int:
+        return self.settings.cpus_per_task
+
     def start_summary(self, ranks: int) -> str:
         return self.start.summary(ranks)
 

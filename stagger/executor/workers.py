@@ -52,8 +52,14 @@ class LocalCrew(Crew):
     def died(self, rank: int, pid: int, status: int) -> None:
         reason = death_reason(status)
         logger.error(f"rank {rank}: its worker process {pid} {reason}")
-        record_death(self.launch, rank, pid, reason)
+        record_death(self.launch, rank, pid, {"kind": "killed", "error": f"worker process {pid} {reason}"})
         self.progress.advance(failed=True)
+
+    def stopped(self, rank: int, answer: list[bytes], pid: int) -> None:
+        if not answer:
+            name = self.stop_signal.name
+            error = f"stopped by {name}; worker process {pid} did not stop in time, and was killed"
+            record_death(self.launch, rank, pid, {"kind": "interrupted", "error": error, "signal": name})
 
     def beat(self, *, last: bool = False) -> None:
         """Write the running ranks, at most every HEARTBEAT_S seconds."""
@@ -69,14 +75,13 @@ class LocalCrew(Crew):
         self.launch.stage.folder.storage.write(path, encode({"time": time.time(), "running": running}))
 
 
-def record_death(launch: StageLaunch, rank: int, pid: int, reason: str) -> None:
-    """Write the failure record of a rank whose process died before it could."""
+def record_death(launch: StageLaunch, rank: int, pid: int, ending: dict[str, str]) -> None:
+    """Write the failure record of a rank whose process died before it could. `ending` has its kind and its error."""
     attempt = attempt_name(launch.number, 0)
     path = launch.stage.folder.failure(rank, attempt)
     record = {
         "rank": rank,
-        "kind": "killed",
-        "error": f"worker process {pid} {reason}",
+        **ending,
         "traceback": "",
         "attempt": attempt,
         "launch": launch.number,

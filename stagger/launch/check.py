@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from stagger.errors import StaggerError, agreeing, plural
-from stagger.pipeline.chain import add_import_path
+from stagger.pipeline.names import add_import_path
 from stagger.plan.stage_plan import StagePlan, output_folders, steps_of, with_plans
 from stagger.plan.stage_steps import create_steps
 from stagger.progress import busy
@@ -129,7 +129,7 @@ def check_variables(stage: Stage) -> None:
     """Raise StaggerError when a variable that the tasks of a stage need is not set, or moves their outputs."""
     spec = stage.record.spec
     expand_variables(spec.storage_options, ("storage_options",))
-    if not spec.pickled and any(REFERENCE.search(str(step.params)) for step in stage.spec.pipeline):
+    if not spec.pickled and any(REFERENCE.search(f"{step.params} {step.removed}") for step in stage.spec.pipeline):
         refuse_moved_outputs(stage.record, {stage.name: output_folders(stage.spec, create_steps(stage.spec))})
 
 

@@ -18,6 +18,7 @@ from stagger.launch.check import enter
 from stagger.launch.foreign import warn_of_foreign
 from stagger.launch.hand_over import start
 from stagger.launch.leftovers import remove_leftovers
+from stagger.launch.publish import NotPublished, publish
 from stagger.launch.retry_policy import Decision, decide
 from stagger.launch.stages import run_stages
 from stagger.ranks import format_ranks, named_ranks
@@ -112,6 +113,12 @@ def end_stage(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: s
     for line in stats["schema_differences"]:
         logger.error(f"{name}: output files have different columns: {line}")
     ending = Ending([done], failed=bool(stats["schema_differences"]))
+    try:
+        ending.said += publish(look)
+    except NotPublished as error:
+        logger.error(str(error))
+        ending.said.append(str(error))
+        ending.failed = True
     ending.said += warn_of_foreign(record, looks, [name])
     if submits:
         ending.said += launch_dependents(run, record, looks, name)

@@ -10,6 +10,7 @@ from stagger.executor.kinds import runner_of
 from stagger.launch.bad_nodes import nodes_to_avoid
 from stagger.launch.check import check_variables
 from stagger.launch.leftovers import remove_leftovers
+from stagger.launch.publish import publish
 from stagger.launch.retry_policy import decide
 from stagger.launch.stored_steps import stored_steps
 from stagger.ranks import named_ranks
@@ -47,12 +48,16 @@ def launch_stage(stage: Stage, look: Look, ranks: list[int], factors: Factors) -
             holders = ", ".join(look.activity.holders)
             logger.info(f"{stage.name}: {named_ranks(active, 'is')} queued, running or ending ({holders})")
         write_stats(look)
+        if not look.activity.ranks:
+            publish(look)
         return look
     if not look.activity.ranks:
         remove_leftovers(stage)
     look = look.after(start(stage, look, [factors.applied(group) for group in groups_of(look, ranks)]))
     if stage.spec.executor.type == "local" and (write_stats(look)["missing_ranks"] or stage.spec.blocks):
         remove_leftovers(stage)
+    if stage.spec.executor.type == "local":
+        publish(look)
     return look
 
 
@@ -99,6 +104,7 @@ def task_settings(stage: Stage, runner: StageRunner, number: int, ranks: int) ->
         retry_seconds=run.retry_seconds,
         read_ahead_mb=run.read_ahead_mb,
         request_share=runner.share(ranks),
+        cpus=runner.cpus(ranks),
         shared=run.shared is not None,
     )
 

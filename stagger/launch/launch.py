@@ -27,7 +27,8 @@ from stagger.launch.plans import NO_OBJECTS, Pipeline, plan_stages, ready_stages
 from stagger.launch.stages import check_room, completions_of, lost_results, run_stages
 from stagger.launch.start_over import PastStage, as_new, described, past_of, refuse_if_running, undo_all
 from stagger.launch.stored_steps import pickled, store_steps
-from stagger.pipeline.chain import Step, add_import_path
+from stagger.pipeline.chain import Step
+from stagger.pipeline.names import add_import_path
 from stagger.plan.stage_plan import StagePlan, with_plans
 from stagger.rundir.access import share_folder
 from stagger.rundir.remembered import remember
@@ -90,6 +91,7 @@ def _launch(
     if not wishes.fresh:
         spec = continued(run, spec)
     made = Pipeline.create(spec, objects)
+    spec = made.spec
     plans = plan_stages(storage, ready_stages(spec, done=[]), made, completions_of({}))
     spec = with_plans(spec, plans)
     made = replace(made, spec=spec)

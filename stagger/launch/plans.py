@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from stagger.errors import StaggerError
-from stagger.pipeline.chain import Step, add_import_path
+from stagger.launch.publish import check_publishing
+from stagger.pipeline.chain import Step
+from stagger.pipeline.hooks import Reader
+from stagger.pipeline.names import add_import_path
+from stagger.plan.datatrove_steps import refuse_unlike_readers, without_empty_texts
 from stagger.plan.stage_plan import StagePlan, make_plan, output_folders, output_names
 from stagger.plan.stage_steps import create_steps
 from stagger.plan.upstream import Upstream, writer_of
@@ -40,12 +45,16 @@ class Pipeline:
 
     @classmethod
     def create(cls, spec: RunSpec, objects: Mapping[str, Sequence[Step]] = NO_OBJECTS) -> Pipeline:
-        """Create the steps. `objects` maps stages to their steps, in a run made of Python objects.
+        """Create the steps; the default of a reader may depend on the others. `objects` maps stages to their steps, in
+        a run made of Python objects.
 
         Raises StaggerError when a step cannot be created or called, or when stages would write the same files.
         """
         steps = {stage.name: create_steps(stage, objects.get(stage.name)) for stage in spec.stages}
+        spec = without_empty_texts(spec, steps)
+        refuse_unlike_readers(spec, steps)
         outputs = {stage.name: output_folders(stage, steps[stage.name]) for stage in spec.stages}
+        check_publishing(spec, outputs)
         names = {stage.name: output_names(steps[stage.name]) for stage in spec.stages}
         refuse_same_names(names)
         return cls(spec, steps, outputs, names)
@@ -53,7 +62,7 @@ class Pipeline:
     def inputs(self, plans: Mapping[str, StagePlan]) -> Iterator[str]:
         """The paths of all shards in the plans."""
         for name, plan in plans.items():
-            if hasattr(first := self.steps[name][0], "path_of"):
+            if isinstance(first := self.steps[name][0], Reader):
                 yield from map(first.path_of, plan.ranks.table)
 
     def later_inputs(self, storage: Storage, planned: Collection[str]) -> Iterator[str]:
@@ -63,7 +72,7 @@ class Pipeline:
             first = self.steps[name][0]
             ahead = [Upstream(one, self.names[one], ()) for one in stages_ahead(self.spec, name)]
             with contextlib.suppress(StaggerError):  # Its input is not there yet.
-                found = map(first.path_of, first.find_shards(storage)) if hasattr(first, "path_of") else ()
+                found = map(first.path_of, first.find_shards(storage)) if isinstance(first, Reader) else ()
                 yield from (path for path in found if not writer_of(path, ahead, places))
 
 
@@ -71,6 +80,14 @@ def refuse_same_names(names: Mapping[str, list[OutputNames]]) -> None:
     """Raise StaggerError when two stages would write the same files: each replaces those of the other."""
     places = Places()
     of: dict[tuple[str, str], str] = {}
+    pairs = itertools.combinations([(stage, one) for stage, mine in names.items() for one in mine], 2)
+    for (first, one), (second, other_names) in pairs:
+        if places.overlap(one, other_names):
+            who = f"The stages {first} and {second}" if first != second else f"Two writers of {first}"
+            raise StaggerError(
+                f"{who} would write the same files, such as {one.samples[0]}: give each its own folder, or names that"
+                " differ."
+            )
     for stage, mine in names.items():
         for one in mine:
             name = one.templates[0] if one.templates else ""
@@ -147,7 +164,7 @@ def plan_for_show(
     done = {stage.name: set() if fresh else done_ranks(stage) for stage in run.stages(RunRecord(spec))}
     complete = {name for name, ranks in done.items() if len(ranks) >= spec.stage(name).tasks}
     made = Pipeline.create(spec)
-    stages = ready_stages(spec, complete)
+    stages = ready_stages(made.spec, complete)
     completions = completions_in(run, spec, done)
     return made, plan_stages(run.storage, stages, made, completions), done
 

@@ -1,13 +1,15 @@
 """The contract of steps: documents, chains of steps, and what a step may use. Knows nothing of runs or Slurm.
 
-Documents and shards are defined in the package's own file because every task imports it: one more file would cost each
+They are defined in the package's own file because every task imports it: one more file would cost each
 task six file-system calls.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from types import CodeType, FrameType
+from typing import Any, Literal, NamedTuple, NewType, TypedDict
 
 ShardBy = Literal["count", "bytes"]
 
@@ -25,19 +27,76 @@ class Document:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-#: What steps have counted in the rank that this process runs: name -> number.
+#: Most names that a step, or a whole rank, counts under. What it counts under further names, such as the ids of
+#: documents, is counted under OTHERS: the records of thousands of ranks must stay small.
+MOST_NAMES = 100
+OTHERS = "(further names)"
+
+#: What was counted in the rank that this process runs, where no step is known: name -> number.
 COUNTS: dict[str, int] = {}
+
+#: The code that runs steps -> the variable of its frames that holds the `counts` of the step that runs (chain.py).
+RUNNERS: dict[CodeType, str] = {}
 
 
 def count(name: str, number: int = 1) -> None:
     """Count something in the rank that runs, from any step: `count("too_short")`. A rank's completion record keeps its
-    counts; `stagger status`, stats.json and the report show their sums.
+    counts, by step; `stagger status`, stats.json and the report show their sums. A name that begins with `dropped_` is
+    the reason of a document that the step drops: `count("dropped_too_short")`.
 
     Raises ValueError when `number` is negative.
     """
     if number < 0:
         raise ValueError(f"count({name!r}, {number}): a count cannot fall")
-    COUNTS[str(name)] = COUNTS.get(str(name), 0) + int(number)
+    counts = _counts_here(sys._getframe(1))
+    name = str(name)
+    if name not in counts and len(counts) >= MOST_NAMES:
+        name = OTHERS
+    counts[name] = counts.get(name, 0) + int(number)
+
+
+def _counts_here(frame: FrameType | None) -> dict[str, int]:
+    """The counts of the step that runs: the innermost that the chain runs. Another thread's belong to no step.
+
+    The stack is searched here, and the chain notes nothing, so that a record costs no more if nothing is counted.
+    """
+    while frame is not None:
+        if (variable := RUNNERS.get(frame.f_code)) is not None:
+            counts: dict[str, int] = frame.f_locals[variable].counts
+            return counts
+        frame = frame.f_back
+    return COUNTS
+
+
+#: A number of a record that may be negative.
+Signed = NewType("Signed", float)
+
+
+class Metric(TypedDict):
+    """Measured values: their number, sum, extremes and mean, and `m2`, the sum of their squared differences from the
+    mean. Their variance is m2 / (n - 1).
+    """
+
+    n: int
+    sum: Signed
+    min: Signed
+    max: Signed
+    mean: Signed
+    m2: float
+    unit: str
+
+
+class Statistics(TypedDict, total=False):
+    """What a step counted and measured, by name. Empty parts are left out.
+
+    dropped: the reason -> the documents that the step dropped for it.
+    counts: anything else that it counted.
+    metrics: the values that it measured, such as lengths of documents.
+    """
+
+    dropped: dict[str, int]
+    counts: dict[str, int]
+    metrics: dict[str, Metric]
 
 
 class Shard(NamedTuple):

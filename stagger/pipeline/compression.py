@@ -20,6 +20,13 @@ ReadCodec = Literal["gzip", "zstd", "bz2", "xz"]
 #: Compressed bytes per call of a decompressor, and bytes buffered after it: larger ones overflow the processor's cache.
 PIECE_BYTES = 128 * 2**10
 
+#: Bytes of a shard on disk, and of an output before its codec, from which a codec gets a thread (codec_threads.py): a
+#: smaller one is done before a thread is worth its start.
+THREAD_BYTES = 2**20
+
+#: Bytes that may wait between the steps and the thread of a codec.
+QUEUE_BYTES = 2 * 2**20
+
 #: Leading bytes of a file that are kept, to recognize its format: a header of tar.
 HEAD_BYTES = 512
 
@@ -108,6 +115,12 @@ class Content(io.RawIOBase):
             self._output = b""
         self._output = start
         return start
+
+    def block(self) -> bytes:
+        """The next bytes, as many as come at once; empty at the end."""
+        block = self._output if self._fill() else b""
+        self._output = b""
+        return block
 
     def _fill(self) -> bool:
         """Whether there is output, or more could be produced."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import random
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -95,7 +96,7 @@ class ShardTable(Sequence[Shard]):
         if not self._runs:
             return self
         bounds = pairwise([0, *self._runs, len(self)])
-        return ShardTable(heapq.merge(*(self._objects(range(start, stop)) for start, stop in bounds)))
+        return ShardTable(heapq.merge(*(self.objects(range(start, stop)) for start, stop in bounds)))
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -107,13 +108,14 @@ class ShardTable(Sequence[Shard]):
     def __getitem__(self, place: int | slice) -> Shard | list[Shard]:
         rows = range(len(self))[place]
         if isinstance(rows, range):
-            return list(self._objects(rows if rows.step > 0 else array("Q", rows)))
-        return next(self._objects(range(rows, rows + 1)))
+            return list(self.objects(rows if rows.step > 0 else array("Q", rows)))
+        return next(self.objects(range(rows, rows + 1)))
 
     def __iter__(self) -> Iterator[Shard]:
-        return self._objects(range(len(self)))
+        return self.objects(range(len(self)))
 
-    def _objects(self, rows: Rows) -> Iterator[Shard]:
+    def objects(self, rows: Rows) -> Iterator[Shard]:
+        """The shards of some rows."""
         new_shard = partial(tuple.__new__, Shard)  # Half the time of Shard(...).
         for start in range(0, len(rows), AT_ONCE):
             yield from map(new_shard, zip(*self.pick(rows[start : start + AT_ONCE]), strict=True))
@@ -157,6 +159,14 @@ class RankShards(Sequence[Sequence[Shard]]):
         if isinstance(rank, slice):
             return [self[each] for each in range(len(self))[rank]]  # type: ignore[return-value] # A list is invariant.
         return list(map(Shard._make, zip(*self.pick(rank), strict=True)))
+
+
+def shuffled(shards: Sequence[Shard], seed: int) -> ShardTable:
+    """The shards in an order by chance, which `seed` decides."""
+    rows = array("Q", range(len(shards)))
+    random.Random(seed).shuffle(rows)  # noqa: S311
+    table = shards if isinstance(shards, ShardTable) else ShardTable(shards)
+    return ShardTable(table.objects(rows))
 
 
 def odd_name(names: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ PLAN_REQUESTS, END_REQUESTS = 2, 3
 def not_yet_planned(stage: StageSpec) -> StageInput:
     """Assumption for a stage whose input does not exist yet: each rank has one shard, and one output per writer."""
     source, *others = (str(step.params.get("path", "")) for step in stage.pipeline)
+    others += (step.removed.path for step in stage.pipeline if step.removed)
     return StageInput(
         remote_shards=0 if is_local(source) else stage.tasks,
         remote_outputs=sum(not is_local(path) for path in others) * stage.tasks,

@@ -6,18 +6,21 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 from rich.filesize import decimal
 
+from stagger.datatrove.block_outputs import outputs_of, uncommitted_of
+from stagger.datatrove.state import repeatable
 from stagger.errors import StaggerError, agreeing, counted
 from stagger.pipeline import Shard
+from stagger.pipeline.hooks import BoundStep, Reader, Writer
 from stagger.pipeline.shard_table import RankShards, ShardTable
 from stagger.plan.sharding import assign, task_count
-from stagger.plan.upstream import Upstream, recorded_only
+from stagger.plan.upstream import Upstream, recorded_only, writer_of
 from stagger.progress import busy
-from stagger.rundir.output_names import OutputNames
+from stagger.rundir.output_names import OutputNames, Places
 from stagger.rundir.plan_file import write_plan
 from stagger.rundir.run_folder import StageInput
 from stagger.spec.models import RunSpec, StageSpec
@@ -25,10 +28,6 @@ from stagger.storage import MTIME
 from stagger.storage.secrecy import secret_by_form
 from stagger.storage.storage import Storage, is_local, without_secrets
 from stagger.terminal import logger
-
-if TYPE_CHECKING:
-    from stagger.pipeline.hooks import Reader, Writer
-
 
 #: The most ranks that a stage gets without a number from its user.
 MOST_DECIDED = 1_000_000
@@ -55,7 +54,16 @@ class StagePlan:
 
 
 def steps_of(stage: StageSpec) -> list[dict[str, Any]]:
-    return [{"use": step.use, "params": step.params} for step in stage.pipeline]
+    """The steps of a stage as its plan holds them."""
+    return [
+        {
+            "use": step.use,
+            "params": step.params,
+            **({"stateless": True} if step.stateless else {}),
+            **({"removed": step.removed.model_dump(exclude_unset=True)} if step.removed else {}),
+        }
+        for step in stage.pipeline
+    ]
 
 
 def make_plan(storage: Storage, stage: StageSpec, steps: Sequence[Any], upstream: Sequence[Upstream] = ()) -> StagePlan:
@@ -66,15 +74,17 @@ def make_plan(storage: Storage, stage: StageSpec, steps: Sequence[Any], upstream
     """
     with busy(f"{stage.name}: listing the input"):
         shards = _find_shards(storage, stage, steps)
-        if upstream and hasattr(steps[0], "path_of"):
+        if upstream and isinstance(steps[0], Reader):
             shards = _recorded(stage, shards, steps[0].path_of, upstream)
         stage = sized(stage, shards)
         ranks = assign(shards, stage.tasks, stage.shard_by, stage.ranks_dealt)
         check_tasks(stage, steps, stage.tasks)
         if shards:
             warn_of_idle_ranks(stage, ranks)
-        readers, writers = (steps_with(hook, steps) for hook in ("path_of", "planned_outputs"))
+        warn_of_uncommitted(storage, stage, steps)
+        readers, writers = [step for step in steps if isinstance(step, Reader)], writers_in(steps)
         outputs = check_outputs(ranks, readers, writers)
+        refuse_inputs_by_value(stage.name, ranks.table, readers, writers)
         remote = bool(shards) and any(not is_local(reader.path_of(shards[0])) for reader in readers)
         content, times = digests(shards)
         planned = StageInput(sum(shards.sizes), len(shards) if remote else 0, outputs, times)
@@ -150,15 +160,26 @@ def warn_of_idle_ranks(stage: StageSpec, ranks: RankShards) -> None:
         )
 
 
+def warn_of_uncommitted(storage: Storage, stage: StageSpec, steps: Sequence[Any]) -> None:
+    """Warn about what blocks of datatrove write at once, and not when their rank is done."""
+    for what in (what for step in steps for what in uncommitted_of(step, storage.expanded_options("s3"))):
+        logger.warning(
+            f"{stage.name}: {what}: what a rank that fails has written there stays, and no record of the run lists it."
+            " Files on mounted file systems, and on S3 with the run's storage_options, appear when their rank is done"
+        )
+
+
 def _with_place(error: StaggerError, stage: StageSpec, index: int) -> StaggerError:
     """The error of a step about its parameters, with the place of the step; any other error as it is."""
-    return StaggerError(f"{stage.pipeline[index].named(index + 1)}: {error}") if type(error) is StaggerError else error
+    if type(error) is not StaggerError or index >= len(stage.pipeline):
+        return error
+    return StaggerError(f"{stage.pipeline[index].named(index + 1)}: {error}")
 
 
 def _find_shards(storage: Storage, stage: StageSpec, steps: Sequence[Any]) -> ShardTable:
     """The shards that the reader finds. It may be a user's, and return any sequence of them."""
     first = steps[0]
-    if not hasattr(first, "find_shards"):
+    if not isinstance(first, Reader):
         return ShardTable()
     try:
         found = first.find_shards(storage)
@@ -166,9 +187,11 @@ def _find_shards(storage: Storage, stage: StageSpec, steps: Sequence[Any]) -> Sh
         raise _with_place(error, stage, 0) from error
     except OSError as error:
         raise StaggerError(without_secrets(f"The input of {stage.name} cannot be listed: {error}.")) from error
+    if stage.first_shards is not None:
+        found = found[: stage.first_shards]
     shards = found if isinstance(found, ShardTable) else ShardTable(found)
     empty = shards.sizes.count(0)
-    if empty and not getattr(first, "allow_empty", True):
+    if empty and not first.allow_empty:
         logger.warning(
             f"{stage.name}: {empty:,} of {counted(len(shards), 'shard')} {agreeing(empty, 'is')} empty, such as"
             f" {shards[shards.sizes.index(0)].name}, and would fail a rank: leave out what is empty with glob, or"
@@ -212,7 +235,7 @@ def check_outputs(ranks: RankShards, readers: Sequence[Reader], writers: Sequenc
     known: set[int] = set()
     met: set[int] = set()
     folders: set[str] = set()
-    start = tuple(getattr(reader, "input_folder", "") for reader in readers)
+    start = tuple(reader.input_folder for reader in readers)
     beside = False  # Whether an output lies where inputs do.
     for path, _ in outputs():
         remote += not is_local(path)
@@ -263,18 +286,33 @@ def refuse_collisions(of: Mapping[str, str], inputs: Iterable[str]) -> None:
         )
 
 
+def refuse_inputs_by_value(
+    stage: str, shards: Iterable[Shard], readers: Sequence[Reader], writers: Sequence[Writer]
+) -> None:
+    """Raise StaggerError when an input has a name that a writer could give an output by a document's metadata."""
+    by_value = [names for names in output_names(writers) if names.by_value]
+    if not by_value:
+        return
+    places, of = Places(), [Upstream(stage, by_value, ())]
+    for path in (reader.path_of(shard) for reader in readers for shard in shards):
+        if writer_of(path, of, places):
+            raise StaggerError(
+                f"The input {path} has a name of the outputs in {by_value[0].folder}, which would replace it:"
+                " choose another folder or filename for the output."
+            )
+
+
 def output_names(steps: Sequence[Any]) -> list[OutputNames]:
     """The names of the files that each writer writes, as far as `steps`, those of `create_steps`, define them."""
-    writers = [step for step in steps_with("output_names", steps) if hasattr(step, "output_folder")]
-    return [OutputNames(step.output_folder, list(step.output_names)) for step in writers]
+    return [OutputNames(writer.output_folder, list(writer.output_names)) for writer in writers_in(steps)]
 
 
 def check_tasks(stage: StageSpec, steps: Sequence[Any], tasks: int) -> None:
     """Raise StaggerError when a step cannot be part of a stage that has `tasks` ranks."""
     for index, step in enumerate(steps):
-        if hasattr(step, "check_tasks"):
+        for one in bound_steps_in([step]):
             try:
-                step.check_tasks(tasks)
+                one.check_tasks(tasks)
             except StaggerError as error:
                 raise _with_place(error, stage, index) from error
 
@@ -287,13 +325,15 @@ def output_folders(stage: StageSpec, steps: Sequence[Any]) -> list[str]:
     """
     waits = stage.sizing == "undecided" and stage.depends  # There may be several ranks.
     check_tasks(stage, steps, 2 if waits else stage.tasks)
-    writers = steps_with("output_folder", steps)
-    if stage.commit == "shard" and not (writers and all(getattr(step, "shard_by_shard", False) for step in writers)):
+    writers = writers_in(steps)
+    if stage.commit == "shard":
+        refuse_state(stage, steps)
+    if stage.commit == "shard" and not (writers and all(writer.shard_by_shard for writer in writers)):
         raise StaggerError(
             f"{stage.name}: commit: shard needs an output for each shard: put {{stem}} into the filename of every"
             " writer, or leave commit out."
         )
-    folders = [step.output_folder for step in writers]
+    folders = list(dict.fromkeys(writer.output_folder for writer in writers))
     for folder in folders:
         if reason := secret_by_form(folder):
             raise StaggerError(
@@ -303,6 +343,37 @@ def output_folders(stage: StageSpec, steps: Sequence[Any]) -> list[str]:
     return folders
 
 
-def steps_with(hook: str, steps: Sequence[Any]) -> list[Any]:
-    """The steps that define `hook`. A costly step, which is still a class, has none of a launch's hooks."""
-    return [step for step in steps if hasattr(step, hook)]
+def refuse_state(stage: StageSpec, steps: Sequence[Any]) -> None:
+    """Raise StaggerError when a stage with `commit: shard` has a step that may keep something from one shard to the
+    next: a rank that resumes could not restore it.
+    """
+    for number, (spec, step) in enumerate(zip(stage.pipeline, steps, strict=False), 1):
+        if repeatable(step, declared=spec.stateless):
+            continue
+        advice = "leave out commit: shard"
+        if not writers_in([step]):
+            advice += (
+                ", or declare that it keeps nothing from one call to the next: `stateless: true` beside the step in the"
+                " pipeline file, or @stagger.stateless above its function or class"
+            )
+        raise StaggerError(
+            f"{spec.named(number)}: with commit: shard a rank that resumes calls its steps for the shards that are"
+            f" left, and what this step kept of earlier shards is gone: {advice}."
+        )
+
+
+def bound_steps_in(steps: Sequence[Any]) -> list[BoundStep]:
+    """The steps that have hooks, and what datatrove's blocks write, as a `Writer` for each place. A costly step, which
+    is still a class, has none of a launch's hooks.
+    """
+    found: list[BoundStep] = []
+    for step in steps:
+        if isinstance(step, BoundStep):
+            found.append(step)
+        found += outputs_of(step)
+    return found
+
+
+def writers_in(steps: Sequence[Any]) -> list[Writer]:
+    """The steps that write files, and what datatrove's blocks write."""
+    return [step for step in bound_steps_in(steps) if isinstance(step, Writer)]

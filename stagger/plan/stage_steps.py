@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-import os
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stagger.datatrove.state import repeatable
 from stagger.errors import StaggerError
-from stagger.pipeline.chain import BUILTIN, Step, build, resolve
-from stagger.storage.storage import without_secrets
+from stagger.pipeline.chain import Step
+from stagger.pipeline.hooks import BoundStep, Reader, Writer, is_costly
+from stagger.pipeline.making import build
+from stagger.pipeline.names import BUILTIN, resolve
+from stagger.pipeline.objects import reason_of, written_objects
+from stagger.steps.removed import WriteRemoved, removal_writers
 
 if TYPE_CHECKING:
     from stagger.spec.models import StageSpec
@@ -18,12 +22,13 @@ if TYPE_CHECKING:
 #: The arguments of every call of a step, as errors show them.
 CONTRACT = "(data, rank, world_size)"
 
-#: Hooks that a launch calls: a step that has one is created at launch, even if it is costly.
-PLANNING_HOOKS = ("find_shards", "path_of", "check_tasks", "output_folder", "output_names", "planned_outputs")
+#: Method of hooks.py -> its arguments, and the class that a step with such a method has to inherit from.
+HOOKS = {"bind": (["self", "task"], "BoundStep"), "find_shards": (["self", "storage"], "Reader")}
 
 
 def create_steps(stage: StageSpec, objects: Sequence[Step] | None = None) -> list[Any]:
-    """The steps of a stage. `objects` are its steps if they are Python objects. A costly step (hooks.py) is its class.
+    """The steps of a stage, and behind them what writes the documents that they remove, with the hooks of a writer.
+    `objects` are its steps if they are Python objects. A costly step (hooks.py) is its class.
 
     Raises StaggerError when a step cannot be created or called, or when the first step needs input.
     """
@@ -31,7 +36,8 @@ def create_steps(stage: StageSpec, objects: Sequence[Step] | None = None) -> lis
     names = [step.named(number) for number, step in enumerate(stage.pipeline, 1)]
     for number, (name, step) in enumerate(zip(names, steps, strict=True)):
         _check_call(step, name)
-        if number and hasattr(step, "find_shards"):
+        _check_hooks(step, name)
+        if number and isinstance(step, Reader):
             raise StaggerError(f"{name} is a reader; only the first step can be a reader.")
     if stage.blocks is None and not brings_input(steps[0]):
         readers = ", ".join(use for use in BUILTIN if use.startswith("read_"))
@@ -39,34 +45,59 @@ def create_steps(stage: StageSpec, objects: Sequence[Step] | None = None) -> lis
             f"{names[0]} is the first step, and the first step gets no data: begin with a reader ({readers}). If the"
             " step makes its own records, give `data` a default: data=None."
         )
-    if stage.sizing != "given" and not hasattr(steps[0], "find_shards"):
+    if stage.sizing != "given" and not isinstance(steps[0], Reader):
         key = "tasks: auto" if stage.bytes_per_task is None else "bytes_per_task"
         raise StaggerError(
             f"{stage.name}: {key} needs a reader, whose shards become ranks, and {names[0]} makes its own records: give"
             " tasks as a number."
         )
-    return steps
+    return [*steps, *_removal_writers(stage, steps)]
+
+
+def _removal_writers(stage: StageSpec, steps: Sequence[Any]) -> list[WriteRemoved]:
+    """What writes the documents that the steps of a stage remove. Raises StaggerError for a step that removes none."""
+    for number, (spec, step) in enumerate(zip(stage.pipeline, steps, strict=True), 1):
+        if spec.removed is None:
+            continue
+        if number == 1 or isinstance(step, Writer):
+            what = "is the first step, into which no documents go" if number == 1 else "is a writer, and passes all on"
+            raise StaggerError(
+                f"{spec.named(number)} {what}: write `removed` beside the step whose removed documents you want."
+            )
+    try:
+        found = removal_writers([step.model_dump() for step in stage.pipeline], stage.commit == "shard")
+    except StaggerError as error:
+        raise StaggerError(f"{stage.name}: removed: {error}") from None
+    for spec, step, writer in zip(stage.pipeline, steps, found, strict=True):
+        if writer and writer.shard_by_shard and not repeatable(step, declared=spec.stateless):
+            raise StaggerError(
+                f"{writer.name}: its removed documents cannot have a file for each shard, as the step gets those of all"
+                " shards in one call: put {rank} into removed.filename, or declare the step `stateless: true`."
+            )
+    return [writer for writer in found if writer is not None]
 
 
 def _created(stage: StageSpec, index: int) -> Any:
     """Create a step of a pipeline file. Raises StaggerError with the error of its constructor."""
     step = stage.pipeline[index]
     target = resolve(step.use)
-    if getattr(target, "costly", False) and not any(hasattr(target, hook) for hook in PLANNING_HOOKS):
-        return target
+    if makes_costly(target, step.params):
+        if not isinstance(target, type):
+            return functools.partial(target, **step.params)
+        if not issubclass(target, (Reader, Writer)):  # A launch calls the hooks of these two.
+            return target
     try:
         return build(step.use, step.params)
     except StaggerError as error:
         raise StaggerError(f"{step.named(index + 1)}: {error}") from error
     except Exception as error:  # The constructor is the user's.
-        reason = without_secrets(f"{type(error).__name__}: {error}")
-        raise StaggerError(f"{step.named(index + 1)} cannot be created: {reason}{_line_of(error)}.") from error
+        raise StaggerError(f"{step.named(index + 1)} cannot be created: {reason_of(error, 2)}.") from error
 
 
-def _line_of(error: Exception) -> str:
-    """Where the user's code raised an error, as ` (file.py:7)`; empty for a call that did not get there."""
-    frames = traceback.extract_tb(error.__traceback__)[2:]  # Without this module and chain.py.
-    return f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+def makes_costly(target: Any, params: Mapping[str, Any]) -> bool:
+    """Whether a step, or an object in its parameters, is costly to make (hooks.py)."""
+    inner = (resolve(name) for _, (name, values) in written_objects(params) if values is not None)
+    return any(is_costly(one) for one in (target, *inner))
 
 
 def _check_call(step: Any, name: str) -> None:
@@ -91,6 +122,20 @@ def _check_call(step: Any, name: str) -> None:
         ) from None
 
 
+def _check_hooks(step: Any, name: str) -> None:
+    """Raise StaggerError when a step has a method with the name and arguments of a hook, which nobody would call."""
+    kind = step if isinstance(step, type) else type(step)
+    if issubclass(kind, BoundStep):
+        return
+    for hook, (arguments, base) in HOOKS.items():
+        method = getattr(kind, hook, None)
+        if inspect.isfunction(method) and list(inspect.signature(method).parameters) == arguments:
+            raise StaggerError(
+                f"{name} has a method {hook}({arguments[1]}), which is called only for classes that inherit from"
+                f" stagger.{base}: write class {kind.__name__}(stagger.{base})."
+            )
+
+
 def _call_of(step: Any) -> Callable[..., Any] | None:
     """What a call of the step runs: for a class, the method of its objects; None if they cannot be called."""
     if not isinstance(step, type):
@@ -108,7 +153,7 @@ def _signature(call: Callable[..., Any]) -> inspect.Signature | None:
 
 def brings_input(step: Any) -> bool:
     """Whether a step can be the first one: it is a reader, or its first argument, `data`, has a default."""
-    if hasattr(step, "find_shards"):
+    if isinstance(step, Reader):
         return True
     call = _call_of(step)
     signature = _signature(call) if call is not None else None

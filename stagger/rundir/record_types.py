@@ -11,6 +11,8 @@ from functools import cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 
+from stagger.pipeline import Signed
+
 #: Numbers of a record are below this: bytes, records, seconds since the epoch. Python's dates and floats can hold it.
 LARGEST = 10**15
 
@@ -42,6 +44,8 @@ def check(value: Any, hint: Any, key: str = "") -> None:
         _check_kind(value, int if hint is int else (int, float), key)
         if isinstance(value, bool) or not 0 <= value < LARGEST:
             raise wrong(value, key)
+    elif hint is Signed:
+        _check_kind(value, (int, float), key)
     elif hint is not Any:
         _check_kind(value, hint, key)
 

@@ -28,12 +28,20 @@ from typing import Any, TypedDict, cast
 import orjson
 
 from stagger.errors import StaggerError, counted
+from stagger.pipeline import Statistics
 from stagger.ranks import pad
 from stagger.storage.storage import Storage, join
 
 
-class OutputRecord(TypedDict):
-    """One committed file: its path, its size in bytes, its number of records, and its checksum (`storage.Output`)."""
+class _RemovedBy(TypedDict, total=False):
+    removed_by: int
+
+
+class OutputRecord(_RemovedBy):
+    """One committed file: its path, its size in bytes, its number of records, and its checksum (`storage.Output`).
+
+    `removed_by` is the number of the step, from 1 on, whose removed documents it holds, if it does.
+    """
 
     path: str
     bytes: int
@@ -55,8 +63,8 @@ class Retried(TypedDict):
     waited_s: float
 
 
-class StepRecord(TypedDict):
-    """One step: the records that left it, and the seconds spent in it alone."""
+class StepRecord(Statistics):
+    """One step: the records that left it, the seconds spent in it alone, and what it counted and measured, if any."""
 
     name: str
     records: int
@@ -64,7 +72,10 @@ class StepRecord(TypedDict):
 
 
 class AttemptRecord(TypedDict):
-    """Where and when an attempt ran. Times are in seconds since the epoch; `cpu_s` in CPU seconds, memory in MiB."""
+    """Where and when an attempt ran. Times are in seconds since the epoch; `cpu_s` in CPU seconds, memory in MiB.
+
+    Both with child processes: pages that these share with the task count in each.
+    """
 
     attempt: str
     launch: int
@@ -85,6 +96,7 @@ class AttemptRecord(TypedDict):
 
 class _Notes(TypedDict, total=False):
     left_out: dict[str, int]
+    dropped: dict[str, int]
     counts: dict[str, int]
     notes: dict[str, Any]
 
@@ -92,8 +104,9 @@ class _Notes(TypedDict, total=False):
 class Completion(AttemptRecord, _Notes):
     """completions/<rank>.json; with `commit: shard` also progress/<rank>.json, for the first `shards` shards.
 
-    `left_out` counts by reason the records that the reader left out, and `counts` is what steps counted, if any;
-    `notes` holds the notes of steps, if they made any. The other keys are always present.
+    `left_out` counts by reason the records that the reader left out, `dropped` those that steps dropped, and `counts`
+    is what steps counted; `notes` holds the notes of steps. Each of these is there only if there is any. The other keys
+    are always present.
     """
 
     rank: int

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stagger.errors import StaggerError
+from stagger.spec.assignments import assign
 from stagger.spec.messages import validated
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.spec.place import Place
 from stagger.spec.secret_check import check_forms
-from stagger.spec.yaml_file import Path, parse_value
+from stagger.spec.yaml_file import Path
 
 #: Keys of a stage that a retry may change: none affects what a rank reads, does or writes.
 CHANGEABLE = ("executor", "randomize_start_duration", "start_policy", "backend_limit", "metadata_limit", "retries")
@@ -31,43 +32,22 @@ class Changes:
     profile: str | None = None
 
     @property
-    def given(self) -> dict[Path, str]:
-        """The keys that the command line sets, and the option that sets each."""
-        found: dict[Path, str] = {}
-        for assignment in self.assignments:
-            key = assignment.partition("=")[0]
-            found[tuple(int(part) if part.isdigit() else part for part in key.split("."))] = f"--set {key}"
+    def options(self) -> dict[Path, str]:
+        """The keys that options besides --set set, and the option that sets each."""
         options = {
             ("tasks",): ("--tasks", self.tasks),
             ("run_dir",): ("--run-dir", self.run_dir),
             ("executor", "type"): ("--executor", self.executor),
         }
-        return found | {key: option for key, (option, value) in options.items() if value is not None}
+        return {key: option for key, (option, value) in options.items() if value is not None}
 
+    def assigned(self, raw: dict[str, Any]) -> dict[Path, str]:
+        """Make the assignments in `raw`. Returns the keys that the command line sets, and the option of each.
 
-def assign(raw: dict[str, Any], assignment: str) -> None:
-    """Set one `a.b=c` of the command line in `raw`; numbers select list items. Raises StaggerError when the text is
-    malformed, or `a` has no place for `b`.
-    """
-    target, equals, text = assignment.partition("=")
-    parts = target.split(".")
-    if not equals or not all(parts):
-        raise StaggerError(f"--set {target}: write it as key=value, e.g. --set executor.workers=100.")
-    place: Any = raw
-    for part in parts[:-1]:
-        if isinstance(place, list) and part.isdigit() and int(part) < len(place):
-            place = place[int(part)]
-        elif isinstance(place, dict):
-            place = place.setdefault(part, {})
-        else:
-            raise StaggerError(f"--set {target}: the file has no place for {part!r}; check the keys before it.")
-    last = parts[-1]
-    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
-        place[int(last)] = parse_value(text, f"--set {target}")
-    elif isinstance(place, dict):
-        place[last] = parse_value(text, f"--set {target}")
-    else:
-        raise StaggerError(f"--set {target}: the file has no place for {last!r}; check the keys before it.")
+        Raises StaggerError for an assignment that is malformed, or has no place in the file.
+        """
+        found = {assign(raw, text): f"--set {text.partition('=')[0]}" for text in self.assignments}
+        return found | self.options
 
 
 def changed_spec(spec: RunSpec, assignments: Sequence[str], stage: str | None) -> RunSpec:

@@ -226,7 +226,7 @@ class SlurmSpec(Model):
     time: Time = None
     """Time limit of a job: minutes, H:MM:SS or D-HH:MM:SS."""
     cpus_per_task: PositiveInt = 1
-    """Processors of a rank. A job has them once, or `ranks_at_once` times on each node."""
+    """Processors of a rank. A job has them once, or `ranks_at_once` times on each node. With two, codecs use both."""
     mem_per_cpu_gb: Amount | None = None
     """Memory per processor, in GiB; by default the partition's default."""
     gpus_per_task: NonNegativeInt = 0

@@ -10,10 +10,11 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from stagger.errors import StaggerError, plural
-from stagger.pipeline.chain import add_import_path
+from stagger.pipeline.names import add_import_path
+from stagger.pipeline.objects import as_data, written_objects
 from stagger.shipped import shipped
 from stagger.spec.blocks import HOST_STEP, BlocksSpec, with_total
-from stagger.spec.changes import Changes, assign
+from stagger.spec.changes import Changes
 from stagger.spec.executors import EXECUTORS
 from stagger.spec.expected import described, expected
 from stagger.spec.messages import validated
@@ -25,6 +26,7 @@ from stagger.spec.profiles import chosen
 from stagger.spec.references import expanded, literal
 from stagger.spec.secret_check import check_storage_options
 from stagger.spec.step_checks import check_step
+from stagger.spec.variables import with_variables
 from stagger.spec.yaml_file import Path, read_file
 from stagger.storage.storage import UNREACHABLE_S, Storage, expand_variables
 
@@ -50,8 +52,7 @@ def load_file(
         raise StaggerError(
             f"{path} is the record of a run, not a pipeline file; continue the run with: stagger retry {path.parent}"
         )
-    for assignment in changes.assignments:
-        assign(raw, assignment)
+    options = changes.assigned(raw)
     for key, value in (("tasks", changes.tasks), ("run_dir", changes.run_dir), ("profile", changes.profile)):
         if value is not None:
             raw[key] = value
@@ -62,8 +63,8 @@ def load_file(
             if isinstance(stage, dict):
                 stage.pop("tasks", None)
                 stage.pop("bytes_per_task", None)
-    place = Place(str(path), lines, options=changes.given)
-    return resolve_run(raw, place, changes, str(path.resolve().parent), announce)
+    place = Place(str(path), lines, options=options, shared=lines.shared)
+    return resolve_run(with_variables(raw, place), place, changes, str(path.resolve().parent), announce)
 
 
 def reached(file: str) -> tuple[str, dict[str, Any]]:
@@ -72,7 +73,8 @@ def reached(file: str) -> tuple[str, dict[str, Any]]:
     Raises StaggerError when the file cannot be read, or does not say it.
     """
     raw, lines = read_file(file)
-    place = Place(file, lines)
+    place = Place(file, lines, shared=lines.shared)
+    raw = with_variables(raw, place, warn=False)
     written = {key: expanded(raw[key], (key,), place) for key in ("run_dir", "storage_options") if key in raw}
     if not isinstance(written.get("run_dir"), str):
         raise StaggerError(f"{place.of(('run_dir',))}: there is no run directory; give that of the run itself.")
@@ -83,10 +85,11 @@ def reached(file: str) -> tuple[str, dict[str, Any]]:
 
 
 def imported_modules(spec: RunSpec) -> list[str]:
-    """The modules, other than stagger's own, that hold a run's steps and hosts."""
-    steps = [step.use for stage in spec.stages for step in stage.pipeline]
+    """The modules, other than stagger's own, that hold a run's steps, the objects in their parameters, and hosts."""
+    steps = [step for stage in spec.stages for step in stage.pipeline]
+    uses = [name for step in steps for name in (step.use, *(name for _, (name, _) in written_objects(step.params)))]
     hosts = [stage.blocks.host for stage in spec.stages if stage.blocks is not None]
-    named = (use.partition(":")[0] for use in (*steps, *hosts) if ":" in use)
+    named = (use.partition(":")[0] for use in (*uses, *hosts) if ":" in use)
     return list(dict.fromkeys(module for module in named if module.partition(".")[0] != "stagger"))
 
 
@@ -133,10 +136,12 @@ def resolve_run(
     unknown_or_wrong(PipelineFile, raw, place)
     if not {"pipeline", "stages", "blocks"} & raw.keys():
         raise StaggerError(f"{place.file}: there is no pipeline; list its steps under `pipeline:`.")
+    if "publish" in raw and "stages" in raw:
+        raise StaggerError(f"{place.of(('publish',))}: write publish in the stage whose outputs are to be published.")
     profile = chosen(raw.get("profile"), "--profile" if changes.profile else place.of(("profile",)))
     written = {key: value for key, value in raw.items() if key in RUN_KEYS and key not in ("stages", "profile")}
     whole = profile.below(written, StorageSpec.model_fields)
-    origins = origins_of(whole, place, profile.elsewhere(written), profile.name, changes.given)
+    origins = origins_of(whole, place, profile.elsewhere(written), profile.name, place.options)
     stages = []
     places: dict[str, tuple[Place, Path]] = {}
     for index, (written, path) in enumerate(_stages(raw, place)):
@@ -150,7 +155,7 @@ def resolve_run(
             options={**{(*path, *p): option for p, option in place.options.items()}, **place.options},
         )
         prefix = f"stages.{written.get('name')}." if path else ""
-        origins |= origins_of(stage, merged, merged.elsewhere, profile.name, changes.given, path, prefix)
+        origins |= origins_of(stage, merged, merged.elsewhere, profile.name, place.options, path, prefix)
         if "blocks" in stage:
             stage["executor"] = without_packing(stage["executor"], written.get("executor"))
             own = raw["stages"][index] if "stages" in raw else raw
@@ -216,7 +221,8 @@ def of_blocks(
     executor = stage["executor"]
     if isinstance(executor, dict) and executor.get("type") == "local":
         executor = {"workers": checked.servers, **executor}
-    step = {"use": HOST_STEP, "params": {"settings": {**blocks, "model": literal(blocks["model"])}}}
+    settings = {**as_data(blocks), "model": literal(blocks["model"])}
+    step = {"use": HOST_STEP, "params": {"settings": settings}}
     stage = {key: value for key, value in stage.items() if key != "bytes_per_task"}
     return {**stage, "executor": executor, "blocks": blocks, "pipeline": [step], "tasks": checked.servers}
 
@@ -253,8 +259,9 @@ def _stages(raw: dict[str, Any], place: Place) -> list[tuple[dict[str, Any], Pat
     check_stages(raw["stages"], place)
     stages: list[tuple[dict[str, Any], Path]] = []
     for index, own in enumerate(raw["stages"]):
-        if "sizing" in own:
-            raise StaggerError(f"{place.of(('stages', index, 'sizing'))}: unknown key; leave it out.")
+        for key in ("sizing", "first_shards"):
+            if key in own:
+                raise StaggerError(f"{place.of(('stages', index, key))}: unknown key; leave it out.")
         inherited = without_replaced_size(defaults, own)
         stage = {**inherited, **own}
         above, below = defaults.get("executor"), own.get("executor")

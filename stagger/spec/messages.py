@@ -154,7 +154,7 @@ def truths(place: Located, value: Any) -> Iterator[tuple[Located, Any]]:
 
 
 #: Keys of files that are no arguments of executors.
-NO_ARGUMENTS = ("pipeline", "blocks", "stages", "executor", "type")
+NO_ARGUMENTS = ("pipeline", "blocks", "stages", "vars", "executor", "type")
 
 
 def unknown_argument(found: Located, executor: str) -> str:

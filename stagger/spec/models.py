@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -24,6 +24,7 @@ from stagger.spec.base import Amount, Model, Says, WrongKey, survives_json
 from stagger.spec.blocks import HOST_STEP, BlocksSpec
 from stagger.spec.executors import Executor, LocalSpec, RetrySpec
 from stagger.spec.nearest import nearest
+from stagger.spec.removed import RemovedSpec
 from stagger.spec.sizes import Bytes
 from stagger.spec.step_checks import step_of, step_schema
 from stagger.start.delays import LONGEST_WINDOW_S, StartPolicy
@@ -48,6 +49,10 @@ class StepSpec(Model):
     """Name of a built-in step, or `module:callable`."""
     params: dict[str, Any] = {}
     """Parameters of the step."""
+    removed: RemovedSpec | None = None
+    """Where the documents are written that the step removes: `{path: ..., reason: true}`."""
+    stateless: bool = False
+    """Whether the step keeps nothing from one call to the next, so that it may be called once for each shard."""
     _place: str = PrivateAttr("")
 
     def at(self, place: str) -> StepSpec:
@@ -111,6 +116,32 @@ class StageDefaults(SiteDefaults):
     filename."""
 
 
+class PublishSpec(Model):
+    """A data set of the Hugging Face Hub, to which outputs are published with the token in HF_TOKEN, or of a login."""
+
+    example: ClassVar[dict[str, Any]] = {"repo": "user/name"}
+
+    repo: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]{0,95}$"),
+        Says("a data set, user/name", "user/name"),
+    ]
+    """The data set: `user/name`, or `organisation/name`. It is created if there is none."""
+    path: str = ""
+    """The folder in the data set; by default its top."""
+    private: bool = True
+    """Whether a data set that is created is private."""
+    revision: str = "main"
+    """The branch, which is created if there is none."""
+
+    @field_validator("path")
+    @classmethod
+    def _below_the_top(cls, value: str) -> str:
+        if {"..", "."} & set(value.split("/")) or value.startswith(("/", ".git/")):
+            raise ValueError("give a folder below the top of the data set, such as data/train")
+        return value
+
+
 class StageSpec(StageDefaults):
     """One stage: a pipeline, and how to run it."""
 
@@ -146,12 +177,16 @@ class StageSpec(StageDefaults):
     """Number of ranks that divide the work. `auto`: one for each shard."""
     sizing: SkipJsonSchema[Literal["given", "undecided", "decided"]] = "given"
     """Who gives the number of ranks: the user, or the input when it is listed. `tasks` is 1 while it is undecided."""
+    first_shards: SkipJsonSchema[int | None] = None
+    """In a rehearsal: the number of shards, from the first on, that the stage reads."""
     depends: Annotated[tuple[Annotated[str, Says("the name of a stage")], ...], Says("a list of stages")] = ()
     """Stages of which every rank must be done before this stage starts."""
     pipeline: Pipeline
     """The steps; the first reads, the last usually writes."""
     blocks: BlocksSpec | None = None
     """Servers that host a model's transformer blocks, in place of a pipeline."""
+    publish: PublishSpec | None = None
+    """Where the outputs are published once all ranks are done, in one commit: a data set of the Hugging Face Hub."""
 
     @property
     def ranks_dealt(self) -> int:
@@ -315,13 +350,17 @@ class PipelineFile(StageDefaults, WholeRun):
     """Name of the run, and of its stage if the file has no `stages`."""
     run_dir: RunDir
     """Where the run keeps its records: a local or shared folder, or s3://..."""
+    vars: Annotated[dict[str, Any], Says("a mapping of names and values", {"output": "/data/out"})] = {}
+    """Named values of any type, which `${vars.NAME}` stands for anywhere in the file."""
     pipeline: Pipeline | None = None
     """The steps; the first reads, the last usually writes."""
     blocks: BlocksSpec | None = None
     """Servers that host a model's transformer blocks, in place of a pipeline."""
+    publish: PublishSpec | None = None
+    """Where the outputs are published once all ranks are done, in one commit: a data set of the Hugging Face Hub."""
     stages: Stages | None = None
     """Several stages, each with a name, a pipeline, and the stages that it depends on."""
 
 
 #: Keys of a file that apply to the whole run. All others belong to a stage, or are defaults for stages.
-RUN_KEYS = ("name", "run_dir", "stages", *WholeRun.model_fields)
+RUN_KEYS = ("name", "run_dir", "vars", "stages", *WholeRun.model_fields)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from stagger.errors import StaggerError
@@ -20,6 +20,8 @@ class Place:
     """The places, as `file:line`, of keys whose values come from another file: a profile's."""
     options: Mapping[Path, str] = field(default_factory=dict)
     """The keys that options of the command line set, and the option that sets each: `--set executor.time`."""
+    shared: Collection[Path] = ()
+    """The paths of values that aliases of YAML stand for."""
     python: bool = False
     """Whether the keys are arguments of an executor, and `file` its class."""
 

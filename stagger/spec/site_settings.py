@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stagger.errors import StaggerError
-from stagger.spec.changes import assign
+from stagger.spec.assignments import assign
 from stagger.spec.executors import SlurmSpec
 from stagger.spec.messages import validated
 from stagger.spec.models import StorageSpec

@@ -5,22 +5,28 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
 from stagger.errors import StaggerError
-from stagger.pipeline.chain import BUILTIN, resolve
+from stagger.pipeline.names import BUILTIN, resolve
+from stagger.pipeline.objects import written_object
 from stagger.spec.base import survives_json
 from stagger.spec.expected import assigned, described, expected
 from stagger.spec.nearest import close_to, nearest
+from stagger.spec.object_checks import check_objects
 from stagger.spec.place import Place
+from stagger.spec.removed import RemovedSpec
 from stagger.spec.yaml_file import Path
 
 #: Arguments of the step contract, which a function step takes before its own parameters.
 CONTRACT = ("data", "rank", "world_size")
+
+#: Keys that a step may have beside its name.
+BESIDE = ("removed", "stateless")
 
 
 def step_of(written: Any) -> Any:
@@ -31,12 +37,15 @@ def step_of(written: Any) -> Any:
         return written
     if not isinstance(written, dict) or not written:
         raise ValueError(f"write a step as `name`, or as `name: {{parameters}}`, not as {described(written)}")
-    (use, params), *more = written.items()
+    beside = {key: written[key] for key in BESIDE if key in written}
+    (use, params), *more = [(key, value) for key, value in written.items() if key not in beside] or [("", None)]
+    if not use:
+        raise ValueError(f"a step has a name, this one has only {', '.join(beside)}: write it beside the step's name")
     if more:
         raise ValueError(_several_keys(str(use), [str(key) for key, _ in more]))
     if params is not None and not isinstance(params, dict):
         raise ValueError(_no_parameters(str(use), params))
-    return {"use": use, "params": params or {}}
+    return {"use": use, "params": params or {}, **beside}
 
 
 def _several_keys(use: str, more: list[str]) -> str:
@@ -76,12 +85,25 @@ def check_step(use: str, params: dict[str, Any], place: Place, path: Path) -> No
     def of(name: str) -> str:
         return place.of((*path, use, name))
 
-    _check_names(target, params, where, of)
+    def below(more: Path) -> str:
+        return place.of((*path, *more))
+
+    def check_names(target: Any, params: Mapping[str, Any], more: Path) -> None:
+        _check_names(target, params, below(more), lambda name: below((*more, name)), ())
+
+    _check_names(target, params, where, of, () if isinstance(target, type) else CONTRACT)
+    check_objects(target, params, (use,), below, check_names)
     for name, value in params.items():
         if not survives_json(value):  # Tasks get the parameters as JSON.
             raise StaggerError(f"{of(name)}: JSON cannot hold this value; use string keys and finite 64-bit numbers.")
     if use in BUILTIN:
-        _check_types(target, params, of)
+        _check_types(target, {name: _existing(value) for name, value in params.items()}, of)
+
+
+def _existing(value: Any) -> Any:
+    """A parameter's value, or what it names."""
+    found = written_object(value)
+    return resolve(found[0]) if found is not None and found[1] is None else value
 
 
 def _module_beside(error: BaseException | None, use: str) -> str:
@@ -97,15 +119,17 @@ def _module_beside(error: BaseException | None, use: str) -> str:
     return f" Did you mean {close!r}?" if close else " Modules beside the pipeline file are found."
 
 
-def _check_names(target: Any, params: dict[str, Any], where: str, of: Callable[[str], str]) -> None:
+def _check_names(
+    target: Any, params: Mapping[str, Any], where: str, of: Callable[[str], str], contract: Sequence[str]
+) -> None:
+    """Check the names of the parameters of a call, whose first arguments are those of the contract."""
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError):  # Some classes written in C have no signature.
         return
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    contract = () if isinstance(target, type) else tuple(parameters)[: len(CONTRACT)]
-    names = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    names = [name for name in names if name not in contract]
+    own = list(parameters.items())[len(contract) :]
+    names = [name for name, p in own if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     for name in params:
         if name not in names and not takes_any:
             raise StaggerError(f"{of(str(name))}: unknown parameter; {nearest(str(name), names)}")
@@ -154,16 +178,20 @@ def step_schema() -> dict[str, Any]:
         schema["description"] = (inspect.getdoc(resolve(use)) or "").partition("\n\nArgs:")[0]
         for name, parameter in schema["properties"].items():
             parameter["description"] = described[name]
+    beside = {
+        "stateless": {"type": "boolean", "description": "Whether the step keeps nothing from one call to the next."},
+        "removed": {"anyOf": [{"type": "string"}, RemovedSpec.model_json_schema()]},
+    }
     return {
         "anyOf": [
             {"type": "string", "description": "A step without parameters: a built-in name, or module:callable."},
             {
                 "type": "object",
-                "properties": parameters,
+                "properties": {**parameters, **beside},
                 "patternProperties": {"^[A-Za-z_][\\w.]*:[\\w.]+$": {"type": ["object", "null"]}},
                 "additionalProperties": False,
                 "minProperties": 1,
-                "maxProperties": 1,
+                "maxProperties": 1 + len(beside),
             },
         ]
     }

@@ -24,6 +24,21 @@ SHOWN = 60
 Path = tuple[str | int, ...]
 
 
+class Lines(dict[Path, int]):
+    """The line of every key. `shared` holds the paths of the values that aliases (`*name`) stand for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared: set[Path] = set()
+        self._places: dict[int, Path] = {}
+
+    def note(self, node: yaml.Node, path: Path) -> None:
+        """Note a value, as often as it is met: an alias is the same node again."""
+        self[path] = node.start_mark.line + 1
+        if (first := self._places.setdefault(id(node), path)) != path:
+            self.shared.add(first)
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with YAML 1.2's rules for plain values: 12:00:00, yes, on and 2024-01-01 are strings."""
 
@@ -137,7 +152,7 @@ def parse_value(text: str, where: str = "") -> Any:
     return value
 
 
-def read_file(path: str, kind: str = PIPELINE) -> tuple[dict[str, Any], dict[Path, int]]:
+def read_file(path: str, kind: str = PIPELINE) -> tuple[dict[str, Any], Lines]:
     """Read a file, and parse it as `parse_file` does. Raises StaggerError also when it cannot be read."""
     try:
         with open(path, "rb") as opened:
@@ -165,7 +180,7 @@ def _decoded(data: bytes, path: str) -> str:
         ) from None
 
 
-def parse_file(text: str, file: str, kind: str = PIPELINE) -> tuple[dict[str, Any], dict[Path, int]]:
+def parse_file(text: str, file: str, kind: str = PIPELINE) -> tuple[dict[str, Any], Lines]:
     """Parse a file into its content and the line of every key. `kind` says what it should be, in errors.
 
     Raises StaggerError when it is not a YAML mapping.
@@ -179,7 +194,7 @@ def parse_file(text: str, file: str, kind: str = PIPELINE) -> tuple[dict[str, An
     return content, lines
 
 
-def _parsed(text: str, file: str, file_kind: bool = False) -> tuple[Any, dict[Path, int]]:
+def _parsed(text: str, file: str, file_kind: bool = False) -> tuple[Any, Lines]:
     """The content of `text`, and the line of every key. `file` names it in errors."""
     if len(text) > MAX_CHARACTERS:
         raise StaggerError(f"{file} has more than {MAX_CHARACTERS:,} characters; keep data in files of their own.")
@@ -187,7 +202,7 @@ def _parsed(text: str, file: str, file_kind: bool = False) -> tuple[Any, dict[Pa
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
-        lines: dict[Path, int] = {}
+        lines = Lines()
         if node is None:
             return None, lines
         _note_lines(node, (), lines, file)
@@ -207,13 +222,13 @@ def _too_deep(file: str) -> StaggerError:
     return StaggerError(f"{file}: more than {MAX_DEPTH} levels of nesting, or an alias (*name) that contains itself.")
 
 
-def _note_lines(node: yaml.Node, path: Path, lines: dict[Path, int], file: str) -> None:
+def _note_lines(node: yaml.Node, path: Path, lines: Lines, file: str) -> None:
     """Note the line of every key in `lines`. An alias counts as a copy, as it will be for whoever walks the content."""
     if len(path) > MAX_DEPTH:
         raise _too_deep(file)
     if len(lines) >= MAX_VALUES:
         raise StaggerError(f"{file}: more than {MAX_VALUES:,} values, counting those that aliases (*name) stand for.")
-    lines[path] = node.start_mark.line + 1
+    lines.note(node, path)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             name = _key(key, file)

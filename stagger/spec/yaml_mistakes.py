@@ -82,6 +82,8 @@ def _tag(line: str) -> str:
 
 
 def _colon(line: str) -> str:
+    if found := re.match(r"\s*(removed|stateless):\s", line):
+        return f"{found[1]} stands beside a step whose name ends with a colon; write `- name:` in the line above"
     found = re.match(r"\s*(?:-\s+)?([^\s:#'\"]+):\s+(.*:(?:\s.*|$))", line)
     if found:
         return f"a value with a colon and a space must be in quotes; write {_shown(found[1])}: '{_shown(found[2])}'"

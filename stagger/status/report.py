@@ -15,6 +15,7 @@ from stagger.spec.models import StageSpec
 from stagger.status.efficiency import efficiency, sentences
 from stagger.status.look import Look
 from stagger.status.schemas import schema_differences
+from stagger.status.step_totals import StepTotals, number
 from stagger.status.totals import totals
 from stagger.terminal import logger
 
@@ -37,21 +38,15 @@ def write_stats(look: Look) -> dict[str, Any]:
 
 def merge(stage: StageSpec, completions: list[Completion], missing: list[int]) -> dict[str, Any]:
     """The content of stats.json. Nothing counts twice, as each rank has only one completion record."""
-    steps = [
-        {
-            "name": name.use,
-            "records": sum(record["steps"][index]["records"] for record in completions),
-            "seconds": round(sum(record["steps"][index]["seconds"] for record in completions), 6),
-        }
-        for index, name in enumerate(stage.pipeline)
-    ]
+    sums = totals(completions)
+    steps = sums.steps or [StepTotals(step.use).document() for step in stage.pipeline]
     delays = [record["delay_s"] for record in completions]
     return {
         "stage": stage.name,
         "tasks": stage.tasks,
         "done": len(completions),
         "missing_ranks": format_ranks(missing),
-        **vars(totals(completions)),
+        **vars(sums),
         "delay_s": {"max": max(delays, default=0), "sum": sum(delays)},
         "schema_differences": schema_differences(completions),
         "steps": steps,
@@ -67,6 +62,7 @@ def render_report(stats: dict[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )
+    environment.filters["number"] = number
     return environment.get_template("report.html.j2").render(
         {**stats, "efficiency": sentences(stats.get("efficiency", {})), "strays": stats.get("strays")}
     )

@@ -15,8 +15,9 @@ from rich.filesize import decimal
 from stagger.executor.activity import Activity, Waiting
 from stagger.ranks import format_ranks, pad
 from stagger.rundir.launch_records import SlurmLaunch
+from stagger.rundir.published import read_published
 from stagger.rundir.run_folder import RunFolder, RunRecord
-from stagger.rundir.stage_folder import StageFolder, attempt_order, collection_paused
+from stagger.rundir.stage_folder import Completion, StageFolder, attempt_order, collection_paused
 from stagger.slurm.states import Starts
 from stagger.spec.models import StageSpec
 from stagger.status.efficiency import efficiency
@@ -35,10 +36,12 @@ SUMMED = (
     "bytes_out",
     "bad_records",
     "left_out",
+    "dropped",
     "counts",
     "retried",
     "retry_waited_s",
     "starts",
+    "steps",
 )
 
 #: At most this many of the slowest ranks are shown.
@@ -70,10 +73,15 @@ class StageStatus:
     lost: the ranks that are done but whose outputs are missing or changed, as text, the number of these files, the
         first, and their number by what happened to them; only where that was checked.
     foreign: the files with names of outputs that are none, a phrase for each output folder; where that was checked.
+    dropped: the reasons for which steps dropped documents -> their number; counts: what steps counted.
+    steps: for each step its `name`, the `records` that left it, the `seconds` spent in it alone, and if there are any:
+        `dropped`, `counts` and `metrics`, by name; of a metric `n`, `sum`, `min`, `max`, `mean`, `variance`, `std_dev`.
     took_s: seconds from the first launch to the end of the last rank; None while not all ranks are done.
+    removed_folders: the folders of the documents that steps removed, where `removed` keeps them.
     places: the paths that exist of the stage's `report`, `stats` and `logs`.
     slowest: (rank, seconds) of ranks that took much longer than most.
     schema_differences: a sentence for each column that differs between the Parquet files of an output folder.
+    published: where the outputs are published, or why they are not, as a phrase; empty if they are not to be.
     end: the state and a message of the end of the latest launch (`stagger.status.end_job`); empty if there is none.
     """
 
@@ -95,10 +103,12 @@ class StageStatus:
     bytes_out: int = 0
     bad_records: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     retried: dict[str, int] = field(default_factory=dict)
     retry_waited_s: float = 0.0
     starts: dict[str, Any] = field(default_factory=dict)
+    steps: list[dict[str, Any]] = field(default_factory=list)
     slowest: list[tuple[int, float]] = field(default_factory=list)
     records_per_s: float | None = None
     bytes_per_s: float | None = None
@@ -109,6 +119,7 @@ class StageStatus:
     efficiency: dict[str, Any] = field(default_factory=dict)
     took_s: float | None = None
     output_folders: list[str] = field(default_factory=list)
+    removed_folders: list[str] = field(default_factory=list)
     places: dict[str, str] = field(default_factory=dict)
     strays: dict[str, Any] = field(default_factory=dict)
     lost: dict[str, Any] = field(default_factory=dict)
@@ -118,6 +129,7 @@ class StageStatus:
     notes: list[str] = field(default_factory=list)
     avoided: list[str] = field(default_factory=list)
     schema_differences: list[str] = field(default_factory=list)
+    published: str = ""
     end: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -190,11 +202,21 @@ def stage_status(look: Look) -> StageStatus:
     if look.launches and isinstance(latest := look.launches[-1], SlurmLaunch):
         status.avoided = list(latest.avoided)
     status.places = places(look.stage.folder, bool(look.done or look.failed)) if look.has_started else {}
+    if look.stage.spec.publish is not None:
+        status.published = published(look)
     with collection_paused(), look.stage.folder.blaming():
         add_totals(status, look)
         if look.strays is not None:
             status.strays = {**vars(look.strays), "message": str(look.strays)}
     return status
+
+
+def published(look: Look) -> str:
+    """Where the outputs of a stage are published, or when they will be."""
+    if (record := read_published(look.stage.folder)) is None:
+        repo = look.stage.spec.publish.repo if look.stage.spec.publish else ""
+        return f"not yet published to {repo}"
+    return str(record) if record.error else f"published {record}"
 
 
 def undecided_ranks(stage: StageSpec) -> str:
@@ -253,8 +275,7 @@ def add_totals(status: StageStatus, look: Look) -> None:
     for key in SUMMED:
         setattr(status, key, getattr(sums, key))
     status.slowest = slowest(completions)
-    paths = {output["path"].rpartition("/")[0] for record in completions for output in record["outputs"]}
-    status.output_folders = sorted(paths)
+    status.output_folders, status.removed_folders = output_folders(completions)
     status.schema_differences = schema_differences(completions)
     if not look.launches:
         return
@@ -272,6 +293,15 @@ def add_totals(status: StageStatus, look: Look) -> None:
         status.records_per_s = round(sum(record["records_in"] for record in recent) / elapsed, 1)
         status.bytes_per_s = round(sum(record["bytes_in"] for record in recent) / elapsed, 1)
         status.eta_s = round(elapsed / len(recent) * left, 1)
+
+
+def output_folders(completions: Sequence[Completion]) -> tuple[list[str], list[str]]:
+    """The folders of the outputs, and those of the documents that steps removed."""
+    folders: tuple[set[str], set[str]] = (set(), set())
+    for record in completions:
+        for output in record["outputs"]:
+            folders["removed_by" in output].add(output["path"].rpartition("/")[0])
+    return sorted(folders[0]), sorted(folders[1])
 
 
 def slowest(completions: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from stagger.errors import BadInput, StaggerError, counted
 from stagger.pipeline import Document
 from stagger.pipeline.compression import EXTENSIONS, LongLine
+from stagger.steps.jsonl import object_in
 from stagger.steps.reader import CR_ONLY, OpenShard, ShardReader, default_id
 
 #: Maximum characters of a field: far more than any text has, but fewer than a large file with an unclosed quote.
 FIELD_CHARS = 2**28
 
 QUOTE = b'"'
+
+#: The column whose strings may be JSON objects, as some programs store metadata.
+METADATA = "metadata"
 
 #: Raised where the lines of one record exceed the limit, not one line.
 TOO_LONG = LongLine("several lines")
@@ -40,6 +45,8 @@ class ReadCsv(ShardReader):
     metadata_keys: list[str] | None = None
     delimiter: str | None = None
     columns: list[str] | None = None
+
+    adapts_records: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,7 +101,10 @@ class ReadCsv(ShardReader):
                     shard.byte = start
                     raise BadInput(f"{wrong[1]}; its last quoted field is not closed at the end of the file")
                 continue
-            yield layout.document(shard, row)
+            if self._adapt is None:
+                yield layout.document(shard, row)
+            elif (document := self.adapted(shard, dict(zip(layout.names, row, strict=True)))) is not None:
+                yield document
         if layout is None:
             raise BadInput("there is no header line: the file is empty; if the files have no header, set columns")
 
@@ -188,10 +198,14 @@ class Lines:
 class Layout:
     """The roles of a file's columns, by their indices."""
 
-    width: int
+    names: list[str]
     text: int
     id: int | None
     metadata: list[tuple[str, int]] = field(default_factory=list)
+
+    @property
+    def width(self) -> int:
+        return len(self.names)
 
     @classmethod
     def of(cls, step: ReadCsv, names: list[str]) -> Layout:
@@ -203,12 +217,18 @@ class Layout:
             raise BadInput(f"the column {twice!r} appears twice; {there}")
         others = [name for name in names if name not in (step.text_key, step.id_key)]
         wanted = others if step.metadata_keys is None else step.metadata_keys
-        for name in (step.text_key, *wanted):
+        own = () if step.adapter is not None else (step.text_key,)
+        for name in (*own, *wanted):
             if name not in index:
                 raise BadInput(f"there is no column {name!r}; {there}")
-        return cls(len(names), index[step.text_key], index.get(step.id_key), [(name, index[name]) for name in wanted])
+        return cls(
+            names, index.get(step.text_key, -1), index.get(step.id_key), [(name, index[name]) for name in wanted]
+        )
 
     def document(self, shard: OpenShard, row: list[str]) -> Document:
         id_ = "" if self.id is None else row[self.id]
-        metadata = {name: row[place] for name, place in self.metadata}
+        metadata: dict[str, Any] = {name: row[place] for name, place in self.metadata}
+        if METADATA in metadata and (found := object_in(metadata[METADATA])) is not None:
+            del metadata[METADATA]
+            metadata = {**found, **metadata}
         return Document(row[self.text], id_ or default_id(shard.name, shard.record), [], metadata)

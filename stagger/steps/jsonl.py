@@ -6,14 +6,14 @@ import io
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import orjson
 
-from stagger.errors import BadRecord, StaggerError
+from stagger.errors import BadInput, BadRecord, StaggerError
 from stagger.pipeline import Document
 from stagger.steps.reader import OpenShard, ShardReader, default_id
-from stagger.steps.writer import CompressedWriter
+from stagger.steps.writer import CompressedWriter, strings_of
 
 #: The least absolute value of a float that can stand for an integer: orjson has no larger ones.
 BEYOND_64_BITS = 2.0**63
@@ -26,17 +26,28 @@ INEXACT = BadRecord("json", "inexact")
 class ReadJsonl(ShardReader):
     """Reads JSON Lines. All other keys of a record go into the metadata too. Integers of any size are exact.
 
+    Entries of a list `media` with the fields of `Media` become that, their bytes decoded from base64.
+
     Args:
-        text_key: the key that holds the text.
+        text_key: the key that holds the text. A record of id, metadata and media alone has an empty text: that is how
+            datatrove writes one.
         id_key: the key that holds the id; documents without one get `<file>/<line number>`.
-        metadata_key: the key that holds an object of metadata.
+        metadata_key: the key that holds an object of metadata, or a string with its JSON; null for none: all keys are
+            metadata.
+        missing_text: whether any other record without a text is a bad record, or has an empty text.
     """
 
     text_key: str = "text"
     id_key: str = "id"
-    metadata_key: str = "metadata"
+    metadata_key: str | None = "metadata"
+    missing_text: Literal["fail", "empty"] = "fail"
+
+    adapts_records: ClassVar[bool] = True
 
     def read(self, shard: OpenShard) -> Iterator[Document]:
+        return self._lines(shard) if self._adapt is None else self._adapted(shard)
+
+    def _lines(self, shard: OpenShard) -> Iterator[Document]:
         stream, number = shard.text_stream(self.max_record_bytes), shard.record + 1
         loads, text_key, id_key, metadata_key = orjson.loads, self.text_key, self.id_key, self.metadata_key
         for shard.record, line in enumerate(stream, number):
@@ -60,6 +71,8 @@ class ReadJsonl(ShardReader):
                 if type(text) is str:
                     if type(id_) is not str:
                         id_ = default_id(shard.name, shard.record) if id_ is None else whole_number(id_)
+                    if media:
+                        media = media_of(media)
                     yield Document(text, id_, media or [], metadata or {})
                     continue
             except (ValueError, AttributeError, TypeError, KeyError, IndexError, RecursionError, BadRecord):
@@ -67,16 +80,32 @@ class ReadJsonl(ShardReader):
             if not line.isspace() and (document := self._unusual(shard, stream, line)) is not None:
                 yield document
 
+    def _adapted(self, shard: OpenShard) -> Iterator[Document]:
+        """The documents that the adapter makes."""
+        stream, number = shard.text_stream(self.max_record_bytes), shard.record + 1
+        for shard.record, line in enumerate(stream, number):
+            if line.isspace():
+                continue
+            shard.byte = stream.tell() - len(line)
+            try:
+                record = exact(line, first=shard.record == 0)
+                if not isinstance(record, dict):
+                    raise BadRecord("json", "not a JSON object")
+            except BadRecord as error:
+                self.bad(shard, error.kind, str(error))
+                continue
+            if (document := self.adapted(shard, record)) is not None:
+                yield document
+            shard.byte = -1
+
     def _unusual(self, shard: OpenShard, stream: io.BufferedReader, line: bytes) -> Document | None:
-        """The document of a line that orjson cannot parse exactly; None for a bad record that is skipped.
+        """The document of a line that is not a plain one; None for a bad record that is skipped.
 
         Raises BadInput for a line that the end of the file cuts off.
         """
-        from stagger.steps.exact_json import parsed  # Rarely needed.
-
         shard.byte = stream.tell() - len(line)
         try:
-            document = self._document(shard, parsed(line, first=shard.record == 0))
+            document = self._document(shard, exact(line, first=shard.record == 0))
         except BadRecord as error:
             self.bad(shard, error.kind, str(error))
             return None
@@ -87,19 +116,76 @@ class ReadJsonl(ShardReader):
         """The document of a record. Raises BadRecord with the reason when it is none."""
         if not isinstance(record, dict):
             raise BadRecord("json", "not a JSON object")
-        if self.text_key not in record:
-            raise BadRecord("text", f"there is no key {self.text_key!r}; set text_key to the key that holds the text")
-        if not isinstance(text := record.pop(self.text_key), str):
-            raise BadRecord("text", f"{self.text_key!r} holds {type(text).__name__}, not a string")
+        text = self._text(record)
         id_ = record.pop(self.id_key, None)
         if id_ is not None and type(id_) not in (str, int):
             raise BadRecord("id", f"{self.id_key!r} is neither a string nor an integer")
-        metadata = record.pop(self.metadata_key, None)
-        if metadata is not None and not isinstance(metadata, dict):
-            raise BadRecord("json", f"{self.metadata_key!r} holds {type(metadata).__name__}, not an object")
-        media = record.pop("media") if isinstance(record.get("media"), list) else []
+        metadata = {} if self.metadata_key is None else self._metadata(record.pop(self.metadata_key, None))
+        media = media_of(record.pop("media")) if isinstance(record.get("media"), list) else []
         id_ = default_id(shard.name, shard.record) if id_ is None else str(id_)
-        return Document(text, id_, media, merged(metadata or {}, record))
+        return Document(text, id_, media, merged(metadata, record))
+
+    def _text(self, record: dict[str, Any]) -> str:
+        """Take the text out of a record. Raises BadRecord when it has none."""
+        if self.text_key not in record:
+            written_empty = self.id_key in record and record.keys() <= {self.id_key, self.metadata_key, "media"}
+            if written_empty or self.missing_text == "empty":
+                return ""
+            raise BadRecord(
+                "text",
+                f"there is no key {self.text_key!r}; set text_key to the key that holds the text, or missing_text:"
+                " empty if records without it have none",
+            )
+        text = record.pop(self.text_key)
+        if text is None and (self.leaves_out_empty or self.missing_text == "empty"):
+            return ""
+        if not isinstance(text, str):
+            raise BadRecord("text", f"{self.text_key!r} holds {type(text).__name__}, not a string")
+        return text
+
+    def _metadata(self, value: Any) -> dict[str, Any]:
+        """The metadata of a record, perhaps stored as a string. Raises BadRecord for anything but an object."""
+        if isinstance(value, str) and (found := object_in(value)) is not None:
+            value = found
+        if value is not None and not isinstance(value, dict):
+            raise BadRecord(
+                "json",
+                f"{self.metadata_key!r} holds {type(value).__name__}, not an object; metadata_key: null keeps it as any"
+                " other key",
+            )
+        return value or {}
+
+
+def media_of(entries: list[Any]) -> list[Any]:
+    """The media of a record. Few documents have any."""
+    from stagger.pipeline import media
+
+    return media.media_of(entries)
+
+
+def exact(line: bytes, *, first: bool) -> Any:
+    """The JSON value of a line, with all integers exact. `first` is whether it is the first line of its file.
+
+    Raises BadRecord when it is not JSON, and BadInput when that concerns the rest of the file too.
+    """
+    try:
+        value = orjson.loads(line)
+        if is_exact((value,)):
+            return value
+    except (ValueError, RecursionError):
+        pass
+    from stagger.steps.exact_json import parsed  # Rarely needed.
+
+    return parsed(line, first)
+
+
+def object_in(text: str) -> dict[str, Any] | None:
+    """The JSON object in a string; None if it holds none."""
+    try:
+        value = exact(text.encode() + b"\n", first=False)
+    except (BadInput, UnicodeEncodeError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def is_exact(values: Iterable[Any]) -> bool:
@@ -151,12 +237,15 @@ class WriteJsonl(CompressedWriter):
         text_key: the key for the text.
         id_key: the key for the id.
         metadata_key: the key for the metadata object; null puts each key of the metadata beside the text.
+        save_media_bytes: whether the bytes of media are written, as base64. Otherwise they are left out, and the media
+            without them counted.
     """
 
     filename: str = field(default="{rank}.jsonl", kw_only=False)
     text_key: str = "text"
     id_key: str = "id"
     metadata_key: str | None = "metadata"
+    save_media_bytes: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,6 +257,13 @@ class WriteJsonl(CompressedWriter):
             )
 
     def encode(self, document: Document) -> bytes:
+        record = self._record(document) if self._adapt is None else self.adapted(document)
+        try:
+            return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        except TypeError:
+            return self._encode_exactly(document, record)
+
+    def _record(self, document: Document) -> dict[str, Any]:
         record: dict[str, Any] = {self.text_key: document.text, self.id_key: document.id}
         if self.metadata_key is None:
             own = {*record, "media"} if document.media else record.keys()
@@ -180,15 +276,10 @@ class WriteJsonl(CompressedWriter):
         else:
             record[self.metadata_key] = document.metadata
         if document.media:
-            record["media"] = document.media
+            record["media"] = self.media_records(document, with_bytes=self.save_media_bytes)
         if type(document.text) is not str or type(document.id) is not str:
-            raise StaggerError(
-                f"The text or the id of the document {document.id!r} is not a string; correct the step that set it."
-            )
-        try:
-            return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
-        except TypeError:
-            return self._encode_exactly(document, record)
+            record[self.text_key], record[self.id_key] = strings_of(document)
+        return record
 
     def _encode_exactly(self, document: Document, record: dict[str, Any]) -> bytes:
         from stagger.steps.exact_json import encoded  # Rarely needed.

@@ -7,12 +7,14 @@ names begin with `_` or `.`, and Spark, Hive and Arrow skip such names. So do we
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 
+from stagger.errors import agreeing, counted
 from stagger.pipeline.shard_table import ShardTable
 from stagger.storage import Files
 from stagger.storage.storage import Storage, is_local
@@ -27,6 +29,9 @@ ENDINGS = {"_$folder$": MARKER, ".crc": CHECKSUM, "._COPYING_": UNFINISHED}
 #: Starts and endings of names that `why_not` looks at; to look at all names would take longer than to list them.
 ODD_STARTS = ("_", ".")
 ODD_ENDINGS = ("/", *ENDINGS)
+
+#: Folders, and files in each, that are looked at for files that are not read; and files beside which nobody looks.
+FOLDERS_SEEN, MANY_FILES = 100, 100_000
 
 #: What the names of a listing, one after another between slashes, hold if one of them is odd.
 ODD_PARTS = tuple(f"/{start}" for start in (*ODD_STARTS, "/")) + tuple(f"{ending}/" for ending in ENDINGS)
@@ -85,6 +90,38 @@ def input_files(storage: Storage, path: str, glob: str, *, recursive: bool) -> t
     if not is_local(path) and 0 in table.sizes:
         table = without_markers(storage, path, table, folders, left_out)
     return table, left_out
+
+
+def unread_folders(path: str, glob: str, files: int) -> str:
+    """A sentence about folders of a local folder whose files match, too, but are not read; empty if there are none.
+
+    Looks at no more than FOLDERS_SEEN folders and as many files in each; not at all in a folder of MANY_FILES `files`.
+    """
+    if not is_local(path) or files > MANY_FILES or not os.path.isdir(path):
+        return ""
+    with os.scandir(path) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name))
+    found = [name for name in names[:FOLDERS_SEEN] if _has_match(f"{path}/{name}", glob)]
+    if not found:
+        return ""
+    several = len(found) > 1
+    return (
+        f"{counted(len(found), 'folder')} in {path}, such as {found[0]}/, {agreeing(len(found), 'holds')}"
+        f" files that match {glob!r}, too, and {'are' if several else 'is'} not read: recursive: true reads them"
+    )
+
+
+def _has_match(folder: str, glob: str) -> bool:
+    fits = matcher(glob)
+    seen = 0
+    for below, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        if any(fits is None or fits(name) for name in names if not is_hidden(name)):
+            return True
+        seen += len(names) + 1
+        if seen > FOLDERS_SEEN or len(below) > 4000:
+            return False
+    return False
 
 
 def chosen(files: Files, selected: Sequence[object]) -> Files:

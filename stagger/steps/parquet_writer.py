@@ -25,8 +25,8 @@ from stagger.steps.arrow_types import (
     suggested,
     type_name,
 )
-from stagger.steps.parquet import MEDIA, METADATA, first_line, need_pyarrow
-from stagger.steps.writer import ShardWriter
+from stagger.steps.columns import MEDIA, METADATA, first_line, need_pyarrow
+from stagger.steps.writer import ShardWriter, strings_of
 
 #: Valid levels of Arrow's codecs.
 LEVEL_RANGES = {"zstd": (1, 22), "gzip": (1, 9)}
@@ -55,6 +55,8 @@ class WriteParquet(ShardWriter):
         one_schema: whether a launch fails at the stage's end, and names columns and ranks, if the files in `path` have
             different columns. `columns` makes them the same.
         row_group_bytes: uncompressed size of a row group in bytes. As much is kept in memory.
+        save_media_bytes: whether the bytes of media are written, as base64. Otherwise they are left out, and the media
+            without them counted.
     """
 
     filename: str = field(default="{rank}.parquet", kw_only=False)
@@ -66,8 +68,9 @@ class WriteParquet(ShardWriter):
     columns: dict[str, str] | None = None
     one_schema: bool = True
     row_group_bytes: int = 16 * 2**20
+    save_media_bytes: bool = False
     _schema: Any = field(default=None, init=False, repr=False)
-    _rows: Rows | None = field(default=None, init=False, repr=False)
+    _rows: Rows | None = field(default=None, init=False, repr=False)  # Of the last file.
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,6 +115,22 @@ class WriteParquet(ShardWriter):
                 ) from error
         return types
 
+    def adapted_document(self, document: Document) -> Document:
+        """The document that the adapter's record amounts to. Raises StaggerError when text or id is missing."""
+        record = dict(self.adapted(document))
+        for key in (self.text_key, self.id_key):
+            if key not in record:
+                raise StaggerError(
+                    f"The adapter's record of {document.id!r} lacks the key {key!r}, a column of its own: add it, or"
+                    " set text_key and id_key."
+                )
+        return Document(record.pop(self.text_key), record.pop(self.id_key), [], record)
+
+    @property
+    def schema(self) -> Any:
+        """The schema of the rank's first file, which its next files have, too; None if there is none yet."""
+        return self._schema
+
     def note(self, schema: Any, empty: Collection[str]) -> None:
         """Keep a file's schema for the rank's next files, and note it. `empty` are columns without a value."""
         if not self.one_schema:
@@ -130,11 +149,31 @@ class WriteParquet(ShardWriter):
 
     def new_output(self, path: str) -> OutputFile:
         file = super().new_output(path)
-        self._rows = Rows(self, file, self._schema)
+        self._rows = Rows(self, file)
         file.closing = self._rows.close
         return file
 
+    def waiting_of(self, file: OutputFile) -> Rows:
+        assert self._rows is not None
+        return self._rows
+
     def write(self, documents: Iterable[Document]) -> Iterator[Document]:
+        return self._write_split(documents) if self._fields else self._write(documents)
+
+    def _write_split(self, documents: Iterable[Document]) -> Iterator[Document]:
+        split = self.split
+        for document in documents:
+            series = split.series_for(document, 1)
+            rows, file = series.waiting, series.file
+            assert isinstance(rows, Rows)
+            assert file is not None
+            before = rows.waiting
+            rows.add(document)
+            file.records += 1
+            split.wrote(series, before)
+            yield document
+
+    def _write(self, documents: Iterable[Document]) -> Iterator[Document]:
         for document in documents:
             file = self.file_for(1)
             assert self._rows is not None
@@ -146,7 +185,7 @@ class WriteParquet(ShardWriter):
 class Rows:
     """The rows of one file: buffered, and written as a row group once there are enough bytes."""
 
-    def __init__(self, step: WriteParquet, file: OutputFile, schema: Any) -> None:
+    def __init__(self, step: WriteParquet, file: OutputFile) -> None:
         self._step = step
         self._sink = Sink(file)
         self._enough = min(step.row_group_bytes, step.max_bytes or step.row_group_bytes)
@@ -154,18 +193,28 @@ class Rows:
         self._ids: list[str] = []
         self._metadata: list[dict[str, Any]] = []
         self._size = 0
-        self._schema = schema
+        self._schema = step.schema
         self._writer: Any = None
 
     def add(self, document: Document) -> None:
         """Add a row. The document may be modified afterwards."""
+        if self._step.adapter is not None:
+            document = self._step.adapted_document(document)
         row = self._row(document)
-        self._texts.append(document.text)
-        self._ids.append(document.id)
+        text, id_ = document.text, document.id
+        if type(text) is not str or type(id_) is not str:
+            text, id_ = strings_of(document)
+        self._texts.append(text)
+        self._ids.append(id_)
         self._metadata.append(row)
-        self._size += size_of(document.text) + sum(map(size_of, row.values()))
+        self._size += size_of(text) + sum(map(size_of, row.values()))
         if self._size >= self._enough:
-            self._flush()
+            self.spill()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of the rows that are not written yet."""
+        return self._size
 
     def _row(self, document: Document) -> dict[str, Any]:
         step = self._step
@@ -181,23 +230,24 @@ class Rows:
                 " or id_key another name, or use metadata: json."
             )
         if document.media:
-            row[MEDIA] = json_of(document.media)
+            row[MEDIA] = json_of(step.media_records(document, with_bytes=step.save_media_bytes))
         return row
 
     def close(self) -> None:
         """Write the remaining rows and the footer."""
-        self._flush()
+        self.spill()
         if self._writer is not None:
             with self._sink:
                 self._writer.close()
 
-    def _flush(self) -> None:
+    def spill(self) -> None:
+        """Write the rows that wait, as a row group."""
         if not self._texts:
             return
         import pyarrow
 
-        if self._schema is None:
-            self._schema = self._first_schema()
+        if self._schema is None:  # Another file of the rank may have one by now.
+            self._schema = self._step.schema or self._first_schema()
         self._refuse_new_keys()
         names = self._schema.names[2:]
         columns: list[list[Any]] = [

@@ -8,14 +8,16 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import BinaryIO, Literal, cast
+from typing import Any, BinaryIO, ClassVar, Literal, cast
 
 from stagger.errors import BadInput, BadRecord, StaggerError, counted
 from stagger.pipeline import Document, Shard
 from stagger.pipeline.compression import PIECE_BYTES, Content, LongLine, ReadCodec, buffered, codec_of
+from stagger.pipeline.hooks import Reader
 from stagger.pipeline.task_context import TaskContext
 from stagger.storage import Entry
 from stagger.storage.local_files import open_version
@@ -27,6 +29,9 @@ HEAD_BYTES = 512
 #: First characters of most text files. No other format's files begin with them, unless a NUL follows.
 PLAIN = (b"{", b"[", b'"')
 
+#: Why a document without text is left out.
+NO_TEXT = "empty text"
+
 #: The error for a file that is a single line, with carriage returns in it.
 CR_ONLY = "the lines end with CR alone: convert the line ends to LF or CRLF"
 
@@ -35,7 +40,7 @@ class OpenShard:
     """A shard being read: its content, and the reader's position in it.
 
     `name` is relative to the reader's folder, and so does not depend on where the input lies. `record` counts from 0;
-    `byte` is the offset of a bad record in the content, -1 while unknown.
+    `byte` is the offset of a bad record in the content, -1 while unknown. `ahead` has a thread decompress the content.
     """
 
     def __init__(
@@ -46,6 +51,8 @@ class OpenShard:
         pieces: Iterator[bytes],
         check: Callable[[], None] = lambda: None,
         planned: Shard | None = None,
+        *,
+        ahead: bool = False,
     ) -> None:
         self.name = name
         self.path = path
@@ -55,6 +62,7 @@ class OpenShard:
         self.byte = -1
         self._pieces = pieces
         self._check = check
+        self._ahead = ahead
         self._taken = 0
         self._content: Content | None = None
         self._stream: io.BufferedReader | None = None
@@ -69,6 +77,10 @@ class OpenShard:
                 from stagger.pipeline.decompression import decompressed
 
                 self._content = decompressed(self._pieces, self.codec, self._check)
+                if self._ahead:
+                    from stagger.pipeline.codec_threads import DecompressedAhead
+
+                    self._content = DecompressedAhead(self._content, self._check)
         return self._content
 
     @property
@@ -147,7 +159,7 @@ class OpenShard:
 
 
 @dataclass(kw_only=True)
-class ShardReader:
+class ShardReader(Reader):
     """Reads the files below `path` that match `glob`; each rank reads the shards that the plan assigns to it.
 
     Names that begin with `_` or `.` are not input, because other programs give them to files that are not data
@@ -162,8 +174,17 @@ class ShardReader:
         paths_file: a file that lists the input instead: one path per line, absolute or relative to `path`.
         compression: gzip, zstd, bz2, xz, or null for none; by default inferred from the file's name.
         limit: maximum number of documents that a rank reads.
+        skip: number of documents that a rank leaves out at the beginning of its input.
+        shuffle_seed: a number that decides the order of the shards, by chance; by default they are in the order of
+            their names. The same number gives the same order.
         add_source: whether to add the shard's path and the document's number in it to the metadata, as `shard` and
             `position`.
+        default_metadata: metadata that every document gets, unless it has another value for the key.
+        adapter: makes the document of each record: a function, or `module:name` in a pipeline file. It is called as
+            `adapter(reader, record, path, number)`: the record as a dict, its file and its number there. It returns a
+            dict with the keys text and id, perhaps also media and metadata, or None to leave the record out.
+        skip_empty_text: whether documents without text are left out, and counted. By default they are if the run has
+            steps of datatrove, whose readers leave them out, and whose steps may number documents.
         on_bad_record: whether a record that cannot be read fails the rank, or is skipped and counted. A truncated file
             always fails it, and so does a damaged one, unless its reader knows where the next record begins (WARC).
         max_bad_records: number of bad records that a rank skips before it fails.
@@ -178,32 +199,53 @@ class ShardReader:
     paths_file: str | None = None
     compression: ReadCodec | Literal["auto"] | None = "auto"
     limit: int | None = None
+    skip: int = 0
+    shuffle_seed: int | None = None
     add_source: bool = False
+    default_metadata: dict[str, Any] | None = None
+    adapter: Any = None
+    skip_empty_text: bool | None = None
     on_bad_record: Literal["fail", "skip"] = "fail"
     max_bad_records: int = 100
     max_record_bytes: int = 2**30
     allow_empty: bool = False
     _task: TaskContext | None = field(default=None, init=False, repr=False)
-    _given: int = field(default=0, init=False, repr=False)
+    _adapt: Callable[..., Any] | None = field(default=None, init=False, repr=False)
+    _leaves_out_empty: bool = field(default=False, init=False, repr=False)
+
+    #: Whether `read` calls the adapter, with the records as they are in the file.
+    adapts_records: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self.path = absolute(os.fspath(self.path))
         if self.paths_file is not None:
             self.paths_file = absolute(os.fspath(self.paths_file))
-        for name in ("limit", "max_bad_records"):
+        for name in ("limit", "skip", "max_bad_records"):
             if (getattr(self, name) or 0) < 0:
                 raise StaggerError(f"{name} is {getattr(self, name)}; give 0 or more.")
         if self.max_record_bytes < 1:
             raise StaggerError(f"max_record_bytes is {self.max_record_bytes}; give a size in bytes, at least 1.")
+        if self.adapter is not None:
+            from stagger.steps.adapter import function_of
+
+            self._adapt = function_of(self.adapter)
 
     def find_shards(self, storage: Storage) -> Sequence[Shard]:
-        """Every shard of the input, sorted by name, from a single listing made at launch.
+        """Every shard of the input, sorted by name or shuffled, from a single listing made at launch.
 
         Raises StaggerError when nothing matches, and for a link to a missing file.
         """
+        shards = self._found_shards(storage)
+        if self.shuffle_seed is None:
+            return shards
+        from stagger.pipeline.shard_table import shuffled  # Only a launch shuffles.
+
+        return shuffled(shards, self.shuffle_seed)
+
+    def _found_shards(self, storage: Storage) -> Sequence[Shard]:
         if self.paths_file is not None:
             return self._listed_shards(storage, self.paths_file)
-        from stagger.steps.listing import input_files  # Only a launch lists.
+        from stagger.steps.listing import input_files, unread_folders  # Only a launch lists.
 
         shards, left_out = input_files(storage, self.path, self.glob, recursive=self.recursive)
         if -1 in shards.sizes:
@@ -219,10 +261,12 @@ class ShardReader:
                 f"{'' if self.recursive else ' (set recursive: true to search the folders below it)'};"
                 f" correct path or glob.{f' {left_out}.' if left_out else ''}"
             )
-        if left_out:
-            from stagger.terminal import logger
+        unread = "" if self.recursive or "/" in self.glob else unread_folders(self.path, self.glob, len(shards))
+        for said in (f"{self.path}: {left_out}" if left_out else "", unread):
+            if said:
+                from stagger.terminal import logger
 
-            logger.info(f"{self.path}: {left_out}")
+                logger.info(said)
         return shards
 
     def _listed_shards(self, storage: Storage, paths_file: str) -> list[Shard]:
@@ -250,6 +294,15 @@ class ShardReader:
         path = os.path.normpath(join(self.path, line.removeprefix("file://")))
         return path.removeprefix(f"{self.path}/")
 
+    def leave_out_empty(self) -> None:
+        """Called at launch in a run with steps of datatrove: documents without text are left out by default."""
+        self._leaves_out_empty = True
+
+    @property
+    def leaves_out_empty(self) -> bool:
+        """Whether documents without text are left out."""
+        return self._leaves_out_empty if self.skip_empty_text is None else self.skip_empty_text
+
     def bind(self, task: TaskContext) -> None:
         self._task = task
 
@@ -257,15 +310,24 @@ class ShardReader:
         assert self._task is not None, "a reader is bound to its task before it is called"
         shards = map(partial(self._documents, self._task), self._task.shards)
         # No generator here: each one that a document passes through costs time.
-        documents = chain.from_iterable(shards) if self.limit is None else self._limited(shards, self.limit)
+        bounded = self.limit is not None or self.skip > 0
+        documents = self._bounded(self._task, shards) if bounded else chain.from_iterable(shards)
         return documents if data is None else chain(data, documents)
 
-    def _limited(self, shards: Iterator[Generator[Document, None, None]], limit: int) -> Iterator[Document]:
+    def _bounded(self, task: TaskContext, shards: Iterator[Generator[Document, None, None]]) -> Iterator[Document]:
+        """The documents of the shards, without the first `skip` of the rank, and at most `limit`."""
+        # A rank that resumes goes on counting: with `commit: shard`, it gets the notes of its earlier attempts.
+        seen: dict[str, int] = task.notes.setdefault("documents", {"skipped": 0, "read": 0})
+        limit = sys.maxsize if self.limit is None else self.limit
         for documents in shards:
-            while self._given < limit and (document := next(documents, None)) is not None:
-                self._given += 1
-                yield document
-            if self._given >= limit:
+            while seen["read"] < limit and (document := next(documents, None)) is not None:
+                if seen["skipped"] < self.skip:
+                    seen["skipped"] += 1
+                    leave_out(task, "skip")
+                else:
+                    seen["read"] += 1
+                    yield document
+            if seen["read"] >= limit:
                 documents.close()
                 return
 
@@ -294,10 +356,14 @@ class ShardReader:
                 )
             return
         check = task.circumstances.stop.check
-        source = OpenShard(name, path, codec, task.stream(shard, self.path_of), check, planned=shard)
+        pieces, ahead = task.stream(shard, self.path_of), task.decompresses_ahead(shard)
+        source = OpenShard(name, path, codec, pieces, check, planned=shard, ahead=ahead)
         try:
             while True:
-                documents = with_source(self.read(source), source) if self.add_source else self.read(source)
+                documents = self.read(source)
+                adapts = self._adapt is not None and not self.adapts_records
+                if adapts or self.leaves_out_empty or self.default_metadata or self.add_source:
+                    documents = self._finished(documents, source, task)
                 try:
                     yield from documents
                     break
@@ -313,6 +379,43 @@ class ShardReader:
             raise BadInput(
                 f"{path} has changed: {counted(source.taken, 'byte')} now, {shard.size:,} when the plan was made"
             )
+
+    def _finished(self, documents: Iterator[Document], shard: OpenShard, task: TaskContext) -> Iterator[Document]:
+        """The documents, adapted, with their default metadata and their source; without empty ones if so wanted."""
+        adapts = self._adapt is not None and not self.adapts_records
+        default = self.default_metadata or {}
+        nested = any(isinstance(value, (dict, list)) for value in default.values())
+        for document in documents:
+            if adapts:
+                made = self.adapted(shard, {"text": document.text, "id": document.id, **document.metadata})
+                if made is None:
+                    continue
+                document = made
+            if self.leaves_out_empty and not document.text:
+                leave_out(task, NO_TEXT)
+                continue
+            if default:  # A later step may change a nested value, of this document only.
+                document.metadata = {**(deepcopy(default) if nested else default), **document.metadata}
+            if self.add_source:
+                document.metadata["shard"] = shard.path
+                document.metadata["position"] = shard.record
+            yield document
+
+    def adapted(self, shard: OpenShard, record: dict[str, Any]) -> Document | None:
+        """The document that the adapter makes of the record `shard.record`; None if it makes none, or a bad record."""
+        from stagger.steps.adapter import document_of
+
+        assert self._adapt is not None
+        assert self._task is not None
+        try:
+            own_id = default_id(shard.name, shard.record)
+            document = document_of(self._adapt, self, record, shard.name, shard.record, own_id)
+        except BadRecord as error:
+            self.bad(shard, error.kind, str(error))
+            return None
+        if document is None:
+            leave_out(self._task, "adapter")
+        return document
 
     def bad(self, shard: OpenShard, kind: str, reason: str) -> None:
         """Handle the unreadable record at `shard.byte`: count it if bad records are skipped, else raise BadRecord.
@@ -347,11 +450,9 @@ class ShardReader:
         raise NotImplementedError
 
 
-def with_source(documents: Iterator[Document], shard: OpenShard) -> Iterator[Document]:
-    for document in documents:
-        document.metadata["shard"] = shard.path
-        document.metadata["position"] = shard.record
-        yield document
+def leave_out(task: TaskContext, reason: str) -> None:
+    """Count a document that a reader leaves out."""
+    task.left_out[reason] = task.left_out.get(reason, 0) + 1
 
 
 def default_id(name: str, index: int) -> str:

@@ -115,6 +115,9 @@ class Output(Protocol):
 
     def write(self, data: bytes) -> int: ...
 
+    def pause(self) -> None:
+        """Give up what only an open file needs, such as a descriptor, until the next `write`."""
+
     def finish(self) -> None:
         """Make everything written durable, but still invisible. After it, `commit` hardly ever fails."""
 
@@ -174,6 +177,10 @@ class Backend(Protocol):
 
 class RemoteBackend(Backend, Protocol):
     """A backend of object stores. S3's may be used by several threads at once."""
+
+    @property
+    def library(self) -> str:
+        """The library that makes the requests, and why it is not the usual one."""
 
     def stream_part(
         self, path: str, size: int, version: str, span: tuple[int, int], waiting: Callable[[], None]

@@ -6,7 +6,7 @@ import errno
 import hashlib
 
 from stagger.storage import Crc, Entry
-from stagger.storage.s3.store import PART_BYTES
+from stagger.storage.s3.output import PART_BYTES
 from stagger.storage.s3.verify import cut, digest, md5_text, normal
 from stagger.storage.storage import Storage
 

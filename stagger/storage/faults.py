@@ -57,6 +57,7 @@ EXCEPTIONS: dict[str, str | None] = {
     "ConnectionClosedError": "reset",
     "ServerDisconnectedError": "reset",
     "ClientOSError": "reset",
+    "HTTPException": "broken off",
     "ConnectionError": "reset",
     "HTTPClientError": "reset",
 }

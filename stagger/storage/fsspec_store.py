@@ -44,6 +44,10 @@ class ObjectStore:
             raise StaggerError(f"Cannot open {protocol}:// paths: {error}") from error
         self._retry = retry
 
+    @property
+    def library(self) -> str:
+        return type(self._files).__module__.partition(".")[0]
+
     def _ask(self, path: str, ask: Callable[[], T]) -> T:
         with asking(path):
             return self._retry.call(path, ask)
@@ -213,6 +217,8 @@ class ObjectOutput:
         with asking(self.path):
             self._upload = self._retry.call(self.path, begin)
             self._upload.write(buffer.getbuffer())
+
+    def pause(self) -> None: ...
 
     def finish(self) -> None:
         if self._upload is not None:

@@ -148,6 +148,9 @@ class LocalFiles:
     def output(self, path: str, tag: str, begin: Callable[[str], None], *, record: bool) -> LocalOutput:
         return LocalOutput(path, tag, self.record_mode if record else 0o666)
 
+    def draft(self, path: str, tag: str) -> LocalDraft:
+        return LocalDraft(path, tag, 0o666)
+
     def abort_uploads(self, path: str) -> int:
         return 0
 
@@ -296,6 +299,7 @@ class LocalOutput:
     def write(self, data: bytes) -> int:
         view = memoryview(data)
         try:
+            self._go_on()
             while view:  # A disk that fills up takes part of the data first, and rejects the next call.
                 view = view[os.write(self._descriptor, view) :]
         except OSError as error:
@@ -304,8 +308,17 @@ class LocalOutput:
         self._crc.add(data)
         return len(data)
 
+    def pause(self) -> None:
+        self._close()
+
+    def _go_on(self) -> None:
+        """Open the file again, if it is paused."""
+        if self._descriptor < 0:
+            self._descriptor = os.open(self.pending, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+
     def finish(self) -> None:
         try:
+            self._go_on()
             os.fsync(self._descriptor)
             self.version = identity_of(os.fstat(self._descriptor))
             self._close()
@@ -339,6 +352,27 @@ class LocalOutput:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+class LocalDraft(LocalOutput):
+    """An output that others write, read back and write again, in any order, as the file `pending`, until `finish`."""
+
+    def __init__(self, path: str, tag: str, mode: int) -> None:
+        super().__init__(path, tag, mode)
+        self._close()  # A step may have hundreds of them.
+
+    def finish(self) -> None:
+        self._descriptor = os.open(self.pending, os.O_RDONLY | os.O_NOFOLLOW)
+        while data := read_piece(self._descriptor, self.path):
+            self._crc.add(data)
+            self.size += len(data)
+        super().finish()
+
+
+def is_hidden_output(name: str) -> bool:
+    """Whether a file's name is one that `hidden` gave."""
+    _, _, random = name.removesuffix(".tmp").rpartition("-")
+    return name.startswith(".") and name.endswith(".tmp") and len(random) == 16 and not random.strip("0123456789abcdef")
 
 
 def hidden(path: str, tag: str) -> str:

@@ -246,7 +246,7 @@ def _place_below(key: str, item: Any, place: str) -> str:
         return "" if PLAIN_HEADERS.fullmatch(key) else place
     if place:
         return "" if PLAIN_BESIDE.fullmatch(key) else place
-    if names_secret(key):
+    if names_secret(key) and not (":" in key and isinstance(item, Mapping)):  # An object's parameters (objects.py).
         return NAMED
     return HEADER_VALUE if is_header(key) and isinstance(item, Mapping) else ""
 

@@ -107,8 +107,7 @@ class Storage:
             from stagger.storage.local_files import LocalFiles
 
             return LocalFiles(self.shared)
-        place = ("storage_options", protocol)
-        options = cast("dict[str, Any]", expand_variables(self.options.get(protocol, {}), place))
+        options = self.expanded_options(protocol)
         if protocol in S3_PROTOCOLS:
             from stagger.storage.s3.store import S3
 
@@ -116,6 +115,10 @@ class Storage:
         from stagger.storage.fsspec_store import ObjectStore
 
         return ObjectStore(protocol, options, self.retry)
+
+    def expanded_options(self, protocol: str) -> dict[str, Any]:
+        """The options of a protocol, with the values of variables."""
+        return cast("dict[str, Any]", expand_variables(self.options.get(protocol, {}), ("storage_options", protocol)))
 
     @property
     def retry(self) -> Retry:
@@ -125,6 +128,10 @@ class Storage:
 
             self._retry = Retry(self.retry_s, self._unreachable_s, check=lambda: self.check(), tell=self._tell)
         return self._retry
+
+    def libraries(self) -> dict[str, str]:
+        """What makes the requests to each remote protocol that has been used."""
+        return {name: cast("RemoteBackend", one).library for name, one in self._backends.items() if name != "file"}
 
     def retried(self) -> dict[str, Any]:
         """Retried requests by kind of fault, and the seconds spent waiting, both since the last call of this."""
@@ -228,6 +235,12 @@ class Storage:
         """
         return self.backend(path).output(path, tag, begin, record=record)
 
+    def draft(self, path: str, tag: str) -> Output:
+        """A new local file that is written under the name `pending` by other means than `write`, until `finish`."""
+        from stagger.storage.local_files import LocalFiles
+
+        return LocalFiles(self.shared).draft(path, tag)
+
     def abort_uploads(self, path: str) -> int:
         """Abort all unfinished uploads of `path`. Returns their number."""
         return self.backend(path).abort_uploads(path)
@@ -267,7 +280,10 @@ def expand_variables(value: object, path: tuple[str | int, ...] = ()) -> object:
         if not brace:
             raise StaggerError(f"{key_text(path)}a '${{' without its '}}'; write $${{ for a plain ${{.")
         if not name.isidentifier():
-            raise StaggerError(f"{key_text(path)}between '${{' and '}}' there must be the name of a variable alone.")
+            raise StaggerError(
+                f"{key_text(path)}between '${{' and '}}' there must be the name of a variable alone; write $${{ for a"
+                " plain ${."
+            )
         text += variable(name, path) + after
     return text
 
@@ -280,7 +296,10 @@ def variable(name: str, path: tuple[str | int, ...]) -> str:
 
         value = str(shipped("examples"))
     if value is None:
-        raise StaggerError(f"{key_text(path)}The environment variable {name} is not set; export it and retry.")
+        plain = (
+            "" if name.isupper() else f" For a plain ${{{name}}}, which the step itself replaces, write $${{{name}}}."
+        )
+        raise StaggerError(f"{key_text(path)}The environment variable {name} is not set; export it and retry.{plain}")
     RESOLVED.setdefault(name, set()).add(path)
     return value
 

@@ -40,7 +40,8 @@ class TaskSettings:
     `storage_options` holds secrets only as `${NAME}`; `cwd` is the folder that the run was launched from; `commit` is
     `rank` or `shard`, the unit in which outputs are committed; `hold_s` is how many seconds a job holds its slot after
     its start; `request_share` is how many requests per second a worker may make beside one in flight (0: any number);
-    `shared` is whether a group shares the run; `pickle_path` is set only for pipelines of Python objects.
+    `cpus` is how many processors a rank has; `shared` is whether a group shares the run; `pickle_path` is set only for
+    pipelines of Python objects.
     """
 
     stage_dir: str
@@ -57,6 +58,7 @@ class TaskSettings:
     retry_seconds: float = 600.0
     read_ahead_mb: int = 64
     request_share: float = 0.0
+    cpus: int = 1
     shared: bool = False
     pickle_path: str = ""
     pickle_sha256: str = ""

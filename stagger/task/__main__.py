@@ -9,6 +9,7 @@ it may import.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import gc
 import os
@@ -21,7 +22,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from stagger.errors import Interrupted, StaggerError, exit_status_of
-from stagger.pipeline.chain import add_import_path
+from stagger.pipeline.names import add_import_path
 from stagger.pipeline.task_context import StopFlag
 from stagger.ranks import parse_ranks
 from stagger.storage.local_files import SHARED_UMASK
@@ -86,12 +87,17 @@ def run_crew(
 
 def run_job(settings: TaskSettings, job: Job, work: Callable[[Job], int], stop: StopFlag) -> int:
     """Run a Slurm job's ranks by `work`; returns as `main`. A job that has to stop early asks Slurm to requeue it."""
-    try:
-        status = work(job)
-    except Interrupted as error:
+
+    def leave(error: Interrupted) -> None:
         # In a job of several processes, SIGTERM may mean that another one failed; Slurm itself requeues preempted jobs.
         if job.process == 0 and (job.processes == 1 or error.signal == signal.SIGUSR2):
             come_back(settings, job, error.signal.name)
+
+    stop.leave = leave
+    try:
+        status = work(job)
+    except Interrupted as error:
+        leave(error)
         raise
     keep_place(job.script_started + job.delay_s + settings.hold_s - time.time(), status, stop)
     return status
@@ -120,11 +126,30 @@ def come_back(settings: TaskSettings, job: Job, reason: str) -> None:
 
 
 def install_handlers(stop: StopFlag) -> None:
+    """Note stop signals in `stop`. Processes that steps fork get the default actions of these signals back."""
+    main_thread = _thread.get_ident()
+
     def note(number: int, _frame: FrameType | None) -> None:
+        if stop.overdue and stop.in_steps and stop.signal is not None:
+            raise Interrupted(stop.signal)
+        if stop.signal is None:  # Without a lock: the signal may have come while `threading` holds it.
+            _thread.start_new_thread(_watch, (stop, main_thread))
         stop.signal = signal.Signals(number)
+
+    def reset() -> None:
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) is note:
+                signal.signal(number, signal.SIG_DFL)
 
     for number in STOP_SIGNALS:
         signal.signal(number, note)
+    os.register_at_fork(after_in_child=reset)
+
+
+def _watch(stop: StopFlag, main_thread: int) -> None:
+    from stagger.task.stopping import watch
+
+    watch(stop, main_thread)
 
 
 def run_ranks(settings: TaskSettings, storage: Storage, job: Job, ranks: Iterable[int], stop: StopFlag) -> int:
@@ -134,7 +159,9 @@ def run_ranks(settings: TaskSettings, storage: Storage, job: Job, ranks: Iterabl
         stop.check()
         os.chdir(settings.cwd)  # For each rank: a step of the previous one may have changed it.
         try:
-            failed += not Attempt(settings, storage, job, rank, stop).run()
+            attempt = Attempt(settings, storage, job, rank, stop)
+            stop.record = attempt.record_failure
+            failed += not attempt.run()
         except (OSError, StaggerError) as error:  # The rank's log or record cannot be written: use the job's log.
             log(f"rank {rank}: the run directory {settings.stage_dir} cannot be used: {error}", "ERROR")
             failed += 1
@@ -185,18 +212,28 @@ def serve(settings: TaskSettings, storage: Storage, stop: StopFlag, argument: st
     os.dup2(2, 1)
     answers.write(b"ready\n")
     ranks = watched_orders(stop)
+    parent = os.getppid()
     job = slurm_job() if argument == IN_JOB else local_job(settings, int(argument), stop)
     first = True
-    while (rank := ranks.get()) is not None:
-        if not first:
-            forget_peak()
-        first = False
-        end = "stopped"
-        try:
-            end = "failed" if run_ranks(settings, storage, job, [rank], stop) else "ok"
-        finally:
-            answers.write(f"{rank} {end}{' advanced' if job.advanced else ''}\n".encode())
+    try:
+        while (rank := ranks.get()) is not None:
+            if not first:
+                forget_peak()
+            first = False
+            end = "stopped"
+            try:
+                end = "failed" if run_ranks(settings, storage, job, [rank], stop) else "ok"
+            finally:
+                answers.write(f"{rank} {end}{' advanced' if job.advanced else ''}\n".encode())
+    finally:
+        end_orphans(parent)
     return 0
+
+
+def end_orphans(parent: int) -> None:
+    """Kill this worker with the processes that its steps left behind, if its crew is dead: nobody else would."""
+    if os.getppid() != parent and os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
 
 
 def forget_peak() -> None:
@@ -230,6 +267,7 @@ def watched_orders(stop: StopFlag) -> queue.SimpleQueue[int | None]:
     import threading
 
     ranks: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    parent = os.getppid()
 
     def read() -> None:
         text = b""
@@ -241,6 +279,7 @@ def watched_orders(stop: StopFlag) -> queue.SimpleQueue[int | None]:
         ranks.put(None)
         stop.signal = stop.signal or signal.SIGTERM
         time.sleep(ORPHAN_S)  # An idle worker has exited by now; a step that never checks for a stop has to be killed.
+        end_orphans(parent)
         os._exit(exit_status_of(signal.SIGTERM))
 
     threading.Thread(target=read, daemon=True).start()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stagger.errors import BadInput, Interrupted, StaggerError, counted
 from stagger.pipeline import COUNTS
-from stagger.pipeline.chain import Step, StepCount, build, chain, own_seconds
-from stagger.pipeline.task_context import EXAMPLES, Circumstances, StopFlag, TaskContext
+from stagger.pipeline.chain import Step, StepCount, chain, own_seconds
+from stagger.pipeline.hooks import bound_steps, writers
+from stagger.pipeline.making import build
+from stagger.pipeline.task_context import EXAMPLES, Circumstances, OutputFile, StopFlag, TaskContext
 from stagger.rundir.plan_file import RankPlan, read_rank
 from stagger.rundir.stage_folder import (
     COMPLETION_KEYS,
@@ -65,7 +68,9 @@ class Attempt:
         self.name = attempt_name(settings.launch, job.restart)
         self.folder = StageFolder(storage, settings.stage_dir)
         self.started = time.time()
-        self.cpu_started = time.process_time()
+        self.cpu_started = cpu_seconds()
+        self.children_started = children_cpu_s()
+        self.steps: list[Step] = []
         self.counts: list[StepCount] = []
         self.before: dict[str, Any] = {}
         self.uploads: UploadNotes | None = None
@@ -87,10 +92,10 @@ class Attempt:
             try:
                 self._work()
             except Interrupted as error:
-                self._record_failure(error)
+                self.record_failure(error)
                 raise
             except BaseException as error:  # Including SystemExit: a step that calls sys.exit() has not finished.
-                self._record_failure(error)
+                self.record_failure(error)
                 return False
         self.job.advanced = True
         return True
@@ -111,25 +116,36 @@ class Attempt:
             read_ahead_bytes=self.settings.read_ahead_mb * 10**6,
             request_share=self.settings.request_share,
             begin_upload=self._begin_upload,
+            cpus=self.settings.cpus,
             circumstances=Circumstances(self.settings.stage_dir, self.name, self.job.id, self.stop),
         )
         task.notes.update(self.before.get("notes", {}))
         COUNTS.clear()
         try:
-            steps = self._bound_steps(plan, task)
-            self.counts = [StepCount(step["use"]) for step in plan.steps]
-            self._run_steps(steps, plan, task)
-            self._commit(plan, task, len(plan.shards))
+            self._make_steps(plan, task)
+            with committed_blocks(self.steps, task):
+                self._run_steps(self.steps, plan, task)
+                self._commit(plan, task, len(plan.shards))
         except Committed:
             task.abort()
             log(f"rank {self.rank} is already done: an earlier attempt has committed it meanwhile")
         except BaseException:
+            self.stop.in_steps = False
             task.abort()
             raise
         finally:
             task.close()
             if self.uploads is not None:
                 self.uploads.end()
+            for protocol, library in self.storage.libraries().items():
+                log(f"{protocol}: requests by {without_secrets(library)}")
+
+    def _make_steps(self, plan: RankPlan, task: TaskContext) -> None:
+        """Make the steps. From here to the commit, a stop signal that they ignore interrupts them (stopping.py)."""
+        self.stop.in_steps = True
+        self.steps = self._bound_steps(plan, task)
+        self.counts = [StepCount(step["use"]) for step in plan.steps]
+        self._keep_removed(plan, task)
 
     def _begin_upload(self, path: str) -> None:
         """Write a note before a multipart upload begins. Few ranks write that much; the others skip the import."""
@@ -172,12 +188,14 @@ class Attempt:
 
         Raises what a step has raised, also if a later step swallowed it; and Superseded.
         """
+        self.stop.in_steps = False
         self.stop.check()
         for count in self.counts:
             if count.error is not None:  # The records after it are missing.
                 raise count.error
         if self.job.process:
             task.abort()
+            self.stop.in_steps = shards < len(plan.shards)
             return
         from stagger.task.commit import RankCommit
 
@@ -191,8 +209,14 @@ class Attempt:
             self.commit = RankCommit(self.folder, self.rank, self.name, self.job.id, repeated=self.repeated)
         self.commit.publish(files, path, encode(record), keep)
         task.committed()
+        self.stop.in_steps = not done
         if done:
             log(f"done: {counted(record['records_in'], 'record')} in, {record['records_out']:,} out", "SUCCESS")
+            if "dropped" in record or "counts" in record:
+                from stagger.task.counted import lines
+
+                for line in lines(record):
+                    log(line)
 
     def _check_latest(self) -> None:
         """Raise Superseded when a later attempt of the rank has started: every attempt has a log from its start."""
@@ -207,14 +231,23 @@ class Attempt:
 
     def _run_steps(self, steps: list[Step], plan: RankPlan, task: TaskContext) -> None:
         """Exhaust the last step, which runs all steps, once for the whole rank or once per shard."""
-        rounds = task.shard_by_shard() if any(getattr(step, "shard_by_shard", False) for step in steps) else [None]
+        removal = [count.removal for count in self.counts if count.removal is not None]
+        named = [*writers(steps), *removal]
+        by_shard = any(writer.shard_by_shard for writer in named)
+        if by_shard and self.settings.commit != "shard" and not all(may := repeatable_steps(plan, steps)):
+            from stagger.pipeline.shard_boundaries import RankSteps
+
+            RankSteps(steps, may, self.counts, task, self.stop.check).run()
+            return
         ended = len(plan.shards) - len(task.all_shards)
-        for shard in rounds:
+        for shard in task.shard_by_shard() if by_shard else [None]:
+            if shard is not None:
+                for writer in named:
+                    writer.begin_shard(shard)
             for _ in chain(steps, self.counts, self.rank, task.world_size, self.stop.check):
                 pass
-            for step in steps:
-                if hasattr(step, "end_shard"):
-                    step.end_shard()
+            for writer in named:
+                writer.end_shard()
             if self.settings.commit == "shard" and shard is not None:
                 ended += 1
                 if ended < len(plan.shards):  # The last is committed with the rank.
@@ -224,16 +257,33 @@ class Attempt:
     def _bound_steps(self, plan: RankPlan, task: TaskContext) -> list[Step]:
         """The steps, created anew for each rank so that no state carries over, and bound to the task."""
         steps = load_steps(self.settings, self.storage, plan)
-        for step in steps:
-            if hasattr(step, "bind"):
-                step.bind(task)
+        for step in bound_steps(steps):
+            step.bind(task)
         return steps
+
+    def _keep_removed(self, plan: RankPlan, task: TaskContext) -> None:
+        """Let the documents be written that steps remove, for the steps of which that is wanted."""
+        if any("removed" in step for step in plan.steps):
+            from stagger.steps.removed import removal_writers  # Imported late: few pipelines keep what they remove.
+
+            for count, writer in zip(
+                self.counts, removal_writers(plan.steps, self.settings.commit == "shard"), strict=True
+            ):
+                if writer is not None:
+                    writer.bind(task)
+                    count.removal = writer
 
     def _completion(self, plan: RankPlan, task: TaskContext, shards: int) -> dict[str, Any]:
         """The record of the rank's first `shards` shards, including those of earlier attempts."""
         counts = own_seconds(self.counts)
         outputs = [
-            {"path": o.output.path, "bytes": o.output.size, "records": o.records, "digest": o.output.digest}
+            {
+                "path": o.output.path,
+                "bytes": o.output.size,
+                "records": o.records,
+                "digest": o.output.digest,
+                **({"removed_by": o.removed_by} if o.removed_by else {}),
+            }
             for o in task.outputs
         ]
         record = {
@@ -246,15 +296,20 @@ class Attempt:
             "shards": shards,
             "bytes_in": sum(shard.size for shard in plan.shards[:shards]),
             "records_in": counts[0].records,
-            "records_out": sum(o.records for o in task.outputs) if outputs else counts[-1].records,
+            "records_out": result_records(task.outputs, counts),
             "bytes_out": sum(o.output.size for o in task.outputs),
             "outputs": outputs,
             "bad_records": {"skipped": task.bad_records, "examples": task.bad_examples},
             "steps": [{"name": c.name, "records": c.records, "seconds": round(c.seconds, 6)} for c in counts],
             **({"left_out": task.left_out} if task.left_out else {}),
-            **({"counts": dict(COUNTS)} if COUNTS else {}),
             **({"notes": task.notes} if task.notes else {}),
         }
+        if COUNTS or any(
+            count.counts or hasattr(step, "stats") for count, step in zip(counts, self.steps, strict=True)
+        ):
+            from stagger.task.counted import add_statistics  # Imported late: the steps of most ranks count nothing.
+
+            add_statistics(record, counts, self.steps)
         return added(self.before, record) if self.before else record
 
     def _circumstances(self) -> dict[str, Any]:
@@ -271,12 +326,20 @@ class Attempt:
             "script_started": self.job.script_started,
             "started": self.started,
             "ended": time.time(),
-            "cpu_s": round(time.process_time() - self.cpu_started, 6),
-            "peak_rss_mb": peak_rss_mb(),
+            "cpu_s": round(cpu_seconds() - self.cpu_started, 6),
+            "peak_rss_mb": peak_rss_mb() + self._children_mib(),
             "retried": self.storage.retried(),
         }
 
-    def _record_failure(self, error: BaseException) -> None:
+    def _children_mib(self) -> int:
+        """Peak memory of the processes that this attempt's steps started, in MiB; 0 without any."""
+        if not has_children() and children_cpu_s() == self.children_started:
+            return 0
+        from stagger.task.children import peak_mib
+
+        return peak_mib()
+
+    def record_failure(self, error: BaseException) -> None:
         """Log why the attempt ended, and write a failure record. The run directory itself may be unwritable."""
         import traceback
 
@@ -300,6 +363,21 @@ class Attempt:
             log(f"the failure record cannot be written: {second}", "ERROR")
 
 
+def committed_blocks(steps: list[Step], task: TaskContext) -> AbstractContextManager[None]:
+    """A context in which what blocks of datatrove write are outputs of the task, unless all steps are stagger's."""
+    if all(type(step).__module__.startswith("stagger.") for step in steps):
+        return nullcontext()
+    from stagger.datatrove.leading import committed_with
+
+    return committed_with(task)
+
+
+def result_records(outputs: list[OutputFile], counts: list[StepCount]) -> int:
+    """The records that a rank has made: those in its outputs, or else those of the last step."""
+    results = [output.records for output in outputs if not output.aside]
+    return sum(results) if any(results) else counts[-1].records
+
+
 def node_name() -> str:
     """The name of the machine: inside a job, Slurm's name of the node, which may be another than its host name."""
     return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
@@ -307,24 +385,51 @@ def node_name() -> str:
 
 def added(before: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     """The completion record of this attempt, plus the counts and outputs that earlier attempts committed."""
+    from stagger.pipeline.statistics import merged, summed
+
     earlier, later = before["bad_records"], record["bad_records"]
     skipped = summed(earlier["skipped"], later["skipped"])
-    counts = {key: summed(before.get(key, {}), record.get(key, {})) for key in ("left_out", "counts")}
+    counts = {key: summed(before.get(key, {}), record.get(key, {})) for key in ("left_out", "counts", "dropped")}
     return {
         **record,
         **{key: before[key] + record[key] for key in ("records_in", "records_out", "bytes_out", "outputs", "cpu_s")},
         "bad_records": {"skipped": skipped, "examples": [*earlier["examples"], *later["examples"]][:EXAMPLES]},
         **{key: numbers for key, numbers in counts.items() if numbers},
         "steps": [
-            {**now, "records": one["records"] + now["records"], "seconds": round(one["seconds"] + now["seconds"], 6)}
+            {
+                "name": now["name"],
+                "records": one["records"] + now["records"],
+                "seconds": round(one["seconds"] + now["seconds"], 6),
+                **merged(one, now),
+            }
             for one, now in zip(before["steps"], record["steps"], strict=True)
         ],
     }
 
 
-def summed(earlier: dict[str, int], later: dict[str, int]) -> dict[str, int]:
-    """The counts by kind of both."""
-    return {kind: earlier.get(kind, 0) + later.get(kind, 0) for kind in {**earlier, **later}}
+def cpu_seconds() -> float:
+    """CPU seconds of this process, of its children that have ended, and of those that live."""
+    used = time.process_time() + children_cpu_s()
+    if not has_children():
+        return used
+    from stagger.task.children import living_cpu_s
+
+    return used + living_cpu_s()
+
+
+def children_cpu_s() -> float:
+    """CPU seconds of this process's children that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def has_children() -> bool:
+    """Whether the process has children. Takes one system call, and no file."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def peak_rss_mb() -> int:
@@ -370,3 +475,14 @@ def load_steps(settings: TaskSettings, storage: Storage, plan: RankPlan) -> list
 
         return load_pickle(storage, settings.pickle_path, settings.pickle_sha256)
     return [build(step["use"], step["params"]) for step in plan.steps]
+
+
+def repeatable_steps(plan: RankPlan, steps: list[Step]) -> list[bool]:
+    """For each step of a rank, whether it may be called once per shard."""
+    if len(bound_steps(steps)) == len(steps):
+        return [True] * len(steps)
+    from stagger.datatrove.state import repeatable
+
+    return [
+        repeatable(step, declared=spec.get("stateless", False)) for spec, step in zip(plan.steps, steps, strict=True)
+    ]

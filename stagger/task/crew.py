@@ -22,6 +22,9 @@ from stagger.errors import Interrupted, StaggerError
 #: Seconds that a worker has to end after it was asked to, before it is killed.
 GRACE_S = 10.0
 
+#: Seconds between two looks at workers that are about to end.
+LOOK_AGAIN_S = 0.02
+
 #: Most seconds between two calls of `Crew.beat`.
 HEARTBEAT_S = 0.5
 
@@ -65,25 +68,34 @@ class Worker:
         self.silent = said == b""
         return (said or b"").splitlines()
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the worker alone. (`Popen.send_signal` would also wait for a dead one.)"""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, number)
+
     def kill(self) -> None:
         """Kill the worker and the processes that its steps started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
+    def has_ended(self) -> bool:
+        """Whether the worker has ended. Its process id stays its own, and its group's, until `close`."""
+        return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
     def close(self) -> int:
         """Close the input of an idle or dead worker and wait until it has ended. Returns its exit status.
 
-        Kills it after GRACE_S seconds.
+        Kills it after GRACE_S seconds, and in any case the processes that its steps have left behind.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
-        try:
-            status = self.process.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            status = self.process.wait()
+        deadline = time.monotonic() + GRACE_S
+        while not self.has_ended() and time.monotonic() < deadline:
+            time.sleep(LOOK_AGAIN_S)
+        self.kill()
+        status = self.process.wait()
         self.process.stdout.close()
         if self.pidfd is not None:
             os.close(self.pidfd)
@@ -305,15 +317,15 @@ class Crew:
     def _stop(self) -> None:
         """Ask the remaining workers to stop, and kill them after `grace_s` seconds or at a second signal."""
         for worker in self.workers:
-            worker.process.send_signal(self.stop_signal)
+            worker.send(self.stop_signal)
         if not self.workers:
             return
         deadline = time.monotonic() + self.grace_s()
-        while any(worker.process.poll() is None for worker in self.workers):
+        while not all(worker.has_ended() for worker in self.workers):
             if self.is_urgent or time.monotonic() > deadline:
                 for worker in self.workers:
                     worker.kill()
-            time.sleep(0.02)
+            time.sleep(LOOK_AGAIN_S)
         for worker in self.workers:
             for rank, *words in map(bytes.split, worker.answers()):
                 if words and words[0] != b"stopped":

@@ -71,14 +71,14 @@ def used_mib(pid: int, above_mib: float) -> int:
     Pages that several of them share count in each at first. Where that exceeds `above_mib`, they are counted exactly,
     which takes the kernel milliseconds per GiB.
     """
-    family = list(_family(pid))
-    used = sum(_resident(member) for member in family) // MIB
-    if used <= above_mib or len(family) == 1:
+    members = list(family(pid))
+    used = sum(_resident(member) for member in members) // MIB
+    if used <= above_mib or len(members) == 1:
         return used
-    return sum(_proportional(member) for member in family) // MIB
+    return sum(_proportional(member) for member in members) // MIB
 
 
-def _family(pid: int) -> Iterator[int]:
+def family(pid: int) -> Iterator[int]:
     """A process and its descendants. Where the kernel lists no children, the process alone."""
     yield pid
     try:
@@ -87,7 +87,7 @@ def _family(pid: int) -> Iterator[int]:
         return
     for thread in threads:
         for child in _read(f"/proc/{pid}/task/{thread}/children").split():
-            yield from _family(int(child))
+            yield from family(int(child))
 
 
 def _resident(pid: int) -> int:

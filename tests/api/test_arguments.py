@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 EXECUTORS = ((LocalExecutor, LocalSpec), (SlurmExecutor, SlurmSpec))
 
 #: Keys of a file that Python has no argument for: an executor is one stage, and a server of blocks has no pipeline.
-ONLY_FILES = {"blocks", "stages", "executor", "type"}
+ONLY_FILES = {"blocks", "stages", "executor", "type", "vars"}
 
 
 @pytest.mark.parametrize(("executor", "spec"), EXECUTORS)

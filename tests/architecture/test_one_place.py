@@ -88,7 +88,12 @@ def test_one_place_talks_to_slurm_and_one_to_each_storage() -> None:
         "task/crew.py",
         "task/several_nodes.py",
     ]
-    assert importers("fsspec") == ["steps/listing.py", "storage/fsspec_store.py", "storage/s3/s3fs_engine.py"]
+    assert importers("fsspec") == [
+        "datatrove/attempt_files.py",
+        "steps/listing.py",
+        "storage/fsspec_store.py",
+        "storage/s3/s3fs_engine.py",
+    ]
     assert importers("s3fs") == ["storage/s3/s3fs_engine.py"]
     assert importers("obstore") == ["storage/s3/obstore_engine.py"]
     assert importers("botocore") == ["storage/s3/obstore_engine.py", "storage/s3/s3fs_engine.py"]

@@ -93,6 +93,7 @@ def work(folder: str, options: dict[str, Any], number: int, how: str) -> None:
 def main(folder: str, options: dict[str, Any], count: int, how: str) -> list[int]:
     if "s3" in options:
         import obstore  # noqa: F401 - imported once, before the fork.
+        import s3fs  # noqa: F401
     ready, go = os.pipe(), os.pipe()
     pids = []
     for number in range(count):

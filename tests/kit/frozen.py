@@ -17,11 +17,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stagger.storage.storage import Storage
+from tests.kit.preloaded import preloaded
 from tests.kit.s3_server import S3Server
 
 #: System calls of a commit. strace counts the occurrences of each by its name.
@@ -125,10 +127,7 @@ class Scene:
         assert len(self.expected["old"]) != len(self.expected["new"])
 
     def stagger(self, *words: str) -> str:
-        command = [sys.executable, "-m", "stagger", *words]
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=PATIENCE_S
-        )
+        done = preloaded().run([*words], self.folder, self.env)
         assert done.returncode in (0, 3), done.stderr  # 3: ranks are not done yet.
         return done.stdout
 
@@ -164,18 +163,24 @@ class Scene:
 
     # ---- Attempts ----
 
-    def task(self, who: str) -> tuple[list[str], dict[str, str]]:
-        """The command and the environment of an attempt at rank 1: of a first one, or of its job after a requeue."""
+    def environment(self, who: str) -> dict[str, str]:
+        """The environment of an attempt at rank 1: of a first one, or of its job after a requeue."""
         slurm = {"SLURM_JOB_ID": "7", "STAGGER_SCRIPT_STARTED": "1000", "WHO": who}
         restart = {"SLURM_RESTART_COUNT": "1"} if who == "new" else {}
         young = {"STAGGER_SCRIPT_STARTED": str(int(time.time()))} if self.server else {}
-        command = [sys.executable, "-I", "-m", "stagger.task", self.settings, "1"]
-        return command, {**self.env, **slurm, **restart, **young}
+        return {**self.env, **slurm, **restart, **young}
+
+    def task(self, who: str) -> subprocess.CompletedProcess[str]:
+        return preloaded().run([self.settings, "1"], Path("/"), self.environment(who), "stagger.task")
 
     def attempt(self, who: str) -> None:
-        command, env = self.task(who)
-        done = subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, timeout=PATIENCE_S)
+        done = self.task(who)
         assert done.returncode == 0, done.stderr
+
+    def traced(self, *options: str) -> tuple[list[str], dict[str, str]]:
+        """The command of the old attempt under strace, and its environment."""
+        task = [sys.executable, "-I", "-m", "stagger.task", self.settings, "1"]
+        return ["strace", "-f", *options, *task], self.environment("old")
 
     def points(self) -> list[Point]:
         """Every point of the old attempt's commit at which it can freeze, in order."""
@@ -186,8 +191,7 @@ class Scene:
             self.reset()
             return [Point(call, number) for number in requests for call in ("request", "answer")]
         trace = self.folder / "trace"
-        command, env = self.task("old")
-        strace = ["strace", "-f", "-o", str(trace), "-e", f"trace={CALLS}", *command]
+        strace, env = self.traced("-o", str(trace), "-e", f"trace={CALLS}")
         subprocess.run(strace, env=env, cwd="/", check=True, capture_output=True, timeout=PATIENCE_S)
         self.reset()
         counts: dict[str, int] = {}
@@ -213,23 +217,21 @@ class Scene:
     def _held(self, point: Point) -> Iterator[bool]:
         assert self.server is not None
         self.server.set_faults(hold=point.number, hold_answer=point.call == "answer")
-        command, env = self.task("old")
-        with subprocess.Popen(command, env=env, cwd="/", stderr=subprocess.DEVNULL) as process:
+        server = self.server
+        with ThreadPoolExecutor(1) as beside:
+            old = beside.submit(self.task, "old")
             try:
-                wait(lambda: process.poll() is not None or (self.server is not None and self.server.held() > 0))
-                yield self.server.held() > 0
-                self.server.release()
-                process.wait(PATIENCE_S)
+                wait(lambda: old.done() or server.held() > 0)
+                yield server.held() > 0
             finally:
-                process.kill()
-        self.server.set_faults()
+                server.release()
+        server.set_faults()
 
     def _stopped(self, point: Point) -> Iterator[bool]:
         trace = self.folder / "trace"
         trace.write_bytes(b"")
-        command, env = self.task("old")
         stop = f"inject={point.call}:signal=STOP:when={point.number}"
-        strace = ["strace", "-f", "-o", str(trace), "-e", f"trace={point.call}", "-e", stop, *command]
+        strace, env = self.traced("-o", str(trace), "-e", f"trace={point.call}", "-e", stop)
         with subprocess.Popen(strace, env=env, cwd="/", stderr=subprocess.DEVNULL) as process:
             try:
                 wait(lambda: process.poll() is not None or b"--- stopped by SIGSTOP" in trace.read_bytes())
@@ -246,9 +248,8 @@ class Scene:
 
     def kill_at(self, point: Point) -> None:
         """Run the old attempt until SIGKILL ends it at a system call."""
-        command, env = self.task("old")
         kill = f"inject={point.call}:signal=KILL:when={point.number}"
-        strace = ["strace", "-f", "-o", "/dev/null", "-e", f"trace={point.call}", "-e", kill, *command]
+        strace, env = self.traced("-o", "/dev/null", "-e", f"trace={point.call}", "-e", kill)
         subprocess.run(strace, env=env, cwd="/", capture_output=True, timeout=PATIENCE_S)
 
     # ---- Judging it ----

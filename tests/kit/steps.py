@@ -7,6 +7,8 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+from stagger import stateless
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     Documents = Iterable[Document]
 
 
+@stateless
 def fail_on(
     data: Documents, rank: int, world_size: int, ranks: Sequence[int] = (), flag: str = ""
 ) -> Iterator[Document]:
@@ -25,6 +28,7 @@ def fail_on(
         yield document
 
 
+@stateless
 def fail_once(
     data: Documents, rank: int, world_size: int, ranks: Sequence[int] = (), flag: str = ""
 ) -> Iterator[Document]:
@@ -36,6 +40,7 @@ def fail_once(
         yield document
 
 
+@stateless
 def kill_on(
     data: Documents, rank: int, world_size: int, ranks: Sequence[int] = (), flag: str = ""
 ) -> Iterator[Document]:
@@ -46,6 +51,7 @@ def kill_on(
         yield document
 
 
+@stateless
 def hold(
     data: Documents, rank: int, world_size: int, ranks: Sequence[int] | None = None, flag: str = ""
 ) -> Iterator[Document]:
@@ -58,6 +64,7 @@ def hold(
         yield document
 
 
+@stateless
 def dawdle(
     data: Documents, rank: int, world_size: int, ranks: Sequence[int] = (), flag: str = ""
 ) -> Iterator[Document]:
@@ -69,6 +76,7 @@ def dawdle(
         yield document
 
 
+@stateless
 def fail_from(data: Documents, rank: int, world_size: int, first: int, flag: str = "") -> Iterator[Document]:
     """Raises at the first document whose number is `first` or more, until the file `flag` exists."""
     for document in data:
@@ -77,6 +85,7 @@ def fail_from(data: Documents, rank: int, world_size: int, first: int, flag: str
         yield document
 
 
+@stateless
 def linger(
     data: Documents, rank: int, world_size: int, first: int, seconds: float = 1, flag: str = ""
 ) -> Iterator[Document]:
@@ -119,6 +128,7 @@ def swallow(data: Documents, rank: int, world_size: int) -> Iterator[Document]:
             continue
 
 
+@stateless
 def shorter(data: Documents, rank: int, world_size: int) -> Iterator[Document]:
     """Yields only ten documents per shard once the file `short` exists."""
     for document in data:
@@ -126,6 +136,7 @@ def shorter(data: Documents, rank: int, world_size: int) -> Iterator[Document]:
             yield document
 
 
+@stateless
 def first(data: Documents, rank: int, world_size: int, count: int = 1) -> Iterator[Document]:
     """Yields the first `count` documents, then stops."""
     for number, document in enumerate(data, 1):
@@ -134,6 +145,7 @@ def first(data: Documents, rank: int, world_size: int, count: int = 1) -> Iterat
             return
 
 
+@stateless
 def backwards(data: Documents, rank: int, world_size: int) -> Iterator[Document]:
     """Reads everything before it yields anything, and creates new documents."""
     from stagger import Document
@@ -178,3 +190,8 @@ def prints(data: Documents, rank: int, world_size: int) -> Documents:
     """A step that prints in colour before it reads."""
     print("\x1b[31mprinted\x1b[0m", flush=True)
     yield from data
+
+
+def is_even(document: Document) -> bool | str:
+    """A filter of documents by the number in their ids."""
+    return int(document.id.rpartition("-")[2]) % 2 == 0 or "odd"

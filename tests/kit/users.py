@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PATIENCE_S, Ran
+from tests.conftest import Ran
+from tests.kit.preloaded import preloaded
 
 #: The group that shares runs, and one that does not.
 TEAM, STRANGERS = 61010, 61011
@@ -27,11 +28,11 @@ class User:
         self.env = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1", **env}
 
     def __call__(self, *arguments: str | int | Path, check: int | None = None) -> Ran:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=PATIENCE_S)
+        mine = preloaded(*as_user(self.number, self.group), umask=0o077)
+        done = mine.run([*map(str, arguments)], self.folder, self.env)
         if check is not None:
-            assert process.returncode == check, f"{arguments}\n{out}\n{err}"
-        return Ran(process.returncode, out, err)
+            assert done.returncode == check, f"{arguments}\n{done.stdout}\n{done.stderr}"
+        return Ran(done.returncode, done.stdout, done.stderr)
 
     def start(self, *arguments: str | int | Path) -> subprocess.Popen[str]:
         return self.python("-m", "stagger", *arguments)

@@ -47,7 +47,7 @@ def tree(folder: Path) -> dict[str, float]:
         ({"run_dir": "/proc/nothing/run"}, "/proc/nothing/run cannot be"),
         ({"output": "/proc/nothing/out"}, "/proc/nothing/out cannot be"),
         ({"run_dir": "nonesuch://x"}, "Cannot open nonesuch:// paths"),
-        ({"steps": ("no_such_module:step",)}, "pipeline[1]: The step 'no_such_module:step' cannot be imported"),
+        ({"steps": ("no_such_module:step",)}, "pipeline[1]: 'no_such_module:step' cannot be imported"),
     ],
 )
 def test_a_launch_that_cannot_work_launches_nothing(

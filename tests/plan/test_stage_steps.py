@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import Cli, PipelineFiles
 
 STEPS = """
+import stagger
 def two(data, rank):
     yield from data
 def four(data, rank, world_size, more, least=1):
@@ -33,8 +34,8 @@ class Broken:
         raise OSError("no dictionary here")
     def __call__(self, data, rank, world_size):
         return data
+@stagger.costly
 class Model:
-    costly = True
     def __init__(self):
         open("created", "a").write("x")
     def __call__(self, data, rank, world_size):

@@ -7,17 +7,15 @@ import json
 import os
 import random
 import shutil
-import sys
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 
-from stagger.cli.main import main
-from stagger.launch.finalize import main as end_job
-from tests.conftest import Cli, PipelineFiles, Ran
+from tests.conftest import Cli, PipelineFiles
+from tests.kit.preloaded import preloaded
 
 #: Values that a field never has, or that break a computation: types, extremes, and texts that a terminal would obey.
 ODD: tuple[Any, ...] = (
@@ -38,39 +36,6 @@ COMMANDS = (
     ("retry", "--failed-only"),
     ("retry",),
 )
-
-
-def in_process(*words: str, end: bool = False) -> Ran:
-    """Run a command, or the end job, in a fork of this process: a fresh process for each would take a second."""
-    files = [os.memfd_create(name) for name in ("out", "err")]
-    child = os.fork()
-    if child == 0:
-        try:
-            for descriptor, file in zip((1, 2), files, strict=True):
-                os.dup2(file, descriptor)
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-            sys.argv = ["stagger", *words]
-            os._exit(_status(words, end))
-        finally:
-            os._exit(99)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    out, err = (os.pread(file, 2**20, 0).decode() for file in files)
-    for file in files:
-        os.close(file)
-    return Ran(status, out, err)
-
-
-def _status(words: tuple[str, ...], end: bool) -> int:
-    try:
-        status = end_job(list(words)) if end else main()
-    except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-        status = 98
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return int(status)
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -207,25 +172,30 @@ def check_all(run: Path, record: str, count: int) -> None:
         path.unlink()
         path.mkdir() if data is None else path.write_bytes(data)
         for command in (("status",), commands[number % len(commands)]):
-            ran = in_process(command[0], str(run), *command[1:]) if command else ended(run, whole)
+            ran = asked(run, *command) if command else ended(run, whole)
             if wrong := faults(ran, record):
-                bad.append(f"{what}: {command}: {wrong}, exit {ran.status}: {ran.err[-400:]}")
+                bad.append(f"{what}: {command}: {wrong}, exit {ran.returncode}: {ran.stderr[-400:]}")
     assert not bad, "\n".join([f"{len(bad)} wrong", *bad[:20]])
 
 
-def ended(run: Path, whole: Path) -> Ran:
+def asked(run: Path, command: str, *options: str) -> CompletedProcess[str]:
+    return preloaded().run([command, str(run), *options], run.parent, dict(os.environ))
+
+
+def ended(run: Path, whole: Path) -> CompletedProcess[str]:
     """The end job of the run's only stage."""
     (stage,) = json.loads((whole / "run.json").read_text())["spec"]["stages"]
-    return in_process(str(run), stage["name"], "{}", end=True)
+    arguments = [str(run), stage["name"], "{}"]
+    return preloaded().run(arguments, run.parent, dict(os.environ), "stagger.launch.finalize")
 
 
-def faults(ran: Ran, record: str) -> str:
+def faults(ran: CompletedProcess[str], record: str) -> str:
     """What is wrong about an answer; empty if nothing is."""
-    said = ran.out + ran.err
-    if ran.status not in (0, 1, 2, 3) or "Traceback" in ran.err:
+    said = ran.stdout + ran.stderr
+    if ran.returncode not in (0, 1, 2, 3) or "Traceback" in ran.stderr:
         return "no sentence"
     if "\x1b" in said or "\u202e" in said or "\n\u202e" in said:
         return "raw characters"
-    if " is damaged" in ran.err and record not in ran.err:
+    if " is damaged" in ran.stderr and record not in ran.stderr:
         return "the file is not named"
     return ""

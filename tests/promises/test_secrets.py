@@ -194,7 +194,7 @@ def test_an_error_at_launch_holds_no_secret(
     cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path, planted: Planted
 ) -> None:
     (tmp_path / "readers.py").write_text(
-        "class Read:\n"
+        "import stagger\nclass Read(stagger.Reader):\n"
         "    def __init__(self, api_key):\n"
         "        raise ValueError(f'no such key: {api_key}')\n"
         "    def find_shards(self, storage):\n"

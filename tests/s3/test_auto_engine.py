@@ -41,27 +41,37 @@ def test_obstore_serves_what_it_can(s3: S3Server) -> None:
     assert b"".join(storage.stream("s3://data/auto/a", 7, entry.version)) == b"content"
     assert [each.name for each in storage.list("s3://data/auto")] == ["a"]
     assert isinstance(engine_of({"engine": "auto"}), AutoEngine)
+    assert storage.libraries() == {"s3": "obstore and s3fs"}
 
 
 @pytest.mark.parametrize(
-    ("environment", "options"),
+    ("environment", "options", "why"),
     [
-        ({"AWS_ENDPOINT_URL": "https://store", "AWS_CA_BUNDLE": "/etc/ssl/my.pem"}, {}),
-        ({"AWS_ENDPOINT_URL": "https://store", "HTTPS_PROXY": "http://proxy:3128"}, {}),
-        ({"HTTP_PROXY": "http://proxy:3128"}, {}),
-        ({"AWS_USE_FIPS_ENDPOINT": "true"}, {}),
-        ({}, {"s3_additional_kwargs": {"ServerSideEncryption": "AES256"}}),
-        ({}, {"config_kwargs": {"s3": {"addressing_style": "virtual"}}}),
-        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, {}),
-        ({"AWS_SECRET_ACCESS_KEY": ""}, {}),
+        ({"AWS_ENDPOINT_URL": "https://store", "AWS_CA_BUNDLE": "/etc/ssl/my.pem"}, {}, "AWS_CA_BUNDLE"),
+        ({"AWS_ENDPOINT_URL": "https://store", "HTTPS_PROXY": "http://proxy:3128"}, {}, "HTTPS_PROXY"),
+        ({"HTTP_PROXY": "http://proxy:3128"}, {}, "HTTP_PROXY"),
+        ({"AWS_USE_FIPS_ENDPOINT": "true"}, {}, "AWS_USE_FIPS_ENDPOINT"),
+        (
+            {},
+            {"s3_additional_kwargs": {"ServerSideEncryption": "AES256"}},
+            "storage_options of s3: the engine obstore does not take 's3_additional_kwargs'",
+        ),
+        (
+            {},
+            {"config_kwargs": {"s3": {"addressing_style": "virtual"}}},
+            "storage_options of s3: the engine obstore does not take 'config_kwargs'",
+        ),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, {}, "no credentials"),
+        ({"AWS_SECRET_ACCESS_KEY": ""}, {}, "Partial credentials"),
     ],
 )
 def test_s3fs_serves_what_only_it_can(
-    environment: dict[str, str], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    environment: dict[str, str], options: dict[str, Any], why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert isinstance(engine_of(options), S3fsEngine)
+    assert engine_of(options).name.startswith(f"s3fs, as obstore cannot serve this: {why}")
 
 
 @pytest.mark.parametrize(

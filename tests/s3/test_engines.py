@@ -14,7 +14,8 @@ from stagger.errors import BadInput, StaggerError, StorageError
 from stagger.steps.listing import input_files
 from stagger.storage import Output
 from stagger.storage.s3.engine import Changed, Engine
-from stagger.storage.s3.store import PART_BYTES, S3Output, connect
+from stagger.storage.s3.output import PART_BYTES, S3Output
+from stagger.storage.s3.store import connect
 from stagger.storage.storage import Storage
 from stagger.task import Superseded
 from tests.conftest import until
@@ -109,7 +110,7 @@ def test_an_object_that_was_in_the_way_may_be_gone_by_now(storage: Storage, monk
     def refuse(*_: object, **__: object) -> str:
         raise FileExistsError
 
-    monkeypatch.setattr(storage.backend("s3://data/vanished"), "put", refuse)
+    monkeypatch.setattr("stagger.storage.s3.objects.Objects.put", refuse)
     assert not storage.create("s3://data/vanished", b"me")
 
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from stagger.errors import BadInput, StorageError
-from stagger.storage.s3.store import S3Output
+from stagger.storage.s3.output import S3Output
 from stagger.storage.storage import Storage
 from tests.kit.s3_server import S3Server
 from tests.s3.conftest import ENGINES, put, some_bytes
@@ -17,8 +17,8 @@ from tests.s3.conftest import ENGINES, put, some_bytes
 @pytest.fixture(params=ENGINES)
 def hasty(request: pytest.FixtureRequest, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
     """Storage that gives up soon, and sends large outputs in small parts."""
-    monkeypatch.setattr("stagger.storage.s3.store.ONE_PUT_BYTES", 6 * 2**20)
-    monkeypatch.setattr("stagger.storage.s3.store.PART_BYTES", 5 * 2**20)
+    monkeypatch.setattr("stagger.storage.s3.output.ONE_PUT_BYTES", 6 * 2**20)
+    monkeypatch.setattr("stagger.storage.s3.output.PART_BYTES", 5 * 2**20)
     monkeypatch.setattr("stagger.storage.s3.pages.EMPTY_PAGES", 20)
     yield Storage({"s3": {"engine": request.param}}, retry_s=0.1)
     s3.set_faults()

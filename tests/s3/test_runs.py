@@ -34,6 +34,7 @@ def test_the_same_outputs_as_on_a_file_system(
         f"completions/{r:05d}.json" for r in range(4)
     ]
     assert b"rank 2, attempt 1" in run["logs/00002/1.log"]
+    assert b"s3: requests by obstore\n" in run["logs/00002/1.log"]
     assert "lock" not in run
     assert json.loads(run["stats.json"])["done"] == 4
     assert counts(status(s3_cli, f"{loaded.url}/run")) == (4, 0, 0, 0)
@@ -75,7 +76,7 @@ def test_of_two_launches_at_once_one_refuses(
 def test_an_output_beyond_one_put_appears_whole_or_not_at_all(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in bucket.env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("stagger.storage.s3.store.ONE_PUT_BYTES", 6 * 2**20)
+    monkeypatch.setattr("stagger.storage.s3.output.ONE_PUT_BYTES", 6 * 2**20)
     storage = Storage({"s3": {"endpoint_url": bucket.endpoint}})
     piece = bytes(range(256)) * 4096
     for end in ("commit", "abort"):

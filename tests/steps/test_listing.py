@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stagger import ReadJsonl, StaggerError
 from stagger.pipeline import Shard
-from stagger.steps.listing import MARKER, input_files, names_in, why_not
+from stagger.steps.listing import MARKER, input_files, names_in, unread_folders, why_not
 from stagger.storage import Files
 from stagger.storage.storage import Storage
 
@@ -111,6 +111,19 @@ def test_a_folder_of_nothing_else_is_an_error_that_names_them(tmp_path: Path) ->
     tree(tmp_path, "_SUCCESS", "_a", "_b", ".c", ".d")
     with pytest.raises(StaggerError, match=r"matches '\*'.*5 names are not input, unless glob names them.* and 2 more"):
         names(tmp_path)
+
+
+def test_folders_whose_files_are_not_read_are_named(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "x/b.jsonl", "y/z/c.jsonl", "_temporary/d.jsonl", "other/e.txt", "empty/_f.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}\n")
+    assert unread_folders(str(tmp_path), "*.jsonl", 1) == (
+        f"2 folders in {tmp_path}, such as x/, hold files that match '*.jsonl', too, and are not read: recursive: true"
+        " reads them"
+    )
+    assert "1 folder in" in unread_folders(str(tmp_path), "*.txt", 0)
+    assert unread_folders(str(tmp_path), "*.csv", 0) == ""
+    assert unread_folders(str(tmp_path / "a.jsonl"), "*", 0) == ""
 
 
 class Listed(Storage):

@@ -576,6 +576,7 @@ def test_a_file_of_the_rank_stays_open_while_shards_end(tmp_path: Path) -> None:
         step.bind(task)
     documents = {shard.name: [Document(shard.name, f"{shard.name}/{i}") for i in range(3)] for shard in shards}
     for shard in task.shard_by_shard():
+        each.begin_shard(shard)
         list(each(whole(documents[shard.name], 4, 9), 4, 9))
         for step in (whole, each):
             step.end_shard()

@@ -22,7 +22,9 @@ def write(step: Any, documents: list[Document], *, shards: list[Shard] | None = 
     """Run a writer as the only step of rank 3: once per shard if the writer requires that, else once."""
     task = TaskContext(Storage(), 3, 8, shards or [], "tag")
     step.bind(task)
-    for _ in task.shard_by_shard() if step.shard_by_shard else [None]:
+    for shard in task.shard_by_shard() if step.shard_by_shard else [None]:
+        if shard is not None:
+            step.begin_shard(shard)
         assert list(step(iter(documents), 3, 8)) == documents
         step.end_shard()
     commit(task)
@@ -86,8 +88,8 @@ def test_one_output_for_each_input(tmp_path: Path) -> None:
     [
         (Document("t", "i", [], {"a": b"bytes"}), "The document 'i' cannot be written as JSON: Type is not JSON"),
         (Document("t", "i", [], {1: 2}), "The document 'i' cannot be written as JSON: Dict key must be str"),  # type: ignore[dict-item]
-        (Document(None, "i"), "The text or the id of the document 'i' is not a string"),  # type: ignore[arg-type]
-        (Document("t", 7), "The text or the id of the document 7 is not a string"),  # type: ignore[arg-type]
+        (Document(None, "i"), "The text of the document 'i' is not a string, but NoneType"),  # type: ignore[arg-type]
+        (Document("t", 7.5), "The id of the document 7.5 is not a string, but float"),  # type: ignore[arg-type]
     ],
 )
 def test_what_json_cannot_hold_is_named(tmp_path: Path, document: Document, message: str) -> None:
@@ -114,7 +116,13 @@ def test_keys_of_the_output(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"filename": "{name}.jsonl"}, r"there is no \{name\}; valid are \{rank\}, \{stem\} and \{part\}"),
+        ({"filename": "{ranks}.jsonl"}, r"there is no \{ranks\}; did you mean \{rank\}\?"),
+        ({"filename": "{}.jsonl"}, r"there is no \{\}; name a key of the metadata"),
+        ({"filename": "{a}{b}.jsonl"}, "put a character between two fields"),
+        ({"filename": "{a}/_{rank}.jsonl"}, "no leading '.' or '_', which readers pass over"),
+        ({"filename": "{a}//{rank}.jsonl"}, "each part of the path needs 1 to 150 characters"),
+        ({"filename": "{rank}.jsonl.gz"}, r"ends like a file of gzip, but compression is zstd"),
+        ({"filename": "{a}/{rank}.jsonl", "max_open_files": 0}, "max_open_files is 0"),
         ({"filename": ""}, "is not a valid file name"),
         ({"filename": ".{rank}.jsonl"}, "no leading '.'"),
         ({"filename": "{rank.jsonl"}, "no braces except those"),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from stagger.storage import Entry
 from stagger.storage.faults import fault_of
-from stagger.storage.s3.engine import Body, Changed, Engine, Page
+from stagger.storage.s3.engine import Body, Changed, Engine, Page, Uploader
 from stagger.storage.s3.obstore_engine import UNFIT, ObstoreEngine
 
 T = TypeVar("T")
@@ -19,13 +18,15 @@ ANSWERS = (FileNotFoundError, FileExistsError, Changed)
 
 def auto(options: dict[str, Any]) -> Engine:
     """The fastest engine for these options and this environment. Raises StaggerError when s3fs does not take them."""
-    with contextlib.suppress(Exception):  # Options that only s3fs takes, AWS files with errors: s3fs reports them.
+    try:
         fast = ObstoreEngine(options)
-        if not fast.beyond():
+        if not (why := fast.beyond()):
             return AutoEngine(fast)
+    except Exception as error:  # Options that only s3fs takes, AWS files with errors: s3fs reports them.
+        why = str(error).partition(";")[0]
     from stagger.storage.s3.s3fs_engine import S3fsEngine
 
-    return S3fsEngine(options)
+    return S3fsEngine(options, why)
 
 
 class AutoEngine:
@@ -35,6 +36,10 @@ class AutoEngine:
         self._fast = fast
         self._served: set[str] = set()  # Buckets that obstore has served.
         self._refused: set[str] = set()
+
+    @property
+    def name(self) -> str:
+        return self._fast.name
 
     @property
     def keyed(self) -> set[str]:
@@ -81,17 +86,21 @@ class AutoEngine:
     def has_bucket(self, bucket: str) -> bool:
         return self._full.has_bucket(bucket)
 
+    def _uploader(self, bucket: str, key: str) -> Uploader:
+        """The engine for a multipart upload; obstore's falls back on s3fs by itself."""
+        return self._full if bucket in self._refused or UNFIT.search(key) else self._fast
+
     def begin_upload(self, bucket: str, key: str) -> str:
-        return self._full.begin_upload(bucket, key)
+        return self._uploader(bucket, key).begin_upload(bucket, key)
 
     def put_part(self, bucket: str, key: str, upload: str, number: int, data: bytes) -> str:
-        return self._full.put_part(bucket, key, upload, number, data)
+        return self._uploader(bucket, key).put_part(bucket, key, upload, number, data)
 
     def complete_upload(self, bucket: str, key: str, upload: str, parts: list[str]) -> str:
-        return self._full.complete_upload(bucket, key, upload, parts)
+        return self._uploader(bucket, key).complete_upload(bucket, key, upload, parts)
 
     def abort_upload(self, bucket: str, key: str, upload: str) -> None:
-        self._full.abort_upload(bucket, key, upload)
+        self._uploader(bucket, key).abort_upload(bucket, key, upload)
 
     def uploads(self, bucket: str, prefix: str) -> list[tuple[str, str]]:
         return self._full.uploads(bucket, prefix)

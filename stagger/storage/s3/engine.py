@@ -41,7 +41,23 @@ class Page(NamedTuple):
     folders: list[str]
 
 
-class Engine(Protocol):
+class Uploader(Protocol):
+    """The requests of multipart uploads. `keyed` is as in `Engine`."""
+
+    @property
+    def keyed(self) -> set[str]: ...
+
+    def begin_upload(self, bucket: str, key: str) -> str: ...
+
+    def put_part(self, bucket: str, key: str, upload: str, number: int, data: bytes) -> str:
+        """Send part `number` (from 1). Returns its ETag."""
+
+    def complete_upload(self, bucket: str, key: str, upload: str, parts: list[str]) -> str: ...
+
+    def abort_upload(self, bucket: str, key: str, upload: str) -> None: ...
+
+
+class Engine(Uploader, Protocol):
     """Raises its library's errors, but FileNotFoundError for 404, FileExistsError for 412 on create, and Changed.
 
     A PUT with `create` makes a new object (If-None-Match: *); with `match`, it replaces only the version with this ETag
@@ -51,7 +67,8 @@ class Engine(Protocol):
     """
 
     @property
-    def keyed(self) -> set[str]: ...
+    def name(self) -> str:
+        """The library, or libraries, that it has used so far, and why not another."""
 
     def get(self, bucket: str, key: str, start: int, end: int | None, version: str) -> Body:
         """Bytes from `start` to `end` (exclusive; None: to the last byte), only of `version` if one is given.
@@ -69,15 +86,6 @@ class Engine(Protocol):
         """The keys that begin with `prefix`, from the page `more`, or those after the key `after` (StartAfter)."""
 
     def has_bucket(self, bucket: str) -> bool: ...
-
-    def begin_upload(self, bucket: str, key: str) -> str: ...
-
-    def put_part(self, bucket: str, key: str, upload: str, number: int, data: bytes) -> str:
-        """Send part `number` (from 1). Returns its ETag."""
-
-    def complete_upload(self, bucket: str, key: str, upload: str, parts: list[str]) -> str: ...
-
-    def abort_upload(self, bucket: str, key: str, upload: str) -> None: ...
 
     def uploads(self, bucket: str, prefix: str) -> list[tuple[str, str]]:
         """(key, upload id) of the uploads that were neither completed nor aborted."""

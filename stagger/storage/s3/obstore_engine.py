@@ -1,8 +1,8 @@
 """The fast S3 engine: obstore (Rust's object_store) for reads and single PUTs; starts in a tenth of the time.
 
-It takes those options of s3fs that obstore can express. Operations that only a launch or a large output needs go
-through the s3fs engine: multipart uploads (obstore can neither resend a part nor complete an upload later), listings
-(obstore notices neither a truncated one nor one without an end), and conditional deletes.
+It takes those options of s3fs that obstore can express. Multipart uploads have requests of their own (uploads.py):
+obstore can neither resend a part nor complete an upload later. What only a launch needs goes through the s3fs engine:
+listings (obstore notices neither a truncated one nor one without an end), and conditional deletes.
 """
 
 from __future__ import annotations
@@ -10,14 +10,19 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from stagger.errors import StaggerError, counted
 from stagger.storage import Entry
-from stagger.storage.faults import BrokenOff
-from stagger.storage.s3.engine import Body, Changed, Engine, Page, quoted
+from stagger.storage.faults import BrokenOff, fault_of
+from stagger.storage.s3.engine import Body, Changed, Engine, Page, Uploader, quoted
+
+if TYPE_CHECKING:
+    from stagger.storage.s3.signature import Keys
+
+T = TypeVar("T")
 
 try:
     import obstore
@@ -66,6 +71,7 @@ class ObstoreEngine:
         self._options = options
         self._config, self._profile = translate(options)
         self._stores: dict[str, S3Store] = {}
+        self._refused: set[str] = set()  # Buckets to which s3fs uploads in parts.
 
     def _store(self, bucket: str) -> S3Store:
         if bucket not in self._stores:
@@ -105,8 +111,13 @@ class ObstoreEngine:
         return from_botocore(self._profile, self._config)
 
     @property
+    def name(self) -> str:
+        return "obstore and s3fs" if "s3fs" in self.__dict__ else "obstore"
+
+    @property
     def keyed(self) -> set[str]:
-        return self.s3fs.keyed if "s3fs" in self.__dict__ else set()
+        made = [self.__dict__[name] for name in ("s3fs", "_own_uploads") if self.__dict__.get(name) is not None]
+        return set().union(*(engine.keyed for engine in made))
 
     @functools.cached_property
     def s3fs(self) -> Engine:
@@ -175,16 +186,56 @@ class ObstoreEngine:
         return self.s3fs.has_bucket(bucket)
 
     def begin_upload(self, bucket: str, key: str) -> str:
-        return self.s3fs.begin_upload(bucket, key)
+        return self._upload(bucket, lambda engine: engine.begin_upload(bucket, key))
 
     def put_part(self, bucket: str, key: str, upload: str, number: int, data: bytes) -> str:
-        return self.s3fs.put_part(bucket, key, upload, number, data)
+        return self._upload(bucket, lambda engine: engine.put_part(bucket, key, upload, number, data))
 
     def complete_upload(self, bucket: str, key: str, upload: str, parts: list[str]) -> str:
-        return self.s3fs.complete_upload(bucket, key, upload, parts)
+        return self._upload(bucket, lambda engine: engine.complete_upload(bucket, key, upload, parts))
 
     def abort_upload(self, bucket: str, key: str, upload: str) -> None:
-        self.s3fs.abort_upload(bucket, key, upload)
+        self._upload(bucket, lambda engine: engine.abort_upload(bucket, key, upload))
+
+    def _upload(self, bucket: str, call: Callable[[Uploader], T]) -> T:
+        """Make a request of a multipart upload: by s3fs, if the own one fails for good and that of s3fs does not."""
+        own = None if bucket in self._refused else self._own_uploads
+        if own is None:
+            return call(self.s3fs)
+        try:
+            return call(own)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            if fault_of(error):
+                raise
+            answer = call(self.s3fs)
+            self._refused.add(bucket)
+            return answer
+
+    @functools.cached_property
+    def _own_uploads(self) -> Uploader | None:
+        """Own requests for multipart uploads; None where they would not find the store as obstore does."""
+        if self.beyond() or self._config.get("skip_signature") or not BEYOND_UPLOADS.isdisjoint(os.environ):
+            return None
+        from stagger.storage.s3.uploads import Place, Uploads
+
+        region = self._config.get("region") or self._found.get("region") or region_here()
+        endpoint = endpoint_of(self._config, self._found) or f"https://s3.{region}.amazonaws.com"
+        headers = {"x-amz-request-payer": "requester"} if self._config.get("request_payer") else {}
+        return Uploads(Place(endpoint, str(region), self._keys, headers))
+
+    def _keys(self) -> Keys:
+        from stagger.storage.s3.signature import Keys
+
+        if provider := self._found.get("credential_provider"):
+            found = provider()
+            return Keys(found["access_key_id"], found["secret_access_key"], found["token"] or "")
+        config = self._config
+        if config.get("access_key_id"):
+            return Keys(config["access_key_id"], config["secret_access_key"], config.get("session_token") or "")
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+        return Keys(*(os.environ.get(name, "") for name in names))
 
     def uploads(self, bucket: str, prefix: str) -> list[tuple[str, str]]:
         return self.s3fs.uploads(bucket, prefix)
@@ -248,6 +299,15 @@ BEYOND_CONFIG = (
     "use_dualstack_endpoint",
     "ignore_configured_endpoint_urls",
 )
+
+
+#: Environment variables that obstore heeds, and the own requests of multipart uploads do not.
+BEYOND_UPLOADS = {"AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "AWS_S3_EXPRESS", "AWS_SKIP_SIGNATURE", "AWS_REQUEST_PAYER"}
+
+
+def region_here() -> str:
+    """The region that the environment names."""
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
 
 
 def endpoint_of(config: dict[str, Any], found: dict[str, Any]) -> str:

@@ -46,7 +46,9 @@ GONE = ("NoSuchKey", "404")
 class S3fsEngine:
     """An `Engine` over s3fs's `call_s3`: s3fs finds credentials, endpoints and settings as usual."""
 
-    def __init__(self, options: dict[str, Any]) -> None:
+    def __init__(self, options: dict[str, Any], why: str = "") -> None:
+        """`why` is the reason why obstore could not be taken."""
+        self.name = f"s3fs, as obstore cannot serve this: {why}" if why else "s3fs"
         self.keyed: set[str] = set()
         try:
             given = options.get("config_kwargs", {})

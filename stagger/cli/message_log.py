@@ -1,0 +1,20 @@
+"""How messages look on standard error."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from loguru import logger
+
+from stagger.storage.storage import hide_secrets
+
+
+def set_up_logging() -> None:
+    """Log to standard error, messages only, from level STAGGER_LOG_LEVEL (default INFO).
+
+    Called again after the import of users' modules: datatrove's replaces the handlers of everybody by its own.
+    """
+    logger.remove()
+    logger.configure(patcher=hide_secrets)
+    logger.add(sys.stderr, format="<level>{message}</level>", level=os.environ.get("STAGGER_LOG_LEVEL", "INFO"))

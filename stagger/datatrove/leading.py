@@ -1,0 +1,107 @@
+"""While the steps of a rank run, what datatrove's blocks do with files leads to `AttemptFiles`.
+
+Every block opens its files through a `DataFolder`, itself or by an `OutputFileManager`. These classes are changed, not
+the blocks: a function may make a block in its call, and may import datatrove only then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
+    from stagger.datatrove.attempt_files import AttemptFiles
+    from stagger.pipeline.task_context import TaskContext
+
+#: Module of datatrove -> (class, method, the method of `AttemptFiles` that is called in its place).
+METHODS = {
+    "datatrove.io": (
+        ("DataFolder", "open", "open"),
+        ("DataFolder", "info", "info"),
+        ("DataFolder", "exists", "exists"),
+        ("DataFolder", "isfile", "exists"),
+        ("DataFolder", "size", "size"),
+        ("DataFolder", "rm_file", "remove"),
+        ("DataFolder", "rm", "remove"),
+        ("DataFolder", "find", "find"),
+        ("DataFolder", "glob", "glob"),
+        ("DataFolder", "resolve_paths", "resolve_paths"),
+        ("OutputFileManager", "get_file", "get_file"),
+    ),
+    "datatrove.pipeline.writers.disk_base": (("DiskWriter", "write", "write"), ("DiskWriter", "run", "run")),
+}
+
+
+class Leading:
+    """Leads datatrove's classes to the files of one attempt, as soon as their modules are loaded."""
+
+    def __init__(self, task: TaskContext) -> None:
+        self._task = task
+        self._files: AttemptFiles | None = None
+        self._restore = contextlib.ExitStack()
+
+    def begin(self) -> None:
+        for module in METHODS:
+            if module in sys.modules:
+                self._lead(module)
+        sys.meta_path.insert(0, self)
+        self._restore.callback(sys.meta_path.remove, self)
+
+    def end(self) -> None:
+        """Leave datatrove as it was."""
+        self._restore.close()
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Called by Python before it loads a module."""
+        if name not in METHODS:
+            return None
+        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((found for found in others if found is not None), None)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def loaded(module: Any) -> None:
+                load(module)
+                self._lead(name)
+
+            spec.loader.exec_module = loaded  # type: ignore[method-assign]
+        return spec
+
+    def _lead(self, module: str) -> None:
+        if self._files is None:
+            from stagger.datatrove.attempt_files import AttemptFiles
+
+            self._files = AttemptFiles(self._task)
+            self._restore.callback(self._files.close)
+        for kind, name, instead in METHODS[module]:
+            changed = getattr(sys.modules[module], kind)
+            own = vars(changed).get(name)
+            restore = functools.partial(delattr if own is None else setattr, changed, name)
+            self._restore.callback(restore, *(() if own is None else (own,)))
+            setattr(changed, name, _leading_to(getattr(self._files, instead), getattr(changed, name)))
+
+
+@contextlib.contextmanager
+def committed_with(task: TaskContext) -> Iterator[None]:
+    """While the context lasts, what datatrove's blocks write are outputs of the task."""
+    leading = Leading(task)
+    leading.begin()
+    try:
+        yield
+    finally:
+        leading.end()
+
+
+def _leading_to(method: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a class of datatrove that calls `method` with the original one."""
+
+    @functools.wraps(original)
+    def call(self: Any, *arguments: Any, **named: Any) -> Any:
+        return method(original, self, *arguments, **named)
+
+    return call

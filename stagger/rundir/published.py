@@ -1,0 +1,54 @@
+"""What of a stage's outputs is in a repository of the Hugging Face Hub: publish.json."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from stagger.rundir.stage_folder import StageFolder, check_record, decode, encode
+from stagger.storage.storage import join
+
+
+@dataclass(frozen=True)
+class Published:
+    """The last try to publish the outputs of a stage.
+
+    repo, path, revision: where they go.
+    files: the paths in the repository that the last commit of this run wrote.
+    content: a hash of the paths, sizes and checksums of the outputs of that commit.
+    commit, url: the commit; empty while there is none.
+    time: when the last try ended, in seconds since the epoch.
+    error: why it failed; empty if it did not.
+    """
+
+    repo: str
+    path: str
+    revision: str
+    files: tuple[str, ...] = ()
+    content: str = ""
+    commit: str = ""
+    url: str = ""
+    time: float = 0.0
+    error: str = ""
+
+    def __str__(self) -> str:
+        """A phrase such as `3 files in https://huggingface.co/datasets/me/data, commit 1a2b3c4`."""
+        if self.error:
+            return f"not published to {self.repo}: {self.error}"
+        return f"{len(self.files):,} file{'s' * (len(self.files) != 1)} in {self.url}, commit {self.commit[:7]}"
+
+
+def read_published(folder: StageFolder) -> Published | None:
+    """The record of a stage; None if there is none. Raises StaggerError when it is damaged."""
+    path = join(folder.path, "publish.json")
+    try:
+        content = decode(folder.storage.read(path), path)
+    except FileNotFoundError:
+        return None
+    check_record(content, Published, path)
+    known: dict[str, Any] = {name: content[name] for name in Published.__dataclass_fields__ if name in content}
+    return Published(**{**known, "files": tuple(known.get("files", ()))})
+
+
+def write_published(folder: StageFolder, record: Published) -> None:
+    folder.storage.write(join(folder.path, "publish.json"), encode(asdict(record)))

@@ -1,0 +1,130 @@
+"""What each step of a stage did, counted and measured, summed up over ranks."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from stagger.errors import counted
+from stagger.pipeline import Metric
+from stagger.pipeline.statistics import bounded, bounded_metrics, merged_metric, ones, variance
+from stagger.rundir.stage_folder import StepRecord
+
+#: The keys that every step has in a completion record.
+PLAIN = 3
+
+#: Most names of counts in memory: each of a million ranks may have MOST_NAMES of its own.
+TOGETHER = 10_000
+
+#: Most names shown of a step on one line.
+SHOWN = 6
+
+
+class StepTotals:
+    """The sums over the ranks of one step."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.records = 0
+        self.seconds = 0.0
+        self.dropped: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.metrics: dict[str, Metric] = {}
+
+    def add(self, step: StepRecord) -> None:
+        """Add what the step did in one rank."""
+        self.records += step["records"]
+        self.seconds += step["seconds"]
+        if len(step) > PLAIN:
+            add(self.dropped, step.get("dropped", {}))
+            add(self.counts, step.get("counts", {}))
+            for name, metric in step.get("metrics", {}).items():
+                self.metrics[name] = merged_metric(self.metrics.get(name), metric)
+
+    def document(self) -> dict[str, Any]:
+        """The sums as a status and stats.json show them. Empty parts are left out."""
+        counts = dict(bounded(self.counts))
+        metrics = bounded_metrics(self.metrics)
+        for name in metrics.keys() & counts.keys():  # Measured in some ranks; others added only ones to it.
+            metrics[name] = merged_metric(metrics[name], ones(counts.pop(name)))
+        parts: dict[str, dict[str, Any]] = {
+            "dropped": dict(Counter(bounded(self.dropped)).most_common()),
+            "counts": dict(Counter(counts).most_common()),
+            "metrics": {name: shown(metric) for name, metric in metrics.items()},
+        }
+        plain = {"name": self.name, "records": self.records, "seconds": round(self.seconds, 6)}
+        return {**plain, **{key: part for key, part in parts.items() if part}}
+
+
+def shown(metric: Metric) -> dict[str, Any]:
+    """A metric with its sample variance and standard deviation in place of m2."""
+    spread = variance(metric)
+    plain = {key: value for key, value in metric.items() if key not in ("m2", "unit")}
+    unit = {"unit": metric["unit"]} if metric["unit"] else {}
+    return {**plain, "variance": spread, "std_dev": math.sqrt(spread), **unit}
+
+
+def add(counts: Counter[str], more: Mapping[str, int]) -> None:
+    """Add counts by kind. Counter.update checks its arguments each time, which takes three times as long."""
+    for kind, number in more.items():
+        counts[kind] += number
+    if len(counts) > TOGETHER:
+        largest = bounded(counts)
+        counts.clear()
+        counts.update(largest)
+
+
+def lines(steps: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the steps dropped, by reason: a line for each step that dropped anything, named if several did."""
+    dropping = [step for step in steps if step.get("dropped")]
+    return [
+        f"dropped{f' by {short_name(step)}' if len(dropping) > 1 else ''}: {numbers(step['dropped'])}"
+        for step in dropping
+    ]
+
+
+def metric_lines(steps: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the steps measured: a line for each metric, as the last step that has it measured it."""
+    last = {name: (metric, step) for step in steps for name, metric in step.get("metrics", {}).items()}
+    return [f"{name}: {measured(metric)} ({short_name(step)})" for name, (metric, step) in last.items()]
+
+
+def measured(metric: Mapping[str, Any]) -> str:
+    """A metric in words.
+
+    >>> measured({"n": 2, "sum": 3000, "min": 1000, "max": 2000, "mean": 1500.0})
+    'sum 3,000, mean 1,500 of 2, from 1,000 to 2,000'
+    """
+    total, mean, least, most = (number(metric[key]) for key in ("sum", "mean", "min", "max"))
+    return f"sum {total}, mean {mean} of {metric['n']:,}, from {least} to {most}"
+
+
+def number(value: float) -> str:
+    """A number for people.
+
+    >>> number(1234567), number(0.25), number(1234.5678)
+    ('1,234,567', '0.25', '1,234.57')
+    """
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{round(value, 2):,.10g}" if abs(value) >= 1 else f"{value:.3g}"
+
+
+def numbers(counts: Mapping[str, int]) -> str:
+    """Counts on one line, the largest first.
+
+    >>> numbers({"too_short": 1200, "no_stop_words": 4})
+    '1,200 too_short, 4 no_stop_words'
+    """
+    most = Counter(counts).most_common()
+    said = [f"{count:,} {name}" for name, count in most[:SHOWN]]
+    more = most[SHOWN:]
+    rest = f"{sum(count for _, count in more):,} under {counted(len(more), 'further name')}"
+    return ", ".join([*said, *([rest] if more else [])])
+
+
+def short_name(step: Mapping[str, Any]) -> str:
+    """The name of a step without its module."""
+    return cast("str", step["name"]).rpartition(":")[2]

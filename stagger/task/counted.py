@@ -1,0 +1,43 @@
+"""What the steps of a rank counted and measured: into its completion record, and into its log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from stagger.datatrove.statistics import is_counting, statistics_of
+from stagger.pipeline import COUNTS, Statistics
+from stagger.pipeline.chain import Step, StepCount
+from stagger.pipeline.statistics import merged, statistics, summed
+
+#: Most names in a line of the log.
+SHOWN = 10
+
+
+def add_statistics(record: dict[str, Any], counts: Sequence[StepCount], steps: Sequence[Step]) -> None:
+    """Add to a completion record what each step counted and measured, and the sums over the steps of what was dropped
+    by reason, and of what was counted with `count`.
+    """
+    ours = [statistics(count.counts) for count in counts]
+    elsewhere = statistics(COUNTS)
+    totals: dict[str, dict[str, int]] = {"dropped": elsewhere.get("dropped", {}), "counts": elsewhere.get("counts", {})}
+    for entry, own, step in zip(record["steps"], ours, steps, strict=True):
+        every: Statistics = merged(own, statistics_of(step)) if is_counting(step) else own
+        entry.update(every)
+        totals["dropped"] = summed(totals["dropped"], every.get("dropped", {}))
+        totals["counts"] = summed(totals["counts"], own.get("counts", {}))
+    record.update({key: numbers for key, numbers in totals.items() if numbers})
+
+
+def lines(record: dict[str, Any]) -> Iterator[str]:
+    """What the steps of a completion record dropped and counted, a line for each step."""
+    for number, step in enumerate(record["steps"], 1):
+        found = {"dropped": step.get("dropped"), "counted": step.get("counts")}
+        said = [f"{word} {_largest(numbers)}" for word, numbers in found.items() if numbers]
+        if said:
+            yield f"step {number} ({step['name']}): {'; '.join(said)}"
+
+
+def _largest(numbers: dict[str, int]) -> str:
+    most = sorted(numbers.items(), key=lambda item: -item[1])
+    return ", ".join(f"{number:,} {name}" for name, number in most[:SHOWN])

@@ -1,0 +1,38 @@
+"""The parts of the tests that tests/run.sh runs beside one another, as a plug-in of pytest: -p tests.kit.parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+CLUSTER_TESTS = Path(__file__).parents[1] / "slurm"
+
+#: The files of tests/slurm that run on a second cluster, while the first one runs the others: both take as long.
+SECOND_CLUSTER = ("test_block_jobs", "test_node_failure", "test_requeue", "test_site", "test_tries")
+
+PARTS = ("others", "first-cluster", "second-cluster")
+
+
+def part_of(path: Path) -> str:
+    if not path.is_relative_to(CLUSTER_TESTS):
+        return "others"
+    return "second-cluster" if path.stem in SECOND_CLUSTER else "first-cluster"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", choices=PARTS, help="run the tests of this part only")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files of other parts: to import all takes 10 s. pytest does not ask for files that were named."""
+    if collection_path.is_dir():
+        return None
+    return part_of(collection_path) != config.getoption("--part") or None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    part = config.getoption("--part")
+    config.hook.pytest_deselected(items=[item for item in items if part_of(item.path) != part])
+    items[:] = [item for item in items if part_of(item.path) == part]
