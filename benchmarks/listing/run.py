@@ -39,7 +39,7 @@ LISTINGS: dict[str, dict[str, Any]] = {
 PLANS: dict[str, dict[str, Any]] = {
     "plan": {"shard_by": "count"},
     "plan, by bytes": {"shard_by": "bytes"},
-    "plan, an output for each shard": {"shard_by": "count", "filename": "{stem}.jsonl.gz"},
+    "plan, an output for each shard": {"shard_by": "count", "filename": "{stem}.jsonl"},
 }
 
 

@@ -16,7 +16,7 @@ from benchmarks.kit import measure
 from benchmarks.kit.planned import planned
 
 #: For a million shards.
-LISTING_CPU_LIMIT_S, CPU_LIMIT_S = 10.0, 4.0
+LISTING_CPU_LIMIT_S, CPU_LIMIT_S = 10.0, 6.0
 
 #: For any number of shards.
 PEAK_LIMIT_MB = 2000.0
