@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, get_args
@@ -284,8 +284,9 @@ def add_totals(status: StageStatus, look: Look) -> None:
     for key in SUMMED:
         setattr(status, key, getattr(sums, key))
     status.slowest = slowest(completions)
-    known = look.stage.record.outputs.get(look.stage.name, [])
-    status.output_folders, status.removed_folders = output_folders(completions, known)
+    status.output_folders, status.removed_folders = output_folders(
+        completions, look.stage.record.outputs.get(look.stage.name, [])
+    )
     status.schema_differences = schema_differences(completions)
     if not look.launches:
         return
@@ -305,12 +306,12 @@ def add_totals(status: StageStatus, look: Look) -> None:
         status.eta_s = round(elapsed / len(recent) * left, 1)
 
 
-def output_folders(completions: Sequence[Completion], known: Collection[str]) -> tuple[list[str], list[str]]:
-    """The folders of the outputs, and those of the documents that steps removed. Of a file below one of the `known`
-    folders, those of writers, it is that one.
+def output_folders(completions: Sequence[Completion], planned: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The folders of the outputs, and those of the documents that steps removed: the `planned` one in place of those
+    below it.
     """
     folders: tuple[set[str], set[str]] = (set(), set())
-    ends = tuple(f"{folder.rstrip('/')}/" for folder in sorted(known, key=len, reverse=True))
+    ends = tuple(f"{folder.rstrip('/')}/" for folder in sorted(planned, key=len, reverse=True))
     for record in completions:
         for output in record["outputs"]:
             path = output["path"]
