@@ -176,6 +176,7 @@ def small(stage: StageSpec, first: Any, redirect: Redirect, shards: int) -> Stag
         "backend_limit": None,
         "metadata_limit": None,
         "retries": None,
+        "publish": None,
     }
     buckets = getattr(getattr(first, "config", None), "num_buckets", 0)
     if isinstance(first, Reader) or is_disk_reader(first):
