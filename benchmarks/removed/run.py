@@ -54,7 +54,7 @@ class Pipelines:
             pass
         self._committed(writer._task)
 
-    def _bound(self, step: Any, shards: list[Any]) -> Any:
+    def _bound(self, step: Any, shards: Any) -> Any:
         step.bind(TaskContext(Storage(), 0, 1, shards, "tag"))
         return step
 

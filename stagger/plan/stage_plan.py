@@ -81,6 +81,8 @@ def make_plan(storage: Storage, stage: StageSpec, steps: Sequence[Any], upstream
         check_tasks(stage, steps, stage.tasks)
         if shards:
             warn_of_idle_ranks(stage, ranks)
+        elif stage.tasks > 1 and stage.blocks is None:
+            tell_of_no_shards(stage, steps[0])
         warn_of_uncommitted(storage, stage, steps)
         readers, writers = [step for step in steps if isinstance(step, Reader)], writers_in(steps)
         outputs = check_outputs(ranks, readers, writers)
@@ -158,6 +160,19 @@ def warn_of_idle_ranks(stage: StageSpec, ranks: RankShards) -> None:
             f"{stage.name}: {idle:,} of {counted(stage.tasks, 'rank')} {agreeing(idle, 'has')} no shard, and"
             f" nothing to do: set tasks to {stage.tasks - idle:,}"
         )
+
+
+def tell_of_no_shards(stage: StageSpec, first: Any) -> None:
+    """Say that the first step finds its own input: a warning, if it lists files that a reader would list once."""
+    name = stage.pipeline[0].use
+    text = f"{stage.name}: {name} brings no shards: each of the {stage.tasks:,} ranks gets what it finds itself"
+    if hasattr(first, "data_folder"):  # A reader of datatrove.
+        logger.warning(
+            f"{text}. Every rank lists the input, no launch checks it, and ranks without a file still start; stagger's"
+            " own readers list it once"
+        )
+    else:
+        logger.info(text)
 
 
 def warn_of_uncommitted(storage: Storage, stage: StageSpec, steps: Sequence[Any]) -> None:

@@ -47,6 +47,9 @@ SUMMED = (
 #: At most this many of the slowest ranks are shown.
 SLOWEST = 3
 
+#: How the phrase about outputs begins that could not be published.
+NOT_PUBLISHED = "not published"
+
 #: A rank is shown as slow only if it took more than SLOW_FACTOR times the median, and more than SLOW_S seconds.
 SLOW_FACTOR, SLOW_S = 2.0, 10.0
 
@@ -147,6 +150,11 @@ class StageStatus:
         return not self.undecided and self.done == self.tasks
 
     @property
+    def is_unpublished(self) -> bool:
+        """Whether the stage is done, and its outputs could not be published."""
+        return self.is_done and self.published.startswith(NOT_PUBLISHED)
+
+    @property
     def differs(self) -> bool:
         """Whether the stage is done, and files of one output folder have different columns."""
         return self.is_done and bool(self.schema_differences)
@@ -213,10 +221,11 @@ def stage_status(look: Look) -> StageStatus:
 
 def published(look: Look) -> str:
     """Where the outputs of a stage are published, or when they will be."""
-    if (record := read_published(look.stage.folder)) is None:
+    record = read_published(look.stage.folder) if look.is_done else None
+    if record is None:
         repo = look.stage.spec.publish.repo if look.stage.spec.publish else ""
         return f"not yet published to {repo}"
-    return str(record) if record.error else f"published {record}"
+    return f"{NOT_PUBLISHED} {record}" if record.error else f"published {record}"
 
 
 def undecided_ranks(stage: StageSpec) -> str:
@@ -302,14 +311,13 @@ def output_folders(completions: Sequence[Completion], planned: Sequence[str]) ->
     below it.
     """
     folders: tuple[set[str], set[str]] = (set(), set())
+    ends = tuple(f"{folder.rstrip('/')}/" for folder in sorted(planned, key=len, reverse=True))
     for record in completions:
         for output in record["outputs"]:
-            folders["removed_by" in output].add(output["path"].rpartition("/")[0])
-
-    def shown(folder: str) -> str:
-        return next((one for one in planned if folder.startswith(f"{one}/")), folder)
-
-    return sorted(set(map(shown, folders[0]))), sorted(set(map(shown, folders[1])))
+            path = output["path"]
+            folder = next((end for end in ends if path.startswith(end)), path.rpartition("/")[0])
+            folders["removed_by" in output].add(folder.rstrip("/"))
+    return sorted(folders[0]), sorted(folders[1])
 
 
 def slowest(completions: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
