@@ -13,7 +13,7 @@ def planned(
     run_dir: str,
     tasks: int,
     shard_by: str = "count",
-    filename: str = "{rank}.jsonl.gz",
+    filename: str = "{rank}.jsonl",
     steps: Sequence[Any] | None = None,
 ) -> dict[str, Any]:
     """Plan a stage of a JSON Lines reader and writer, and write the plan. `steps` are objects in place of them.

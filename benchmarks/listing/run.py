@@ -25,15 +25,22 @@ REQUESTS_LIMIT = 1.25
 #: Peak memory of a plan of any number of keys.
 PLAN_PEAK_LIMIT_MB = 2000.0
 
-#: What is planned: the division, and the names of the outputs.
-PLANS: dict[str, dict[str, str]] = {
-    "plan": {"shard_by": "count"},
-    "plan, by bytes": {"shard_by": "bytes"},
-    "plan, an output for each shard": {"shard_by": "count", "filename": "{stem}.jsonl.gz"},
-}
-
 #: Folders of the layout that has folders.
 FOLDERS = 20
+
+#: What stagger lists.
+LISTINGS: dict[str, dict[str, Any]] = {
+    "flat": {"folder": "s3://data/flat", "recursive": False},
+    "flat, recursive": {"folder": "s3://data/flat", "recursive": True},
+    f"{FOLDERS} folders": {"folder": "s3://data/deep", "recursive": True},
+}
+
+#: What stagger plans: the division, and the names of the outputs.
+PLANS: dict[str, dict[str, Any]] = {
+    "plan": {"shard_by": "count"},
+    "plan, by bytes": {"shard_by": "bytes"},
+    "plan, an output for each shard": {"shard_by": "count", "filename": "{stem}.jsonl"},
+}
 
 
 def stagger(folder: str, recursive: bool) -> dict[str, Any]:
@@ -108,6 +115,16 @@ def s5cmd(folder: str) -> tuple[dict[str, Any], measure.Cost]:
     return {"keys": output.count("\n")}, cost
 
 
+#: Who lists the same keys.
+PEERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "stagger": (stagger, {"recursive": False}),
+    "obstore": (objects, {}),
+    "botocore": (botocore, {}),
+    "raw": (raw, {}),
+    "s5cmd": (s5cmd, {}),
+}
+
+
 def measured(server: S3Server, call: Any, repeat: int, **arguments: Any) -> dict[str, Any]:
     """The cost of several runs, and the requests of the last."""
     runs = []
@@ -124,7 +141,9 @@ def measured(server: S3Server, call: Any, repeat: int, **arguments: Any) -> dict
 def main() -> int:
     parser = measure.parser(__doc__ or "", repeat=3)
     parser.add_argument("--keys", type=int, default=1_000_000, help="keys of the flat folder, and of all folders")
-    parser.add_argument("--peer-keys", type=int, default=200_000, help="keys that the other clients list; 0: no others")
+    parser.add_argument("--peer-keys", type=int, default=200_000, help="keys that the other clients list")
+    names = [*LISTINGS, *PLANS, *(f"peer {name}" for name in PEERS)]
+    parser.add_argument("--only", choices=names, help="measure this alone")
     parser.add_argument("--latency", type=float, default=0.03, help="seconds of each request")
     parser.add_argument("--tasks", type=int, default=8000, help="ranks of the plan")
     options = parser.parse_args()
@@ -135,29 +154,18 @@ def main() -> int:
     results: dict[str, Any] = {}
     with running(*series, "--latency", options.latency) as server, tempfile.TemporaryDirectory() as work:
         os.environ.update(credentials(server))
-        for name, arguments in {
-            "flat": {"folder": "s3://data/flat", "recursive": False},
-            "flat, recursive": {"folder": "s3://data/flat", "recursive": True},
-            f"{FOLDERS} folders": {"folder": "s3://data/deep", "recursive": True},
-        }.items():
-            results[name] = measured(server, stagger, options.repeat, **arguments)
         stage = {"run_dir": work, "tasks": options.tasks}
-        for name, more in PLANS.items():
-            results[name] = measured(server, plan, options.repeat, folder="s3://data/flat", **stage, **more)
-        peers: dict[str, dict[str, bool]] = {
-            "stagger": {"recursive": False},
-            "obstore": {},
-            "botocore": {},
-            "raw": {},
-            "s5cmd": {},
-        }
-        calls = {"stagger": stagger, "obstore": objects, "botocore": botocore, "raw": raw, "s5cmd": s5cmd}
-        for name, choices in peers.items() if options.peer_keys else ():
-            if name == "s5cmd" and not shutil.which(name):
-                results[f"peer {name}"] = {"skipped": "not installed"}
+        for name, (call, arguments) in {
+            **{name: (stagger, arguments) for name, arguments in LISTINGS.items()},
+            **{name: (plan, {"folder": "s3://data/flat", **stage, **more}) for name, more in PLANS.items()},
+            **{f"peer {name}": (each, {"folder": "s3://data/peers", **more}) for name, (each, more) in PEERS.items()},
+        }.items():
+            if options.only not in (None, name):
                 continue
-            found = measured(server, calls[name], options.repeat, folder="s3://data/peers", **choices)
-            results[f"peer {name}"] = found
+            if call is s5cmd and not shutil.which("s5cmd"):
+                results[name] = {"skipped": "not installed"}
+            else:
+                results[name] = measured(server, call, options.repeat, **arguments)
     return measure.report(options, with_ratios(results, options.peer_keys), requirements(results, options.keys))
 
 
@@ -168,8 +176,8 @@ def credentials(server: S3Server) -> dict[str, str]:
 
 def with_ratios(results: dict[str, Any], keys: int) -> dict[str, Any]:
     """The results, with the peers' CPU per key as a multiple of stagger's for as many keys."""
-    own = results.get("peer stagger", {})
-    for name, found in results.items():
+    own = results.get("peer stagger")
+    for name, found in results.items() if own else ():
         if name.startswith("peer ") and "cpu_s" in found:
             found["cpu_us_per_key"] = round(found["cpu_s"]["median"] / keys * 1e6, 2)
             for what in ("cpu_s", "wall_s"):
@@ -180,7 +188,7 @@ def with_ratios(results: dict[str, Any], keys: int) -> dict[str, Any]:
 def requirements(results: dict[str, Any], keys: int) -> list[dict[str, Any]]:
     found = []
     millions = keys / 1e6
-    for name in ("flat", "flat, recursive", f"{FOLDERS} folders"):
+    for name in results.keys() & LISTINGS.keys():
         each = results[name]
         found += [
             measure.at_least(f"keys, {name}", min(each["keys"], each["sized"]), keys),
@@ -188,7 +196,7 @@ def requirements(results: dict[str, Any], keys: int) -> list[dict[str, Any]]:
             measure.requirement(f"wall s, {name}", each["wall_s"]["median"], WALL_LIMIT_S * millions),
             measure.requirement(f"requests, {name}", each["requests"], keys / 1000 * REQUESTS_LIMIT + 1),
         ]
-    for name in PLANS:
+    for name in results.keys() & PLANS.keys():
         each = results[name]
         found += [
             measure.at_least(f"keys, {name}", each["keys"], keys),

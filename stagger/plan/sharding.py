@@ -51,14 +51,15 @@ def deal(sizes: Sequence[int], room: Sequence[int]) -> list[array[int]]:
     `room[b]` is the number of items that bin b can take; together the bins have room for all. Returns the indices of
     the items in each bin, largest first.
     """
-    loads = list(range(len(room)))  # Each is the load times the number of bins, plus the bin: one number compares fast.
+    count = len(room)
+    loads = list(range(count))  # Each is the load times the number of bins, plus the bin: one number compares fast.
     bins = [array("Q") for _ in room]
     for item in sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True):
         load = loads[0]
-        mine = bins[load % len(room)]
-        mine.append(item)
-        if len(mine) < room[load % len(room)]:
-            heapq.heapreplace(loads, load + sizes[item] * len(room))
+        one = load % count
+        bins[one].append(item)
+        if len(bins[one]) < room[one]:
+            heapq.heapreplace(loads, load + sizes[item] * count)
         else:
             heapq.heappop(loads)
     return bins

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from rich.filesize import decimal
 
-from stagger.datatrove.block_outputs import outputs_of, uncommitted_of
+from stagger.datatrove.block_outputs import BlockOutput, outputs_of, uncommitted_of
 from stagger.datatrove.state import repeatable
 from stagger.errors import StaggerError, agreeing, counted
 from stagger.pipeline import Shard
@@ -342,12 +342,13 @@ def output_folders(stage: StageSpec, steps: Sequence[Any]) -> list[str]:
     check_tasks(stage, steps, 2 if waits else stage.tasks)
     writers = writers_in(steps)
     if stage.commit == "shard":
+        named = [writer for writer in writers if not isinstance(writer, BlockOutput)]
+        if not (writers and all(writer.shard_by_shard for writer in named)):
+            raise StaggerError(
+                f"{stage.name}: commit: shard needs an output for each shard: put {{stem}} into the filename of every"
+                " writer, or leave commit out."
+            )
         refuse_state(stage, steps)
-    if stage.commit == "shard" and not (writers and all(writer.shard_by_shard for writer in writers)):
-        raise StaggerError(
-            f"{stage.name}: commit: shard needs an output for each shard: put {{stem}} into the filename of every"
-            " writer, or leave commit out."
-        )
     folders = list(dict.fromkeys(writer.output_folder for writer in writers))
     for folder in folders:
         if reason := secret_by_form(folder):
