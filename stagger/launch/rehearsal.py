@@ -78,6 +78,7 @@ def clear(folder: str) -> None:
 def prepared(spec: RunSpec, shards: int, objects: Mapping[str, Sequence[Step]], folder: str) -> Rehearsal:
     """The run as it is rehearsed. Raises StaggerError when a stage cannot be."""
     add_import_path(spec.import_path)
+    spec = spec.with_stages(stage.model_copy(update={"publish": None}) for stage in spec.stages)
     made = Pipeline.create(spec, objects)
     for stage in spec.stages:
         refuse_unknown(stage, made.steps[stage.name])

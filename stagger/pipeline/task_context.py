@@ -201,6 +201,8 @@ class TaskContext:
         self.all_shards = shards
         self.circumstances = circumstances or Circumstances()
         self.notes: dict[str, Any] = {}
+        #: Blocks of datatrove that steps have made in their calls, each with the counts of its step.
+        self.made_blocks: list[tuple[dict[str, int], Any]] = []
         self._tag = tag
         self._read_ahead_bytes = read_ahead_bytes
         self._request_share = request_share
