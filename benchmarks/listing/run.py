@@ -176,7 +176,7 @@ def credentials(server: S3Server) -> dict[str, str]:
 
 def with_ratios(results: dict[str, Any], keys: int) -> dict[str, Any]:
     """The results, with the peers' CPU per key as a multiple of stagger's for as many keys."""
-    own = results.get("peer stagger")
+    own: dict[str, Any] = results.get("peer stagger", {})
     for name, found in results.items() if own else ():
         if name.startswith("peer ") and "cpu_s" in found:
             found["cpu_us_per_key"] = round(found["cpu_s"]["median"] / keys * 1e6, 2)

@@ -7,13 +7,13 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.kit import measure
-from stagger.pipeline import Document, count
+from stagger.pipeline import Document, Shard, count
 from stagger.pipeline.chain import Step, StepCount, chain
 from stagger.pipeline.task_context import TaskContext
 from stagger.steps.filter import Filter
@@ -54,7 +54,7 @@ class Pipelines:
             pass
         self._committed(writer._task)
 
-    def _bound(self, step: Any, shards: list[Any]) -> Any:
+    def _bound(self, step: Any, shards: Sequence[Shard]) -> Any:
         step.bind(TaskContext(Storage(), 0, 1, shards, "tag"))
         return step
 
