@@ -164,8 +164,10 @@ class Crawl:
         self.number = 0
 
     def page(self) -> Page:
-        """The next page, of a kind drawn by its weight."""
-        make = self.draw.choices(list(KINDS), list(KINDS.values()))[0]
+        """The next page: first one of each kind, so that small crawls have all, then of a kind drawn by its share."""
+        kinds = list(KINDS)
+        drawn = self.draw.choices(kinds, list(KINDS.values()))[0]
+        make = kinds[self.number] if self.number < len(kinds) else drawn
         self.number += 1
         return make(self)
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from stagger.api.run_status import RunStatus
     from stagger.errors import BadInput, RunFailed, StaggerError
     from stagger.pipeline import Document, Shard, count
-    from stagger.pipeline.hooks import BoundStep, Reader, Writer, costly, stateless
+    from stagger.pipeline.hooks import BoundStep, Reader, Writer, costly, kept, stateless
     from stagger.pipeline.media import Media
     from stagger.pipeline.task_context import TaskContext
     from stagger.steps.arrow import ReadArrow
@@ -56,6 +56,7 @@ _PUBLIC = {
     "Writer": "stagger.pipeline.hooks",
     "costly": "stagger.pipeline.hooks",
     "count": "stagger.pipeline",
+    "kept": "stagger.pipeline.hooks",
     "run_stages": "stagger.api.executors",
     "stateless": "stagger.pipeline.hooks",
 }
@@ -89,6 +90,7 @@ __all__ = [
     "Writer",
     "costly",
     "count",
+    "kept",
     "run_stages",
     "stateless",
 ]

@@ -7,13 +7,13 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.kit import measure
-from stagger.pipeline import Document, Shard, count
+from stagger.pipeline import Document, count
 from stagger.pipeline.chain import Step, StepCount, chain
 from stagger.pipeline.task_context import TaskContext
 from stagger.steps.filter import Filter
@@ -54,7 +54,7 @@ class Pipelines:
             pass
         self._committed(writer._task)
 
-    def _bound(self, step: Any, shards: Sequence[Shard]) -> Any:
+    def _bound(self, step: Any, shards: Any) -> Any:
         step.bind(TaskContext(Storage(), 0, 1, shards, "tag"))
         return step
 
@@ -67,7 +67,7 @@ class Pipelines:
     def cpu_s(self, *steps: Step, removed: bool = False) -> float:
         """The CPU seconds of reading, these steps and writing; `removed` keeps what the first of them removes."""
         reader = ReadJsonl(str(self.folder / "input"))
-        self._bound(reader, reader.find_shards(Storage()))
+        self._bound(reader, list(reader.find_shards(Storage())))
         writer = self._bound(WriteJsonl(str(self.folder / "out")), [])
         removal = self._bound(WriteRemoved(path=str(self.folder / "removed"), name="filter"), []) if removed else None
         counts = [StepCount("read"), StepCount("filter", removal=removal), *(StepCount("more") for _ in steps)]

@@ -46,13 +46,19 @@ def completion(rank: int, ranks: int, job: str, began: float) -> dict[str, Any]:
         "records_in": 123_456,
         "records_out": 98_765,
         "bytes_out": 456_789_012,
-        "outputs": [{"path": f"s3://bucket/output/{rank:05d}.jsonl.zst", "bytes": 456_789_012, "records": 98_765}],
+        "outputs": [output(rank)],
         "bad_records": {"skipped": {}, "examples": []},
         "steps": [
             {"name": name, "records": 98_765, "seconds": 123.456789}
             for name in ("read_jsonl", "my:keep", "write_jsonl")
         ],
     }
+
+
+def output(rank: int) -> dict[str, Any]:
+    digest = f"{rank * 2654435761:032x}"
+    path = f"s3://bucket/output/{rank:05d}.jsonl.zst"
+    return {"path": path, "bytes": 456_789_012, "records": 98_765, "digest": digest}
 
 
 def make_run(folder: str, ranks: int, done: int) -> None:

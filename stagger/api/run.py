@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import html
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from stagger.launch.cancel import cancel, check_ranks
 from stagger.launch.follow import is_held, wait_for_end
 from stagger.launch.retry import retry
 from stagger.launch.verify import note_differences
+from stagger.pipeline import Document
 from stagger.ranks import parse_ranks
 from stagger.rundir.launch_records import SlurmLaunch, read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
@@ -163,6 +165,23 @@ class Run:
         specs = record.spec.chosen(stage)
         chosen = [one for one in specs if stage is not None or one.name not in read]
         return [path for one in chosen for path in _outputs(folder.stage(record, one.name))]
+
+    def head(self, count: int = 3, *, stage: str | None = None, removed: bool = False) -> list[Document]:
+        """The first documents of the output, as `stagger head` shows them.
+
+        Args:
+            count: the number of documents.
+            stage: the output of this stage; by default that of the last.
+            removed: what the steps removed, where `removed` kept it, in place of the output.
+
+        Raises:
+            StaggerError: there are none.
+        """
+        from stagger.launch.head import of_outputs
+
+        folder, record = self._open()
+        name = record.spec.only(stage or record.spec.stages[-1].name).name
+        return list(itertools.islice(of_outputs(folder.stage(record, name), removed=removed), count))
 
     def retry(
         self,

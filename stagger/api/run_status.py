@@ -65,6 +65,7 @@ class StageState:
     lost_ranks: with `verify`, the done ranks that they belong to.
     foreign: with `verify`, the files with names of outputs that the run has not written, a phrase for each folder.
     differences: a sentence for each column that differs between the files of an output folder.
+    published: where the outputs are published, or why they are not; empty if they are not to be.
     end: what the end of the stage did or waits for; empty if there is nothing to report.
     active: whether ranks are queued or running, or the end job, which can start more.
     """
@@ -99,6 +100,7 @@ class StageState:
     lost_ranks: tuple[int, ...]
     foreign: tuple[str, ...]
     differences: tuple[str, ...]
+    published: str
     end: str
     active: bool
 
@@ -133,6 +135,7 @@ class StageState:
             lost_ranks=tuple(parse_ranks(stage.lost.get("ranks", ""))),
             foreign=tuple(stage.foreign),
             differences=tuple(stage.schema_differences),
+            published=stage.published,
             end=stage.end.get("message", ""),
             active=stage.is_active,
         )

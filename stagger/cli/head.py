@@ -15,7 +15,7 @@ import typer
 from stagger.cli.answers import print_json
 from stagger.cli.open_run import is_pipeline_file, known_options, open_run
 from stagger.cli.options import Json, Options, Stage, storage_options
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 from stagger.storage.storage import absolute, is_local, join
 from stagger.terminal import say, say_lines
 
@@ -131,4 +131,4 @@ def show(place: int, document: Any, *, full: bool) -> None:
 
 def clipped(text: str, most: int, full: bool) -> str:
     """The beginning of a long text, and how long it is."""
-    return text if full or len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+    return text if full or len(text) <= most else f"{text[:most]}... ({counted(len(text), 'character')})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,11 +15,13 @@ from stagger.cli.message_log import set_up_logging
 from stagger.cli.options import Assignments, Json, Profile, Wait
 from stagger.errors import StaggerError
 from stagger.ranks import MOST
+from stagger.storage.storage import join
 from stagger.terminal import logger, say
 
 if TYPE_CHECKING:
     from stagger.launch.launched import Launched
     from stagger.launch.rehearsal import Rehearsal
+    from stagger.spec.models import RunSpec
 
 
 def launch(
@@ -99,7 +102,12 @@ def launch(
             refuse_beside_rehearse(dry_run=dry_run, limit=limit, fresh=fresh, overwrite=overwrite, executor=executor)
             from stagger.launch.rehearsal import rehearse as try_out
 
-            rehearsal, done = try_out(spec, rehearse)
+            try:
+                rehearsal, done = try_out(spec, rehearse)
+            except StaggerError:
+                with contextlib.redirect_stdout(sys.__stdout__ if not json else sys.stderr):
+                    rehearsed_so_far(spec)
+                raise
         else:
             wishes = Wishes(limit, wait, overwrite, fresh, confirm=lambda: ask(yes=yes))
             document = plan_only(spec, wishes) if dry_run else {}
@@ -120,6 +128,19 @@ def refuse_beside_rehearse(**given: object) -> None:
                 f"--rehearse runs its shards on this machine, in a folder of its own: leave --{name.replace('_', '-')}"
                 " out."
             )
+
+
+def rehearsed_so_far(spec: RunSpec) -> None:
+    """Print what was done of a rehearsal that could not go on, such as one whose first stage kept no document."""
+    from stagger.launch.rehearsal import folder_of
+    from stagger.rundir.run_folder import RunFolder
+    from stagger.status.stage_status import status_of
+
+    run_dir = join(folder_of(spec), "run")
+    if os.path.isfile(join(run_dir, "run.json")):
+        _, stages = status_of(*RunFolder.open(run_dir))
+        show.status(run_dir, stages, watching=True)
+        show.steps(stages)
 
 
 def rehearsed(rehearsal: Rehearsal, launched: Launched, *, json: bool) -> int:

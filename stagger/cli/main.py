@@ -192,7 +192,7 @@ def status(
             logger.warning(note)
     else:
         show.status(folder.path, stages)
-    bad = ("failed", "cancelled", "stuck", "differs", "lost", "foreign")
+    bad = ("failed", "cancelled", "stuck", "differs", "is_unpublished", "lost", "foreign")
     if any(getattr(stage, what) for stage in stages for what in bad):
         return 1
     return 0 if all(stage.is_done for stage in stages) else NOT_DONE

@@ -62,6 +62,8 @@ def plan(document: dict[str, Any]) -> None:
         say(f"stage {stage['name']} ({stage['executor']})")
         if stage["shards"] is None:
             say(f"  input    planned when {', '.join(stage['depends'])} {agreeing(len(stage['depends']), 'is')} done")
+        elif not stage["shards"]:
+            say("  input    no shards: the first step makes or finds its own records")
         else:
             say(f"  input    {counted(stage['shards'], 'shard')}, {decimal(stage['bytes'])}")
         if stage["undecided"]:

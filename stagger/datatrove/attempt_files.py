@@ -10,7 +10,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, cast
 
 from stagger.datatrove.places import check_name, place_of
@@ -85,12 +85,14 @@ class Draft:
 class AttemptFiles:
     """What the blocks of a rank have written so far: path -> file."""
 
-    def __init__(self, task: TaskContext) -> None:
+    def __init__(self, task: TaskContext, steps: Sequence[Any] = ()) -> None:
         self._task = task
+        self._steps = steps
         self._streamed: dict[str, StreamedFile] = {}
         self._drafts: dict[str, Draft] = {}
         self._local_copies = ""
         self._told: set[str] = set()
+        self._outputs: dict[int, tuple[Any, OutputFile | None]] = {}  # By the file that datatrove writes to.
         self._latest: OutputFile | None = None
         self._running: set[int] = set()
         self._checked: set[int] = set()
@@ -105,7 +107,7 @@ class AttemptFiles:
     def open(self, original: Callable[..., Any], folder: Any, path: str, mode: str = "rb", *more: Any, **options: Any):  # type: ignore[no-untyped-def]
         """`DataFolder.open`"""
         place = self._place(folder, path)
-        draft, writes = self._drafts.get(place), bool(set("wax") & set(mode))
+        draft, writes = self._drafts.get(place), bool(set("wax+") & set(mode))
         if writes and not place:
             self._tell_not_committed(folder)
         if not place or (draft is None and not writes):
@@ -122,11 +124,14 @@ class AttemptFiles:
     def get_file(self, original: Callable[..., Any], manager: Any, name: str) -> Any:
         """`OutputFileManager.get_file`"""
         opened = manager.get_open_files()
-        if name not in opened and (file := self._stream(manager, name)) is not None:
-            opened[name] = file
-        found = original(manager, name)
-        self._latest = self._output(self._place(manager.fs, name))
-        return found
+        if (file := opened.get(name)) is None:
+            if (file := self._stream(manager, name)) is not None:
+                opened[name] = file
+            else:
+                file = original(manager, name)
+            self._outputs[id(file)] = (file, self._output(self._place(manager.fs, name)))
+        self._latest = self._outputs.get(id(file), (None, None))[1]
+        return file
 
     def write(self, original: Callable[..., Any], writer: Any, *arguments: Any, **named: Any) -> Any:
         """`DiskWriter.write`: one record"""
@@ -137,7 +142,8 @@ class AttemptFiles:
         result = original(writer, *arguments, **named)
         if (output := cast("OutputFile | None", self._latest)) is not None:
             output.records += 1
-            output.aside = id(writer) not in self._running
+            if output.records == 1 and id(writer) not in self._running:
+                output.aside, output.removed_by = True, self._step_of(writer)
         return result
 
     def run(self, original: Callable[..., Any], writer: Any, *arguments: Any, **named: Any) -> Any:
@@ -214,9 +220,9 @@ class AttemptFiles:
 
     def _new_draft(self, folder: Any, path: str, place: str, mode: str) -> Draft:
         if not set("wx") & set(mode) and folder.exists(path):
-            raise StaggerError(
-                f"{place} is there already, and a block appends to it: a rank that runs again would too."
-            )
+            raise StaggerError(f"{place} is there already, and a block changes it: a rank that runs again would too.")
+        if "r" in mode:
+            raise FileNotFoundError(place)
         if is_local(place):
             output = self._task.open_draft(place)
             return Draft(output, output.output.pending)
@@ -225,6 +231,13 @@ class AttemptFiles:
         descriptor, file = tempfile.mkstemp(dir=self._local_copies)
         os.close(descriptor)
         return Draft(self._task.open_output(place), file)
+
+    def _step_of(self, writer: Any) -> int:
+        """The number of the step, from 1 on, that has a writer; 0 for one that a function has made."""
+        from stagger.datatrove.block_outputs import blocks_in
+
+        numbered = enumerate(self._steps, 1)
+        return next((number for number, step in numbered if any(one is writer for one in blocks_in(step))), 0)
 
     def _output(self, place: str) -> OutputFile | None:
         written = self._drafts.get(place) or self._streamed.get(place)

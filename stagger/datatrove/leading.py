@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ METHODS = {
 class Leading:
     """Leads datatrove's classes to the files of one attempt, as soon as their modules are loaded."""
 
-    def __init__(self, task: TaskContext) -> None:
+    def __init__(self, task: TaskContext, steps: Sequence[Any]) -> None:
         self._task = task
+        self._steps = steps
         self._files: AttemptFiles | None = None
         self._restore = contextlib.ExitStack()
 
@@ -76,7 +77,7 @@ class Leading:
         if self._files is None:
             from stagger.datatrove.attempt_files import AttemptFiles
 
-            self._files = AttemptFiles(self._task)
+            self._files = AttemptFiles(self._task, self._steps)
             self._restore.callback(self._files.close)
         for kind, name, instead in METHODS[module]:
             changed = getattr(sys.modules[module], kind)
@@ -87,9 +88,9 @@ class Leading:
 
 
 @contextlib.contextmanager
-def committed_with(task: TaskContext) -> Iterator[None]:
-    """While the context lasts, what datatrove's blocks write are outputs of the task."""
-    leading = Leading(task)
+def committed_with(task: TaskContext, steps: Sequence[Any] = ()) -> Iterator[None]:
+    """While the context lasts, what datatrove's blocks write are outputs of the task. `steps` are those of the rank."""
+    leading = Leading(task, steps)
     leading.begin()
     try:
         yield

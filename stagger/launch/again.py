@@ -16,6 +16,7 @@ from dataclasses import replace
 from stagger.errors import counted
 from stagger.progress import busy
 from stagger.rundir.commit_claims import CommitClaim, claim_path, last_turns
+from stagger.rundir.progress_pages import remove_progress
 from stagger.rundir.stage_folder import Completion, StageFolder, attempt_name, encode
 from stagger.status.look import Look
 
@@ -52,7 +53,7 @@ def fence(folder: StageFolder, rank: int, turn: int, launch: int, files: Iterabl
     turn += 1
     while not folder.storage.create(claim_path(folder, rank, turn), claim):
         turn += 1
-    folder.storage.remove(folder.progress(rank))
+    remove_progress(folder, rank)
     folder.storage.remove(folder.completion(rank))
     return turn
 

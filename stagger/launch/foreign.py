@@ -14,10 +14,10 @@ from stagger.progress import busy
 from stagger.rundir.commit_claims import claims_of
 from stagger.rundir.output_names import OutputNames, Places
 from stagger.rundir.plan_file import read_all
+from stagger.rundir.progress_pages import outputs_in
 from stagger.rundir.run_folder import RunRecord, Stage
 from stagger.rundir.stage_folder import StageFolder
 from stagger.status.look import Look
-from stagger.status.strays import outputs_in
 from stagger.storage import MTIME, Entry
 from stagger.storage.storage import Storage, expand_variables, is_local, join
 from stagger.terminal import logger
@@ -139,7 +139,7 @@ def claimed(folder: StageFolder, ranks: range, done: set[int]) -> Iterator[str]:
     claims = claims_of(folder, ranks, done)
     progress = folder.storage.read_many([folder.progress(rank) for rank in claims])
     for (rank, mine), data in zip(claims.items(), progress, strict=True):
-        yield from outputs_in(data, folder.progress(rank))
+        yield from outputs_in(folder, rank, data)
         yield from (file["path"] for claim in mine for file in claim["files"])
 
 

@@ -134,6 +134,7 @@ def _launch(
         record = store_steps(run, record, looks, payloads)
         if payloads:
             run.save(record)
+        looks = {name: replace(look, stage=run.stage(record, name)) for name, look in looks.items()}
         stages = {stage.name: stage.executor.type for stage in spec.stages}
         local = {name for name, kind in stages.items() if kind == "local"} if wishes.in_background else set()
         launched = run_stages(run, record, looks, limit=wishes.limit, only=stages.keys() - local, lost=lost)

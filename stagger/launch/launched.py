@@ -44,7 +44,7 @@ class Launched:
 
     def raise_if_failed(self) -> None:
         """Raise RunFailed, naming them, when outputs of completed ranks are lost, or ranks failed, can never start
-        or are unfinished, or output files of a completed stage have different columns.
+        or are unfinished, outputs could not be published, or output files of a completed stage have different columns.
         """
         if self.lost_outputs:
             count = len(self.lost_outputs)
@@ -71,6 +71,10 @@ class Launched:
             raise RunFailed(
                 f"Ranks of {self.run_dir} were stopped before they were done ({names}); launch them again with:"
                 f" stagger retry {self.run_dir}"
+            )
+        if failed := [stage.published for stage in self.stages if stage.is_unpublished]:
+            raise RunFailed(
+                f"All ranks are done, but outputs are {'; '.join(failed)}. Try again with: stagger retry {self.run_dir}"
             )
         if differing := [line for stage in self.stages if stage.differs for line in stage.schema_differences]:
             raise RunFailed(

@@ -132,8 +132,7 @@ def _published(
     """Commit the outputs. Returns the new record, or `before` if it is about the same."""
     written = (output for completion in completions for output in completion["outputs"])
     outputs = {output["path"]: output for output in written if "removed_by" not in output}
-    record = stage.run.load() or stage.record
-    names = names_in_repo(outputs, record.outputs[stage.name], spec.path)
+    names = names_in_repo(outputs, stage.record.outputs[stage.name], spec.path)
     content = digest_of(names, outputs)
     where = (spec.repo, spec.path, spec.revision)
     if (
@@ -193,7 +192,9 @@ class Upload:
     def commit(self, outputs: Mapping[str, OutputRecord], names: Mapping[str, str], gone: Sequence[str]) -> Any:
         """Upload the files, remove those that are `gone`, and commit both. What is there already is not sent again."""
         from huggingface_hub import CommitOperationDelete, HfApi
+        from huggingface_hub.utils import disable_progress_bars
 
+        disable_progress_bars()
         api, spec = HfApi(token=token_of_user()), self.spec
         where: dict[str, Any] = {"repo_id": spec.repo, "repo_type": "dataset"}
         retried(lambda: api.create_repo(**where, private=spec.private, exist_ok=True))

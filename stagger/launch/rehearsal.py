@@ -52,10 +52,14 @@ def rehearse(
 
 
 def folder_of(spec: RunSpec) -> str:
-    """The folder of a run's rehearsal: beside its run directory, or in the current folder if that is remote."""
+    """The folder of a run's rehearsal: beside its run directory, or in the current folder if that is remote.
+
+    Its name begins with `_`, as no reader takes such a folder for input, and no launch for outputs.
+    """
     if is_local(spec.run_dir):
-        return f"{spec.run_dir.rstrip('/')}-rehearsal"
-    return join(spec.cwd, f"{spec.name}-rehearsal")
+        parent, _, name = spec.run_dir.rstrip("/").rpartition("/")
+        return f"{parent}/_{name}-rehearsal"
+    return join(spec.cwd, f"_{spec.name}-rehearsal")
 
 
 def clear(folder: str) -> None:
@@ -114,7 +118,7 @@ def refuse_unknown(stage: StageSpec, steps: Sequence[Any]) -> None:
     for number, step in enumerate(steps, 1):
         if any(hasattr(block, "upload_files") for block in blocks_in(step)):
             raise StaggerError(
-                f"{stage.name}: step {number} uploads to the Hugging Face Hub, and a rehearsal cannot send that"
+                f"{stage.name}: step {number} would upload to the Hugging Face Hub, and a rehearsal cannot send that"
                 " elsewhere: rehearse a file without this step."
             )
 

@@ -20,9 +20,9 @@ from stagger.progress import busy
 from stagger.ranks import MOST
 from stagger.rundir.commit_claims import CommitClaim, claims_of, last_turns
 from stagger.rundir.launch_records import LaunchRecord, read_launches, write_launch
+from stagger.rundir.progress_pages import outputs_in
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage, open_storage
 from stagger.status.look import Look, look_at
-from stagger.status.strays import outputs_in
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class PastStage:
         progress = folder.storage.read_many([folder.progress(rank) for rank in claims])
         for (rank, mine), data in zip(claims.items(), progress, strict=True):
             named = {file["path"] for claim in mine for file in claim["files"]}
-            outputs.setdefault(rank, set()).update(named | outputs_in(data, folder.progress(rank)))
+            outputs.setdefault(rank, set()).update(named | outputs_in(folder, rank, data))
         return cls(stage, launches, done, outputs, claims)
 
     @property

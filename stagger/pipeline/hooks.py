@@ -6,7 +6,7 @@ no others: a class of another library may have a method or an attribute of the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 Declared = TypeVar("Declared")
 
-#: The attributes that `stateless` and `costly` set.
-STATELESS, COSTLY = "__stagger_stateless__", "__stagger_costly__"
+#: The attributes that `stateless`, `costly` and `kept` set.
+STATELESS, COSTLY, KEPT = "__stagger_stateless__", "__stagger_costly__", "__stagger_kept__"
 
 
 class BoundStep:
@@ -118,6 +118,27 @@ def costly(step: Declared) -> Declared:
     launch checks how the step is called, but creates none.
     """
     return _declared(step, COSTLY)
+
+
+def kept(*names: str) -> Callable[[type[Declared]], type[Declared]]:
+    """Declare attributes whose values never change once they are set, and depend on nothing but the parameters of a
+    step, such as a list that it loads: `@kept("blocked")`. A decorator for a class.
+
+    A process that runs several ranks makes the steps of each anew. Once a rank is done, it hands these values on to the
+    steps of the next rank, which need not load them again. Subclasses declare it themselves.
+    """
+
+    def declare(kind: type[Declared]) -> type[Declared]:
+        setattr(kind, KEPT, names)
+        return kind
+
+    return declare
+
+
+def kept_names(step: Any) -> tuple[str, ...]:
+    """The attributes that the class of a step declares as `kept`."""
+    names: tuple[str, ...] = vars(type(step)).get(KEPT, ())
+    return names
 
 
 def is_stateless(step: Any) -> bool:

@@ -95,7 +95,9 @@ def made(value: Any, hint: Any, path: Path) -> Any:
         inner = next((args[1] for one in options_of(hint) if len(args := typing.get_args(one)) == 2), Any)
         value = {data_key(key): made(item, inner, (*path, key)) for key, item in value.items()}
         if (classes := classes_of(hint)) and not isinstance(value, classes):
-            raise StaggerError(f"{key_text(path)}expected {_names(classes)}, not a mapping; write {_example(classes)}.")
+            raise StaggerError(
+                f"{key_text(path)}expected {names_of(classes)}, not a mapping; write {example_of(classes)}."
+            )
         return value
     if isinstance(value, list):
         as_tuple, inners = _items(hint, len(value))
@@ -126,7 +128,7 @@ def _check_type(value: Any, hint: Any, path: Path, name: str, params: Mapping[st
             return
         raise StaggerError(f'{key_text(path)}{name} is a class; for an object of it write {{"{name}": {{}}}}.')
     if classes and not isinstance(value, classes):
-        raise StaggerError(f"{key_text(path)}expected {_names(classes)}, but {name} is a {type(value).__qualname__}.")
+        raise StaggerError(f"{key_text(path)}expected {names_of(classes)}, but {name} is a {type(value).__qualname__}.")
 
 
 def reason_of(error: Exception, depth: int = 1) -> str:
@@ -194,12 +196,15 @@ def classes_of(hint: Any) -> tuple[type, ...]:
     return plain if len(plain) == len(options) and not loose else ()
 
 
-def _names(classes: Sequence[type]) -> str:
+def names_of(classes: Sequence[type]) -> str:
+    """What a parameter takes, in a message."""
     return f"an object of {' or '.join(one.__qualname__ for one in classes)}"
 
 
-def _example(classes: Sequence[type]) -> str:
+def example_of(classes: Sequence[type]) -> str:
     """How an object of the first of these classes is written."""
+    if inspect.isabstract(classes[0]):
+        return f'{{"module:Class": {{...}}}} with a class that inherits from {classes[0].__qualname__}'
     return f'{{"{classes[0].__module__}:{classes[0].__qualname__}": {{...}}}}'
 
 

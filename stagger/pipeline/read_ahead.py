@@ -16,6 +16,11 @@ from stagger.storage.storage import Storage, connections_to, is_local
 #: Seconds between two checks for a stop request while a reader waits for input.
 LOOK_UP_S = 0.2
 
+#: Bytes of a block that is made and freed before the first request. glibc keeps freed memory for its next use, instead
+#: of handing it back to the kernel and fetching it again, in amounts that depend on the largest block that it has seen
+#: freed (mallopt(3), M_MMAP_THRESHOLD). This halves the CPU time of fetching.
+FREED_BYTES = 4 * 2**20
+
 
 class Part:
     """What one request fetches: a shard, or a range of a large one. `left` counts the bytes not yet read from it."""
@@ -65,6 +70,7 @@ class ReadAhead:
         read_ahead: int,
         share: float = 0.0,
     ) -> None:
+        bytes(FREED_BYTES)
         self._storage = storage
         self._limit = limit
         self._interval = 1 / share if share else 0.0

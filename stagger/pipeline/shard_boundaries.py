@@ -92,15 +92,14 @@ class RankSteps:
     def _unknown(self, part: range) -> StaggerError:
         return self._failed(
             part,
-            "made a record, and did not pass on one that it got, so nobody knows from which shard this record comes,"
-            " and {stem} in the filename of an output needs that",
+            "yields a record that did not go into it, so the shard for {stem} is unknown",
         )
 
     def _out_of_order(self, part: range) -> StaggerError:
         return self._failed(
             part,
-            "passes on a record of an earlier shard after one of a later shard, but outputs named after shards ({stem})"
-            " are written one after another",
+            "yields a record of an earlier shard after one of a later shard, but the outputs for {stem} are written one"
+            " after another",
         )
 
     def _failed(self, part: range, what: str) -> StaggerError:

@@ -205,6 +205,7 @@ class TaskContext:
         self._begin_upload = begin_upload
         self._cpus = cpus
         self._compression: CompressionThread | None = None
+        self._queue_bytes = 0  # Of the shard that is decompressed in a thread.
         self._ahead: ReadAhead | None = None
         self._place = 0
         self._output_paths: set[str] = set()
@@ -248,8 +249,10 @@ class TaskContext:
         return self._cpus > 1 and len(os.sched_getaffinity(0)) > 1
 
     def decompresses_ahead(self, shard: Shard) -> bool:
-        """Whether a shard is decompressed in a thread."""
-        return shard.size >= THREAD_BYTES and self.has_cpu_for_codecs
+        """Whether a compressed shard is decompressed in a thread. Asked before its first byte is."""
+        ahead = shard.size >= THREAD_BYTES and self.has_cpu_for_codecs
+        self._queue_bytes = QUEUE_BYTES if ahead else 0
+        return ahead
 
     def _compression_thread(self) -> CompressionThread | None:
         """The thread that compresses the outputs; None where that is no task for a thread."""
@@ -262,7 +265,7 @@ class TaskContext:
     def _read_ahead_limit(self) -> int:
         """Bytes of input that may wait in memory. Outputs waiting there reduce it, but to no less than an eighth."""
         held = sum(file.held for file in self.outputs[self._committed :])
-        held += QUEUE_BYTES if self.has_cpu_for_codecs else 0
+        held += self._queue_bytes
         return max(self._read_ahead_bytes - held, self._read_ahead_bytes // 8)
 
     def skipped(self, shard: str, record: int, byte: int, kind: str, reason: str) -> int:

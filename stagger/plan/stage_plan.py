@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from rich.filesize import decimal
 
-from stagger.datatrove.block_outputs import outputs_of, uncommitted_of
+from stagger.datatrove.block_outputs import BlockOutput, outputs_of, uncommitted_of
 from stagger.datatrove.state import repeatable
 from stagger.errors import StaggerError, agreeing, counted
 from stagger.pipeline import Shard
@@ -81,6 +81,8 @@ def make_plan(storage: Storage, stage: StageSpec, steps: Sequence[Any], upstream
         check_tasks(stage, steps, stage.tasks)
         if shards:
             warn_of_idle_ranks(stage, ranks)
+        elif stage.tasks > 1 and stage.blocks is None:
+            tell_of_no_shards(stage, steps[0])
         warn_of_uncommitted(storage, stage, steps)
         readers, writers = [step for step in steps if isinstance(step, Reader)], writers_in(steps)
         outputs = check_outputs(ranks, readers, writers)
@@ -158,6 +160,19 @@ def warn_of_idle_ranks(stage: StageSpec, ranks: RankShards) -> None:
             f"{stage.name}: {idle:,} of {counted(stage.tasks, 'rank')} {agreeing(idle, 'has')} no shard, and"
             f" nothing to do: set tasks to {stage.tasks - idle:,}"
         )
+
+
+def tell_of_no_shards(stage: StageSpec, first: Any) -> None:
+    """Say that the first step finds its own input: a warning, if it lists files that a reader would list once."""
+    name = stage.pipeline[0].use
+    text = f"{stage.name}: {name} brings no shards: each of the {stage.tasks:,} ranks gets what it finds itself"
+    if hasattr(first, "data_folder"):  # A reader of datatrove.
+        logger.warning(
+            f"{text}. Every rank lists the input, no launch checks it, and ranks without a file still start; stagger's"
+            " own readers list it once"
+        )
+    else:
+        logger.info(text)
 
 
 def warn_of_uncommitted(storage: Storage, stage: StageSpec, steps: Sequence[Any]) -> None:
@@ -327,12 +342,13 @@ def output_folders(stage: StageSpec, steps: Sequence[Any]) -> list[str]:
     check_tasks(stage, steps, 2 if waits else stage.tasks)
     writers = writers_in(steps)
     if stage.commit == "shard":
+        named = [writer for writer in writers if not isinstance(writer, BlockOutput)]
+        if not (writers and all(writer.shard_by_shard for writer in named)):
+            raise StaggerError(
+                f"{stage.name}: commit: shard needs an output for each shard: put {{stem}} into the filename of every"
+                " writer, or leave commit out."
+            )
         refuse_state(stage, steps)
-    if stage.commit == "shard" and not (writers and all(writer.shard_by_shard for writer in writers)):
-        raise StaggerError(
-            f"{stage.name}: commit: shard needs an output for each shard: put {{stem}} into the filename of every"
-            " writer, or leave commit out."
-        )
     folders = list(dict.fromkeys(writer.output_folder for writer in writers))
     for folder in folders:
         if reason := secret_by_form(folder):

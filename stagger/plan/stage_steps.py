@@ -64,10 +64,7 @@ def _removal_writers(stage: StageSpec, steps: Sequence[Any]) -> list[WriteRemove
             raise StaggerError(
                 f"{spec.named(number)} {what}: write `removed` beside the step whose removed documents you want."
             )
-    try:
-        found = removal_writers([step.model_dump() for step in stage.pipeline], stage.commit == "shard")
-    except StaggerError as error:
-        raise StaggerError(f"{stage.name}: removed: {error}") from None
+    found = removal_writers([step.model_dump() for step in stage.pipeline], stage.commit == "shard")
     for spec, step, writer in zip(stage.pipeline, steps, found, strict=True):
         if writer and writer.shard_by_shard and not repeatable(step, declared=spec.stateless):
             raise StaggerError(
@@ -118,7 +115,8 @@ def _check_call(step: Any, name: str) -> None:
     except TypeError as error:
         raise StaggerError(
             f"{name} takes {signature}, but every step is called with {CONTRACT}, and yields records ({error}). For a"
-            f" function of one document write: def step{CONTRACT}: yield from filter(function, data)."
+            " function of one document that says whether to keep it, write filter: {function: NAME}, in Python"
+            " Filter(function)."
         ) from None
 
 

@@ -32,9 +32,9 @@ class Published:
     error: str = ""
 
     def __str__(self) -> str:
-        """A phrase such as `3 files in https://huggingface.co/datasets/me/data, commit 1a2b3c4`."""
+        """The end of a sentence about it, such as `3 files in https://.../datasets/me/data, commit 1a2b3c4`."""
         if self.error:
-            return f"not published to {self.repo}: {self.error}"
+            return f"to {self.repo}: {self.error}"
         return f"{len(self.files):,} file{'s' * (len(self.files) != 1)} in {self.url}, commit {self.commit[:7]}"
 
 

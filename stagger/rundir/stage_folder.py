@@ -6,6 +6,7 @@
     <stage>/launches/<n>/           launch.json, the job scripts, Slurm's own output
     <stage>/completions/<rank>.json written last by the task; its existence alone makes a rank done
     <stage>/progress/<rank>.json    the shards that a rank has committed so far, with `commit: shard`
+    <stage>/progress/<rank>.<attempt>.<number>.json    a page of it: the outputs of its earlier shards
     <stage>/commits/<rank>.<turn>.json  claims of attempts that began to commit (`stagger.rundir.commit_claims`)
     <stage>/failures/<rank>.<attempt>.json
     <stage>/logs/<rank>/<attempt>.log
@@ -40,7 +41,8 @@ class _RemovedBy(TypedDict, total=False):
 class OutputRecord(_RemovedBy):
     """One committed file: its path, its size in bytes, its number of records, and its checksum (`storage.Output`).
 
-    `removed_by` is the number of the step, from 1 on, whose removed documents it holds, if it does.
+    `removed_by` is the number of the step, from 1 on, whose removed documents it holds, if it does; 0 if an exclusion
+    writer of datatrove wrote them.
     """
 
     path: str
@@ -99,6 +101,7 @@ class _Notes(TypedDict, total=False):
     dropped: dict[str, int]
     counts: dict[str, int]
     notes: dict[str, Any]
+    pages: list[str]
 
 
 class Completion(AttemptRecord, _Notes):
@@ -284,6 +287,9 @@ class StageFolder:
 
     def progress(self, rank: int) -> str:
         return join(self.path, "progress", f"{pad(rank)}.json")
+
+    def page(self, rank: int, attempt: str, number: int) -> str:
+        return join(self.path, "progress", f"{pad(rank)}.{attempt}.{number}.json")
 
     def failure(self, rank: int, attempt: str) -> str:
         return join(self.path, "failures", f"{pad(rank)}.{attempt}.json")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import Any
 
 from stagger.errors import StaggerError
+from stagger.pipeline.objects import written_object
 from stagger.spec.nearest import nearest
+from stagger.spec.step_checks import BESIDE
 from stagger.spec.yaml_file import Path, parse_value
 
 
@@ -37,9 +40,11 @@ def assign(raw: dict[str, Any], assignment: str) -> Path:
 
 
 def _child(place: Any, key: str | int) -> Any:
-    """What stands below a key: an empty mapping, if nothing does yet."""
-    if isinstance(place, dict) and place.get(key) is None:
-        place[key] = {}
+    """What stands below a key, as a copy in its place: an alias of YAML may stand for the same elsewhere. An empty
+    mapping, if nothing stands there yet.
+    """
+    found = place.get(key) if isinstance(place, dict) else place[key]
+    place[key] = {} if found is None else copy(found)
     return place[key]
 
 
@@ -56,23 +61,41 @@ def _next(place: Any, path: Path, rest: Sequence[str], target: str) -> tuple[Pat
         raise StaggerError(f"--set {target}: the file has stages; name one: --set stages.NAME.{target}.")
     found = next((name for name in _joined(rest) if name[0] in place), None)
     if len(path) > 1 and path[-2] == "pipeline":
-        return _in_step(place, rest, found)
+        return _in_step(place, rest, target)
     if path == ("vars",) and found is None:
         raise StaggerError(f"--set {target}: there is no variable {rest[0]!r} in vars; {nearest(rest[0], list(place))}")
+    if found is None and path and (written := written_object(place)):
+        return _in_object(place, written[0], rest)
     return ((found[0],), found[1]) if found else ((rest[0],), 1)
 
 
-def _in_step(step: dict[str, Any], rest: Sequence[str], found: tuple[str, int] | None) -> tuple[Path, int]:
-    """The keys within a step: its name may be left out."""
+def _in_object(place: dict[str, Any], name: str, rest: Sequence[str]) -> tuple[Path, int]:
+    """The keys within an object of a step's parameters, whose name may be given by its end, or be left out."""
+    if rest[0] == name.rpartition(":")[2]:
+        return (name,), 1
+    params = _child(place, name)
+    inner = next((part for part in _joined(rest) if part[0] in params), (rest[0], 1))
+    return (name, inner[0]), inner[1]
+
+
+def _in_step(step: dict[str, Any], rest: Sequence[str], target: str) -> tuple[Path, int]:
+    """The keys within a step: its name may be left out. Raises StaggerError for a key that the step and its parameters
+    both have.
+    """
     if "use" in step and rest[0] in ("use", "params"):
         return (rest[0],), 1
     use = _use(step)
     key = "params" if "use" in step else use
     if named := next((name for name in _joined(rest) if name[0] in _names_of_step(step)), None):
         return (key,), named[1]
-    if found:
-        return (found[0],), found[1]
     params = _child(step, key)
+    if rest[0] in BESIDE:
+        if rest[0] in params:
+            raise StaggerError(
+                f"--set {target}: {rest[0]} is a parameter of {use}, and a key beside it; for the parameter write"
+                f" {use}.{rest[0]} in its place."
+            )
+        return (rest[0],), 1
     inner = next((name for name in _joined(rest) if name[0] in params), (rest[0], 1))
     return (key, inner[0]), inner[1]
 
@@ -84,7 +107,7 @@ def _as_mapping(step: Any) -> Any:
 
 def _use(step: Any) -> str:
     if isinstance(step, dict):
-        return str(step["use"]) if "use" in step else str(next(iter(step), ""))
+        return str(step["use"]) if "use" in step else str(next((key for key in step if key not in BESIDE), ""))
     return str(step)
 
 

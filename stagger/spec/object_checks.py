@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
@@ -9,7 +10,16 @@ from typing import Any
 
 from stagger.errors import StaggerError
 from stagger.pipeline.names import resolve
-from stagger.pipeline.objects import DATA, NAME, hints_of, takes_functions_only, written_object
+from stagger.pipeline.objects import (
+    DATA,
+    NAME,
+    classes_of,
+    example_of,
+    hints_of,
+    names_of,
+    takes_functions_only,
+    written_object,
+)
 from stagger.spec.expected import described
 from stagger.spec.yaml_file import Path
 from stagger.terminal import logger
@@ -26,8 +36,10 @@ def check_objects(target: Any, params: Mapping[str, Any], path: Path, place: Pla
     that was meant to be one.
     """
     hints = hints_of(target)
+    ours = str(getattr(target, "__module__", "")).startswith("stagger.")  # These take names of functions as text.
     for name, value in params.items():
-        _check_function(value, hints.get(name, Any), (*path, name), place)
+        if isinstance(value, str) and not ours:
+            _check_text(value, hints.get(name, Any), (*path, name), place)
         _check(value, (*path, name), place, check_names)
 
 
@@ -49,7 +61,8 @@ def _check_object(
     try:
         target = resolve(name)
     except StaggerError as error:
-        raise StaggerError(f"{place((*path, name))}: {error} {_as_data(name)}") from error
+        data = f" {_as_data(name)}" if isinstance(error.__cause__, ModuleNotFoundError) else ""
+        raise StaggerError(f"{place((*path, name))}: {error}{data}") from error
     if params is None:
         return
     if not callable(target):
@@ -57,7 +70,12 @@ def _check_object(
             f"{place((*path, name))}: {name} is a {type(target).__name__} and takes no parameters; for it itself write"
             f' {{"{name}"}}.'
         )
-    check_names(target, params, (*path, name))
+    try:
+        check_names(target, params, (*path, name))
+    except StaggerError as error:
+        if isinstance(target, type):
+            raise
+        raise StaggerError(f'{error} For the function itself write {{"{name}"}}.') from None
     check_objects(target, params, (*path, name), place, check_names)
 
 
@@ -84,15 +102,24 @@ def _check_data(value: Mapping[str, Any], path: Path, place: PlaceOf) -> None:
     )
 
 
-def _check_function(value: Any, hint: Any, path: Path, place: PlaceOf) -> None:
-    """Raise StaggerError for text where a function belongs; warn of text that names one, where that is not known."""
-    if not isinstance(value, str):
-        return
+def _check_text(value: str, hint: Any, path: Path, place: PlaceOf) -> None:
+    """Raise StaggerError for text where a function or an object belongs; warn of text that names one, where that is not
+    known.
+    """
     if takes_functions_only(hint):
         named = value if NAME.fullmatch(value) else "module:function"
         raise StaggerError(f'{place(path)}: expected a function, not the text {described(value)}; write {{"{named}"}}.')
+    if (classes := classes_of(hint)) and all(map(_is_no_text, classes)):
+        expected = f"expected {names_of(classes)}, not the text {described(value)}"
+        raise StaggerError(f"{place(path)}: {expected}; write {example_of(classes)}.")
     if hint is Any and NAME.fullmatch(value) and _is_found(value):
         logger.warning(f'{place(path)}: {value!r} is passed as text; if a function is meant, write {{"{value}"}}')
+
+
+def _is_no_text(kind: type) -> bool:
+    """Whether text is certainly no value for a parameter of this class. (A function may well make a Path of one.)"""
+    library = kind.__module__.partition(".")[0]
+    return not issubclass(kind, (str, enum.Enum)) and library not in sys.stdlib_module_names and library != "numpy"
 
 
 def _is_found(name: str) -> bool:

@@ -180,7 +180,10 @@ def step_schema() -> dict[str, Any]:
             parameter["description"] = described[name]
     beside = {
         "stateless": {"type": "boolean", "description": "Whether the step keeps nothing from one call to the next."},
-        "removed": {"anyOf": [{"type": "string"}, RemovedSpec.model_json_schema()]},
+        "removed": {
+            "description": "Where the documents are written that the step removes.",
+            "anyOf": [{"type": "string"}, RemovedSpec.model_json_schema()],
+        },
     }
     return {
         "anyOf": [

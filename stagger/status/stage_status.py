@@ -47,6 +47,9 @@ SUMMED = (
 #: At most this many of the slowest ranks are shown.
 SLOWEST = 3
 
+#: How the phrase about outputs begins that could not be published.
+NOT_PUBLISHED = "not published"
+
 #: A rank is shown as slow only if it took more than SLOW_FACTOR times the median, and more than SLOW_S seconds.
 SLOW_FACTOR, SLOW_S = 2.0, 10.0
 
@@ -147,6 +150,11 @@ class StageStatus:
         return not self.undecided and self.done == self.tasks
 
     @property
+    def is_unpublished(self) -> bool:
+        """Whether the stage is done, and its outputs could not be published."""
+        return self.is_done and self.published.startswith(NOT_PUBLISHED)
+
+    @property
     def differs(self) -> bool:
         """Whether the stage is done, and files of one output folder have different columns."""
         return self.is_done and bool(self.schema_differences)
@@ -213,10 +221,11 @@ def stage_status(look: Look) -> StageStatus:
 
 def published(look: Look) -> str:
     """Where the outputs of a stage are published, or when they will be."""
-    if (record := read_published(look.stage.folder)) is None:
+    record = read_published(look.stage.folder) if look.is_done else None
+    if record is None:
         repo = look.stage.spec.publish.repo if look.stage.spec.publish else ""
         return f"not yet published to {repo}"
-    return str(record) if record.error else f"published {record}"
+    return f"{NOT_PUBLISHED} {record}" if record.error else f"published {record}"
 
 
 def undecided_ranks(stage: StageSpec) -> str:
@@ -275,7 +284,9 @@ def add_totals(status: StageStatus, look: Look) -> None:
     for key in SUMMED:
         setattr(status, key, getattr(sums, key))
     status.slowest = slowest(completions)
-    status.output_folders, status.removed_folders = output_folders(completions)
+    status.output_folders, status.removed_folders = output_folders(
+        completions, look.stage.record.outputs.get(look.stage.name, [])
+    )
     status.schema_differences = schema_differences(completions)
     if not look.launches:
         return
@@ -295,12 +306,17 @@ def add_totals(status: StageStatus, look: Look) -> None:
         status.eta_s = round(elapsed / len(recent) * left, 1)
 
 
-def output_folders(completions: Sequence[Completion]) -> tuple[list[str], list[str]]:
-    """The folders of the outputs, and those of the documents that steps removed."""
+def output_folders(completions: Sequence[Completion], planned: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The folders of the outputs, and those of the documents that steps removed: the `planned` one in place of those
+    below it.
+    """
     folders: tuple[set[str], set[str]] = (set(), set())
+    ends = tuple(f"{folder.rstrip('/')}/" for folder in sorted(planned, key=len, reverse=True))
     for record in completions:
         for output in record["outputs"]:
-            folders["removed_by" in output].add(output["path"].rpartition("/")[0])
+            path = output["path"]
+            folder = next((end for end in ends if path.startswith(end)), path.rpartition("/")[0])
+            folders["removed_by" in output].add(folder.rstrip("/"))
     return sorted(folders[0]), sorted(folders[1])
 
 

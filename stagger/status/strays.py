@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypedDict
 
 from stagger.errors import StaggerError, counted
 from stagger.ranks import named_ranks
 from stagger.rundir.commit_claims import claims_of
-from stagger.rundir.stage_folder import OutputRecord, StageFolder, check_record, decode
+from stagger.rundir.progress_pages import outputs_in
+from stagger.rundir.stage_folder import StageFolder
 
 
 @dataclass(frozen=True)
@@ -40,23 +40,10 @@ def find_strays(folder: StageFolder, ranks: set[int], recorded: Mapping[int, set
     of_rank: dict[str, int] = {}
     for (rank, mine), data in zip(claims.items(), progress, strict=True):
         try:
-            kept = recorded[rank] if rank in recorded else outputs_in(data, folder.progress(rank))
+            kept = recorded[rank] if rank in recorded else outputs_in(folder, rank, data)
         except StaggerError:  # Its next attempt will name the damaged record.
             continue
         of_rank |= {file["path"]: rank for claim in mine for file in claim["files"] if file["path"] not in kept}
     paths = list(of_rank)
     visible = [path for path, entry in zip(paths, folder.storage.entries(paths), strict=True) if entry is not None]
     return Strays(sorted({of_rank[path] for path in visible}), visible) if visible else None
-
-
-class _Progress(TypedDict):
-    outputs: list[OutputRecord]
-
-
-def outputs_in(progress: bytes | None, path: str) -> set[str]:
-    """The paths of the outputs that a progress record holds, if there is one. Raises StaggerError for a damaged one."""
-    if progress is None:
-        return set()
-    record = decode(progress, path, "outputs")
-    check_record(record, _Progress, path)
-    return {output["path"] for output in record["outputs"]}

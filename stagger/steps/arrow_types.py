@@ -230,6 +230,8 @@ def kept(value: Any) -> Any:
         return list(value)
     if isinstance(value, (dict, list, tuple)):
         return json_of(value)
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):  # A number of numpy.
+        return value.item()
     base = next((base for base in (str, float, int) if isinstance(value, base)), None)
     return value if base is None else base(value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from typing import Any
 
@@ -82,6 +83,21 @@ def not_json(line: bytes, text: str, first: bool) -> BadInput:
     return BadRecord("json", f"not JSON: {error}")
 
 
+def plain(value: Any) -> Any:
+    """The JSON value for a value of a step's own: a number of numpy, or a time of a class of its own, as of pandas.
+
+    Raises TypeError for anything else.
+    """
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat() if value == value else None  # A missing time of pandas.
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    if kind and kind in "biuf" and getattr(value, "shape", None) == ():
+        return value.item()
+    if kind == "M" and getattr(value, "shape", None) == ():
+        return str(value) if value == value else None
+    raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")
+
+
 class _Token(bytes):
     """JSON text that is ready to be written."""
 
@@ -108,7 +124,7 @@ def encoded(value: Any) -> bytes:
         elif isinstance(item, int) and not isinstance(item, bool):
             written.append(str(int(item)).encode())
         else:
-            written.append(orjson.dumps(item))
+            written.append(orjson.dumps(item, default=plain))
     return b"".join(written)
 
 

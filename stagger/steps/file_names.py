@@ -54,7 +54,7 @@ class Field:
             what = "no value" if value is None else "an empty text"
             raise StaggerError(
                 f"The document {document.id!r} has {what} for {self.key!r} in its metadata, which is part of filename;"
-                " set filename_default to the value for such documents, or default_metadata at the reader."
+                " set filename_default to the value for such documents."
             )
         return text or default or ""
 

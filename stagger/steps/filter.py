@@ -27,7 +27,7 @@ class Filter:
     """
 
     function: Any = field(kw_only=False)
-    params: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         function = self._function()
@@ -35,11 +35,11 @@ class Filter:
         if not callable(function) or isinstance(function, type):
             raise StaggerError(f"function: {name} is not a function; give a function of a document, as module:name.")
         try:
-            inspect.signature(function).bind(None, **self.params)
+            inspect.signature(function).bind(None, **(self.params or {}))
         except TypeError as error:
             raise StaggerError(
                 f"function: {name}{inspect.signature(function)} cannot be called as {name}(document"
-                f"{''.join(f', {key}=...' for key in self.params)}): {error}; give its other arguments in params."
+                f"{''.join(f', {key}=...' for key in self.params or ())}): {error}; give its other arguments in params."
             ) from None
         except ValueError:  # Some functions written in C have no signature.
             pass

@@ -356,7 +356,8 @@ class ShardReader(Reader):
                 )
             return
         check = task.circumstances.stop.check
-        pieces, ahead = task.stream(shard, self.path_of), task.decompresses_ahead(shard)
+        ahead = codec is not None and task.decompresses_ahead(shard)
+        pieces = task.stream(shard, self.path_of)
         source = OpenShard(name, path, codec, pieces, check, planned=shard, ahead=ahead)
         try:
             while True:

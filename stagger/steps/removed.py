@@ -148,5 +148,8 @@ def removal_writers(steps: Sequence[dict[str, Any]], by_shard: bool) -> list[Wri
         options = cast("dict[str, Any]", expand_variables(step.get("removed") or {}, (step["use"], "removed")))
         name = f"step {number} ({step['use']})"
         given = {**options, "filename": options.get("filename") or filename}
-        found.append(WriteRemoved(**given, step=number, name=name) if options else None)
+        try:
+            found.append(WriteRemoved(**given, step=number, name=name) if options else None)
+        except StaggerError as error:
+            raise StaggerError(f"{name}: removed: {error}") from None
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from stagger.errors import BadInput, Interrupted, StaggerError, counted
 from stagger.pipeline import COUNTS
 from stagger.pipeline.chain import Step, StepCount, chain, own_seconds
-from stagger.pipeline.hooks import bound_steps, writers
+from stagger.pipeline.hooks import bound_steps, kept_names, writers
 from stagger.pipeline.making import build
-from stagger.pipeline.task_context import EXAMPLES, Circumstances, OutputFile, StopFlag, TaskContext
+from stagger.pipeline.task_context import EXAMPLES, Circumstances, StopFlag, TaskContext
 from stagger.rundir.plan_file import RankPlan, read_rank
 from stagger.rundir.stage_folder import (
     COMPLETION_KEYS,
@@ -21,12 +22,14 @@ from stagger.rundir.stage_folder import (
     attempt_name,
     attempt_order,
     check_progress,
+    damaged,
     decode,
     encode,
 )
 from stagger.storage.storage import Storage, is_local, without_secrets
 from stagger.task import Committed, Superseded, TaskSettings
 from stagger.task.attempt_log import AttemptLog, log
+from stagger.task.recorded import RecordedOutputs
 
 if TYPE_CHECKING:
     from stagger.task.commit import RankCommit
@@ -73,6 +76,8 @@ class Attempt:
         self.steps: list[Step] = []
         self.counts: list[StepCount] = []
         self.before: dict[str, Any] = {}
+        self.recorded = RecordedOutputs()
+        self.bytes_in = self.shards_in = 0
         self.uploads: UploadNotes | None = None
         self.commit: RankCommit | None = None
 
@@ -97,6 +102,7 @@ class Attempt:
             except BaseException as error:  # Including SystemExit: a step that calls sys.exit() has not finished.
                 self.record_failure(error)
                 return False
+        hand_on(self.folder.plan(self.settings.fingerprint), self.steps)
         self.job.advanced = True
         return True
 
@@ -163,16 +169,21 @@ class Attempt:
         """
         path = self.folder.progress(self.rank)
         record = self._record(path)
-        if record:
-            check_progress(record, len(plan.shards), len(plan.steps), path)
-        outputs = record.get("outputs", [])
+        if not record:
+            return {}
+        from stagger.rundir.progress_pages import outputs_of
+
+        check_progress(record, len(plan.shards), len(plan.steps), path)
+        outputs: list[Any] = outputs_of(self.folder, self.rank, record)
+        if sum(output["bytes"] for output in outputs) != record["bytes_out"]:
+            raise damaged(path, "its outputs do not have bytes_out bytes")
         there = self.storage.entries([output["path"] for output in outputs])
         for output, entry in zip(outputs, there, strict=True):
             if entry is None or entry.size != output["bytes"]:
                 log(f"{output['path']} is gone or changed; the rank starts over", "WARNING")
                 return {}
-        if record:
-            log(f"resumes after {counted(record['shards'], 'shard')}, committed by attempt {record['attempt']}")
+        log(f"resumes after {counted(record['shards'], 'shard')}, committed by attempt {record['attempt']}")
+        self.recorded.resume(outputs, record.get("pages", []), len(record["outputs"]))
         return record
 
     def _record(self, path: str) -> dict[str, Any]:
@@ -203,6 +214,7 @@ class Attempt:
         files = task.finish()
         record = self._completion(plan, task, shards)
         done = shards == len(plan.shards)
+        record |= {"outputs": self.recorded.entries} if done else self.recorded.progress(self._write_page)
         path = self.folder.completion(self.rank) if done else self.folder.progress(self.rank)
         keep = {output["path"] for output in record["outputs"]} if done else None
         if self.commit is None:
@@ -217,6 +229,11 @@ class Attempt:
 
                 for line in lines(record):
                     log(line)
+
+    def _write_page(self, number: int, outputs: list[dict[str, Any]]) -> str:
+        path = self.folder.page(self.rank, self.name, number)
+        self.storage.write(path, encode({"outputs": outputs}))
+        return path.rpartition("/")[2]
 
     def _check_latest(self) -> None:
         """Raise Superseded when a later attempt of the rank has started: every attempt has a log from its start."""
@@ -257,6 +274,7 @@ class Attempt:
     def _bound_steps(self, plan: RankPlan, task: TaskContext) -> list[Step]:
         """The steps, created anew for each rank so that no state carries over, and bound to the task."""
         steps = load_steps(self.settings, self.storage, plan)
+        take_over(self.folder.plan(self.settings.fingerprint), steps)
         for step in bound_steps(steps):
             step.bind(task)
         return steps
@@ -274,18 +292,11 @@ class Attempt:
                     count.removal = writer
 
     def _completion(self, plan: RankPlan, task: TaskContext, shards: int) -> dict[str, Any]:
-        """The record of the rank's first `shards` shards, including those of earlier attempts."""
+        """The record of the rank's first `shards` shards, with those of earlier attempts, but without its outputs."""
         counts = own_seconds(self.counts)
-        outputs = [
-            {
-                "path": o.output.path,
-                "bytes": o.output.size,
-                "records": o.records,
-                "digest": o.output.digest,
-                **({"removed_by": o.removed_by} if o.removed_by else {}),
-            }
-            for o in task.outputs
-        ]
+        self.recorded.add(task.outputs)
+        self.bytes_in += sum(shard.size for shard in plan.shards[self.shards_in : shards])
+        self.shards_in = shards
         record = {
             "rank": self.rank,
             "world_size": plan.world_size,
@@ -294,11 +305,11 @@ class Attempt:
             **self._circumstances(),
             "first_read": task.first_read,
             "shards": shards,
-            "bytes_in": sum(shard.size for shard in plan.shards[:shards]),
+            "bytes_in": self.bytes_in,
             "records_in": counts[0].records,
-            "records_out": result_records(task.outputs, counts),
-            "bytes_out": sum(o.output.size for o in task.outputs),
-            "outputs": outputs,
+            "records_out": self.recorded.results or counts[-1].records,
+            "bytes_out": self.recorded.bytes,
+            "outputs": [],
             "bad_records": {"skipped": task.bad_records, "examples": task.bad_examples},
             "steps": [{"name": c.name, "records": c.records, "seconds": round(c.seconds, 6)} for c in counts],
             **({"left_out": task.left_out} if task.left_out else {}),
@@ -369,13 +380,7 @@ def committed_blocks(steps: list[Step], task: TaskContext) -> AbstractContextMan
         return nullcontext()
     from stagger.datatrove.leading import committed_with
 
-    return committed_with(task)
-
-
-def result_records(outputs: list[OutputFile], counts: list[StepCount]) -> int:
-    """The records that a rank has made: those in its outputs, or else those of the last step."""
-    results = [output.records for output in outputs if not output.aside]
-    return sum(results) if any(results) else counts[-1].records
+    return committed_with(task, steps)
 
 
 def node_name() -> str:
@@ -384,7 +389,7 @@ def node_name() -> str:
 
 
 def added(before: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """The completion record of this attempt, plus the counts and outputs that earlier attempts committed."""
+    """The completion record of this attempt, plus the counts that earlier attempts committed."""
     from stagger.pipeline.statistics import merged, summed
 
     earlier, later = before["bad_records"], record["bad_records"]
@@ -392,7 +397,7 @@ def added(before: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     counts = {key: summed(before.get(key, {}), record.get(key, {})) for key in ("left_out", "counts", "dropped")}
     return {
         **record,
-        **{key: before[key] + record[key] for key in ("records_in", "records_out", "bytes_out", "outputs", "cpu_s")},
+        **{key: before[key] + record[key] for key in ("records_in", "records_out", "bytes_out", "cpu_s")},
         "bad_records": {"skipped": skipped, "examples": [*earlier["examples"], *later["examples"]][:EXAMPLES]},
         **{key: numbers for key, numbers in counts.items() if numbers},
         "steps": [
@@ -466,6 +471,32 @@ def describe(error: BaseException, counts: list[StepCount]) -> tuple[str, str]:
     if isinstance(error, (BadInput, StaggerError)):
         return type(error).__name__, f"{error}"
     return type(error).__name__, f"{type(error).__name__}{where}: {error}"
+
+
+#: What the steps of the last rank that this process has done hand on, by the plan of the rank: number of the step ->
+#: attribute -> value.
+HANDED_ON: dict[str, dict[int, dict[str, Any]]] = {}
+
+
+def take_over(plan: str, steps: list[Step]) -> None:
+    """Give steps what those of an earlier rank of this plan have loaded (`kept` in hooks.py)."""
+    for number, values in HANDED_ON.get(plan, {}).items():
+        vars(steps[number]).update(values)
+
+
+def hand_on(plan: str, steps: list[Step]) -> None:
+    """Keep what the steps of a rank that is done have loaded, for the next rank of this process."""
+    kept: dict[int, dict[str, Any]] = {}
+    for number, step in enumerate(steps):
+        names = kept_names(step)
+        if not names and "datatrove" in sys.modules:
+            from stagger.datatrove.kept import kept_by_block
+
+            names = kept_by_block(step)
+        if names:
+            kept[number] = {name: value for name, value in vars(step).items() if name in names}
+    HANDED_ON.clear()
+    HANDED_ON[plan] = kept
 
 
 def load_steps(settings: TaskSettings, storage: Storage, plan: RankPlan) -> list[Step]:

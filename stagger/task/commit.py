@@ -22,7 +22,7 @@ import time
 from collections.abc import Sequence
 
 from stagger.rundir.commit_claims import ClaimedFile, CommitClaim, claim_path, decode_claim
-from stagger.rundir.stage_folder import StageFolder, attempt_order, decode, encode
+from stagger.rundir.stage_folder import StageFolder, attempt_order, encode
 from stagger.storage import Output
 from stagger.storage.storage import is_local
 from stagger.task import Committed, Superseded
@@ -125,10 +125,11 @@ class RankCommit:
 
     def _in_progress(self) -> list[ClaimedFile]:
         """The files in the progress record, which no earlier attempt can change any more."""
+        from stagger.rundir.progress_pages import outputs_in  # Imported late: few attempts come after another.
+
         path = self._folder.progress(self._rank)
         data = self._storage.read_many([path])[0]
-        outputs = [] if data is None else decode(data, path, "outputs")["outputs"]
-        return [{"path": output["path"], "pending": "", "version": ""} for output in outputs]
+        return [{"path": path, "pending": "", "version": ""} for path in outputs_in(self._folder, self._rank, data)]
 
     def _look(self) -> None:
         """Raise Superseded when another attempt has claimed the commit since."""

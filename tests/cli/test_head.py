@@ -11,7 +11,7 @@ import pytest
 
 from stagger import Document, Filter, LocalExecutor, ReadJsonl, Run, StaggerError, WithRemoved, WriteJsonl
 from stagger.cli.head import documents, show
-from tests.conftest import Cli, jsonl
+from tests.conftest import Bucket, Cli, jsonl
 
 
 def shown(what: Any, count: int = 3, **options: Any) -> list[str]:
@@ -40,6 +40,8 @@ def test_documents_of_a_run(run: Run) -> None:
     assert shown(run.run_dir, step=3) == ["0-0", "0-3", "0-6"]
     assert shown(run.run_dir, 100, step=2, removed=True)[-1] == "0-29"  # Rank 0 alone.
     assert len(run.outputs()) == 2
+    assert [document.id for document in run.head(4)] == ["0-0", "0-3", "0-6", "0-9"]
+    assert [document.metadata["filter_reason"] for document in run.head(1, removed=True)] == ["no third"]
 
 
 def test_documents_of_a_path(run: Run) -> None:
@@ -98,3 +100,24 @@ def test_a_terminal_obeys_no_document(capsys: pytest.CaptureFixture[str], tmp_pa
     (tmp_path / "a.jsonl").write_bytes(jsonl([{"text": "\x1b[2J", "id": "1", "n": 2}]))
     assert cli("head", tmp_path, "--json", check=0).json == [{"text": "\x1b[2J", "id": "1", "metadata": {"n": 2}}]
     assert "give a run, a pipeline file, or documents" in cli("head", tmp_path / "b", check=2).err
+
+
+def test_documents_of_a_bucket(loaded: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in loaded.env.items():
+        monkeypatch.setenv(name, value)
+    assert shown(f"{loaded.url}/input") == ["doc-0", "doc-1", "doc-2"]
+    assert shown(f"{loaded.url}/input/shard-11.jsonl.zst", 1) == ["doc-550"]
+    with pytest.raises(StaggerError, match="does not exist, or is empty"):
+        shown(f"{loaded.url}/nothing")
+    keep = Filter(lambda document: int(document.id[4:]) % 2 == 0 or "odd")
+    steps: list[Any] = [
+        ReadJsonl(f"{loaded.url}/input"),
+        WithRemoved(keep, f"{loaded.url}/removed"),
+        WriteJsonl(f"{loaded.url}/out"),
+    ]
+    executor = LocalExecutor(steps, run_dir=f"{loaded.url}/run", tasks=2, workers=1)
+    monkeypatch.chdir(tmp_path)
+    assert executor.run(rehearse=1).head(2)[1].id == "doc-2"
+    assert loaded.files.ls(loaded.name) == [f"{loaded.name}/input"]
+    run = executor.run()
+    assert shown(run.run_dir, removed=True) == ["doc-1", "doc-3", "doc-5"]

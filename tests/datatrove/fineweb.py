@@ -136,19 +136,17 @@ def _facts(line: str) -> tuple[Any, ...]:
 
 def reasons_of_datatrove(out: Path) -> dict[str, int]:
     """Drop reasons -> documents, from the statistics that datatrove's executor merges."""
-    steps = json.loads((out / "logs" / "base" / "stats.json").read_text())
     found: Counter[str] = Counter()
-    for step in steps:
-        for name, value in step["stats"].items():
-            if name.startswith("dropped_"):
-                found[name] += value if isinstance(value, int) else value["total"]
+    for step in json.loads((out / "logs" / "base" / "stats.json").read_text()):
+        counts = {name: value if isinstance(value, int) else value["total"] for name, value in step["stats"].items()}
+        reasons = {name.removeprefix("dropped_"): counts[name] for name in counts if name.startswith("dropped_")}
+        found.update({**reasons, "no reason given": counts.get("dropped", 0) - sum(reasons.values())})
     return dict(found)
 
 
 def reasons_of_stagger(run: Path) -> dict[str, int]:
     """The same from the statistics of the run's first stage."""
-    stats = json.loads((run / "base" / "stats.json").read_text())
     found: Counter[str] = Counter()
-    for step in stats["steps"]:
-        found.update({name: count for name, count in step.get("counts", {}).items() if name.startswith("dropped_")})
+    for step in json.loads((run / "base" / "stats.json").read_text())["steps"]:
+        found.update(step.get("dropped", {}))
     return dict(found)

@@ -206,13 +206,32 @@ def test_two_blocks_that_write_one_file_are_refused(tmp_path: Path) -> None:
         ran(JsonlWriter(str(tmp_path), compression=None), JsonlWriter(str(tmp_path), compression=None))
 
 
-def test_what_a_block_would_append_to_is_refused(tmp_path: Path) -> None:
+def test_what_is_there_already_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("before")
-    with (
-        pytest.raises(StaggerError, match="a block appends to it"),
-        committed_with(TaskContext(Storage(), 0, 1, [], "tag-1")),
-    ):
-        get_datafolder(str(tmp_path)).open("log", "at")
+    with committed_with(TaskContext(Storage(), 0, 1, [], "tag-1")):
+        folder = get_datafolder(str(tmp_path))
+        for mode in ("at", "r+b"):
+            with pytest.raises(StaggerError, match="a block changes it"):
+                folder.open("log", mode)
+        with pytest.raises(FileNotFoundError):
+            folder.open("missing", "r+b")
+    assert contents(tmp_path) == {"log": b"before"}
+
+
+def test_a_writer_of_the_hub_uploads_what_it_has_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datatrove.pipeline.writers import huggingface
+
+    sent: dict[str, bytes] = {}
+
+    def upload(dataset: str, additions: list[Any], **more: Any) -> None:
+        sent.update({one.path_in_repo: Path(one.path_or_fileobj).read_bytes() for one in additions})
+
+    monkeypatch.setattr(huggingface, "preupload_lfs_files", upload)
+    for name in ("create_repo", "create_commit"):
+        monkeypatch.setattr(huggingface, name, lambda *arguments, **more: None)
+    task = ran(huggingface.HuggingFaceDatasetWriter("a/b", local_working_dir=str(tmp_path)))
+    assert [len(data) > 500 and data[-4:] == b"PAR1" for data in sent.values()] == [True]
+    assert task.outputs == []  # It removes what it has uploaded.
 
 
 def test_what_cannot_be_committed_is_said_and_written_at_once() -> None:

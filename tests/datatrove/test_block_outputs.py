@@ -181,4 +181,4 @@ def test_blocks_in_a_function_after_a_kill_and_with_an_output_for_each_shard(
         assert {str(out / "removed"), str(tmp_path / "run-output")} < {
             str(Path(output["path"]).parent) for output in record["outputs"]
         }
-    assert str(out / "removed") in status(cli, tmp_path / "run")["output_folders"]
+    assert str(out / "removed") in status(cli, tmp_path / "run")["removed_folders"]

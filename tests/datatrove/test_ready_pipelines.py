@@ -25,7 +25,7 @@ MANY = 8000
 def variables(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the headers of the ready pipelines tell people to export."""
     given = {"INPUT": "crawl", "OUTPUT": places.out("yaml"), "RUN_DIR": places.folder / "run", "DUMP": "D1"}
-    given["TOKENIZER"] = places.materials / "tokenizer.json"
+    given |= {"TOKENIZER": places.materials / "tokenizer.json", "MODEL": places.folder / "model"}
     for name, value in given.items():
         monkeypatch.setenv(name, str(value))
 

@@ -34,6 +34,8 @@ DECISIVE = ("fsync", "rename", "link", "unlink", "mkdir")
 
 SAMPLE = """
 import os
+import stagger
+@stagger.stateless
 def sample(data, rank, world_size):
     who = os.environ.get("WHO", "new")
     for number, document in enumerate(data):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 from unittest import mock
 
 from stagger.executor.base import StageLaunch
@@ -27,6 +28,6 @@ class InProcess:
         run_ranks(settings, storage, job, self.launch.ranks, stop)
 
 
-def in_process() -> mock._patch_default_new:
-    """While this patch is in force, local launches of this process start no workers."""
-    return mock.patch("stagger.executor.local.LocalCrew", InProcess)
+def in_process(crew: type[InProcess] = InProcess) -> AbstractContextManager[object]:
+    """While this is entered, local launches of this process start no workers."""
+    return mock.patch("stagger.executor.local.LocalCrew", crew)

@@ -49,7 +49,7 @@ class Preloaded:
     def __init__(self, *before: str, umask: int = -1) -> None:
         self.socket, its_own = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [*before, sys.executable, __file__]
-        self.process = subprocess.Popen(command, stdin=its_own, stdout=subprocess.DEVNULL, umask=umask)
+        self.process = subprocess.Popen(command, stdin=its_own.fileno(), stdout=subprocess.DEVNULL, umask=umask)
         its_own.close()
         atexit.register(self.process.wait)
         atexit.register(self.socket.close)

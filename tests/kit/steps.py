@@ -76,6 +76,16 @@ def dawdle(
         yield document
 
 
+def oversleep(
+    data: Documents, rank: int, world_size: int, ranks: Sequence[int] = (), flag: str = ""
+) -> Iterable[Document]:
+    """Sleeps within one call in the first attempt at some ranks; creates the file `flag`-<rank> before."""
+    if rank in ranks and not os.path.exists(f"{flag}-{rank}"):
+        open(f"{flag}-{rank}", "w").close()
+        time.sleep(600)
+    return data
+
+
 @stateless
 def fail_from(data: Documents, rank: int, world_size: int, first: int, flag: str = "") -> Iterator[Document]:
     """Raises at the first document whose number is `first` or more, until the file `flag` exists."""

@@ -128,7 +128,8 @@ def test_a_run_that_goes_on_knows_its_own(cli: Cli, pipeline_file: PipelineFiles
 
 def test_shards_that_were_committed_are_the_runs_own(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
     (tmp_path / "late.py").write_text(
-        "import os\n"
+        "import os, stagger\n"
+        "@stagger.stateless\n"
         "def fails(data, rank, world_size, flag):\n"
         "    for document in data:\n"
         "        if document.id == 'doc-599' and not os.path.exists(flag):\n"

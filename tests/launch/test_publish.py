@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
-from stagger import StaggerError
+from stagger import RunFailed, StaggerError
 from stagger.launch.launch import launch
+from stagger.launch.launched import Launched
 from stagger.launch.publish import NotPublished, check_publishing, names_in_repo, publish
 from stagger.rundir.published import read_published
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.spec.load import load_file
 from stagger.status.look import glance_at_run
+from stagger.status.stage_status import stage_status
 from tests.conftest import Cli
 from tests.kit.hub import TOKEN, Hub, hub
 
@@ -100,6 +102,8 @@ def test_a_failure_is_recorded_and_made_up_for_and_files_that_are_gone_are_remov
     assert "503" in (read_published(look.stage.folder) or pytest.fail("no record")).error
     with pytest.raises(NotPublished):
         publish(look)
+    with pytest.raises(RunFailed, match=r"All ranks are done, but outputs are not published to team/data: .*503"):
+        Launched("run", [stage_status(look)]).raise_if_failed()
     remote.failures = 0
     assert publish(look)[0].startswith("published 6 files")
     assert publish(look) == []

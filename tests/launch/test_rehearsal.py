@@ -90,7 +90,7 @@ def test_all_stages_run_over_the_first_shards_in_a_folder_of_their_own(cli: Cli,
     file = staged(tmp_path, crawl)
     before = set(tmp_path.iterdir())
     ran = cli("launch", file, "--rehearse", "3", OUT=str(tmp_path / "out"), check=0)
-    rehearsal = tmp_path / "run-rehearsal"
+    rehearsal = tmp_path / "_run-rehearsal"
     assert set(tmp_path.iterdir()) - before - {tmp_path / "__pycache__"} == {rehearsal}
     outputs = rehearsal / "outputs" / str(tmp_path)[1:] / "out"
     assert sorted(path.name for path in outputs.iterdir()) == ["again", "all", "base", "notes", "removed"]
@@ -104,9 +104,19 @@ def test_all_stages_run_over_the_first_shards_in_a_folder_of_their_own(cli: Cli,
     assert [stage["done"] for stage in said["stages"]] == [2, 2, 2]
 
 
+def test_a_stage_without_input_shows_what_the_stages_before_it_dropped(cli: Cli, tmp_path: Path, crawl: Path) -> None:
+    file = staged(tmp_path, crawl)
+    (tmp_path / "my_filters.py").write_text(
+        (tmp_path / "my_filters.py").read_text().replace("len(document.text) > 40", "False")
+    )
+    ran = cli("launch", file, "--rehearse", 1, OUT=str(tmp_path / "out"), check=2)
+    assert "dropped 12 too_short" in ran.out
+    assert "(read_jsonl): Nothing in" in ran.err
+
+
 def test_what_cannot_be_rehearsed_is_refused(cli: Cli, tmp_path: Path, crawl: Path) -> None:
     file = staged(tmp_path, crawl)
-    here = tmp_path / "run-rehearsal"
+    here = tmp_path / "_run-rehearsal"
     here.mkdir()
     (here / "mine").touch()
     out = {"OUT": str(tmp_path / "out")}
@@ -161,7 +171,7 @@ def test_a_run_of_python_objects_is_rehearsed_as_well(tmp_path: Path, crawl: Pat
     assert status.complete
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "run").exists()
-    outputs = tmp_path / "run-rehearsal" / "outputs" / place["final"][1:]
+    outputs = tmp_path / "_run-rehearsal" / "outputs" / place["final"][1:]
     ids = [json.loads(line)["id"] for data in contents(outputs).values() for line in data.splitlines()]
     assert {one.partition("-")[0] for one in ids} == {"0", "1", "2"}
     assert len(ids) == status["final"].records_in - sum(status["final"].dropped.values())
@@ -194,4 +204,4 @@ def test_a_local_file_keeps_its_workers(tmp_path: Path, crawl: Path) -> None:
     steps: list[Any] = [ReadJsonl(str(crawl)), Filter(keep), WriteJsonl(str(tmp_path / "out"), filename="{stem}.jsonl")]
     run = LocalExecutor(steps, run_dir=tmp_path / "run", tasks=20, workers=1).run(rehearse=1)
     assert run.status().tasks == 1
-    assert [path.name for path in (tmp_path / "run-rehearsal").rglob("*.jsonl.zst")] == ["00.jsonl.zst"]
+    assert [path.name for path in (tmp_path / "_run-rehearsal").rglob("*.jsonl.zst")] == ["00.jsonl.zst"]

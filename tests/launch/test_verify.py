@@ -70,7 +70,8 @@ def test_a_resumed_rank_keeps_the_checksums_of_its_earlier_shards(
     cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:
     (tmp_path / "late.py").write_text(
-        "import os\n"
+        "import os, stagger\n"
+        "@stagger.stateless\n"
         "def fails(data, rank, world_size, flag):\n"
         "    for document in data:\n"
         "        if document.id == 'doc-599' and not os.path.exists(flag):\n"

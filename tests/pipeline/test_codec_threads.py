@@ -241,7 +241,8 @@ def test_an_error_of_the_codec_is_raised_in_the_writer() -> None:
 
 def test_output_that_waits_for_its_codec_leaves_less_room_for_input(large: Path, tmp_path: Path) -> None:
     one, two = (Run(large, tmp_path / str(cpus), cpus).task for cpus in (1, 2))
-    assert one._read_ahead_limit() - two._read_ahead_limit() == QUEUE_BYTES
     assert two.decompresses_ahead(Shard("a", THREAD_BYTES))
+    assert one._read_ahead_limit() - two._read_ahead_limit() == QUEUE_BYTES
     assert not two.decompresses_ahead(Shard("a", THREAD_BYTES - 1))
     assert not one.decompresses_ahead(Shard("a", 2**30))
+    assert one._read_ahead_limit() == two._read_ahead_limit()

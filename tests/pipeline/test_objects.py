@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from stagger import costly
 
 DEFAULT = object()
 
@@ -44,8 +45,8 @@ class Needy:
     def __init__(self):
         import no_such_package
 
+@costly
 class Costly:
-    costly = True
     def __init__(self):
         raise AssertionError("made at launch")
 
@@ -159,7 +160,10 @@ def test_modules_of_objects_are_announced() -> None:
             'If this is data, and no object, write the key as "$$kit_object:Config"',
         ),
         ('{config: {"kit_objects:Config": {m: 3}}}', "kit_objects:Config.m: unknown parameter; choose from hash, n."),
-        ('{anything: {"kit_objects:twice": {}}}', "kit_objects:twice: the parameter 'number' is missing"),
+        (
+            '{anything: {"kit_objects:twice": {}}}',
+            "'number' is missing; give it a value. For the function itself write",
+        ),
         (
             '{config: {"kit_objects:Config": {hash: {bits: 3}}}}',
             'expected an object of Hash, not a mapping; write {"kit',
@@ -171,6 +175,10 @@ def test_modules_of_objects_are_announced() -> None:
         (
             '{rule: "kit_objects:odd"}',
             "expected a function, not the text 'kit_objects:odd'; write {\"kit_objects:odd\"}",
+        ),
+        (
+            "{config: small}",
+            "config: expected an object of Config, not the text 'small'; write {\"kit_objects:Config\": ",
         ),
         ("{rule: odd}", "expected a function, not the text 'odd'; write {\"module:function\"}"),
         ('{anything: {"kit_objects:DEFAULT": {}}}', 'takes no parameters; for it itself write {"kit_objects:DEFAULT"}'),

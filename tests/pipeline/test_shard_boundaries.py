@@ -143,11 +143,11 @@ def constants(data: Iterable[Record], rank: int, world_size: int) -> Iterator[Re
 
 
 def test_a_record_whose_shard_nobody_knows_is_refused() -> None:
-    with pytest.raises(StaggerError, match=r"step 2 \(1\) made a record.*stateless: true.*put \{rank\}"):
+    with pytest.raises(StaggerError, match=r"step 2 \(1\) yields a record that did not.*stateless: true.*put \{rank\}"):
         run(copies, Sink())
-    with pytest.raises(StaggerError, match=r"One of step 3 \(2\), step 4 \(3\) made a record"):
+    with pytest.raises(StaggerError, match=r"One of step 3 \(2\), step 4 \(3\) yields a record that did not"):
         run(Sink(), counting, copies, Sink())
-    with pytest.raises(StaggerError, match="made a record"):
+    with pytest.raises(StaggerError, match="yields a record that did not"):
         run(constants, counting, Sink(), repeatable=lambda step: step is constants)
 
 
@@ -161,7 +161,7 @@ def test_a_step_that_declares_it_is_called_once_per_shard_and_may_make_records()
 
 
 def test_records_of_a_shard_after_those_of_a_later_one_are_refused() -> None:
-    with pytest.raises(StaggerError, match=r"step 2 \(1\) passes on a record of an earlier shard"):
+    with pytest.raises(StaggerError, match=r"step 2 \(1\) yields a record of an earlier shard"):
         run(lambda data, rank, world_size: reversed(list(data)), Sink())
 
     def within(data: Iterable[Record], rank: int, world_size: int) -> Iterator[Record]:

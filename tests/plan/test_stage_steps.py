@@ -26,6 +26,10 @@ def same(data, rank, world_size):
 def numbers(data=None, rank=0, world_size=1):
     from stagger import Document
     yield from (Document(str(n), str(n)) for n in range(10))
+class Listing:
+    data_folder = "input"
+    def __call__(self, data=None, rank=0, world_size=1):
+        return []
 class Old:
     def run(self, data, rank, world_size):
         yield from data
@@ -106,3 +110,17 @@ def test_each_step_is_created_once_unless_it_is_costly(cli: Cli, files: Pipeline
 def test_ranks_without_a_shard_are_counted(cli: Cli, files: PipelineFiles, executor: str) -> None:
     ran = cli("launch", files(tasks=5000, executor={"type": executor}), "--dry-run", check=0)
     assert "4,988 of 5,000 ranks have no shard, and nothing to do: set tasks to 12" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("step", "said"), [("Listing", "stagger's own readers list it once"), ("numbers", "gets what it finds itself")]
+)
+def test_a_first_step_without_shards_is_told(
+    cli: Cli, files: PipelineFiles, tmp_path: Path, step: str, said: str
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"name: run\nrun_dir: run\ntasks: 8\npipeline: ['team_steps:{step}']\n")
+    ran = cli("launch", path, "--dry-run", check=0)
+    assert f"{step} brings no shards: each of the 8 ranks" in ran.err
+    assert said in ran.err
+    assert "input    no shards: the first step makes or finds its own records" in ran.out

@@ -96,3 +96,43 @@ def test_progress_with_an_odd_value_is_named(
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     cli("retry", tmp_path / "run", check=1)
     assert f"{path} is damaged" in cli("logs", tmp_path / "run", "--failed").out
+
+
+@pytest.fixture
+def paged(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> Path:
+    """A run of one rank that failed at shard 230 of 250. Its progress record has two pages of a hundred outputs."""
+    (tmp_path / "many").mkdir()
+    for shard in range(250):
+        (tmp_path / "many" / f"{shard:03d}.jsonl").write_text(json.dumps({"text": "x", "id": f"doc-{shard}"}) + "\n")
+    steps = ({"my_steps:fail_from": {"first": 230, "flag": str(tmp_path / "flag")}},)
+    cli("launch", pipeline_file(steps=steps, **{**BY_SHARD, "tasks": 1}, source=str(tmp_path / "many")), check=1)
+    return tmp_path / "run"
+
+
+def test_of_many_shards_each_is_recorded_once_and_all_are_in_the_end(cli: Cli, paged: Path) -> None:
+    progress = sorted((paged / "progress").iterdir())
+    assert [path.name for path in progress] == ["00000.1.1.json", "00000.1.2.json", "00000.json"]
+    listed = [[Path(one["path"]).name for one in json.loads(path.read_text())["outputs"]] for path in progress]
+    assert [len(some) for some in listed] == [100, 100, 30]
+    assert [name for some in listed for name in some] == [f"{shard:03d}.jsonl.zst" for shard in range(230)]
+    (paged.parent / "flag").touch()
+    cli("retry", paged, check=0)
+    (record,) = completions(paged)
+    assert [Path(one["path"]).name for one in record["outputs"]] == [f"{shard:03d}.jsonl.zst" for shard in range(250)]
+    assert (record["shards"], record["records_out"]) == (250, 250)
+    assert record["bytes_out"] == sum(path.stat().st_size for path in (paged.parent / "run-output").iterdir())
+    assert "resumes after 230 shards" in (paged / "logs" / "00000" / "2.log").read_text()
+    cli("launch", paged.parent / "run.yaml", "--fresh", "--yes", check=0)
+    assert not list((paged / "progress").glob("00000.1.*"))
+
+
+@pytest.mark.parametrize("damage", ["gone", "{", '{"outputs": []}', '{"outputs": [{}]}'])
+def test_a_page_that_is_damaged_is_named_and_nothing_is_done(cli: Cli, paged: Path, damage: str) -> None:
+    page = paged / "progress" / "00000.1.1.json"
+    page.unlink() if damage == "gone" else page.write_text(damage)
+    (paged.parent / "flag").touch()
+    cli("retry", paged, check=1)
+    said = cli("logs", paged, "--failed").out
+    assert f"{paged / 'progress' / '00000'}" in said
+    assert "is damaged" in said
+    assert counts(status(cli, paged)) == (0, 1, 0, 0)

@@ -26,7 +26,7 @@ def test_a_failing_rank_stops_no_other_and_is_found(cli: Cli, pipeline_file: Pip
     assert failure["error"] == "ValueError in my_steps:fail_on: rank 3 cannot go on"
     assert "Traceback" in failure["traceback"]
     logs = cli("logs", tmp_path / "run", "--failed", check=0).out
-    why = "ValueError in my_steps:fail_on: rank 1 cannot go on (my_steps.py:24), and 1 more like it"
+    why = "ValueError in my_steps:fail_on: rank 1 cannot go on (my_steps.py:27), and 1 more like it"
     assert f"2 ranks (1,3): {why}" in logs
     assert "rank 3: ValueError in my_steps:fail_on: rank 3 cannot go on" in logs
     assert f"2 ranks of {tmp_path}/run failed: {why}" in ran.err

@@ -48,13 +48,17 @@ def test_at_its_time_limit_a_job_goes_on_with_the_first_shard_that_is_not_commit
 
 @pytest.mark.each_version
 def test_a_preempted_job_queues_itself_again(life: Life) -> None:
-    """Preemption with a grace time: Slurm sends SIGTERM to the batch script, and the job keeps running for a while."""
-    life.launch({"my_steps:dawdle": {"ranks": [1]}})
+    """Preemption with a grace time: Slurm sends SIGTERM to the batch script, and the job keeps running for a while.
+    The step works within one call, and never looks whether it should stop.
+    """
+    life.launch({"my_steps:oversleep": {"ranks": [1]}})
     life.begun(1)
     slurm(life.cli, "scancel", "--batch", "--signal=TERM", f"{life.array}_1")
     until(lambda: restarted(life), "it to begin again")
     life.finish()
     assert completions(life.run)[1]["attempt"] == "1r1"
+    failure = json.loads((life.run / "failures" / "00001.1.json").read_text())
+    assert (failure["kind"], failure["step"]) == ("interrupted", "my_steps:oversleep")
 
 
 def test_a_job_that_was_queued_again_often_enough_is_failed(life: Life) -> None:

@@ -17,6 +17,8 @@ STEPS: list[Any] = [
     {FILTER: {"regex_exp": "x", "exclusion_writer": {WRITER: {"output_folder": "a"}}}},
     {"use": "kit:Upper", "params": {"suffix": "!"}},
     "write_jsonl",
+    {"removed": {"path": "r"}, "kit:Old": None},
+    {"kit:WithRemoved": {"removed": "r"}},
 ]
 ONE: dict[str, Any] = {"executor": {"time": 5}, "vars": {"out": "a"}, "pipeline": STEPS}
 TWO: dict[str, Any] = {"stages": [{"name": "v1.base", "pipeline": STEPS}, {"name": "2", "pipeline": STEPS}]}
@@ -42,11 +44,23 @@ def at(value: Any, path: tuple[Any, ...]) -> Any:
             f"pipeline.1.exclusion_writer.{WRITER}.output_folder",
             ("pipeline", 1, FILTER, "exclusion_writer", WRITER, "output_folder"),
         ),
+        (
+            "pipeline.RegexFilter.exclusion_writer.Writer.compression",
+            ("pipeline", 1, FILTER, "exclusion_writer", WRITER, "compression"),
+        ),
+        (
+            "pipeline.1.exclusion_writer.output_folder",
+            ("pipeline", 1, FILTER, "exclusion_writer", WRITER, "output_folder"),
+        ),
         ("pipeline.2.params.suffix", ("pipeline", 2, "params", "suffix")),
         ("pipeline.2.use", ("pipeline", 2, "use")),
         ("pipeline.kit:Upper.suffix", ("pipeline", 2, "params", "suffix")),
         ("pipeline.write_jsonl.path", ("pipeline", 3, "write_jsonl", "path")),
         ("pipeline.0", ("pipeline", 0)),
+        ("pipeline.1.removed", ("pipeline", 1, "removed")),
+        ("pipeline.Old.removed.path", ("pipeline", 4, "removed", "path")),
+        ("pipeline.4.size", ("pipeline", 4, "kit:Old", "size")),
+        ("pipeline.5.WithRemoved.removed", ("pipeline", 5, "kit:WithRemoved", "removed")),
     ],
 )
 def test_a_step_is_found_by_its_position_or_its_name(target: str, path: tuple[Any, ...]) -> None:
@@ -74,6 +88,11 @@ def test_a_stage_is_found_by_its_position_or_its_name(target: str, path: tuple[A
     [
         (ONE, "pipeline.write_json.path", "there is no step 'write_json'; did you mean 'write_jsonl'?"),
         (ONE, "pipeline.9.path", "the file has no place for '9'"),
+        (
+            ONE,
+            "pipeline.5.removed",
+            "removed is a parameter of kit:WithRemoved, and a key beside it; for the",
+        ),
         (ONE, "vars.output", "there is no variable 'output' in vars; did you mean 'out'?"),
         (TWO, "pipeline.0.path", "the file has stages; name one: --set stages.NAME.pipeline.0.path"),
         (TWO, "stages.v2.tasks", "there is no stage 'v2'; did you mean '2'?"),
@@ -88,3 +107,11 @@ def test_what_is_nowhere_or_in_several_places_is_refused(raw: dict[str, Any], ta
         assign(copy.deepcopy(raw), f"{target}=7")
     assert str(caught.value).startswith(f"--set {target}: ")
     assert said in str(caught.value)
+
+
+def test_what_an_alias_stands_for_is_set_in_one_place_only() -> None:
+    shared = {"kit:Writer": {"output_folder": "a"}}
+    raw = {"pipeline": [{"kit:A": {"writer": shared}}, {"kit:B": {"writer": shared}}]}
+    assign(raw, "pipeline.A.writer.output_folder=b")
+    assert raw["pipeline"][0]["kit:A"]["writer"] == {"kit:Writer": {"output_folder": "b"}}  # type: ignore[index]
+    assert raw["pipeline"][1]["kit:B"]["writer"] == {"kit:Writer": {"output_folder": "a"}}  # type: ignore[index]

@@ -265,6 +265,7 @@ def test_the_schema_explains_every_key() -> None:
 def test_the_schema_explains_every_parameter_of_the_built_in_steps() -> None:
     steps = next(one["properties"] for one in step_schema()["anyOf"] if "properties" in one)
     assert steps.pop("stateless")["description"]
+    assert steps.pop("removed")["description"]
     assert steps.keys() == BUILTIN.keys()
     for use, schema in steps.items():
         assert [name for name, one in schema["properties"].items() if not one.get("description")] == [], use

@@ -25,7 +25,7 @@ def test_failures_are_told_by_kind_and_step_and_logs_by_attempt(
     assert status(cli, run)["reasons"] == {"ValueError in my_steps:fail_on": 2}
     assert "failed: 2 ranks (1,3): ValueError in my_steps:fail_on" in cli("status", run, check=1).out
     said = cli("logs", run, "--failed", check=0).out.splitlines()
-    assert said[0].startswith("2 ranks (1,3): ValueError in my_steps:fail_on: rank 1 cannot go on (my_steps.py:24)")
+    assert said[0].startswith("2 ranks (1,3): ValueError in my_steps:fail_on: rank 1 cannot go on (my_steps.py:27)")
     assert "    ValueError: rank 1 cannot go on" in said[1:17]
     flag.touch()
     cli("retry", run, check=0)

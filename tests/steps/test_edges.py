@@ -294,3 +294,24 @@ def test_an_adapter_makes_the_records_of_writers(tmp_path: Path) -> None:
         StaggerError, match="The adapter returned str for the document '1'; return the record as a dict"
     ):
         write(WriteJsonl(str(tmp_path / "bad"), adapter=lambda writer, document: "x"), Document("x", "1"))
+
+
+def test_numbers_of_numpy_and_times_are_written_as_datatrove_does(tmp_path: Path) -> None:
+    numpy = pytest.importorskip("numpy")
+    values = {
+        "f": numpy.float32(0.5),
+        "i": numpy.int64(7),
+        "b": numpy.bool_(True),
+        "nan": numpy.float64("nan"),
+        "at": numpy.datetime64("2024-05-01T12:00"),
+        "big": 2**70,
+    }
+    write(WriteJsonl(str(tmp_path / "jsonl"), compression=None), Document("x", "1", [], values))
+    (record,) = read_jsonl(tmp_path / "jsonl" / "00000.jsonl")
+    assert record["metadata"] == {"f": 0.5, "i": 7, "b": True, "nan": None, "at": "2024-05-01T12:00", "big": 2**70}
+    write(
+        WriteParquet(str(tmp_path / "parquet")), Document("x", "1", [], {"f": numpy.float32(0.5), "i": numpy.int64(7)})
+    )
+    assert read(ReadParquet(str(tmp_path / "parquet")))[0][0].metadata == {"f": 0.5, "i": 7}
+    with pytest.raises(StaggerError, match="cannot be written as JSON"):
+        write(WriteJsonl(str(tmp_path / "bad")), Document("x", "1", [], {"a": numpy.zeros(2)}))
