@@ -132,9 +132,9 @@ def measured(tool: Callable[..., dict[str, Any]], work: str, given: dict[str, st
     """One run of a tool in a fresh process."""
     folder = tempfile.mkdtemp(prefix=f"{tool.__name__}-{work}-", dir=given["folder"])
     paths = {"crawl": given["crawl"], "documents": given["documents"], "folder": folder}
-    found, cost = measure.fresh(tool, environment={"BENCHMARK_MODELS": given["models"]}, work=work, **paths)
+    found, _ = measure.fresh(tool, environment={"BENCHMARK_MODELS": given["models"]}, work=work, **paths)
     shutil.rmtree(folder)
-    return {**found, "peak_mb": cost.peak_mb}
+    return dict(found)
 
 
 def compared(work: str, given: dict[str, str], repeat: int) -> dict[str, Any]:
@@ -145,10 +145,7 @@ def compared(work: str, given: dict[str, str], repeat: int) -> dict[str, Any]:
             runs[tool.__name__].append(measured(tool, work, given))
     ratios = [ours["cpu_s"] / theirs["cpu_s"] for ours, theirs in zip(runs["stagger"], runs["datatrove"], strict=True)]
     tools = {
-        name: {
-            "documents": found[0]["documents"],
-            **{key: measure.summary(one[key] for one in found) for key in ("cpu_s", "peak_mb")},
-        }
+        name: {"documents": found[0]["documents"], "cpu_s": measure.summary(one["cpu_s"] for one in found)}
         for name, found in runs.items()
     }
     return {**tools, "ratio": measure.summary(ratios)}

@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 
 from stagger.datatrove.places import check_name, place_of
 from stagger.errors import StaggerError
+from stagger.pipeline import running_counts
 from stagger.pipeline.compression import Codec
 from stagger.pipeline.task_context import OutputFile, TaskContext
 from stagger.storage.local_files import is_hidden_output
@@ -95,6 +96,7 @@ class AttemptFiles:
         self._outputs: dict[int, tuple[Any, OutputFile | None]] = {}  # By the file that datatrove writes to.
         self._latest: OutputFile | None = None
         self._running: set[int] = set()
+        self._made_writers: set[int] = set()
         self._checked: set[int] = set()
 
     def close(self) -> None:
@@ -146,9 +148,20 @@ class AttemptFiles:
                 output.aside, output.removed_by = True, self._step_of(writer)
         return result
 
+    def made(self, original: Callable[..., Any], block: Any, *arguments: Any, **named: Any) -> None:
+        """`PipelineStep.__init__`: a step of the rank has made a block, whose statistics are its own"""
+        original(block, *arguments, **named)
+        if hasattr(type(block), "default_output_filename"):  # Unless it runs, it only helps another block.
+            self._made_writers.add(id(block))
+        else:
+            self._task.made_blocks.append((running_counts(), block))
+
     def run(self, original: Callable[..., Any], writer: Any, *arguments: Any, **named: Any) -> Any:
         """`DiskWriter.run`: the writer is a step, and does not hold what another block removes"""
         self._running.add(id(writer))
+        if id(writer) in self._made_writers:
+            self._made_writers.remove(id(writer))
+            self._task.made_blocks.append((running_counts(), writer))
         return original(writer, *arguments, **named)
 
     def info(self, original: Callable[..., Any], folder: Any, path: str, *more: Any, **options: Any) -> Any:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 #: Module of datatrove -> (class, method, the method of `AttemptFiles` that is called in its place).
 METHODS = {
+    "datatrove.pipeline.base": (("PipelineStep", "__init__", "made"),),
     "datatrove.io": (
         ("DataFolder", "open", "open"),
         ("DataFolder", "info", "info"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stagger.datatrove.block_outputs import writes
+from stagger.datatrove.leading import committed_with
 from stagger.datatrove.shape import is_block
 from stagger.errors import BadInput, Interrupted, StaggerError, counted
 from stagger.launch.check import enter
@@ -142,14 +143,17 @@ class Behind:
         yield from removed.found
 
     def _named(self, counts: list[StepCount], records: Iterable[Any]) -> Iterator[Any]:
-        """The records. Raises StaggerError, naming the step, for what a step raises."""
+        """The records. Raises StaggerError, naming the step, for what a step raises. Nothing that it writes appears."""
         try:
-            yield from records
+            with committed_with(self.task, self.steps):
+                yield from records
         except (StaggerError, Interrupted, GeneratorExit):
             raise
         except Exception as error:
             where = innermost_line(error)
             raise StaggerError(f"{describe(error, counts)[1]}{f' ({where})' if where else ''}.") from error
+        finally:
+            self.task.abort()
 
     def _chain(self, removed: Removed | None) -> tuple[list[StepCount], Iterable[Any]]:
         COUNTS.clear()

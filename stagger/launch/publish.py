@@ -192,7 +192,7 @@ class Upload:
     def commit(self, outputs: Mapping[str, OutputRecord], names: Mapping[str, str], gone: Sequence[str]) -> Any:
         """Upload the files, remove those that are `gone`, and commit both. What is there already is not sent again."""
         from huggingface_hub import CommitOperationDelete, HfApi
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils.tqdm import disable_progress_bars
 
         disable_progress_bars()
         api, spec = HfApi(token=token_of_user()), self.spec

@@ -78,6 +78,7 @@ def clear(folder: str) -> None:
 def prepared(spec: RunSpec, shards: int, objects: Mapping[str, Sequence[Step]], folder: str) -> Rehearsal:
     """The run as it is rehearsed. Raises StaggerError when a stage cannot be."""
     add_import_path(spec.import_path)
+    spec = spec.with_stages(stage.model_copy(update={"publish": None}) for stage in spec.stages)
     made = Pipeline.create(spec, objects)
     for stage in spec.stages:
         refuse_unknown(stage, made.steps[stage.name])
@@ -176,6 +177,7 @@ def small(stage: StageSpec, first: Any, redirect: Redirect, shards: int) -> Stag
         "backend_limit": None,
         "metadata_limit": None,
         "retries": None,
+        "publish": None,
     }
     buckets = getattr(getattr(first, "config", None), "num_buckets", 0)
     if isinstance(first, Reader) or is_disk_reader(first):

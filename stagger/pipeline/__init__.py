@@ -48,18 +48,19 @@ def count(name: str, number: int = 1) -> None:
     """
     if number < 0:
         raise ValueError(f"count({name!r}, {number}): a count cannot fall")
-    counts = _counts_here(sys._getframe(1))
+    counts = running_counts()
     name = str(name)
     if name not in counts and len(counts) >= MOST_NAMES:
         name = OTHERS
     counts[name] = counts.get(name, 0) + int(number)
 
 
-def _counts_here(frame: FrameType | None) -> dict[str, int]:
+def running_counts() -> dict[str, int]:
     """The counts of the step that runs: the innermost that the chain runs. Another thread's belong to no step.
 
     The stack is searched here, and the chain notes nothing, so that a record costs no more if nothing is counted.
     """
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if (variable := RUNNERS.get(frame.f_code)) is not None:
             counts: dict[str, int] = frame.f_locals[variable].counts

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from stagger.pipeline import RUNNERS
 from stagger.pipeline.hooks import Writer
+from stagger.pipeline.names import resolve
+from stagger.storage.storage import expand_variables
 
 #: `(data, rank, world_size) -> iterator`: datatrove's contract. `data` is None for the first step.
 Step = Callable[[Any, int, int], "Iterable[Any] | None"]
+
+
+def build(use: str, params: dict[str, Any]) -> Step:
+    """A step ready to run: an instance of a class, or a function with `params` filled in.
+
+    `${NAME}` in `params` is replaced from the environment, and the objects that they describe are made (objects.py).
+    Raises StaggerError, naming the key, when a variable is not set, or an object cannot be made.
+    """
+    target = resolve(use)
+    params = cast("dict[str, Any]", expand_variables(params, (use,)))
+    if any(isinstance(value, (dict, list)) for value in params.values()):
+        from stagger.pipeline.objects import arguments  # Imported late: few steps have such parameters.
+
+        params = arguments(target, params)
+    step: Step = target(**params) if isinstance(target, type) else functools.partial(target, **params)
+    return step
 
 
 class Removal(Writer):

@@ -50,7 +50,7 @@ class OutputFile:
         self.closing: Callable[[], None] | None = None
         self._codec = codec
         self._level = level
-        self._compressor: Compressor | None = compressor(codec, level) if codec else None
+        self._compressor: Compressor | None = None  # Made for the first bytes: it takes memory.
         self._behind: CompressedBehind | None = None  # The compressor, once it works in the task's thread for that.
         self._thread = thread
         self._to_thread = THREAD_BYTES  # Bytes to compress before that.
@@ -119,6 +119,8 @@ class OutputFile:
             self.closing()
             self.closing = None
         self.spill()
+        if self._codec and self._compressor is None and not self.output.size:
+            self._compressor = compressor(self._codec, self._level)  # An empty file is a valid one, too.
         if self._compressor:
             self.output.write(self._compressor.flush())
         self._compressor = self._behind = None  # It holds memory, and a rank may write hundreds of files.
@@ -199,6 +201,8 @@ class TaskContext:
         self.all_shards = shards
         self.circumstances = circumstances or Circumstances()
         self.notes: dict[str, Any] = {}
+        #: Blocks of datatrove that steps have made in their calls, each with the counts of its step.
+        self.made_blocks: list[tuple[dict[str, int], Any]] = []
         self._tag = tag
         self._read_ahead_bytes = read_ahead_bytes
         self._request_share = request_share

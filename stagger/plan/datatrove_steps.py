@@ -19,7 +19,8 @@ from stagger.terminal import logger
 
 DATATROVE = "datatrove"
 
-#: The package of datatrove's blocks that number the documents of a rank, and remove documents by these numbers.
+#: The package of datatrove's blocks that number the documents of a rank, and remove documents by these numbers. Each
+#: kind of deduplication is a module of it.
 DEDUP = "datatrove.pipeline.dedup"
 
 #: Parameters of stagger's readers that change neither which documents there are, nor their order, nor their text.
@@ -122,20 +123,27 @@ def refuse_unlike_readers(spec: RunSpec, steps: Mapping[str, Sequence[Any]]) -> 
     datatrove's deduplication writes down numbers of documents in one stage, and removes the documents with these
     numbers in another.
     """
-    first: dict[str, tuple[str, dict[str, Any]]] = {}
+    seen: list[tuple[str, set[str], str, dict[str, Any]]] = []
     for stage in spec.stages:
         reader, *rest = steps[stage.name]
-        if (found := reading(reader)) is None or not any(uses(step, DEDUP) for step in rest):
+        kinds = {name for step in rest for name in _modules(step, set()) if f"{name}.".startswith(f"{DEDUP}.")}
+        if (found := reading(reader)) is None or not kinds:
             continue
         path, how = found
         how |= {"shard_by": stage.shard_by} | ({"tasks": stage.tasks} if stage.sizing == "given" else {})
-        other, before = first.setdefault(path, (stage.name, how))
-        if key := next((key for key in before if key in how and before[key] != how[key]), None):
-            raise StaggerError(
-                f"{other} and {stage.name} deduplicate {path} by the numbers of its documents, but do not read it"
-                f" alike: {key} is {before[key]} in {other}, and {how[key]} in {stage.name}. Other documents than the"
-                " duplicates would be removed: give both stages the same reader, with the same settings, and tasks."
-            )
+        for other_path, other_kinds, other, before in seen:
+            if path == other_path and (kinds & other_kinds or DEDUP in kinds | other_kinds):
+                _refuse_unlike(path, stage.name, how, other, before)
+        seen.append((path, kinds, stage.name, how))
+
+
+def _refuse_unlike(path: str, name: str, how: Mapping[str, Any], other: str, before: Mapping[str, Any]) -> None:
+    if key := next((key for key in before if key in how and before[key] != how[key]), None):
+        raise StaggerError(
+            f"{other} and {name} deduplicate {path} by the numbers of its documents, but do not read it alike: {key} is"
+            f" {before[key]} in {other}, and {how[key]} in {name}. Other documents than the duplicates would be"
+            " removed: give both stages the same reader, with the same settings, and tasks."
+        )
 
 
 def reading(reader: Any) -> tuple[str, dict[str, Any]] | None:

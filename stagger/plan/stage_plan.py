@@ -165,7 +165,7 @@ def warn_of_idle_ranks(stage: StageSpec, ranks: RankShards) -> None:
 def tell_of_no_shards(stage: StageSpec, first: Any) -> None:
     """Say that the first step finds its own input: a warning, if it lists files that a reader would list once."""
     name = stage.pipeline[0].use
-    text = f"{stage.name}: {name} brings no shards: each of the {stage.tasks:,} ranks gets what it finds itself"
+    text = f"{stage.name}: {name} brings no shards: each of {counted(stage.tasks, 'rank')} gets what it finds itself"
     if hasattr(first, "data_folder"):  # A reader of datatrove.
         logger.warning(
             f"{text}. Every rank lists the input, no launch checks it, and ranks without a file still start; stagger's"

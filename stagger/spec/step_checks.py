@@ -52,6 +52,8 @@ def _several_keys(use: str, more: list[str]) -> str:
     """Why a mapping of several keys is no step: its parameters are not indented, or its steps lack dashes."""
     if any(key in BUILTIN or ":" in key for key in more):
         return f"a step has one key, this one has {', '.join((use, *more))}: begin each step with a dash"
+    if close := close_to(more[0], BESIDE):
+        return f"{more[0]} is unknown beside {use}; did you mean {close!r}?"
     return (
         f"a step has one key, this one has {', '.join((use, *more))}: indent the parameters of {use} further than its"
         f" name, or write {use}: {{{more[0]}: ...}}"

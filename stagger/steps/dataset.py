@@ -50,6 +50,9 @@ class ReadDataset(ReadArrow):
         if HUB_NAME.fullmatch(given) and not os.path.exists(given):
             self._hub = given
         super().__post_init__()
+        for name, default in (("glob", "*"), ("recursive", False), ("paths_file", None), ("compression", "auto")):
+            if getattr(self, name) != default:
+                raise StaggerError(f"{name} does not go with read_dataset: a data set names its files; leave it out.")
         if self._hub:
             self.path = f"hf://datasets/{given}"
         elif self.name is not None or self.revision is not None:

@@ -15,6 +15,9 @@ READERS = {
     ".ndjson": "read_jsonl",
     ".json": "read_jsonl",
     ".parquet": "read_parquet",
+    ".arrow": "read_arrow",
+    ".arrows": "read_arrow",
+    ".feather": "read_arrow",
     ".csv": "read_csv",
     ".tsv": "read_csv",
     ".warc": "read_warc",
@@ -42,5 +45,5 @@ def reader_of(path: str, text_key: str | None = None) -> Any:
             f"{path}: its ending does not say how to read it; known are {', '.join(READERS)}, also compressed"
             f" ({', '.join(EXTENSIONS)})."
         )
-    keyed = name in ("read_jsonl", "read_csv", "read_parquet") and text_key is not None
-    return resolve(BUILTIN[name])(path, **({"text_key": text_key} if keyed else {}))
+    kind = resolve(BUILTIN[name])
+    return kind(path, **({"text_key": text_key} if text_key is not None and hasattr(kind, "text_key") else {}))

@@ -274,6 +274,7 @@ class Rows:
             compression_level=level,
             use_dictionary=self._schema.names[2:],
             write_page_checksum=True,
+            write_statistics=self._schema.names[1:],  # The least text and the greatest would be most of a small file.
         )
 
     def _first_schema(self) -> Any:

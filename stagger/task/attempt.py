@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from stagger.errors import BadInput, Interrupted, StaggerError, counted
 from stagger.pipeline import COUNTS
-from stagger.pipeline.chain import Step, StepCount, chain, own_seconds
+from stagger.pipeline.chain import Step, StepCount, build, chain, own_seconds
 from stagger.pipeline.hooks import bound_steps, kept_names, writers
-from stagger.pipeline.making import build
 from stagger.pipeline.task_context import EXAMPLES, Circumstances, StopFlag, TaskContext
 from stagger.rundir.plan_file import RankPlan, read_rank
 from stagger.rundir.stage_folder import (
@@ -325,12 +324,11 @@ class Attempt:
             **({"left_out": task.left_out} if task.left_out else {}),
             **({"notes": task.notes} if task.notes else {}),
         }
-        if COUNTS or any(
-            count.counts or hasattr(step, "stats") for count, step in zip(counts, self.steps, strict=True)
-        ):
+        counting = (count.counts or hasattr(step, "stats") for count, step in zip(counts, self.steps, strict=True))
+        if COUNTS or task.made_blocks or any(counting):
             from stagger.task.counted import add_statistics  # Imported late: the steps of most ranks count nothing.
 
-            add_statistics(record, counts, self.steps)
+            add_statistics(record, counts, self.steps, task.made_blocks)
         return added(self.before, record) if self.before else record
 
     def _circumstances(self) -> dict[str, Any]:

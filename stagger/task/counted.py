@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from stagger.datatrove.statistics import is_counting, statistics_of
-from stagger.pipeline import COUNTS, Statistics
+from stagger.pipeline import COUNTS
 from stagger.pipeline.chain import Step, StepCount
 from stagger.pipeline.statistics import merged, statistics, summed
 
@@ -14,15 +14,20 @@ from stagger.pipeline.statistics import merged, statistics, summed
 SHOWN = 10
 
 
-def add_statistics(record: dict[str, Any], counts: Sequence[StepCount], steps: Sequence[Step]) -> None:
+def add_statistics(
+    record: dict[str, Any], counts: Sequence[StepCount], steps: Sequence[Step], made: Sequence[tuple[Any, Any]] = ()
+) -> None:
     """Add to a completion record what each step counted and measured, and the sums over the steps of what was dropped
-    by reason, and of what was counted with `count`.
+    by reason, and of what was counted with `count`. `made` are blocks that steps made, with the counts of these.
     """
     ours = [statistics(count.counts) for count in counts]
     elsewhere = statistics(COUNTS)
     totals: dict[str, dict[str, int]] = {"dropped": elsewhere.get("dropped", {}), "counts": elsewhere.get("counts", {})}
-    for entry, own, step in zip(record["steps"], ours, steps, strict=True):
-        every: Statistics = merged(own, statistics_of(step)) if is_counting(step) else own
+    for entry, own, step, count in zip(record["steps"], ours, steps, counts, strict=True):
+        every = own
+        for block in (step, *(block for place, block in made if place is count.counts)):
+            if is_counting(block):
+                every = merged(every, statistics_of(block))
         entry.update(every)
         totals["dropped"] = summed(totals["dropped"], every.get("dropped", {}))
         totals["counts"] = summed(totals["counts"], own.get("counts", {}))

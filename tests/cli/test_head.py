@@ -47,6 +47,9 @@ def test_documents_of_a_run(run: Run) -> None:
 def test_documents_of_a_path(run: Run) -> None:
     folder = Path(run.run_dir).parent
     assert shown(folder / "removed") == ["0-1", "0-2", "0-4"]
+    table = pytest.importorskip("pyarrow").table({"body": ["a", "b"], "id": ["x", "y"]})
+    pytest.importorskip("pyarrow.feather").write_feather(table, str(folder / "some.feather"))
+    assert shown(folder / "some.feather", text_key="body") == ["x", "y"]
     assert shown(folder / "out" / "00001.jsonl.zst", text_key="content") == ["1-0", "1-3", "1-6"]
 
 

@@ -52,7 +52,7 @@ def fail_once(
 
 
 def host_of(document: Document) -> str:
-    return str(document.metadata["url"]).split("/")[2] + document.text[:20]
+    return f"{document.metadata['url'].split('/')[2]} {document.text[:20]}"
 
 
 def priority(document: Document) -> int:

@@ -63,6 +63,22 @@ def test_a_name_that_only_some_ranks_count_by_ones_is_a_metric_of_all() -> None:
     assert (metric["n"], metric["sum"], metric["mean"], metric["m2"]) == (4, 8, 2.0, 12.0)
 
 
+def test_blocks_that_a_function_makes_count_for_its_step(tmp_path: Path, shards: Path) -> None:
+    def short(data: Any, rank: int, world_size: int) -> Any:
+        from datatrove.pipeline.filters import RegexFilter
+        from datatrove.pipeline.writers import JsonlWriter
+
+        writer = JsonlWriter(str(tmp_path / "excluded"), "${rank}.jsonl", compression=None)
+        fives = RegexFilter("^document [0-9]*5 ", exclusion_writer=writer)
+        return Short().run(fives.run(data, rank, world_size), rank, world_size)
+
+    steps: list[Any] = [ReadJsonl(str(shards)), short, WriteJsonl(str(tmp_path / "out"))]
+    state = LocalExecutor(steps, run_dir=tmp_path / "run", tasks=2, workers=1).run().status()["pipeline"]
+    assert state.dropped["no reason given"] + state.dropped["third"] == 600 - state.records_out
+    assert state.steps[1]["metrics"]["size"]["n"] == 540
+    assert "dropped" not in state.steps[2]
+
+
 def test_values_that_json_cannot_hold_are_counted_and_names_are_bounded() -> None:
     assert measured([1.5, float("nan")]) == {"counts": {"size: not finite": 2}}
     block = LambdaFilter(lambda document: True)

@@ -14,6 +14,7 @@ from stagger import RunFailed, StaggerError
 from stagger.launch.launch import launch
 from stagger.launch.launched import Launched
 from stagger.launch.publish import NotPublished, check_publishing, names_in_repo, publish
+from stagger.launch.rehearsal import prepared
 from stagger.rundir.published import read_published
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.spec.load import load_file
@@ -155,6 +156,11 @@ def test_what_cannot_be_published_is_refused(remote: Hub, tmp_path: Path) -> Non
     (tmp_path / "p.yaml").write_text(json.dumps({**content, "stages": [{"name": "a", "pipeline": steps}]}))
     with pytest.raises(StaggerError, match="write publish in the stage whose outputs are to be published"):
         load_file(str(tmp_path / "p.yaml"))
+
+
+def test_a_rehearsal_publishes_nothing(remote: Hub, tmp_path: Path) -> None:
+    rehearsed = prepared(load_file(str(pipeline(tmp_path))), 1, {}, str(tmp_path / "rehearsal"))
+    assert [stage.publish for stage in rehearsed.spec.stages] == [None]
 
 
 def test_a_hub_that_does_not_answer_is_no_reason_to_refuse(

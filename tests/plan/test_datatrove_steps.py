@@ -26,6 +26,9 @@ def helper():
 class Removing:
     def __call__(self, data, rank, world_size):
         return ExactDedupFilter("dups").run(data, rank, world_size)
+def minhash(data, rank, world_size):
+    from datatrove.pipeline.dedup.minhash import MinhashDedupFilter
+    return MinhashDedupFilter("remove").run(data, rank, world_size)
 def media(data, rank, world_size):
     from datatrove.data import Media
     for document in data:
@@ -118,3 +121,4 @@ def test_stages_that_number_the_documents_of_a_folder_read_it_alike(
     with pytest.raises(StaggerError, match=f"s0 and s1 deduplicate .*/in by the numbers .* {said}"):
         made(*pipelines, **keys)
     made([first, "dt_steps:plain"], [second, "dt_steps:Removing"], **keys)
+    made([first, "dt_steps:minhash"], [second, "dt_steps:Removing"], **keys)  # Each has numbers of its own.

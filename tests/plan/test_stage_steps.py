@@ -121,6 +121,6 @@ def test_a_first_step_without_shards_is_told(
     path = tmp_path / "run.yaml"
     path.write_text(f"name: run\nrun_dir: run\ntasks: 8\npipeline: ['team_steps:{step}']\n")
     ran = cli("launch", path, "--dry-run", check=0)
-    assert f"{step} brings no shards: each of the 8 ranks" in ran.err
+    assert f"{step} brings no shards: each of 8 ranks" in ran.err
     assert said in ran.err
     assert "input    no shards: the first step makes or finds its own records" in ran.out

@@ -96,7 +96,7 @@ def test_ranges_end_where_the_object_ends(engine: Engine, bucket: Bucket) -> Non
 
 
 def test_a_folder_of_many_pages_is_listed_in_ranges(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("s3fs_engine", "key_ranges"):
+    for place in ("s3fs_engine", "plain_requests", "key_ranges"):
         monkeypatch.setattr(f"stagger.storage.s3.{place}.PAGE_KEYS", 10)
     divided: list[int] = []
     check = KeyRanges.check

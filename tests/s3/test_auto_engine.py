@@ -41,7 +41,7 @@ def test_obstore_serves_what_it_can(s3: S3Server) -> None:
     assert b"".join(storage.stream("s3://data/auto/a", 7, entry.version)) == b"content"
     assert [each.name for each in storage.list("s3://data/auto")] == ["a"]
     assert isinstance(engine_of({"engine": "auto"}), AutoEngine)
-    assert storage.libraries() == {"s3": "obstore and s3fs"}
+    assert storage.libraries() == {"s3": "obstore"}
 
 
 @pytest.mark.parametrize(

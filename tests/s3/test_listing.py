@@ -109,8 +109,8 @@ def test_an_object_without_a_size_is_a_wrong_answer() -> None:
 
 @pytest.fixture
 def short_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stagger.storage.s3.s3fs_engine.PAGE_KEYS", 10)
-    monkeypatch.setattr("stagger.storage.s3.key_ranges.PAGE_KEYS", 10)
+    for place in ("s3fs_engine", "plain_requests", "key_ranges"):
+        monkeypatch.setattr(f"stagger.storage.s3.{place}.PAGE_KEYS", 10)
 
 
 @pytest.mark.usefixtures("short_pages")

@@ -123,7 +123,7 @@ def test_a_killed_rank_with_threads_leaves_nothing_and_its_retry_repairs(
     (source / "large.jsonl.gz").write_bytes(pack(lines(8000, 3), "gzip"))
     flag = tmp_path / "flag"
     steps = ({"my_steps:kill_on": {"ranks": [0], "flag": str(flag)}},)
-    where = {"source": str(source), "tasks": 1, "executor": {"type": "local", "workers": 1}}
+    where: dict[str, Any] = {"source": str(source), "tasks": 1, "executor": {"type": "local", "workers": 1}}
     cli("launch", pipeline_file("plain", **where), check=0)
     cli("launch", pipeline_file("killed", steps=steps, **where), check=1)
     assert contents(tmp_path / "killed-output") == {}

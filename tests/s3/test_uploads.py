@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagger.storage.faults import WrongAnswer, fault_of, status_of
-from stagger.storage.s3 import uploads
+from stagger.storage.s3 import plain_requests
 from stagger.storage.s3.obstore_engine import ObstoreEngine
 from stagger.storage.s3.output import PART_BYTES
+from stagger.storage.s3.plain_requests import Answer
 from stagger.storage.s3.signature import Keys, escaped, query_text, signed
 from stagger.storage.s3.store import S3
-from stagger.storage.s3.uploads import Answer
 from stagger.storage.storage import Storage
 from tests.kit.s3_server import S3Server
 from tests.s3.conftest import some_bytes
@@ -83,7 +83,7 @@ def test_what_the_store_refuses_for_good_is_asked_by_s3fs(
     def refuse(*_: object) -> str:
         raise Answer(400, b"<Error><Code>InvalidRequest</Code><Message>a header is missing</Message></Error>")
 
-    monkeypatch.setattr(uploads.Uploads, request_of, refuse)
+    monkeypatch.setattr(plain_requests.PlainRequests, request_of, refuse)
     storage = Storage({"s3": {"engine": "obstore"}})
     output = storage.output("s3://out/refused/a", "tag")
     output.write(some_bytes(2**21))
@@ -109,13 +109,13 @@ def answering(body: bytes) -> Callable[..., tuple[bytes, dict[str, str]]]:
 
 def test_an_error_in_an_answer_200_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """S3 begins its answer before it has put the parts together."""
-    place = uploads.Place("http://store", "r", lambda: Keys("a", "b"), {})
-    monkeypatch.setattr(uploads.Uploads, "_ask", answering(b"<Error><Code>InternalError</Code></Error>"))
+    place = plain_requests.Place("http://store", "r", lambda: Keys("a", "b"), {})
+    monkeypatch.setattr(plain_requests.PlainRequests, "_ask", answering(b"<Error><Code>InternalError</Code></Error>"))
     with pytest.raises(Answer) as raised:
-        uploads.Uploads(place).complete_upload("b", "k", "id", ['"etag"'])
+        plain_requests.PlainRequests(place).complete_upload("b", "k", "id", ['"etag"'])
     assert fault_of(raised.value) == "server error"
     with pytest.raises(WrongAnswer):
-        uploads.Uploads(place).begin_upload("b", "k")
+        plain_requests.PlainRequests(place).begin_upload("b", "k")
 
 
 @pytest.mark.parametrize("name", ["AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "HTTP_PROXY"])
@@ -123,7 +123,7 @@ def test_where_obstore_may_find_the_store_in_another_way_s3fs_uploads(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "http://127.0.0.1:1")
-    assert ObstoreEngine({})._own_uploads is None
+    assert ObstoreEngine({})._plain is None
 
 
 def test_keys_come_from_the_options_or_the_environment(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,6 +203,7 @@ class Limited:
         ({"write_jsonl": "out"}, "write for example write_jsonl: {path: out}."),
         ({"write_jsonl": None, "path": "out"}, "indent the parameters of write_jsonl further than its name"),
         ({"write_jsonl": {"path": "o"}, "read_text": {}}, "begin each step with a dash."),
+        ({"m:f": {}, "statless": True}, "statless is unknown beside m:f; did you mean 'stateless'?"),
         (
             {"write_jsonl": {"path": "o", "compression": "gzp"}},
             "gzip or zstd, not 'gzp'; did you mean 'gzip'?",

@@ -103,6 +103,8 @@ def test_splits(tmp_path: Path, datasets: Any) -> None:
         read(ReadDataset(folder))
     with pytest.raises(StaggerError, match="has the splits train, test, but none called 'dev'"):
         read(ReadDataset(folder, split="dev"))
+    with pytest.raises(StaggerError, match="glob does not go with read_dataset"):
+        ReadDataset(folder, glob="*.arrow")
     with pytest.raises(StaggerError, match="save_to_disk has not written it"):
         read(ReadDataset(str(tmp_path)))
     (tmp_path / "two" / "test" / "data-00000-of-00001.arrow").unlink()

@@ -23,7 +23,8 @@ STEPS = """
 import multiprocessing, os, pathlib, signal, time
 
 def begun(name):
-    pathlib.Path(name).write_text(str(os.getpid()))
+    pathlib.Path(f"{name}.new").write_text(str(os.getpid()))
+    os.rename(f"{name}.new", name)
 
 def asleep(data=None, rank=0, world_size=1):
     begun("begun")

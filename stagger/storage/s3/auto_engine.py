@@ -81,7 +81,7 @@ class AutoEngine:
         return self._either(bucket, key, lambda engine: engine.head(bucket, key))
 
     def page(self, bucket: str, prefix: str, *, recursive: bool, more: str, after: str = "") -> Page:
-        return self._full.page(bucket, prefix, recursive=recursive, more=more, after=after)
+        return self._fast.any_page(bucket, prefix, recursive=recursive, more=more, after=after)
 
     def has_bucket(self, bucket: str) -> bool:
         return self._full.has_bucket(bucket)

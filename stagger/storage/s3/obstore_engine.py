@@ -1,8 +1,8 @@
 """The fast S3 engine: obstore (Rust's object_store) for reads and single PUTs; starts in a tenth of the time.
 
-It takes those options of s3fs that obstore can express. Multipart uploads have requests of their own (uploads.py):
-obstore can neither resend a part nor complete an upload later. What only a launch needs goes through the s3fs engine:
-listings (obstore notices neither a truncated one nor one without an end), and conditional deletes.
+It takes those options of s3fs that obstore can express. Multipart uploads and listings have requests of their own
+(plain_requests.py): obstore can neither resend a part nor complete an upload later, and notices neither a truncated
+listing nor one without an end. Other requests that only a launch makes go through the s3fs engine.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from stagger.errors import StaggerError, counted
 from stagger.storage import Entry
 from stagger.storage.faults import BrokenOff, fault_of
-from stagger.storage.s3.engine import Body, Changed, Engine, Page, Uploader, quoted
+from stagger.storage.s3.engine import Body, Changed, Engine, Page, quoted
 
 if TYPE_CHECKING:
+    from stagger.storage.s3.plain_requests import PlainRequests
     from stagger.storage.s3.signature import Keys
 
 T = TypeVar("T")
@@ -71,7 +72,7 @@ class ObstoreEngine:
         self._options = options
         self._config, self._profile = translate(options)
         self._stores: dict[str, S3Store] = {}
-        self._refused: set[str] = set()  # Buckets to which s3fs uploads in parts.
+        self._refused: set[str] = set()  # Buckets for which s3fs makes the requests that obstore cannot make.
 
     def _store(self, bucket: str) -> S3Store:
         if bucket not in self._stores:
@@ -116,7 +117,7 @@ class ObstoreEngine:
 
     @property
     def keyed(self) -> set[str]:
-        made = [self.__dict__[name] for name in ("s3fs", "_own_uploads") if self.__dict__.get(name) is not None]
+        made = [self.__dict__[name] for name in ("s3fs", "_plain") if self.__dict__.get(name) is not None]
         return set().union(*(engine.keyed for engine in made))
 
     @functools.cached_property
@@ -174,7 +175,7 @@ class ObstoreEngine:
         return Entry(key, found["size"], etag_in(found))
 
     def page(self, bucket: str, prefix: str, *, recursive: bool, more: str, after: str = "") -> Page:
-        page = self.s3fs.page(bucket, prefix, recursive=recursive, more=more, after=after)
+        page = self.any_page(bucket, prefix, recursive=recursive, more=more, after=after)
         if (name := unfit(page.names)) is not None:
             raise StaggerError(
                 f"s3://{bucket}/{prefix} holds a key that the engine obstore cannot represent ({name!r}); use the"
@@ -182,24 +183,30 @@ class ObstoreEngine:
             )
         return page
 
+    def any_page(self, bucket: str, prefix: str, *, recursive: bool, more: str, after: str) -> Page:
+        """A page, also with keys that obstore cannot represent."""
+        return self._own(
+            bucket, lambda engine: engine.page(bucket, prefix, recursive=recursive, more=more, after=after)
+        )
+
     def has_bucket(self, bucket: str) -> bool:
         return self.s3fs.has_bucket(bucket)
 
     def begin_upload(self, bucket: str, key: str) -> str:
-        return self._upload(bucket, lambda engine: engine.begin_upload(bucket, key))
+        return self._own(bucket, lambda engine: engine.begin_upload(bucket, key))
 
     def put_part(self, bucket: str, key: str, upload: str, number: int, data: bytes) -> str:
-        return self._upload(bucket, lambda engine: engine.put_part(bucket, key, upload, number, data))
+        return self._own(bucket, lambda engine: engine.put_part(bucket, key, upload, number, data))
 
     def complete_upload(self, bucket: str, key: str, upload: str, parts: list[str]) -> str:
-        return self._upload(bucket, lambda engine: engine.complete_upload(bucket, key, upload, parts))
+        return self._own(bucket, lambda engine: engine.complete_upload(bucket, key, upload, parts))
 
     def abort_upload(self, bucket: str, key: str, upload: str) -> None:
-        self._upload(bucket, lambda engine: engine.abort_upload(bucket, key, upload))
+        self._own(bucket, lambda engine: engine.abort_upload(bucket, key, upload))
 
-    def _upload(self, bucket: str, call: Callable[[Uploader], T]) -> T:
-        """Make a request of a multipart upload: by s3fs, if the own one fails for good and that of s3fs does not."""
-        own = None if bucket in self._refused else self._own_uploads
+    def _own(self, bucket: str, call: Callable[[PlainRequests | Engine], T]) -> T:
+        """Make a request without obstore: by s3fs, if the plain one fails for good and that of s3fs does not."""
+        own = None if bucket in self._refused else self._plain
         if own is None:
             return call(self.s3fs)
         try:
@@ -214,16 +221,16 @@ class ObstoreEngine:
             return answer
 
     @functools.cached_property
-    def _own_uploads(self) -> Uploader | None:
-        """Own requests for multipart uploads; None where they would not find the store as obstore does."""
-        if self.beyond() or self._config.get("skip_signature") or not BEYOND_UPLOADS.isdisjoint(os.environ):
+    def _plain(self) -> PlainRequests | None:
+        """Plain requests; None where they would not find the store as obstore does."""
+        if self.beyond() or self._config.get("skip_signature") or not BEYOND_PLAIN.isdisjoint(os.environ):
             return None
-        from stagger.storage.s3.uploads import Place, Uploads
+        from stagger.storage.s3.plain_requests import Place, PlainRequests
 
         region = self._config.get("region") or self._found.get("region") or region_here()
         endpoint = endpoint_of(self._config, self._found) or f"https://s3.{region}.amazonaws.com"
         headers = {"x-amz-request-payer": "requester"} if self._config.get("request_payer") else {}
-        return Uploads(Place(endpoint, str(region), self._keys, headers))
+        return PlainRequests(Place(endpoint, str(region), self._keys, headers))
 
     def _keys(self) -> Keys:
         from stagger.storage.s3.signature import Keys
@@ -302,7 +309,7 @@ BEYOND_CONFIG = (
 
 
 #: Environment variables that obstore heeds, and the own requests of multipart uploads do not.
-BEYOND_UPLOADS = {"AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "AWS_S3_EXPRESS", "AWS_SKIP_SIGNATURE", "AWS_REQUEST_PAYER"}
+BEYOND_PLAIN = {"AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "AWS_S3_EXPRESS", "AWS_SKIP_SIGNATURE", "AWS_REQUEST_PAYER"}
 
 
 def region_here() -> str:
