@@ -28,10 +28,10 @@ from stagger.rundir.stage_folder import (
 from stagger.storage.storage import Storage, is_local, without_secrets
 from stagger.task import Committed, Superseded, TaskSettings
 from stagger.task.attempt_log import AttemptLog, log
-from stagger.task.recorded import RecordedOutputs
 
 if TYPE_CHECKING:
     from stagger.task.commit import RankCommit
+    from stagger.task.recorded import RecordedOutputs
     from stagger.task.upload_notes import UploadNotes
 
 #: Seconds of a job's age below which a rank's first attempt on remote storage does not check for a later attempt: this
@@ -75,7 +75,7 @@ class Attempt:
         self.steps: list[Step] = []
         self.counts: list[StepCount] = []
         self.before: dict[str, Any] = {}
-        self.recorded = RecordedOutputs()
+        self._recorded: RecordedOutputs | None = None
         self.bytes_in = self.shards_in = 0
         self.uploads: UploadNotes | None = None
         self.commit: RankCommit | None = None
@@ -84,6 +84,16 @@ class Attempt:
     def repeated(self) -> bool:
         """Whether there may have been an earlier attempt."""
         return self.settings.launch > 1 or self.job.restart > 0
+
+    @property
+    def recorded(self) -> RecordedOutputs:
+        if self._recorded is None:
+            from stagger.task.recorded import (
+                RecordedOutputs,
+            )  # Imported late: few tasks need it before their first read.
+
+            self._recorded = RecordedOutputs()
+        return self._recorded
 
     def run(self) -> bool:
         """Run the rank and record the outcome. True when the rank is done and its completion record written."""
