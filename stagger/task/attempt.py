@@ -7,13 +7,14 @@ import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from stagger.errors import BadInput, Interrupted, StaggerError, counted
 from stagger.pipeline import COUNTS
 from stagger.pipeline.chain import Step, StepCount, chain, own_seconds
 from stagger.pipeline.hooks import bound_steps, kept_names, writers
-from stagger.pipeline.making import build
+from stagger.pipeline.names import build
 from stagger.pipeline.task_context import EXAMPLES, Circumstances, StopFlag, TaskContext
 from stagger.rundir.plan_file import RankPlan, read_rank
 from stagger.rundir.stage_folder import (
@@ -29,10 +30,10 @@ from stagger.rundir.stage_folder import (
 from stagger.storage.storage import Storage, is_local, without_secrets
 from stagger.task import Committed, Superseded, TaskSettings
 from stagger.task.attempt_log import AttemptLog, log
-from stagger.task.recorded import RecordedOutputs
 
 if TYPE_CHECKING:
     from stagger.task.commit import RankCommit
+    from stagger.task.recorded import RecordedOutputs
     from stagger.task.upload_notes import UploadNotes
 
 #: Seconds of a job's age below which a rank's first attempt on remote storage does not check for a later attempt: this
@@ -76,10 +77,16 @@ class Attempt:
         self.steps: list[Step] = []
         self.counts: list[StepCount] = []
         self.before: dict[str, Any] = {}
-        self.recorded = RecordedOutputs()
         self.bytes_in = self.shards_in = 0
         self.uploads: UploadNotes | None = None
         self.commit: RankCommit | None = None
+
+    @cached_property
+    def recorded(self) -> RecordedOutputs:
+        """What the records list as outputs. Its module is imported after the first read, at the first commit."""
+        from stagger.task.recorded import RecordedOutputs
+
+        return RecordedOutputs()
 
     @property
     def repeated(self) -> bool:

@@ -11,8 +11,7 @@ import pytest
 import yaml
 
 from stagger.errors import StaggerError
-from stagger.pipeline.making import build
-from stagger.pipeline.names import BUILTIN
+from stagger.pipeline.names import BUILTIN, build
 from stagger.shipped import shipped
 from stagger.spec.changes import Changes
 from stagger.spec.executors import LocalSpec, SlurmSpec
