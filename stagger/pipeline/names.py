@@ -1,21 +1,13 @@
-"""What the names of steps and objects refer to: `read_jsonl`, `module:name`; and the steps that are made from them.
-
-Every task imports this module: what few steps need is imported late.
-"""
+"""What the names of steps and objects refer to: `read_jsonl`, `module:name`."""
 
 from __future__ import annotations
 
-import functools
 import importlib
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from stagger.errors import StaggerError
-from stagger.storage.storage import expand_variables
-
-if TYPE_CHECKING:
-    from stagger.pipeline.chain import Step
 
 #: Name in a pipeline file -> module and class of the step. The module is imported when a pipeline names the step.
 BUILTIN = {
@@ -54,22 +46,6 @@ def resolve(use: str) -> Any:
             raise StaggerError(f"{use!r} cannot be imported: {module} has no {part!r}{meant}")
         target = getattr(target, part)
     return target
-
-
-def build(use: str, params: dict[str, Any]) -> Step:
-    """A step ready to run: an instance of a class, or a function with `params` filled in.
-
-    `${NAME}` in `params` is replaced from the environment, and the objects that they describe are made (objects.py).
-    Raises StaggerError, naming the key, when a variable is not set, or an object cannot be made.
-    """
-    target = resolve(use)
-    params = cast("dict[str, Any]", expand_variables(params, (use,)))
-    if any(isinstance(value, (dict, list)) for value in params.values()):
-        from stagger.pipeline.objects import arguments
-
-        params = arguments(target, params)
-    step: Step = target(**params) if isinstance(target, type) else functools.partial(target, **params)
-    return step
 
 
 def _unknown(use: str) -> StaggerError:

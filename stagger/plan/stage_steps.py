@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from stagger.datatrove.state import repeatable
 from stagger.errors import StaggerError
-from stagger.pipeline.chain import Step
+from stagger.pipeline.chain import Step, build
 from stagger.pipeline.hooks import BoundStep, Reader, Writer, is_costly
-from stagger.pipeline.names import BUILTIN, build, resolve
+from stagger.pipeline.names import BUILTIN, resolve
 from stagger.pipeline.objects import reason_of, written_objects
 from stagger.steps.removed import WriteRemoved, removal_writers
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from stagger.errors import BadInput, Interrupted, StaggerError, counted
 from stagger.pipeline import COUNTS
-from stagger.pipeline.chain import Step, StepCount, chain, own_seconds
+from stagger.pipeline.chain import Step, StepCount, build, chain, own_seconds
 from stagger.pipeline.hooks import bound_steps, kept_names, writers
-from stagger.pipeline.names import build
 from stagger.pipeline.task_context import EXAMPLES, Circumstances, StopFlag, TaskContext
 from stagger.rundir.plan_file import RankPlan, read_rank
 from stagger.rundir.stage_folder import (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stagger.errors import StaggerError
-from stagger.pipeline.names import build
+from stagger.pipeline.chain import build
 from stagger.pipeline.objects import as_data, made
 from stagger.plan.stage_steps import create_steps
 from stagger.spec.changes import Changes

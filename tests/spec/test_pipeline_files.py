@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from stagger.errors import StaggerError
-from stagger.pipeline.names import BUILTIN, build
+from stagger.pipeline.chain import build
+from stagger.pipeline.names import BUILTIN
 from stagger.shipped import shipped
 from stagger.spec.changes import Changes
 from stagger.spec.executors import LocalSpec, SlurmSpec
