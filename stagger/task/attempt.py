@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from stagger.errors import BadInput, Interrupted, StaggerError, counted
@@ -75,25 +76,21 @@ class Attempt:
         self.steps: list[Step] = []
         self.counts: list[StepCount] = []
         self.before: dict[str, Any] = {}
-        self._recorded: RecordedOutputs | None = None
         self.bytes_in = self.shards_in = 0
         self.uploads: UploadNotes | None = None
         self.commit: RankCommit | None = None
+
+    @cached_property
+    def recorded(self) -> RecordedOutputs:
+        """What the records list as outputs. Its module is imported after the first read, at the first commit."""
+        from stagger.task.recorded import RecordedOutputs
+
+        return RecordedOutputs()
 
     @property
     def repeated(self) -> bool:
         """Whether there may have been an earlier attempt."""
         return self.settings.launch > 1 or self.job.restart > 0
-
-    @property
-    def recorded(self) -> RecordedOutputs:
-        if self._recorded is None:
-            from stagger.task.recorded import (
-                RecordedOutputs,
-            )  # Imported late: few tasks need it before their first read.
-
-            self._recorded = RecordedOutputs()
-        return self._recorded
 
     def run(self) -> bool:
         """Run the rank and record the outcome. True when the rank is done and its completion record written."""
