@@ -96,7 +96,7 @@ def content(lines: list[tuple[str, str]]) -> bytes:
         "lines": lines,
         "customized": "sitecustomize" in sys.modules,
         "known": len(known),
-        "names": top_names(known),
+        "names": top_names(known).union(sys.builtin_module_names),
     }
     head = marshal.dumps((SourceFileLoader(loader.__name__, loader.__file__).get_code(loader.__name__), facts, index))
     folders = {folder: loader.stamp(folder) for folder in (*library, *packages)}

@@ -218,3 +218,20 @@ def test_a_folder_that_a_step_puts_first_comes_first(
     task.start()
     assert str(tmp_path / "isal" / "igzip.py").encode() in plain
     assert task.output == plain
+
+
+def test_built_in_modules_are_not_looked_for_in_folders(task: Task, tmp_path: Path) -> None:
+    """A file of the same name does not replace one, and the search would be a call for each folder of `sys.path`."""
+    (tmp_path / "_stat.py").write_text("")
+    task.bundle()
+    program = (
+        "import marshal, sys\n"
+        "from stagger.bundle import loader\n"
+        "data = memoryview(open(sys.argv[1], 'rb').read())\n"
+        "head = 16 + int.from_bytes(data[8:16], 'little')\n"
+        "_, facts, index = marshal.loads(data[16:head])\n"
+        "sys.path.append(sys.argv[2])\n"
+        "assert loader.Bundle(data[head:], index, facts).find_spec('_stat') is None\n"
+    )
+    bundle = task.settings.replace(".json", ".bundle")
+    subprocess.run([sys.executable, "-I", "-c", program, bundle, str(tmp_path)], check=True)
