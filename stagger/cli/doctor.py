@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -41,6 +41,14 @@ def doctor(
     measure_start: Annotated[
         bool, typer.Option("--measure-start", help="Count the file-system calls of a task's start, and no more.")
     ] = False,
+    measure_metadata: Annotated[
+        str | None,
+        typer.Option(
+            "--measure-metadata",
+            metavar="FOLDER",
+            help="Measure for a few seconds how many metadata operations a shared folder answers, and no more.",
+        ),
+    ] = None,
     json: Json = False,
     options: Options = None,
 ) -> int:
@@ -55,11 +63,8 @@ def doctor(
     from stagger.spec.profiles import NONE
     from stagger.spec.site_settings import site_settings
 
-    if measure_start:
-        from stagger.doctor.start import start_check
-
-        check = start_check()
-        print_json({"checks": [vars(check)]}) if json else show([check])
+    if measure_start or measure_metadata is not None:
+        measurements(measure_start, measure_metadata, json)
         return 0
     if name and not write_profile:
         raise StaggerError(f"{name} is an argument of --write-profile; to check a profile, use --profile {name}.")
@@ -86,6 +91,29 @@ def doctor(
     if problem:
         raise StaggerError(problem)
     return 1 if any(check.state == "problem" for check in made) else 0
+
+
+def measurements(start: bool, folder: str | None, json: bool) -> None:
+    """Make the measurements of `--measure-start` and `--measure-metadata`, and print them. Raises StaggerError."""
+    found: list[Check] = []
+    more: dict[str, Any] = {}
+    if start:
+        from stagger.doctor.start import start_check
+
+        found += [start_check()] if json else show([start_check()])
+    if folder is not None:
+        from stagger.doctor import metadata
+
+        path = metadata.check_folder(folder)
+        if not json:
+            say(metadata.announcement(path), flush=True)
+        rates = metadata.measured(path)
+        check = metadata.check_of(path, rates)
+        found += [check] if json else show([check])
+        limit = metadata.limit_of(rates) if check.state == "ok" else None
+        more = {"metadata": {"rates": [vars(rate) for rate in rates], "metadata_limit": limit}}
+    if json:
+        print_json({"checks": [vars(check) for check in found], **more})
 
 
 def show(found: Iterable[Check]) -> list[Check]:
