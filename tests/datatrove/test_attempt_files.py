@@ -20,7 +20,7 @@ from datatrove.pipeline.stats import DocStats
 from datatrove.pipeline.writers import JsonlWriter, ParquetWriter
 
 from stagger import Document
-from stagger.datatrove.leading import METHODS, committed_with
+from stagger.datatrove.patches import METHODS, committed_with
 from stagger.errors import StaggerError
 from stagger.pipeline.task_context import TaskContext
 from stagger.rundir.stage_folder import StageFolder, encode
