@@ -81,6 +81,7 @@ def test_one_place_talks_to_slurm_and_one_to_each_storage() -> None:
     assert importers("subprocess") == [
         "bundle/cache.py",
         "bundle/first.py",
+        "doctor/metadata.py",
         "doctor/start.py",
         "launch/background.py",
         "slurm/command.py",
