@@ -13,6 +13,9 @@ FRAME = re.compile(r'  File "([^"]*)"')
 #: The file in which every attempt begins, in the folder of the task's stagger.
 BEGINNING = re.compile(r'^  File "([^"]*/stagger)/task/attempt\.py"', re.MULTILINE)
 
+#: What follows the beginning of a traceback that ends with an error of stagger's own, such as bad input.
+OWN_ERROR = re.compile(r"(?:\n[ ].*)+\nstagger\.errors\.")
+
 #: A file of an installed package, and one of Python itself.
 PACKAGE = re.compile(r".*/(?:site|dist)-packages/([^/]+?)(?:\.py)?(?:/|$)")
 PYTHON = re.compile(r".*/lib(?:64)?/python3[^/]*/|<frozen ")
@@ -21,12 +24,15 @@ PYTHON = re.compile(r".*/lib(?:64)?/python3[^/]*/|<frozen ")
 def folded(trace: str) -> str:
     """A traceback in which neighbouring frames of stagger, of Python and of installed packages are one line.
 
-    Without a frame of the user's own, those of installed packages stay: a step may come from one.
+    Without a frame of the user's own, those of installed packages stay: a step may come from one. Empty for an error of
+    stagger's own without any: its sentence says all.
     """
     began = BEGINNING.search(trace)
     own_folder = f"{began[1]}/" if began else ""
     owners = [owner_of(path, own_folder) for path in FRAME.findall(trace)]
     keeps_packages = "" not in owners
+    if keeps_packages and OWN_ERROR.match(trace.rpartition("Traceback (most recent call last):")[2]):
+        return ""
     lines: list[str] = []
     hidden: Counter[str] = Counter()
     inside = False

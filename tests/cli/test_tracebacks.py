@@ -46,3 +46,13 @@ def test_frames_of_a_package_stay_where_there_are_no_others() -> None:
         "raise",
     ]
     assert shown[4:] == ["  ... 1 frame of Python", "KeyError: 'x'"]
+
+
+def test_bad_input_has_a_sentence_and_no_traceback() -> None:
+    lines = TRACE.splitlines()
+    inner = "\n".join(
+        [*lines[:5], "ValueError: x", "", "The above exception was the direct cause of the following exception:", ""]
+    )
+    assert folded("\n".join([inner, *lines[:5], "stagger.errors.BadInput: a.jsonl, record 1: not JSON"])) == ""
+    assert folded("\n".join([*lines[:5], "ValueError: x"]))
+    assert folded("\n".join([*lines[:-1], "stagger.errors.StaggerError: raised by a step"]))
