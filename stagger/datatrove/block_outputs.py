@@ -63,7 +63,7 @@ class BlockOutput(Writer):
 
     def planned_outputs(self, ranks: Sequence[Sequence[Shard]]) -> Iterator[tuple[str, str]]:
         """The file of each rank, if its name depends on the rank alone."""
-        template = self.templates[0] if self.name else "{stem}"
+        template = self.templates[0] if self.name and self.templates else "{stem}"
         if "{stem}" not in template:
             for rank in range(len(ranks)):
                 name = template.replace("{rank}", f"{rank:05d}").replace("{number}", "000")
@@ -130,19 +130,24 @@ def folder_of(block: Any) -> Any:
 
 
 def _output_of(block: Any) -> BlockOutput | None:
+    """Where a block writes. In a folder with options of its own, which may not be the run's, it claims no names."""
     folder = folder_of(block)
     place = "" if folder is None else place_of(folder)
     if not place:
         return None
     name = getattr(getattr(block, "output_filename", None), "template", "")
+    return BlockOutput(place, _templates(block, name) if place_of(folder, s3_options={}) else (), name)
+
+
+def _templates(block: Any, name: str) -> tuple[str, ...]:
     if name:
         part = "{number}_" if getattr(block, "max_file_size", 0) > 0 else ""
-        return BlockOutput(place, (with_part(stagger_template(name), part),), name)
-    groups = getattr(block, "groups", ()) if hasattr(block, "extract_stats") else ()
-    names = [f"{group}/{{stem}}/{{rank}}.json" for group in groups]
+        return (with_part(stagger_template(name), part),)
+    if hasattr(block, "extract_stats"):
+        return tuple(f"{group}/{{stem}}/{{rank}}.json" for group in block.groups)
     if getattr(block, "save_bloom_filter", False):
-        names = ["bloom_filter.bloom"]
-    return BlockOutput(place, tuple(names or FILE_NAMES.get(type(block).__name__, ())))
+        return ("bloom_filter.bloom",)
+    return tuple(FILE_NAMES.get(type(block).__name__, ()))
 
 
 def stagger_template(name: str) -> str:

@@ -43,7 +43,7 @@ def modules_of(run: RunSpec, stage: StageSpec) -> list[str]:
     """The modules of stagger that tasks of this stage import, besides those of every task. None is the user's own."""
     found = [BUILTIN[step.use].partition(":")[0] for step in stage.pipeline if step.use in BUILTIN]
     if any(step.use not in BUILTIN for step in stage.pipeline):
-        found += ["stagger.datatrove.leading", "stagger.datatrove.state", "stagger.pipeline.shard_boundaries"]
+        found += ["stagger.datatrove.patches", "stagger.datatrove.state", "stagger.pipeline.shard_boundaries"]
     if any(step.removed for step in stage.pipeline):
         found += ["stagger.steps.removed", "stagger.datatrove.reasons"]
     written = [value for step in stage.pipeline for value in (step.params, step.removed and step.removed.path)]

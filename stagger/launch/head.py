@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stagger.datatrove.block_outputs import writes
-from stagger.datatrove.leading import committed_with
+from stagger.datatrove.patches import committed_with
 from stagger.datatrove.shape import is_block
 from stagger.errors import BadInput, Interrupted, StaggerError, counted
 from stagger.launch.check import enter

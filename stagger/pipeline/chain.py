@@ -1,6 +1,4 @@
-"""Makes the steps of a plan, and turns them into a running pipeline: a chain of iterators, each step pulling from the
-one before.
-"""
+"""Turns the steps of a plan into a running pipeline: a chain of iterators, each step pulling from the one before."""
 
 from __future__ import annotations
 
@@ -17,6 +15,22 @@ from stagger.storage.storage import expand_variables
 
 #: `(data, rank, world_size) -> iterator`: datatrove's contract. `data` is None for the first step.
 Step = Callable[[Any, int, int], "Iterable[Any] | None"]
+
+
+def build(use: str, params: dict[str, Any]) -> Step:
+    """A step ready to run: an instance of a class, or a function with `params` filled in.
+
+    `${NAME}` in `params` is replaced from the environment, and the objects that they describe are made (objects.py).
+    Raises StaggerError, naming the key, when a variable is not set, or an object cannot be made.
+    """
+    target = resolve(use)
+    params = cast("dict[str, Any]", expand_variables(params, (use,)))
+    if any(isinstance(value, (dict, list)) for value in params.values()):
+        from stagger.pipeline.objects import arguments  # Imported late: few steps have such parameters.
+
+        params = arguments(target, params)
+    step: Step = target(**params) if isinstance(target, type) else functools.partial(target, **params)
+    return step
 
 
 class Removal(Writer):
@@ -41,22 +55,6 @@ class StepCount:
     counts: dict[str, int] = field(default_factory=dict)
     #: Calls the step in place of the chain, and writes what does not come out.
     removal: Removal | None = field(default=None, repr=False)
-
-
-def build(use: str, params: dict[str, Any]) -> Step:
-    """A step ready to run: an instance of a class, or a function with `params` filled in.
-
-    `${NAME}` in `params` is replaced from the environment, and the objects that they describe are made (objects.py).
-    Raises StaggerError, naming the key, when a variable is not set, or an object cannot be made.
-    """
-    target = resolve(use)
-    params = cast("dict[str, Any]", expand_variables(params, (use,)))
-    if any(isinstance(value, (dict, list)) for value in params.values()):
-        from stagger.pipeline.objects import arguments
-
-        params = arguments(target, params)
-    step: Step = target(**params) if isinstance(target, type) else functools.partial(target, **params)
-    return step
 
 
 def chain(

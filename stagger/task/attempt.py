@@ -383,7 +383,7 @@ def committed_blocks(steps: list[Step], task: TaskContext) -> AbstractContextMan
     """A context in which what blocks of datatrove write are outputs of the task, unless all steps are stagger's."""
     if all(type(step).__module__.startswith("stagger.") for step in steps):
         return nullcontext()
-    from stagger.datatrove.leading import committed_with
+    from stagger.datatrove.patches import committed_with
 
     return committed_with(task, steps)
 

@@ -44,6 +44,7 @@ PURE = {
     "storage/faults",
     "storage/s3/key_space",
     "storage/s3/refusals",
+    "storage/s3/signature",
 }
 
 #: Modules that touch the machine, its clock or the network.

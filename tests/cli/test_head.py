@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import feather
 
 from stagger import Document, Filter, LocalExecutor, ReadJsonl, Run, StaggerError, WithRemoved, WriteJsonl
 from stagger.cli.head import documents, show
@@ -47,8 +49,8 @@ def test_documents_of_a_run(run: Run) -> None:
 def test_documents_of_a_path(run: Run) -> None:
     folder = Path(run.run_dir).parent
     assert shown(folder / "removed") == ["0-1", "0-2", "0-4"]
-    table = pytest.importorskip("pyarrow").table({"body": ["a", "b"], "id": ["x", "y"]})
-    pytest.importorskip("pyarrow.feather").write_feather(table, str(folder / "some.feather"))
+    table = pyarrow.table({"body": ["a", "b"], "id": ["x", "y"]})
+    feather.write_feather(table, str(folder / "some.feather"))
     assert shown(folder / "some.feather", text_key="body") == ["x", "y"]
     assert shown(folder / "out" / "00001.jsonl.zst", text_key="content") == ["1-0", "1-3", "1-6"]
 
@@ -85,7 +87,6 @@ def test_a_pipeline_file_needs_no_run_and_writes_nothing(run: Run, tmp_path: Pat
     }
     file = tmp_path / "x.yaml"
     file.write_text(json.dumps(content))
-    pytest.importorskip("datatrove")
     assert shown(file, step=3) == ["0-0", "0-2", "0-3"]
     assert shown(file, step=2, removed=True) == ["0-1", "0-10", "0-11"]
     with pytest.raises(StaggerError, match=r"DocStats.*writes files"):

@@ -116,7 +116,7 @@ class Typed:
             "stagger launch p.yaml --rank 3",
             "launch has no option --rank: that is an option of stagger retry,",
         ),
-        ("stagger launch p.yaml -n", "launch has no option -n; see stagger launch --help."),
+        ("stagger launch p.yaml -q", "launch has no option -q; see stagger launch --help."),
         (
             "stagger launch p.yaml --tasks many",
             "--tasks many: give a number of ranks from 1 to 10,000,000, or auto for one a shard.",

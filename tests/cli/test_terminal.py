@@ -97,4 +97,4 @@ def test_one_place_prints_and_one_makes_the_logger() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and node.module == "loguru"
     }
-    assert logging == {"cli/main.py", "terminal.py"}
+    assert logging == {"cli/main.py", "cli/message_log.py", "terminal.py"}

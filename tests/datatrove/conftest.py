@@ -22,14 +22,14 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return models(tmp_path_factory.mktemp("models"))
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def offline(environment: dict[str, str]) -> Iterator[None]:
     """Nothing is downloaded, neither here nor in processes that tests start."""
     with in_environment(environment):
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def materials(tmp_path_factory: pytest.TempPathFactory, offline: None) -> Path:
     """Read-only input of the tests: see `make_materials`."""
     return make_materials(tmp_path_factory.mktemp("materials"))

@@ -20,7 +20,7 @@ from datatrove.pipeline.stats import DocStats
 from datatrove.pipeline.writers import JsonlWriter, ParquetWriter
 
 from stagger import Document
-from stagger.datatrove.leading import METHODS, committed_with
+from stagger.datatrove.patches import METHODS, committed_with
 from stagger.errors import StaggerError
 from stagger.pipeline.task_context import TaskContext
 from stagger.rundir.stage_folder import StageFolder, encode
@@ -272,9 +272,10 @@ def test_a_function_may_import_datatrove_in_its_call(tmp_path: Path) -> None:
 
 def test_datatrove_is_as_it_was_afterwards(tmp_path: Path) -> None:
     import datatrove.pipeline.writers.disk_base as disk_base
+    from datatrove.pipeline.base import PipelineStep
 
     def methods() -> dict[str, Callable[..., Any] | None]:
-        kinds = {"DataFolder": DataFolder, "OutputFileManager": OutputFileManager, "DiskWriter": disk_base.DiskWriter}
+        kinds = {one.__name__: one for one in (DataFolder, OutputFileManager, disk_base.DiskWriter, PipelineStep)}
         return {f"{kind}.{name}": vars(kinds[kind]).get(name) for rows in METHODS.values() for kind, name, _ in rows}
 
     before, finders = methods(), [*sys.meta_path]

@@ -105,6 +105,8 @@ def test_what_cannot_be_committed_is_known(tmp_path: Path) -> None:
     assert uncommitted_of(JsonlWriter(str(tmp_path)), {}) == []
     assert uncommitted_of(JsonlWriter(("memory://there", {})), {}) == ["JsonlWriter writes to /there"]
     assert uncommitted_of(JsonlWriter(("s3://b/there", own)), own) == []
+    assert [one.output_names for one in outputs_of(JsonlWriter(("s3://b/there", own)))] == [[]]
+    assert [one.output_names for one in outputs_of(JsonlWriter("s3://b/there"))] == [["{rank}.jsonl.gz"]]
     assert uncommitted_of(JsonlWriter(("s3://b/there", own)), {}) == ["JsonlWriter writes to b/there"]
     assert uncommitted_of(RegexFilter("x", exclusion_writer=JsonlWriter("memory://x")), {})
 

@@ -8,6 +8,8 @@ from statistics import variance
 from typing import Any
 
 import pytest
+from datatrove.pipeline.filters import LambdaFilter
+from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from stagger import LocalExecutor, ReadJsonl, WriteJsonl
 from stagger.datatrove.statistics import statistics_of
@@ -15,11 +17,6 @@ from stagger.pipeline import OTHERS, Statistics
 from stagger.pipeline.statistics import merged
 from stagger.status.step_totals import StepTotals
 from tests.kit.runs import completions
-
-pytest.importorskip("datatrove")
-
-from datatrove.pipeline.filters import LambdaFilter
-from datatrove.pipeline.filters.base_filter import BaseFilter
 
 
 class Short(BaseFilter):  # type: ignore[misc]

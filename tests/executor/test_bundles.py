@@ -34,7 +34,7 @@ def test_the_bundle_holds_what_the_steps_and_the_storage_of_a_stage_need(
     stage = {"name": "run", "pipeline": steps}
     content = {"name": "run", "run_dir": "/run", "cwd": "/", "storage_options": options, "stages": [stage]}
     run = RunSpec.model_validate(content)
-    mine = ["stagger.datatrove.leading", "stagger.datatrove.state", "stagger.pipeline.shard_boundaries"]
+    mine = ["stagger.datatrove.patches", "stagger.datatrove.state", "stagger.pipeline.shard_boundaries"]
     assert modules_of(run, run.stages[0]) == sorted(["stagger.steps.jsonl", *mine, *storage])
 
 

@@ -6,18 +6,24 @@ from pathlib import Path
 
 import pytest
 
-CLUSTER_TESTS = Path(__file__).parents[1] / "slurm"
+TESTS = Path(__file__).parents[1]
+
+#: Folders of tests that no cluster is needed for, about half of their time.
+STORAGE = ("promises", "rgw", "rundir", "s3", "spec", "start", "status", "steps", "storage", "task")
 
 #: The files of tests/slurm that run on a second cluster, while the first one runs the others: both take as long.
 SECOND_CLUSTER = ("test_block_jobs", "test_node_failure", "test_requeue", "test_site", "test_tries")
 
-PARTS = ("others", "first-cluster", "second-cluster")
+PARTS = ("first-cluster", "second-cluster", "storage", "others")
 
 
 def part_of(path: Path) -> str:
-    if not path.is_relative_to(CLUSTER_TESTS):
+    if not path.is_relative_to(TESTS):
         return "others"
-    return "second-cluster" if path.stem in SECOND_CLUSTER else "first-cluster"
+    folder = path.relative_to(TESTS).parts[0]
+    if folder == "slurm":
+        return "second-cluster" if path.stem in SECOND_CLUSTER else "first-cluster"
+    return "storage" if folder in STORAGE else "others"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -12,10 +12,10 @@ from stagger.pipeline.shard_table import AT_ONCE, RankShards, ShardTable
 from stagger.storage import Files
 
 #: Names with any character that UTF-8 can hold: NUL, line ends, separators, and those beyond 16 bits.
-names = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(
+names = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampled_from(
     ["", "\0", "\n", "a\0b", "a\nb", "é" * 512, "\uffff", "\U0001f600", "\U0010ffff", "x" * 1024, "/", '"', "\\"]
 )
-shard_lists = st.lists(st.builds(Shard, names, st.integers(-1, 2**62), names), max_size=40)
+shard_lists = st.lists(st.builds(Shard, names, st.integers(-1, 2**62), names), max_size=12)
 
 
 @given(shard_lists, st.data())

@@ -14,8 +14,6 @@ from stagger.launch.plans import Pipeline
 from stagger.plan.datatrove_steps import DATATROVE, DEDUP, uses
 from stagger.spec.load import load_file
 
-pytest.importorskip("datatrove")
-
 STEPS = """
 import stagger
 from datatrove.pipeline.dedup.exact_dedup import ExactDedupFilter, ExactDedupSignature

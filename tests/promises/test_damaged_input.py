@@ -106,7 +106,8 @@ def test_bad_records_can_be_skipped_and_are_counted(cli: Cli, pipeline_file: Pip
         "record": 4,
         "byte": len(LINES[0] + bad[0] + LINES[1]),
         "kind": "text",
-        "reason": "there is no key 'text'; set text_key to the key that holds the text",
+        "reason": "there is no key 'text'; set text_key to the key that holds the text, or missing_text: empty if"
+        " records without it have none",
     }
     assert output_ids(tmp_path / "run-output") == sorted(f"doc-{i}" for i in range(10))
     assert json.loads((tmp_path / "run" / "stats.json").read_text())["bad_records"]["utf-8"] == 13

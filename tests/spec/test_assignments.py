@@ -113,5 +113,5 @@ def test_what_an_alias_stands_for_is_set_in_one_place_only() -> None:
     shared = {"kit:Writer": {"output_folder": "a"}}
     raw = {"pipeline": [{"kit:A": {"writer": shared}}, {"kit:B": {"writer": shared}}]}
     assign(raw, "pipeline.A.writer.output_folder=b")
-    assert raw["pipeline"][0]["kit:A"]["writer"] == {"kit:Writer": {"output_folder": "b"}}  # type: ignore[index]
-    assert raw["pipeline"][1]["kit:B"]["writer"] == {"kit:Writer": {"output_folder": "a"}}  # type: ignore[index]
+    assert raw["pipeline"][0]["kit:A"]["writer"] == {"kit:Writer": {"output_folder": "b"}}
+    assert raw["pipeline"][1]["kit:B"]["writer"] == {"kit:Writer": {"output_folder": "a"}}

@@ -1,6 +1,6 @@
-"""While the steps of a rank run, what datatrove's blocks do with files leads to `AttemptFiles`.
+"""While the steps of a rank run, datatrove's classes are patched: what blocks do with files is done by `AttemptFiles`.
 
-Every block opens its files through a `DataFolder`, itself or by an `OutputFileManager`. These classes are changed, not
+Every block opens its files through a `DataFolder`, itself or by an `OutputFileManager`. These classes are patched, not
 the blocks: a function may make a block in its call, and may import datatrove only then.
 """
 
@@ -38,8 +38,8 @@ METHODS = {
 }
 
 
-class Leading:
-    """Leads datatrove's classes to the files of one attempt, as soon as their modules are loaded."""
+class Patches:
+    """Patches datatrove's classes for one attempt, as soon as their modules are loaded."""
 
     def __init__(self, task: TaskContext, steps: Sequence[Any]) -> None:
         self._task = task
@@ -50,7 +50,7 @@ class Leading:
     def begin(self) -> None:
         for module in METHODS:
             if module in sys.modules:
-                self._lead(module)
+                self._patch(module)
         sys.meta_path.insert(0, self)
         self._restore.callback(sys.meta_path.remove, self)
 
@@ -69,37 +69,37 @@ class Leading:
 
             def loaded(module: Any) -> None:
                 load(module)
-                self._lead(name)
+                self._patch(name)
 
             spec.loader.exec_module = loaded  # type: ignore[method-assign]
         return spec
 
-    def _lead(self, module: str) -> None:
+    def _patch(self, module: str) -> None:
         if self._files is None:
             from stagger.datatrove.attempt_files import AttemptFiles
 
             self._files = AttemptFiles(self._task, self._steps)
             self._restore.callback(self._files.close)
         for kind, name, instead in METHODS[module]:
-            changed = getattr(sys.modules[module], kind)
-            own = vars(changed).get(name)
-            restore = functools.partial(delattr if own is None else setattr, changed, name)
+            patched = getattr(sys.modules[module], kind)
+            own = vars(patched).get(name)
+            restore = functools.partial(delattr if own is None else setattr, patched, name)
             self._restore.callback(restore, *(() if own is None else (own,)))
-            setattr(changed, name, _leading_to(getattr(self._files, instead), getattr(changed, name)))
+            setattr(patched, name, _patched(getattr(self._files, instead), getattr(patched, name)))
 
 
 @contextlib.contextmanager
 def committed_with(task: TaskContext, steps: Sequence[Any] = ()) -> Iterator[None]:
     """While the context lasts, what datatrove's blocks write are outputs of the task. `steps` are those of the rank."""
-    leading = Leading(task, steps)
-    leading.begin()
+    patches = Patches(task, steps)
+    patches.begin()
     try:
         yield
     finally:
-        leading.end()
+        patches.end()
 
 
-def _leading_to(method: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+def _patched(method: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
     """A method of a class of datatrove that calls `method` with the original one."""
 
     @functools.wraps(original)
