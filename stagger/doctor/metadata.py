@@ -31,15 +31,16 @@ SHARE = 0.5
 LOCAL = frozenset(("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"))
 
 #: Prints the operations of one process: it looks for a new name, creates the file, and removes it. No client can answer
-#: any of these from its cache.
+#: any of these from its cache. Each process has a folder of its own: changes of one folder wait for one another.
 PROGRAM = """
 import os, sys, time
-folder, seconds = sys.argv[1], float(sys.argv[2])
+folder, seconds = f"{sys.argv[1]}/{os.getpid()}", float(sys.argv[2])
+os.mkdir(folder)
 print("ready", flush=True)
 sys.stdin.readline()
 end, rounds = time.monotonic() + seconds, 0
 while time.monotonic() < end:
-    path = f"{folder}/{os.getpid()}-{rounds}"
+    path = f"{folder}/{rounds}"
     os.path.lexists(path)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     os.unlink(path)
@@ -82,11 +83,16 @@ def measured(folder: str, seconds: float = SECONDS) -> list[Rate]:
         with tempfile.TemporaryDirectory(prefix="stagger-metadata-", dir=folder, ignore_cleanup_errors=True) as own:
             for processes in PROCESSES:
                 rates.append(rate_of(own, processes, seconds))
-                if len(rates) > 1 and rates[-1].per_s < GROWTH * rates[-2].per_s:
+                if not still_grew(rates):
                     break
     except (OSError, ValueError) as error:
         raise StaggerError(f"--measure-metadata {folder}: the measurement failed: {error}") from error
     return rates
+
+
+def still_grew(rates: list[Rate]) -> bool:
+    """Whether the last processes that were added got more answers."""
+    return len(rates) < 2 or rates[-1].per_s >= GROWTH * rates[-2].per_s
 
 
 def rate_of(folder: str, processes: int, seconds: float) -> Rate:
@@ -138,7 +144,9 @@ def check_of(folder: str, rates: list[Rate]) -> Check:
     text = f"{folder} ({kind}): {table}."
     if kind in LOCAL:
         return Check("metadata", "warning", f"{text} This is a disk of this machine: name a folder that nodes share.")
-    text += f" Its metadata server answers at least {most:,.0f} operations/s. {SHARE:.0%} of that, since it has other"
+    text += f" Its metadata server answers at least {most:,.0f} operations/s"
+    text += ", and more to more processes" if still_grew(rates) else ""
+    text += f". {SHARE:.0%} of that, since it has other"
     text += f" users: metadata_limit: {limit_of(rates)}, in the pipeline file or the profile."
     return Check("metadata", "ok", text)
 

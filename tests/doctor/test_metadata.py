@@ -48,12 +48,14 @@ def test_the_advice_is_half_of_what_a_shared_file_system_answers(
 ) -> None:
     rates = [Rate(1, 9000.0), Rate(2, 15_850.0), Rate(4, 14_000.0)]
     assert limit_of(rates) == 7900
+    growing = [Rate(1, 1000.0), Rate(2, 2000.0), Rate(4, 4000.0)]
     monkeypatch.setattr(metadata, "file_system", lambda folder: "lustre")
     check = check_of(str(tmp_path), rates)
     assert check.state == "ok"
     assert "(lustre): 1 process 9,000/s; 2 processes 15,850/s; 4 processes 14,000/s." in check.text
     assert "at least 15,850 operations/s. 50% of that" in check.text
     assert "metadata_limit: 7900" in check.text
+    assert "at least 4,000 operations/s, and more to more processes." in check_of(str(tmp_path), growing).text
     monkeypatch.setattr(metadata, "file_system", lambda folder: "ext4")
     check = check_of(str(tmp_path), rates)
     assert check.state == "warning"
