@@ -36,13 +36,13 @@ give_up() {
 }
 
 # bring_up SECONDS DAEMON CHECK COMMAND...: start the daemon unless it runs, and wait until CHECK succeeds.
-# It may start the daemon twice: a daemon found running may be about to end.
+# It may start the daemon several times: a daemon found running may be about to end, and still hold its port.
 bring_up() {
     local limit=$((SECONDS + $1)) daemon=$2 check=$3 starts=0 launched=''
     shift 3
     while true; do
         if ! { kill -0 "$launched" 2>/dev/null || alive "$@"; }; then
-            ((++starts <= 2)) || give_up "$daemon" "$daemon ends as soon as it is started:"
+            ((++starts <= 5)) || give_up "$daemon" "$daemon ends as soon as it is started:"
             start "$daemon" "$@"
             launched=$! # until setsid and env have run, pgrep cannot find the daemon by its name
         fi

@@ -44,7 +44,8 @@ def restart(life: Life, node: str) -> None:
     """
     killed = datetime.now().replace(microsecond=0)
     os.kill(daemon(f"slurmd.{node}"), signal.SIGKILL)
-    subprocess.run([CLUSTER / "up.sh"], check=True, capture_output=True, timeout=120)
+    repaired = subprocess.run([CLUSTER / "up.sh"], capture_output=True, text=True, timeout=120)
+    assert repaired.returncode == 0, repaired.stderr
     until(lambda: started(life, node) >= killed, f"{node} to register")
 
 
