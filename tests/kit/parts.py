@@ -9,7 +9,7 @@ import pytest
 TESTS = Path(__file__).parents[1]
 
 #: Folders of tests that no cluster is needed for, about half of their time.
-STORAGE = ("promises", "rgw", "rundir", "s3", "spec", "start", "status", "steps", "storage", "task")
+STORAGE = ("promises", "rgw", "rundir", "s3", "storage", "task")
 
 #: The files of tests/slurm that run on a second cluster, while the first one runs the others: both take as long.
 SECOND_CLUSTER = ("test_block_jobs", "test_node_failure", "test_requeue", "test_site", "test_tries")
