@@ -10,7 +10,7 @@ from tests.kit.commits import commit
 
 def test_many_values_hold_no_memory_before_the_end(storage: Storage) -> None:
     task = TaskContext(storage, 0, 1, [], "tag")
-    folder = f"s3://out/{storage.options['s3']['engine']}"
+    folder = f"s3://out/split-{storage.options['s3']['engine']}"
     step = WriteJsonl(folder, "{language}/{rank}.jsonl", compression=None, max_open_files=2)
     step.bind(task)
     documents = [Document("x" * 5000, str(n), [], {"language": f"~{n % 7}"}) for n in range(700)]
