@@ -121,7 +121,7 @@ def where(stages: list[StageStatus]) -> None:
         for name, folder in found[:SHOWN]:
             say(f"{what.format(name)} {folder}")
         if len(found) > SHOWN:
-            say(f"... and in {len(found) - SHOWN} more folders")
+            say(f"... and in {counted(len(found) - SHOWN, 'more folder')}")
     for name, stage in named:
         if "report" in stage.places:
             say(f"The report{name} is {stage.places['report']}")

@@ -60,7 +60,7 @@ def merged_metric(one: Metric | None, other: Metric | None) -> Metric:
 
 
 def ones(number: int) -> Metric:
-    """The metric of so many values that are 1."""
+    """The metric of `number` values, each of them 1."""
     one = Signed(1)
     return {"n": number, "sum": Signed(number), "min": one, "max": one, "mean": one, "m2": 0.0, "unit": ""}
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
-from stagger.rundir.stage_folder import StageFolder, check_record, decode, encode
+from stagger.rundir.stage_folder import StageFolder, encode, read_fields
 from stagger.storage.storage import join
 
 
@@ -34,13 +33,9 @@ def end_path(folder: StageFolder, launch: int) -> str:
 
 def read_end(folder: StageFolder, launch: int) -> EndRecord | None:
     """The record of a launch's end; None if there is none. Raises StaggerError when it is damaged."""
-    path = end_path(folder, launch)
-    try:
-        content = decode(folder.storage.read(path), path)
-    except FileNotFoundError:
+    known = read_fields(folder.storage, end_path(folder, launch), EndRecord)
+    if known is None:
         return None
-    check_record(content, EndRecord, path)
-    known: dict[str, Any] = {name: content[name] for name in EndRecord.__dataclass_fields__ if name in content}
     for name in ("said", "left"):
         known[name] = tuple(known.get(name, ()))
     return EndRecord(**known)

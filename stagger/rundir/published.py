@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
-from stagger.rundir.stage_folder import StageFolder, check_record, decode, encode
+from stagger.errors import counted
+from stagger.rundir.stage_folder import StageFolder, encode, read_fields
 from stagger.storage.storage import join
 
 
@@ -35,19 +35,13 @@ class Published:
         """The end of a sentence about it, such as `3 files in https://.../datasets/me/data, commit 1a2b3c4`."""
         if self.error:
             return f"to {self.repo}: {self.error}"
-        return f"{len(self.files):,} file{'s' * (len(self.files) != 1)} in {self.url}, commit {self.commit[:7]}"
+        return f"{counted(len(self.files), 'file')} in {self.url}, commit {self.commit[:7]}"
 
 
 def read_published(folder: StageFolder) -> Published | None:
     """The record of a stage; None if there is none. Raises StaggerError when it is damaged."""
-    path = join(folder.path, "publish.json")
-    try:
-        content = decode(folder.storage.read(path), path)
-    except FileNotFoundError:
-        return None
-    check_record(content, Published, path)
-    known: dict[str, Any] = {name: content[name] for name in Published.__dataclass_fields__ if name in content}
-    return Published(**{**known, "files": tuple(known.get("files", ()))})
+    known = read_fields(folder.storage, join(folder.path, "publish.json"), Published)
+    return None if known is None else Published(**{**known, "files": tuple(known.get("files", ()))})
 
 
 def write_published(folder: StageFolder, record: Published) -> None:

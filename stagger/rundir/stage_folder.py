@@ -180,6 +180,19 @@ def check_record(value: Any, kind: Any, path: str, key: str = "") -> None:
         raise damaged(path, str(error)) from None
 
 
+def read_fields(storage: Storage, path: str, kind: Any) -> dict[str, Any] | None:
+    """The values of a record that is a dataclass, without keys that it does not know; None if there is no record.
+
+    Raises StaggerError when it is damaged.
+    """
+    try:
+        content = decode(storage.read(path), path)
+    except FileNotFoundError:
+        return None
+    check_record(content, kind, path)
+    return {name: content[name] for name in kind.__dataclass_fields__ if name in content}
+
+
 def check_progress(record: dict[str, Any], shards: int, steps: int, path: str) -> None:
     """Check a progress record against the numbers of shards and steps in its rank's plan. Raises StaggerError."""
     check_record(record, Completion, path)

@@ -30,7 +30,9 @@ def sentences(tree: ast.Module) -> Iterator[ast.JoinedStr]:
 
 def is_number(value: ast.expr) -> bool:
     """Whether a value in a sentence can be the number 1: it is no constant of a module, and no call that makes text."""
-    if any(isinstance(node, ast.Name) and node.id.isupper() for node in ast.walk(value)):
+    table = value.value if isinstance(value, ast.Subscript) else value
+    names = [node.id for node in ast.walk(table) if isinstance(node, ast.Name)]
+    if names and all(map(str.isupper, names)):
         return False
     if isinstance(value, ast.Name):
         return True
@@ -52,6 +54,7 @@ def mistakes(code: str) -> list[int]:
                 getattr(value.value.body, "value", ""),
                 getattr(value.value.orelse, "value", ""),
             )
+            plural |= isinstance(value.value, ast.BinOp) and getattr(value.value.left, "value", "") == "s"
             if before_noun or plural:
                 found.append(sentence.lineno)
     return found
@@ -63,6 +66,8 @@ def mistakes(code: str) -> list[int]:
         ("f'{n} ranks are done'", True),
         ("f'{len(found)} more files'", True),
         ('f\'{n} rank{"s" if n > 1 else ""}\'', True),
+        ("f'{n} rank{\"s\" * (n > 1)}'", True),
+        ("f'{len(found) - SHOWN} more files'", True),
         ("f'{counted(n, \"rank\")} of {MOST} jobs'", False),
         ("f'{counted(n, \"rank\")} of {name}'", False),
     ],
