@@ -74,8 +74,10 @@ def install_hint(error: BaseException, named: str = "") -> str:
     """
     if not isinstance(error, ModuleNotFoundError) or not error.name or "pip install" in str(error):
         return ""
-    missing = error.name.partition(".")[0]
-    return "" if missing == named.partition(".")[0] else f"; install it, for example with: pip install {missing}"
+    missing, package = error.name.partition(".")[0], named.partition(".")[0]
+    if error.name == "datatrove" or (package == "datatrove" != missing):
+        return "; install it with: pip install 'stagger-slurm[datatrove]'"
+    return "" if missing == package else f"; install it, for example with: pip install {missing}"
 
 
 def add_import_path(folders: Iterable[str]) -> None:

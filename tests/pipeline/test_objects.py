@@ -11,6 +11,7 @@ import pytest
 
 from stagger.errors import StaggerError
 from stagger.pipeline.chain import build
+from stagger.pipeline.names import install_hint
 from stagger.pipeline.objects import as_data, made
 from stagger.plan.stage_steps import create_steps
 from stagger.spec.changes import Changes
@@ -205,3 +206,20 @@ def test_text_that_names_something_is_told_where_the_type_is_unknown() -> None:
 def test_a_costly_object_is_not_made_at_launch() -> None:
     stage = load('{anything: {"kit_objects:Costly": {}}}').stages[0]
     assert isinstance(create_steps(stage)[1], type)
+
+
+@pytest.mark.parametrize(
+    ("missing", "named", "hint"),
+    [
+        ("datatrove", "datatrove.pipeline.filters", "'stagger-slurm[datatrove]'"),
+        ("tldextract", "datatrove.pipeline.filters", "'stagger-slurm[datatrove]'"),
+        ("datatrove", "my_steps", "'stagger-slurm[datatrove]'"),
+        ("no_such_package.part", "my_steps", "pip install no_such_package"),
+        ("datatrove.pipeline.filtres", "datatrove.pipeline.filtres", ""),
+        ("my_stpes", "my_stpes", ""),
+    ],
+)
+def test_what_to_install(missing: str, named: str, hint: str) -> None:
+    said = install_hint(ModuleNotFoundError(f"No module named {missing!r}", name=missing), named)
+    assert hint in said
+    assert bool(said) == bool(hint)
