@@ -26,6 +26,7 @@ ROOMS = (
     "plan",
     "rundir",
     "datatrove",
+    "models",
     "steps",
     "spec",
     "datatrove",
