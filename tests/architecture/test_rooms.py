@@ -25,7 +25,6 @@ ROOMS = (
     "task",
     "plan",
     "rundir",
-    "datatrove",
     "models",
     "steps",
     "spec",
