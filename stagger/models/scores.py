@@ -79,23 +79,28 @@ class Scores:
 
     def put(self, document: Document, tokens: int, found: Sequence[dict[int, Any]]) -> None:
         scored = numpy.concatenate([one[self.total_blocks] for one in found]) if found else numpy.zeros(0, "float32")
-        values = self._values(document, scored)
+        total = float(scored.sum(dtype="float64"))
+        values: dict[str, Any] = {"logprob_sum": total, "logprob_mean": None, "perplexity": None}
+        if len(scored):
+            values |= {"logprob_mean": total / len(scored), "perplexity": exponential(-total / len(scored))}
+            count("scored_tokens", len(scored))
+        else:
+            count("without_tokens")
+        values["tokens"] = len(scored)
         if self.per_token:
-            values["logprobs"] = scored if values["logprob_sum"] is not None else None
-        count("tokens", len(scored))
+            values["logprobs"] = scored
+        if not all(value is None or math.isfinite(value) for value in (total, values["perplexity"])):
+            self.marks.nonfinite(document, f"a sum of log-probabilities of {total} over {len(scored)} tokens")
+            values = {key: value if key == "tokens" else None for key, value in values.items()}
         self.marks.put(document, {f"{self.prefix}{key}": value for key, value in values.items()})
 
-    def _values(self, document: Document, scored: numpy.ndarray[Any, Any]) -> dict[str, Any]:
-        if not len(scored):
-            count("without_tokens")
-            return {"logprob_sum": 0.0, "logprob_mean": None, "perplexity": None, "tokens": 0}
-        total = float(scored.sum(dtype="float64"))
-        mean = total / len(scored)
-        if not math.isfinite(total) or -mean > math.log(1e300):
-            first = int(numpy.flatnonzero(~numpy.isfinite(scored))[0]) if not math.isfinite(total) else 0
-            self.marks.nonfinite(document, f"log-probabilities that are not finite, from token {first + 1} on")
-            return {"logprob_sum": None, "logprob_mean": None, "perplexity": None, "tokens": len(scored)}
-        return {"logprob_sum": total, "logprob_mean": mean, "perplexity": math.exp(-mean), "tokens": len(scored)}
+
+def exponential(number: float) -> float:
+    """e to the power of a number; infinite if that is beyond the range of 64-bit floats."""
+    try:
+        return math.exp(number)
+    except OverflowError:
+        return math.inf
 
 
 @dataclass
@@ -122,7 +127,6 @@ class Embeddings:
         return pooled(self.ends.normed(hidden) if layer == self.total_blocks else hidden, pieces, self.pool)
 
     def put(self, document: Document, tokens: int, found: Sequence[dict[int, Any]]) -> None:
-        count("tokens", tokens)
         values: dict[str, Any] = dict.fromkeys(self.keys.values())
         if found:
             values = {key: self._joined([one[layer] for one in found], tokens) for layer, key in self.keys.items()}
