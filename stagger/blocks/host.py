@@ -42,7 +42,8 @@ class Host(Protocol):
     fails with that error.
 
     Optional attributes: `port` (int or None), published to clients that look for the server; `workload`, a text that
-    identifies what `measure` depends on (by default the class, its options and the model).
+    identifies what `measure` depends on (by default the class, its options and the model); `loads_from_storage`: False
+    if `load` reads nothing from shared storage, so that it needs no loading slot.
     """
 
     def room(self) -> int:
