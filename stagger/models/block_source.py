@@ -19,7 +19,7 @@ class BlockSource:
     def __init__(self, checkpoint: Checkpoint, model: CutModel, keep_bytes: int = 0) -> None:
         self.name = checkpoint.folder
         self.keep_bytes = keep_bytes
-        self._checkpoint = checkpoint
+        self.checkpoint = checkpoint
         self._model = model
         self._kept: dict[int, Weights] = {}
         self._kept_bytes = 0
