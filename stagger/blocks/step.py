@@ -79,7 +79,18 @@ class HostBlocks(BoundStep):
             lease_s=settings.lease,
             tell=partial(log, level="WARNING"),
         )
-        context = HostContext(settings.total, settings.model, rank, lambda: place.stop.signal is not None)
+        context = HostContext(
+            settings.total,
+            settings.model,
+            rank,
+            lambda: place.stop.signal is not None,
+            server_id=identity.server_id,
+            storage=self._task.storage,
+            run_dir=place.run_dir,
+            stage_dir=place.stage_dir,
+            view=lambda: registry.latest,
+            drain_s=settings.drain,
+        )
         host = host_class(settings.host)(context, **settings.host_options)
         server = BlockServer(settings, host, registry, identity, place.stop)
         try:

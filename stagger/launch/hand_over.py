@@ -106,6 +106,7 @@ def task_settings(stage: Stage, runner: StageRunner, number: int, ranks: int) ->
         request_share=runner.share(ranks),
         cpus=runner.cpus(ranks),
         shared=run.shared is not None,
+        run_dir=stage.run.path,
     )
 
 
