@@ -66,7 +66,8 @@ class Host(Protocol):
 
     Optional attributes: `port` (int or None), published to clients that look for the server; `device`, the name of the
     device that computes, such as `NVIDIA A100-SXM4-40GB` (by default as the driver names it); `workload`, a text that
-    identifies what `measure` depends on besides the device (by default the class, its options and the model).
+    identifies what `measure` depends on besides the device (by default the class, its options and the model);
+    `loads_from_storage`: False if `load` reads nothing from shared storage, so that it needs no loading slot.
 
     Optional methods, see `OptionalHost`.
     """

@@ -29,6 +29,7 @@ class BlockSettings:
     balance_quality: float = 0.99
     mean_balance_check_period: Literal["auto"] | float = "auto"
     mean_block_selection_delay: float = 5.0
+    loading_slots: Literal["auto"] | int = "auto"
     heartbeat: float = HEARTBEAT_S
     lease: float = LEASE_S
     measure_timeout: float = 300.0

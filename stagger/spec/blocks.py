@@ -50,6 +50,9 @@ class BlocksSpec(Model):
     `planner` 30 times the number of servers, since each check plans for all."""
     mean_block_selection_delay: NonNegativeFloat = 5.0
     """Mean seconds before a new server claims its blocks; it waits U(0, twice the mean)."""
+    loading_slots: Literal["auto"] | PositiveInt = "auto"
+    """Servers that load at the same time, in the order of their claims. `auto`: as many as together load one copy of
+    the model, or as many blocks as the swarm serves already, if those are more."""
     heartbeat: Amount = HEARTBEAT_S
     """Mean seconds between a server's heartbeats."""
     lease: Amount = LEASE_S

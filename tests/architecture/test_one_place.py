@@ -20,6 +20,7 @@ PURE = {
     "ranks",
     "blocks/placement/bound",
     "blocks/placement/joint_moves",
+    "blocks/placement/loading_slots",
     "blocks/placement/own_gain",
     "blocks/placement/petals",
     "blocks/placement/rules",

@@ -19,6 +19,7 @@ class Recorder:
     ) -> None:
         self.context = context
         self.port = 4242
+        self.loads_from_storage = True
         self.calls: list[object] = []
         self.loaded: set[int] = set()
         self.script = script or {}

@@ -34,6 +34,7 @@ from stagger.blocks.server.host_notes import told
 from stagger.blocks.server.measuring import devices, measured, refined, remember, throughputs
 from stagger.blocks.server.records import Placed, ServerRecord, View, rank_of, superseded
 from stagger.blocks.server.registry import Registry, as_moves, jittered
+from stagger.blocks.server.slots import Queue
 from stagger.errors import Interrupted, StaggerError, counted
 from stagger.pipeline.task_context import StopFlag
 from stagger.slurm.own_job import TIME_IS_UP_S
@@ -58,6 +59,9 @@ RULES: dict[str, Callable[[float], Rule | None]] = {
     "full": lambda quality: full(quality, guard=True),
     "none": lambda _: None,
 }
+
+#: Seconds between two announcements of a server that loads: clients use each block once they see it.
+PROGRESS_S = 2.0
 
 #: Assumed seconds to load a block, until this server has loaded one.
 SECONDS_PER_BLOCK = 3.0
@@ -101,6 +105,7 @@ class BlockServer:
         self.view = View(0, {})
         self.calm_since = time.monotonic()
         self.heartbeat_at = 0.0
+        self.announced_at = 0.0
         self.load_seconds = 0.0
         self.began = time.monotonic()
         self.serving = Background("serving", self._serve)
@@ -195,6 +200,7 @@ class BlockServer:
 
     def load(self) -> None:
         """Load the missing blocks, those adjacent to served ones first, and serve each once it is loaded."""
+        self.await_slot()
         record = self.mine
         order = load_order(range(record.start, record.end), self.served())
         if order and callable(plan := getattr(self.host, "plan", None)):
@@ -206,10 +212,21 @@ class BlockServer:
             self.load_seconds += time.monotonic() - began
             self.loaded.add(block)
             self.record = replace(self.mine, blocks_loaded=self.mine.blocks_loaded + 1, serving=self.served())
+            self.heartbeat_at = min(self.heartbeat_at, self.announced_at + PROGRESS_S)
             if not self.serving.started:
                 self.serving.start()
         self.announce(replace(self.mine, state=ServerState.ONLINE, serving=self.served()))
         log(f"serves blocks {record.start} to {record.end - 1}")
+
+    def await_slot(self) -> None:
+        """Wait until this server may load (blocks.loading_slots); hosts that do not load from storage need not wait."""
+        if not getattr(self.host, "loads_from_storage", True):
+            return
+        queue = Queue(self.id, self.settings.total, self.settings.loading_slots)
+        self.look()
+        while wait_s := queue.wait_s(self.view, time.monotonic()):
+            self.pause(jittered(wait_s, self.random))
+            self.look()
 
     def hold(self) -> None:
         """Serve, check the balance at random times, and move, until the time is up."""
@@ -333,7 +350,8 @@ class BlockServer:
         if record.state != ServerState.OFFLINE:
             record = self.refine(replace(record, about=told(self.host, "about"), counters=told(self.host, "counters")))
         self.record = record
-        self.heartbeat_at = time.monotonic() + jittered(self.settings.heartbeat, self.random)
+        self.announced_at = time.monotonic()
+        self.heartbeat_at = self.announced_at + jittered(self.settings.heartbeat, self.random)
         try:
             self.record = self.registry.announce(record)
         except (OSError, StaggerError) as error:
