@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from stagger.blocks.step import registry_folder
+from stagger.blocks.swarm_place import registry_folder
 from stagger.cli.chart import bars
 from stagger.cli.show import CLEAR
 from stagger.errors import StaggerError, counted, missing_extra

@@ -53,7 +53,9 @@ def pooled(hidden: torch.Tensor, pieces: Sequence[Piece], pool: Pool) -> list[to
         fillers = [Piece(0, 0, 0)] * (len(hidden) - len(pieces))  # The shape stays what it is.
         first, end = (
             torch.tensor(ends, device=hidden.device)[:, None]
-            for ends in zip(*((piece.new - piece.begin, piece.end - piece.begin) for piece in [*pieces, *fillers]), strict=True)
+            for ends in zip(
+                *((piece.new - piece.begin, piece.end - piece.begin) for piece in [*pieces, *fillers]), strict=True
+            )
         )
         places = torch.arange(hidden.shape[1], device=hidden.device)
         new = (places >= first) & (places < end)
