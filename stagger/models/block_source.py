@@ -19,7 +19,7 @@ class BlockSource:
     def __init__(self, checkpoint: Checkpoint, model: CutModel, keep_bytes: int = 0) -> None:
         self.name = checkpoint.folder
         self.keep_bytes = keep_bytes
-        self._checkpoint = checkpoint
+        self.checkpoint = checkpoint
         self._model = model
         self._kept: dict[int, Weights] = {}
         self._kept_bytes = 0
@@ -52,7 +52,7 @@ class BlockSource:
     @property
     def bytes_read(self) -> int:
         """Bytes of the weights files that have been read."""
-        return self._checkpoint.bytes_read
+        return self.checkpoint.bytes_read
 
     def count(self, waited_s: float) -> None:
         """Count, in the step that runs, what has been read since the last call, and the wait for it."""
