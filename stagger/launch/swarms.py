@@ -12,12 +12,12 @@ from collections.abc import Collection, Iterable, Mapping
 from stagger.blocks.swarm_place import END, registry_folder
 from stagger.errors import StaggerError
 from stagger.executor.base import NotCancelled
+from stagger.launch.retry_policy import Decision, decide
 from stagger.ranks import named_ranks
 from stagger.rundir.run_folder import Stage
 from stagger.rundir.stage_folder import encode
 from stagger.spec.executors import RetrySpec, SlurmSpec
 from stagger.spec.models import RunSpec, StageSpec
-from stagger.status.failed import Failed
 from stagger.status.look import Look
 from stagger.storage.storage import join
 from stagger.terminal import logger
@@ -131,6 +131,7 @@ def policy(stage: StageSpec) -> RetrySpec | None:
     return base.model_copy(update={"on": (*base.on, "CANCELLED", "COMPLETED")})
 
 
-def lost(look: Look) -> list[Failed]:
-    """The servers of a swarm that are lost: neither active, nor done, nor cancelled by `stagger cancel`."""
-    return look.failed
+def replaceable(look: Look) -> Decision:
+    """The lost servers of a swarm that are replaced, and those that are given up."""
+    retries = policy(look.stage.spec)
+    return Decision() if retries is None or not look.has_started else decide(retries, look.failed)

@@ -18,15 +18,14 @@ from stagger.errors import StaggerError
 from stagger.executor.limits import NoRoom
 from stagger.launch.ending import describe, given_up, nodes_submit, start_again
 from stagger.launch.finalize import DENIED, NO_JOBS
-from stagger.launch.retry_policy import decide
-from stagger.launch.swarms import end_swarms, is_used, policy
+from stagger.launch.swarms import end_swarms, policy, replaceable
 from stagger.ranks import named_ranks
 from stagger.rundir.launch_records import Group, SlurmLaunch
 from stagger.rundir.lock import InUse
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.slurm import cluster
 from stagger.slurm.command import SlurmBusy
-from stagger.status.look import Look, look_at_run
+from stagger.status.look import Look, is_told_to_end, look_at_run
 from stagger.storage.storage import hide_secrets
 from stagger.terminal import logger
 
@@ -57,7 +56,8 @@ def tend(
             return True
         looks = look_at_run(run, record)
         look = looks[name]
-        if is_used(record.spec, name) and (end_swarms(record.spec, looks, [name]) or look.is_done):
+        end_swarms(record.spec, looks, [name])
+        if is_told_to_end(look.stage):
             return True
         cancel_silent(look, silent)
         if submits and (lost := replacements(look)):
@@ -74,13 +74,11 @@ def still_runs(look: Look, server: str) -> bool:
 
 def replacements(look: Look) -> list[Group]:
     """The lost servers of a swarm that are to be replaced, with the resources of the policy. Logs what it decides."""
-    retries = policy(look.stage.spec)
-    if retries is None or not look.has_started:
-        return []
-    decision = decide(retries, look.failed)
+    decision, retries = replaceable(look), policy(look.stage.spec)
     for reason, ranks in given_up(decision).items():
         logger.warning(f"{look.stage.name}: not replaced: {named_ranks(ranks)}: {reason}")
     for group in decision.again:
+        assert retries is not None
         logger.info(f"{look.stage.name}: lost servers are replaced: {describe(group, retries)}")
     return decision.again
 

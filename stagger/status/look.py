@@ -84,11 +84,14 @@ def ended_servers(stage: Stage, activity: Activity) -> set[int]:
     """The servers of a swarm that are not active any more, if it has ended with its users: nothing more comes of them,
     however they ended. None for any other stage, and while the swarm goes on. Costs one request for a swarm.
     """
+    return set(range(stage.spec.tasks)) - activity.ranks if is_told_to_end(stage) else set()
+
+
+def is_told_to_end(stage: Stage) -> bool:
+    """Whether a stage hosts blocks for other stages, and is told to end, as these have."""
     if stage.spec.blocks is None or not stage.record.spec.users_of(stage.name):
-        return set()
-    if stage.folder.storage.entry(join(registry_folder(stage.folder.path), END)) is None:
-        return set()
-    return set(range(stage.spec.tasks)) - activity.ranks
+        return False
+    return stage.folder.storage.entry(join(registry_folder(stage.folder.path), END)) is not None
 
 
 def look_at(stages: Sequence[Stage]) -> dict[str, Look]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -102,7 +103,7 @@ def test_what_could_not_be_done_is_tried_again_less_and_less_often(tmp_path: Pat
             times.append(now[0])
             one.begun[-1].returncode = LATER
         now[0] += 1.0
-    waits = [after - before for before, after in zip(times, times[1:], strict=False)]
+    waits = [after - before for before, after in itertools.pairwise(times)]
     assert waits[0] < 30
     assert max(waits) <= 1.5 * MOST_AGAIN_S + 2
     assert len(times) < 40
