@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from stagger.blocks.step import registry_folder
+from stagger.blocks.swarm_place import registry_folder
 from stagger.cli.chart import bars
 from stagger.cli.show import CLEAR
 from stagger.errors import StaggerError, counted, missing_extra
@@ -91,6 +92,8 @@ def show(status: SwarmStatus) -> None:
         f"{counted(status.total_blocks, 'block')}, the slowest (block {status.weakest}):"
         f" {slowest:.4g} requests/s{share}"
     )
+    if status.capacity:
+        say(f"with the best routing, {status.capacity:.4g} requests/s pass all blocks")
     if slowest == 0:
         say(f"blocks without a server: {format_ranks(b for b, rate in enumerate(status.online) if not rate)}")
     width = min(COLUMNS, status.total_blocks)
@@ -117,7 +120,28 @@ def line(server: ServerLine, total_blocks: int, width: int) -> str:
         return f"{name} {server.state.lower()}: {server.reason}"
     moves = f", {counted(server.moves, 'move')}" if server.moves else ""
     what = f"{server.start}-{server.end - 1}, {server.throughput:.4g}/s{moves}"
-    return f"{name} {drawn(server, total_blocks, width)} {what}"
+    return f"{name} {drawn(server, total_blocks, width)} {', '.join([what, *told(server)])}"
+
+
+#: What hosts say about themselves and count -> how a line shows it. `stagger.blocks.host` explains the keys.
+SHOWN: dict[str, Callable[[Any], str]] = {
+    "address": str,
+    "dtype": str,
+    "fingerprint": lambda value: f"model {str(value)[:8]}",
+    "tokens_per_s": lambda value: f"{float(value):.4g} tokens/s",
+    "queue": lambda value: f"queue {int(value):,}",
+    "busy": lambda value: f"{100 * float(value):.0f} % busy",
+}
+
+
+def told(server: ServerLine) -> list[str]:
+    """What a server says about itself, as phrases. Values of an unexpected type are left to --json."""
+    found = []
+    for key, value in (server.about | server.counters).items():
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            if key in SHOWN:
+                found.append(SHOWN[key](value)[:60])
+    return found
 
 
 def drawn(server: ServerLine, total_blocks: int, width: int) -> str:

@@ -156,12 +156,18 @@ class StopFlag:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """Where a rank runs: its stage's folder, its attempt's name, its Slurm job or local process, and its stop flag."""
+    """Where a rank runs: its stage's folder, its attempt's name, its Slurm job or local process, and its stop flag.
+
+    `run_dir` is the run's folder. `uses` are the swarms of block servers that the stage uses: name -> the fields of
+    `stagger.blocks.swarm_place.SwarmPlace`.
+    """
 
     stage_dir: str = ""
     attempt: str = "1"
     job: str = ""
     stop: StopFlag = field(default_factory=StopFlag)
+    run_dir: str = ""
+    uses: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class TaskContext:

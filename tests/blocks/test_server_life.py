@@ -38,7 +38,9 @@ class Life:
     ) -> None:
         self.settings = BlockSettings(**{**QUICK, **settings})
         self.stop = StopFlag()
-        context = HostContext(8, None, int(name[:5]), lambda: self.stop.signal is not None)
+        context = HostContext(
+            8, None, int(name[:5]), lambda: self.stop.signal is not None, view=lambda: self.server.registry.latest
+        )
         self.host = Recorder(context, **(host or {}))
         self.folder = str(folder / "registry")
         registry = Registry(Storage(), self.folder, 8, name, lease_s=self.settings.lease)
@@ -297,6 +299,44 @@ def test_a_host_that_hangs_keeps_no_one_from_leaving(live: Callable[..., Life]) 
     three = live("00002.1", host={"script": {"measure": "hang"}}, measure_timeout=0.3)
     three.thread.join(PATIENCE_S)
     assert str(three.ended) == "measuring has taken more than 0.3 s."
+
+
+def test_a_host_says_who_it_is_and_what_it_counts(live: Callable[..., Life]) -> None:
+    one = live()
+    until(lambda: one.serves(0, 4), "it to serve")
+    record = one.record()
+    assert record is not None
+    assert record.about == {"address": "tcp://node:1", "dtype": "bfloat16"}
+    assert one.host.planned == [[0, 1, 2, 3]], "the order of the loads is known before the first"
+    assert (record.throughput, record.pass_throughput) == (400.0, 250.0)
+    one.host.counted = {"queue": 7, "forward_rps": 990.0}  # Noise.
+    until(lambda: one.record().counters.get("queue") == 7, "a heartbeat")  # type: ignore[union-attr]
+    assert one.record().throughput == 400.0  # type: ignore[union-attr]
+    one.host.counted = {"forward_rps": 500.0}
+    until(lambda: one.record().throughput == 200.0, "the speed to be refined")  # type: ignore[union-attr]
+    assert one.host.context.view().members[one.name].record.throughput == 200.0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("counters", "message"),
+    [([], "counters() of the host returned list, not a dict."), ({"a": {1}}, "what JSON cannot hold"), (9000, "9,0")],
+)
+def test_a_host_that_says_what_no_record_can_hold_fails(live: Callable[..., Life], counters: Any, message: str) -> None:
+    one = live()
+    until(lambda: one.serves(0, 4), "it to serve")
+    one.host.counted = {"a": "b" * counters} if isinstance(counters, int) else counters
+    one.thread.join(PATIENCE_S)
+    assert message in str(one.ended)
+    assert one.record().state == ServerState.OFFLINE  # type: ignore[union-attr]
+
+
+def test_an_attempt_that_was_taken_for_dead_leaves_when_a_later_one_has_joined(live: Callable[..., Life]) -> None:
+    one = live()
+    until(lambda: one.serves(0, 4), "it to serve")
+    two = live("00000.1r1")
+    until(lambda: two.serves(0, 4), "the later one to take its place")
+    one.thread.join(PATIENCE_S)
+    assert str(one.ended) == "Its rank started again as 00000.1r1."
 
 
 def test_more_blocks_than_fit_are_refused(live: Callable[..., Life]) -> None:

@@ -20,23 +20,26 @@ import numpy as np
 
 from stagger.blocks.host import Host, Speed
 from stagger.blocks.placement.joint_moves import plan_delay
+from stagger.blocks.placement.noise import even, is_noise
 from stagger.blocks.placement.petals import (
     MEAN_BALANCE_CHECK_PERIOD,
     ServerState,
     balance_check_delay,
     block_selection_delay,
     choose_best_blocks,
-    server_throughput,
 )
 from stagger.blocks.placement.rules import Rule, Setting, Swarm, full, own_gain, planner
 from stagger.blocks.server.background import Background
-from stagger.blocks.server.measuring import devices, measured
-from stagger.blocks.server.records import Placed, ServerRecord, View, rank_of
+from stagger.blocks.server.host_notes import told
+from stagger.blocks.server.measuring import devices, measured, refined, remember, throughputs
+from stagger.blocks.server.records import Placed, ServerRecord, View, rank_of, superseded
 from stagger.blocks.server.registry import Registry, as_moves, jittered
+from stagger.blocks.server.slots import Queue
 from stagger.errors import Interrupted, StaggerError, counted
 from stagger.pipeline.task_context import StopFlag
 from stagger.slurm.own_job import TIME_IS_UP_S
 from stagger.spec.block_settings import BlockSettings
+from stagger.task import Superseded
 from stagger.task.attempt_log import log
 
 #: Seconds between two checks, during a wait, for a signal or the end of a call of the host.
@@ -56,6 +59,9 @@ RULES: dict[str, Callable[[float], Rule | None]] = {
     "full": lambda quality: full(quality, guard=True),
     "none": lambda _: None,
 }
+
+#: Seconds between two announcements of a server that loads: clients use each block once they see it.
+PROGRESS_S = 2.0
 
 #: Assumed seconds to load a block, until this server has loaded one.
 SECONDS_PER_BLOCK = 3.0
@@ -90,6 +96,8 @@ class BlockServer:
         self.registry = registry
         self.identity = identity
         self.stop = stop
+        self.speed = Speed(0.0, 0.0)
+        self.workload = ""
         self.rng = np.random.default_rng(seed)
         self.random = Random(seed)  # noqa: S311 - jitter.
         self.record: ServerRecord | None = None
@@ -97,6 +105,7 @@ class BlockServer:
         self.view = View(0, {})
         self.calm_since = time.monotonic()
         self.heartbeat_at = 0.0
+        self.announced_at = 0.0
         self.load_seconds = 0.0
         self.began = time.monotonic()
         self.serving = Background("serving", self._serve)
@@ -144,18 +153,18 @@ class BlockServer:
         workload = getattr(
             self.host, "workload", f"{self.settings.host} {self.settings.host_options} {self.settings.model}"
         )
-        speed: Speed = self.in_background(
-            "measuring", lambda: self._measured(f"{devices()} {workload}"), self.settings.measure_timeout
-        )
+        self.workload = f"{devices(getattr(self.host, 'device', None))} {workload}"
+        self.speed = self.in_background("measuring", self._measured, self.settings.measure_timeout)
         num_blocks = min(wanted, self.settings.total)
-        throughput = server_throughput(
-            speed.forward_rps, speed.network_rps, num_blocks, behind_relay=speed.behind_relay
+        throughput, passes = throughputs(self.speed, num_blocks)
+        log(
+            f"{counted(num_blocks, 'block', 'fits')}, {throughput:.4g} requests/s each, {passes:.4g} passes/s"
+            f" ({self.speed})"
         )
-        log(f"{counted(num_blocks, 'block', 'fits')}, {throughput:.4g} requests/s each ({speed})")
         return num_blocks, throughput
 
-    def _measured(self, workload: str) -> Speed:
-        return measured(workload, self.host.measure, self.settings.measure_timeout)
+    def _measured(self) -> Speed:
+        return measured(self.workload, self.host.measure, self.settings.measure_timeout)
 
     def join(self, num_blocks: int, throughput: float) -> None:
         """Claim the span with the lowest throughput, and announce it."""
@@ -182,6 +191,7 @@ class BlockServer:
                 end=placed.end,
                 serving=None,
                 throughput=throughput,
+                pass_throughput=throughputs(self.speed, num_blocks)[1],
                 claim=claim.number,
                 job=self.identity.job,
                 job_ends=self.identity.job_ends,
@@ -190,18 +200,33 @@ class BlockServer:
 
     def load(self) -> None:
         """Load the missing blocks, those adjacent to served ones first, and serve each once it is loaded."""
+        self.await_slot()
         record = self.mine
-        for block in load_order(range(record.start, record.end), self.served()):
+        order = load_order(range(record.start, record.end), self.served())
+        if order and callable(plan := getattr(self.host, "plan", None)):
+            plan(order)
+        for block in order:
             began = time.monotonic()
             self.in_background(f"loading block {block}", partial(self.host.load, range(block, block + 1)))
             self.stop.check()  # A signal may have cut the load short, so the block does not count as loaded.
             self.load_seconds += time.monotonic() - began
             self.loaded.add(block)
             self.record = replace(self.mine, blocks_loaded=self.mine.blocks_loaded + 1, serving=self.served())
+            self.heartbeat_at = min(self.heartbeat_at, self.announced_at + PROGRESS_S)
             if not self.serving.started:
                 self.serving.start()
         self.announce(replace(self.mine, state=ServerState.ONLINE, serving=self.served()))
         log(f"serves blocks {record.start} to {record.end - 1}")
+
+    def await_slot(self) -> None:
+        """Wait until this server may load (blocks.loading_slots); hosts that do not load from storage need not wait."""
+        if not getattr(self.host, "loads_from_storage", True):
+            return
+        queue = Queue(self.id, self.settings.total, self.settings.loading_slots)
+        self.look()
+        while wait_s := queue.wait_s(self.view, time.monotonic()):
+            self.pause(jittered(wait_s, self.random))
+            self.look()
 
     def hold(self) -> None:
         """Serve, check the balance at random times, and move, until the time is up."""
@@ -237,12 +262,13 @@ class BlockServer:
     def wanted_moves(self, view: View) -> Mapping[str, range]:
         """Server id -> window of each server that should move, by the rule. Empty while this server is not listed."""
         self.see(view)
-        if self.id not in view.members:
+        if self.id not in view.members:  # And no later attempt is there, for which it would leave.
             self.announce(self.mine)  # Others removed its record while it could not reach the registry.
             return {}
         if self.rule is None:
             return {}
-        swarm = Swarm(view.spans(), view.kept(), time.monotonic() - self.calm_since)
+        spans, kept = even(view.spans()), even(view.kept())
+        swarm = Swarm(spans, kept, time.monotonic() - self.calm_since)
         setting = Setting(self.settings.total, self.seconds_per_block(), delta=True, rng=self.rng)
         return self.rule(self.id, swarm, setting)
 
@@ -298,11 +324,17 @@ class BlockServer:
         return ends is None or time.time() > ends - max(TIME_IS_UP_S, self.settings.drain + WARNED_EARLY_S)
 
     def pause(self, seconds: float) -> None:
-        """Wait, and send heartbeats. Raises Interrupted for a signal, and StaggerError when serving has failed."""
+        """Wait, and send heartbeats.
+
+        Raises Interrupted for a signal, StaggerError when serving has failed, and Superseded when a later attempt of
+        this server's rank has joined: Slurm, or whoever restarted the rank, took this one for dead.
+        """
         end = time.monotonic() + seconds
         while True:
             self.stop.check()
             self.serving.raise_if_failed()
+            if later := superseded([self.id, *self.view.members, *self.view.gone]).get(self.id):
+                raise Superseded(f"Its rank started again as {later}.")
             if self.record is not None and time.monotonic() >= self.heartbeat_at:
                 self.announce(self.mine)
                 self.look()
@@ -312,15 +344,32 @@ class BlockServer:
             time.sleep(min(left, NAP_S))
 
     def announce(self, record: ServerRecord) -> None:
-        """Write the record. A failed write only logs a warning, since the next heartbeat retries it: blocks that took
-        long to load are kept.
+        """Write the record, with what the host says about itself. A failed write only logs a warning, since the next
+        heartbeat retries it: blocks that took long to load are kept.
         """
+        if record.state != ServerState.OFFLINE:
+            record = self.refine(replace(record, about=told(self.host, "about"), counters=told(self.host, "counters")))
         self.record = record
-        self.heartbeat_at = time.monotonic() + jittered(self.settings.heartbeat, self.random)
+        self.announced_at = time.monotonic()
+        self.heartbeat_at = self.announced_at + jittered(self.settings.heartbeat, self.random)
         try:
             self.record = self.registry.announce(record)
         except (OSError, StaggerError) as error:
             log(f"the registry cannot be written, the next heartbeat retries: {error}", "WARNING")
+
+    def refine(self, record: ServerRecord) -> ServerRecord:
+        """The record with the throughput that the host's counters show, if that differs by more than noise."""
+        speed = refined(self.speed, record.counters)
+        throughput, passes = throughputs(speed, record.end - record.start)
+        if speed == self.speed or is_noise(throughput, record.throughput):
+            return record
+        self.speed = speed
+        log(f"{throughput:.4g} requests/s each, {passes:.4g} passes/s, measured on requests that it served ({speed})")
+        try:
+            remember(self.workload, speed)
+        except OSError as error:
+            log(f"the machine's measurement cannot be replaced: {error}", "WARNING")
+        return replace(record, throughput=throughput, pass_throughput=passes)
 
     def look(self) -> None:
         """Read the registry. A failed read only logs a warning."""

@@ -20,7 +20,7 @@ from dataclasses import replace
 from random import Random
 
 from stagger.blocks.placement.petals import ServerState
-from stagger.blocks.server.records import Claim, Decided, Member, Placed, ServerRecord, View
+from stagger.blocks.server.records import Claim, Decided, Member, Placed, ServerRecord, View, superseded
 from stagger.spec.block_settings import LEASE_S
 from stagger.storage import MTIME, Entry
 from stagger.storage.storage import Storage, join
@@ -56,6 +56,8 @@ class Registry:
         self.total_blocks = total_blocks
         self.server_id = server_id
         self.lease_s = lease_s
+        #: The view of the last `refresh`. Any thread may read it.
+        self.latest = View(0, {})
         self._clock = clock
         self._tell = tell
         self._random = Random()  # noqa: S311 - jitter, seeded by the system in each process.
@@ -95,7 +97,8 @@ class Registry:
                 self._take(name, data, now)
         servers = {_key(name) for name in self._versions if _kind(name) == "server"}
         self._records = {name: record for name, record in self._records.items() if name in servers}
-        return self._view(now)
+        self.latest = self._view(now)
+        return self.latest
 
     def _take(self, name: str, data: bytes, now: float) -> None:
         """Take over the content of a file. Damaged files are ignored; the number of a damaged claim still counts."""
@@ -126,7 +129,11 @@ class Registry:
         decided = self._claim.placements if self._claim is not None else {}
         members: dict[str, Member] = {}
         gone: dict[str, ServerRecord] = {}
+        old = superseded({*self._records, *decided})
         for name, record in self._records.items():
+            if name in old:
+                gone[name] = replace(record, reason=record.reason or f"its rank started again as {old[name]}")
+                continue
             lost = name != self.server_id and now - self._heard[name] > self.lease_s
             if lost or record.state == ServerState.OFFLINE:
                 gone[name] = record if record.reason else replace(record, reason="no heartbeat within its lease")
@@ -142,7 +149,7 @@ class Registry:
             for name, claim in waiting.items()
         }
         for name, (claim, since) in self._waiting.items():
-            if now - since <= self.lease_s:
+            if now - since <= self.lease_s and name not in old:
                 members[name] = Member(decided[name].placed, claim, None)
         self._gone_since = {name: self._gone_since.get(name, now) for name in gone}
         return View(max(self._seen), members, gone)
