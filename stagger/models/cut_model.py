@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +44,10 @@ class CutModel:
         self._ends_loaded = False
         self._small_loaded = False
         self._check_names()
+        self._names_of = by_key(
+            (self._block_of(to), name) for name, to in self._conversion.target.items() if to is not None
+        )
+        self._parts_of = by_key((self._block_of(name), name) for name in self._model.state_dict())
 
     def _device(self, block: int) -> torch.device:
         return self.devices[block * len(self.devices) // self.total_blocks]
@@ -68,7 +72,7 @@ class CutModel:
 
     def _names(self, block: int | None) -> list[str]:
         """The checkpoint's tensors for a block; with None, for what is outside the blocks."""
-        return [name for name, to in self._conversion.target.items() if to is not None and self._block_of(to) == block]
+        return self._names_of.get(block, [])
 
     def _parts(self, block: int | None) -> dict[str, Any]:
         """The parameters and persistent buffers of a block, or of what is outside the blocks."""
@@ -89,11 +93,8 @@ class CutModel:
 
     def weights(self, block: int) -> Weights:
         """The weights of a block, read and converted on the host. May run in another thread while blocks compute."""
-        return self._converted(self._names(block), self._parts(block))
-
-    def _converted(self, names: list[str], parts: Mapping[str, Any]) -> Weights:
-        made = self._conversion.convert(self._checkpoint.read(names))
-        for name in parts:
+        made = self._conversion.convert(self._checkpoint.read(self._names(block)))
+        for name in self._parts_of[block]:
             if name not in made:
                 raise StaggerError(
                     f"{self._checkpoint.folder}: no tensor of the checkpoint makes the parameter {name}."
@@ -185,3 +186,11 @@ class CutModel:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, places, hidden] behind the last block, before the final norm -> [rows, places, vocabulary]."""
         return self._cut.logits(hidden.to(self.devices[0]))
+
+
+def by_key(pairs: Iterable[tuple[int | None, str]]) -> dict[int | None, list[str]]:
+    """The second of each pair, by the first."""
+    found: dict[int | None, list[str]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return found
