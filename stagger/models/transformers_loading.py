@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import math
 import os
 import re
 import tempfile
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,6 +38,9 @@ from stagger.errors import StaggerError
 
 #: Builds of skeletons, one at a time: they replace a method of torch while they last.
 BUILDING = threading.Lock()
+
+#: Elements of the largest buffers of most models. To fill a larger tensor with zeros takes time.
+LARGEST_BUFFER = 2**22
 
 #: Parameters of `convert_and_load_state_dict_in_model` without defaults in old versions.
 OLD_ARGUMENTS = {
@@ -71,22 +75,40 @@ def first_line(error: Exception) -> str:
 
 
 @contextmanager
-def parameters_on_meta() -> Iterator[None]:
-    """Parameters that this thread makes take no memory. Buffers (rotary tables, masks) are real."""
-    original = nn.Module.register_parameter
-    mine = threading.get_ident()
+def parameters_on_meta(largest_real: float) -> Iterator[None]:
+    """Parameters that this thread makes take no memory. Buffers (rotary tables, masks) are real.
 
-    def register(self: Any, name: str, parameter: Any) -> None:
-        original(self, name, parameter)
+    Tensors with more than `largest_real` elements are taken for parameters as soon as they are made.
+    """
+    mine = threading.get_ident()
+    register = nn.Module.register_parameter
+    factories = {name: getattr(torch, name) for name in ("empty", "zeros", "ones")}
+
+    def register_on_meta(self: Any, name: str, parameter: Any) -> None:
+        register(self, name, parameter)
         if parameter is not None and threading.get_ident() == mine:
             self._parameters[name] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
 
+    def large_on_meta(make: Callable[..., Any]) -> Callable[..., Any]:
+        def made(*args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() == mine:
+                on_meta = make(*args, **{**kwargs, "device": "meta"})
+                if on_meta.numel() > largest_real:
+                    return on_meta
+            return make(*args, **kwargs)
+
+        return made
+
     with BUILDING:
-        nn.Module.register_parameter = register
+        nn.Module.register_parameter = register_on_meta
+        for name, make in factories.items():
+            setattr(torch, name, large_on_meta(make))
         try:
             yield
         finally:
-            nn.Module.register_parameter = original
+            nn.Module.register_parameter = register
+            for name, make in factories.items():
+                setattr(torch, name, make)
 
 
 def skeleton(config: Any, dtype: torch.dtype) -> Any:
@@ -94,8 +116,11 @@ def skeleton(config: Any, dtype: torch.dtype) -> Any:
 
     Raises StaggerError when transformers has no causal language model for the configuration.
     """
-    with parameters_on_meta():
-        model = causal_model(copy.deepcopy(config), dtype)
+    for largest_real in (LARGEST_BUFFER, math.inf):
+        with parameters_on_meta(largest_real):
+            model = causal_model(copy.deepcopy(config), dtype)
+        if not any(buffer.is_meta for buffer in model.buffers()):
+            break
     plan = model._get_dtype_plan(dtype)
     if plan:
         pattern, dtype_of, _ = build_glob_alternation(list(plan))
