@@ -39,6 +39,9 @@ from stagger.errors import StaggerError
 #: Builds of skeletons, one at a time: they replace a method of torch while they last.
 BUILDING = threading.Lock()
 
+#: Buffers that old checkpoints have, and that models now compute. transformers ignores them in any model.
+OLD_BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
+
 #: Elements of the largest buffers of most models. To fill a larger tensor with zeros takes time.
 LARGEST_BUFFER = 2**22
 
@@ -91,7 +94,7 @@ def parameters_on_meta(largest_real: float) -> Iterator[None]:
 
     def large_on_meta(make: Callable[..., Any]) -> Callable[..., Any]:
         def made(*args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() == mine:
+            if threading.get_ident() == mine and not kwargs.keys() & {"out", "pin_memory"}:
                 on_meta = make(*args, **{**kwargs, "device": "meta"})
                 if on_meta.numel() > largest_real:
                     return on_meta
@@ -145,8 +148,9 @@ def causal_model(config: Any, dtype: torch.dtype) -> Any:
 class Conversion:
     """Turns a checkpoint's tensors into parameters of a model, with transformers' own rules.
 
-    target: the parameter (or buffer) that each tensor becomes, or becomes a part of; None for those that no parameter
-    takes.
+    target: the parameter (or buffer) that each tensor becomes, or becomes a part of (the first one, if it is split);
+        None for those that no parameter takes.
+    made: the parameters that all tensors together make.
     """
 
     def __init__(self, model: Any, dtype: torch.dtype, names: Collection[str]) -> None:
@@ -158,17 +162,20 @@ class Conversion:
         converters = [one for one in self._mapping if isinstance(one, WeightConverter)]
         state = model.state_dict()
         prefix = model.base_model_prefix
+        patterns = {pattern: one for one in converters for pattern in one.source_patterns}
         self.target: dict[str, str | None] = {}
+        self.made: set[str] = set()
         for name in sorted(names, key=dot_natural_key):
-            renamed, _ = rename_source_key(name, renamings, converters, prefix, state)
+            renamed, pattern = rename_source_key(name, renamings, converters, prefix, state)
             if renamed not in state and name in state:
-                renamed, _ = rename_source_key(name, [], [], prefix, state)
+                renamed, pattern = rename_source_key(name, [], [], prefix, state)
             self.target[name] = renamed if renamed in state else None
+            targets = patterns[pattern].target_patterns if pattern else [renamed]
+            self.made |= {renamed.replace(targets[0], one) for one in targets} & state.keys()
 
     def ignored(self, name: str) -> bool:
-        """Whether transformers itself ignores a tensor that no parameter takes."""
-        patterns = [*(self._model._keys_to_ignore_on_load_unexpected or ()), r"rotary_emb\.inv_freq$"]
-        patterns += [r"(^|\.)position_ids$", r"\.attn\.(masked_)?bias$"]
+        """Whether transformers itself ignores a tensor that no parameter takes: buffers of old versions, for example."""
+        patterns = [*(self._model._keys_to_ignore_on_load_unexpected or ()), *OLD_BUFFERS]
         return any(re.search(pattern, name) for pattern in patterns)
 
     def convert(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
