@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -48,9 +49,13 @@ class CutModel:
         self.loaded: set[int] = set()
         self._outside: set[str] = set()  # The parameters outside the blocks that are loaded.
 
-    def device(self, block: int) -> torch.device:
-        """The device of a block."""
+    def _device(self, block: int) -> torch.device:
         return self.devices[block * len(self.devices) // self.total_blocks]
+
+    @property
+    def config(self) -> Any:
+        """transformers' configuration of the decoder."""
+        return self._model.config.get_text_config()
 
     def block_bytes(self, block: int) -> int:
         """Bytes of a block's weights in memory."""
@@ -70,8 +75,6 @@ class CutModel:
         made = self._converted(self._plan.names[block])
         if missing := self._plan.parts[block].keys() - made.keys():
             raise self._missing(missing)
-        if self.device(block).type == "cuda":
-            return {name: tensor.pin_memory() for name, tensor in made.items()}
         return made
 
     def _converted(self, names: Collection[str]) -> dict[str, torch.Tensor]:
@@ -83,10 +86,10 @@ class CutModel:
     def load(self, block: int, weights: Weights | None = None) -> None:
         """Place the weights of a block on its device; they are read if they are not given."""
         self._load_small()
-        self._place(self.weights(block) if weights is None else weights, self.device(block))
+        self._place(self.weights(block) if weights is None else weights, self._device(block))
         module = self._cut.blocks[block]
         for name, buffer in list(module.named_buffers()):
-            put(module, name, buffer.to(self.device(block)))
+            put(module, name, buffer.to(self._device(block)))
         self.loaded.add(block)
 
     def unload(self, block: int) -> None:
