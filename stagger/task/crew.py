@@ -54,6 +54,8 @@ class Worker:
         self.silent = False
         self.rank: int | None = None
         self.ready = False
+        #: Whether it keeps something for the next rank (`kept` in hooks.py).
+        self.keeps = False
 
     def give(self, rank: int) -> None:
         assert self.process.stdin is not None
@@ -279,6 +281,7 @@ class Crew:
                     worker.rank = None
             else:
                 worker.rank = None
+                worker.keeps = b"keeps" in words
                 self.ended(int(rank), words)
                 if not died:
                     self._next(worker)
