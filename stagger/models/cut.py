@@ -103,7 +103,9 @@ class Cut:
             self._forward(self.base, begin, end, entering, **inputs)
         except Left as left:
             return left.hidden
-        raise StaggerError(f"{type(self.model).__name__} cannot be cut: its forward does not call its blocks one by one.")
+        raise StaggerError(
+            f"{type(self.model).__name__} cannot be cut: its forward does not call its blocks one by one."
+        )
 
     def _forward(self, part: Any, begin: int, end: int, entering: torch.Tensor | None, **inputs: Any) -> Any:
         """The forward of the base model or of the whole one, while blocks pass on what they get, and leave it."""

@@ -48,6 +48,11 @@ class CutModel:
     def _device(self, block: int) -> torch.device:
         return self.devices[block * len(self.devices) // self.total_blocks]
 
+    @property
+    def config(self) -> Any:
+        """transformers' configuration of the decoder."""
+        return self._model.config.get_text_config()
+
     # Which tensors make what.
 
     def _check_names(self) -> None:
@@ -90,7 +95,9 @@ class CutModel:
         made = self._conversion.convert(self._checkpoint.read(names))
         for name in parts:
             if name not in made:
-                raise StaggerError(f"{self._checkpoint.folder}: no tensor of the checkpoint makes the parameter {name}.")
+                raise StaggerError(
+                    f"{self._checkpoint.folder}: no tensor of the checkpoint makes the parameter {name}."
+                )
         return made
 
     def load(self, block: int, weights: Weights | None = None) -> None:
@@ -120,7 +127,9 @@ class CutModel:
         self._model.tie_weights(missing_keys=set(parts) - set(made), recompute_mapping=False)
         for name, part in self._parts(None).items():
             if part.is_meta:
-                raise StaggerError(f"{self._checkpoint.folder}: no tensor of the checkpoint makes the parameter {name}.")
+                raise StaggerError(
+                    f"{self._checkpoint.folder}: no tensor of the checkpoint makes the parameter {name}."
+                )
         self._ends_loaded = self._small_loaded = True
         self._place_buffers()
 

@@ -40,9 +40,7 @@ BUILDING = threading.Lock()
 
 #: Parameters of `convert_and_load_state_dict_in_model` without defaults in old versions.
 OLD_ARGUMENTS = {
-    name: None
-    for name in ("tp_plan",)
-    if name in inspect.signature(convert_and_load_state_dict_in_model).parameters
+    name: None for name in ("tp_plan",) if name in inspect.signature(convert_and_load_state_dict_in_model).parameters
 }
 
 logging.disable_progress_bar()
@@ -168,7 +166,9 @@ class Conversion:
             for name in made:
                 put(self._model, name, before[name])
         for name, found, expected in sorted(info.mismatched_keys):
-            raise StaggerError(f"{name} has the shape {list(found)} in the checkpoint, and {list(expected)} in the model.")
+            raise StaggerError(
+                f"{name} has the shape {list(found)} in the checkpoint, and {list(expected)} in the model."
+            )
         for name, error in info.conversion_errors.items():
             raise StaggerError(f"The tensors of {name} do not fit together: {str(error).splitlines()[0]}")
         for name in sorted(info.unexpected_keys):
