@@ -4,8 +4,8 @@ Source: Mei et al., "Helix: Serving Large Language Models over Heterogeneous GPU
 2406.01566), written anew from its description. A request enters at a server that hosts the first block and passes on,
 at the end of each server's span, to one that hosts the next block; a server carries its throughput, whatever part of
 its span a request needs. The largest flow through this graph is a placement's throughput. Helix finds a placement by a
-mixed integer linear programme, which takes hours for 24 servers; `optimal` solves it for few. For more, `flows_searched`
-searches: it changes the window of one server at a time while the flow grows, from the present placement on.
+mixed integer linear programme, which takes hours for 24 servers; `optimal` solves it for few. For more,
+`flows_searched` changes the window of one server at a time while the flow grows, from the present placement on.
 
 Helix places the servers of a fixed cluster once. Searching anew after each arrival and departure is ours, and so is
 placing new servers by rule 1 until then. Network capacities are left out, as for all policies.
