@@ -27,8 +27,8 @@ from stagger.blocks.simulation.traces import trace
 POLICIES = ("new only", "0.99 guard", "parallax", "helix", "recommended")
 
 EXPERIMENTS = {
-    name: Experiment(*name.split(" ")[:1], int(name.split(" ")[1]), policies=POLICIES)
-    for name in ("churn 32", "slurm 24", "join 32", "wave 32")
+    f"{scenario} {servers}": Experiment(scenario, servers, policies=POLICIES)
+    for scenario, servers in (("churn", 32), ("slurm", 24), ("join", 32), ("wave", 32))
 }
 
 #: Numbers of servers of the swarms at rest; up to the last of SOLVED, Helix' programme is solved for SOLVE_S seconds.
