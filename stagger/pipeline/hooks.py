@@ -32,6 +32,11 @@ class BoundStep:
         several of them would write the same file.
         """
 
+    def check_launch(self, storage: Storage) -> None:
+        """Called once for each launch, before anything is written. Raises StaggerError when what the step needs beside
+        its input, such as the files of a model, is missing or does not suit its parameters.
+        """
+
 
 class Reader(BoundStep):
     """The first step of a pipeline whose input consists of shards. It yields the records of `task.shards`: of all the

@@ -22,6 +22,19 @@ def job_state(element: str) -> tuple[str, int | None]:
     return state, parse_time(left)
 
 
+def any_alive(jobs: list[str]) -> bool:
+    """Whether one of these jobs or arrays is queued or running. Raises StaggerError when Slurm does not answer."""
+    try:
+        states = _run("squeue", "--noheader", "--all", f"--jobs={','.join(jobs)}", "--format=%T").split()
+    except StaggerError as error:
+        if "Invalid job id" in str(error):  # The controller has forgotten them all.
+            return False
+        raise
+    from stagger.slurm.states import has_ended  # Imported late: hardly any task needs it.
+
+    return any(not has_ended(state) for state in states)
+
+
 def requeue(element: str) -> None:
     """Requeue a job. `element` names an array's element as `12_3`: a bare number could mean the whole array."""
     _run("scontrol", "requeue", element)

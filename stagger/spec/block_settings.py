@@ -35,3 +35,4 @@ class BlockSettings:
     measure_timeout: float = 300.0
     drain: float = 30.0
     serve_for: float | None = None
+    patience: float | None = None

@@ -62,7 +62,12 @@ class BlocksSpec(Model):
     drain: NonNegativeFloat = 30.0
     """Seconds that a leaving server has to finish requests in flight."""
     serve_for: Amount | None = None
-    """Seconds after which a server leaves; by default it stays until its job's time is up or a signal stops it."""
+    """Seconds, from the first server's start on, after which the servers leave; by default each stays until its job's
+    time is up or a signal stops it, and those of a swarm with users until these are done."""
+
+    patience: Amount | None = None
+    """Seconds for which stages that use the swarm wait for blocks without a server, before their ranks fail and can be
+    retried; by default 1800 if no job of the swarm is queued or running, and else without end."""
 
     @model_validator(mode="after")
     def _consistent(self) -> BlocksSpec:

@@ -129,7 +129,16 @@ class Attempt:
             request_share=self.settings.request_share,
             begin_upload=self._begin_upload,
             cpus=self.settings.cpus,
-            circumstances=Circumstances(self.settings.stage_dir, self.name, self.job.id, self.stop),
+            circumstances=Circumstances(
+                self.settings.stage_dir,
+                self.name,
+                self.job.id,
+                self.stop,
+                self.settings.run_dir,
+                self.settings.uses,
+                plan.stage,
+                self.settings.users,
+            ),
         )
         task.notes.update(self.before.get("notes", {}))
         COUNTS.clear()

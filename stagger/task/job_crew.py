@@ -18,6 +18,7 @@ from stagger.pipeline.task_context import StopFlag
 from stagger.ranks import format_ranks
 from stagger.rundir.crew_notes import encode_note, note_path
 from stagger.rundir.stage_folder import StageFolder, attempt_name, encode
+from stagger.slurm.job_memory import killed_for_memory, limit_mib, used_mib
 from stagger.slurm.own_job import job_state
 from stagger.storage.storage import Storage
 from stagger.task import IN_JOB, TaskSettings
@@ -25,7 +26,6 @@ from stagger.task.attempt import Job, node_name
 from stagger.task.attempt_log import log
 from stagger.task.crew import GRACE_S, Crew, Worker, death_reason
 from stagger.task.crew_order import CrewOrder
-from stagger.task.memory import killed_for_memory, limit_mib, used_mib
 
 #: Seconds between two looks at the workers' memory.
 LOOK_S = 1.0

@@ -21,6 +21,7 @@ PURE = {
     "blocks/placement/bound",
     "blocks/placement/joint_moves",
     "blocks/placement/loading_slots",
+    "blocks/placement/noise",
     "blocks/placement/own_gain",
     "blocks/placement/petals",
     "blocks/placement/rules",

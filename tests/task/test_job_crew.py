@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from stagger.task import memory
-from stagger.task.memory import granted_mib, killed_for_memory, limit_mib, used_mib
+from stagger.slurm import job_memory as memory
+from stagger.slurm.job_memory import granted_mib, killed_for_memory, limit_mib, used_mib
 from tests.conftest import Cli, PipelineFiles, output_ids, until
 from tests.kit.runs import EVERYTHING, completions
 

@@ -30,6 +30,22 @@ def granted_mib(environment: Mapping[str, str]) -> int:
     return int(environment.get("SLURM_MEM_PER_CPU") or 0) * int(environment.get("SLURM_CPUS_ON_NODE") or 1)
 
 
+def free_bytes(environment: Mapping[str, str]) -> int:
+    """Memory that this process may still take, in bytes: what its job's limit leaves of its own use and that of its
+    children, or what the node has available, if that is less.
+    """
+    limit = limit_mib(environment, requested=True) * MIB
+    used = sum(map(_resident, family(os.getpid())))
+    return max(0, min([limit - used, *_available()]))
+
+
+def _available() -> Iterator[int]:
+    """Bytes that the node can give without swapping: proc(5), MemAvailable."""
+    for line in _read("/proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            yield int(line.split()[1]) * 1024
+
+
 def _node_mib() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MIB
 
