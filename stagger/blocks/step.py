@@ -67,9 +67,11 @@ class HostBlocks(BoundStep):
         from stagger.blocks.server.block_server import BlockServer, Identity
         from stagger.blocks.server.records import server_id
         from stagger.blocks.server.registry import Registry
+        from stagger.blocks.server.tending import Order, Tending
 
         place, settings = self._task.circumstances, self.settings
-        identity = Identity(server_id(rank, place.attempt), place.job, job_ends(place.job))
+        has_users = bool(place.users)
+        identity = Identity(server_id(rank, place.attempt), place.job, job_ends(place.job), has_users)
         folder = registry_folder(place.stage_dir)
         registry = Registry(
             self._task.storage,
@@ -83,7 +85,7 @@ class HostBlocks(BoundStep):
             settings.total,
             settings.model,
             rank,
-            lambda: place.stop.signal is not None,
+            lambda: server.is_told_to_stop(),
             server_id=identity.server_id,
             storage=self._task.storage,
             run_dir=place.run_dir,
@@ -92,7 +94,12 @@ class HostBlocks(BoundStep):
             drain_s=settings.drain,
         )
         host = host_class(settings.host)(context, **settings.host_options)
-        server = BlockServer(settings, host, registry, identity, place.stop)
+        tending = None
+        if "SLURM_JOB_ID" in os.environ and place.run_dir:
+            options = self._task.storage.options
+            order = Order(place.run_dir, place.stage, options, identity.server_id)
+            tending = Tending(self._task.storage, folder, order, settings.servers, settings.lease, has_users=has_users)
+        server = BlockServer(settings, host, registry, identity, place.stop, tending=tending)
         try:
             server.run()
         finally:

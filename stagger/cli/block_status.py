@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from stagger.blocks.swarm_place import registry_folder
@@ -13,12 +14,14 @@ from stagger.cli.chart import bars
 from stagger.cli.show import CLEAR
 from stagger.errors import StaggerError, counted, missing_extra
 from stagger.ranks import format_ranks
+from stagger.rundir.launch_records import LaunchRecord
 from stagger.rundir.run_folder import RunRecord, Stage
 from stagger.spec.models import StageSpec
 from stagger.status.look import activities, launches_of
 from stagger.terminal import logger, say
 
 try:
+    from stagger.blocks.server.records import attempt_of, rank_of
     from stagger.blocks.server.registry import Registry
     from stagger.blocks.swarm_status import ServerLine, SwarmStatus, swarm_status
 except ImportError as error:
@@ -54,11 +57,29 @@ def looks(stage: Stage) -> Iterator[tuple[SwarmStatus, bool]]:
     place = registry_folder(stage.folder.path)
     registry = Registry(stage.folder.storage, place, blocks.total, lease_s=blocks.lease, tell=logger.warning)
     while True:
-        jobs, (activity,) = activities([stage], launches_of([stage]), brief=True)
+        (launches,) = launches_of([stage])
+        jobs, (activity,) = activities([stage], [launches], brief=True)
         for note in jobs.notes:
             logger.warning(note)
         running = activity.running | activity.starting.keys()
-        yield swarm_status(registry, blocks.servers, running), bool(activity.ranks)
+        status = swarm_status(registry, blocks.servers, running)
+        yield with_replacements(status, launches), bool(activity.ranks)
+
+
+def with_replacements(status: SwarmStatus, launches: Sequence[LaunchRecord]) -> SwarmStatus:
+    """The status in which the servers that are gone say which job replaces them."""
+    latest = {
+        rank: (one, array) for one in launches for array in getattr(one, "arrays", ()) for rank in array.rank_list
+    }
+    lines = []
+    for server in status.servers:
+        rank, (launch, _) = rank_of(server.server), attempt_of(server.server)
+        if server.state == "GONE" and rank in latest and latest[rank][0].launch > launch:
+            one, array = latest[rank]
+            job = f"{array.job_id}_{array.rank_list.index(rank)}"
+            server = replace(server, reason=f"{server.reason}; replaced by job {job} (launch {one.launch})")
+        lines.append(server)
+    return replace(status, servers=lines)
 
 
 def watch(stage: Stage, silent: bool) -> SwarmStatus:

@@ -207,6 +207,9 @@ def remarks(run_dir: str, stage: StageStatus) -> list[str]:
         said.append(stage.strays["message"])
     if stage.published:
         said.append(stage.published)
+    if stage.replaced:
+        earlier = f"{len(stage.replaced) - SHOWN:,} earlier; " if len(stage.replaced) > SHOWN else ""
+        said.append(f"lost servers were replaced: {earlier}{', '.join(stage.replaced[-SHOWN:])}")
     if stage.avoided:
         nodes = f"{plural(len(stage.avoided), 'node')} {', '.join(stage.avoided)}"
         said.append(f"the jobs avoid {nodes}, on which several ranks failed")

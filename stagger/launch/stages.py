@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from stagger.errors import agreeing
 from stagger.executor.limits import check_limits
+from stagger.launch.again import undone
 from stagger.launch.check import save_plans
 from stagger.launch.foreign import warn_of_foreign
 from stagger.launch.hand_over import Factors, launch_stage
@@ -15,6 +16,7 @@ from stagger.launch.launched import Launched
 from stagger.launch.leftovers import Lost, lost_outputs
 from stagger.launch.plans import Completions, Pipeline, plan_stages
 from stagger.launch.stored_steps import steps_of
+from stagger.launch.swarms import is_used, reopen
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.status.look import Look
@@ -27,17 +29,23 @@ NO_FACTORS = Factors()
 
 @dataclass(frozen=True)
 class Standing:
-    """The state of a stage that decides what starts. `depends` names the stages it needs."""
+    """The state of a stage that decides what starts. `depends` names the stages it needs, `uses` the swarms beside it.
+    `users` are the stages beside a swarm.
+    """
 
     tasks: int
     depends: tuple[str, ...] = ()
     done: Collection[int] = frozenset()
     active: Collection[int] = frozenset()
+    uses: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, look: Look) -> Standing:
         spec = look.stage.spec
-        return cls(spec.tasks, spec.depends, frozenset(look.done), frozenset(look.activity.ranks))
+        users = tuple(user.name for user in look.stage.record.spec.users_of(spec.name))
+        done, active = frozenset(look.done), frozenset(look.activity.ranks)
+        return cls(spec.tasks, spec.depends, done, active, spec.uses, users)
 
     @property
     def is_done(self) -> bool:
@@ -63,6 +71,9 @@ def next_start(
 ) -> Start | Waiting:
     """Decide whether a stage can start, and with which of the `wanted` ranks. `lost` are stages with lost outputs.
 
+    A swarm starts with the first of its users that is not done and can start, and then all of its servers do, also
+    those that were done with earlier users. A user also waits for what its swarms wait for.
+
     >>> standings = {"a": Standing(2, done={0, 1}), "b": Standing(3, depends=("a",), done={0}, active={2})}
     >>> next_start("b", standings, lost=[], wanted=range(3))
     Start(ranks=[1])
@@ -70,12 +81,25 @@ def next_start(
     Waiting(stages=['a'])
     """
     mine = standings[name]
-    waiting = [other for other in mine.depends if not standings[other].is_done]
-    if not mine.is_done:
-        waiting += [other for other in mine.depends if other in lost and other not in waiting]
-    if waiting:
+    if mine.users:
+        needing = [user for user in mine.users if not standings[user].is_done]
+        held_up = [held_up_by(user, standings, lost) for user in needing]
+        if not all(held_up):
+            return Start([rank for rank in wanted if rank not in mine.active])
+        return Waiting(held_up[0]) if needing else Start([])
+    if waiting := held_up_by(name, standings, lost):
         return Waiting(waiting)
     return Start([rank for rank in wanted if rank not in mine.done and rank not in mine.active])
+
+
+def held_up_by(name: str, standings: Mapping[str, Standing], lost: Collection[str]) -> list[str]:
+    """The stages that a stage waits for, those of the swarms that it uses included."""
+    mine = standings[name]
+    ahead = list(dict.fromkeys(other for one in (name, *mine.uses) for other in standings[one].depends))
+    waiting = [other for other in ahead if not standings[other].is_done]
+    if not mine.is_done:
+        waiting += [other for other in ahead if other in lost and other not in waiting]
+    return waiting
 
 
 def needed_outputs(names: Iterable[str], standings: Mapping[str, Standing]) -> list[str]:
@@ -138,6 +162,7 @@ def run_stages(
     """
     launched = Launched(run.path)
     names = [stage.name for stage in record.spec.stages if only is None or stage.name in only]
+    names = with_swarms(record.spec, names)
     standings = {name: Standing.of(look) for name, look in looks.items()}
     lost = lost_results(looks, names) if lost is None else lost
     launched.lost_outputs = [path for paths in lost.values() for path in paths]
@@ -145,6 +170,8 @@ def run_stages(
     check_room(record.spec, looks, lost, limit, names, ranks)
     for name in names:
         spec = record.spec.stage(name)
+        if is_used(record.spec, name):
+            wanted[name] = range(spec.tasks)  # Fewer servers may not hold the model.
         decision = next_start(name, standings, lost, wanted[name])
         if isinstance(decision, Waiting):
             how = "" if spec.executor.type == "slurm" else f"; then run on this machine: stagger retry {run.path}"
@@ -158,6 +185,9 @@ def run_stages(
                 looks[name] = replace(looks[name], stage=run.stage(record, name))
                 wanted[name] = wanted_ranks(plans[name].stage, limit, ranks.get(name))
                 decision = decided(record, looks[name], decision, wanted[name])
+            if decision.ranks and is_used(record.spec, name):
+                reopen(run.stage(record, name))
+                looks[name] = undone(looks[name], set(decision.ranks))
             looks[name] = launch_stage(run.stage(record, name), looks[name], decision.ranks, factors)
             standings[name] = Standing.of(looks[name])
             submitted = bool(decision.ranks) and spec.executor.type == "slurm"
@@ -168,6 +198,12 @@ def run_stages(
                 note_unfinished(launched, looks[name], wanted[name])
         launched.stages.append(stage_status(looks[name]))
     return launched
+
+
+def with_swarms(spec: RunSpec, names: Sequence[str]) -> list[str]:
+    """Stages with the swarms that they use, in the order of the run."""
+    used = {swarm for name in names for swarm in spec.stage(name).uses}
+    return [stage.name for stage in spec.stages if stage.name in used or stage.name in names]
 
 
 def decided(record: RunRecord, look: Look, decision: Start, wanted: Collection[int]) -> Start:
@@ -189,9 +225,8 @@ def check_room(
 ) -> None:
     """Raise StaggerError when limits of the cluster leave no room for the ranks that `run_stages` would start."""
     standings = {name: Standing.of(look) for name, look in looks.items()}
-    wanted = {
-        name: wanted_ranks(spec.stage(name), limit, ranks.get(name)) for name in (looks if only is None else only)
-    }
+    names = with_swarms(spec, list(looks if only is None else only))
+    wanted = {name: wanted_ranks(spec.stage(name), limit, ranks.get(name)) for name in names}
     decisions = {name: next_start(name, standings, lost, mine) for name, mine in wanted.items()}
     starting = {name: len(one.ranks) for name, one in decisions.items() if isinstance(one, Start)}
     check_limits(spec, starting, {} if limit else later_ranks(standings))

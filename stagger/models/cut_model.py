@@ -48,6 +48,11 @@ class CutModel:
     def _device(self, block: int) -> torch.device:
         return self.devices[block * len(self.devices) // self.total_blocks]
 
+    @property
+    def config(self) -> Any:
+        """transformers' configuration of the decoder."""
+        return self._model.config.get_text_config()
+
     # Which tensors make what.
 
     def _check_names(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from rich.filesize import decimal
 
 from stagger.executor.activity import Activity, Waiting
-from stagger.ranks import format_ranks, pad
+from stagger.ranks import format_ranks, named_ranks, pad
 from stagger.rundir.launch_records import SlurmLaunch
 from stagger.rundir.published import read_published
 from stagger.rundir.run_folder import RunFolder, RunRecord
@@ -84,6 +84,7 @@ class StageStatus:
     places: the paths that exist of the stage's `report`, `stats` and `logs`.
     slowest: (rank, seconds) of ranks that took much longer than most.
     schema_differences: a sentence for each column that differs between the Parquet files of an output folder.
+    replaced: the servers of blocks that were lost and replaced, a phrase for each launch that did so.
     published: where the outputs are published, or why they are not, as a phrase; empty if they are not to be.
     end: the state and a message of the end of the latest launch (`stagger.status.end_job`); empty if there is none.
     """
@@ -132,6 +133,7 @@ class StageStatus:
     notes: list[str] = field(default_factory=list)
     avoided: list[str] = field(default_factory=list)
     schema_differences: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
     published: str = ""
     end: dict[str, str] = field(default_factory=dict)
 
@@ -209,6 +211,8 @@ def stage_status(look: Look) -> StageStatus:
     status.cancelled = len(cancelled_ranks(look.launches) - activity.ranks - settled)
     if look.launches and isinstance(latest := look.launches[-1], SlurmLaunch):
         status.avoided = list(latest.avoided)
+    if look.stage.spec.blocks is not None:
+        status.replaced = replaced(look)
     status.places = places(look.stage.folder, bool(look.done or look.failed)) if look.has_started else {}
     if look.stage.spec.publish is not None:
         status.published = published(look)
@@ -217,6 +221,15 @@ def stage_status(look: Look) -> StageStatus:
         if look.strays is not None:
             status.strays = {**vars(look.strays), "message": str(look.strays)}
     return status
+
+
+def replaced(look: Look) -> list[str]:
+    """What became of lost servers: `rank 1 by job 34 (launch 2)`, oldest first."""
+    slurm = [launch for launch in look.launches if isinstance(launch, SlurmLaunch) and launch.groups]
+    arrays = [(launch, array) for launch in slurm for array in launch.arrays if array.tries]
+    return [
+        f"{named_ranks(array.rank_list)} by job {array.job_id} (launch {launch.launch})" for launch, array in arrays
+    ]
 
 
 def published(look: Look) -> str:

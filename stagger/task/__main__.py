@@ -91,7 +91,7 @@ def run_job(settings: TaskSettings, job: Job, work: Callable[[Job], int], stop: 
     def leave(error: Interrupted) -> None:
         # In a job of several processes, SIGTERM may mean that another one failed; Slurm itself requeues preempted jobs.
         if job.process == 0 and (job.processes == 1 or error.signal == signal.SIGUSR2):
-            come_back(settings, job, error.signal.name)
+            come_back(settings, job, error.signal.name, planned=stop.planned)
 
     stop.leave = leave
     try:
@@ -103,14 +103,20 @@ def run_job(settings: TaskSettings, job: Job, work: Callable[[Job], int], stop: 
     return status
 
 
-def come_back(settings: TaskSettings, job: Job, reason: str) -> None:
-    """Requeue this job if it was preempted or reached its time limit, but not if it was cancelled."""
+def come_back(settings: TaskSettings, job: Job, reason: str, *, planned: bool = False) -> None:
+    """Requeue this job if it was preempted or reached its time limit, but not if it was cancelled.
+
+    A `planned` end is no failure: the number of requeues does not limit it, nor need the job have got anything done.
+    """
     from stagger.slurm.own_job import TIME_IS_UP_S, job_state, requeue
 
     try:
         state, left_s = job_state(job.id)
         if state != "RUNNING":
             log(f"stopped by {reason}; not requeued, because the job's state is {state}")
+        elif planned:
+            requeue(job.id)
+            log(f"requeued as planned (requeue {job.restart + 1})")
         elif job.restart >= settings.max_requeues:
             log(f"stopped by {reason}; not requeued after {job.restart} requeues (executor.max_requeues)", "WARNING")
         elif left_s is not None and left_s < TIME_IS_UP_S and not job.advanced:

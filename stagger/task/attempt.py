@@ -136,6 +136,8 @@ class Attempt:
                 self.stop,
                 self.settings.run_dir,
                 self.settings.uses,
+                plan.stage,
+                self.settings.users,
             ),
         )
         task.notes.update(self.before.get("notes", {}))

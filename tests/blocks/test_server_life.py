@@ -15,9 +15,11 @@ import pytest
 from stagger.blocks.host import HostContext
 from stagger.blocks.placement.petals import MEAN_BLOCK_SELECTION_DELAY, ServerState
 from stagger.blocks.server.block_server import RULES, BlockServer, Identity
+from stagger.blocks.server.lifetime import Lifetime
 from stagger.blocks.server.records import ServerRecord
-from stagger.blocks.server.registry import Registry, as_moves
+from stagger.blocks.server.registry import BEGAN, Registry, as_moves
 from stagger.blocks.simulation.policies import POLICIES
+from stagger.blocks.swarm_place import END
 from stagger.errors import Interrupted, StaggerError
 from stagger.executor.arrays import block_scripts
 from stagger.pipeline.task_context import StopFlag
@@ -34,17 +36,24 @@ class Life:
     """A server in its own thread, and a separate reader of its registry."""
 
     def __init__(
-        self, folder: Path, name: str = "00000.1", host: dict[str, Any] | None = None, **settings: Any
+        self,
+        folder: Path,
+        name: str = "00000.1",
+        host: dict[str, Any] | None = None,
+        job_ends: float | None = None,
+        has_users: bool = False,
+        **settings: Any,
     ) -> None:
         self.settings = BlockSettings(**{**QUICK, **settings})
         self.stop = StopFlag()
         context = HostContext(
-            8, None, int(name[:5]), lambda: self.stop.signal is not None, view=lambda: self.server.registry.latest
+            8, None, int(name[:5]), lambda: self.server.is_told_to_stop(), view=lambda: self.server.registry.latest
         )
         self.host = Recorder(context, **(host or {}))
         self.folder = str(folder / "registry")
         registry = Registry(Storage(), self.folder, 8, name, lease_s=self.settings.lease)
-        self.server = BlockServer(self.settings, self.host, registry, Identity(name), self.stop, seed=1)
+        identity = Identity(name, "12_0", job_ends, has_users)
+        self.server = BlockServer(self.settings, self.host, registry, identity, self.stop, seed=1)
         self.reader = Registry(Storage(), self.folder, 8, lease_s=self.settings.lease)
         self.name = name
         self.ended: object = None
@@ -146,12 +155,9 @@ def test_slurms_warning_however_early_is_the_end_of_a_servers_time(tmp_path: Pat
             "executor": {"type": "slurm", "time": "1-00:00:00"},
         }
     )
-    one = Life(tmp_path, drain=drain)
     warned_s = block_scripts(stage)["warning_s"] + 60
-    one.server.identity = Identity("00000.1", "12_0", time.time() + warned_s)
-    assert one.server.near_its_end()
-    one.server.identity = Identity("00000.1", "12_0", time.time() + warned_s + 600)
-    assert not one.server.near_its_end()
+    assert Lifetime(0.0, 1000.0 + warned_s, drain).is_near_its_end(1000.0)
+    assert not Lifetime(0.0, 1600.0 + warned_s, drain).is_near_its_end(1000.0)
 
 
 def test_settings_are_the_keys_of_a_file_and_its_defaults_are_what_was_simulated() -> None:
@@ -164,14 +170,54 @@ def test_settings_are_the_keys_of_a_file_and_its_defaults_are_what_was_simulated
 
 
 def test_a_server_leaves_before_its_job_ends_without_being_told(tmp_path: Path) -> None:
-    one = Life(tmp_path)
-    one.server.identity = Identity("00000.1", "12_0", time.time() + 7)
-    one.start()
+    one = Life(tmp_path, job_ends=time.time() + 7).start()
     one.thread.join(PATIENCE_S)
     assert one.ended == "its job's time is up"
     record = one.record()
     assert record is not None
     assert record.job_ends is not None
+
+
+def test_a_swarm_with_users_comes_back_when_its_jobs_time_is_up(tmp_path: Path) -> None:
+    """No rank of it is done then: the attempt ends as interrupted, and the job is requeued however often it was."""
+    one = Life(tmp_path, job_ends=time.time() + 7, has_users=True).start()
+    one.thread.join(PATIENCE_S)
+    assert isinstance(one.ended, Interrupted)
+    assert (one.ended.signal, one.stop.planned) == (Signals.SIGUSR2, True)
+    assert one.record().reason == "its job's time is up; it comes back in a new one"  # type: ignore[union-attr]
+
+
+def test_slurms_warning_to_all_servers_at_once_does_not_end_those_that_come_back(live: Callable[..., Life]) -> None:
+    one = live(job_ends=time.time() + 3600, has_users=True)
+    until(lambda: one.serves(0, 4), "it to serve")
+    one.stop.signal = Signals.SIGUSR2
+    until(lambda: one.stop.signal is None, "the warning to be heard")
+    before = one.beats()
+    until(lambda: one.beats() > before, "it to go on")
+    one.end()
+    assert not one.stop.planned, "a preempted job is requeued by other rules"
+
+
+def test_a_swarm_that_has_ended_is_left_and_not_joined(live: Callable[..., Life]) -> None:
+    one = live(has_users=True, job_ends=time.time() + 3600)
+    until(lambda: one.serves(0, 4), "it to serve")
+    Path(one.folder, END).write_text("{}")
+    one.thread.join(PATIENCE_S)
+    assert one.ended == "the stages that use the swarm have ended"
+    late = live("00001.1")
+    late.thread.join(PATIENCE_S)
+    assert late.ended == one.ended
+    assert late.record() is None, "it has claimed nothing"
+
+
+def test_serve_for_counts_from_the_first_servers_start(live: Callable[..., Life], tmp_path: Path) -> None:
+    one = live(serve_for=3600.0)
+    until(lambda: one.serves(0, 4), "it to serve")
+    Path(one.folder, BEGAN).write_text(f'{{"time": {time.time() - 4000}}}')
+    two = live("00001.1", serve_for=3600.0)
+    two.thread.join(PATIENCE_S)
+    assert two.ended == "blocks.serve_for has elapsed"
+    assert one.thread.is_alive()
 
 
 def test_it_moves_where_another_one_decides_and_loads_only_what_it_lacks(live: Callable[..., Life]) -> None:

@@ -31,13 +31,15 @@ from stagger.blocks.placement.petals import (
 from stagger.blocks.placement.rules import Rule, Setting, Swarm, full, own_gain, planner
 from stagger.blocks.server.background import Background
 from stagger.blocks.server.host_notes import told
+from stagger.blocks.server.lifetime import Lifetime, share_of_time
 from stagger.blocks.server.measuring import devices, measured, refined, remember, throughputs
 from stagger.blocks.server.records import Placed, ServerRecord, View, rank_of, superseded
 from stagger.blocks.server.registry import Registry, as_moves, jittered
 from stagger.blocks.server.slots import Queue
+from stagger.blocks.server.tending import Tending
+from stagger.blocks.swarm_place import END
 from stagger.errors import Interrupted, StaggerError, counted
 from stagger.pipeline.task_context import StopFlag
-from stagger.slurm.own_job import TIME_IS_UP_S
 from stagger.spec.block_settings import BlockSettings
 from stagger.task import Superseded
 from stagger.task.attempt_log import log
@@ -47,10 +49,6 @@ NAP_S = 0.1
 
 #: The reason that a server records when it leaves, by the signal that it received.
 REASONS = {Signals.SIGTERM: "stopped by SIGTERM", Signals.SIGUSR2: "its job's time is up"}
-
-#: Slurm may warn a server this many seconds before it has to start draining: the job script requests the warning 60 s
-#: early (`stagger.executor.arrays.block_scripts`), and Slurm may send it another 60 s earlier (sbatch(1)).
-WARNED_EARLY_S = 150
 
 #: Value of `rebalance` -> function of `balance_quality` that returns the rule. docs/block-placement.md compares them.
 RULES: dict[str, Callable[[float], Rule | None]] = {
@@ -71,11 +69,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Identity:
-    """A server's id, its job, and when that job's time is up, in seconds since the epoch."""
+    """A server's id, its job, and when that job's time is up, in seconds since the epoch.
+
+    `has_users`: whether stages use its swarm.
+    """
 
     server_id: str
     job: str = ""
     job_ends: float | None = None
+    has_users: bool = False
+
+
+class SwarmEnded(Exception):
+    """The swarm has ended, as its users have."""
 
 
 class BlockServer:
@@ -89,6 +95,7 @@ class BlockServer:
         identity: Identity,
         stop: StopFlag,
         seed: int | None = None,
+        tending: Tending | None = None,
     ) -> None:
         self.settings = settings
         self.rule = RULES[settings.rebalance](settings.balance_quality)
@@ -96,6 +103,7 @@ class BlockServer:
         self.registry = registry
         self.identity = identity
         self.stop = stop
+        self.tending = tending
         self.speed = Speed(0.0, 0.0)
         self.workload = ""
         self.rng = np.random.default_rng(seed)
@@ -107,7 +115,13 @@ class BlockServer:
         self.heartbeat_at = 0.0
         self.announced_at = 0.0
         self.load_seconds = 0.0
-        self.began = time.monotonic()
+        self.lifetime = Lifetime(
+            time.time(),
+            identity.job_ends,
+            settings.drain,
+            has_users=identity.has_users,
+            share=share_of_time(self.random),
+        )
         self.serving = Background("serving", self._serve)
         self.told_to_end = threading.Event()
 
@@ -118,20 +132,27 @@ class BlockServer:
     def run(self) -> str:
         """Run the server until its time is up, and return why it left.
 
-        Raises Interrupted when a signal stopped it before that, and the host's error when the host failed.
+        Raises Interrupted when a signal stopped it before that, or when it comes back in a new job, and the host's
+        error when the host failed.
         """
         try:
+            self.note_the_swarms_end()
             num_blocks, throughput = self.measure()
             self.pause(block_selection_delay(self.rng, self.settings.mean_block_selection_delay))
             self.join(num_blocks, throughput)
             self.load()
             self.hold()
             reason = "blocks.serve_for has elapsed"
+        except SwarmEnded:
+            reason = "the stages that use the swarm have ended"
+            self.leave(reason)
         except Interrupted as interrupted:
             self.stop.clear()
             reason = REASONS.get(interrupted.signal, f"stopped by {interrupted}")
-            self.leave(reason)
-            if interrupted.signal != Signals.SIGUSR2 or not self.near_its_end():
+            self.stop.planned = interrupted.signal == Signals.SIGUSR2 and self.lifetime.comes_back
+            self.leave(f"{reason}; it comes back in a new one" if self.stop.planned else reason)
+            near = self.lifetime.is_near_its_end(time.time())
+            if interrupted.signal != Signals.SIGUSR2 or self.stop.planned or not near:
                 raise
             self.stop.clear()  # A signal during draining asks for nothing more: the server has left.
         except BaseException as error:
@@ -140,6 +161,16 @@ class BlockServer:
         else:
             self.leave(reason)
         return reason
+
+    def note_the_swarms_end(self) -> None:
+        """Find out when the swarm's time is over: `serve_for` counts from its first server's start."""
+        if (serve_for := self.settings.serve_for) is not None:
+            began = self.lifetime.began
+            try:
+                began = self.registry.began(began)
+            except (OSError, StaggerError) as error:
+                log(f"blocks.serve_for counts from now, as the registry cannot be used: {error}", "WARNING")
+            self.lifetime = replace(self.lifetime, swarm_ends=began + serve_for)
 
     def measure(self) -> tuple[int, float]:
         """Number of blocks that this server hosts, and its throughput with them, in requests per second.
@@ -171,6 +202,7 @@ class BlockServer:
         for name, member in self.registry.refresh().members.items():
             if member.record is not None and name != self.id and rank_of(name) == rank_of(self.id):
                 self.registry.retire(member.record, f"its job restarted as {self.id}")
+        self.pause(0)  # The swarm may have ended while this server waited.
 
         def choose(view: View) -> dict[str, Placed]:
             self.see(view)
@@ -208,7 +240,7 @@ class BlockServer:
         for block in order:
             began = time.monotonic()
             self.in_background(f"loading block {block}", partial(self.host.load, range(block, block + 1)))
-            self.stop.check()  # A signal may have cut the load short, so the block does not count as loaded.
+            self.heed()  # A signal may have cut the load short, so the block does not count as loaded.
             self.load_seconds += time.monotonic() - began
             self.loaded.add(block)
             self.record = replace(self.mine, blocks_loaded=self.mine.blocks_loaded + 1, serving=self.served())
@@ -311,28 +343,42 @@ class BlockServer:
     # ---- Time ----
 
     def is_over(self) -> bool:
-        """Whether blocks.serve_for has elapsed. Raises Interrupted when the job's time is nearly up."""
-        if self.settings.serve_for is not None and time.monotonic() - self.began > self.settings.serve_for:
+        """Whether blocks.serve_for has elapsed. Raises Interrupted when this server leaves for its job's sake."""
+        now = time.time()
+        if self.lifetime.is_over(now):
             return True
-        if self.identity.job_ends is not None and time.time() > self.identity.job_ends - self.settings.drain - 5:
+        if now > self.lifetime.leaves:
             raise Interrupted(Signals.SIGUSR2)
         return False
 
-    def near_its_end(self) -> bool:
-        """Whether the job's time is up, or suffices for no more than draining; True when the end is unknown."""
-        ends = self.identity.job_ends
-        return ends is None or time.time() > ends - max(TIME_IS_UP_S, self.settings.drain + WARNED_EARLY_S)
+    def is_told_to_stop(self) -> bool:
+        """Whether a signal asks the server to stop.
+
+        Slurm's warning before the time limit reaches all servers of an array at once. Those that come back have chosen
+        different times to leave, and do not heed it before.
+        """
+        early = self.lifetime.comes_back and time.time() < self.lifetime.leaves
+        if self.stop.signal == Signals.SIGUSR2 and early:
+            self.stop.clear()
+        return self.stop.signal is not None
+
+    def heed(self) -> None:
+        """Raise Interrupted when a signal asks the server to stop."""
+        if self.is_told_to_stop():
+            self.stop.check()
 
     def pause(self, seconds: float) -> None:
         """Wait, and send heartbeats.
 
-        Raises Interrupted for a signal, StaggerError when serving has failed, and Superseded when a later attempt of
-        this server's rank has joined: Slurm, or whoever restarted the rank, took this one for dead.
+        Raises Interrupted for a signal, SwarmEnded, StaggerError when serving has failed, and Superseded when a later
+        attempt of this server's rank has joined: Slurm, or whoever restarted the rank, took this one for dead.
         """
         end = time.monotonic() + seconds
         while True:
-            self.stop.check()
+            self.heed()
             self.serving.raise_if_failed()
+            if END in self.registry.others:
+                raise SwarmEnded
             if later := superseded([self.id, *self.view.members, *self.view.gone]).get(self.id):
                 raise Superseded(f"Its rank started again as {later}.")
             if self.record is not None and time.monotonic() >= self.heartbeat_at:
@@ -377,6 +423,8 @@ class BlockServer:
             self.see(self.registry.refresh())
         except (OSError, StaggerError) as error:
             log(f"the registry cannot be read: {error}", "WARNING")
+        if self.tending is not None:
+            self.tending.look(self.view, self.registry.others)
 
     def see(self, view: View) -> None:
         """Store the view, and note the time if a server has come or gone."""

@@ -2,6 +2,9 @@
 
     server.<id>.json    a server's own record: replaced atomically at each heartbeat, removed some time after its end
     claim.<n>.json      the n-th decision about which server hosts which blocks: created once, never changed
+    tend.<n>.json       the n-th time that a server looked after lost ones (`stagger.blocks.server.tending`)
+    began.json          when the first server began
+    end.json            why the swarm has ended (`stagger.launch.swarms`)
 
 No server holds a lock. A server that has seen all earlier claims may create the next one exclusively (by a hard link on
 a file system, with `If-None-Match` on S3). If several servers decide on the same view, one succeeds; the others look
@@ -19,8 +22,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from random import Random
 
+import orjson
+
 from stagger.blocks.placement.petals import ServerState
 from stagger.blocks.server.records import Claim, Decided, Member, Placed, ServerRecord, View, superseded
+from stagger.errors import StaggerError
 from stagger.spec.block_settings import LEASE_S
 from stagger.storage import MTIME, Entry
 from stagger.storage.storage import Storage, join
@@ -28,6 +34,9 @@ from stagger.storage.storage import Storage, join
 #: Bytes of the largest record and the largest claim that are read. A record has fewer than 1,000 bytes, a claim about
 #: 100 for each server.
 MOST_BYTES = {"server": 2**16, "claim": 2**24}
+
+#: The file with the time at which the swarm's first server began.
+BEGAN = "began.json"
 
 #: Longest wait before a claim is retried, in seconds: it is U(0, 2^n) times the duration of the n-th try (full jitter).
 LONGEST_WAIT_S = 5.0
@@ -58,6 +67,8 @@ class Registry:
         self.lease_s = lease_s
         #: The view of the last `refresh`. Any thread may read it.
         self.latest = View(0, {})
+        #: Names of the other files that were there then.
+        self.others: set[str] = set()
         self._clock = clock
         self._tell = tell
         self._random = Random()  # noqa: S311 - jitter, seeded by the system in each process.
@@ -76,7 +87,9 @@ class Registry:
 
     def refresh(self) -> View:
         """Read the swarm's current state: one listing, then one read of the latest claim and of each changed record."""
-        listed = [entry for entry in self.storage.list(self.folder) if _kind(entry.name)]
+        found = self.storage.list(self.folder)
+        listed = [entry for entry in found if _kind(entry.name)]
+        self.others = {entry.name for entry in found} - {entry.name for entry in listed}
         now = self._clock()
         huge = {entry.name for entry in listed if entry.size > MOST_BYTES[_kind(entry.name)]}
         for name in huge:
@@ -194,6 +207,16 @@ class Registry:
         self._records[record.server_id] = record
         self._heard[record.server_id] = self._clock()
         return record
+
+    def began(self, now: float) -> float:
+        """When the swarm's first server began, in seconds since the epoch: now, if this is the first."""
+        path = join(self.folder, BEGAN)
+        if self.storage.create(path, orjson.dumps({"time": now})):
+            return now
+        try:
+            return float(orjson.loads(self.storage.read(path))["time"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StaggerError(f"{path} is damaged ({error}).") from error
 
     def retire(self, record: ServerRecord, reason: str) -> None:
         """Mark another server as OFFLINE; for callers that know that it has ended."""
