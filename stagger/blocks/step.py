@@ -12,6 +12,7 @@ from typing import Any
 from stagger.blocks.host import HostContext
 from stagger.blocks.swarm_place import END, registry_folder
 from stagger.errors import StaggerError, missing_extra
+from stagger.models.settings import need_models
 from stagger.pipeline.hooks import BoundStep
 from stagger.pipeline.names import resolve
 from stagger.pipeline.task_context import TaskContext
@@ -19,6 +20,12 @@ from stagger.slurm.own_job import job_state
 from stagger.spec.block_settings import BlockSettings
 from stagger.storage.storage import Storage, join
 from stagger.task.attempt_log import log
+
+#: Name in a pipeline file -> class of a host that ships. Its module is imported when it is used.
+HOSTS = {
+    "simulated": "stagger.blocks.server.simulated_host:SimulatedHost",
+    "transformer": "stagger.blocks.transformer_host:TransformerHost",
+}
 
 #: The methods that a host must have.
 METHODS = ("room", "measure", "load", "unload", "serve")
@@ -125,11 +132,9 @@ def job_ends(job: str) -> float | None:
 
 def host_class(name: str) -> Any:
     """Import the class of a host. Raises StaggerError when it cannot be imported, or lacks a method."""
-    if name == "simulated":
-        from stagger.blocks.server.simulated_host import SimulatedHost
-
-        return SimulatedHost
-    found = resolve(name)
+    if name == "transformer":
+        need_models("zmq")
+    found = resolve(HOSTS.get(name, name))
     missing = [method for method in METHODS if not callable(getattr(found, method, None))]
     if missing:
         raise StaggerError(

@@ -63,7 +63,8 @@ class TransformerHost:
             raise StaggerError("the host transformer needs blocks.model: the folder of a model with its weights.")
         torch.set_grad_enabled(False)
         self.context = context
-        self.checkpoint = Checkpoint.open(context.storage, context.model)
+        folder = context.model.removesuffix("/config.json")
+        self.checkpoint = Checkpoint.open(context.storage, folder)
         self.dtype = dtype_of(self.checkpoint, dtype)
         self.model = CutModel(self.checkpoint, self.dtype, devices_of_job())
         if self.model.total_blocks != context.total_blocks:
@@ -104,7 +105,7 @@ class TransformerHost:
         if not fit:
             raise StaggerError(
                 f"no block of {self.context.model} fits: a block takes {largest / 1e6:,.0f} MB, and the largest"
-                f" microbatch {taken / 1e6:,.0f} MB. Request more memory, or a smaller host_options.tokens or max_length."
+                f" microbatch {taken / 1e6:,.0f} MB. Request more memory, or lower host_options.tokens or max_length."
             )
         return min(fit, self.model.total_blocks)
 

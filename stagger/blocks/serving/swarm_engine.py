@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,6 +27,8 @@ from stagger.models.engine import Reduce
 from stagger.models.engines import LocalEngine, Results
 from stagger.models.microbatch import Microbatch
 from stagger.models.open_engine import dtype_of
+from stagger.models.settings import need_models
+from stagger.models.swarm_choice import model_folder, name_of
 from stagger.pipeline import count
 from stagger.storage.storage import Storage
 from stagger.task.attempt_log import log
@@ -39,34 +41,20 @@ COUNTED = {"sent": "microbatches_sent", "replayed": "microbatches_sent_again"}
 
 
 def open_swarm(
-    storage: Storage, model: str, dtype: str, swarms: dict[str, dict[str, Any]], swarm: str | None, tokens: int
-) -> SwarmEngine:
-    """The engine for a step that uses a swarm. Called by name from `stagger.models.steps`, which lies below this room.
+    storage: Storage, uses: Mapping[str, dict[str, Any]], swarm: str | None, model: str | None, dtype: str
+) -> tuple[str, Callable[[int], SwarmEngine]]:
+    """The folder of the model of a swarm, and what makes its engine, for microbatches of up to that many places.
 
-    `swarms` are those that the stage uses (`Circumstances.uses`), `swarm` is the name of the one that is meant, or None
-    if there is only one. `tokens`: places of the largest microbatch.
+    `uses` are the swarms of the stage (`Circumstances.uses`), and `swarm` names one of them; `model` and `dtype` are
+    those of the step. `stagger.models.steps`, whose room lies below this one, finds this function by its name.
 
-    Raises StaggerError when there is no such swarm, or its servers have another model.
+    Raises StaggerError when there is no such swarm, or it has another model or dtype.
     """
-    place = place_of(swarms, swarm)
-    if place.model is None or place.model != model:
-        raise StaggerError(f"model is {model}, but the servers of {place.name} have {place.model}: give the same.")
-    return SwarmEngine(storage, place, model, dtype, tokens)
-
-
-def place_of(swarms: dict[str, dict[str, Any]], name: str | None) -> SwarmPlace:
-    """The swarm of this name, or the only one. Raises StaggerError."""
-    if not swarms:
-        raise StaggerError(
-            "engine: swarm needs a stage with `blocks` beside this one: name it in `uses`, as in uses: [swarm]."
-        )
-    if name is None and len(swarms) > 1:
-        raise StaggerError(
-            f"the stage uses {', '.join(swarms)}: choose one with `swarm`, as in swarm: {next(iter(swarms))}."
-        )
-    if name is not None and name not in swarms:
-        raise StaggerError(f"swarm: {name} is not in `uses`, which has {', '.join(swarms)}.")
-    return SwarmPlace(**swarms[name or next(iter(swarms))])
+    need_models("zmq")
+    name = name_of(uses, swarm)
+    place = SwarmPlace(**uses[name])
+    folder = model_folder(name, place, model, dtype)
+    return folder, lambda tokens: SwarmEngine(storage, place, folder, dtype, tokens)
 
 
 @dataclass
