@@ -103,7 +103,7 @@ def test_lost_servers_are_replaced_and_the_swarm_ends_with_its_user(swarm: Swarm
     launched = launches(swarm.run / "swarm")
     again = sorted(array["ranks"] for one in launched[1:] for array in one["arrays"])
     assert again in (["1-2"], ["1", "2"]), "each was replaced once"
-    text = swarm.cli("status", swarm.run).stdout
+    text = swarm.cli("status", swarm.run).out
     assert "replaced" in text
     assert swarm.stages()["swarm"]["running"] == SERVERS
 
