@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from stagger.blocks.host import HostContext
+from stagger.blocks.serving.keys import key_path, remove_client_keys
 from stagger.blocks.swarm_place import END, registry_folder
 from stagger.errors import StaggerError, missing_extra
 from stagger.models.settings import need_models
@@ -32,7 +33,7 @@ METHODS = ("room", "measure", "load", "unload", "serve")
 
 
 def clear_registry(storage: Storage, stage_dir: str) -> None:
-    """Remove the files that killed servers left in the registry. Call it only when no server runs any more.
+    """Remove what servers left in the registry, and their clients' key. Call it only when no server runs any more.
 
     That the swarm has ended stays on record: a job that starts all the same must not serve nobody for hours.
     """
@@ -40,6 +41,7 @@ def clear_registry(storage: Storage, stage_dir: str) -> None:
     for entry in storage.list(folder):
         if entry.name != END:
             storage.remove(join(folder, entry.name))
+    remove_client_keys(key_path(stage_dir))
 
 
 class HostBlocks(BoundStep):

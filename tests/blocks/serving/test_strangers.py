@@ -25,7 +25,7 @@ from stagger.errors import StaggerError
 from tests.conftest import until
 from tests.kit.span_servers import HEARTBEAT, MODEL, SHAPE, Blocks, Faults, Servers, hidden_state, passed, work
 from tests.kit.tcp_proxy import Proxy
-from tests.models.serving.conftest import QUICK
+from tests.blocks.serving.conftest import QUICK
 
 Start = Callable[..., SpanServer]
 
