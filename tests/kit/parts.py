@@ -15,7 +15,16 @@ STORAGE = ("promises", "rgw", "rundir", "s3", "storage", "task")
 SECOND_CLUSTER = ("test_block_jobs", "test_node_failure", "test_requeue", "test_site", "test_tries")
 
 #: What imports torch: folders and files that only the Python of .venv-models can run, beside the other parts.
-MODELS = ("stagger/models", "tests/models", "tests/datatrove/test_classify_gpu.py", "tests/slurm/test_scoring.py")
+MODELS = (
+    "stagger/models",
+    "stagger/blocks/serving",
+    "stagger/blocks/transformer_host.py",
+    "tests/models",
+    "tests/blocks/serving",
+    "tests/datatrove/test_classify_gpu.py",
+    "tests/slurm/test_scoring.py",
+    "tests/slurm/test_swarm.py",
+)
 
 PARTS = ("models", "first-cluster", "second-cluster", "storage", "others")
 
