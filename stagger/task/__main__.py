@@ -211,6 +211,8 @@ def slurm_job() -> Job:
 def serve(settings: TaskSettings, storage: Storage, stop: StopFlag, argument: str) -> int:
     """A worker of a crew: run the ranks that its parent writes to standard input, until that ends.
 
+    Each line is a rank, and how often the crew has restarted it.
+
     To its original standard output it writes `ready`, then for each rank `<rank> ok`, `<rank> failed` or
     `<rank> stopped`; after it ` advanced` once it has done work that need not be repeated, and ` keeps` if its steps
     have handed something on to those of the next rank.
@@ -223,7 +225,9 @@ def serve(settings: TaskSettings, storage: Storage, stop: StopFlag, argument: st
     job = slurm_job() if argument == IN_JOB else local_job(settings, int(argument), stop)
     first = True
     try:
-        while (rank := ranks.get()) is not None:
+        while (order := ranks.get()) is not None:
+            rank, restart = order
+            job.restart = restart if argument != IN_JOB else job.restart
             if not first:
                 forget_peak()
             first = False
@@ -269,12 +273,15 @@ def start_delay_s(settings: TaskSettings, number: int) -> float:
     return spread_delay_ms(number, settings.window_s, zlib.crc32(settings.fingerprint.encode())) / 1000
 
 
-def watched_orders(stop: StopFlag) -> queue.SimpleQueue[int | None]:
-    """The ranks from standard input, then None. When the parent dies, standard input ends, and the rank is stopped."""
+def watched_orders(stop: StopFlag) -> queue.SimpleQueue[tuple[int, int] | None]:
+    """The ranks from standard input with their restarts, then None.
+
+    When the parent dies, standard input ends, and the rank is stopped.
+    """
     import queue
     import threading
 
-    ranks: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    ranks: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
     parent = os.getppid()
 
     def read() -> None:
@@ -283,7 +290,8 @@ def watched_orders(stop: StopFlag) -> queue.SimpleQueue[int | None]:
         while data := os.read(0, 4096):
             *lines, text = (text + data).split(b"\n")
             for line in lines:
-                ranks.put(int(line))
+                rank, _, restart = line.partition(b" ")
+                ranks.put((int(rank), int(restart or 0)))
         ranks.put(None)
         stop.signal = stop.signal or signal.SIGTERM
         time.sleep(ORPHAN_S)  # An idle worker has exited by now; a step that never checks for a stop has to be killed.
