@@ -86,7 +86,9 @@ def compare(whole: Whole) -> int:
     """What blocks return. Raises StaggerError when the model cannot be cut."""
     name = f"{type(whole.model).__name__} (transformers {transformers.__version__})"
     if len(whole.values) != 1:
-        raise StaggerError(f"{name} cannot be cut: its blocks return tuples of several lengths: {sorted(whole.values)}.")
+        raise StaggerError(
+            f"{name} cannot be cut: its blocks return tuples of several lengths: {sorted(whole.values)}."
+        )
     (values,) = whole.values
     try:
         logits = block_by_block(whole, values)
@@ -104,7 +106,6 @@ def compare(whole: Whole) -> int:
 
 def block_by_block(whole: Whole, values: int) -> torch.Tensor:
     """The logits of the small model. Each block is passed in a new copy of it, which knows nothing of the others."""
-
 
     def new() -> Cut:
         return Cut(copy.deepcopy(whole.model), values)

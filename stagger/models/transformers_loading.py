@@ -172,7 +172,7 @@ class Conversion:
             self.made |= {renamed.replace(targets[0], one) for one in targets} & state.keys()
 
     def ignored(self, name: str) -> bool:
-        """Whether transformers itself ignores a tensor that no parameter takes: buffers of old versions, for example."""
+        """Whether transformers itself ignores a tensor that no parameter takes, such as a buffer of old versions."""
         patterns = [*(self._model._keys_to_ignore_on_load_unexpected or ()), *OLD_BUFFERS]
         return any(re.search(pattern, name) for pattern in patterns)
 

@@ -125,8 +125,8 @@ def test_a_block_that_was_unloaded_comes_back_the_same(tmp_path: Path, architect
 
 @pytest.mark.parametrize("stored_as", DTYPES)
 def test_parameters_have_the_dtypes_that_transformers_gives_them(tmp_path: Path, stored_as: torch.dtype) -> None:
-    """Some stay in float32 (DeepSeek's correction of routing, Mamba's A), whatever is asked for."""
-    for architecture in ("deepseek3", "gpt_oss", "qwen3_next", "bamba"):
+    """Some stay in float32 (DeepSeek's correction of routing), whatever is asked for."""
+    for architecture in ("deepseek3", "gpt_oss"):
         folder = save(tmp_path / architecture, config_of(architecture), stored_as)
         for dtype in (torch.bfloat16, torch.float16):
             whole = plain(folder, dtype)
@@ -193,7 +193,11 @@ WRONG: dict[str, tuple[dict[str, str | None], list[str]]] = {
     ),
     "of another model": (
         {f"model.layers.{i}.self_attn.q_proj.weight": f"model.layers.{i}.attn.q.weight" for i in range(6)},
-        ["6 tensors are missing", "has no place for 6 tensors: model.layers.0.attn.q.weight, ", ", ... Copy the model"],
+        [
+            "6 tensors are missing",
+            "has no place for 6 tensors: model.layers.0.attn.q.weight, ",
+            ", .... Copy the model",
+        ],
     ),
 }
 
@@ -207,7 +211,7 @@ def test_tensors_that_are_not_the_models_are_refused_by_name(stored: Path, tmp_p
         opened(str(tmp_path))
     assert str(refused.value).startswith(f"{tmp_path}: ")
     for words in expected:
-        assert words in str(refused.value).replace(". Copy the model again", ".. Copy the model again").replace("..", ".")
+        assert words in str(refused.value)
 
 
 def test_an_expert_that_is_missing_is_named(tmp_path: Path) -> None:
