@@ -14,6 +14,7 @@ from stagger.rundir.stage_folder import Completion, collection_paused, encode
 from stagger.spec.models import StageSpec
 from stagger.status.efficiency import efficiency, sentences
 from stagger.status.look import Look
+from stagger.status.models_used import models_used
 from stagger.status.schemas import schema_differences
 from stagger.status.step_totals import StepTotals, number
 from stagger.status.totals import totals
@@ -48,6 +49,7 @@ def merge(stage: StageSpec, completions: list[Completion], missing: list[int]) -
         "missing_ranks": format_ranks(missing),
         **vars(sums),
         "delay_s": {"max": max(delays, default=0), "sum": sum(delays)},
+        "models": models_used(completions),
         "schema_differences": schema_differences(completions),
         "steps": steps,
         "merged": time.time(),

@@ -25,6 +25,7 @@ from stagger.status.end_job import end_message, end_of
 from stagger.status.failed import grouped
 from stagger.status.failed_ranks import cancelled_ranks
 from stagger.status.look import Look, glance_at_run
+from stagger.status.models_used import models_used
 from stagger.status.schemas import schema_differences
 from stagger.status.totals import totals
 from stagger.storage.storage import is_local, join
@@ -83,6 +84,7 @@ class StageStatus:
     removed_folders: the folders of the documents that steps removed, where `removed` keeps them.
     places: the paths that exist of the stage's `report`, `stats` and `logs`.
     slowest: (rank, seconds) of ranks that took much longer than most.
+    models: which models the steps of its ranks used, on what, with the number of ranks of each.
     schema_differences: a sentence for each column that differs between the Parquet files of an output folder.
     replaced: the servers of blocks that were lost and replaced, a phrase for each launch that did so.
     published: where the outputs are published, or why they are not, as a phrase; empty if they are not to be.
@@ -132,6 +134,7 @@ class StageStatus:
     ordinary: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     avoided: list[str] = field(default_factory=list)
+    models: list[dict[str, Any]] = field(default_factory=list)
     schema_differences: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
     published: str = ""
@@ -300,6 +303,7 @@ def add_totals(status: StageStatus, look: Look) -> None:
     status.output_folders, status.removed_folders = output_folders(
         completions, look.stage.record.outputs.get(look.stage.name, [])
     )
+    status.models = models_used(completions)
     status.schema_differences = schema_differences(completions)
     if not look.launches:
         return
