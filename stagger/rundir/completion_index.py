@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import orjson
@@ -17,8 +17,8 @@ import zstandard
 
 from stagger.errors import StaggerError
 from stagger.ranks import pad
-from stagger.rundir.completion_table import CompletionTable, OutputFolders, StepColumns
-from stagger.rundir.stage_folder import StageFolder, collection_paused
+from stagger.rundir.completion_table import MALFORMED, CompletionTable, OtherSteps, OutputFolders, StepColumns
+from stagger.rundir.stage_folder import Completion, StageFolder, check_record, collection_paused, damaged
 from stagger.storage.ownership import foreign, open_to_others
 from stagger.storage.storage import is_local, join
 
@@ -55,12 +55,30 @@ def read_table(folder: StageFolder, ranks: set[int], *, keep: bool) -> Completio
         in_memory = folder.in_memory()
         for some, records in folder.reading(unread, keep=keep or few):
             mine = ["" if rank in in_memory else identities.get(f"{pad(rank)}.json", "") for rank in some]
-            table.append(folder, some, mine, records)
+            _append(folder, table, some, mine, records)
         table.keep(ranks)
         if identities and (len(table) - before) * STALE > len(table):
             _save(folder, table)
     folder.table = table
     return table
+
+
+def _append(
+    folder: StageFolder,
+    table: CompletionTable,
+    ranks: Sequence[int],
+    identities: Sequence[str],
+    records: Sequence[Completion],
+) -> None:
+    """Add records to a table. Raises StaggerError naming the file of one that is damaged."""
+    try:
+        table.append(ranks, identities, records)
+    except OtherSteps as error:
+        raise damaged(folder.completion(error.rank), str(error)) from error
+    except MALFORMED:
+        for rank, record in zip(ranks, records, strict=True):
+            check_record(record, Completion, folder.completion(rank))
+        raise
 
 
 def _drop_changed(table: CompletionTable, identities: Mapping[str, str]) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 from stagger.errors import counted
-from stagger.rundir.stage_folder import COMPLETION_KEYS, Completion, StageFolder, check_record, damaged
 
 #: The columns that are fields of a record as they are.
 PLAIN = (
@@ -35,7 +34,18 @@ RARE = ("left_out", "dropped", "counts")
 #: The keys that every step has in a completion record.
 STEP_KEYS = 3
 
+#: What reading the fields of a record raises whose values have wrong types, or that lacks some.
+MALFORMED = (KeyError, TypeError, AttributeError, ValueError)
+
 _plain_fields = itemgetter(*PLAIN)
+
+
+class OtherSteps(Exception):
+    """The record of `rank` has another number of steps than those of the ranks before; `reason` is a clause."""
+
+    def __init__(self, rank: int, reason: str) -> None:
+        super().__init__(reason)
+        self.rank = rank
 
 
 class OutputFolders(NamedTuple):
@@ -97,19 +107,14 @@ class CompletionTable:
     def __len__(self) -> int:
         return len(self.rank)
 
-    def append(
-        self, folder: StageFolder, ranks: Sequence[int], identities: Sequence[str], records: Sequence[Completion]
-    ) -> None:
-        """Add the records of some ranks. Raises StaggerError naming the file of one that is damaged."""
-        try:
-            rows = _Rows.of(records, len(self.steps) if self.rank else None)
-            if rows is None:
-                raise self._odd(folder, ranks, records)
-            numbers = [self.folder_sets.setdefault(one, len(self.folder_sets)) for one in rows.folders]
-        except (KeyError, TypeError, AttributeError, ValueError):
-            for rank, record in zip(ranks, records, strict=True):
-                check_record(record, Completion, folder.completion(rank))
-            raise
+    def append(self, ranks: Sequence[int], identities: Sequence[str], records: Sequence[Mapping[str, Any]]) -> None:
+        """Add the records of some ranks. Adds none of them, and raises one of MALFORMED, when one is not as it should be.
+
+        Raises OtherSteps when one has another number of steps than those before.
+        """
+        steps = len(self.steps) if self.rank else len(records[0]["steps"])
+        rows = _Rows.of(ranks, records, steps)
+        numbers = [self.folder_sets.setdefault(one, len(self.folder_sets)) for one in rows.folders]
         self.rank += ranks
         self.identity += identities
         for name, column in rows.columns.items():
@@ -120,16 +125,6 @@ class CompletionTable:
             mine.records += new.records
             mine.seconds += new.seconds
             mine.statistics += new.statistics
-
-    def _odd(self, folder: StageFolder, ranks: Sequence[int], records: Sequence[Completion]) -> Exception:
-        """The error over the first record with another number of steps than those before."""
-        first = len(self.steps) if self.rank else len(records[0]["steps"])
-        rank, steps = next(
-            (rank, len(record["steps"]))
-            for rank, record in zip(ranks, records, strict=True)
-            if len(record["steps"]) != first
-        )
-        return damaged(folder.completion(rank), f"it has {counted(steps, 'step')}, other records of the stage {first}")
 
     def columns(self) -> list[list[Any]]:
         """All columns, those of the steps included."""
@@ -162,11 +157,11 @@ class _Rows:
     steps: list[StepColumns]
 
     @classmethod
-    def of(cls, records: Sequence[Completion], steps: int | None) -> _Rows | None:
-        """None if the records have different numbers of steps, or not `steps` of them."""
+    def of(cls, ranks: Sequence[int], records: Sequence[Mapping[str, Any]], steps: int) -> _Rows:
         found = [record["steps"] for record in records]
-        if len({steps if steps is not None else len(found[0]), *map(len, found)}) > 1:
-            return None
+        if any(len(one) != steps for one in found):
+            rank, one = next((rank, one) for rank, one in zip(ranks, found, strict=True) if len(one) != steps)
+            raise OtherSteps(rank, f"it has {counted(len(one), 'step')}, other records of the stage {steps}")
         columns: dict[str, Iterable[Any]] = dict(
             zip(PLAIN, zip(*map(_plain_fields, records), strict=True), strict=True)
         )
@@ -175,11 +170,9 @@ class _Rows:
         columns["requests"] = [one["requests"] or None for one in retried]
         bad = [record["bad_records"] for record in records]
         columns["bad_records"] = [one if one["skipped"] else None for one in bad]
-        if max(map(len, records)) > len(COMPLETION_KEYS):
-            columns |= {key: [record.get(key) or None for record in records] for key in RARE}
-            columns["schemas"] = [record.get("notes", {}).get("schemas") or None for record in records]
-        else:
-            columns |= dict.fromkeys((*RARE, "schemas"), [None] * len(records))
+        columns |= {key: [record.get(key) or None for record in records] for key in RARE}
+        notes = [record.get("notes") for record in records]
+        columns["schemas"] = [one.get("schemas") if one else None for one in notes]
         return cls(columns, list(map(_folders, records)), [_step(mine) for mine in zip(*found, strict=True)])
 
 
@@ -190,7 +183,7 @@ def _step(records: Sequence[Any]) -> StepColumns:
     return StepColumns(records[0]["name"], numbers, seconds, statistics)
 
 
-def _folders(record: Completion) -> OutputFolders:
+def _folders(record: Mapping[str, Any]) -> OutputFolders:
     """The folders of a record's outputs."""
     outputs = record["outputs"]
     if len(outputs) == 1 and "removed_by" not in outputs[0]:  # Those of most ranks.

@@ -8,9 +8,7 @@ from typing import Any
 from stagger.ranks import parse_ranks
 from stagger.rundir.completion_table import CompletionTable
 from stagger.rundir.launch_records import ArrayRecord, EndJobRecord, SlurmLaunch
-from stagger.rundir.stage_folder import StageFolder
 from stagger.spec.models import RunSpec
-from stagger.storage.storage import Storage
 
 
 def spec(executor: dict[str, Any], *names: str, **depends: list[str]) -> RunSpec:
@@ -80,5 +78,5 @@ def table_of(records: Sequence[Any]) -> CompletionTable:
     if records:
         ranks = [record["rank"] for record in records]
         complete = [completion(**record) for record in records]
-        table.append(StageFolder(Storage(), "/nowhere"), ranks, [""] * len(ranks), complete)
+        table.append(ranks, [""] * len(ranks), complete)
     return table
