@@ -30,6 +30,7 @@ def dry_run(spec: RunSpec, wishes: Wishes) -> dict[str, Any]:
     if not wishes.fresh:
         spec = continued(run, spec)
     made, plans, done = plan_for_show(run, spec, fresh=wishes.fresh)
+    made.check_needs(run.storage)
     spec = with_plans(spec, plans)
     run.storage.check_writable(spec.run_dir)
     before = run.load()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 import torch
 
 from stagger.errors import StaggerError
 from stagger.models.microbatch import Microbatch
+from stagger.models.settings import OnLong
 
 #: Lengths of rows are multiples of this.
 LENGTH_STEP = 64
@@ -22,11 +23,9 @@ LENGTH_STEP = 64
 #: What a row counts at least, in tokens: a document takes memory beside its text, and so does an empty one.
 LEAST_WEIGHT = 64
 
-OnLong = Literal["window", "truncate", "fail"]
-
 
 class Piece(NamedTuple):
-    """The tokens of a document from `begin` to `end`, as a row of its own. Those from `new` on are in no earlier one."""
+    """Tokens of a document, from `begin` to `end`, in a row. Those from `new` on are in no earlier piece."""
 
     begin: int
     end: int
@@ -111,8 +110,8 @@ class _Bucket:
 class Batcher:
     """Gathers rows of one length, until a microbatch is full.
 
-    Rows wait until `window` tokens of later ones have come: more of them fill microbatches better, and take more memory.
-    What a microbatch holds is a function of the rows, in their order, alone.
+    Rows wait until `window` tokens of later ones have come. A larger window fills microbatches better, and takes more
+    memory. What a microbatch holds is a function of the rows, in their order, alone.
     """
 
     def __init__(self, shapes: Shapes, window: int) -> None:

@@ -19,7 +19,7 @@ class BlockSource:
     def __init__(self, checkpoint: Checkpoint, model: CutModel, keep_bytes: int = 0) -> None:
         self.name = checkpoint.folder
         self.keep_bytes = keep_bytes
-        self._checkpoint = checkpoint
+        self.checkpoint = checkpoint
         self._model = model
         self._kept: dict[int, Weights] = {}
         self._kept_bytes = 0
@@ -49,9 +49,14 @@ class BlockSource:
         self._kept[block] = weights
         return weights
 
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of the weights files that have been read."""
+        return self.checkpoint.bytes_read
+
     def count(self, waited_s: float) -> None:
         """Count, in the step that runs, what has been read since the last call, and the wait for it."""
-        read = self._checkpoint.bytes_read
+        read = self.bytes_read
         count("weight_bytes", read - self._counted_bytes)
         self._counted_bytes = read
         self._waited_ms += 1000 * waited_s

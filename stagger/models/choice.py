@@ -63,7 +63,7 @@ class Needs:
     @property
     def where(self) -> str:
         if not self.on_gpus:
-            return f"this process may take {size(self.free)} more"
+            return f"this process has {size(self.free)} of memory left"
         if len(self.places) == 1:
             return f"the device has {size(self.free)} free"
         return f"the {len(self.places)} devices have {size(self.free)} free"

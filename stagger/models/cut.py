@@ -91,9 +91,12 @@ class Cut:
         """
         if not blocks:
             return hidden
-        return self._left(
-            blocks.start, blocks.stop, hidden, inputs_embeds=torch.zeros_like(hidden), attention_mask=mask
-        )
+        return self._left(blocks.start, blocks.stop, hidden, **self._instead_of_tokens(hidden, mask))
+
+    def _instead_of_tokens(self, hidden: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Inputs of the model for which no embedding is needed. Their values do not matter."""
+        width = self.model.get_input_embeddings().weight.shape[-1]
+        return {"inputs_embeds": hidden.new_zeros((*hidden.shape[:2], width)), "attention_mask": mask}
 
     def _left(self, begin: int, end: int, entering: torch.Tensor | None, **inputs: Any) -> torch.Tensor:
         try:
@@ -124,8 +127,7 @@ class Cut:
         """What `part` of the model makes of the last block's output."""
         count = len(self.blocks)
         ones = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
-        inputs = {"inputs_embeds": torch.zeros_like(hidden), "attention_mask": ones}
-        return self._forward(part, count, count, hidden, **inputs)
+        return self._forward(part, count, count, hidden, **self._instead_of_tokens(hidden, ones))
 
 
 def hidden_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:

@@ -13,8 +13,8 @@ from stagger.models.cut_model import CutModel
 from stagger.models.devices import device_name, device_of, finish
 from stagger.models.microbatch import Microbatch
 
-#: The share of a need that is added to it: for what libraries allocate, and for gaps between allocations.
-RESERVE = 0.1
+#: A need is multiplied by this ratio: libraries allocate too, and there are gaps between allocations.
+RESERVE = (11, 10)
 
 #: The names that configurations have for the width of a block's feed-forward layer.
 FEED_FORWARD_WIDTHS = ("intermediate_size", "intermediate_size_mlp", "ffn_dim", "n_inner", "ffn_hidden_size")
@@ -75,14 +75,19 @@ def activations(widths: Widths, rows: int, length: int, item_bytes: int) -> int:
 
 def with_reserve(need: int) -> int:
     """The need in bytes, and a tenth more."""
-    return int(need * (1 + RESERVE))
+    return -(-need * RESERVE[0] // RESERVE[1])
+
+
+def without_reserve(free: int) -> int:
+    """The largest need that fits into `free` bytes with its reserve."""
+    return free * RESERVE[1] // RESERVE[0]
 
 
 def room(free: int, largest_block: int, activations: int, ends: int = 0) -> int:
     """How many blocks fit into `free` bytes beside the activations of the largest microbatch, and the ends if wanted:
     floor((free / 1.1 - activations - ends) / largest_block).
     """
-    left = int(free / (1 + RESERVE)) - activations - ends
+    left = without_reserve(free) - activations - ends
     return max(0, left // largest_block)
 
 

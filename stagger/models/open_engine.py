@@ -15,11 +15,14 @@ from stagger.models.choice import STREAMED_BLOCKS, EngineName, Needs, Place, cho
 from stagger.models.cut_model import CutModel
 from stagger.models.devices import CPU, device_of, devices_of_job, free_memory
 from stagger.models.engines import LocalEngine, Stream, Whole
-from stagger.models.memory import RESERVE, Widths, activations
+from stagger.models.memory import Widths, activations, without_reserve
 from stagger.storage.storage import Storage, is_local
 
 #: The dtypes that models are run in, by the name that pipeline files and config.json have for them.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+#: The implementations of attention that hold no scores.
+FUSED = ("sdpa", "flash_attention_2")
 
 #: Tokens of a window, at most, by the type of the device: a block is then computed for longer than it takes to read the
 #: next one. In a block of P parameters, n tokens take 2 * P * n operations, and the next block 2 * P bytes in bfloat16.
@@ -65,7 +68,7 @@ def open_engine(
     checkpoint = Checkpoint.open(storage, model)
     cut = CutModel(checkpoint, dtype_of(checkpoint, dtype), devices or devices_of_job())
     needed = range(cut.total_blocks if blocks is None else blocks)
-    widths = Widths.of(checkpoint.config, cut.hidden_size, fused=True)
+    widths = Widths.of(cut.config.to_dict(), cut.hidden_size, fused=cut.config._attn_implementation in FUSED)
     taken = activations(widths, rows, length, cut.dtype.itemsize) + beside_bytes
     needs = needs_of(cut, model, needed, taken)
     name, why = choose(needs, engine)
@@ -107,12 +110,12 @@ def streaming(cut: CutModel, checkpoint: Checkpoint, needs: Needs, check: Callab
     """The engine `stream`, with a window and a store of blocks on the host that fit into the memory that is left."""
     token = cut.hidden_size * cut.dtype.itemsize
     most = WINDOW_TOKENS[cut.devices[0].type] * token
-    left = min(int(place.free / (1 + RESERVE)) for place in needs.places) - needs.streamed
+    left = min(without_reserve(place.free) for place in needs.places) - needs.streamed
     if not needs.on_gpus:
         window = min(most, left)
         keep = 0 if is_local(checkpoint.folder) else left - window
         return Stream(cut, BlockSource(checkpoint, cut, keep), check, window)
-    host = int(free_memory(CPU) / (1 + RESERVE)) - STREAMED_BLOCKS * needs.largest
+    host = without_reserve(free_memory(CPU)) - STREAMED_BLOCKS * needs.largest
     parked = left < min(most, LEAST_ON_DEVICE * token) and host > left
     window = min(most, host if parked else left)
     keep = 0 if is_local(checkpoint.folder) else host - parked * window

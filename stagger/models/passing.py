@@ -27,8 +27,11 @@ class Work(Protocol):
     layers: whose states it wants, as for `Engine.run`. fewest: documents of fewer tokens do not pass the model.
     """
 
-    layers: Collection[int]
-    fewest: int
+    @property
+    def layers(self) -> Collection[int]: ...
+
+    @property
+    def fewest(self) -> int: ...
 
     def kept(self, batch: Microbatch, layer: int, hidden: torch.Tensor, pieces: Sequence[Piece]) -> list[Any]:
         """What is kept of a layer's states [rows, length, hidden], for each of the pieces in the first rows."""
@@ -39,7 +42,7 @@ class Work(Protocol):
 
 @dataclass
 class Held:
-    """A document on its way: its number of tokens, the pieces that are still to come back, and what was kept of each."""
+    """A document on its way: its number of tokens, the pieces that are missing yet, and what was kept of each."""
 
     document: Document
     tokens: int

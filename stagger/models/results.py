@@ -20,8 +20,8 @@ Pool = Literal["mean", "last", "none"]
 def token_logprobs(ends: Ends, batch: Microbatch, hidden: torch.Tensor, vocabulary: int) -> torch.Tensor:
     """The natural logarithm of the probability of each token but the first, given those before it in its row.
 
-    `hidden` [rows, length, hidden] is the last block's output. Returns float32 [rows, length - 1] on the CPU. Logits are
-    computed for some places at once, whose number depends on the shape alone.
+    `hidden` [rows, length, hidden] is the last block's output. Returns float32 [rows, length - 1] on the CPU. Logits
+    are computed for some places at once; how many depends on the shape alone.
     """
     rows, length = batch.tokens.shape
     targets = batch.tokens.to(hidden.device).roll(-1, dims=1)
@@ -45,18 +45,22 @@ def places_at_once(rows: int, length: int, vocabulary: int) -> int:
     return min(length, max(1, places - places % 8 if places >= 8 else places))
 
 
+def bytes_beside(rows: int, length: int, vocabulary: int, hidden: int) -> int:
+    """Bytes that a microbatch takes beside what its blocks take: logits of some places in the model's dtype and in
+    float32, and their exponentials; or its states in float32, twice.
+    """
+    logits = rows * places_at_once(rows, length, vocabulary) * vocabulary * (4 + 4 + 4)
+    return max(logits, rows * length * hidden * (4 + 4))
+
+
 def pooled(hidden: torch.Tensor, pieces: Sequence[Piece], pool: Pool) -> list[torch.Tensor]:
-    """What is kept of the states [rows, length, hidden] of each piece, on the CPU: of its new tokens, the sum in float32
-    [hidden], for `mean`; the last token's state [hidden]; or, for `none`, all of them [tokens, hidden].
+    """What is kept of the states [rows, length, hidden] of each piece, on the CPU: the sum over its new tokens, float32
+    [hidden], for `mean`; the state of its last token [hidden]; or, for `none`, of each new token [tokens, hidden].
     """
     if pool == "mean":
         fillers = [Piece(0, 0, 0)] * (len(hidden) - len(pieces))  # The shape stays what it is.
-        first, end = (
-            torch.tensor(ends, device=hidden.device)[:, None]
-            for ends in zip(
-                *((piece.new - piece.begin, piece.end - piece.begin) for piece in [*pieces, *fillers]), strict=True
-            )
-        )
+        spans = [(piece.new - piece.begin, piece.end - piece.begin) for piece in [*pieces, *fillers]]
+        first, end = torch.tensor(spans, device=hidden.device)[:, :, None].unbind(1)
         places = torch.arange(hidden.shape[1], device=hidden.device)
         new = (places >= first) & (places < end)
         return list(hidden.float().masked_fill(~new[..., None], 0).sum(1)[: len(pieces)].cpu())

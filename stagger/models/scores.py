@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy
 import torch
@@ -15,9 +15,8 @@ from stagger.models.batches import Piece
 from stagger.models.engine import Ends
 from stagger.models.microbatch import Microbatch
 from stagger.models.results import Pool, pooled, token_logprobs
+from stagger.models.settings import OnNonfinite
 from stagger.pipeline import Document, count
-
-OnNonfinite = Literal["fail", "count"]
 
 
 @dataclass
@@ -145,4 +144,5 @@ class Embeddings:
             whole = torch.stack(parts).sum(0) / tokens
         else:
             whole = parts[-1] if self.pool == "last" else torch.cat(parts)
-        return whole.float().numpy()
+        states: numpy.ndarray[Any, Any] = whole.float().numpy()
+        return states

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
-from stagger.errors import StaggerError, missing_extra
+from stagger.errors import StaggerError
+from stagger.models.config_facts import BLOCKS, number_of, read_config
+from stagger.models.settings import Dtype, EngineName, OnLong, OnNonfinite, Settings, need_models
+from stagger.models.swarm_choice import OPEN_SWARM, model_folder, name_of
 from stagger.pipeline import Document
 from stagger.pipeline.hooks import BoundStep, kept, stateless
+from stagger.pipeline.names import resolve
 from stagger.pipeline.task_context import TaskContext
 from stagger.storage.storage import Storage, absolute
 
 if TYPE_CHECKING:
+    from stagger.models.engines import LocalEngine
     from stagger.models.loaded_model import LoadedModel
     from stagger.models.passing import Work
 
@@ -31,9 +35,12 @@ class ModelStep(BoundStep):
     """What both steps share: a model, and how documents pass it.
 
     Args:
-        model: the folder of a decoder of transformers: config.json, *.safetensors, and tokenizer.json.
+        model: the folder of a decoder of transformers: config.json, *.safetensors, and tokenizer.json. With the engine
+            swarm, by default that of the swarm.
         engine: whole keeps all blocks in memory; stream loads one after another; auto decides by the free memory, and
-            logs why. The results are the same, bit for bit.
+            logs why; swarm sends hidden states through the block servers that the stage uses. The results are the same,
+            bit for bit.
+        swarm: for the engine swarm: the stage with those servers, if the stage uses several.
         dtype: what the model computes with; auto for that of its config.json.
         tokens: places of a microbatch. A document with more has one of its own.
         max_length: tokens of a document that pass the model together, at most; by default as many as the model has
@@ -48,51 +55,70 @@ class ModelStep(BoundStep):
         on_nonfinite: whether a result that is infinite or not a number fails the rank, or becomes null and is counted.
     """
 
-    model: str = field(kw_only=False)
-    engine: Literal["auto", "whole", "stream"] = "auto"
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    model: str | None = field(default=None, kw_only=False)
+    engine: EngineName = "auto"
+    dtype: Dtype = "auto"
     tokens: int = 4096
     max_length: int | None = None
-    on_long: Literal["window", "truncate", "fail"] = "window"
+    on_long: OnLong = "window"
     stride: int | None = None
     tokenizer: str | None = None
     buffer_tokens: int | None = None
-    on_nonfinite: Literal["fail", "count"] = "fail"
+    on_nonfinite: OnNonfinite = "fail"
+    swarm: str | None = None
     _task: TaskContext | None = field(default=None, init=False, repr=False)
-    _loaded: LoadedModel | None = field(default=None, init=False, repr=False)
+    _loaded: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.model = absolute(os.fspath(self.model))
+        if self.model is not None:
+            self.model = absolute(os.fspath(self.model))
+        elif self.engine != "swarm":
+            raise StaggerError("model is missing: give the folder of a model.")
+        if self.swarm is not None and self.engine != "swarm":
+            raise StaggerError(f"swarm belongs to engine: swarm, and engine is {self.engine}; remove one of them.")
         if self.tokenizer is not None:
             self.tokenizer = absolute(os.fspath(self.tokenizer))
-        if self.tokens < 1:
-            raise StaggerError(f"tokens is {self.tokens}; give the places of a microbatch, such as 4096.")
-        if self.max_length is not None and self.max_length < 2:
-            raise StaggerError(f"max_length is {self.max_length}; give at least 2 tokens.")
-        if self.stride is not None and self.on_long != "window":
-            raise StaggerError(f"stride belongs to on_long: window, and on_long is {self.on_long}; remove one of them.")
-        if self.stride is not None and self.stride < 1:
-            raise StaggerError(f"stride is {self.stride}; give at least 1 token.")
-        if self.stride is not None and self.max_length is not None and self.stride >= self.max_length:
-            raise StaggerError(
-                f"stride {self.stride} is not less than max_length {self.max_length}: the first token of a window would"
-                " have no token before it; give a smaller stride."
-            )
-        if self.buffer_tokens is not None and self.buffer_tokens < 0:
-            raise StaggerError(f"buffer_tokens is {self.buffer_tokens}; give a number of tokens, 0 for no wait.")
+        self.settings()
+
+    def settings(self) -> Settings:
+        """The parameters of this class. Raises StaggerError for one that is out of its range."""
+        model = self.model or ""  # Known once the swarm is.
+        return Settings(
+            model,
+            self.engine,
+            self.dtype,
+            self.tokens,
+            self.max_length,
+            self.on_long,
+            self.stride,
+            self.tokenizer or model,
+            self.waiting_tokens,
+            self.on_nonfinite,
+        )
 
     @property
-    def buffered(self) -> int:
+    def waiting_tokens(self) -> int:
         return BUFFER_TOKENS if self.buffer_tokens is None else self.buffer_tokens
+
+    def check_uses(self, uses: Mapping[str, Any]) -> None:
+        """Take the model of the swarm that is used."""
+        if self.engine == "swarm":
+            name = name_of(uses, self.swarm)
+            self.model = model_folder(name, uses[name], self.model, self.dtype)
 
     def check_launch(self, storage: Storage) -> None:
         """Check the model's folder, and that the model can be cut into blocks, if torch and transformers are here."""
         from stagger.models.launch_check import check_model
 
-        check_model(storage, self)
+        config = read_config(storage, self.settings().model)
+        self.blocks_needed(config)
+        check_model(storage, self.settings(), config)
 
-    def check_config(self, config: dict[str, Any]) -> None:
-        """Raise StaggerError for parameters that do not suit a model, by its config.json."""
+    def blocks_needed(self, config: dict[str, Any]) -> int | None:
+        """How many blocks are needed of the model with this config.json; None for all. Raises StaggerError when it does
+        not have what is wanted.
+        """
+        return None
 
     def bind(self, task: TaskContext) -> None:
         self._task = task
@@ -102,14 +128,36 @@ class ModelStep(BoundStep):
         first = next(documents, None)
         if first is None:
             return  # A shard without documents needs no model.
+        loaded = self._model()
+        yield from loaded.passage(self.work(loaded)).run(chain((first,), documents))
+
+    def _model(self) -> LoadedModel:
+        """The model, opened for the first rank of a process that needs it."""
         assert self._task is not None
         need_models()
         from stagger.models.loaded_model import LoadedModel
 
         if self._loaded is None:
-            self._loaded = LoadedModel.open(self._task, self)
-        passage = self._loaded.passage(self._task, self, self.work)
-        yield from passage.run(chain((first,), documents))
+            opened = self._swarm() if self.engine == "swarm" else None
+            settings = self.settings()
+            config = read_config(self._task.storage, settings.model)
+            blocks = self.blocks_needed(config)
+            self._loaded = LoadedModel.open(self._task.storage, settings, config, blocks, opened)
+        noted = self._task.notes.setdefault("models", [])
+        if (note := self._loaded.note()) not in noted:
+            noted.append(note)
+        loaded: LoadedModel = self._loaded
+        return loaded
+
+    def _swarm(self) -> Callable[[int], LocalEngine]:
+        """Opens the swarm that the stage uses, for microbatches of up to that many tokens."""
+        assert self._task is not None
+        open_swarm = resolve(OPEN_SWARM)
+        self.model, opened = open_swarm(
+            self._task.storage, self._task.circumstances.uses, self.swarm, self.model, self.dtype
+        )
+        engine: Callable[[int], LocalEngine] = opened
+        return engine
 
     def work(self, loaded: LoadedModel) -> Work:
         """What the step wants of the model."""
@@ -136,7 +184,7 @@ class ScoreBlocks(ModelStep):
     prefix: str = ""
 
     def work(self, loaded: LoadedModel) -> Work:
-        return loaded.scores(self.on_nonfinite, self.prefix, per_token=self.per_token)
+        return loaded.scores(self.prefix, per_token=self.per_token)
 
 
 @kept("_loaded")
@@ -168,17 +216,14 @@ class EmbedBlocks(ModelStep):
             raise StaggerError("layer is an empty list; give the numbers of layers, or -1 for the last.")
 
     @property
-    def buffered(self) -> int:
+    def waiting_tokens(self) -> int:
         if self.buffer_tokens is None and self.pool == "none":
             return BUFFER_TOKENS_OF_STATES
-        return super().buffered
+        return super().waiting_tokens
 
-    def check_config(self, config: dict[str, Any]) -> None:
-        from stagger.models.config_facts import BLOCKS, number_of
-
+    def blocks_needed(self, config: dict[str, Any]) -> int | None:
         blocks = number_of(config, BLOCKS)
-        if blocks is not None:
-            self.keys(blocks)
+        return None if blocks is None else max(self.keys(blocks))
 
     def keys(self, blocks: int) -> dict[int, str]:
         """Layer, from 0 on -> the key of its states. Raises StaggerError for one that the model does not have."""
@@ -195,16 +240,4 @@ class EmbedBlocks(ModelStep):
         return {one: f"{self.to}_{one}" if isinstance(self.layer, list) else self.to for one in layers}
 
     def work(self, loaded: LoadedModel) -> Work:
-        return loaded.embeddings(self.on_nonfinite, self.keys(loaded.total_blocks), f"{self.to}_by", self.pool)
-
-
-def has_models() -> bool:
-    """Whether torch and transformers are installed here."""
-    return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
-
-
-def need_models() -> None:
-    """Raise StaggerError when torch or transformers is not installed."""
-    for name in ("torch", "transformers", "safetensors"):
-        if importlib.util.find_spec(name) is None:
-            raise missing_extra("models", name, ModuleNotFoundError(f"No module named '{name}'"))
+        return loaded.embeddings(self.keys(loaded.engine.total_blocks), f"{self.to}_by", self.pool)
