@@ -86,6 +86,7 @@ def importers(module: str) -> list[str]:
 def test_one_place_talks_to_slurm_and_one_to_each_storage() -> None:
     assert importers("submitit") == ["slurm/own_job.py", "slurm/sbatch.py"]
     assert importers("subprocess") == [
+        "blocks/server/tending.py",
         "bundle/cache.py",
         "bundle/first.py",
         "doctor/metadata.py",
