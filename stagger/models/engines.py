@@ -14,7 +14,7 @@ import torch
 from stagger.models.block_source import BlockSource
 from stagger.models.blocks_ahead import BlocksAhead
 from stagger.models.cut_model import CutModel
-from stagger.models.devices import CPU, device_of, finish
+from stagger.models.devices import CPU, device_name, device_of, finish
 from stagger.models.engine import Reduce
 from stagger.models.microbatch import Microbatch
 from stagger.pipeline import count
@@ -45,6 +45,11 @@ class LocalEngine:
         self.check = check
         self.total_blocks = model.total_blocks
         self.ends = model
+
+    @property
+    def devices(self) -> str:
+        """The kinds of devices that compute."""
+        return " + ".join(dict.fromkeys(map(device_name, self.model.devices)))
 
     def blocks_ahead(self) -> BlocksAhead:
         return BlocksAhead(self.source.weights, self.check, self.source.name)

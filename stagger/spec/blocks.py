@@ -34,10 +34,10 @@ class BlocksSpec(Model):
     """Blocks per server; `auto`: as many as its host's `room` returns."""
     host: Annotated[
         str,
-        Field(pattern=r"^(simulated|[A-Za-z_][\w.]*:[\w.]+)$"),
-        Says("`simulated`, or your own class as module:Class", "my_host:Host"),
+        Field(pattern=r"^(simulated|transformer|[A-Za-z_][\w.]*:[\w.]+)$"),
+        Says("`transformer`, `simulated`, or your own class as module:Class", "my_host:Host"),
     ] = "simulated"
-    """The class that loads and serves blocks: `simulated`, or your own as `module:Class`."""
+    """The class that loads and serves blocks: `transformer`, `simulated`, or your own as `module:Class`."""
     host_options: dict[str, Any] = {}
     """Parameters of the host."""
     rebalance: Rebalance = "planner"

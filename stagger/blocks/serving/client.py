@@ -105,23 +105,29 @@ class Client:
         self._waiting: list[Flight] = []
         self._claim = 0
         self._changed = self._look_at = self._polled = time.monotonic()
+        self._end = model.total_blocks
         self._stalled: float | None = None  # Since when blocks have no server.
         self._missing: list[int] = []
 
     # ---- The way of a microbatch ----
 
-    def run(self, microbatches: Iterable[Work]) -> Iterator[tuple[Any, dict[int, Buffer]]]:
-        """Each microbatch's key, with the states of its layers, as they finish. Each is taken when there is room.
+    def run(
+        self, microbatches: Iterable[Work], blocks: int | None = None, may_take: Callable[[], bool] = lambda: True
+    ) -> Iterator[tuple[Any, dict[int, Buffer]]]:
+        """Each microbatch's key, with the states of its layers, as they finish. `blocks`: pass only the first ones.
+
+        A microbatch is taken when the servers have room for it, and `may_take` returns True.
 
         Raises MicrobatchFailed when several servers could not compute one, and whatever `waits` raises.
         """
         source, order = iter(microbatches), itertools.count()
-        more, held, landed = True, 0, list[Flight]()
+        more, held = True, 0
+        self._end = self.model.total_blocks if blocks is None else blocks
         self._polled = time.monotonic()
         try:
             while more or held:
                 self._look_if_due()
-                if more and self._has_room(held):
+                if takes := more and self._has_room(held) and may_take():
                     work = next(source, None)
                     more = work is not None
                     if work is not None:
@@ -129,7 +135,7 @@ class Client:
                         held += 1
                 self._send()
                 self._check_coverage()
-                landed = self._events(0 if more and self._has_room(held) else POLL_MS)
+                landed = self._events(0 if takes else POLL_MS)
                 held -= len(landed)
                 for flight in landed:
                     yield flight.microbatch.key, flight.states
@@ -151,16 +157,17 @@ class Client:
         now, left = time.monotonic(), []
         loads = {name: peer.load for name, peer in self.peers.items() if peer.ready}
         for flight in sorted(self._waiting, key=lambda flight: (-flight.at, flight.order)):
-            name = shortest_queue(loads, flight.at, flight.tokens, now)
+            name = shortest_queue(loads, range(flight.at, self._end), flight.tokens, now)
             if name is None or not self._send_to(self.peers[name], flight, now):
                 left.append(flight)
         self._waiting = left
 
     def _send_to(self, peer: Peer, flight: Flight, now: float) -> bool:
         load, microbatch = peer.load, flight.microbatch
-        work = flight.tokens * (load.end - flight.at)
+        flight.end = min(load.end, self._end)
+        work = flight.tokens * (flight.end - flight.at)
         seconds = patience(load, work, self._timing.late_s, self._timing.first_late_s)
-        flight.deadline, flight.end = now + seconds, load.end
+        flight.deadline = now + seconds
         request = Request(
             next(self._ids),
             flight.at,
@@ -196,8 +203,8 @@ class Client:
         return landed
 
     def _check(self, peer: Peer, now: float, paused: bool) -> None:
-        """Give up a server that is lost or late. While this process was paused, servers may have closed their connections
-        to it: it connects again.
+        """Give up a server that is lost or late. While this process was paused, servers may have closed connections: it
+        connects again.
         """
         for event in peer.events():
             if event == READY:
@@ -243,7 +250,7 @@ class Client:
         flight.land(reply)
         flight.failures.clear()
         flight.lost = 0
-        if flight.at == self.model.total_blocks:
+        if flight.at == self._end:
             return [flight]
         self._waiting.append(flight)
         return []
@@ -331,10 +338,10 @@ class Client:
 
     def _check_coverage(self) -> None:
         """Note, and say once, when blocks that are needed have no server; and when they have one again."""
-        now, total = time.monotonic(), self.model.total_blocks
-        next_block = min((flight.at for flight in self._waiting), default=total)
+        now = time.monotonic()
+        next_block = min((flight.at for flight in self._waiting), default=self._end)
         spans = [(peer.load.start, peer.load.end) for peer in self.peers.values()]
-        self._missing = [block for block in uncovered(spans, total) if block >= next_block]
+        self._missing = [block for block in uncovered(spans, self._end) if block >= next_block]
         if self._missing and self._stalled is None:
             self._stalled = now
             self._look_soon()

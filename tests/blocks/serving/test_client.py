@@ -16,7 +16,7 @@ from stagger.blocks.serving.routing import Uncovered
 from tests.conftest import until
 from tests.kit.span_servers import MODEL, SHAPE, Servers, hidden_state, passed, work
 from tests.kit.tcp_proxy import Proxy
-from tests.models.serving.conftest import QUICK
+from tests.blocks.serving.conftest import QUICK
 
 Clients = Callable[..., Client]
 
