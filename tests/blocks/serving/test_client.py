@@ -13,10 +13,10 @@ import pytest
 from stagger.blocks.serving.client import Client, Looked, MicrobatchFailed
 from stagger.blocks.serving.keys import KeyPair
 from stagger.blocks.serving.routing import Uncovered
+from tests.blocks.serving.conftest import QUICK
 from tests.conftest import until
 from tests.kit.span_servers import MODEL, SHAPE, Servers, hidden_state, passed, work
 from tests.kit.tcp_proxy import Proxy
-from tests.blocks.serving.conftest import QUICK
 
 Clients = Callable[..., Client]
 
