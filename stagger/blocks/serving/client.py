@@ -190,6 +190,8 @@ class Client:
 
     def _events(self, timeout_ms: int) -> list[Flight]:
         """Wait for events; return the microbatches that have passed all blocks."""
+        if not self.peers:
+            time.sleep(timeout_ms / 1000)  # A poller without sockets does not wait.
         ready = dict(self._poller.poll(timeout_ms))
         now, landed = time.monotonic(), list[Flight]()
         paused = now - self._polled > self._timing.heartbeat.lost_after_s

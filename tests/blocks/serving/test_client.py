@@ -186,6 +186,27 @@ def test_waiting_ends_when_whoever_decides_says_so(servers: Servers, client: Cli
         list(client(servers, waits=refuse).run([work(0)]))
 
 
+def test_a_client_without_servers_does_not_spin(
+    servers: Servers, client: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = 0
+    send = Client._send
+
+    def counted(self: Client) -> None:
+        nonlocal turns
+        turns += 1
+        send(self)
+
+    def half_a_second(uncovered: Uncovered) -> None:
+        if uncovered.since_s > 0.5:
+            raise InterruptedError
+
+    monkeypatch.setattr(Client, "_send", counted)
+    with pytest.raises(InterruptedError):
+        list(client(servers, waits=half_a_second).run(work(index) for index in range(10)))
+    assert turns < 100
+
+
 def test_several_clients_at_once_lose_a_server(four: Servers, client: Clients) -> None:
     runs = [(one, one.run(work(index) for index in range(50)), set[int]()) for one in (client(four) for _ in range(3))]
     for _, running, seen in runs:
