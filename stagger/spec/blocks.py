@@ -51,8 +51,8 @@ class BlocksSpec(Model):
     mean_block_selection_delay: NonNegativeFloat = 5.0
     """Mean seconds before a new server claims its blocks; it waits U(0, twice the mean)."""
     loading_slots: Literal["auto"] | PositiveInt = "auto"
-    """Servers that load at the same time, in the order of their claims. `auto`: as many as together load one copy of
-    the model, or as many blocks as the swarm serves already, if those are more."""
+    """Servers that load at the same time, in the order of their claims. `auto`: first those that bring blocks that
+    nobody serves, then as many as have the blocks of one copy of the model, or of all that are served."""
     heartbeat: Amount = HEARTBEAT_S
     """Mean seconds between a server's heartbeats."""
     lease: Amount = LEASE_S

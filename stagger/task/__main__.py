@@ -28,7 +28,7 @@ from stagger.ranks import parse_ranks
 from stagger.storage.local_files import SHARED_UMASK
 from stagger.storage.storage import Storage
 from stagger.task import CREW, IN_JOB, TaskSettings
-from stagger.task.attempt import Attempt, Job
+from stagger.task.attempt import Attempt, Job, handed_on
 from stagger.task.attempt_log import log
 
 if TYPE_CHECKING:
@@ -214,7 +214,8 @@ def serve(settings: TaskSettings, storage: Storage, stop: StopFlag, argument: st
     Each line is a rank, and how often the crew has restarted it.
 
     To its original standard output it writes `ready`, then for each rank `<rank> ok`, `<rank> failed` or
-    `<rank> stopped`, with ` advanced` after it once it has done work that need not be repeated.
+    `<rank> stopped`; after it ` advanced` once it has done work that need not be repeated, and ` keeps` if its steps
+    have handed something on to those of the next rank.
     """
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
@@ -234,7 +235,8 @@ def serve(settings: TaskSettings, storage: Storage, stop: StopFlag, argument: st
             try:
                 end = "failed" if run_ranks(settings, storage, job, [rank], stop) else "ok"
             finally:
-                answers.write(f"{rank} {end}{' advanced' if job.advanced else ''}\n".encode())
+                also = " advanced" * job.advanced + " keeps" * bool(handed_on())
+                answers.write(f"{rank} {end}{also}\n".encode())
     finally:
         end_orphans(parent)
     return 0

@@ -54,6 +54,8 @@ class Worker:
         self.silent = False
         self.rank: int | None = None
         self.ready = False
+        #: Whether it keeps something for the next rank (`kept` in hooks.py).
+        self.keeps = False
 
     def give(self, rank: int, restart: int = 0) -> None:
         """Let the worker run a rank, which has been restarted so often."""
@@ -288,6 +290,7 @@ class Crew:
                     worker.rank = None
             else:
                 worker.rank = None
+                worker.keeps = b"keeps" in words
                 self.ended(int(rank), words)
                 if not died:
                     self._next(worker)

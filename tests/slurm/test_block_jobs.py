@@ -180,16 +180,25 @@ def placed(claim: Claim) -> dict[str, set[int]]:
     return {name: set(range(place.start, place.end)) for name, (place, _) in claim.placements.items()}
 
 
-def kill(array: str, rank: int) -> None:
-    """Kill the task of one job of an array with SIGKILL."""
+def kill(array: str, rank: int, also: str = "") -> None:
+    """Kill the task of one job of an array with SIGKILL; before it, processes of the job that run the module `also`."""
+    killed = [pid for pid in processes(array, rank, also) if also] + processes(array, rank, "stagger.task")
+    assert processes(array, rank, "stagger.task"), f"there is no task of job {array}_{rank}"
+    for pid in killed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def processes(array: str, rank: int, module: str) -> list[int]:
+    """The processes of one job of an array that run a module."""
+    found = []
     for entry in Path("/proc").iterdir():
         try:
             environment = (entry / "environ").read_bytes().split(b"\0")
-            if b"stagger.task" not in (entry / "cmdline").read_bytes():
+            if module.encode() not in (entry / "cmdline").read_bytes():
                 continue
         except (OSError, ValueError):
             continue
         if {f"SLURM_ARRAY_JOB_ID={array}".encode(), f"SLURM_ARRAY_TASK_ID={rank}".encode()} <= set(environment):
-            os.kill(int(entry.name), signal.SIGKILL)
-            return
-    raise AssertionError(f"there is no task of job {array}_{rank}")
+            found.append(int(entry.name))
+    return found
