@@ -125,9 +125,9 @@ def skeleton(config: Any, dtype: torch.dtype) -> Any:
     plan = model._get_dtype_plan(dtype)
     if plan:
         pattern, dtype_of, _ = build_glob_alternation(list(plan))
-        for name, parameter in model.named_parameters():
+        for name, part in model.state_dict(keep_vars=True).items():
             if match := pattern.search(name):
-                parameter.data = parameter.data.to(plan[dtype_of[match.lastgroup]])
+                part.data = part.data.to(plan[dtype_of[match.lastgroup]])
     return model
 
 
@@ -158,17 +158,20 @@ class Conversion:
         self._converting = threading.Lock()
         renamings = [one for one in self._mapping if isinstance(one, WeightRenaming)]
         converters = [one for one in self._mapping if isinstance(one, WeightConverter)]
-        state = model.state_dict()
+        self._state = state = model.state_dict()
         prefix = model.base_model_prefix
         patterns = {pattern: one for one in converters for pattern in one.source_patterns}
         self.target: dict[str, str | None] = {}
         self.made: set[str] = set()
+        self._converted: set[str] = set()
         for name in sorted(names, key=dot_natural_key):
             renamed, pattern = rename_source_key(name, renamings, converters, prefix, state)
             if renamed not in state and name in state:
                 renamed, pattern = rename_source_key(name, [], [], prefix, state)
             self.target[name] = renamed if renamed in state else None
             targets = patterns[pattern].target_patterns if pattern else [renamed]
+            if pattern:
+                self._converted.add(name)
             self.made |= {renamed.replace(targets[0], one) for one in targets} & state.keys()
 
     def ignored(self, name: str) -> bool:
@@ -181,6 +184,28 @@ class Conversion:
 
         Raises StaggerError for one that does not fit.
         """
+        made = {}
+        others = {}
+        for name, tensor in tensors.items():
+            parameter = self._made_alone(name, tensor)
+            if parameter is None:
+                others[name] = tensor
+            else:
+                made[parameter] = tensor.to(self._state[parameter].dtype)
+        return made | self._convert(others) if others else made
+
+    def _made_alone(self, name: str, tensor: torch.Tensor) -> str | None:
+        """The parameter that a tensor becomes as it is, but for its name and dtype; None for any other tensor.
+
+        transformers' way takes 8 ms of CPU for a block: a tenth of what 4096 tokens take in a small one.
+        """
+        parameter = self.target[name]
+        if parameter is None or name in self._converted or tensor.shape != self._state[parameter].shape:
+            return None
+        return parameter
+
+    def _convert(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What transformers makes of these tensors."""
         with self._converting:
             before = dict(tensors_of(self._model))
             info, _ = convert_and_load_state_dict_in_model(

@@ -17,7 +17,7 @@ from stagger.pipeline.task_context import TaskContext
 from stagger.storage.storage import Storage
 from tests.models.architectures import config_of
 
-WORDS = "hello world the cat sat on a mat and saw one more dog".split()
+WORDS = ["hello", "world", "the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "more", "dog"]
 
 
 def save_model(folder: Path, architecture: str = "llama", dtype: torch.dtype = torch.float32, **changes: Any) -> str:

