@@ -10,8 +10,10 @@ from functools import partial
 from typing import Any
 
 from stagger.blocks.host import HostContext
+from stagger.blocks.serving.keys import key_path, remove_client_keys
 from stagger.blocks.swarm_place import END, registry_folder
 from stagger.errors import StaggerError, missing_extra
+from stagger.models.settings import need_models
 from stagger.pipeline.hooks import BoundStep
 from stagger.pipeline.names import resolve
 from stagger.pipeline.task_context import TaskContext
@@ -20,12 +22,18 @@ from stagger.spec.block_settings import BlockSettings
 from stagger.storage.storage import Storage, join
 from stagger.task.attempt_log import log
 
+#: Name in a pipeline file -> class of a host that ships. Its module is imported when it is used.
+HOSTS = {
+    "simulated": "stagger.blocks.server.simulated_host:SimulatedHost",
+    "transformer": "stagger.blocks.transformer_host:TransformerHost",
+}
+
 #: The methods that a host must have.
 METHODS = ("room", "measure", "load", "unload", "serve")
 
 
 def clear_registry(storage: Storage, stage_dir: str) -> None:
-    """Remove the files that killed servers left in the registry. Call it only when no server runs any more.
+    """Remove what servers left in the registry, and their clients' key. Call it only when no server runs any more.
 
     That the swarm has ended stays on record: a job that starts all the same must not serve nobody for hours.
     """
@@ -33,6 +41,7 @@ def clear_registry(storage: Storage, stage_dir: str) -> None:
     for entry in storage.list(folder):
         if entry.name != END:
             storage.remove(join(folder, entry.name))
+    remove_client_keys(key_path(stage_dir))
 
 
 class HostBlocks(BoundStep):
@@ -125,11 +134,9 @@ def job_ends(job: str) -> float | None:
 
 def host_class(name: str) -> Any:
     """Import the class of a host. Raises StaggerError when it cannot be imported, or lacks a method."""
-    if name == "simulated":
-        from stagger.blocks.server.simulated_host import SimulatedHost
-
-        return SimulatedHost
-    found = resolve(name)
+    if name == "transformer":
+        need_models("zmq")
+    found = resolve(HOSTS.get(name, name))
     missing = [method for method in METHODS if not callable(getattr(found, method, None))]
     if missing:
         raise StaggerError(

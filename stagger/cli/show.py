@@ -71,6 +71,8 @@ def plan(document: dict[str, Any]) -> None:
             say(f"  ranks    {stage['undecided']}")
         else:
             say(f"  ranks    {stage['ranks']:,} of {stage['tasks']:,} to run")
+        if stage["uses"]:
+            say(f"  uses     {', '.join(stage['uses'])}, which {'run' if len(stage['uses']) > 1 else 'runs'} beside it")
         start = stage["start"]
         spread = f"over {start['window_s']} s ({start['policy']})" if start["window_s"] else "at once"
         say(f"  start    {start['summary'] or spread}")

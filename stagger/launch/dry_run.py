@@ -75,6 +75,7 @@ def dry_stage(stage: Stage, plan: StagePlan | None, ranks: list[int]) -> dict[st
         "name": spec.name,
         "executor": spec.executor.type,
         "depends": list(spec.depends),
+        "uses": list(spec.uses),
         "tasks": None if undecided else spec.tasks,
         "ranks": None if undecided else len(ranks),
         "undecided": undecided,

@@ -62,7 +62,8 @@ class Pipeline:
     def check_needs(self, storage: Storage) -> None:
         """Raise StaggerError when something is missing that a step needs beside its input, such as a model."""
         for stage in self.spec.stages:
-            check_needs(storage, stage, self.steps[stage.name])
+            swarms = {name: self.spec.stage(name).blocks for name in stage.uses}
+            check_needs(storage, stage, self.steps[stage.name], swarms)
 
     def inputs(self, plans: Mapping[str, StagePlan]) -> Iterator[str]:
         """The paths of all shards in the plans."""

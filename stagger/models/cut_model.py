@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,10 +12,13 @@ from stagger.models.checkpoint import Checkpoint
 from stagger.models.cut import Cut
 from stagger.models.cut_check import checked
 from stagger.models.microbatch import Microbatch
+from stagger.models.tensor_plan import TensorPlan, some
 from stagger.models.transformers_loading import Conversion, config_of, put, skeleton
 
-#: Parameters or buffers by their names in the model, on the host, in the dtypes that the model computes with.
+#: Parameters and buffers by their names in the model, on the host, in the dtypes that the model computes with.
 Weights = Mapping[str, torch.Tensor]
+
+CPU = torch.device("cpu")
 
 
 class CutModel:
@@ -26,24 +29,25 @@ class CutModel:
 
     Raises StaggerError when the architecture cannot be cut, or when the checkpoint's tensors are not the model's: each
     one that is missing, or that the model has no place for, is named.
+
+    total_blocks: their number, loaded or not.
+    hidden_size: elements of a token's hidden state.
+    loaded: the blocks that `run` may pass.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, dtype: torch.dtype, devices: Sequence[torch.device] = (torch.device("cpu"),)
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, devices: Sequence[torch.device] = (CPU,)) -> None:
+        config = config_of(checkpoint.config)
         self.dtype = dtype
         self.devices = tuple(devices)
         self._checkpoint = checkpoint
-        config = config_of(checkpoint.config)
         self._cut = Cut(skeleton(config, dtype), checked(config, dtype))
         self._model = self._cut.model
-        self._conversion = Conversion(skeleton(config, dtype).to("meta"), dtype, checkpoint.tensors)
+        conversion = Conversion(skeleton(config, dtype).to("meta"), dtype, checkpoint.tensors)
+        self._plan = TensorPlan(self._model, self._cut.prefix, conversion, checkpoint.folder)
         self.total_blocks = len(self._cut.blocks)
         self.hidden_size = int(config.get_text_config().hidden_size)
         self.loaded: set[int] = set()
-        self._ends_loaded = False
-        self._small_loaded = False
-        self._check_names()
+        self._outside: set[str] = set()  # The parameters outside the blocks that are loaded.
 
     def _device(self, block: int) -> torch.device:
         return self.devices[block * len(self.devices) // self.total_blocks]
@@ -53,115 +57,86 @@ class CutModel:
         """transformers' configuration of the decoder."""
         return self._model.config.get_text_config()
 
-    # Which tensors make what.
-
-    def _check_names(self) -> None:
-        for name, target in self._conversion.target.items():
-            if target is None and not self._conversion.ignored(name):
-                raise StaggerError(f"{self._checkpoint.folder}: the tensor {name} has no place in the model.")
-
-    def _block_of(self, target: str) -> int | None:
-        """The block that a parameter belongs to; None for one outside the blocks."""
-        start, _, rest = target.partition(f"{self._cut.prefix}.")
-        number = rest.partition(".")[0]
-        return int(number) if not start and number.isdigit() else None
-
-    def _names(self, block: int | None) -> list[str]:
-        """The checkpoint's tensors for a block; with None, for what is outside the blocks."""
-        return [name for name, to in self._conversion.target.items() if to is not None and self._block_of(to) == block]
-
-    def _parts(self, block: int | None) -> dict[str, Any]:
-        """The parameters and persistent buffers of a block, or of what is outside the blocks."""
-        return {name: one for name, one in self._model.state_dict().items() if self._block_of(name) == block}
-
     def block_bytes(self, block: int) -> int:
         """Bytes of a block's weights in memory."""
-        return sum(part.numel() * part.element_size() for part in self._parts(block).values())
+        return sum(self._plan.parts[block].values())
 
     @property
     def ends_bytes(self) -> int:
-        """Bytes in memory of what is outside the blocks: embedding, norms, head."""
-        unique = {id(part): part for part in dict(self._model.named_parameters()).values()}
-        inside = {id(part) for block in self._cut.blocks for part in block.parameters()}
-        return sum(part.numel() * part.element_size() for key, part in unique.items() if key not in inside)
-
-    # Loading.
+        """Bytes in memory of what is outside the blocks: embedding, norms, head. A tied head counts once."""
+        tied = self._model.all_tied_weights_keys
+        return sum(size for name, size in self._plan.parts[None].items() if name not in tied)
 
     def weights(self, block: int) -> Weights:
-        """The weights of a block, read and converted on the host. May run in another thread while blocks compute."""
-        return self._converted(self._names(block), self._parts(block))
+        """The weights of a block, read and converted on the host. May run in another thread while blocks compute.
 
-    def _converted(self, names: list[str], parts: Mapping[str, Any]) -> Weights:
-        made = self._conversion.convert(self._checkpoint.read(names))
-        for name in parts:
-            if name not in made:
-                raise StaggerError(
-                    f"{self._checkpoint.folder}: no tensor of the checkpoint makes the parameter {name}."
-                )
+        Raises StaggerError when they cannot be read, or do not fit into the model.
+        """
+        made = self._converted(self._plan.names[block])
+        if missing := self._plan.parts[block].keys() - made.keys():
+            raise self._missing(missing)
         return made
+
+    def _converted(self, names: Collection[str]) -> dict[str, torch.Tensor]:
+        return self._plan.converted(self._checkpoint.read(names))
+
+    def _missing(self, names: Collection[str]) -> StaggerError:
+        return StaggerError(f"{self._checkpoint.folder}: no tensors make the parameters {some(names)} of the model.")
 
     def load(self, block: int, weights: Weights | None = None) -> None:
         """Place the weights of a block on its device; they are read if they are not given."""
         self._load_small()
         self._place(self.weights(block) if weights is None else weights, self._device(block))
         module = self._cut.blocks[block]
-        for name, buffer in module.named_buffers():
+        for name, buffer in list(module.named_buffers()):
             put(module, name, buffer.to(self._device(block)))
         self.loaded.add(block)
 
     def unload(self, block: int) -> None:
         """Free the memory of a block's weights."""
         module = self._cut.blocks[block]
-        for name, parameter in module.named_parameters():
+        for name, parameter in list(module.named_parameters()):
             put(module, name, parameter.to("meta"))
         self.loaded.discard(block)
 
     def load_ends(self) -> None:
-        """Load what is outside the blocks: embedding, norms, head."""
-        if self._ends_loaded:
+        """Load what is outside the blocks, for `embed`, `normed` and `logits`: embedding, norms, head."""
+        if self._outside == self._plan.parts[None].keys():
             return
-        names = self._names(None)
-        made = self._conversion.convert(self._checkpoint.read(names))
-        self._place(made, self.devices[0])
-        parts = self._parts(None)
-        self._model.tie_weights(missing_keys=set(parts) - set(made), recompute_mapping=False)
-        for name, part in self._parts(None).items():
-            if part.is_meta:
-                raise StaggerError(
-                    f"{self._checkpoint.folder}: no tensor of the checkpoint makes the parameter {name}."
-                )
-        self._ends_loaded = self._small_loaded = True
-        self._place_buffers()
+        made = self._load_outside(self._plan.names[None])
+        absent = self._plan.parts[None].keys() - made
+        self._model.tie_weights(missing_keys=set(absent), recompute_mapping=False)
+        state = self._model.state_dict()
+        if missing := [name for name in self._plan.parts[None] if state[name].is_meta]:
+            raise self._missing(missing)
+        self._outside |= self._plan.parts[None].keys()
 
     def _load_small(self) -> None:
         """Load what is outside the blocks, but for the embedding and the head: position embeddings, norms."""
-        if self._small_loaded:
+        if self._outside:
             return
-        big = {
-            id(module.weight)
-            for module in (self._model.get_input_embeddings(), self._model.get_output_embeddings())
-            if module is not None
-        }
-        wanted = {
-            name
-            for name, one in self._model.named_parameters(remove_duplicate=False)
-            if self._block_of(name) is None and id(one) not in big
-        }
-        names = [name for name in self._names(None) if self._conversion.target[name] in wanted]
-        self._place(self._conversion.convert(self._checkpoint.read(names)), self.devices[0])
-        self._small_loaded = True
-        self._place_buffers()
+        ends = (self._model.get_input_embeddings(), self._model.get_output_embeddings())
+        large = {id(module.weight) for module in ends if module is not None}
+        parameters = dict(self._model.named_parameters(remove_duplicate=False))
+        wanted = {name for name in self._plan.parts[None] if id(parameters.get(name)) not in large}
+        target = self._plan.target
+        made = self._load_outside([name for name in self._plan.names[None] if target[name] in wanted])
+        if missing := wanted - made:
+            raise self._missing(missing)
+        self._outside |= made
 
-    def _place_buffers(self) -> None:
-        for name, buffer in self._model.named_buffers(remove_duplicate=False):
-            if self._block_of(name) is None:
+    def _load_outside(self, names: Collection[str]) -> set[str]:
+        """Load parameters outside the blocks. Returns their names."""
+        made = self._converted(names)
+        self._place(made, self.devices[0])
+        for name, buffer in list(self._model.named_buffers(remove_duplicate=False)):
+            if self._plan.block_of(name) is None:
                 put(self._model, name, buffer.to(self.devices[0]))
+        return set(made)
 
     def _place(self, weights: Weights, device: torch.device) -> None:
         for name, tensor in weights.items():
             put(self._model, name, tensor.to(device, non_blocking=True))
-
-    # Computing.
 
     @torch.no_grad()
     def embed(self, batch: Microbatch) -> torch.Tensor:
@@ -170,10 +145,12 @@ class CutModel:
 
     @torch.no_grad()
     def run(self, hidden: torch.Tensor, batch: Microbatch, blocks: range) -> torch.Tensor:
-        """The hidden state [rows, length, hidden] behind the last of `blocks`, from the one ahead of the first."""
-        for block in blocks:
-            if block not in self.loaded:
-                raise ValueError(f"block {block} is not loaded")
+        """The hidden state [rows, length, hidden] behind the last of `blocks`, from the one ahead of the first.
+
+        It is on the device of the last block. Raises ValueError when one of the blocks is not loaded.
+        """
+        if absent := set(blocks) - self.loaded:
+            raise ValueError(f"not loaded: blocks {sorted(absent)}")
         return self._cut.run(hidden.to(self.devices[0]), batch.mask.to(self.devices[0]), blocks)
 
     @torch.no_grad()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from stagger.models.batches import Pieces, Shapes
 from stagger.models.config_facts import HIDDEN, PLACES, VOCABULARY, number_of
-from stagger.models.devices import device_name
 from stagger.models.engines import LocalEngine
 from stagger.models.open_engine import open_engine
 from stagger.models.passing import Passage, Work
@@ -33,8 +33,17 @@ class LoadedModel:
     vocabulary: int
 
     @classmethod
-    def open(cls, storage: Storage, settings: Settings, config: dict[str, Any], blocks: int | None) -> LoadedModel:
+    def open(
+        cls,
+        storage: Storage,
+        settings: Settings,
+        config: dict[str, Any],
+        blocks: int | None,
+        engine_of: Callable[[int], LocalEngine] | None = None,
+    ) -> LoadedModel:
         """Open the model with this config.json, of which the first `blocks` blocks are needed; None for all.
+
+        `engine_of` makes the engine, for microbatches of up to that many places; by default one in this process.
 
         Raises StaggerError when it does not suit the settings, or the memory.
         """
@@ -44,16 +53,20 @@ class LoadedModel:
         length = shapes.length(longest)
         vocabulary = number_of(config, VOCABULARY) or tokenizer.size
         rows = shapes.rows(length)
-        engine = open_engine(
-            storage,
-            settings.model,
-            settings.engine,
-            settings.dtype_name(config),
-            rows=rows,
-            length=length,
-            beside_bytes=bytes_beside(rows, length, vocabulary, number_of(config, HIDDEN) or 0),
-            blocks=blocks,
-        )
+        if engine_of is None:
+            assert settings.engine != "swarm"
+            engine = open_engine(
+                storage,
+                settings.model,
+                settings.engine,
+                settings.dtype_name(config),
+                rows=rows,
+                length=length,
+                beside_bytes=bytes_beside(rows, length, vocabulary, number_of(config, HIDDEN) or 0),
+                blocks=blocks,
+            )
+        else:
+            engine = engine_of(rows * length)
         pieces = Pieces(longest, settings.on_long, settings.step_of_windows(longest))
         return cls(engine, tokenizer, settings, pieces, shapes, vocabulary)
 
@@ -81,7 +94,7 @@ class LoadedModel:
     @property
     def device(self) -> str:
         """The kinds of devices that the blocks lie on."""
-        return " + ".join(dict.fromkeys(map(device_name, self.engine.model.devices)))
+        return self.engine.devices
 
     def note(self) -> dict[str, str]:
         """What a completion record has of the model."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from stagger.errors import StaggerError, missing_extra
 from stagger.models.config_facts import PLACES, number_of, own_dtype
 
-EngineName = Literal["auto", "whole", "stream"]
+EngineName = Literal["auto", "whole", "stream", "swarm"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 OnLong = Literal["window", "truncate", "fail"]
 OnNonfinite = Literal["fail", "count"]
@@ -85,8 +85,8 @@ def has_models() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in PACKAGES)
 
 
-def need_models() -> None:
-    """Raise StaggerError when a package is not installed that a model step imports."""
-    for name in PACKAGES:
+def need_models(*more: str) -> None:
+    """Raise StaggerError when a package is not installed that a model step imports, or one of `more`."""
+    for name in (*PACKAGES, *more):
         if importlib.util.find_spec(name) is None:
             raise missing_extra("models", name, ModuleNotFoundError(f"No module named '{name}'"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 #: At least this many blocks: a first, a last, and two between them.
@@ -24,6 +24,11 @@ LIMITS = {
     "moe_k": 2,
     "n_group": 2,
     "topk_group": 1,
+    "mamba_chunk_size": 16,
+    "chunk_size": 16,
+    "mamba_d_state": 16,
+    "ssm_state_size": 16,
+    "state_size": 16,
 }
 
 #: Values that are proportional to the width. Widths of a head are kept, since rotary tables depend on them.
@@ -42,6 +47,7 @@ WIDTHS = (
     "embedding_size",
     "lru_width",
     "attention_hidden_size",
+    "mamba_d_ssm",
     "mamba_n_heads",
     "mamba_num_heads",
     "num_heads",
@@ -50,11 +56,14 @@ WIDTHS = (
 #: What a width becomes that is no multiple of the factor.
 NARROW = 128
 
-#: The width of a model without heads.
+#: The least width of a model without heads.
 WIDTH_WITHOUT_HEADS = 64
 
-#: Tokens with a special meaning, which must lie within the vocabulary.
-SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
+#: Widths are multiples of this, since kernels for experts take no others.
+WIDTH_STEP = 16
+
+#: Tokens with a special meaning lie within the vocabulary.
+SPECIAL_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
 def small(config: Any, blocks: int) -> Any:
@@ -74,14 +83,11 @@ def few_blocks(config: Any, blocks: int) -> Any:
     """A copy of `config` with the first `blocks` blocks only, and a small vocabulary."""
     made = copy.deepcopy(config)
     text = made.get_text_config()
-    total = text.num_hidden_layers
-    for key, value in list(vars(text).items()):
-        if isinstance(value, list) and len(value) == total:
-            setattr(text, key, value[:blocks])
+    for key, values in per_block(text, text.num_hidden_layers).items():
+        setattr(text, key, values[:blocks])
     text.num_hidden_layers = blocks
     limit(text, {"vocab_size": LIMITS["vocab_size"]})
-    for key in SPECIAL_TOKENS:
-        setattr(text, key, {"pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}[key])
+    limit(text, SPECIAL_TOKENS)
     return made
 
 
@@ -93,12 +99,15 @@ def limit(config: Any, limits: dict[str, int]) -> None:
 
 
 def narrowing(config: Any) -> int:
-    """By which factor the model becomes narrower: two heads are left, if their number is even."""
-    heads = getattr(config, "num_attention_heads", None)
-    if type(heads) is int and heads > 1:
-        return heads // next(few for few in range(2, heads + 1) if heads % few == 0)
+    """By which factor the model becomes narrower, so that two heads are left, or a few more if the width asks for it."""
     width = int(config.hidden_size)
-    return max(few for few in range(1, width + 1) if width % few == 0 and (few == 1 or width // few >= WIDTH_WITHOUT_HEADS))
+    heads = getattr(config, "num_attention_heads", None)
+    fewest = 2
+    if type(heads) is not int or heads < 2:
+        heads, fewest = width, WIDTH_WITHOUT_HEADS
+    left = [*range(fewest, heads), 1]  # One head is the last choice.
+    factors = [heads // few for few in left if heads % few == 0 and width % (heads // few) == 0]
+    return next((one for one in factors if width // one % WIDTH_STEP == 0), 1)
 
 
 def narrowed(value: int, factor: int, *, heads: bool) -> int:
@@ -116,11 +125,14 @@ def blocks_of_all_kinds(kinds: Sequence[object]) -> int:
     return min(len(kinds), max(FEWEST_BLOCKS, 1 + max(kinds.index(kind) for kind in set(kinds))))
 
 
-def kinds_of_blocks(config: Any, blocks: Iterable[Any]) -> list[object]:
+def kinds_of_blocks(config: Any, blocks: Sequence[Any]) -> list[object]:
     """What tells the blocks of a model apart: the names of their parameters, and their values in lists of `config`."""
-    total = config.get_text_config().num_hidden_layers
-    lists = [value for value in vars(config.get_text_config()).values() if isinstance(value, list) and len(value) == total]
-    return [
-        (tuple(name for name, _ in block.named_parameters()), *(repr(values[number]) for values in lists))
-        for number, block in enumerate(blocks)
-    ]
+    values = [tuple(map(repr, value)) for value in per_block(config.get_text_config(), len(blocks)).values()]
+    kinds = [column for column in values if len(set(column)) < len(column)]  # Not the numbers of the blocks.
+    names = [tuple(name for name, _ in block.named_parameters()) for block in blocks]
+    return list(zip(names, *kinds, strict=True))
+
+
+def per_block(config: Any, blocks: int) -> dict[str, list[Any]]:
+    """The values of a configuration that are lists with one item for each block."""
+    return {key: value for key, value in vars(config).items() if isinstance(value, list) and len(value) == blocks}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from stagger.errors import StaggerError, counted
 from stagger.models.config_facts import BLOCKS, number_of, read_config
 from stagger.models.settings import Dtype, EngineName, OnLong, OnNonfinite, Settings, need_models
+from stagger.models.swarm_choice import OPEN_SWARM, model_folder, name_of
 from stagger.pipeline import Document
 from stagger.pipeline.hooks import BoundStep, kept, stateless
+from stagger.pipeline.names import resolve
 from stagger.pipeline.task_context import TaskContext
 from stagger.storage.storage import Storage, absolute
 
 if TYPE_CHECKING:
+    from stagger.models.engines import LocalEngine
     from stagger.models.loaded_model import LoadedModel
     from stagger.models.passing import Work
 
@@ -32,9 +35,12 @@ class ModelStep(BoundStep):
     """What both steps share: a model, and how documents pass it.
 
     Args:
-        model: the folder of a decoder of transformers: config.json, *.safetensors, and tokenizer.json.
+        model: the folder of a decoder of transformers: config.json, *.safetensors, and tokenizer.json. With the engine
+            swarm, by default that of the swarm.
         engine: whole keeps all blocks in memory; stream loads one after another; auto decides by the free memory, and
-            logs why. The results are the same, bit for bit.
+            logs why; swarm sends hidden states through the block servers that the stage uses. The results are the same,
+            bit for bit.
+        swarm: for the engine swarm: the stage with those servers, if the stage uses several.
         dtype: what the model computes with; auto for that of its config.json.
         tokens: places of a microbatch. A document with more has one of its own.
         max_length: tokens of a document that pass the model together, at most; by default as many as the model has
@@ -49,7 +55,7 @@ class ModelStep(BoundStep):
         on_nonfinite: whether a result that is infinite or not a number fails the rank, or becomes null and is counted.
     """
 
-    model: str = field(kw_only=False)
+    model: str | None = field(default=None, kw_only=False)
     engine: EngineName = "auto"
     dtype: Dtype = "auto"
     tokens: int = 4096
@@ -59,26 +65,33 @@ class ModelStep(BoundStep):
     tokenizer: str | None = None
     buffer_tokens: int | None = None
     on_nonfinite: OnNonfinite = "fail"
+    swarm: str | None = None
     _task: TaskContext | None = field(default=None, init=False, repr=False)
     _loaded: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.model = absolute(os.fspath(self.model))
+        if self.model is not None:
+            self.model = absolute(os.fspath(self.model))
+        elif self.engine != "swarm":
+            raise StaggerError("model is missing: give the folder of a model.")
+        if self.swarm is not None and self.engine != "swarm":
+            raise StaggerError(f"swarm belongs to engine: swarm, and engine is {self.engine}; remove one of them.")
         if self.tokenizer is not None:
             self.tokenizer = absolute(os.fspath(self.tokenizer))
         self.settings()
 
     def settings(self) -> Settings:
         """The parameters of this class. Raises StaggerError for one that is out of its range."""
+        model = self.model or ""  # Known once the swarm is.
         return Settings(
-            self.model,
+            model,
             self.engine,
             self.dtype,
             self.tokens,
             self.max_length,
             self.on_long,
             self.stride,
-            self.tokenizer or self.model,
+            self.tokenizer or model,
             self.waiting_tokens,
             self.on_nonfinite,
         )
@@ -87,11 +100,17 @@ class ModelStep(BoundStep):
     def waiting_tokens(self) -> int:
         return BUFFER_TOKENS if self.buffer_tokens is None else self.buffer_tokens
 
+    def check_uses(self, uses: Mapping[str, Any]) -> None:
+        """Take the model of the swarm that is used."""
+        if self.engine == "swarm":
+            name = name_of(uses, self.swarm)
+            self.model = model_folder(name, uses[name], self.model, self.dtype)
+
     def check_launch(self, storage: Storage) -> None:
         """Check the model's folder, and that the model can be cut into blocks, if torch and transformers are here."""
         from stagger.models.launch_check import check_model
 
-        config = read_config(storage, self.model)
+        config = read_config(storage, self.settings().model)
         self.blocks_needed(config)
         check_model(storage, self.settings(), config)
 
@@ -121,13 +140,26 @@ class ModelStep(BoundStep):
         from stagger.models.loaded_model import LoadedModel
 
         if self._loaded is None:
-            config = read_config(self._task.storage, self.model)
-            self._loaded = LoadedModel.open(self._task.storage, self.settings(), config, self.blocks_needed(config))
+            opened = self._swarm() if self.engine == "swarm" else None
+            settings = self.settings()
+            config = read_config(self._task.storage, settings.model)
+            blocks = self.blocks_needed(config)
+            self._loaded = LoadedModel.open(self._task.storage, settings, config, blocks, opened)
         noted = self._task.notes.setdefault("models", [])
         if (note := self._loaded.note()) not in noted:
             noted.append(note)
         loaded: LoadedModel = self._loaded
         return loaded
+
+    def _swarm(self) -> Callable[[int], LocalEngine]:
+        """Opens the swarm that the stage uses, for microbatches of up to that many tokens."""
+        assert self._task is not None
+        open_swarm = resolve(OPEN_SWARM)
+        self.model, opened = open_swarm(
+            self._task.storage, self._task.circumstances.uses, self.swarm, self.model, self.dtype
+        )
+        engine: Callable[[int], LocalEngine] = opened
+        return engine
 
     def work(self, loaded: LoadedModel) -> Work:
         """What the step wants of the model."""

@@ -34,10 +34,10 @@ class BlocksSpec(Model):
     """Blocks per server; `auto`: as many as its host's `room` returns."""
     host: Annotated[
         str,
-        Field(pattern=r"^(simulated|[A-Za-z_][\w.]*:[\w.]+)$"),
-        Says("`simulated`, or your own class as module:Class", "my_host:Host"),
+        Field(pattern=r"^(simulated|transformer|[A-Za-z_][\w.]*:[\w.]+)$"),
+        Says("`transformer`, `simulated`, or your own class as module:Class", "my_host:Host"),
     ] = "simulated"
-    """The class that loads and serves blocks: `simulated`, or your own as `module:Class`."""
+    """The class that loads and serves blocks: `transformer`, `simulated`, or your own as `module:Class`."""
     host_options: dict[str, Any] = {}
     """Parameters of the host."""
     rebalance: Rebalance = "planner"
@@ -51,8 +51,8 @@ class BlocksSpec(Model):
     mean_block_selection_delay: NonNegativeFloat = 5.0
     """Mean seconds before a new server claims its blocks; it waits U(0, twice the mean)."""
     loading_slots: Literal["auto"] | PositiveInt = "auto"
-    """Servers that load at the same time, in the order of their claims. `auto`: as many as together load one copy of
-    the model, or as many blocks as the swarm serves already, if those are more."""
+    """Servers that load at the same time, in the order of their claims. `auto`: first those that bring blocks that
+    nobody serves, then as many as have the blocks of one copy of the model, or of all that are served."""
     heartbeat: Amount = HEARTBEAT_S
     """Mean seconds between a server's heartbeats."""
     lease: Amount = LEASE_S

@@ -22,7 +22,7 @@ from stagger.pipeline import ShardBy
 from stagger.ranks import MOST
 from stagger.spec.base import Amount, Model, Says, WrongKey, survives_json
 from stagger.spec.blocks import HOST_STEP, BlocksSpec
-from stagger.spec.executors import Executor, LocalSpec, RetrySpec
+from stagger.spec.executors import GPU_OPTIONS, MEMORY_OPTIONS, Executor, LocalSpec, RetrySpec, SlurmSpec
 from stagger.spec.nearest import nearest
 from stagger.spec.removed import RemovedSpec
 from stagger.spec.sizes import Bytes
@@ -207,12 +207,25 @@ class StageSpec(StageDefaults):
         for key in ("ranks_per_job", "ranks_at_once", "nodes_per_job", "nodes_per_task"):
             if getattr(self.executor, key, 1) != 1:
                 raise ValueError(f"each server is its own job, on one node: leave executor.{key} out")
+        if isinstance(self.executor, SlurmSpec) and self.blocks.host != "simulated":
+            check_memory(self.executor)
         if self.executor.type == "local" and self.executor.workers < self.blocks.servers:
             raise ValueError(
                 f"executor.workers is {self.executor.workers}, but {counted(self.blocks.servers, 'server')} must run at"
                 " once: leave it out"
             )
         return self
+
+
+def check_memory(executor: SlurmSpec) -> None:
+    """Raise ValueError when servers with GPUs request no memory of the node: weights pass through it."""
+    has_gpus = executor.gpus_per_task or any(option in executor.sbatch for option in GPU_OPTIONS)
+    has_memory = executor.mem_per_cpu_gb or any(option in executor.sbatch for option in MEMORY_OPTIONS)
+    if has_gpus and not has_memory:
+        raise ValueError(
+            "executor.mem_per_cpu_gb is missing: a server's blocks pass through the memory of its node on their way to"
+            " the GPU, and a partition's default is often too small for them; set it, such as to 8 (GiB a processor)"
+        )
 
 
 Stages = Annotated[

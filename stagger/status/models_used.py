@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
 from stagger.errors import counted
-from stagger.rundir.stage_folder import Completion
+from stagger.rundir.completion_table import CompletionTable
 
 
-def models_used(completions: Sequence[Completion]) -> list[dict[str, Any]]:
+def models_used(table: CompletionTable) -> list[dict[str, Any]]:
     """Each model that ranks used, as they noted it (`LoadedModel.note`), with the number of `ranks`."""
     ranks: dict[tuple[tuple[str, str], ...], int] = {}
-    for record in completions:
-        if notes := record.get("notes"):
-            for note in notes.get("models", ()):
-                key = tuple(note.items())
-                ranks[key] = ranks.get(key, 0) + 1
+    for notes in filter(None, table.models):
+        for note in notes:
+            key = tuple(note.items())
+            ranks[key] = ranks.get(key, 0) + 1
     return [{**dict(key), "ranks": number} for key, number in ranks.items()]
 
 

@@ -492,6 +492,11 @@ def describe(error: BaseException, counts: list[StepCount]) -> tuple[str, str]:
 HANDED_ON: dict[str, dict[int, dict[str, Any]]] = {}
 
 
+def handed_on() -> bool:
+    """Whether steps have handed something on."""
+    return any(any(kept.values()) for kept in HANDED_ON.values())
+
+
 def take_over(plan: str, steps: list[Step]) -> None:
     """Give steps what those of an earlier rank of this plan have loaded (`kept` in hooks.py)."""
     for number, values in HANDED_ON.get(plan, {}).items():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagger.blocks.placement.loading_slots import PATIENCE_S, Loader, ahead_of, turns_ahead
+from stagger.blocks.placement.loading_slots import PATIENCE_S, Loader, Slots, ahead_of, turns_ahead
 from stagger.blocks.placement.petals import ServerState
 from stagger.blocks.server.records import Member, Placed, View
 from stagger.blocks.server.registry import Registry
@@ -19,35 +19,57 @@ from tests.blocks.test_server_life import Life
 from tests.conftest import until
 from tests.kit.claimants import record
 
+TOTAL = 20
+
 LOADERS = st.lists(
-    st.builds(Loader, st.integers(1, 9), st.text("abc", min_size=1, max_size=3), st.integers(1, 80)),
+    st.builds(
+        lambda claim, name, start, length: Loader(claim, name, range(start, min(TOTAL, start + length))),
+        st.integers(1, 9),
+        st.text("abc", min_size=1, max_size=3),
+        st.integers(0, TOTAL - 1),
+        st.integers(1, TOTAL),
+    ),
     unique_by=lambda loader: loader.server_id,
 )
 
 
-def may_load(loader: Loader, loaders: list[Loader], slots: int | str, served: int = 0) -> bool:
-    ahead = ahead_of(loader.server_id, loaders)
-    return turns_ahead(ahead, slots, total_blocks=80, served=served) == 0  # type: ignore[arg-type]
+def loading(loaders: list[Loader], slots: Slots, served: list[range]) -> list[Loader]:
+    """The servers that may load, in the order of their claims."""
+    found = (
+        loader
+        for loader in loaders
+        if not turns_ahead(loader, ahead_of(loader, loaders), slots, total_blocks=TOTAL, served=served)
+    )
+    return sorted(found, key=lambda loader: loader.order)
 
 
 @given(loaders=LOADERS, slots=st.integers(1, 5))
 def test_the_k_servers_with_the_earliest_claims_load(loaders: list[Loader], slots: int) -> None:
-    chosen = [loader for loader in loaders if may_load(loader, loaders, slots)]
-    earliest = sorted(loaders, key=lambda loader: (loader.claim, loader.server_id))[:slots]
-    assert sorted(chosen, key=lambda loader: (loader.claim, loader.server_id)) == earliest
+    assert loading(loaders, slots, []) == sorted(loaders, key=lambda loader: loader.order)[:slots]
 
 
-@given(loaders=LOADERS, served=st.integers(0, 400))
-def test_auto_loads_one_copy_or_as_much_as_is_served(loaders: list[Loader], served: int) -> None:
-    chosen = [loader for loader in loaders if may_load(loader, loaders, "auto", served)]
-    blocks = sum(loader.blocks for loader in chosen)
-    assert blocks == sum(loader.blocks for loader in loaders) or blocks >= max(80, served)
-    last = max(chosen, key=lambda loader: (loader.claim, loader.server_id), default=None)
-    assert last is None or blocks - last.blocks < max(80, served)
+@given(loaders=LOADERS)
+def test_before_the_first_copy_is_served_those_load_that_bring_a_block(loaders: list[Loader]) -> None:
+    chosen = loading(loaders, "auto", [])
+    assert {block for one in chosen for block in one.span} == {block for one in loaders for block in one.span}
+    before: set[int] = set()
+    for loader in chosen:
+        assert set(loader.span) - before
+        before |= set(loader.span)
 
 
-def test_whoever_does_not_load_has_nobody_ahead() -> None:
-    assert ahead_of("b", [Loader(1, "a", 4)]) == []
+@given(loaders=LOADERS, copies=st.integers(1, 3))
+def test_then_as_many_load_as_have_the_blocks_that_are_served(loaders: list[Loader], copies: int) -> None:
+    chosen = loading(loaders, "auto", [range(TOTAL)] * copies)
+    blocks = [len(loader.span) for loader in chosen]
+    assert len(chosen) == len(loaders) or sum(blocks) >= copies * TOTAL
+    assert sum(blocks[:-1]) < copies * TOTAL
+
+
+def test_nobody_waits_for_a_block_that_nobody_brings() -> None:
+    """Block 19 lost its server, and no other has claimed it yet."""
+    one, two = Loader(1, "a", range(5)), Loader(2, "b", range(5))
+    assert loading([one, two], "auto", [range(19)]) == [one, two]
 
 
 def test_a_server_that_hangs_while_it_loads_holds_its_slot_for_ten_minutes_only() -> None:

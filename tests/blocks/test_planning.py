@@ -71,7 +71,12 @@ def test_a_token_passes_only_some_of_the_experts(tmp_path: Path) -> None:
 
 def test_without_weights_the_sizes_are_estimated(tmp_path: Path) -> None:
     """Llama 2 70B: 80 blocks of 855.7 million parameters."""
-    config: dict[str, Any] = {"num_hidden_layers": 80, "hidden_size": 8192, "intermediate_size": 28672, "vocab_size": 32000}
+    config: dict[str, Any] = {
+        "num_hidden_layers": 80,
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "vocab_size": 32000,
+    }
     config |= {"num_attention_heads": 64, "num_key_value_heads": 8, "torch_dtype": "bfloat16"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     model = read_model(Storage(), str(tmp_path), dtype=None, tokens=4096)

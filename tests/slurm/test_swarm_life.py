@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import time
@@ -13,6 +14,7 @@ import pytest
 from stagger.blocks.server.records import rank_of
 from stagger.blocks.server.registry import Registry
 from stagger.blocks.swarm_place import END
+from stagger.ranks import parse_ranks
 from stagger.storage.storage import Storage
 from tests.conftest import Cli, PipelineFiles, until
 from tests.kit.runs import launches
@@ -68,6 +70,19 @@ class Swarm:
         members = self.registry.refresh().members
         return {rank_of(name): name for name, one in members.items() if one.serving == one.target[:2]}
 
+    def beats(self) -> dict[str, int]:
+        """The number of announcements of each server."""
+        members = self.registry.refresh().members
+        return {name: one.record.sequence for name, one in members.items() if one.record is not None}
+
+    def tends(self) -> set[int]:
+        """The rank of the server that has looked after the others last."""
+        found: set[int] = set()
+        for path in (self.run / "swarm" / "registry").glob("tend.*.json"):
+            with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+                found.add(rank_of(json.loads(path.read_text())["by"]))
+        return found
+
     def stages(self) -> dict[str, dict[str, Any]]:
         return {stage["name"]: stage for stage in self.cli("status", self.run, "--json").json["stages"]}
 
@@ -75,6 +90,10 @@ class Swarm:
         """Whether no job of the run is queued or running."""
         ids = {job["job_id"] for one in ("swarm", "score") for at in launches(self.run / one) for job in jobs(at)}
         return not set(slurm(self.cli, "squeue", "--noheader", "--format=%F").split()) & ids
+
+
+def ranks(array: dict[str, Any]) -> list[int]:
+    return parse_ranks(array["ranks"])
 
 
 def jobs(launch: dict[str, Any]) -> list[dict[str, Any]]:
@@ -103,7 +122,7 @@ def test_lost_servers_are_replaced_and_the_swarm_ends_with_its_user(swarm: Swarm
     launched = launches(swarm.run / "swarm")
     again = sorted(array["ranks"] for one in launched[1:] for array in one["arrays"])
     assert again in (["1-2"], ["1", "2"]), "each was replaced once"
-    text = swarm.cli("status", swarm.run).stdout
+    text = swarm.cli("status", swarm.run).out
     assert "replaced" in text
     assert swarm.stages()["swarm"]["running"] == SERVERS
 
@@ -117,6 +136,29 @@ def test_lost_servers_are_replaced_and_the_swarm_ends_with_its_user(swarm: Swarm
     assert "leaves: the stages that use the swarm have ended" in log
     swarm.cli("retry", swarm.run, check=0)
     assert swarm.ended(), "there is nothing to do again"
+
+
+def test_servers_that_die_while_they_replace_others_lose_nothing_and_double_nothing(
+    swarm: Swarm, tmp_path: Path
+) -> None:
+    """Each of them is killed, with the process that it has started, as soon as it has claimed to replace another."""
+    flag = tmp_path / "flag"
+    swarm.launch({"my_steps:hold": {"flag": str(flag)}})
+    until(lambda: len(swarm.online()) == SERVERS, "all to serve")
+    (array,) = launches(swarm.run / "swarm")[0]["arrays"]
+    kill(array["job_id"], 0)
+    victims = {0}
+    for _ in range(2):
+        by = until(lambda: swarm.tends() - victims, "another server to look after the lost ones").pop()
+        kill(array["job_id"], by, also="stagger.launch.tend")
+        victims.add(by)
+    until(lambda: len(swarm.online()) == SERVERS, "all to be replaced")
+    before = swarm.beats()
+    until(lambda: all(count > before[name] + 12 for name, count in swarm.beats().items()), "two leases to pass")
+    again = [rank for one in launches(swarm.run / "swarm")[1:] for array in one["arrays"] for rank in ranks(array)]
+    assert sorted(again) == sorted(victims)
+    flag.touch()
+    until(lambda: swarm.ended(), "all jobs to end")
 
 
 def test_a_swarm_ends_when_its_user_has_failed_for_good_and_begins_again_with_it(swarm: Swarm, tmp_path: Path) -> None:

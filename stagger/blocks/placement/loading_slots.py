@@ -10,12 +10,14 @@ ends, like its blocks.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-#: The first server that waits looks again after this many seconds; a server with i times as many ahead after 2^i times
-#: as many, up to LONGEST_LOOK_S. With k slots about 2 k servers look per second, however many wait.
+Slots = Literal["auto"] | int
+
+#: A server that is next looks again after this many seconds; one with i turns ahead after 2^i times as many, up to
+#: LONGEST_LOOK_S. With k slots about 2 k servers look per second, however many wait.
 FIRST_LOOK_S, LONGEST_LOOK_S = 1.0, 15.0
 
 #: Seconds after which a server loads although the servers ahead of it have not: one of them may hang for ever.
@@ -24,45 +26,51 @@ PATIENCE_S = 600.0
 
 @dataclass(frozen=True)
 class Loader:
-    """A server that lacks `blocks` of the blocks of its span, which it claimed with claim number `claim`."""
+    """A server that has not loaded all blocks of `span`, which it claimed with claim number `claim`."""
 
     claim: int
     server_id: str
-    blocks: int
+    span: range
+
+    @property
+    def order(self) -> tuple[int, str]:
+        """One claim may move several servers: those follow one another by their ids."""
+        return self.claim, self.server_id
 
 
-def ahead_of(local_id: str, loaders: Collection[Loader]) -> list[Loader]:
-    """The servers whose claims are earlier than that of `local_id`. Empty when it does not load.
-
-    One claim may move several servers: those are in the order of their ids.
-    """
-    mine = next((loader for loader in loaders if loader.server_id == local_id), None)
-    if mine is None:
-        return []
-    order = mine.claim, mine.server_id
-    return sorted(
-        (loader for loader in loaders if (loader.claim, loader.server_id) < order),
-        key=lambda loader: (loader.claim, loader.server_id),
-    )
+def ahead_of(loader: Loader, loaders: Iterable[Loader]) -> list[Loader]:
+    """The servers that load by earlier claims, in order."""
+    return sorted((other for other in loaders if other.order < loader.order), key=lambda other: other.order)
 
 
-def turns_ahead(ahead: Collection[Loader], slots: Literal["auto"] | int, *, total_blocks: int, served: int) -> int:
+def turns_ahead(
+    loader: Loader, ahead: Collection[Loader], slots: Slots, *, total_blocks: int, served: Collection[range]
+) -> int:
     """How many times all slots have to be used before a server may load; 0 if it may load now.
 
     With `slots` = k, k servers load at a time: k is best floor(bandwidth of the store / bandwidth of a node).
-    `auto` needs neither: the servers that load lack as many blocks as one copy of the model, or as many as all servers
-    serve now (`served`), if those are more. So the first copy gets the whole store, and the number of loading servers
-    doubles with each round, which costs little where the store is faster than all nodes.
 
-    >>> ahead = [Loader(1, "a", 20), Loader(2, "b", 20)]
-    >>> [turns_ahead(ahead, slots, total_blocks=40, served=0) for slots in (1, 2, 3, "auto")]
-    [2, 1, 0, 1]
-    >>> turns_ahead(ahead, "auto", total_blocks=40, served=80)
+    `auto` needs neither. While the servers ahead bring blocks that nobody serves yet, only those load that bring
+    another such block: the first copy gets the whole store. Then as many load as together have the blocks of one copy,
+    or of all copies that are served, if there are more: so their number doubles with each round, which costs little
+    where the store is faster than all nodes. `served`: what each server serves now.
+
+    >>> one, two, other = Loader(1, "a", range(4)), Loader(2, "b", range(4, 8)), Loader(3, "c", range(4))
+    >>> [turns_ahead(other, [one, two], slots, total_blocks=8, served=[]) for slots in (1, 2, 3, "auto")]
+    [2, 1, 0, 2]
+    >>> turns_ahead(two, [one], "auto", total_blocks=8, served=[])
+    0
+    >>> turns_ahead(other, [one, two], "auto", total_blocks=8, served=[range(8), range(8)])
     0
     """
-    if slots == "auto":
-        return sum(loader.blocks for loader in ahead) // max(total_blocks, served)
-    return len(ahead) // slots
+    if slots != "auto":
+        return len(ahead) // slots
+    missing = set(range(total_blocks)).difference(*served)
+    brought = set().union(*(other.span for other in ahead)) & missing
+    together = sum(len(other.span) for other in ahead)
+    if brought:
+        return 0 if missing.intersection(loader.span) - brought else 1 + together // total_blocks
+    return together // max(total_blocks, sum(map(len, served)))
 
 
 def look_delay(turns: int) -> float:

@@ -161,11 +161,10 @@ def swarm(found: Sequence[Device], model: ModelSize, site: Site) -> tuple[Foreca
         what = f"all servers together have room for {counted(sum(rooms), 'block')} of {total}{more}"
         return Forecast("swarm", 0.0, what), None
     plan = planned(found, rooms, model, site)
-    room_for = (
-        f"{counted(len(plan.spans), 'server')} with one GPU each have room for {sum(rooms) / total:.1f}x the model"
-    )
+    servers = counted(len(plan.spans), "server")
     least = f"no fewer than {fewest(rooms, total)} can host it"
-    why = f"{room_for}; {least}; the first copy is loaded after about {plan.covered_s:,.0f} s"
+    why = f"{servers} with one GPU each have room for {sum(rooms) / total:.1f}x the model; {least}"
+    why += f"; the first copy is loaded after about {plan.covered_s:,.0f} s"
     return Forecast("swarm", ROUTED * plan.capacity, why), plan
 
 

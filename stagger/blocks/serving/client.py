@@ -105,23 +105,30 @@ class Client:
         self._waiting: list[Flight] = []
         self._claim = 0
         self._changed = self._look_at = self._polled = time.monotonic()
+        self._end = model.total_blocks
+        self._failed: dict[str, str] = {}  # Server -> why it failed, since the last microbatch that passed all blocks.
         self._stalled: float | None = None  # Since when blocks have no server.
         self._missing: list[int] = []
 
     # ---- The way of a microbatch ----
 
-    def run(self, microbatches: Iterable[Work]) -> Iterator[tuple[Any, dict[int, Buffer]]]:
-        """Each microbatch's key, with the states of its layers, as they finish. Each is taken when there is room.
+    def run(
+        self, microbatches: Iterable[Work], blocks: int | None = None, may_take: Callable[[], bool] = lambda: True
+    ) -> Iterator[tuple[Any, dict[int, Buffer]]]:
+        """Each microbatch's key, with the states of its layers, as they finish. `blocks`: pass only the first ones.
+
+        A microbatch is taken when the servers have room for it, and `may_take` returns True.
 
         Raises MicrobatchFailed when several servers could not compute one, and whatever `waits` raises.
         """
         source, order = iter(microbatches), itertools.count()
-        more, held, landed = True, 0, list[Flight]()
+        more, held = True, 0
+        self._end = self.model.total_blocks if blocks is None else blocks
         self._polled = time.monotonic()
         try:
             while more or held:
                 self._look_if_due()
-                if more and self._has_room(held):
+                if takes := more and self._has_room(held) and may_take():
                     work = next(source, None)
                     more = work is not None
                     if work is not None:
@@ -129,7 +136,7 @@ class Client:
                         held += 1
                 self._send()
                 self._check_coverage()
-                landed = self._events(0 if more and self._has_room(held) else POLL_MS)
+                landed = self._events(0 if takes else POLL_MS)
                 held -= len(landed)
                 for flight in landed:
                     yield flight.microbatch.key, flight.states
@@ -151,16 +158,17 @@ class Client:
         now, left = time.monotonic(), []
         loads = {name: peer.load for name, peer in self.peers.items() if peer.ready}
         for flight in sorted(self._waiting, key=lambda flight: (-flight.at, flight.order)):
-            name = shortest_queue(loads, flight.at, flight.tokens, now)
+            name = shortest_queue(loads, range(flight.at, self._end), flight.tokens, now)
             if name is None or not self._send_to(self.peers[name], flight, now):
                 left.append(flight)
         self._waiting = left
 
     def _send_to(self, peer: Peer, flight: Flight, now: float) -> bool:
         load, microbatch = peer.load, flight.microbatch
-        work = flight.tokens * (load.end - flight.at)
+        flight.end = min(load.end, self._end)
+        work = flight.tokens * (flight.end - flight.at)
         seconds = patience(load, work, self._timing.late_s, self._timing.first_late_s)
-        flight.deadline, flight.end = now + seconds, load.end
+        flight.deadline = now + seconds
         request = Request(
             next(self._ids),
             flight.at,
@@ -182,6 +190,8 @@ class Client:
 
     def _events(self, timeout_ms: int) -> list[Flight]:
         """Wait for events; return the microbatches that have passed all blocks."""
+        if not self.peers:
+            time.sleep(timeout_ms / 1000)  # A poller without sockets does not wait.
         ready = dict(self._poller.poll(timeout_ms))
         now, landed = time.monotonic(), list[Flight]()
         paused = now - self._polled > self._timing.heartbeat.lost_after_s
@@ -196,8 +206,8 @@ class Client:
         return landed
 
     def _check(self, peer: Peer, now: float, paused: bool) -> None:
-        """Give up a server that is lost or late. While this process was paused, servers may have closed their connections
-        to it: it connects again.
+        """Give up a server that is lost or late. While this process was paused, servers may have closed connections: it
+        connects again.
         """
         for event in peer.events():
             if event == READY:
@@ -243,7 +253,8 @@ class Client:
         flight.land(reply)
         flight.failures.clear()
         flight.lost = 0
-        if flight.at == self.model.total_blocks:
+        if flight.at == self._end:
+            self._failed.clear()
             return [flight]
         self._waiting.append(flight)
         return []
@@ -253,11 +264,10 @@ class Client:
         if refusal.error == wire.LEAVING:
             self._evict(peer, "it leaves")
         elif refusal.error in (wire.FAILED, wire.BAD_REQUEST):
-            flight.failures[peer.name] = refusal.reason
+            flight.failures[peer.name] = self._failed[peer.name] = refusal.reason
             self._evict(peer, f"it failed: {refusal.reason}")
             if len(flight.failures) >= MOST_FAILURES:
-                told = "; ".join(f"{name}: {why}" for name, why in flight.failures.items())
-                raise MicrobatchFailed(f"{counted(MOST_FAILURES, 'server')} could not compute a microbatch: {told}.")
+                raise not_computed("a microbatch", flight.failures)
         else:
             peer.load.rests_until = time.monotonic() + REST_S * (0.5 + self._random.random())
             if refusal.error == wire.NOT_HERE and refusal.serving is not None:
@@ -331,11 +341,13 @@ class Client:
 
     def _check_coverage(self) -> None:
         """Note, and say once, when blocks that are needed have no server; and when they have one again."""
-        now, total = time.monotonic(), self.model.total_blocks
-        next_block = min((flight.at for flight in self._waiting), default=total)
+        now = time.monotonic()
+        next_block = min((flight.at for flight in self._waiting), default=self._end)
         spans = [(peer.load.start, peer.load.end) for peer in self.peers.values()]
-        self._missing = [block for block in uncovered(spans, total) if block >= next_block]
+        self._missing = [block for block in uncovered(spans, self._end) if block >= next_block]
         if self._missing and self._stalled is None:
+            if len(self._failed) >= MOST_FAILURES:  # Each another microbatch: new servers would fail, too.
+                raise not_computed("microbatches", self._failed)
             self._stalled = now
             self._look_soon()
             evicted = "".join(f"; {name} was given up: {why}" for name, why in list(self.evicted.items())[-3:])
@@ -343,6 +355,11 @@ class Client:
         elif self._stalled is not None and not self._missing:
             self._tell(f"all blocks have servers again, after {now - self._stalled:.1f} s")
             self._stalled = None
+
+
+def not_computed(what: str, failures: Mapping[str, str]) -> MicrobatchFailed:
+    told = "; ".join(f"{name}: {why}" for name, why in failures.items())
+    return MicrobatchFailed(f"{counted(len(failures), 'server')} could not compute {what}: {told}.")
 
 
 def waiting(flights: Sequence[Flight]) -> str:

@@ -6,18 +6,17 @@ environment variable. A server accepts that key alone, has a key pair of its own
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import hmac
 import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import zmq
-from zmq.utils import z85
-
 from stagger.errors import StaggerError
 from stagger.storage.ownership import foreign
-from stagger.storage.storage import is_local
+from stagger.storage.storage import is_local, join
 
 #: The environment variable that may hold the secret key of a run's clients.
 VARIABLE = "STAGGER_SWARM_KEY"
@@ -38,11 +37,15 @@ class KeyPair:
 
     @classmethod
     def new(cls) -> KeyPair:
+        import zmq
+
         return cls(*zmq.curve_keypair())
 
     @classmethod
     def of(cls, secret: bytes, where: str) -> KeyPair:
         """The pair of a secret key. Raises StaggerError, which says `where` it was found, when it is none."""
+        import zmq
+
         try:
             if len(secret) != CHARACTERS:
                 raise ValueError
@@ -51,20 +54,27 @@ class KeyPair:
             raise StaggerError(f"{where} holds no key of a swarm: a key has {CHARACTERS} characters (Z85).") from None
 
 
-def client_keys(folder: str, environ: Mapping[str, str] = os.environ) -> KeyPair:
-    """The key pair of a run's clients: from the environment, or from a file in `folder`, which the first caller makes.
+def key_path(stage_dir: str, folder: str | None = None) -> str:
+    """The file with the secret key for the swarm in `stage_dir`: there, or in a folder for several runs."""
+    if folder is None:
+        return join(stage_dir, FILE)
+    return join(folder, f"{hashlib.sha256(stage_dir.encode()).hexdigest()[:16]}.{FILE}")
 
-    Raises StaggerError when the folder is in a bucket, where a file is nobody's alone, and when others own the file or
+
+def client_keys(path: str, environ: Mapping[str, str] = os.environ) -> KeyPair:
+    """The key pair of a run's clients: from the environment, or from the file `path`, which the first caller makes.
+
+    Raises StaggerError when the path is in a bucket, where a file is nobody's alone, and when others own the file or
     may read it.
     """
     if told := environ.get(VARIABLE):
         return KeyPair.of(told.encode(), f"the environment variable {VARIABLE}")
-    if not is_local(folder):
+    if not is_local(path):
         raise StaggerError(
-            f"the key of the swarm cannot be kept in {folder}: a bucket has no files that only you may read. Set the "
+            f"the key of the swarm cannot be kept in {path}: a bucket has no files that only you may read. Set the "
             f"option `keys` of the host to a folder of yours that all nodes share, or set {VARIABLE} for all jobs."
         )
-    path = _path(folder)
+    path = path.removeprefix("file://")
     try:
         return _read(path)
     except FileNotFoundError:
@@ -72,22 +82,18 @@ def client_keys(folder: str, environ: Mapping[str, str] = os.environ) -> KeyPair
         return _read(path)
 
 
-def remove_client_keys(folder: str) -> None:
+def remove_client_keys(path: str) -> None:
     """Remove the file of `client_keys`, once no server and no client of the run is left."""
-    if is_local(folder):
-        try:
-            os.unlink(_path(folder))
-        except FileNotFoundError:
-            return
+    if is_local(path):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path.removeprefix("file://"))
 
 
 def is_key(credential: bytes, allowed: bytes) -> bool:
     """Whether the raw public key of a peer is `allowed`, which is in Z85. Takes equally long for all keys."""
+    from zmq.utils import z85
+
     return hmac.compare_digest(credential, z85.decode(allowed))
-
-
-def _path(folder: str) -> str:
-    return os.path.join(folder.removeprefix("file://"), FILE)
 
 
 def _read(path: str) -> KeyPair:

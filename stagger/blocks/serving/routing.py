@@ -57,8 +57,8 @@ class Load:
 Name = TypeVar("Name")
 
 
-def shortest_queue(loads: Mapping[Name, Load], block: int, tokens: int, now: float) -> Name | None:
-    """The server that finishes its part of `tokens` tokens from `block` on first; None when none can take them now.
+def shortest_queue(loads: Mapping[Name, Load], blocks: range, tokens: int, now: float) -> Name | None:
+    """The server that finishes its part of `tokens` tokens through `blocks` first; None when none can take them now.
 
     Each counts with the work that this client has queued there: queue lengths in answers of many clients add nothing,
     since they are old when they arrive. Of equal ones, the one that goes furthest.
@@ -67,10 +67,14 @@ def shortest_queue(loads: Mapping[Name, Load], block: int, tokens: int, now: flo
 
     def cost(name: Name) -> tuple[float, int]:
         load = loads[name]
-        span = load.end - block
+        span = min(load.end, blocks.stop) - blocks.start
         return load.seconds(tokens * span, usual), -span
 
-    able = [n for n, load in loads.items() if load.covers(block) and load.credits > 0 and load.rests_until <= now]
+    able = [
+        name
+        for name, load in loads.items()
+        if load.covers(blocks.start) and load.credits > 0 and load.rests_until <= now
+    ]
     return min(able, key=cost, default=None)
 
 

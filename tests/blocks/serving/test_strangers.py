@@ -17,15 +17,15 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from stagger.blocks.serving.client import Client, Looked
-from stagger.blocks.serving.keys import VARIABLE, KeyPair, client_keys, remove_client_keys
+from stagger.blocks.serving.keys import VARIABLE, KeyPair, client_keys, key_path, remove_client_keys
 from stagger.blocks.serving.routing import Offer, Uncovered
 from stagger.blocks.serving.span_server import CREDITS, SpanServer
 from stagger.blocks.serving.wire import MOST_HEADER_BYTES, Model, Request, write_lengths
 from stagger.errors import StaggerError
+from tests.blocks.serving.conftest import QUICK
 from tests.conftest import until
 from tests.kit.span_servers import HEARTBEAT, MODEL, SHAPE, Blocks, Faults, Servers, hidden_state, passed, work
 from tests.kit.tcp_proxy import Proxy
-from tests.models.serving.conftest import QUICK
 
 Start = Callable[..., SpanServer]
 
@@ -257,12 +257,11 @@ def test_more_than_its_credits_is_refused_to_a_client(keys: KeyPair, context: An
     thread.join()
 
 
-def test_the_clients_key_is_one_file_that_its_owner_alone_can_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_clients_key_is_one_file_that_its_owner_alone_can_read(tmp_path: Path) -> None:
     folder = tmp_path / "run"
+    path = key_path(str(folder))
     found: list[KeyPair] = []
-    threads = [threading.Thread(target=lambda: found.append(client_keys(str(folder), {}))) for _ in range(16)]
+    threads = [threading.Thread(target=lambda: found.append(client_keys(path, {}))) for _ in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -274,14 +273,15 @@ def test_the_clients_key_is_one_file_that_its_owner_alone_can_read(
     assert found[0].secret.decode() not in repr(found[0])
     file.chmod(0o640)
     with pytest.raises(StaggerError, match="must be a file that you alone can read"):
-        client_keys(str(folder), {})
+        client_keys(path, {})
     file.chmod(0o600)
     file.write_text("short")
     with pytest.raises(StaggerError, match="holds no key of a swarm: a key has 40 characters"):
-        client_keys(str(folder), {})
-    assert client_keys("s3://bucket/run", {VARIABLE: found[0].secret.decode()}) == found[0]
+        client_keys(path, {})
+    assert client_keys("s3://bucket/run/swarm.key", {VARIABLE: found[0].secret.decode()}) == found[0]
     with pytest.raises(StaggerError, match="a bucket has no files that only you may read"):
-        client_keys("s3://bucket/run", {})
-    remove_client_keys(str(folder))
-    remove_client_keys(str(folder))
+        client_keys("s3://bucket/run/swarm.key", {})
+    remove_client_keys(path)
+    remove_client_keys(path)
     assert list(folder.iterdir()) == []
+    assert key_path("s3://bucket/a", str(tmp_path)) != key_path("s3://bucket/b", str(tmp_path))
