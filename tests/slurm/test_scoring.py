@@ -33,7 +33,7 @@ def file(life: Life, name: str, model: str, executor: dict[str, Any]) -> Path:
 
 
 def test_scores_are_the_same_bytes_whatever_ends_the_jobs_in_between(life: Life) -> None:
-    """One job is killed, one is told that its time is over, and one is requeued by hand, each behind its first shard."""
+    """One job is killed, one told that its time is over, and one requeued by hand, each behind its first shard."""
     life.cli.env["OMP_NUM_THREADS"] = "1"
     model = save_model(life.folder / "model")
     life.cli("launch", file(life, "run", model, {**SLURM, "mem_per_cpu_gb": 2}), check=0)
