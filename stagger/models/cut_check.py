@@ -85,7 +85,9 @@ def compare(whole: Whole) -> int:
     """What blocks return. Raises StaggerError when the model cannot be cut."""
     name = f"{type(whole.model).__name__} (transformers {transformers.__version__})"
     if len(whole.values) != 1:
-        raise StaggerError(f"{name} cannot be cut: its blocks return tuples of several lengths: {sorted(whole.values)}.")
+        raise StaggerError(
+            f"{name} cannot be cut: its blocks return tuples of several lengths: {sorted(whole.values)}."
+        )
     (values,) = whole.values
     try:
         logits = block_by_block(whole, values)
