@@ -74,7 +74,7 @@ class CompletionTable:
 
     rank: by the name of the record's file.
     identity: identifies the content of that file (`Storage.identities`); empty where that is not known.
-    waited_s, requests: of `retried`; requests, bad_records, gpus, left_out, dropped, counts, schemas and models are None for none.
+    waited_s, requests: of `retried`; requests, bad_records, and the columns of RARE and NOTED are None for none.
     folders: the number of the rank's folders in `folder_sets`.
     steps: the columns of each step.
     """
@@ -113,7 +113,7 @@ class CompletionTable:
         return len(self.rank)
 
     def append(self, ranks: Sequence[int], identities: Sequence[str], records: Sequence[Mapping[str, Any]]) -> None:
-        """Add the records of some ranks. Adds none of them, and raises one of MALFORMED, when one is not as it should be.
+        """Add the records of some ranks. Adds none, and raises one of MALFORMED, when one is not as it should be.
 
         Raises OtherSteps when one has another number of steps than those before.
         """

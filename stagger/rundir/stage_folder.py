@@ -121,8 +121,8 @@ class Completion(AttemptRecord, _Notes):
     """completions/<rank>.json; with `commit: shard` also progress/<rank>.json, for the first `shards` shards.
 
     `left_out` counts by reason the records that the reader left out, `dropped` those that steps dropped, and `counts`
-    is what steps counted; `notes` holds the notes of steps, and `gpus` what NVML told. Each of these is there only if there is any. The other keys
-    are always present.
+    is what steps counted; `notes` holds the notes of steps, and `gpus` what NVML told. Each of these is there only if
+    there is any. The other keys are always present.
     """
 
     rank: int

@@ -104,7 +104,7 @@ def test_gpus_are_busy_by_the_time_of_their_tasks_and_full_by_the_fullest() -> N
     half = {"peak_mib": 40000, "total_mib": 80000, "busy": 0.5}
     full = {"peak_mib": 60000, "total_mib": 80000, "busy": 0.9}
     records = [completion(0, "7_0", gpus=half), completion(1, "7_1", gpus=full, started=10.0), completion(2, "7_2")]
-    found = efficiency(records, {"cpus_per_task": 1})
+    found = efficiency(table_of(records), {"cpus_per_task": 1})
     assert found["gpus"] == {"peak_mib": 60000, "total_mib": 80000, "share": 0.75, "busy": 0.8}
     assert sentences(found)[2] == "GPU memory at most 60,000 MiB of 80,000 MiB (75%), GPUs busy 80% of the time"
-    assert "gpus" not in efficiency(records[2:], {"cpus_per_task": 1})
+    assert "gpus" not in efficiency(table_of(records[2:]), {"cpus_per_task": 1})
