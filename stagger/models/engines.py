@@ -5,7 +5,7 @@ Both call the same blocks with the same microbatches, so their numbers are equal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from stagger.models.engine import Ends, Reduce
 from stagger.models.microbatch import Microbatch
 from stagger.pipeline import count
 
-Results = Iterator[tuple[Microbatch, dict[int, Any]]]
+Results = Generator[tuple[Microbatch, dict[int, Any]], None, None]
 
 
 class LocalEngine:
@@ -148,7 +148,7 @@ class Stream(LocalEngine):
                 yield from zip(window, found, strict=True)
 
     def _hidden_bytes(self, batch: Microbatch) -> int:
-        return batch.tokens.numel() * self._token_bytes
+        return int(batch.tokens.numel()) * self._token_bytes
 
     def _reduced(
         self, window: list[Microbatch], wanted: list[int], reduce: Reduce, ahead: BlocksAhead, *, another: bool
