@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -86,7 +87,7 @@ class Checkpoint:
         config = safetensors.parsed(join(folder, "config.json"), config_text)
         check_config(folder, config)
         names, index = weight_files(folder, files, lambda name: small_file(storage, folder, files, name))
-        headers = in_threads(folder, [lambda name=name: header(storage, folder, files[name]) for name in names])
+        headers = in_threads(folder, [partial(header, storage, folder, files[name]) for name in names])
         tensors: dict[str, TensorPlace] = {}
         digest = hashlib.sha256(config_text)
         read = 0
@@ -117,7 +118,7 @@ class Checkpoint:
         buffers = [bytearray(run.end - run.begin) for run in runs]
         parts = [part for run, buffer in zip(runs, buffers, strict=True) for part in parts_of(run, memoryview(buffer))]
         stop = threading.Event()
-        in_threads(self.folder, [lambda part=part: self._fill(*part, stop) for part in parts])
+        in_threads(self.folder, [partial(self._fill, *part, stop) for part in parts])
         with self._counting:
             self.bytes_read += sum(map(len, buffers))
         return {
