@@ -21,8 +21,8 @@ LENGTHS = (24, 17, 5)
 #: as many are needed.
 MOST_BYTES = 2**30
 
-#: The least change of earlier logits, as a share of the last one's, that is not rounding: in encoders of transformers it
-#: is about 5e-3, and in decoders 0.
+#: The least change of earlier logits, as a share of the last one's, that is not rounding: it is about 5e-3 in
+#: encoders of transformers, and 0 in decoders.
 CHANGED = 1e-4
 
 #: What blocks return, by configuration and dtype: what has been checked in this process.
@@ -107,7 +107,8 @@ def compare(whole: Whole) -> int:
         )
     if sees_later_tokens(whole):
         raise StaggerError(
-            f"{name} is not causal: its logits depend on later tokens, so they do not predict the next one. Use a decoder."
+            f"{name} is not causal: its logits depend on later tokens, so they do not predict the next one."
+            " Use a decoder."
         )
     return values
 
