@@ -27,8 +27,9 @@ from stagger.storage.storage import Storage, connections_to, is_local, join
 #: the first byte, a request costs as much as 2.7 MB.
 GAP_BYTES = 64 * 2**10
 
-#: A larger range is read in parts of this size, several at once.
+#: A larger range is read in parts of this size, several at once. Each part of a local file opens it.
 PART_BYTES = 8 * 2**20
+LOCAL_PART_BYTES = 256 * 2**20
 
 #: Bytes of a file that are read first: most headers fit.
 FIRST_BYTES = 16 * 2**10
@@ -116,7 +117,10 @@ class Checkpoint:
         """
         runs = merged({name: self.tensors[name] for name in names})
         buffers = [bytearray(run.end - run.begin) for run in runs]
-        parts = [part for run, buffer in zip(runs, buffers, strict=True) for part in parts_of(run, memoryview(buffer))]
+        size = LOCAL_PART_BYTES if is_local(self.folder) else PART_BYTES
+        parts = [
+            part for run, buffer in zip(runs, buffers, strict=True) for part in parts_of(run, memoryview(buffer), size)
+        ]
         stop = threading.Event()
         in_threads(self.folder, [partial(self._fill, *part, stop) for part in parts])
         with self._counting:
@@ -189,11 +193,9 @@ def merged(places: Mapping[str, TensorPlace]) -> list[Run]:
     return runs
 
 
-def parts_of(run: Run, buffer: memoryview) -> list[tuple[str, int, memoryview]]:
-    """File, first byte and memory of each part of a run."""
-    return [
-        (run.file, run.begin + at, buffer[at : at + PART_BYTES]) for at in range(0, run.end - run.begin, PART_BYTES)
-    ]
+def parts_of(run: Run, buffer: memoryview, size: int) -> list[tuple[str, int, memoryview]]:
+    """File, first byte and memory of each part of a run, of at most `size` bytes."""
+    return [(run.file, run.begin + at, buffer[at : at + size]) for at in range(0, run.end - run.begin, size)]
 
 
 def view(buffer: bytearray, run: Run, place: TensorPlace) -> torch.Tensor:

@@ -151,7 +151,7 @@ class CutModel:
         if absent := set(blocks) - self.loaded:
             raise ValueError(f"not loaded: blocks {sorted(absent)}")
         with torch.no_grad():
-            return self._cut.run(hidden.to(self.devices[0]), batch.mask.to(self.devices[0]), blocks)
+            return self._cut.run(hidden, batch.mask.to(self.devices[0]), blocks)
 
     def normed(self, hidden: torch.Tensor) -> torch.Tensor:
         """The last block's output behind the final norm: transformers' `last_hidden_state`."""
