@@ -153,6 +153,16 @@ def test_layers_are_numbered_as_hidden_states_in_transformers(models: Models, ar
                 assert torch.from_numpy(state).allclose(wanted, atol=2e-6)
 
 
+def test_the_embedding_alone_needs_no_block(models: Models) -> None:
+    folder = models("llama")
+    step = EmbedBlocks(folder, layer=0, pool="last")
+    (document,) = run(step, [Document("the cat", "a")])
+    table = plain_model(folder).get_input_embeddings().weight
+    (token,) = transformers.AutoTokenizer.from_pretrained(folder)("the cat").input_ids[-1:]
+    assert torch.equal(torch.from_numpy(document.metadata["embedding"]), table[token].detach())
+    assert step._loaded.engine.model.loaded == set()
+
+
 @pytest.mark.parametrize("pool", ["mean", "last", "none"])
 def test_states_of_a_long_document_are_those_of_its_windows(models: Models, pool: Any) -> None:
     folder = models("llama")
