@@ -137,7 +137,7 @@ def padding(total: int, tokens: int) -> float:
         row = Row(number, Piece(0, length, 0), numpy.ones(length, dtype=numpy.int64))
         places += sum(batch.tokens.numel() for batch, _ in batcher.add(row))
     places += sum(batch.tokens.numel() for batch, _ in batcher.rest())
-    return round(places / sum(lengths.tolist()), 3)
+    return float(round(places / sum(lengths.tolist()), 3))
 
 
 def imports_of_a_rank(folder: str) -> list[str]:
