@@ -129,7 +129,7 @@ def padding(documents: int, tokens: int, window: int) -> float:
         row = Row(number, Piece(0, length, 0), numpy.ones(length, dtype=numpy.int64))
         places += sum(batch.tokens.numel() for batch, _ in batcher.add(row))
     places += sum(batch.tokens.numel() for batch, _ in batcher.rest())
-    return round(places / int(lengths.sum()), 3)
+    return round(places / sum(lengths.tolist()), 3)
 
 
 def imports_of_a_rank(folder: str) -> list[str]:

@@ -129,7 +129,9 @@ class ModelStep(BoundStep):
         if first is None:
             return  # A shard without documents needs no model.
         loaded = self._model()
-        yield from loaded.passage(self.work(loaded)).run(chain((first,), documents))
+        assert self._task is not None
+        passage = loaded.passage(self.work(loaded), patient=not self._task.circumstances.looking)
+        yield from passage.run(chain((first,), documents))
 
     def _model(self) -> LoadedModel:
         """The model, opened for the first rank of a process that needs it."""
