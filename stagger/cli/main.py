@@ -283,6 +283,10 @@ def plan(
     dispatch_rate: Annotated[
         float | None, typer.Option(min=0.01, max=1e9, help="Jobs per second that Slurm starts; by default all at once.")
     ] = None,
+    start_jitter: Annotated[
+        float | None,
+        typer.Option(min=0, max=3600, help="Seconds by which Slurm's starts of jobs vary; by default 2."),
+    ] = None,
     task_time: Annotated[
         float | None, typer.Option(min=0, max=1e9, help="Seconds that a job runs after its start; by default 600.")
     ] = None,
@@ -319,6 +323,7 @@ def plan(
         window,
         operations,
         metadata_limit,
+        start_jitter,
     )
     with contextlib.redirect_stdout(sys.stderr):
         found = start_plan.plans(file, stage, wanted, tuple(assignments or ()), seed, profile)

@@ -108,7 +108,7 @@ class CompletionTable:
         return len(self.rank)
 
     def append(self, ranks: Sequence[int], identities: Sequence[str], records: Sequence[Mapping[str, Any]]) -> None:
-        """Add the records of some ranks. Adds none of them, and raises one of MALFORMED, when one is not as it should be.
+        """Add the records of some ranks. Adds none of them, and raises one of MALFORMED, when one is malformed.
 
         Raises OtherSteps when one has another number of steps than those before.
         """
