@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/stagger launch pipelines/quickstart.yaml
 
-test: $(VENV)/installed-dev lint
+test: $(VENV)/installed-dev $(VENV)-models/installed lint
 	tests/cluster/install.sh
 	tests/rgw/install.sh
 	tests/cluster/up.sh >/dev/null
@@ -47,7 +47,7 @@ lock:
 		--output-file constraints.txt --upgrade
 
 clean:
-	rm -rf $(VENV) dist build runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-models $(VENV)-models-oldest dist build runs .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	tools/make-venv.sh "$(PYTHON)" $(VENV)
@@ -59,3 +59,7 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@ $(VENV)/installed
+
+$(VENV)-models/installed: $(VENV)/installed-dev tools/make-models-venvs.sh tools/models.txt tools/models-oldest.txt
+	tools/make-models-venvs.sh $(VENV)
+	touch $@

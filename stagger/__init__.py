@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from stagger.api.run import Run
     from stagger.api.run_status import RunStatus
     from stagger.errors import BadInput, RunFailed, StaggerError
+    from stagger.models.steps import EmbedBlocks, ScoreBlocks
     from stagger.pipeline import Document, Shard, count
     from stagger.pipeline.hooks import BoundStep, Reader, Writer, costly, kept, stateless
     from stagger.pipeline.media import Media
@@ -31,6 +32,7 @@ _PUBLIC = {
     "BadInput": "stagger.errors",
     "BoundStep": "stagger.pipeline.hooks",
     "Document": "stagger.pipeline",
+    "EmbedBlocks": "stagger.models.steps",
     "Filter": "stagger.steps.filter",
     "LocalExecutor": "stagger.api.executors",
     "Media": "stagger.pipeline.media",
@@ -47,6 +49,7 @@ _PUBLIC = {
     "Run": "stagger.api.run",
     "RunFailed": "stagger.errors",
     "RunStatus": "stagger.api.run_status",
+    "ScoreBlocks": "stagger.models.steps",
     "Shard": "stagger.pipeline",
     "SlurmExecutor": "stagger.api.executors",
     "StaggerError": "stagger.errors",
@@ -65,6 +68,7 @@ __all__ = [
     "BadInput",
     "BoundStep",
     "Document",
+    "EmbedBlocks",
     "Filter",
     "LocalExecutor",
     "Media",
@@ -81,6 +85,7 @@ __all__ = [
     "Run",
     "RunFailed",
     "RunStatus",
+    "ScoreBlocks",
     "Shard",
     "SlurmExecutor",
     "StaggerError",

@@ -37,17 +37,21 @@ def busy(what: str | Callable[[], str]) -> Iterator[None]:
 
 
 class Progress:
-    """Shows how many of `total` ranks have ended, and how many of those failed. `total` may change."""
+    """Shows how many of `total` ranks have ended, and how many of those failed. `total` may change.
 
-    def __init__(self, name: str, total: int) -> None:
+    Without `bar` it shows lines also on a terminal, where only one bar can be drawn at a time.
+    """
+
+    def __init__(self, name: str, total: int, *, bar: bool = True) -> None:
         self.name = name
+        self._draws = bar
         self.total = total
         self.ended = 0
         self.failed = 0
         self._started = self._said = time.monotonic()
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        if self._draws and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar

@@ -7,6 +7,7 @@ of the same servers when they join one at a time, and of servers that announce t
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -38,7 +39,8 @@ def start_at_once(folder: str, options: dict[str, Any], servers: int, how: str) 
         raise RuntimeError(f"{len(view.members)} of {servers} servers are there")
     order = who_claimed(storage, folder, view.claim) or list(range(servers))
     coverage = float(compute_throughputs(view.spans(), TOTAL).min())
-    return {"ratio": coverage / one_at_a_time(kinds(order)), "seconds": seconds}
+    alone = one_at_a_time(kinds(order))
+    return {"ratio": 1.0 if coverage == alone else coverage / alone if alone else math.inf, "seconds": seconds}
 
 
 @contextmanager
@@ -59,6 +61,9 @@ def main() -> int:
     parser = measure.parser((__doc__ or "").partition("\n")[0], repeat=20)
     parser.add_argument("--servers", type=int, default=64, help="processes that start at once")
     options = parser.parse_args()
+    room = sum(blocks for blocks, _ in kinds(range(options.servers)).values())
+    if room < TOTAL:
+        parser.error(f"--servers {options.servers}: they have room for {room} blocks, and the model has {TOTAL}")
     results: dict[str, Any] = {}
     requirements = []
     with places(options) as found:

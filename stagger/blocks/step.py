@@ -10,7 +10,10 @@ from functools import partial
 from typing import Any
 
 from stagger.blocks.host import HostContext
+from stagger.blocks.serving.keys import key_path, remove_client_keys
+from stagger.blocks.swarm_place import END, registry_folder
 from stagger.errors import StaggerError, missing_extra
+from stagger.models.settings import need_models
 from stagger.pipeline.hooks import BoundStep
 from stagger.pipeline.names import resolve
 from stagger.pipeline.task_context import TaskContext
@@ -19,20 +22,26 @@ from stagger.spec.block_settings import BlockSettings
 from stagger.storage.storage import Storage, join
 from stagger.task.attempt_log import log
 
+#: Name in a pipeline file -> class of a host that ships. Its module is imported when it is used.
+HOSTS = {
+    "simulated": "stagger.blocks.server.simulated_host:SimulatedHost",
+    "transformer": "stagger.blocks.transformer_host:TransformerHost",
+}
+
 #: The methods that a host must have.
 METHODS = ("room", "measure", "load", "unload", "serve")
 
 
-def registry_folder(stage_dir: str) -> str:
-    """The folder of a stage's registry, where its servers find one another."""
-    return join(stage_dir, "registry")
-
-
 def clear_registry(storage: Storage, stage_dir: str) -> None:
-    """Remove the files that killed servers left in the registry. Call it only when no server runs any more."""
+    """Remove what servers left in the registry, and their clients' key. Call it only when no server runs any more.
+
+    That the swarm has ended stays on record: a job that starts all the same must not serve nobody for hours.
+    """
     folder = registry_folder(stage_dir)
     for entry in storage.list(folder):
-        storage.remove(join(folder, entry.name))
+        if entry.name != END:
+            storage.remove(join(folder, entry.name))
+    remove_client_keys(key_path(stage_dir))
 
 
 class HostBlocks(BoundStep):
@@ -67,9 +76,11 @@ class HostBlocks(BoundStep):
         from stagger.blocks.server.block_server import BlockServer, Identity
         from stagger.blocks.server.records import server_id
         from stagger.blocks.server.registry import Registry
+        from stagger.blocks.server.tending import Order, Tending
 
         place, settings = self._task.circumstances, self.settings
-        identity = Identity(server_id(rank, place.attempt), place.job, job_ends(place.job))
+        has_users = bool(place.users)
+        identity = Identity(server_id(rank, place.attempt), place.job, job_ends(place.job), has_users)
         folder = registry_folder(place.stage_dir)
         registry = Registry(
             self._task.storage,
@@ -79,9 +90,25 @@ class HostBlocks(BoundStep):
             lease_s=settings.lease,
             tell=partial(log, level="WARNING"),
         )
-        context = HostContext(settings.total, settings.model, rank, lambda: place.stop.signal is not None)
+        context = HostContext(
+            settings.total,
+            settings.model,
+            rank,
+            lambda: server.is_told_to_stop(),
+            server_id=identity.server_id,
+            storage=self._task.storage,
+            run_dir=place.run_dir,
+            stage_dir=place.stage_dir,
+            view=lambda: registry.latest,
+            drain_s=settings.drain,
+        )
         host = host_class(settings.host)(context, **settings.host_options)
-        server = BlockServer(settings, host, registry, identity, place.stop)
+        tending = None
+        if "SLURM_JOB_ID" in os.environ and place.run_dir:
+            options = self._task.storage.options
+            order = Order(place.run_dir, place.stage, options, identity.server_id)
+            tending = Tending(self._task.storage, folder, order, settings.servers, settings.lease, has_users=has_users)
+        server = BlockServer(settings, host, registry, identity, place.stop, tending=tending)
         try:
             server.run()
         finally:
@@ -107,11 +134,9 @@ def job_ends(job: str) -> float | None:
 
 def host_class(name: str) -> Any:
     """Import the class of a host. Raises StaggerError when it cannot be imported, or lacks a method."""
-    if name == "simulated":
-        from stagger.blocks.server.simulated_host import SimulatedHost
-
-        return SimulatedHost
-    found = resolve(name)
+    if name == "transformer":
+        need_models("zmq")
+    found = resolve(HOSTS.get(name, name))
     missing = [method for method in METHODS if not callable(getattr(found, method, None))]
     if missing:
         raise StaggerError(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from stagger.blocks.placement.bound import throughput_bound
-from stagger.blocks.placement.petals import ServerState, compute_throughputs
-from stagger.blocks.server.records import Placed, ServerRecord, View, rank_of
+from stagger.blocks.placement.bound import routing_capacity, throughput_bound
+from stagger.blocks.placement.petals import ServerState, Span, compute_throughputs
+from stagger.blocks.server.records import Placed, ServerRecord, View, rank_of, superseded
 from stagger.blocks.server.registry import Registry
 
 
@@ -16,7 +16,9 @@ class ServerLine:
     """One server: `state` is ONLINE, JOINING (loading), LEAVING (its job still runs) or GONE.
 
     `start`, `end`: the span that it hosts or loads, `end` excluded. `serving`: the span that it serves now.
-    `throughput`: requests per second. `job_ends`: seconds since the epoch. `reason`: why it leaves or is gone.
+    `throughput`: requests per second; `pass_throughput`: of those, the ones that run through the whole span.
+    `job_ends`: seconds since the epoch. `reason`: why it leaves or is gone. `about`, `counters`: what its host says
+    about itself and counts (`stagger.blocks.host`).
     """
 
     server: str
@@ -32,6 +34,9 @@ class ServerLine:
     job: str
     job_ends: float | None
     reason: str
+    pass_throughput: float
+    about: dict[str, Any]
+    counters: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class SwarmStatus:
 
     `wanted`: number of servers in the pipeline file. `online`, `target`: throughput of each block now, and once all
     servers have loaded. `bound`: upper bound of the slowest block's throughput for any placement of these servers.
-    `claims`: number of the latest claim.
+    `capacity`: requests per second that the blocks served now carry with the best routing, if each request passes all
+    of them. `claims`: number of the latest claim.
     """
 
     total_blocks: int
@@ -49,6 +55,7 @@ class SwarmStatus:
     online: list[float]
     target: list[float]
     bound: float
+    capacity: float
     claims: int
 
     @property
@@ -83,7 +90,10 @@ def swarm_status(registry: Registry, wanted: int, running: set[int]) -> SwarmSta
     ]
     records = [view.members[name].record for name in dead]
     lines += [_line(record, "GONE", "its job is not running") for record in records if record is not None]
+    hidden = superseded([*view.members, *view.gone])
     for name, record in view.gone.items():
+        if name in hidden:
+            continue
         leaving = record.state == ServerState.OFFLINE and rank_of(name) in running
         lines.append(_line(record, "LEAVING" if leaving else "GONE", record.reason))
     return SwarmStatus(
@@ -93,8 +103,19 @@ def swarm_status(registry: Registry, wanted: int, running: set[int]) -> SwarmSta
         online=compute_throughputs(online, total_blocks).tolist(),
         target=compute_throughputs(spans, total_blocks).tolist(),
         bound=throughput_bound(spans, total_blocks),
+        capacity=routing_capacity(passing(alive), total_blocks),
         claims=view.claim,
     )
+
+
+def passing(view: View) -> list[Span]:
+    """The spans that servers serve now, each with the blocks per second that the server computes in passes."""
+    spans = []
+    for span in view.online():
+        record = view.members[span.server_id].record
+        assert record is not None
+        spans.append(replace(span, throughput=record.pass_throughput * (record.end - record.start)))
+    return spans
 
 
 def _line(record: ServerRecord, state: str, reason: str = "", target: Placed | None = None) -> ServerLine:

@@ -24,8 +24,8 @@ except ImportError as error:
     raise missing_extra("blocks", error.name, error) from None
 
 #: The table's head, and the widths of the columns after the first.
-HEAD = ("", "of bound", "range", "lease", "moves", "/server h", "blocks loaded", "collisions", "uncovered")
-WIDTHS = (9, 8, 7, 8, 11, 15, 12, 11)
+HEAD = ("", "of bound", "range", "routed", "lease", "moves", "/server h", "blocks loaded", "collisions", "uncovered")
+WIDTHS = (9, 8, 8, 7, 8, 11, 15, 12, 11)
 
 #: Line styles, and the number of lines drawn in each: matplotlib cycles through 10 colours.
 LINES, COLORS = ("-", "--", ":"), 10
@@ -101,6 +101,7 @@ def show(found: Sequence[Comparison]) -> None:
             say(f"{name:<17}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True)))
     say_lines(
         "of bound, range: throughput as a share of the upper bound for any placement: mean and range over the seeds.\n"
+        "routed: what the served blocks carry with the best routing, as a share of what the servers compute.\n"
         "lease: time that a crashed server stays listed. collisions: pairs of moves whose later one could not see the\n"
         "earlier one. uncovered: time in which some block was not served, although the servers had room for all.\n"
     )
@@ -113,6 +114,7 @@ def table_row(row: Row) -> tuple[str, ...]:
         row.policy,
         f"{row.percent_of_bound:.1f} %",
         f"{row.lowest:.0f}-{row.highest:.0f}",
+        f"{row.percent_of_capacity:.1f} %",
         f"{row.lease_s:g} s",
         f"{row.moves:,.0f}",
         f"{row.moves_per_server_hour:.2f}",

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from stagger.blocks.step import registry_folder
+from stagger.blocks.swarm_place import registry_folder
 from stagger.cli.chart import bars
 from stagger.cli.show import CLEAR
 from stagger.errors import StaggerError, counted, missing_extra
 from stagger.ranks import format_ranks
+from stagger.rundir.launch_records import LaunchRecord
 from stagger.rundir.run_folder import RunRecord, Stage
 from stagger.spec.models import StageSpec
 from stagger.status.look import activities, launches_of
 from stagger.terminal import logger, say
 
 try:
+    from stagger.blocks.server.records import attempt_of, rank_of
     from stagger.blocks.server.registry import Registry
     from stagger.blocks.swarm_status import ServerLine, SwarmStatus, swarm_status
 except ImportError as error:
@@ -53,11 +57,29 @@ def looks(stage: Stage) -> Iterator[tuple[SwarmStatus, bool]]:
     place = registry_folder(stage.folder.path)
     registry = Registry(stage.folder.storage, place, blocks.total, lease_s=blocks.lease, tell=logger.warning)
     while True:
-        jobs, (activity,) = activities([stage], launches_of([stage]), brief=True)
+        (launches,) = launches_of([stage])
+        jobs, (activity,) = activities([stage], [launches], brief=True)
         for note in jobs.notes:
             logger.warning(note)
         running = activity.running | activity.starting.keys()
-        yield swarm_status(registry, blocks.servers, running), bool(activity.ranks)
+        status = swarm_status(registry, blocks.servers, running)
+        yield with_replacements(status, launches), bool(activity.ranks)
+
+
+def with_replacements(status: SwarmStatus, launches: Sequence[LaunchRecord]) -> SwarmStatus:
+    """The status in which the servers that are gone say which job replaces them."""
+    latest = {
+        rank: (one, array) for one in launches for array in getattr(one, "arrays", ()) for rank in array.rank_list
+    }
+    lines = []
+    for server in status.servers:
+        rank, (launch, _) = rank_of(server.server), attempt_of(server.server)
+        if server.state == "GONE" and rank in latest and latest[rank][0].launch > launch:
+            one, array = latest[rank]
+            job = f"{array.job_id}_{array.rank_list.index(rank)}"
+            server = replace(server, reason=f"{server.reason}; replaced by job {job} (launch {one.launch})")
+        lines.append(server)
+    return replace(status, servers=lines)
 
 
 def watch(stage: Stage, silent: bool) -> SwarmStatus:
@@ -91,6 +113,8 @@ def show(status: SwarmStatus) -> None:
         f"{counted(status.total_blocks, 'block')}, the slowest (block {status.weakest}):"
         f" {slowest:.4g} requests/s{share}"
     )
+    if status.capacity:
+        say(f"with the best routing, {status.capacity:.4g} requests/s pass all blocks")
     if slowest == 0:
         say(f"blocks without a server: {format_ranks(b for b, rate in enumerate(status.online) if not rate)}")
     width = min(COLUMNS, status.total_blocks)
@@ -117,7 +141,28 @@ def line(server: ServerLine, total_blocks: int, width: int) -> str:
         return f"{name} {server.state.lower()}: {server.reason}"
     moves = f", {counted(server.moves, 'move')}" if server.moves else ""
     what = f"{server.start}-{server.end - 1}, {server.throughput:.4g}/s{moves}"
-    return f"{name} {drawn(server, total_blocks, width)} {what}"
+    return f"{name} {drawn(server, total_blocks, width)} {', '.join([what, *told(server)])}"
+
+
+#: What hosts say about themselves and count -> how a line shows it. `stagger.blocks.host` explains the keys.
+SHOWN: dict[str, Callable[[Any], str]] = {
+    "address": str,
+    "dtype": str,
+    "fingerprint": lambda value: f"model {str(value)[:8]}",
+    "tokens_per_s": lambda value: f"{float(value):.4g} tokens/s",
+    "queue": lambda value: f"queue {int(value):,}",
+    "busy": lambda value: f"{100 * float(value):.0f} % busy",
+}
+
+
+def told(server: ServerLine) -> list[str]:
+    """What a server says about itself, as phrases. Values of an unexpected type are left to --json."""
+    found = []
+    for key, value in (server.about | server.counters).items():
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            if key in SHOWN:
+                found.append(SHOWN[key](value)[:60])
+    return found
 
 
 def drawn(server: ServerLine, total_blocks: int, width: int) -> str:

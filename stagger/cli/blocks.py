@@ -52,6 +52,38 @@ def status(
 
 
 @app.command()
+def plan(
+    file: Annotated[str, typer.Argument(help="A pipeline file, or the folder of a model.", metavar="FILE")],
+    gpus: Annotated[
+        str | None,
+        typer.Option(metavar="GPUS", help="The GPUs, e.g. 'A100:80GB x 8, T4 x 24'; by default those of the file."),
+    ] = None,
+    memory: Annotated[
+        float | None, typer.Option(min=0.1, metavar="GB", help="Host memory of each GPU's rank; by default the file's.")
+    ] = None,
+    tokens_per_s: Annotated[
+        str | None,
+        typer.Option(
+            "--tokens-per-s", metavar="SPEEDS", help="Measured tokens/s of one block: 120000, or A100=146000,T4=16000."
+        ),
+    ] = None,
+    store: Annotated[float, typer.Option(min=0.01, metavar="GB/S", help="What the store can send to all nodes.")] = 10,
+    node: Annotated[float, typer.Option(min=0.01, metavar="GB/S", help="What one node can receive.")] = 2,
+    json: Json = False,
+) -> int:
+    """Tell what GPUs can do with a model: whole, streamed or as a swarm. Reads its sizes only, and queues nothing.
+
+    Exit status 1 if the model fits in no way.
+    """
+    from stagger.cli import block_plan
+
+    with contextlib.redirect_stdout(sys.stderr):
+        found = block_plan.plan(file, gpus, memory, tokens_per_s, store, node)
+    print_json(found.document()) if json else block_plan.show(found)
+    return 0 if found.best else 1
+
+
+@app.command()
 def simulate(
     scenarios: Annotated[
         list[str] | None, typer.Option("--scenario", help="join, churn (the default), wave, slurm, or all; repeatable.")

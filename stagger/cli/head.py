@@ -115,7 +115,8 @@ def document_of(document: Any) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """A value as JSON holds it; other objects as text."""
-    return orjson.loads(orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS))
+    options = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+    return orjson.loads(orjson.dumps(value, default=str, option=options))
 
 
 def show(place: int, document: Any, *, full: bool) -> None:

@@ -18,6 +18,7 @@ from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.status import step_totals
 from stagger.status.efficiency import sentences
 from stagger.status.look import Look
+from stagger.status.models_used import models_differ
 from stagger.status.next_commands import next_commands
 from stagger.status.stage_status import StageStatus, status_of
 from stagger.terminal import duration, say, say_lines
@@ -74,6 +75,8 @@ def plan(document: dict[str, Any]) -> None:
             say(f"  ranks    {stage['undecided']}")
         else:
             say(f"  ranks    {stage['ranks']:,} of {stage['tasks']:,} to run")
+        if stage["uses"]:
+            say(f"  uses     {', '.join(stage['uses'])}, which {'run' if len(stage['uses']) > 1 else 'runs'} beside it")
         start = stage["start"]
         spread = f"over {start['window_s']} s ({start['policy']})" if start["window_s"] else "at once"
         say(f"  start    {start['summary'] or spread}")
@@ -217,6 +220,7 @@ def work(stage: StageStatus) -> str:
 def remarks(run_dir: str, stage: StageStatus) -> list[str]:
     """What is worth knowing about the outputs, the records and the nodes of a stage."""
     said = [f"files differ: {line}" for line in stage.schema_differences]
+    said += (f"models differ: {line}" for line in models_differ(stage.models))
     if stage.lost:
         how = ", ".join(f"{count:,} {kind}" for kind, count in stage.lost["kinds"].items())
         more = " --checksum" if CHANGED in stage.lost["kinds"] else ""
@@ -228,6 +232,9 @@ def remarks(run_dir: str, stage: StageStatus) -> list[str]:
         said.append(stage.strays["message"])
     if stage.published:
         said.append(stage.published)
+    if stage.replaced:
+        earlier = f"{len(stage.replaced) - SHOWN:,} earlier; " if len(stage.replaced) > SHOWN else ""
+        said.append(f"lost servers were replaced: {earlier}{', '.join(stage.replaced[-SHOWN:])}")
     if stage.avoided:
         nodes = f"{plural(len(stage.avoided), 'node')} {', '.join(stage.avoided)}"
         said.append(f"the jobs avoid {nodes}, on which several ranks failed")
@@ -256,6 +263,9 @@ def details(stage: StageStatus) -> list[str]:
     if stage.slowest:
         ranks = ", ".join(f"{rank} ({seconds:,.0f} s)" for rank, seconds in stage.slowest)
         said.append(f"slowest: {ranks}")
+    for one in stage.models[:SHOWN]:
+        how = f"engine {one['engine']}, {one['dtype']}, on {one['device']}"
+        said.append(f"model: {one['model']}, {how}: {counted(one['ranks'], 'rank')}")
     return said + sentences(stage.efficiency)
 
 

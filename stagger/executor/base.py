@@ -159,6 +159,10 @@ class Jobs(ABC, Generic[Launch]):
         """Rank -> how its job ended, according to Slurm's accounting; ranks that it does not know are missing."""
         return {}
 
+    def running(self, launch: Launch, rank: int) -> dict[str, int]:
+        """The running job of a rank in this launch, as `12_3` -> its age in seconds; empty if it does not run now."""
+        return {}
+
     def end_job(self, launch: Launch) -> EndJob | None:
         """The end job of a launch; None if it has none, or if Slurm cannot be asked here."""
         return None

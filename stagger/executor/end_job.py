@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from stagger.executor.more_resources import MEMORY_OPTIONS
 from stagger.slurm.answers import format_time, parse_time
-from stagger.spec.executors import SlurmSpec
+from stagger.spec.executors import GPU_OPTIONS, MEMORY_OPTIONS, SlurmSpec
 
 #: The end job's time limit in seconds, unless the stage's is shorter: a partition or QOS that takes the stage takes it.
 TIME_S = 1800
@@ -38,18 +37,6 @@ NODES = ("nodelist", "nodefile")
 
 #: Options that hold for the nodes of the stage's partition: not inherited by an end job in another partition.
 OF_PARTITION = ("constraint", "nodefile", "nodelist", "prefer", "reservation")
-
-#: Options that request GPUs.
-GPU_OPTIONS = (
-    "gres",
-    "gpus",
-    "gpus-per-node",
-    "gpus-per-task",
-    "gpus-per-socket",
-    "tres-per-job",
-    "tres-per-node",
-    "tres-per-task",
-)
 
 
 def end_key(key: str) -> str:

@@ -13,12 +13,11 @@ from typing import Any
 from stagger.bundle import task_arguments
 from stagger.errors import StaggerError, one_line
 from stagger.executor.end_job import end_options
-from stagger.executor.more_resources import MEMORY_OPTIONS
 from stagger.executor.sandbox import ScriptEnvironment, within_limits
 from stagger.ranks import format_ranks
 from stagger.shipped import shipped
 from stagger.slurm.answers import parse_time
-from stagger.spec.executors import EnvSpec, SlurmSpec
+from stagger.spec.executors import MEMORY_OPTIONS, EnvSpec, SlurmSpec
 from stagger.start.delays import GOLDEN, RESTART_SALT, Slots
 from stagger.task import CREW
 from stagger.task.crew_order import CrewOrder

@@ -66,6 +66,10 @@ class LaunchedJobs:
         """Rank -> how its job ended, according to Slurm's accounting; ranks that it does not know are missing."""
         return self._of_kind[launch.executor].accounted(launch, ranks)
 
+    def running(self, launch: LaunchRecord, rank: int) -> dict[str, int]:
+        """The running job of a rank in this launch, as `12_3` -> its age in seconds; empty if it does not run now."""
+        return self._of_kind[launch.executor].running(launch, rank)
+
     def end_job(self, launch: LaunchRecord) -> EndJob | None:
         """The end job of a launch; None if it has none, or if Slurm cannot be asked here."""
         return self._of_kind[launch.executor].end_job(launch)

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 
 from stagger.rundir.launch_records import Group
 from stagger.slurm.answers import format_time, parse_memory, parse_time
-from stagger.spec.executors import SlurmSpec
+from stagger.spec.executors import MEMORY_OPTIONS, SlurmSpec
 from stagger.terminal import logger
-
-#: The sbatch options that set memory. One of them in `executor.sbatch` overrides `mem_per_cpu_gb`.
-MEMORY_OPTIONS = ("mem", "mem-per-cpu", "mem-per-gpu")
 
 
 @dataclass(frozen=True)

@@ -213,6 +213,15 @@ class SlurmJobs(Jobs[SlurmLaunch]):
                     found |= dict.fromkeys(wanted, end)
         return found
 
+    def running(self, launch: SlurmLaunch, rank: int) -> dict[str, int]:
+        found = {}
+        for array in launch.arrays:
+            elements = array.elements(launch.ranks_per_job)
+            for job in self.alive(array.name):
+                if job.state == "RUNNING" and job.index is not None and rank in ranks_of(job, elements):
+                    found[f"{job.job_id}_{job.index}"] = job.seconds or 0
+        return found
+
     def end_job(self, launch: SlurmLaunch) -> EndJob | None:
         if self._unanswered or (is_of_another(launch) and not self._is_known(launch) and not self._sees_all_users):
             return None

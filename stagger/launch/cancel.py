@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from stagger.errors import StaggerError
 from stagger.executor.base import NotCancelled
 from stagger.executor.kinds import LaunchedJobs
+from stagger.launch.swarms import end_swarms
 from stagger.rundir.launch_records import LaunchRecord, SlurmLaunch, read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
 from stagger.spec.models import RunSpec, StageSpec
+from stagger.status.look import look_at_run
 
 
 def cancel(run: RunFolder, record: RunRecord, stage: str | None, ranks: set[int] | None) -> list[str]:
@@ -21,7 +23,17 @@ def cancel(run: RunFolder, record: RunRecord, stage: str | None, ranks: set[int]
     specs = record.spec.chosen(stage) if ranks is None else [record.spec.only(stage)]
     stages = [run.stage(record, spec.name) for spec in specs]
     stopped = cancel_stages(stages, ranks)
-    return stopped + held_back(stages) if stopped else []
+    return [*stopped, *held_back(stages), *swarms_ended(run, record, stages)] if stopped else []
+
+
+def swarms_ended(run: RunFolder, record: RunRecord, stages: Sequence[Stage]) -> list[str]:
+    """End the swarms whose last user was cancelled, in sentences: nothing is left for their servers to do."""
+    names = {name for stage in stages for name in stage.spec.uses} - {stage.name for stage in stages}
+    if not names:
+        return []
+    looks = look_at_run(run, record)
+    gone = {stage.name for stage in stages}
+    return end_swarms(record.spec, looks, sorted(names), ended=gone)
 
 
 def cancel_stages(stages: Sequence[Stage], ranks: set[int] | None = None) -> list[str]:

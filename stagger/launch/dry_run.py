@@ -30,6 +30,7 @@ def dry_run(spec: RunSpec, wishes: Wishes) -> dict[str, Any]:
     if not wishes.fresh:
         spec = continued(run, spec)
     made, plans, done = plan_for_show(run, spec, fresh=wishes.fresh)
+    made.check_needs(run.storage)
     spec = with_plans(spec, plans)
     run.storage.check_writable(spec.run_dir)
     before = run.load()
@@ -79,6 +80,7 @@ def dry_stage(stage: Stage, plan: StagePlan | None, ranks: list[int], assumed: l
         "name": spec.name,
         "executor": spec.executor.type,
         "depends": list(spec.depends),
+        "uses": list(spec.uses),
         "tasks": None if undecided else spec.tasks,
         "ranks": None if undecided else len(ranks),
         "undecided": undecided,

@@ -21,6 +21,7 @@ from stagger.launch.leftovers import remove_leftovers
 from stagger.launch.publish import NotPublished, publish
 from stagger.launch.retry_policy import Decision, decide
 from stagger.launch.stages import run_stages
+from stagger.launch.swarms import beside, end_swarms, is_used, over, policy
 from stagger.ranks import format_ranks, named_ranks
 from stagger.rundir.end_record import EndRecord, read_end, write_end
 from stagger.rundir.launch_records import Group
@@ -43,11 +44,13 @@ class Ending:
     said: what it did, one sentence each.
     left: what it had to launch, but may not.
     failed: whether ranks are neither done nor retried, or output files have different columns.
+    again: whether ranks were launched again, or are left to be.
     """
 
     said: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     failed: bool = False
+    again: bool = False
 
 
 @contextlib.contextmanager
@@ -86,8 +89,12 @@ class EndNote:
 
 
 def may_launch(spec: RunSpec, name: str) -> bool:
-    """Whether the end of stage `name` can launch anything: retries of its ranks, or stages that depend on it."""
-    return spec.stage(name).retries is not None or any(name in stage.depends for stage in spec.stages)
+    """Whether the end of stage `name` can launch anything, or end a swarm: retries of its ranks, replacements of lost
+    servers, or stages that depend on it.
+    """
+    stage = spec.stage(name)
+    launches = stage.retries is not None or is_used(spec, name) or any(name in one.depends for one in spec.stages)
+    return launches or bool(stage.uses)
 
 
 def nodes_submit(stage: StageSpec) -> bool:
@@ -100,6 +107,16 @@ def end_stage(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: s
 
     `looks` are those of all stages. Raises StaggerError when something cannot be launched.
     """
+    ending = _end_stage(run, record, looks, name, submits=submits)
+    if not ending.again:
+        said = end_swarms(record.spec, looks, record.spec.stage(name).uses, ended=[name])
+        for line in said:
+            logger.info(line)
+        ending.said += said
+    return ending
+
+
+def _end_stage(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: str, *, submits: bool) -> Ending:
     look, stage = looks[name], run.stage(record, name)
     if not look.activity.ranks:  # Removed at once: a user's retry may start ranks while the statistics are merged.
         remove_leftovers(stage)
@@ -107,7 +124,10 @@ def end_stage(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: s
     for line in sentences(stats.get("efficiency", {})):
         logger.info(f"{name}: {line}")
     if stats["missing_ranks"]:
-        return _end_unfinished(look, stats["missing_ranks"], submits)
+        retries = stage.spec.retries
+        if is_used(record.spec, name):
+            retries = None if over(record.spec, name, looks) else policy(stage.spec)
+        return _end_unfinished(look, retries, stats["missing_ranks"], submits)
     done = f"all {counted(stage.spec.tasks, 'rank', 'is')} done" if stage.spec.tasks > 1 else "its rank is done"
     logger.success(f"{name}: {done}")
     for line in stats["schema_differences"]:
@@ -127,20 +147,22 @@ def end_stage(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: s
     return ending
 
 
-def _end_unfinished(look: Look, missing: str, submits: bool) -> Ending:
+def _end_unfinished(look: Look, retries: RetrySpec | None, missing: str, submits: bool) -> Ending:
     """End a stage with ranks that are not done: retry those that `retries` allows."""
-    name, retries = look.stage.name, look.stage.spec.retries
+    name = look.stage.name
     left = named_ranks(missing, "is") + " not done"
     logger.warning(f"{name}: {left}")
     ending = Ending([left])
     if retries is not None and not submits and not cluster.is_here():  # Nobody here knows which of them have failed.
         ending.left = [f"retries of {named_ranks(missing)}"]
+        ending.again = True
         return ending
     decision = decide(retries, look.failed) if retries is not None else Decision()
     for reason, ranks in given_up(decision).items():
         logger.warning(f"{name}: given up: {named_ranks(ranks)}: {reason}")
         ending.said.append(f"given up: {named_ranks(ranks)}: {reason}")
     again = [describe(group, retries) for group in decision.again] if retries is not None else []
+    ending.again = bool(again)
     for line in again:
         logger.info(f"{name}: {line}")
     if again and submits:
@@ -186,11 +208,12 @@ def start_again(look: Look, groups: list[Group]) -> None:
 
 
 def dependents(spec: RunSpec, name: str) -> list[str]:
-    """The Slurm stages that depend on stage `name`.
+    """The Slurm stages that depend on stage `name`, with the swarms and the users beside them.
 
     Local stages do not run in an end job, but where the user runs `launch --wait` or `stagger retry`.
     """
-    return [stage.name for stage in spec.stages if name in stage.depends and isinstance(stage.executor, SlurmSpec)]
+    behind = [stage.name for stage in spec.stages if name in stage.depends and isinstance(stage.executor, SlurmSpec)]
+    return beside(spec, behind)
 
 
 def launch_dependents(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: str) -> list[str]:

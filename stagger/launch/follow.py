@@ -14,6 +14,8 @@ from stagger.launch.ending import end_stage, recording_end
 from stagger.launch.launched import Launched
 from stagger.launch.plans import ready_stages
 from stagger.launch.stages import note_unfinished, run_stages, wanted_ranks
+from stagger.launch.swarms import is_used, over, replaceable
+from stagger.launch.tend import tend
 from stagger.progress import Progress
 from stagger.ranks import format_ranks, ranks_text
 from stagger.rundir.launch_records import latest_launch
@@ -22,7 +24,7 @@ from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
 from stagger.slurm import cluster
 from stagger.slurm.command import SlurmBusy
 from stagger.status.end_job import BY_COMMAND, end_of
-from stagger.status.look import Look, glance_at_run, look_at_run
+from stagger.status.look import Look, glance_at_run, is_told_to_end, look_at_run
 from stagger.status.stage_status import stage_statuses
 from stagger.storage.storage import join
 from stagger.terminal import logger
@@ -138,6 +140,10 @@ def _act(
         for name in unended:
             record = end_in_place(run, record, name)
         return True, record
+    if swarms := swarms_to_tend(record, looks):
+        for name in swarms:
+            tend(run, name)
+        return True, record
     ready = [looks[name] for name in pending_stages(record, looks)]
     fresh = {one.stage.name for one in ready if not one.has_started and no_end_job_starts(one.stage)}
     if not fresh or is_local_only(record):
@@ -147,6 +153,20 @@ def _act(
         enter(record.spec)
         lost += run_stages(run, record, look_at_run(run, record), limit=limit, only=fresh).lost_outputs
     return True, record
+
+
+def swarms_to_tend(record: RunRecord, looks: Mapping[str, Look]) -> list[str]:
+    """The swarms that are over, or have lost servers to replace, while others of them or their users go on."""
+    spec = record.spec
+    found = []
+    for name, look in looks.items():
+        if spec.stage(name).blocks is None or not look.has_started or look.is_done or is_told_to_end(look.stage):
+            continue
+        has_ended = is_used(spec, name) and bool(over(spec, name, looks))
+        goes_on = is_used(spec, name) or bool(look.activity.ranks)
+        if has_ended or (goes_on and replaceable(look).again):
+            found.append(name)
+    return found
 
 
 def no_end_job_starts(stage: Stage) -> bool:
@@ -230,7 +250,7 @@ def wait_for_jobs(run: RunFolder, record: RunRecord, deadline: float | None) -> 
             progress.total = sum(stage.tasks for stage in record.spec.stages)
             progress.set(done, 0)
             active = held or any(look.activity.ranks or look.activity.ending for look in looks.values())
-            if not active or any(map(falls_to_us, looks.values())):
+            if not active or any(map(falls_to_us, looks.values())) or swarms_to_tend(record, looks):
                 return looks
             for look in looks.values():
                 say_why_waiting(look, said)

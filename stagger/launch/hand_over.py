@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from stagger.blocks.swarm_place import SwarmPlace
 from stagger.errors import agreeing, counted
 from stagger.executor.base import StageLaunch, StageRunner
 from stagger.executor.kinds import runner_of
@@ -88,7 +89,7 @@ def start(stage: Stage, look: Look, groups: list[Group]) -> LaunchRecord:
 
 def task_settings(stage: Stage, runner: StageRunner, number: int, ranks: int) -> TaskSettings:
     """The task settings for launch `number` of a stage, in which `ranks` ranks run."""
-    run, spec = stage.record.spec, stage.spec
+    run_record, run, spec = stage.record, stage.record.spec, stage.spec
     return TaskSettings(
         stage_dir=stage.folder.path,
         fingerprint=stage.record.fingerprints[stage.name],
@@ -106,7 +107,16 @@ def task_settings(stage: Stage, runner: StageRunner, number: int, ranks: int) ->
         request_share=runner.share(ranks),
         cpus=runner.cpus(ranks),
         shared=run.shared is not None,
+        run_dir=stage.run.path,
+        uses={name: place_of(stage.run.stage(run_record, name)).fields() for name in spec.uses},
+        users=[user.name for user in run.users_of(stage.name)],
     )
+
+
+def place_of(swarm: Stage) -> SwarmPlace:
+    """Where the users of a stage with blocks find its servers."""
+    assert swarm.spec.blocks is not None
+    return SwarmPlace.of(swarm.name, swarm.folder.path, swarm.spec.blocks)
 
 
 def with_pickle(settings: TaskSettings, stage: Stage) -> TaskSettings:

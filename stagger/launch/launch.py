@@ -91,6 +91,7 @@ def _launch(
     if not wishes.fresh:
         spec = continued(run, spec)
     made = Pipeline.create(spec, objects)
+    made.check_needs(storage)
     spec = made.spec
     plans = plan_stages(storage, ready_stages(spec, done=[]), made, completions_of({}))
     spec = with_plans(spec, plans)

@@ -15,7 +15,7 @@ from stagger.pipeline.chain import Step
 from stagger.pipeline.hooks import Reader
 from stagger.pipeline.names import add_import_path
 from stagger.plan.datatrove_steps import refuse_unlike_readers, without_empty_texts
-from stagger.plan.stage_plan import StagePlan, make_plan, output_folders, output_names
+from stagger.plan.stage_plan import StagePlan, check_needs, make_plan, output_folders, output_names
 from stagger.plan.stage_steps import create_steps
 from stagger.plan.upstream import Upstream, writer_of
 from stagger.rundir.output_names import OutputNames, Places
@@ -58,6 +58,12 @@ class Pipeline:
         names = {stage.name: output_names(steps[stage.name]) for stage in spec.stages}
         refuse_same_names(names)
         return cls(spec, steps, outputs, names)
+
+    def check_needs(self, storage: Storage) -> None:
+        """Raise StaggerError when something is missing that a step needs beside its input, such as a model."""
+        for stage in self.spec.stages:
+            swarms = {name: self.spec.stage(name).blocks for name in stage.uses}
+            check_needs(storage, stage, self.steps[stage.name], swarms)
 
     def inputs(self, plans: Mapping[str, StagePlan]) -> Iterator[str]:
         """The paths of all shards in the plans."""

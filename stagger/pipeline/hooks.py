@@ -6,7 +6,7 @@ no others: a class of another library may have a method or an attribute of the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,6 +30,17 @@ class BoundStep:
     def check_tasks(self, tasks: int) -> None:
         """Called at launch. Raises StaggerError when the step cannot be part of a stage of `tasks` ranks, such as when
         several of them would write the same file.
+        """
+
+    def check_uses(self, uses: Mapping[str, Any]) -> None:
+        """Called once for each launch, before `check_launch`. Raises StaggerError when the step needs other servers.
+
+        `uses` holds the swarms of block servers that the stage uses: name -> its key `blocks`.
+        """
+
+    def check_launch(self, storage: Storage) -> None:
+        """Called once for each launch, before anything is written. Raises StaggerError when what the step needs beside
+        its input, such as the files of a model, is missing or does not suit its parameters.
         """
 
 

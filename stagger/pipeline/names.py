@@ -11,6 +11,7 @@ from stagger.errors import StaggerError
 
 #: Name in a pipeline file -> module and class of the step. The module is imported when a pipeline names the step.
 BUILTIN = {
+    "embed_blocks": "stagger.models.steps:EmbedBlocks",
     "filter": "stagger.steps.filter:Filter",
     "read_arrow": "stagger.steps.arrow:ReadArrow",
     "read_csv": "stagger.steps.csv:ReadCsv",
@@ -19,6 +20,7 @@ BUILTIN = {
     "read_parquet": "stagger.steps.parquet:ReadParquet",
     "read_text": "stagger.steps.text:ReadText",
     "read_warc": "stagger.steps.warc:ReadWarc",
+    "score_blocks": "stagger.models.steps:ScoreBlocks",
     "write_jsonl": "stagger.steps.jsonl:WriteJsonl",
     "write_parquet": "stagger.steps.parquet_writer:WriteParquet",
 }

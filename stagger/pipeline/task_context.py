@@ -133,13 +133,15 @@ class StopFlag:
 
     `in_steps`: whether steps run now, which may be interrupted at any moment. `overdue`: whether the handler raises:
     the steps have not noticed the flag for too long (stopping.py). `record` and `leave` are called, in this order,
-    before a process is ended whose steps do not return at all.
+    before a process is ended whose steps do not return at all. `planned`: whether the rank has stopped itself and comes
+    back, as often as it wants to.
     """
 
     def __init__(self) -> None:
         self.signal: Signals | None = None
         self.in_steps = False
         self.overdue = False
+        self.planned = False
         self.record: Callable[[Interrupted], None] = lambda error: None
         self.leave: Callable[[Interrupted], None] = lambda error: None
 
@@ -156,12 +158,22 @@ class StopFlag:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """Where a rank runs: its stage's folder, its attempt's name, its Slurm job or local process, and its stop flag."""
+    """Where a rank runs: its stage's folder, its attempt's name, its Slurm job or local process, and its stop flag.
+
+    `run_dir` is the run's folder, and `stage` the stage's name. `users` are the stages that use its block servers.
+    `uses` are the swarms that the stage uses: name -> the fields of `stagger.blocks.swarm_place.SwarmPlace`.
+    `looking`: somebody waits for the first documents, and nothing is written.
+    """
 
     stage_dir: str = ""
     attempt: str = "1"
     job: str = ""
     stop: StopFlag = field(default_factory=StopFlag)
+    run_dir: str = ""
+    uses: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stage: str = ""
+    users: list[str] = field(default_factory=list)
+    looking: bool = False
 
 
 class TaskContext:

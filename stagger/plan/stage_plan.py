@@ -332,6 +332,20 @@ def check_tasks(stage: StageSpec, steps: Sequence[Any], tasks: int) -> None:
                 raise _with_place(error, stage, index) from error
 
 
+def check_needs(storage: Storage, stage: StageSpec, steps: Sequence[Any], swarms: Mapping[str, Any]) -> None:
+    """Raise StaggerError when something is missing that a step needs beside its input.
+
+    `swarms` are those that the stage uses: name -> its key `blocks`.
+    """
+    for index, step in enumerate(steps):
+        for one in bound_steps_in([step]):
+            try:
+                one.check_uses(swarms)
+                one.check_launch(storage)
+            except StaggerError as error:
+                raise _with_place(error, stage, index) from error
+
+
 def output_folders(stage: StageSpec, steps: Sequence[Any]) -> list[str]:
     """The folders that the stage writes to, as far as its `steps`, those of `create_steps`, define `output_folder`.
 

@@ -15,6 +15,7 @@ import orjson
 from stagger.errors import StaggerError
 from stagger.rundir.launch_records import from_json
 from stagger.rundir.stage_folder import decode, encode
+from stagger.slurm.own_job import has_ended_since
 from stagger.storage.ownership import user_name
 from stagger.storage.storage import Storage, is_local
 from stagger.terminal import logger
@@ -37,7 +38,8 @@ class Holder:
     """The process that holds a lock.
 
     `process_started` is in clock ticks since boot, `time` in seconds since the epoch; `boot` identifies the host's
-    boot; `command` is the SHA-256 of the command line, which itself may hold secrets.
+    boot; `command` is the SHA-256 of the command line, which itself may hold secrets; `job` is the Slurm job in which
+    the process runs, as `12_3` or `12`, and empty outside of jobs.
     """
 
     host: str
@@ -47,6 +49,7 @@ class Holder:
     time: float
     boot: str = ""
     command: str = ""
+    job: str = ""
 
     @classmethod
     def this_process(cls) -> Holder:
@@ -59,6 +62,7 @@ class Holder:
             time=time.time(),
             boot=boot_id(),
             command=command_digest(pid),
+            job=own_job(),
         )
 
     def is_this_process(self) -> bool:
@@ -69,9 +73,10 @@ class Holder:
         return self.host == socket.gethostname()
 
     def is_dead(self) -> bool:
-        """Whether the process is known to have ended. Always false for a process on another machine."""
+        """Whether the process is known to have ended. For one on another machine, that is known only of its job."""
         if not self.is_here():
-            return False
+            mine = self.user == user_name(os.geteuid())  # Slurm may hide the jobs of others.
+            return bool(self.job) and mine and has_ended_since(self.job, self.time)
         if self.boot and self.boot != boot_id():
             return True
         started = process_start(self.pid)
@@ -213,6 +218,12 @@ def decode_holder(data: bytes, path: str) -> Holder | None:
     except orjson.JSONDecodeError:
         return None
     return from_json(Holder, decode(data, path), path)
+
+
+def own_job() -> str:
+    """The Slurm job of this process, as `12_3` or `12`; empty outside of jobs."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID", "")
 
 
 def boot_id() -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 
 from stagger.errors import StaggerError
 from stagger.slurm.answers import parse_time
 
 #: Seconds for one command: a task that has to stop has no more time.
 TIMEOUT_S = 60
+
+#: Seconds by which the clocks of machines may differ.
+CLOCK_S = 60.0
 
 #: A job that is stopped with less time left than this, in seconds, is stopped for its time limit: Slurm's warning comes
 #: 120 s before the end, or up to 60 s earlier (sbatch(1), --signal).
@@ -20,6 +24,37 @@ def job_state(element: str) -> tuple[str, int | None]:
     """The state of a job, and the seconds that it has left (None without a limit). `element` is `12_3`, or `12`."""
     state, _, left = _run("squeue", "--noheader", "--jobs", element, "--format=%T|%L").strip().partition("|")
     return state, parse_time(left)
+
+
+def any_alive(jobs: list[str]) -> bool:
+    """Whether one of these jobs or arrays is queued or running. Raises StaggerError when Slurm does not answer."""
+    try:
+        states = _run("squeue", "--noheader", "--all", f"--jobs={','.join(jobs)}", "--format=%T").split()
+    except StaggerError as error:
+        if "Invalid job id" in str(error):  # The controller has forgotten them all.
+            return False
+        raise
+    from stagger.slurm.states import has_ended  # Imported late: hardly any task needs it.
+
+    return any(not has_ended(state) for state in states)
+
+
+def has_ended_since(element: str, since: float) -> bool:
+    """Whether the processes that a job had at the time `since` (seconds since the epoch) have ended.
+
+    They have when the job has ended, is queued again, or has started later. False while Slurm does not answer.
+    """
+    from stagger.slurm.states import has_ended, is_queued  # Imported late: hardly any task needs it.
+
+    try:
+        state, _, ran = (
+            _run("squeue", "--noheader", "--all", f"--jobs={element}", "--format=%T|%M").strip().partition("|")
+        )
+    except StaggerError as error:
+        return "Invalid job id" in str(error)  # The controller has forgotten it.
+    seconds = parse_time(ran)
+    started_later = seconds is not None and time.time() - seconds > since + CLOCK_S
+    return not state or has_ended(state) or is_queued(state) or started_later
 
 
 def requeue(element: str) -> None:

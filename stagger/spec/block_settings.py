@@ -29,8 +29,10 @@ class BlockSettings:
     balance_quality: float = 0.99
     mean_balance_check_period: Literal["auto"] | float = "auto"
     mean_block_selection_delay: float = 5.0
+    loading_slots: Literal["auto"] | int = "auto"
     heartbeat: float = HEARTBEAT_S
     lease: float = LEASE_S
     measure_timeout: float = 300.0
     drain: float = 30.0
     serve_for: float | None = None
+    patience: float | None = None

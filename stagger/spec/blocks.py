@@ -34,10 +34,10 @@ class BlocksSpec(Model):
     """Blocks per server; `auto`: as many as its host's `room` returns."""
     host: Annotated[
         str,
-        Field(pattern=r"^(simulated|[A-Za-z_][\w.]*:[\w.]+)$"),
-        Says("`simulated`, or your own class as module:Class", "my_host:Host"),
+        Field(pattern=r"^(simulated|transformer|[A-Za-z_][\w.]*:[\w.]+)$"),
+        Says("`transformer`, `simulated`, or your own class as module:Class", "my_host:Host"),
     ] = "simulated"
-    """The class that loads and serves blocks: `simulated`, or your own as `module:Class`."""
+    """The class that loads and serves blocks: `transformer`, `simulated`, or your own as `module:Class`."""
     host_options: dict[str, Any] = {}
     """Parameters of the host."""
     rebalance: Rebalance = "planner"
@@ -50,6 +50,9 @@ class BlocksSpec(Model):
     `planner` 30 times the number of servers, since each check plans for all."""
     mean_block_selection_delay: NonNegativeFloat = 5.0
     """Mean seconds before a new server claims its blocks; it waits U(0, twice the mean)."""
+    loading_slots: Literal["auto"] | PositiveInt = "auto"
+    """Servers that load at the same time, in the order of their claims. `auto`: first those that bring blocks that
+    nobody serves, then as many as have the blocks of one copy of the model, or of all that are served."""
     heartbeat: Amount = HEARTBEAT_S
     """Mean seconds between a server's heartbeats."""
     lease: Amount = LEASE_S
@@ -59,7 +62,12 @@ class BlocksSpec(Model):
     drain: NonNegativeFloat = 30.0
     """Seconds that a leaving server has to finish requests in flight."""
     serve_for: Amount | None = None
-    """Seconds after which a server leaves; by default it stays until its job's time is up or a signal stops it."""
+    """Seconds, from the first server's start on, after which the servers leave; by default each stays until its job's
+    time is up or a signal stops it, and those of a swarm with users until these are done."""
+
+    patience: Amount | None = None
+    """Seconds for which stages that use the swarm wait for blocks without a server, before their ranks fail and can be
+    retried; by default 1800 if no job of the swarm is queued or running, and else without end."""
 
     @model_validator(mode="after")
     def _consistent(self) -> BlocksSpec:

@@ -45,6 +45,19 @@ SBATCH_OPTIONS = re.findall(
     """,
 )
 
+#: Options of sbatch that request GPUs, and those that set memory, of which one overrides `mem_per_cpu_gb`.
+GPU_OPTIONS = (
+    "gres",
+    "gpus",
+    "gpus-per-node",
+    "gpus-per-task",
+    "gpus-per-socket",
+    "tres-per-job",
+    "tres-per-node",
+    "tres-per-task",
+)
+MEMORY_OPTIONS = ("mem", "mem-per-cpu", "mem-per-gpu")
+
 #: Ends of a job that `retries` can handle: Slurm's state, or FAILED for any error that the job's own code raised.
 EndState = Literal["OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "FAILED"]
 

@@ -307,20 +307,23 @@ def _executor(written: Any, wanted: str | None, default: str | None) -> Any:
 
 
 def _ordered(stages: list[StageSpec], place: Place) -> list[StageSpec]:
-    """Sort stages so that each comes after those that it depends on. Raises StaggerError when that is impossible."""
+    """Sort stages so that each comes after those that it depends on or uses. Raises StaggerError when that is
+    impossible.
+    """
     names = [stage.name for stage in stages]
     for index, stage in enumerate(stages):
-        for name in stage.depends:
-            where = place.of(("stages", index, "depends"))
+        for key, name in (*(("depends", one) for one in stage.depends), *(("uses", one) for one in stage.uses)):
+            where = place.of(("stages", index, key))
             if name == stage.name:
-                raise StaggerError(f"{where}: the stage {name!r} waits for itself; name the stages before it.")
+                does = "waits for" if key == "depends" else "uses"
+                raise StaggerError(f"{where}: the stage {name!r} {does} itself; name other stages.")
             if name not in names:
                 raise StaggerError(f"{where}: there is no stage {name!r}; {nearest(name, names)}")
     ordered: list[StageSpec] = []
     pending = list(stages)
     while pending:
         done = {stage.name for stage in ordered}
-        ready = [stage for stage in pending if done.issuperset(stage.depends)]
+        ready = [stage for stage in pending if done.issuperset((*stage.depends, *stage.uses))]
         if not ready:
             where = place.of(("stages", stages.index(pending[0]), "depends"))
             waiting = ", ".join(stage.name for stage in pending)

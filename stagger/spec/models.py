@@ -22,7 +22,7 @@ from stagger.pipeline import ShardBy
 from stagger.ranks import MOST
 from stagger.spec.base import Amount, Model, Says, WrongKey, survives_json
 from stagger.spec.blocks import HOST_STEP, BlocksSpec
-from stagger.spec.executors import Executor, LocalSpec, RetrySpec
+from stagger.spec.executors import GPU_OPTIONS, MEMORY_OPTIONS, Executor, LocalSpec, RetrySpec, SlurmSpec
 from stagger.spec.nearest import nearest
 from stagger.spec.removed import RemovedSpec
 from stagger.spec.sizes import Bytes
@@ -181,6 +181,9 @@ class StageSpec(StageDefaults):
     """In a rehearsal: the number of shards, from the first on, that the stage reads."""
     depends: Annotated[tuple[Annotated[str, Says("the name of a stage")], ...], Says("a list of stages")] = ()
     """Stages of which every rank must be done before this stage starts."""
+    uses: Annotated[tuple[Annotated[str, Says("the name of a stage with blocks")], ...], Says("a list of stages")] = ()
+    """Stages with `blocks` whose servers this stage uses. They run beside it, and end when all stages that use them are
+    done, or have failed for good."""
     pipeline: Pipeline
     """The steps; the first reads, the last usually writes."""
     blocks: BlocksSpec | None = None
@@ -199,15 +202,30 @@ class StageSpec(StageDefaults):
             return self
         if [step.use for step in self.pipeline] != [HOST_STEP]:
             raise ValueError("a stage has `blocks` or a `pipeline`, not both")
+        if self.uses:
+            raise ValueError("servers of blocks use no other servers: leave `uses` out")
         for key in ("ranks_per_job", "ranks_at_once", "nodes_per_job", "nodes_per_task"):
             if getattr(self.executor, key, 1) != 1:
                 raise ValueError(f"each server is its own job, on one node: leave executor.{key} out")
+        if isinstance(self.executor, SlurmSpec) and self.blocks.host != "simulated":
+            check_memory(self.executor)
         if self.executor.type == "local" and self.executor.workers < self.blocks.servers:
             raise ValueError(
                 f"executor.workers is {self.executor.workers}, but {counted(self.blocks.servers, 'server')} must run at"
                 " once: leave it out"
             )
         return self
+
+
+def check_memory(executor: SlurmSpec) -> None:
+    """Raise ValueError when servers with GPUs request no memory of the node: weights pass through it."""
+    has_gpus = executor.gpus_per_task or any(option in executor.sbatch for option in GPU_OPTIONS)
+    has_memory = executor.mem_per_cpu_gb or any(option in executor.sbatch for option in MEMORY_OPTIONS)
+    if has_gpus and not has_memory:
+        raise ValueError(
+            "executor.mem_per_cpu_gb is missing: a server's blocks pass through the memory of its node on their way to"
+            " the GPU, and a partition's default is often too small for them; set it, such as to 8 (GiB a processor)"
+        )
 
 
 Stages = Annotated[
@@ -341,6 +359,47 @@ class RunSpec(WholeRun):
                     raise ValueError(f"stage {stage.name!r} depends on {name!r}, which is not a stage before it")
             seen.add(stage.name)
         return self
+
+    def users_of(self, name: str) -> list[StageSpec]:
+        """The stages that use the servers of stage `name`."""
+        return [stage for stage in self.stages if name in stage.uses]
+
+    def ahead_of(self, name: str) -> set[str]:
+        """The stages that a stage waits for: those it depends on, and those that their swarms depend on, and so on."""
+        found: set[str] = set()
+        waiting = [name, *self.stage(name).uses]
+        while waiting:
+            new = set(self.stage(waiting.pop()).depends) - found
+            found |= new
+            waiting += new
+        return found
+
+    @model_validator(mode="after")
+    def _uses_swarms(self) -> RunSpec:
+        names = {stage.name: stage for stage in self.stages}
+        for stage in self.stages:
+            for name in stage.uses:
+                if name not in names:
+                    raise ValueError(f"stage {stage.name!r} uses {name!r}, and there is no such stage")
+                check_use(self, stage, names[name])
+        return self
+
+
+def check_use(spec: RunSpec, user: StageSpec, swarm: StageSpec) -> None:
+    """Raise ValueError when a stage cannot use the servers of another."""
+    says = f"stage {user.name!r} uses {swarm.name!r}"
+    if swarm.blocks is None:
+        raise ValueError(f"{says}, which has no `blocks`; to wait until a stage is done, write `depends`")
+    if swarm.name in spec.ahead_of(user.name):
+        raise ValueError(f"{says} and waits for its end, but {swarm.name!r} ends after it: keep one of the two")
+    if user.name in spec.ahead_of(swarm.name):
+        raise ValueError(f"{says}, which waits for the end of {user.name!r}: keep one of the two")
+    if user.executor.type != swarm.executor.type:
+        raise ValueError(
+            f"{says}, and one of them runs on Slurm and the other on this machine: give both the same executor"
+        )
+    if swarm.blocks.serve_for is not None:
+        raise ValueError(f"{says}, whose servers stay until that is done: leave blocks.serve_for of {swarm.name!r} out")
 
 
 class PipelineFile(StageDefaults, WholeRun):

@@ -10,7 +10,7 @@ from stagger.spec.place import Place
 from stagger.spec.yaml_file import Path
 
 #: Keys that are no settings: they say what a run does.
-NO_SETTINGS = ("pipeline", "blocks", "name", "depends")
+NO_SETTINGS = ("pipeline", "blocks", "name", "depends", "uses")
 
 #: The setting that has a default of its own when no file sets it.
 TYPE = ("executor", "type")

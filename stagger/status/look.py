@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from stagger.blocks.swarm_place import END, registry_folder
 from stagger.errors import counted
 from stagger.executor.activity import Activity
 from stagger.executor.kinds import LaunchedJobs
@@ -20,11 +21,13 @@ from stagger.rundir.stage_folder import Completion
 from stagger.status.failed import Failed
 from stagger.status.failed_ranks import all_ended, find_failed
 from stagger.status.strays import Strays, find_strays
+from stagger.storage.storage import join
 
 
 @dataclass(frozen=True)
 class Look:
-    """A snapshot of a stage. `done` are the ranks of the stage that have a completion record.
+    """A snapshot of a stage. `done` are the ranks of the stage that have a completion record; of a swarm that has ended
+    with its users, all servers that have ended.
 
     Failure and completion records are read when they are first needed.
     """
@@ -82,12 +85,26 @@ class Look:
             ours = Activity(pending=set(launch.rank_list))
             ours.add(self.activity)
             return replace(self, launches=launches, activity=ours)
-        return replace(self, launches=launches, done=done_ranks(self.stage))
+        return replace(self, launches=launches, done=done_ranks(self.stage) | ended_servers(self.stage, Activity()))
 
 
 def done_ranks(stage: Stage) -> set[int]:
     """The ranks of a stage that have a completion record. Costs one listing."""
     return {rank for rank in stage.folder.done() if rank < stage.spec.tasks}
+
+
+def ended_servers(stage: Stage, activity: Activity) -> set[int]:
+    """The servers of a swarm that are not active any more, if it has ended with its users: nothing more comes of them,
+    however they ended. None for any other stage, and while the swarm goes on. Costs one request for a swarm.
+    """
+    return set(range(stage.spec.tasks)) - activity.ranks if is_told_to_end(stage) else set()
+
+
+def is_told_to_end(stage: Stage) -> bool:
+    """Whether a stage hosts blocks for other stages, and is told to end, as these have."""
+    if stage.spec.blocks is None or not stage.record.spec.users_of(stage.name):
+        return False
+    return stage.folder.storage.entry(join(registry_folder(stage.folder.path), END)) is not None
 
 
 def look_at(stages: Sequence[Stage]) -> dict[str, Look]:
@@ -118,7 +135,7 @@ def glance_at(stages: Sequence[Stage]) -> dict[str, Look]:
 def _look(stages: Sequence[Stage], launches: list[list[LaunchRecord]], *, brief: bool) -> dict[str, Look]:
     jobs, found = activities(stages, launches, brief=brief)
     return {
-        stage.name: Look(stage, mine, jobs, activity, done_ranks(stage))
+        stage.name: Look(stage, mine, jobs, activity, done_ranks(stage) | ended_servers(stage, activity))
         for stage, mine, activity in zip(stages, launches, found, strict=True)
     }
 

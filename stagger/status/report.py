@@ -15,6 +15,7 @@ from stagger.rundir.stage_folder import collection_paused, encode
 from stagger.spec.models import StageSpec
 from stagger.status.efficiency import efficiency, sentences
 from stagger.status.look import Look
+from stagger.status.models_used import models_used
 from stagger.status.schemas import schema_differences
 from stagger.status.step_totals import StepTotals, number
 from stagger.status.totals import totals
@@ -48,6 +49,7 @@ def merge(stage: StageSpec, table: CompletionTable, missing: list[int]) -> dict[
         "missing_ranks": format_ranks(missing),
         **vars(sums),
         "delay_s": {"max": max(table.delay_s, default=0), "sum": sum(table.delay_s)},
+        "models": models_used(table),
         "schema_differences": schema_differences(table),
         "steps": steps,
         "merged": time.time(),

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from rich.filesize import decimal
 
 from stagger.executor.activity import Activity, Waiting
-from stagger.ranks import format_ranks, pad
+from stagger.ranks import format_ranks, named_ranks, pad
 from stagger.rundir.completion_table import CompletionTable
 from stagger.rundir.launch_records import SlurmLaunch
 from stagger.rundir.published import read_published
@@ -28,6 +28,7 @@ from stagger.status.end_job import end_message, end_of
 from stagger.status.failed import grouped
 from stagger.status.failed_ranks import cancelled_ranks
 from stagger.status.look import Look, glance_at_run
+from stagger.status.models_used import models_used
 from stagger.status.schemas import schema_differences
 from stagger.status.totals import totals
 from stagger.storage.storage import is_local, join
@@ -86,7 +87,9 @@ class StageStatus:
     removed_folders: the folders of the documents that steps removed, where `removed` keeps them.
     places: the paths that exist of the stage's `report`, `stats` and `logs`.
     slowest: (rank, seconds) of ranks that took much longer than most.
+    models: which models the steps of its ranks used, on what, with the number of ranks of each.
     schema_differences: a sentence for each column that differs between the Parquet files of an output folder.
+    replaced: the servers of blocks that were lost and replaced, a phrase for each launch that did so.
     published: where the outputs are published, or why they are not, as a phrase; empty if they are not to be.
     end: the state and a message of the end of the latest launch (`stagger.status.end_job`); empty if there is none.
     """
@@ -134,7 +137,9 @@ class StageStatus:
     ordinary: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     avoided: list[str] = field(default_factory=list)
+    models: list[dict[str, Any]] = field(default_factory=list)
     schema_differences: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
     published: str = ""
     end: dict[str, str] = field(default_factory=dict)
 
@@ -212,6 +217,8 @@ def stage_status(look: Look) -> StageStatus:
     status.cancelled = len(cancelled_ranks(look.launches) - activity.ranks - settled)
     if look.launches and isinstance(latest := look.launches[-1], SlurmLaunch):
         status.avoided = list(latest.avoided)
+    if look.stage.spec.blocks is not None:
+        status.replaced = replaced(look)
     status.places = places(look.stage.folder, bool(look.done or look.failed)) if look.has_started else {}
     if look.stage.spec.publish is not None:
         status.published = published(look)
@@ -220,6 +227,15 @@ def stage_status(look: Look) -> StageStatus:
         if look.strays is not None:
             status.strays = {**vars(look.strays), "message": str(look.strays)}
     return status
+
+
+def replaced(look: Look) -> list[str]:
+    """What became of lost servers: `rank 1 by job 34 (launch 2)`, oldest first."""
+    slurm = [launch for launch in look.launches if isinstance(launch, SlurmLaunch) and launch.groups]
+    arrays = [(launch, array) for launch in slurm for array in launch.arrays if array.tries]
+    return [
+        f"{named_ranks(array.rank_list)} by job {array.job_id} (launch {launch.launch})" for launch, array in arrays
+    ]
 
 
 def published(look: Look) -> str:
@@ -289,6 +305,7 @@ def add_totals(status: StageStatus, look: Look) -> None:
     status.slowest = slowest(table)
     planned = look.stage.record.outputs.get(look.stage.name, [])
     status.output_folders, status.removed_folders = output_folders(table, planned)
+    status.models = models_used(table)
     status.schema_differences = schema_differences(table)
     if not look.launches:
         return

@@ -142,6 +142,16 @@ class Json(str):
     __slots__ = ()
 
 
+def array_type(value: Any) -> str | None:
+    """The name of the column type for an array of numpy: lists of its numbers, one in another for each dimension; None
+    for any other value.
+    """
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", ())
+    if not shape or dtype is None or dtype.kind not in "biuf":
+        return None
+    return f"{'list<' * len(shape)}{dtype.name}{'>' * len(shape)}"
+
+
 def one_type(kinds: set[type]) -> str | None:
     """The name of the type that holds values of all these kinds; None if there is none."""
     if kinds == {int, float}:
@@ -150,8 +160,11 @@ def one_type(kinds: set[type]) -> str | None:
 
 
 def named_type(name: str) -> Any:
-    """The Arrow type called `name`. Raises ValueError if there is none."""
+    """The Arrow type called `name`, also `list<...>` of another one. Raises ValueError if there is none."""
     import pyarrow
+
+    if name.startswith("list<") and name.endswith(">"):
+        return pyarrow.list_(named_type(name[5:-1]))
 
     return pyarrow.timestamp("us", "UTC") if name == "timestamp" else pyarrow.type_for_alias(name)
 
@@ -200,8 +213,21 @@ def converted(values: list[Any], type_: Any) -> Any:
     elif types.is_date(type_):
         values = [datetime.date.fromisoformat(value) if isinstance(value, str) else value for value in values]
     elif types.is_list(type_):
+        if any(array_type(value) for value in values):
+            return lists_of_arrays(values, type_)
         refuse_items(values, python_types(type_.value_type))
     return pyarrow.array(values, type_)
+
+
+def lists_of_arrays(values: list[Any], type_: Any) -> Any:
+    """Arrays of numpy, of one dimension or two, as a column of lists. Raises ValueError for a value of another type."""
+    import pyarrow
+
+    for value in values:
+        if value is not None and (found := array_type(value)) is not None and named_type(found) != type_:
+            raise ValueError(f"it is an array of {value.dtype.name} with {len(value.shape)} dimensions")
+    nested = pyarrow.types.is_list(type_.value_type)
+    return pyarrow.array([list(value) if nested and value is not None else value for value in values], type_)
 
 
 def timestamp_of(value: Any, zoned: bool) -> Any:
@@ -230,6 +256,8 @@ def kept(value: Any) -> Any:
         return list(value)
     if isinstance(value, (dict, list, tuple)):
         return json_of(value)
+    if array_type(value) is not None:
+        return value.copy()
     if getattr(value, "shape", None) == () and hasattr(value, "item"):  # A number of numpy.
         return value.item()
     base = next((base for base in (str, float, int) if isinstance(value, base)), None)
@@ -251,12 +279,16 @@ def size_of(value: Any) -> int:
     """The approximate size of a value in bytes. Deterministic, because the split into row groups depends on it."""
     if isinstance(value, str):
         return len(value) if value.isascii() else 2 * len(value)
-    return 8 + sum(map(size_of, value)) if isinstance(value, list) else 8
+    if isinstance(value, list):
+        return 8 + sum(map(size_of, value))
+    return 8 + int(getattr(value, "nbytes", 0))
 
 
 def suggested(value: Any) -> str:
-    return GUESSED.get(type(value), "json")
+    return array_type(value) or GUESSED.get(type(value), "json")
 
 
 def type_name(value: Any) -> str:
+    if (name := array_type(value)) is not None:
+        return f"an array ({name})"
     return "an object or a list" if type(value) is Json else type(value).__name__

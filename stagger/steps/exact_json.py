@@ -1,4 +1,4 @@
-"""JSON that orjson cannot parse or write: big integers, deep nesting; and why a line is not JSON."""
+"""JSON that orjson cannot parse or write: big integers, deep nesting, arrays; and why a line is not JSON."""
 
 from __future__ import annotations
 
@@ -98,6 +98,16 @@ def plain(value: Any) -> Any:
     raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")
 
 
+def is_array(value: Any) -> bool:
+    """Whether a value is an array of numpy with numbers: a list, or lists of lists, in JSON."""
+    return getattr(getattr(value, "dtype", None), "kind", " ") in "biuf" and bool(getattr(value, "shape", ()))
+
+
+def array_text(array: Any) -> bytes:
+    """An array as JSON, with the shortest digits that its type distinguishes; what is not a number becomes null."""
+    return orjson.dumps(array if array.flags.c_contiguous else array.copy(), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
 class _Token(bytes):
     """JSON text that is ready to be written."""
 
@@ -123,6 +133,8 @@ def encoded(value: Any) -> bytes:
             pending += reversed(members(item))
         elif isinstance(item, int) and not isinstance(item, bool):
             written.append(str(int(item)).encode())
+        elif is_array(item):
+            written.append(array_text(item))
         else:
             written.append(orjson.dumps(item, default=plain))
     return b"".join(written)

@@ -14,6 +14,7 @@ from stagger.steps.arrow_types import (
     GUESSED,
     JSON_MARK,
     Json,
+    array_type,
     column_type,
     converted,
     json_of,
@@ -300,6 +301,8 @@ class Rows:
 
         values = [row[key] for row in self._metadata if row.get(key) is not None]
         kinds = set(map(type, values))
+        if len(kinds) == 1 and (name := array_type(values[0])) is not None:
+            return named_type(name)
         if kinds <= {Json, list} and kinds:
             items = {type(item) for value in values if type(value) is list for item in value}
             simple = Json not in kinds and items <= GUESSED.keys() and one_type(items) is not None

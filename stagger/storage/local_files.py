@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import BinaryIO
 
-from stagger.errors import BadInput, StaggerError
+from stagger.errors import BadInput, StaggerError, counted
 from stagger.storage import MTIME, Crc, Entry, Files
 
 #: Bytes per read call: shared file systems favour large sequential reads.
 READ_BYTES = 2**20
+
+#: Bytes per call that reads into the reader's own memory: one call takes at most 2 GiB.
+READ_AT_ONCE = 2**26
 
 #: Most bytes of a file's name in its temporary name, which has another 100: file systems allow 255.
 NAME_BYTES = 150
@@ -231,6 +234,23 @@ def check_version(descriptor: int, size: int, version: str) -> None:
             "the file has been replaced or modified since the plan was made; to read it as it is now, launch the run"
             " again"
         )
+
+
+def fill(path: str, file: Entry, start: int, into: memoryview) -> None:
+    """Read the bytes of a listed file from `start` on into all of `into`. Raises BadInput as `Storage.fill` does."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        check_version(descriptor, file.size, file.version)
+        done = 0
+        while done < len(into):
+            count = os.preadv(descriptor, [into[done : done + READ_AT_ONCE]], start + done)
+            if not count:
+                raise BadInput(f"the file ends after {counted(start + done, 'byte')}; it had {file.size:,}")
+            done += count
+    except OSError as error:
+        raise named(error, path) from None
+    finally:
+        os.close(descriptor)
 
 
 def open_version(path: str, size: int, version: str) -> BinaryIO:

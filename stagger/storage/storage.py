@@ -232,6 +232,23 @@ class Storage:
         """
         return self.backend(path).stream(path, size, version)
 
+    def fill(self, path: str, file: Entry, start: int, into: memoryview, waiting: Callable[[], None]) -> None:
+        """Read the bytes of a listed file from `start` on into all of `into`. Several threads may do so at once.
+
+        Raises FileNotFoundError, `BadInput` when the file is another or has become shorter, and what `waiting` raises
+        while a retry is waited for.
+        """
+        if is_local(path):
+            from stagger.storage.local_files import fill
+
+            fill(path, file, start, into)
+            return
+        at = 0
+        span = (start, start + len(into))
+        for piece in self.remote(path).stream_part(path, file.size, file.version, span, waiting):
+            into[at : at + len(piece)] = piece
+            at += len(piece)
+
     def remote(self, path: str) -> RemoteBackend:
         """The backend of a path that is not local."""
         return cast("RemoteBackend", self.backend(path))

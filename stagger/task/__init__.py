@@ -40,8 +40,9 @@ class TaskSettings:
     `storage_options` holds secrets only as `${NAME}`; `cwd` is the folder that the run was launched from; `commit` is
     `rank` or `shard`, the unit in which outputs are committed; `hold_s` is how many seconds a job holds its slot after
     its start; `request_share` is how many requests per second a worker may make beside one in flight (0: any number);
-    `cpus` is how many processors a rank has; `shared` is whether a group shares the run; `pickle_path` is set only for
-    pipelines of Python objects.
+    `cpus` is how many processors a rank has; `shared` is whether a group shares the run; `run_dir` is the run's folder;
+    `uses` and `users` are the swarms that the stage uses, and the stages that use it (`Circumstances`); `pickle_path`
+    is set only for pipelines of Python objects.
     """
 
     stage_dir: str
@@ -60,6 +61,9 @@ class TaskSettings:
     request_share: float = 0.0
     cpus: int = 1
     shared: bool = False
+    run_dir: str = ""
+    uses: dict[str, dict[str, Any]] = field(default_factory=dict)
+    users: list[str] = field(default_factory=list)
     pickle_path: str = ""
     pickle_sha256: str = ""
 

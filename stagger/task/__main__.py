@@ -28,7 +28,7 @@ from stagger.ranks import parse_ranks
 from stagger.storage.local_files import SHARED_UMASK
 from stagger.storage.storage import Storage
 from stagger.task import CREW, IN_JOB, TaskSettings
-from stagger.task.attempt import Attempt, Job
+from stagger.task.attempt import Attempt, Job, handed_on
 from stagger.task.attempt_log import log
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def run_job(settings: TaskSettings, job: Job, work: Callable[[Job], int], stop: 
     def leave(error: Interrupted) -> None:
         # In a job of several processes, SIGTERM may mean that another one failed; Slurm itself requeues preempted jobs.
         if job.process == 0 and (job.processes == 1 or error.signal == signal.SIGUSR2):
-            come_back(settings, job, error.signal.name)
+            come_back(settings, job, error.signal.name, planned=stop.planned)
 
     stop.leave = leave
     try:
@@ -103,14 +103,20 @@ def run_job(settings: TaskSettings, job: Job, work: Callable[[Job], int], stop: 
     return status
 
 
-def come_back(settings: TaskSettings, job: Job, reason: str) -> None:
-    """Requeue this job if it was preempted or reached its time limit, but not if it was cancelled."""
+def come_back(settings: TaskSettings, job: Job, reason: str, *, planned: bool = False) -> None:
+    """Requeue this job if it was preempted or reached its time limit, but not if it was cancelled.
+
+    A `planned` end is no failure: the number of requeues does not limit it, nor need the job have got anything done.
+    """
     from stagger.slurm.own_job import TIME_IS_UP_S, job_state, requeue
 
     try:
         state, left_s = job_state(job.id)
         if state != "RUNNING":
             log(f"stopped by {reason}; not requeued, because the job's state is {state}")
+        elif planned:
+            requeue(job.id)
+            log(f"requeued as planned (requeue {job.restart + 1})")
         elif job.restart >= settings.max_requeues:
             log(f"stopped by {reason}; not requeued after {job.restart} requeues (executor.max_requeues)", "WARNING")
         elif left_s is not None and left_s < TIME_IS_UP_S and not job.advanced:
@@ -205,8 +211,11 @@ def slurm_job() -> Job:
 def serve(settings: TaskSettings, storage: Storage, stop: StopFlag, argument: str) -> int:
     """A worker of a crew: run the ranks that its parent writes to standard input, until that ends.
 
+    Each line is a rank, and how often the crew has restarted it.
+
     To its original standard output it writes `ready`, then for each rank `<rank> ok`, `<rank> failed` or
-    `<rank> stopped`, with ` advanced` after it once it has done work that need not be repeated.
+    `<rank> stopped`; after it ` advanced` once it has done work that need not be repeated, and ` keeps` if its steps
+    have handed something on to those of the next rank.
     """
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
@@ -216,7 +225,9 @@ def serve(settings: TaskSettings, storage: Storage, stop: StopFlag, argument: st
     job = slurm_job() if argument == IN_JOB else local_job(settings, int(argument), stop)
     first = True
     try:
-        while (rank := ranks.get()) is not None:
+        while (order := ranks.get()) is not None:
+            rank, restart = order
+            job.restart = restart if argument != IN_JOB else job.restart
             if not first:
                 forget_peak()
             first = False
@@ -224,7 +235,8 @@ def serve(settings: TaskSettings, storage: Storage, stop: StopFlag, argument: st
             try:
                 end = "failed" if run_ranks(settings, storage, job, [rank], stop) else "ok"
             finally:
-                answers.write(f"{rank} {end}{' advanced' if job.advanced else ''}\n".encode())
+                also = " advanced" * job.advanced + " keeps" * bool(handed_on())
+                answers.write(f"{rank} {end}{also}\n".encode())
     finally:
         end_orphans(parent)
     return 0
@@ -261,12 +273,15 @@ def start_delay_s(settings: TaskSettings, number: int) -> float:
     return spread_delay_ms(number, settings.window_s, zlib.crc32(settings.fingerprint.encode())) / 1000
 
 
-def watched_orders(stop: StopFlag) -> queue.SimpleQueue[int | None]:
-    """The ranks from standard input, then None. When the parent dies, standard input ends, and the rank is stopped."""
+def watched_orders(stop: StopFlag) -> queue.SimpleQueue[tuple[int, int] | None]:
+    """The ranks from standard input with their restarts, then None.
+
+    When the parent dies, standard input ends, and the rank is stopped.
+    """
     import queue
     import threading
 
-    ranks: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    ranks: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
     parent = os.getppid()
 
     def read() -> None:
@@ -275,7 +290,8 @@ def watched_orders(stop: StopFlag) -> queue.SimpleQueue[int | None]:
         while data := os.read(0, 4096):
             *lines, text = (text + data).split(b"\n")
             for line in lines:
-                ranks.put(int(line))
+                rank, _, restart = line.partition(b" ")
+                ranks.put((int(rank), int(restart or 0)))
         ranks.put(None)
         stop.signal = stop.signal or signal.SIGTERM
         time.sleep(ORPHAN_S)  # An idle worker has exited by now; a step that never checks for a stop has to be killed.

@@ -32,6 +32,7 @@ from stagger.task.attempt_log import AttemptLog, log
 
 if TYPE_CHECKING:
     from stagger.task.commit import RankCommit
+    from stagger.task.gpus import GpuSampler
     from stagger.task.recorded import RecordedOutputs
     from stagger.task.upload_notes import UploadNotes
 
@@ -79,6 +80,7 @@ class Attempt:
         self.bytes_in = self.shards_in = 0
         self.uploads: UploadNotes | None = None
         self.commit: RankCommit | None = None
+        self.gpus: GpuSampler | None = None
 
     @cached_property
     def recorded(self) -> RecordedOutputs:
@@ -129,13 +131,22 @@ class Attempt:
             request_share=self.settings.request_share,
             begin_upload=self._begin_upload,
             cpus=self.settings.cpus,
-            circumstances=Circumstances(self.settings.stage_dir, self.name, self.job.id, self.stop),
+            circumstances=Circumstances(
+                self.settings.stage_dir,
+                self.name,
+                self.job.id,
+                self.stop,
+                self.settings.run_dir,
+                self.settings.uses,
+                plan.stage,
+                self.settings.users,
+            ),
         )
         task.notes.update(self.before.get("notes", {}))
         COUNTS.clear()
         try:
             self._make_steps(plan, task)
-            with committed_blocks(self.steps, task):
+            with committed_blocks(self.steps, task), gpus_watched() as self.gpus:
                 self._run_steps(self.steps, plan, task)
                 self._commit(plan, task, len(plan.shards))
         except Committed:
@@ -345,6 +356,7 @@ class Attempt:
             "cpu_s": round(cpu_seconds() - self.cpu_started, 6),
             "peak_rss_mb": peak_rss_mb() + self._children_mib(),
             "retried": self.storage.retried(),
+            **({"gpus": self.gpus.use} if self.gpus is not None and self.gpus.use else {}),
         }
 
     def _children_mib(self) -> int:
@@ -386,6 +398,15 @@ def committed_blocks(steps: list[Step], task: TaskContext) -> AbstractContextMan
     from stagger.datatrove.patches import committed_with
 
     return committed_with(task, steps)
+
+
+def gpus_watched() -> AbstractContextManager[GpuSampler | None]:
+    """A context in which the GPUs are sampled that the job may use, if any."""
+    if not os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return nullcontext()
+    from stagger.task.gpus import GpuSampler
+
+    return GpuSampler()
 
 
 def node_name() -> str:
@@ -481,6 +502,11 @@ def describe(error: BaseException, counts: list[StepCount]) -> tuple[str, str]:
 #: What the steps of the last rank that this process has done hand on, by the plan of the rank: number of the step ->
 #: attribute -> value.
 HANDED_ON: dict[str, dict[int, dict[str, Any]]] = {}
+
+
+def handed_on() -> bool:
+    """Whether steps have handed something on."""
+    return any(any(kept.values()) for kept in HANDED_ON.values())
 
 
 def take_over(plan: str, steps: list[Step]) -> None:

@@ -6,7 +6,7 @@ import os
 import resource
 from collections.abc import Iterator
 
-from stagger.task.memory import family
+from stagger.slurm.job_memory import family
 
 #: Fields of /proc/PID/stat after the name: the CPU time of the process and of its children that have ended (proc(5)).
 CPU_FIELDS = slice(11, 15)

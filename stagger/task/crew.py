@@ -54,12 +54,15 @@ class Worker:
         self.silent = False
         self.rank: int | None = None
         self.ready = False
+        #: Whether it keeps something for the next rank (`kept` in hooks.py).
+        self.keeps = False
 
-    def give(self, rank: int) -> None:
+    def give(self, rank: int, restart: int = 0) -> None:
+        """Let the worker run a rank, which has been restarted so often."""
         assert self.process.stdin is not None
         self.rank = rank
         with contextlib.suppress(BrokenPipeError):  # The worker has died; the selector reports that.
-            self.process.stdin.write(b"%d\n" % rank)
+            self.process.stdin.write(b"%d %d\n" % (rank, restart))
 
     def answers(self) -> list[bytes]:
         """The lines it has written: `ready` once, then how each rank ended. Sets `silent` at the end of its output."""
@@ -156,6 +159,10 @@ class Crew:
     def environment(self, slot: int) -> dict[str, str] | None:
         """The environment of a worker; None for the crew's own."""
         return None
+
+    def restart(self, rank: int) -> int:
+        """How often a rank that is handed out now has been restarted; for Slurm jobs, Slurm counts."""
+        return 0
 
     def is_worn(self, worker: Worker) -> bool:
         """Whether a new worker should run the next rank in place of this one."""
@@ -266,7 +273,11 @@ class Crew:
         if worker.pidfd is not None:
             self.selector.register(worker.pidfd, selectors.EVENT_READ, worker)
         self.hired_one(worker)
-        worker.give(self.waiting.popleft())
+        self._give(worker)
+
+    def _give(self, worker: Worker) -> None:
+        rank = self.waiting.popleft()
+        worker.give(rank, self.restart(rank))
 
     def _hear(self, worker: Worker, died: bool) -> None:
         """Take a worker's answers, also those it wrote before it died, and replace it if it died."""
@@ -279,6 +290,7 @@ class Crew:
                     worker.rank = None
             else:
                 worker.rank = None
+                worker.keeps = b"keeps" in words
                 self.ended(int(rank), words)
                 if not died:
                     self._next(worker)
@@ -287,7 +299,7 @@ class Crew:
 
     def _next(self, worker: Worker) -> None:
         if self.waiting and not self.is_worn(worker):
-            worker.give(self.waiting.popleft())
+            self._give(worker)
             return
         self._dismiss(worker)
         if self.waiting:

@@ -18,6 +18,7 @@ from stagger.pipeline.task_context import StopFlag
 from stagger.ranks import format_ranks
 from stagger.rundir.crew_notes import encode_note, note_path
 from stagger.rundir.stage_folder import StageFolder, attempt_name, encode
+from stagger.slurm.job_memory import SHARE_VARIABLE, killed_for_memory, limit_mib, used_mib
 from stagger.slurm.own_job import job_state
 from stagger.storage.storage import Storage
 from stagger.task import IN_JOB, TaskSettings
@@ -25,7 +26,6 @@ from stagger.task.attempt import Job, node_name
 from stagger.task.attempt_log import log
 from stagger.task.crew import GRACE_S, Crew, Worker, death_reason
 from stagger.task.crew_order import CrewOrder
-from stagger.task.memory import killed_for_memory, limit_mib, used_mib
 
 #: Seconds between two looks at the workers' memory.
 LOOK_S = 1.0
@@ -149,11 +149,10 @@ class JobCrew(Crew):
         return IN_JOB
 
     def environment(self, slot: int) -> dict[str, str] | None:
-        """A worker's GPUs are those of its slot."""
-        if not self.order.gpus:
-            return None
+        """A worker's GPUs are those of its slot, and its memory is its share."""
         first, last = slot * self.order.gpus, (slot + 1) * self.order.gpus
-        return {**os.environ, **{name: ",".join(gpus[first:last]) for name, gpus in self.gpus.items()}}
+        gpus = {name: ",".join(gpus[first:last]) for name, gpus in self.gpus.items()} if self.order.gpus else {}
+        return {**os.environ, **gpus, SHARE_VARIABLE: str(int(self.share_mib))}
 
     def hired_one(self, worker: Worker) -> None:
         """Give a worker processors of its own: libraries start as many threads as they find processors."""
@@ -165,10 +164,10 @@ class JobCrew(Crew):
                 return
 
     def is_worn(self, worker: Worker) -> bool:
-        return (
-            worker.process.pid in self.outgrown
-            or used_mib(worker.process.pid, self.share_mib) > WORN_SHARE * self.share_mib
-        )
+        """A worker that keeps something for the next rank, such as a model, may hold more: that rank needs it, too."""
+        if worker.process.pid in self.outgrown:
+            return True
+        return not worker.keeps and used_mib(worker.process.pid, self.share_mib) > WORN_SHARE * self.share_mib
 
     @property
     def stop_signal(self) -> signal.Signals:

@@ -20,9 +20,14 @@ PURE = {
     "ranks",
     "blocks/placement/bound",
     "blocks/placement/joint_moves",
+    "blocks/placement/loading_slots",
+    "blocks/placement/noise",
     "blocks/placement/own_gain",
     "blocks/placement/petals",
     "blocks/placement/rules",
+    "blocks/simulation/allocation",
+    "blocks/simulation/helix",
+    "blocks/simulation/parallax",
     "blocks/simulation/policies",
     "blocks/simulation/steps",
     "blocks/simulation/swarm",
@@ -81,6 +86,7 @@ def importers(module: str) -> list[str]:
 def test_one_place_talks_to_slurm_and_one_to_each_storage() -> None:
     assert importers("submitit") == ["slurm/own_job.py", "slurm/sbatch.py"]
     assert importers("subprocess") == [
+        "blocks/server/tending.py",
         "bundle/cache.py",
         "bundle/first.py",
         "doctor/metadata.py",
@@ -109,5 +115,5 @@ def test_one_place_talks_to_slurm_and_one_to_each_storage() -> None:
         "steps/parquet_writer.py",
     ]
     assert {name.partition("/")[0] for name in importers("numpy")} == {"blocks"}
-    assert importers("scipy") == ["blocks/placement/bound.py"]
+    assert importers("scipy") == ["blocks/placement/bound.py", "blocks/simulation/helix.py"]
     assert importers("pickle") == importers("cloudpickle") == ["pipeline/pickled.py"]

@@ -1,8 +1,11 @@
-"""Settings of a swarm with short intervals."""
+"""Settings of a swarm with short intervals, and a cache of measurements for each test."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 QUICK: dict[str, Any] = {
     "total": 8,
@@ -13,3 +16,9 @@ QUICK: dict[str, Any] = {
     "lease": 5,
     "drain": 1,
 }
+
+
+@pytest.fixture(autouse=True)
+def own_measurements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that hangs while it measures would otherwise keep the machine's lock from the next test."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

@@ -247,6 +247,31 @@ def test_records_and_claims_come_back_as_they_were() -> None:
     assert claim.encode() != claim.encode()  # Equal claims of two servers stay distinguishable.
 
 
+def test_fields_that_a_version_does_not_know_are_kept(registry: Callable[[str], Registry]) -> None:
+    newer = {**json.loads(record("00000.1").encode()), "color": {"of": ["hair"]}}
+    one = ServerRecord.decode(json.dumps(newer).encode(), TOTAL)
+    assert one.more == {"color": {"of": ["hair"]}}
+    registry("00000.1").announce(one)
+    other = registry("00001.1")
+    (seen,) = (member.record for member in other.refresh().members.values())
+    assert seen is not None
+    other.retire(seen, "its job restarted")
+    gone = registry("").refresh().gone["00000.1"]
+    assert gone.more == one.more, "also by those who write the record of another"
+    assert json.loads(gone.encode())["color"] == {"of": ["hair"]}
+
+
+def test_a_later_attempt_of_a_rank_hides_the_earlier_one(registry: Callable[[str], Registry]) -> None:
+    for name in ("00000.1", "00000.1r1", "00001.2"):
+        registry(name).announce(record(name))
+    view = registry("").refresh()
+    assert sorted(view.members) == ["00000.1r1", "00001.2"]
+    assert view.gone["00000.1"].reason == "its rank started again as 00000.1r1"
+    later = registry("00000.2")
+    later.claim(join_as("00000.2", 10, 1.0))  # It has not announced itself yet.
+    assert sorted(registry("").refresh().members) == ["00000.2", "00001.2"]
+
+
 def claim_at_once(place: Place, count: int, how: str = "whole") -> list[int]:
     """Run `count` processes that claim at once; return their exit statuses."""
     command = [sys.executable, "-m", "tests.kit.claimants", place.folder, json.dumps(place.options), str(count), how]

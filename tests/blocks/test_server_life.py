@@ -15,9 +15,11 @@ import pytest
 from stagger.blocks.host import HostContext
 from stagger.blocks.placement.petals import MEAN_BLOCK_SELECTION_DELAY, ServerState
 from stagger.blocks.server.block_server import RULES, BlockServer, Identity
+from stagger.blocks.server.lifetime import Lifetime
 from stagger.blocks.server.records import ServerRecord
-from stagger.blocks.server.registry import Registry, as_moves
+from stagger.blocks.server.registry import BEGAN, Registry, as_moves
 from stagger.blocks.simulation.policies import POLICIES
+from stagger.blocks.swarm_place import END
 from stagger.errors import Interrupted, StaggerError
 from stagger.executor.arrays import block_scripts
 from stagger.pipeline.task_context import StopFlag
@@ -34,15 +36,24 @@ class Life:
     """A server in its own thread, and a separate reader of its registry."""
 
     def __init__(
-        self, folder: Path, name: str = "00000.1", host: dict[str, Any] | None = None, **settings: Any
+        self,
+        folder: Path,
+        name: str = "00000.1",
+        host: dict[str, Any] | None = None,
+        job_ends: float | None = None,
+        has_users: bool = False,
+        **settings: Any,
     ) -> None:
         self.settings = BlockSettings(**{**QUICK, **settings})
         self.stop = StopFlag()
-        context = HostContext(8, None, int(name[:5]), lambda: self.stop.signal is not None)
+        context = HostContext(
+            8, None, int(name[:5]), lambda: self.server.is_told_to_stop(), view=lambda: self.server.registry.latest
+        )
         self.host = Recorder(context, **(host or {}))
         self.folder = str(folder / "registry")
         registry = Registry(Storage(), self.folder, 8, name, lease_s=self.settings.lease)
-        self.server = BlockServer(self.settings, self.host, registry, Identity(name), self.stop, seed=1)
+        identity = Identity(name, "12_0", job_ends, has_users)
+        self.server = BlockServer(self.settings, self.host, registry, identity, self.stop, seed=1)
         self.reader = Registry(Storage(), self.folder, 8, lease_s=self.settings.lease)
         self.name = name
         self.ended: object = None
@@ -144,12 +155,9 @@ def test_slurms_warning_however_early_is_the_end_of_a_servers_time(tmp_path: Pat
             "executor": {"type": "slurm", "time": "1-00:00:00"},
         }
     )
-    one = Life(tmp_path, drain=drain)
     warned_s = block_scripts(stage)["warning_s"] + 60
-    one.server.identity = Identity("00000.1", "12_0", time.time() + warned_s)
-    assert one.server.near_its_end()
-    one.server.identity = Identity("00000.1", "12_0", time.time() + warned_s + 600)
-    assert not one.server.near_its_end()
+    assert Lifetime(0.0, 1000.0 + warned_s, drain).is_near_its_end(1000.0)
+    assert not Lifetime(0.0, 1600.0 + warned_s, drain).is_near_its_end(1000.0)
 
 
 def test_settings_are_the_keys_of_a_file_and_its_defaults_are_what_was_simulated() -> None:
@@ -162,14 +170,65 @@ def test_settings_are_the_keys_of_a_file_and_its_defaults_are_what_was_simulated
 
 
 def test_a_server_leaves_before_its_job_ends_without_being_told(tmp_path: Path) -> None:
-    one = Life(tmp_path)
-    one.server.identity = Identity("00000.1", "12_0", time.time() + 7)
-    one.start()
+    one = Life(tmp_path, job_ends=time.time() + 8).start()
     one.thread.join(PATIENCE_S)
     assert one.ended == "its job's time is up"
     record = one.record()
     assert record is not None
     assert record.job_ends is not None
+
+
+def test_a_swarm_with_users_comes_back_when_its_jobs_time_is_up(tmp_path: Path) -> None:
+    """No rank of it is done then: the attempt ends as interrupted, and the job is requeued however often it was."""
+    one = Life(tmp_path, job_ends=time.time() + 8, has_users=True).start()
+    one.thread.join(PATIENCE_S)
+    assert isinstance(one.ended, Interrupted)
+    assert (one.ended.signal, one.stop.planned) == (Signals.SIGUSR2, True)
+    assert one.record().reason == "its job's time is up; it comes back in a new one"  # type: ignore[union-attr]
+
+
+def test_a_job_whose_time_does_not_suffice_to_load_a_block_is_not_requeued_for_ever(tmp_path: Path) -> None:
+    """It leaves while it loads, too; that its job got nothing done keeps it from being requeued."""
+    one = Life(tmp_path, host={"script": {"load": "hang"}}, job_ends=time.time() + 8, has_users=True).start()
+    one.thread.join(PATIENCE_S)
+    assert isinstance(one.ended, Interrupted)
+    assert not one.stop.planned
+    short = Life(tmp_path, "00001.1", job_ends=time.time() + 6, has_users=True).start()
+    short.thread.join(PATIENCE_S)
+    assert str(short.ended) == "The job's time leaves none to serve: draining takes 1 s (executor.time, blocks.drain)."
+
+
+def test_slurms_warning_to_all_servers_at_once_does_not_end_those_that_come_back(live: Callable[..., Life]) -> None:
+    one = live(job_ends=time.time() + 3600, has_users=True)
+    until(lambda: one.serves(0, 4), "it to serve")
+    one.stop.signal = Signals.SIGUSR2
+    until(lambda: one.stop.signal is None, "the warning to be heard")
+    before = one.beats()
+    until(lambda: one.beats() > before, "it to go on")
+    one.end()
+    assert not one.stop.planned, "a preempted job is requeued by other rules"
+
+
+def test_a_swarm_that_has_ended_is_left_and_not_joined(live: Callable[..., Life]) -> None:
+    one = live(has_users=True, job_ends=time.time() + 3600)
+    until(lambda: one.serves(0, 4), "it to serve")
+    Path(one.folder, END).write_text("{}")
+    one.thread.join(PATIENCE_S)
+    assert one.ended == "the stages that use the swarm have ended"
+    late = live("00001.1")
+    late.thread.join(PATIENCE_S)
+    assert late.ended == one.ended
+    assert late.record() is None, "it has claimed nothing"
+
+
+def test_serve_for_counts_from_the_first_servers_start(live: Callable[..., Life], tmp_path: Path) -> None:
+    one = live(serve_for=3600.0)
+    until(lambda: one.serves(0, 4), "it to serve")
+    Path(one.folder, BEGAN).write_text(f'{{"time": {time.time() - 4000}}}')
+    two = live("00001.1", serve_for=3600.0)
+    two.thread.join(PATIENCE_S)
+    assert two.ended == "blocks.serve_for has elapsed"
+    assert one.thread.is_alive()
 
 
 def test_it_moves_where_another_one_decides_and_loads_only_what_it_lacks(live: Callable[..., Life]) -> None:
@@ -297,6 +356,44 @@ def test_a_host_that_hangs_keeps_no_one_from_leaving(live: Callable[..., Life]) 
     three = live("00002.1", host={"script": {"measure": "hang"}}, measure_timeout=0.3)
     three.thread.join(PATIENCE_S)
     assert str(three.ended) == "measuring has taken more than 0.3 s."
+
+
+def test_a_host_says_who_it_is_and_what_it_counts(live: Callable[..., Life]) -> None:
+    one = live()
+    until(lambda: one.serves(0, 4), "it to serve")
+    record = one.record()
+    assert record is not None
+    assert record.about == {"address": "tcp://node:1", "dtype": "bfloat16"}
+    assert one.host.planned == [[0, 1, 2, 3]], "the order of the loads is known before the first"
+    assert (record.throughput, record.pass_throughput) == (400.0, 250.0)
+    one.host.counted = {"queue": 7, "forward_rps": 990.0}  # Noise.
+    until(lambda: one.record().counters.get("queue") == 7, "a heartbeat")  # type: ignore[union-attr]
+    assert one.record().throughput == 400.0  # type: ignore[union-attr]
+    one.host.counted = {"forward_rps": 500.0}
+    until(lambda: one.record().throughput == 200.0, "the speed to be refined")  # type: ignore[union-attr]
+    assert one.host.context.view().members[one.name].record.throughput == 200.0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("counters", "message"),
+    [([], "counters() of the host returned list, not a dict."), ({"a": {1}}, "what JSON cannot hold"), (9000, "9,0")],
+)
+def test_a_host_that_says_what_no_record_can_hold_fails(live: Callable[..., Life], counters: Any, message: str) -> None:
+    one = live()
+    until(lambda: one.serves(0, 4), "it to serve")
+    one.host.counted = {"a": "b" * counters} if isinstance(counters, int) else counters
+    one.thread.join(PATIENCE_S)
+    assert message in str(one.ended)
+    assert one.record().state == ServerState.OFFLINE  # type: ignore[union-attr]
+
+
+def test_an_attempt_that_was_taken_for_dead_leaves_when_a_later_one_has_joined(live: Callable[..., Life]) -> None:
+    one = live()
+    until(lambda: one.serves(0, 4), "it to serve")
+    two = live("00000.1r1")
+    until(lambda: two.serves(0, 4), "the later one to take its place")
+    one.thread.join(PATIENCE_S)
+    assert str(one.ended) == "Its rank started again as 00000.1r1."
 
 
 def test_more_blocks_than_fit_are_refused(live: Callable[..., Life]) -> None:

@@ -168,6 +168,6 @@ def test_full_balancing_is_near_the_bound_in_ideal_conditions() -> None:
 
 
 def test_what_is_compared_is_what_does_not_take_minutes() -> None:
-    assert set(POLICIES) - set(COMPARED) == {"planner each"}
+    assert set(POLICIES) - set(COMPARED) == {"planner each", "helix"}
     for policy in POLICIES.values():
         assert (policy.rule is None) == (policy.checks is Checks.NEVER)

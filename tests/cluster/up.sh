@@ -29,9 +29,12 @@ start() {
     ) </dev/null >>"$state/log/$daemon.out" 2>&1 9>&- &
 }
 
+# give_up DAEMON TEXT: end with the text and the last lines of the logs; for a slurmd, also with what slurmctld knows.
 give_up() {
+    local logs=("$state/log/$1".{out,log})
     say "$2"
-    tail -n 20 "$state/log/$1".{out,log} >&2 2>/dev/null || true
+    [[ $1 != slurmd.* ]] || { logs+=("$state/log/slurmctld.log") && ask scontrol show node "${1#slurmd.}" >&2; } || true
+    tail -n 20 "${logs[@]}" >&2 2>/dev/null || true
     exit 1
 }
 
@@ -131,14 +134,26 @@ register() {
 
 slurmctld_answers() { ask scontrol ping; }
 
-# Whether a node is ready for jobs; resumes one that is down, drained or failed. A '*' after the state marks a node that
-# does not respond; it may recover by itself.
+# Whether a node is ready for jobs. It may have any load: sinfo has a word for each mixture, such as planned or allocated+.
+# A node that is down, drained or failed is resumed. See hail for one that does not respond.
 node_ready() {
-    case $(ask sinfo -h -p cpu -n "$node" -o %T) in
-        idle | mixed | allocated | completing) return 0 ;;
-        *down* | *drain* | *fail*) ask scontrol update "nodename=$node" state=resume ;;
+    local state
+    state=$(ask scontrol -o show node "$node" | grep -o ' State=[^ ]*')
+    case $state in
+        *DOWN* | *DRAIN* | *FAIL*) ask scontrol update "nodename=$node" state=resume ;;
+        *NOT_RESPONDING*) hail ;;
+        *=IDLE* | *=MIXED* | *=ALLOCATED*) return 0 ;;
     esac
     return 1
+}
+
+# Make a node register anew, by another start of its slurmd, if it has registered 20 s ago and still does not respond:
+# a message to a slurmd that was killed can fail after the next one has registered. slurmctld then takes the node for
+# silent until its next ping, which can take SlurmdTimeout / 3.
+hail() {
+    ((SECONDS >= hailed + 20)) || return 0
+    hailed=$SECONDS
+    pids slurmd -f "$conf" -N "$node" | xargs -r kill -9
 }
 
 for program in munged mariadbd mariadb-install-db slurmdbd slurmctld slurmd; do
@@ -159,6 +174,7 @@ bring_up 60 slurmdbd slurmdbd_answers slurmdbd
 register
 bring_up 60 slurmctld slurmctld_answers slurmctld -f "$conf"
 for node in "${nodes[@]}"; do
+    hailed=$SECONDS
     bring_up 90 "slurmd.$node" node_ready slurmd -f "$conf" -N "$node"
 done
 ask sacct -n -X -S now >/dev/null || give_up slurmdbd "sacct does not answer:"

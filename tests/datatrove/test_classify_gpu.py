@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 
 from stagger.launch.launch import Wishes, launch
 from stagger.spec.changes import Changes
@@ -13,10 +15,6 @@ from stagger.spec.load import load_file
 from tests.conftest import read_jsonl
 from tests.datatrove.both import Places
 from tests.kit.runs import completions
-
-#: Not among the test dependencies: they are large.
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 
 def save_model(folder: Path, tokenizer: Path) -> None:

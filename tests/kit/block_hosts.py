@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Sequence
+from typing import Any
 
 from stagger.blocks.host import HostContext, Speed
 
@@ -17,12 +19,15 @@ class Recorder:
     ) -> None:
         self.context = context
         self.port = 4242
+        self.loads_from_storage = True
         self.calls: list[object] = []
         self.loaded: set[int] = set()
         self.script = script or {}
         self.flag = flag
         self.workload = f"recorder {os.getpid()} {id(self)}"
         self._room = room
+        self.planned: list[list[int]] = []
+        self.counted: Any = {}
 
     def _at(self, call: str) -> None:
         what = self.script.get(call)
@@ -54,6 +59,15 @@ class Recorder:
         assert self.loaded.issuperset(blocks)
         self.loaded -= set(blocks)
         self.calls.append(("unload", blocks))
+
+    def plan(self, blocks: Sequence[int]) -> None:
+        self.planned.append(list(blocks))
+
+    def about(self) -> dict[str, Any]:
+        return {"address": "tcp://node:1", "dtype": "bfloat16"}
+
+    def counters(self) -> Any:
+        return self.counted
 
     def serve(self, stop: threading.Event) -> None:
         self._at("serve")

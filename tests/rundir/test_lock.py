@@ -129,6 +129,49 @@ def test_a_holder_on_another_machine_is_never_dead_and_is_named(
         pass
 
 
+@pytest.mark.parametrize(
+    ("answer", "is_dead"),
+    [
+        ("RUNNING|1:00:00", False),
+        ("COMPLETING|1:00:00", False),
+        ("SUSPENDED|1:00:00", False),
+        ("PENDING|0:00", True),  # Requeued.
+        ("RUNNING|0:10", True),  # Requeued, and started again since.
+        ("FAILED|1:00:00", True),
+        ("", True),
+    ],
+)
+def test_a_holder_in_a_job_on_another_machine_is_dead_when_that_job_has_ended(
+    lock: Lock, monkeypatch: pytest.MonkeyPatch, answer: str, is_dead: bool
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def squeue(*command: str) -> str:
+        asked.append(command)
+        return answer
+
+    monkeypatch.setattr("stagger.slurm.own_job._run", squeue)
+    holder = replace(dead(), host="elsewhere", time=time.time() - 600, job="12_3")
+    assert holder.is_dead() == is_dead
+    assert "--jobs=12_3" in asked[0]
+    write(lock.path, holder)
+    if is_dead:
+        held_and_free(lock)
+    assert not replace(holder, user="somebody else").is_dead(), "Slurm may hide the jobs of others"
+    assert len(asked) <= 2
+
+
+def test_the_job_of_a_holder_may_have_been_forgotten_or_nobody_may_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    holder = replace(dead(), host="elsewhere", job="12")
+    for error, is_dead in (("Invalid job id specified", True), ("squeue failed: unable to contact", False)):
+
+        def fail(*_: str, error: str = error) -> str:
+            raise StaggerError(error)
+
+        monkeypatch.setattr("stagger.slurm.own_job._run", fail)
+        assert holder.is_dead() == is_dead
+
+
 def test_a_process_that_proc_hides_is_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """With hidepid, /proc shows nobody the processes of other users; a signal to one is refused."""
     holder = Holder.this_process()

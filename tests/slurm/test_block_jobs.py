@@ -81,7 +81,8 @@ class Watch:
 
 def test_24_block_jobs_start_lose_ten_recover_and_leave_in_time(slurm_cli: Cli, tmp_path: Path) -> None:
     run = tmp_path / "swarm"
-    executor = {"type": "slurm", "partition": "gpu", "gpus_per_task": 1, "time": 3}
+    # Without replacements: how those that stay share the work is what is looked at.
+    executor = {"type": "slurm", "partition": "gpu", "gpus_per_task": 1, "time": 3, "max_requeues": 0}
     content = {"name": "swarm", "run_dir": str(run), "randomize_start_duration": WINDOW_S, "blocks": BLOCKS}
     file = tmp_path / "swarm.yaml"
     file.write_text(json.dumps({**content, "executor": executor}))
@@ -179,16 +180,25 @@ def placed(claim: Claim) -> dict[str, set[int]]:
     return {name: set(range(place.start, place.end)) for name, (place, _) in claim.placements.items()}
 
 
-def kill(array: str, rank: int) -> None:
-    """Kill the task of one job of an array with SIGKILL."""
+def kill(array: str, rank: int, also: str = "") -> None:
+    """Kill the task of one job of an array with SIGKILL; before it, processes of the job that run the module `also`."""
+    killed = [pid for pid in processes(array, rank, also) if also] + processes(array, rank, "stagger.task")
+    assert processes(array, rank, "stagger.task"), f"there is no task of job {array}_{rank}"
+    for pid in killed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def processes(array: str, rank: int, module: str) -> list[int]:
+    """The processes of one job of an array that run a module."""
+    found = []
     for entry in Path("/proc").iterdir():
         try:
             environment = (entry / "environ").read_bytes().split(b"\0")
-            if b"stagger.task" not in (entry / "cmdline").read_bytes():
+            if module.encode() not in (entry / "cmdline").read_bytes():
                 continue
         except (OSError, ValueError):
             continue
         if {f"SLURM_ARRAY_JOB_ID={array}".encode(), f"SLURM_ARRAY_TASK_ID={rank}".encode()} <= set(environment):
-            os.kill(int(entry.name), signal.SIGKILL)
-            return
-    raise AssertionError(f"there is no task of job {array}_{rank}")
+            found.append(int(entry.name))
+    return found

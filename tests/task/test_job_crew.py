@@ -12,13 +12,21 @@ from typing import Any
 
 import pytest
 
-from stagger.task import memory
-from stagger.task.memory import granted_mib, killed_for_memory, limit_mib, used_mib
+from stagger.slurm import job_memory as memory
+from stagger.slurm.job_memory import (
+    SHARE_VARIABLE,
+    free_bytes,
+    granted_mib,
+    killed_for_memory,
+    limit_mib,
+    used_mib,
+)
 from tests.conftest import Cli, PipelineFiles, output_ids, until
 from tests.kit.runs import EVERYTHING, completions
 
 STEPS = """
 import json, os, subprocess, sys, time
+import stagger
 def note(data, rank, world_size, folder):
     seen = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "STAGGER_CREW", "WORLD_SIZE")}
     seen["processors"] = sorted(os.sched_getaffinity(0))
@@ -33,6 +41,17 @@ def child_with_memory(data, rank, world_size):
 def grow(data, rank, world_size):
     held = bytearray(b"x") * (200 * 2**20) if rank == 0 else None
     yield from data
+LEFT = []
+class Loads:
+    model = None
+    def __call__(self, data, rank, world_size):
+        if self.model is None:
+            self.model = bytearray(b"x") * (200 * 2**20)
+            LEFT.append(self.model)
+        yield from data
+@stagger.kept("model")
+class LoadsOnce(Loads):
+    pass
 """
 
 
@@ -115,6 +134,18 @@ def test_memory_counts_with_that_of_children_and_a_rank_above_its_share_ends_alo
     assert subprocess.run(["pgrep", "-f", "held = bytearray"], check=False).returncode == 1
 
 
+@pytest.mark.parametrize(("step", "workers"), [("Loads", 4), ("LoadsOnce", 1)])
+def test_a_worker_stays_with_what_its_steps_keep_and_is_replaced_with_what_they_leave(
+    job: CrewJob, step: str, workers: int
+) -> None:
+    """A quarter of its share is left, in which each rank has room."""
+    job.plan(f"crew_steps:{step}")
+    crew = job.start(order="at_once=1 requested=1", SLURM_MEM_PER_NODE="280")
+    output, _ = crew.communicate(timeout=60)
+    assert "all ranks have ended: 4 done" in output
+    assert len({record["pid"] for record in completions(job.run)}) == workers
+
+
 def test_a_record_has_the_peak_memory_of_its_own_rank(job: CrewJob) -> None:
     job.plan("crew_steps:grow")
     crew = job.start(order="at_once=1")
@@ -185,6 +216,15 @@ def test_a_jobs_memory_is_what_it_was_granted_unless_the_node_has_less() -> None
     assert limit_mib({"SLURM_MEM_PER_NODE": str(10**9)}, requested=True) == node
     assert 0 < used_mib(os.getpid(), above_mib=0) < node
     assert used_mib(2**22 + 1, above_mib=0) == 0  # No such process.
+
+
+def test_what_a_process_may_still_take_is_what_its_limit_or_its_share_leaves() -> None:
+    used = used_mib(os.getpid(), above_mib=0)
+    granted = {"SLURM_MEM_PER_NODE": str(used + 300)}
+    assert 250 <= free_bytes(granted) / 2**20 <= 310
+    assert 50 <= free_bytes({**granted, SHARE_VARIABLE: str(used + 100)}) / 2**20 <= 110
+    assert free_bytes({"SLURM_MEM_PER_NODE": "1"}) == 0
+    assert 0 < free_bytes({}) < limit_mib({}, requested=True) * 2**20
 
 
 @pytest.mark.parametrize(

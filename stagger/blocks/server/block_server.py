@@ -20,23 +20,29 @@ import numpy as np
 
 from stagger.blocks.host import Host, Speed
 from stagger.blocks.placement.joint_moves import plan_delay
+from stagger.blocks.placement.noise import even, is_noise
 from stagger.blocks.placement.petals import (
     MEAN_BALANCE_CHECK_PERIOD,
     ServerState,
     balance_check_delay,
     block_selection_delay,
     choose_best_blocks,
-    server_throughput,
 )
 from stagger.blocks.placement.rules import Rule, Setting, Swarm, full, own_gain, planner
 from stagger.blocks.server.background import Background
-from stagger.blocks.server.measuring import devices, measured
-from stagger.blocks.server.records import Placed, ServerRecord, View, rank_of
+from stagger.blocks.server.host_notes import told
+from stagger.blocks.server.lifetime import Lifetime, share_of_time
+from stagger.blocks.server.load_order import load_order, runs
+from stagger.blocks.server.measuring import devices, measured, refined, remember, throughputs
+from stagger.blocks.server.records import Placed, ServerRecord, View, rank_of, superseded
 from stagger.blocks.server.registry import Registry, as_moves, jittered
+from stagger.blocks.server.slots import Queue
+from stagger.blocks.server.tending import Tending
+from stagger.blocks.swarm_place import END
 from stagger.errors import Interrupted, StaggerError, counted
 from stagger.pipeline.task_context import StopFlag
-from stagger.slurm.own_job import TIME_IS_UP_S
 from stagger.spec.block_settings import BlockSettings
+from stagger.task import Superseded
 from stagger.task.attempt_log import log
 
 #: Seconds between two checks, during a wait, for a signal or the end of a call of the host.
@@ -44,10 +50,6 @@ NAP_S = 0.1
 
 #: The reason that a server records when it leaves, by the signal that it received.
 REASONS = {Signals.SIGTERM: "stopped by SIGTERM", Signals.SIGUSR2: "its job's time is up"}
-
-#: Slurm may warn a server this many seconds before it has to start draining: the job script requests the warning 60 s
-#: early (`stagger.executor.arrays.block_scripts`), and Slurm may send it another 60 s earlier (sbatch(1)).
-WARNED_EARLY_S = 150
 
 #: Value of `rebalance` -> function of `balance_quality` that returns the rule. docs/block-placement.md compares them.
 RULES: dict[str, Callable[[float], Rule | None]] = {
@@ -57,6 +59,9 @@ RULES: dict[str, Callable[[float], Rule | None]] = {
     "none": lambda _: None,
 }
 
+#: Seconds between two announcements of a server that loads: clients use each block once they see it.
+PROGRESS_S = 2.0
+
 #: Assumed seconds to load a block, until this server has loaded one.
 SECONDS_PER_BLOCK = 3.0
 
@@ -65,11 +70,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Identity:
-    """A server's id, its job, and when that job's time is up, in seconds since the epoch."""
+    """A server's id, its job, and when that job's time is up, in seconds since the epoch.
+
+    `has_users`: whether stages use its swarm.
+    """
 
     server_id: str
     job: str = ""
     job_ends: float | None = None
+    has_users: bool = False
+
+
+class SwarmEnded(Exception):
+    """The swarm has ended, as its users have."""
 
 
 class BlockServer:
@@ -83,6 +96,7 @@ class BlockServer:
         identity: Identity,
         stop: StopFlag,
         seed: int | None = None,
+        tending: Tending | None = None,
     ) -> None:
         self.settings = settings
         self.rule = RULES[settings.rebalance](settings.balance_quality)
@@ -90,6 +104,9 @@ class BlockServer:
         self.registry = registry
         self.identity = identity
         self.stop = stop
+        self.tending = tending
+        self.speed = Speed(0.0, 0.0)
+        self.workload = ""
         self.rng = np.random.default_rng(seed)
         self.random = Random(seed)  # noqa: S311 - jitter.
         self.record: ServerRecord | None = None
@@ -97,8 +114,15 @@ class BlockServer:
         self.view = View(0, {})
         self.calm_since = time.monotonic()
         self.heartbeat_at = 0.0
+        self.announced_at = 0.0
         self.load_seconds = 0.0
-        self.began = time.monotonic()
+        self.lifetime = Lifetime(
+            time.time(),
+            identity.job_ends,
+            settings.drain,
+            has_users=identity.has_users,
+            share=share_of_time(self.random),
+        )
         self.serving = Background("serving", self._serve)
         self.told_to_end = threading.Event()
 
@@ -109,20 +133,33 @@ class BlockServer:
     def run(self) -> str:
         """Run the server until its time is up, and return why it left.
 
-        Raises Interrupted when a signal stopped it before that, and the host's error when the host failed.
+        Raises Interrupted when a signal stopped it before that, or when it comes back in a new job, and the host's
+        error when the host failed.
         """
         try:
+            self.note_the_swarms_end()
+            if self.lifetime.is_too_short:
+                raise StaggerError(
+                    f"The job's time leaves none to serve: draining takes {self.settings.drain:g} s"
+                    " (executor.time, blocks.drain)."
+                )
             num_blocks, throughput = self.measure()
             self.pause(block_selection_delay(self.rng, self.settings.mean_block_selection_delay))
             self.join(num_blocks, throughput)
             self.load()
             self.hold()
             reason = "blocks.serve_for has elapsed"
+        except SwarmEnded:
+            reason = "the stages that use the swarm have ended"
+            self.leave(reason)
         except Interrupted as interrupted:
             self.stop.clear()
             reason = REASONS.get(interrupted.signal, f"stopped by {interrupted}")
-            self.leave(reason)
-            if interrupted.signal != Signals.SIGUSR2 or not self.near_its_end():
+            comes_back = interrupted.signal == Signals.SIGUSR2 and self.lifetime.comes_back
+            self.stop.planned = comes_back and self.serving.started  # Else its time does not suffice to load a block.
+            self.leave(f"{reason}; it comes back in a new one" if self.stop.planned else reason)
+            near = self.lifetime.is_near_its_end(time.time())
+            if interrupted.signal != Signals.SIGUSR2 or comes_back or not near:
                 raise
             self.stop.clear()  # A signal during draining asks for nothing more: the server has left.
         except BaseException as error:
@@ -131,6 +168,16 @@ class BlockServer:
         else:
             self.leave(reason)
         return reason
+
+    def note_the_swarms_end(self) -> None:
+        """Find out when the swarm's time is over: `serve_for` counts from its first server's start."""
+        if (serve_for := self.settings.serve_for) is not None:
+            began = self.lifetime.began
+            try:
+                began = self.registry.began(began)
+            except (OSError, StaggerError) as error:
+                log(f"blocks.serve_for counts from now, as the registry cannot be used: {error}", "WARNING")
+            self.lifetime = replace(self.lifetime, swarm_ends=began + serve_for)
 
     def measure(self) -> tuple[int, float]:
         """Number of blocks that this server hosts, and its throughput with them, in requests per second.
@@ -144,24 +191,25 @@ class BlockServer:
         workload = getattr(
             self.host, "workload", f"{self.settings.host} {self.settings.host_options} {self.settings.model}"
         )
-        speed: Speed = self.in_background(
-            "measuring", lambda: self._measured(f"{devices()} {workload}"), self.settings.measure_timeout
-        )
+        self.workload = f"{devices(getattr(self.host, 'device', None))} {workload}"
+        self.speed = self.in_background("measuring", self._measured, self.settings.measure_timeout)
         num_blocks = min(wanted, self.settings.total)
-        throughput = server_throughput(
-            speed.forward_rps, speed.network_rps, num_blocks, behind_relay=speed.behind_relay
+        throughput, passes = throughputs(self.speed, num_blocks)
+        log(
+            f"{counted(num_blocks, 'block', 'fits')}, {throughput:.4g} requests/s each, {passes:.4g} passes/s"
+            f" ({self.speed})"
         )
-        log(f"{counted(num_blocks, 'block', 'fits')}, {throughput:.4g} requests/s each ({speed})")
         return num_blocks, throughput
 
-    def _measured(self, workload: str) -> Speed:
-        return measured(workload, self.host.measure, self.settings.measure_timeout)
+    def _measured(self) -> Speed:
+        return measured(self.workload, self.host.measure, self.settings.measure_timeout)
 
     def join(self, num_blocks: int, throughput: float) -> None:
         """Claim the span with the lowest throughput, and announce it."""
         for name, member in self.registry.refresh().members.items():
             if member.record is not None and name != self.id and rank_of(name) == rank_of(self.id):
                 self.registry.retire(member.record, f"its job restarted as {self.id}")
+        self.pause(0)  # The swarm may have ended while this server waited.
 
         def choose(view: View) -> dict[str, Placed]:
             self.see(view)
@@ -182,6 +230,7 @@ class BlockServer:
                 end=placed.end,
                 serving=None,
                 throughput=throughput,
+                pass_throughput=throughputs(self.speed, num_blocks)[1],
                 claim=claim.number,
                 job=self.identity.job,
                 job_ends=self.identity.job_ends,
@@ -190,18 +239,33 @@ class BlockServer:
 
     def load(self) -> None:
         """Load the missing blocks, those adjacent to served ones first, and serve each once it is loaded."""
+        self.await_slot()
         record = self.mine
-        for block in load_order(range(record.start, record.end), self.served()):
+        order = load_order(range(record.start, record.end), self.served())
+        if order and callable(plan := getattr(self.host, "plan", None)):
+            plan(order)
+        for block in order:
             began = time.monotonic()
             self.in_background(f"loading block {block}", partial(self.host.load, range(block, block + 1)))
-            self.stop.check()  # A signal may have cut the load short, so the block does not count as loaded.
+            self.heed()  # A signal may have cut the load short, so the block does not count as loaded.
             self.load_seconds += time.monotonic() - began
             self.loaded.add(block)
             self.record = replace(self.mine, blocks_loaded=self.mine.blocks_loaded + 1, serving=self.served())
+            self.heartbeat_at = min(self.heartbeat_at, self.announced_at + PROGRESS_S)
             if not self.serving.started:
                 self.serving.start()
         self.announce(replace(self.mine, state=ServerState.ONLINE, serving=self.served()))
         log(f"serves blocks {record.start} to {record.end - 1}")
+
+    def await_slot(self) -> None:
+        """Wait until this server may load (blocks.loading_slots); hosts that do not load from storage need not wait."""
+        if not getattr(self.host, "loads_from_storage", True):
+            return
+        queue = Queue(self.id, self.settings.total, self.settings.loading_slots)
+        self.look()
+        while wait_s := queue.wait_s(self.view, time.monotonic()):
+            self.pause(jittered(wait_s, self.random))
+            self.look()
 
     def hold(self) -> None:
         """Serve, check the balance at random times, and move, until the time is up."""
@@ -237,12 +301,13 @@ class BlockServer:
     def wanted_moves(self, view: View) -> Mapping[str, range]:
         """Server id -> window of each server that should move, by the rule. Empty while this server is not listed."""
         self.see(view)
-        if self.id not in view.members:
+        if self.id not in view.members:  # And no later attempt is there, for which it would leave.
             self.announce(self.mine)  # Others removed its record while it could not reach the registry.
             return {}
         if self.rule is None:
             return {}
-        swarm = Swarm(view.spans(), view.kept(), time.monotonic() - self.calm_since)
+        spans, kept = even(view.spans()), even(view.kept())
+        swarm = Swarm(spans, kept, time.monotonic() - self.calm_since)
         setting = Setting(self.settings.total, self.seconds_per_block(), delta=True, rng=self.rng)
         return self.rule(self.id, swarm, setting)
 
@@ -285,24 +350,46 @@ class BlockServer:
     # ---- Time ----
 
     def is_over(self) -> bool:
-        """Whether blocks.serve_for has elapsed. Raises Interrupted when the job's time is nearly up."""
-        if self.settings.serve_for is not None and time.monotonic() - self.began > self.settings.serve_for:
+        """Whether blocks.serve_for has elapsed. Raises Interrupted when this server leaves for its job's sake."""
+        now = time.time()
+        if self.lifetime.is_over(now):
             return True
-        if self.identity.job_ends is not None and time.time() > self.identity.job_ends - self.settings.drain - 5:
+        if now > self.lifetime.leaves:
             raise Interrupted(Signals.SIGUSR2)
         return False
 
-    def near_its_end(self) -> bool:
-        """Whether the job's time is up, or suffices for no more than draining; True when the end is unknown."""
-        ends = self.identity.job_ends
-        return ends is None or time.time() > ends - max(TIME_IS_UP_S, self.settings.drain + WARNED_EARLY_S)
+    def is_told_to_stop(self) -> bool:
+        """Whether a signal asks the server to stop.
+
+        Slurm's warning before the time limit reaches all servers of an array at once. Those that come back have chosen
+        different times to leave, and do not heed it before.
+        """
+        early = self.lifetime.comes_back and time.time() < self.lifetime.leaves
+        if self.stop.signal == Signals.SIGUSR2 and early:
+            self.stop.clear()
+        return self.stop.signal is not None
+
+    def heed(self) -> None:
+        """Raise Interrupted when a signal asks the server to stop, or when its time to leave has come."""
+        if self.is_told_to_stop():
+            self.stop.check()
+        if self.lifetime.comes_back and time.time() > self.lifetime.leaves and not self.told_to_end.is_set():
+            raise Interrupted(Signals.SIGUSR2)
 
     def pause(self, seconds: float) -> None:
-        """Wait, and send heartbeats. Raises Interrupted for a signal, and StaggerError when serving has failed."""
+        """Wait, and send heartbeats.
+
+        Raises Interrupted for a signal, SwarmEnded, StaggerError when serving has failed, and Superseded when a later
+        attempt of this server's rank has joined: Slurm, or whoever restarted the rank, took this one for dead.
+        """
         end = time.monotonic() + seconds
         while True:
-            self.stop.check()
+            self.heed()
             self.serving.raise_if_failed()
+            if END in self.registry.others:
+                raise SwarmEnded
+            if later := superseded([self.id, *self.view.members, *self.view.gone]).get(self.id):
+                raise Superseded(f"Its rank started again as {later}.")
             if self.record is not None and time.monotonic() >= self.heartbeat_at:
                 self.announce(self.mine)
                 self.look()
@@ -312,15 +399,32 @@ class BlockServer:
             time.sleep(min(left, NAP_S))
 
     def announce(self, record: ServerRecord) -> None:
-        """Write the record. A failed write only logs a warning, since the next heartbeat retries it: blocks that took
-        long to load are kept.
+        """Write the record, with what the host says about itself. A failed write only logs a warning, since the next
+        heartbeat retries it: blocks that took long to load are kept.
         """
+        if record.state != ServerState.OFFLINE:
+            record = self.refine(replace(record, about=told(self.host, "about"), counters=told(self.host, "counters")))
         self.record = record
-        self.heartbeat_at = time.monotonic() + jittered(self.settings.heartbeat, self.random)
+        self.announced_at = time.monotonic()
+        self.heartbeat_at = self.announced_at + jittered(self.settings.heartbeat, self.random)
         try:
             self.record = self.registry.announce(record)
         except (OSError, StaggerError) as error:
             log(f"the registry cannot be written, the next heartbeat retries: {error}", "WARNING")
+
+    def refine(self, record: ServerRecord) -> ServerRecord:
+        """The record with the throughput that the host's counters show, if that differs by more than noise."""
+        speed = refined(self.speed, record.counters)
+        throughput, passes = throughputs(speed, record.end - record.start)
+        if speed == self.speed or is_noise(throughput, record.throughput):
+            return record
+        self.speed = speed
+        log(f"{throughput:.4g} requests/s each, {passes:.4g} passes/s, measured on requests that it served ({speed})")
+        try:
+            remember(self.workload, speed)
+        except OSError as error:
+            log(f"the machine's measurement cannot be replaced: {error}", "WARNING")
+        return replace(record, throughput=throughput, pass_throughput=passes)
 
     def look(self) -> None:
         """Read the registry. A failed read only logs a warning."""
@@ -328,6 +432,8 @@ class BlockServer:
             self.see(self.registry.refresh())
         except (OSError, StaggerError) as error:
             log(f"the registry cannot be read: {error}", "WARNING")
+        if self.tending is not None:
+            self.tending.look(self.view, self.registry.others)
 
     def see(self, view: View) -> None:
         """Store the view, and note the time if a server has come or gone."""
@@ -372,29 +478,3 @@ class BlockServer:
         if self.record is None:
             return {}
         return {"server": self.id, "moves": self.mine.moves, "blocks_loaded": self.mine.blocks_loaded}
-
-
-def runs(blocks: list[int]) -> list[range]:
-    """Sorted block numbers, as ranges without gaps.
-
-    >>> runs([1, 2, 3, 7, 8])
-    [range(1, 4), range(7, 9)]
-    """
-    found: list[range] = []
-    for block in blocks:
-        if found and found[-1].stop == block:
-            found[-1] = range(found[-1].start, block + 1)
-        else:
-            found.append(range(block, block + 1))
-    return found
-
-
-def load_order(window: range, served: tuple[int, int] | None) -> list[int]:
-    """The order of loading that extends `served` without gaps: forward from its end, then back from its start.
-
-    >>> load_order(range(2, 8), (4, 6)), load_order(range(2, 4), None)
-    ([6, 7, 3, 2], [2, 3])
-    """
-    if served is None:
-        return list(window)
-    return [*range(served[1], window.stop), *range(served[0] - 1, window.start - 1, -1)]

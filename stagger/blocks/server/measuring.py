@@ -1,8 +1,13 @@
-"""Measure a host's speed: once per machine, device and workload, one server at a time, with a timeout."""
+"""Measure a host's speed: once per machine, kind of device and workload, one server at a time, with a timeout.
+
+What a host measures while it serves refines the result.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import glob
 import hashlib
 import os
 import stat
@@ -10,15 +15,27 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import orjson
 
 from stagger.blocks.host import Speed
+from stagger.blocks.placement.petals import RELAY_PENALTY, server_throughput
 from stagger.errors import StaggerError, counted
 from stagger.storage.ownership import exposed, open_to_others
 
 #: Seconds between two attempts to take a lock.
 NAP_S = 0.1
+
+#: The file that the server locks that measures: one at a time on a machine, whatever it measures.
+LOCK = "measuring.lock"
+
+#: Fields of a speed that are rates.
+RATES = ("forward_rps", "network_rps", "pass_rps")
+
+#: Where the NVIDIA driver names its devices, a line `Model: NVIDIA A100-SXM4-40GB` for each.
+NVIDIA = "/proc/driver/nvidia/gpus/*/information"
 
 
 def measured(
@@ -30,22 +47,59 @@ def measured(
     when its holder dies. `pause` waits for the given seconds, and may raise. Raises StaggerError when the speed is not
     positive and finite, or when others hold the lock for more than `timeout_s` seconds.
     """
-    folder = cache_folder()
-    path = os.path.join(folder, f"{hashlib.sha256(workload.encode()).hexdigest()[:24]}.json")
-    if (known := _read(path, workload)) is not None:
+    if (known := _read(workload)) is not None:
         return known
-    with locked(f"{path}.lock", timeout_s, pause):
-        if (known := _read(path, workload)) is not None:
+    with locked(os.path.join(cache_folder(), LOCK), timeout_s, pause):
+        if (known := _read(workload)) is not None:
             return known
         speed = measure()
-        if not 0 < speed.forward_rps < float("inf") or not 0 < speed.network_rps < float("inf"):
-            raise StaggerError(f"the host measured {speed}: both must be more than 0 requests per second.")
-        content = orjson.dumps({"workload": workload, "speed": vars(speed), "time": time.time()})
-        descriptor, temporary = tempfile.mkstemp(dir=folder)
-        with open(descriptor, "wb") as file:
-            file.write(content)
-        os.rename(temporary, path)
+        if not is_sound(speed):
+            raise StaggerError(f"the host measured {speed}: each rate must be more than 0 requests per second.")
+        remember(workload, speed)
     return speed
+
+
+def remember(workload: str, speed: Speed) -> None:
+    """Put a speed into this machine's cache."""
+    content = orjson.dumps({"workload": workload, "speed": vars(speed), "time": time.time()})
+    path = _path(workload)
+    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path))
+    with open(descriptor, "wb") as file:
+        file.write(content)
+    os.rename(temporary, path)
+
+
+def refined(speed: Speed, counters: dict[str, Any]) -> Speed:
+    """The speed with the rates that a host has measured on requests that it served.
+
+    >>> refined(Speed(100.0, 50.0), {"forward_rps": 80.0, "queue": 3}).forward_rps
+    80.0
+    """
+    found = replace(speed, **{name: counters[name] for name in RATES if counters.get(name) is not None})
+    return found if is_sound(found) else speed
+
+
+def is_sound(speed: Speed) -> bool:
+    """Whether all rates of a speed are positive, finite numbers."""
+    rates = [speed.forward_rps, speed.network_rps, *([] if speed.pass_rps is None else [speed.pass_rps])]
+    return all(isinstance(rate, (int, float)) and 0 < rate < float("inf") for rate in rates)
+
+
+def throughputs(speed: Speed, num_blocks: int) -> tuple[float, float]:
+    """The throughput of a server of `num_blocks` blocks, in requests per second: as placement counts it, and of passes.
+
+    Passes run through the whole span: n blocks each, where Petals counts (n + 1) / 2. Placement counts passes if the
+    host serves them.
+
+    >>> throughputs(Speed(1000.0, 900.0), 9), throughputs(Speed(1000.0, 900.0, pass_rps=1800.0), 9)
+    ((200.0, 111.11111111111111), (200.0, 200.0))
+    """
+    network = speed.network_rps * (RELAY_PENALTY if speed.behind_relay else 1)
+    passes = min((speed.pass_rps or speed.forward_rps) / num_blocks, network)
+    if speed.pass_rps is not None:
+        return passes, passes
+    rps, relay = speed.forward_rps, speed.behind_relay
+    return server_throughput(rps, speed.network_rps, num_blocks, behind_relay=relay), passes
 
 
 def cache_folder() -> str:
@@ -63,20 +117,46 @@ def cache_folder() -> str:
     return folder
 
 
-def devices() -> str:
-    """Identifies the GPUs that this job may use, or the number of CPU cores if it has none."""
+def devices(name: str | None = None) -> str:
+    """The kind of device that this job may use, and how many: alike for jobs that should measure the same.
+
+    `name` is the device's name, if the host knows it; else the driver's is taken. A job without GPUs has CPU cores.
+
+    >>> import os; os.environ["CUDA_VISIBLE_DEVICES"] = "3"
+    >>> devices("NVIDIA L4")
+    '1 x NVIDIA L4'
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or os.environ.get("ROCR_VISIBLE_DEVICES")
-    return f"gpu {visible}" if visible else counted(len(os.sched_getaffinity(0)), "core")
+    if not visible:
+        return counted(len(os.sched_getaffinity(0)), "core")
+    count = len(visible.split(","))
+    names = {name} if name else driver_names()
+    if "MIG-" in visible or len(names) > 1:  # Slices, or devices of several kinds: which is which is not known.
+        return f"gpu {visible}"
+    return f"{count} x {names.pop()}" if names else counted(count, "GPU")
 
 
-def _read(path: str, workload: str) -> Speed | None:
+def driver_names() -> set[str]:
+    """The names of this machine's NVIDIA devices; empty where the driver shows none."""
+    names = set()
+    for path in glob.glob(NVIDIA):
+        with contextlib.suppress(OSError), open(path) as file:
+            names |= {line.partition(":")[2].strip() for line in file if line.startswith("Model:")}
+    return names
+
+
+def _path(workload: str) -> str:
+    """The file of the machine's cache for a workload."""
+    return os.path.join(cache_folder(), f"{hashlib.sha256(workload.encode()).hexdigest()[:24]}.json")
+
+
+def _read(workload: str) -> Speed | None:
     """The cached speed; None when there is none, the file is damaged, or it holds another workload."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        with open(os.open(_path(workload), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             content = orjson.loads(file.read())
         known = Speed(**content["speed"])
-        sound = 0 < known.forward_rps < float("inf") and 0 < known.network_rps < float("inf")
-        return known if sound and content["workload"] == workload else None
+        return known if is_sound(known) and content["workload"] == workload else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

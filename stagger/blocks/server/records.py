@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
 from stagger.blocks.placement.petals import ServerState, Span
 from stagger.ranks import pad
+from stagger.rundir.stage_folder import attempt_order
 
 
 class Placed(NamedTuple):
@@ -37,9 +39,11 @@ class ServerRecord:
     """A server's own record in the registry.
 
     `start`, `end`: the span that it should host, `end` excluded. `serving`: the span that it serves now; None for none.
-    `throughput`: requests per second. `claim`: number of the latest claim about itself that it knows.
+    `throughput`: requests per second, as placement counts them. `pass_throughput`: requests per second that run through
+    the whole span; 0 if unknown. `claim`: number of the latest claim about itself that it knows.
     `sequence`: increases with each heartbeat. `job_ends`: when its job's time is up, in seconds since the epoch.
-    `reason`: why it left, when it is OFFLINE.
+    `reason`: why it left, when it is OFFLINE. `about`, `counters`: what its host says about itself and counts
+    (`stagger.blocks.host`). `more`: fields that this version does not know; they are kept.
     """
 
     server_id: str
@@ -57,9 +61,14 @@ class ServerRecord:
     moves: int = 0
     blocks_loaded: int = 0
     reason: str = ""
+    pass_throughput: float = 0.0
+    about: dict[str, Any] = field(default_factory=dict)
+    counters: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
 
     def encode(self) -> bytes:
-        return orjson.dumps({**vars(self), "state": self.state.name}, option=orjson.OPT_INDENT_2)
+        known = {name: value for name, value in vars(self).items() if name != "more"}
+        return orjson.dumps({**self.more, **known, "state": self.state.name}, option=orjson.OPT_INDENT_2)
 
     @classmethod
     def decode(cls, data: bytes, total_blocks: int) -> ServerRecord:
@@ -69,10 +78,15 @@ class ServerRecord:
             content["state"] = ServerState[content["state"]]
             serving = content["serving"]
             content["serving"] = None if serving is None else (int(serving[0]), int(serving[1]))
-            record = cls(**content)
+            known = cls.__dataclass_fields__.keys() - {"more"}
+            more = {name: value for name, value in content.items() if name not in known}
+            record = cls(**{name: content[name] for name in known if name in content}, more=more)
             sound = all(isinstance(getattr(record, name), kind) for name, kind in KINDS.items())
             sound = sound and all(0 <= getattr(record, name) < 2**63 for name, kind in KINDS.items() if kind is int)
-            sound = sound and Placed(record.start, record.end, record.throughput).fits(total_blocks)
+            sound = sound and all(
+                Placed(record.start, record.end, rate).fits(total_blocks)
+                for rate in (record.throughput, record.pass_throughput)
+            )
             if record.serving is not None:
                 sound = sound and Placed(*record.serving, record.throughput).fits(total_blocks)
         except (KeyError, TypeError, IndexError, OverflowError) as error:
@@ -94,6 +108,8 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "moves": int,
     "blocks_loaded": int,
     "reason": str,
+    "about": dict,
+    "counters": dict,
 }
 
 
@@ -210,3 +226,23 @@ def rank_of(server_id: str) -> int:
     """The rank in a server's id; -1 if the id has none."""
     rank = server_id.partition(".")[0]
     return int(rank) if rank.isdecimal() else -1
+
+
+def attempt_of(server_id: str) -> tuple[int, int]:
+    """The order of a server's attempt among those of its rank (`attempt_order`)."""
+    return attempt_order(server_id.partition(".")[2])
+
+
+def superseded(names: Iterable[str]) -> dict[str, str]:
+    """Server id -> the latest attempt of its rank, for each of `names` that is an earlier attempt of its rank.
+
+    >>> superseded(["00000.1", "00000.1r1", "00001.2", "00000.2"])
+    {'00000.1': '00000.2', '00000.1r1': '00000.2'}
+    """
+    latest: dict[int, str] = {}
+    names = [name for name in names if rank_of(name) >= 0]
+    for name in names:
+        rank = rank_of(name)
+        if rank not in latest or attempt_of(name) > attempt_of(latest[rank]):
+            latest[rank] = name
+    return {name: latest[rank_of(name)] for name in names if attempt_of(name) < attempt_of(latest[rank_of(name)])}

@@ -2,6 +2,9 @@
 
     server.<id>.json    a server's own record: replaced atomically at each heartbeat, removed some time after its end
     claim.<n>.json      the n-th decision about which server hosts which blocks: created once, never changed
+    tend.<n>.json       the n-th time that a server looked after lost ones (`stagger.blocks.server.tending`)
+    began.json          when the first server began
+    end.json            why the swarm has ended (`stagger.launch.swarms`)
 
 No server holds a lock. A server that has seen all earlier claims may create the next one exclusively (by a hard link on
 a file system, with `If-None-Match` on S3). If several servers decide on the same view, one succeeds; the others look
@@ -19,8 +22,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from random import Random
 
+import orjson
+
 from stagger.blocks.placement.petals import ServerState
-from stagger.blocks.server.records import Claim, Decided, Member, Placed, ServerRecord, View
+from stagger.blocks.server.records import Claim, Decided, Member, Placed, ServerRecord, View, superseded
+from stagger.errors import StaggerError
 from stagger.spec.block_settings import LEASE_S
 from stagger.storage import MTIME, Entry
 from stagger.storage.storage import Storage, join
@@ -28,6 +34,9 @@ from stagger.storage.storage import Storage, join
 #: Bytes of the largest record and the largest claim that are read. A record has fewer than 1,000 bytes, a claim about
 #: 100 for each server.
 MOST_BYTES = {"server": 2**16, "claim": 2**24}
+
+#: The file with the time at which the swarm's first server began.
+BEGAN = "began.json"
 
 #: Longest wait before a claim is retried, in seconds: it is U(0, 2^n) times the duration of the n-th try (full jitter).
 LONGEST_WAIT_S = 5.0
@@ -56,6 +65,10 @@ class Registry:
         self.total_blocks = total_blocks
         self.server_id = server_id
         self.lease_s = lease_s
+        #: The view of the last `refresh`. Any thread may read it.
+        self.latest = View(0, {})
+        #: Names of the other files that were there then.
+        self.others: set[str] = set()
         self._clock = clock
         self._tell = tell
         self._random = Random()  # noqa: S311 - jitter, seeded by the system in each process.
@@ -74,7 +87,9 @@ class Registry:
 
     def refresh(self) -> View:
         """Read the swarm's current state: one listing, then one read of the latest claim and of each changed record."""
-        listed = [entry for entry in self.storage.list(self.folder) if _kind(entry.name)]
+        found = self.storage.list(self.folder)
+        listed = [entry for entry in found if _kind(entry.name)]
+        self.others = {entry.name for entry in found} - {entry.name for entry in listed}
         now = self._clock()
         huge = {entry.name for entry in listed if entry.size > MOST_BYTES[_kind(entry.name)]}
         for name in huge:
@@ -95,7 +110,8 @@ class Registry:
                 self._take(name, data, now)
         servers = {_key(name) for name in self._versions if _kind(name) == "server"}
         self._records = {name: record for name, record in self._records.items() if name in servers}
-        return self._view(now)
+        self.latest = self._view(now)
+        return self.latest
 
     def _take(self, name: str, data: bytes, now: float) -> None:
         """Take over the content of a file. Damaged files are ignored; the number of a damaged claim still counts."""
@@ -126,7 +142,11 @@ class Registry:
         decided = self._claim.placements if self._claim is not None else {}
         members: dict[str, Member] = {}
         gone: dict[str, ServerRecord] = {}
+        old = superseded({*self._records, *decided})
         for name, record in self._records.items():
+            if name in old:
+                gone[name] = replace(record, reason=record.reason or f"its rank started again as {old[name]}")
+                continue
             lost = name != self.server_id and now - self._heard[name] > self.lease_s
             if lost or record.state == ServerState.OFFLINE:
                 gone[name] = record if record.reason else replace(record, reason="no heartbeat within its lease")
@@ -142,7 +162,7 @@ class Registry:
             for name, claim in waiting.items()
         }
         for name, (claim, since) in self._waiting.items():
-            if now - since <= self.lease_s:
+            if now - since <= self.lease_s and name not in old:
                 members[name] = Member(decided[name].placed, claim, None)
         self._gone_since = {name: self._gone_since.get(name, now) for name in gone}
         return View(max(self._seen), members, gone)
@@ -187,6 +207,16 @@ class Registry:
         self._records[record.server_id] = record
         self._heard[record.server_id] = self._clock()
         return record
+
+    def began(self, now: float) -> float:
+        """When the swarm's first server began, in seconds since the epoch: now, if this is the first."""
+        path = join(self.folder, BEGAN)
+        if self.storage.create(path, orjson.dumps({"time": now})):
+            return now
+        try:
+            return float(orjson.loads(self.storage.read(path))["time"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StaggerError(f"{path} is damaged ({error}).") from error
 
     def retire(self, record: ServerRecord, reason: str) -> None:
         """Mark another server as OFFLINE; for callers that know that it has ended."""

@@ -11,6 +11,9 @@ import numpy as np
 from stagger.blocks.placement.joint_moves import plan_delay
 from stagger.blocks.placement.petals import MEAN_BLOCK_SELECTION_DELAY, balance_check_delay
 from stagger.blocks.placement.rules import Rule, full, own_gain, planner
+from stagger.blocks.simulation.allocation import Allocate
+from stagger.blocks.simulation.helix import flows_searched
+from stagger.blocks.simulation.parallax import pipelines_balanced
 from stagger.spec.block_settings import LEASE_S
 
 #: Mean seconds between two checks of a server. In the paper, servers check every minute.
@@ -63,6 +66,8 @@ class Policy:
     delta: bool = False
     """A server that moves loads only the blocks that it lacks, and continues to serve those that it keeps."""
     random_place: bool = False
+    allocate: Allocate | None = None
+    """A central scheduler that allocates all blocks, every 30 s, besides that new servers take the weakest blocks."""
 
     @property
     def lease_s(self) -> float:
@@ -87,16 +92,29 @@ _EACH = replace(
     _LEADER_DELTA, name="planner each", about="planner delta, each plans at its checks", checks=Checks.RANDOM
 )
 _SHARED = replace(_EACH, name="recommended", about="planner delta, servers plan in turn", checks=Checks.SHARED)
+_PARALLAX = Policy(
+    "parallax",
+    "Parallax' allocation: balanced pipelines, built anew when they fall out of balance; lock, delta",
+    lock=True,
+    delta=True,
+    allocate=pipelines_balanced,
+)
+_HELIX = replace(
+    _PARALLAX,
+    name="helix",
+    about="Helix' placement: a search for the largest flow after each arrival and departure; lock, delta",
+    allocate=flows_searched,
+)
 
-#: All policies, by name. `planner each` takes minutes, so COMPARED, the default, omits it.
+#: All policies, by name. `planner each` and `helix` take minutes, so COMPARED, the default, omits them.
 POLICIES = {
     policy.name: policy
     for policy in (
         *(_RANDOM, _NEW_ONLY, _75, _99, _FIXED, _IN_STEP, _LOCK, _DELTA, _GUARD),
-        *(_OWN, _LEADER, _LEADER_DELTA, _EACH, _SHARED),
+        *(_OWN, _LEADER, _LEADER_DELTA, _EACH, _SHARED, _PARALLAX, _HELIX),
     )
 }
-COMPARED = tuple(name for name in POLICIES if name != _EACH.name)
+COMPARED = tuple(name for name in POLICIES if name not in (_EACH.name, _HELIX.name))
 
 
 def next_check(checks: Checks, now: float, servers: int, rng: np.random.Generator, *, first: bool) -> float:

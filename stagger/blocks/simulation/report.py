@@ -92,6 +92,8 @@ class Row:
     blocks_loaded: float
     uncovered_s: float
     collisions: float
+    percent_of_capacity: float
+    """Routing capacity, as a share of what no placement exceeds."""
 
 
 def rows(comparison: Comparison) -> list[Row]:
@@ -118,6 +120,7 @@ def _row(experiment: Experiment, outcomes: Sequence[Outcome]) -> Row:
         blocks_loaded=mean("blocks_loaded"),
         uncovered_s=mean("uncovered_s"),
         collisions=mean("collisions"),
+        percent_of_capacity=round(100 * statistics.fmean(outcome.capacity_share for outcome in outcomes), 2),
     )
 
 

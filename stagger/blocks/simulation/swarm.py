@@ -16,9 +16,11 @@ from functools import partial
 
 import numpy as np
 
-from stagger.blocks.placement.bound import throughput_bound
+from stagger.blocks.placement.bound import routing_capacity, throughput_bound
+from stagger.blocks.placement.joint_moves import MEAN_PLAN_PERIOD_S
 from stagger.blocks.placement.petals import ServerState, Span, choose_best_blocks
 from stagger.blocks.placement.rules import Setting, Swarm
+from stagger.blocks.simulation.allocation import Resource
 from stagger.blocks.simulation.policies import (
     MEAN_CHECK_PERIOD_S,
     Checks,
@@ -28,6 +30,9 @@ from stagger.blocks.simulation.policies import (
 )
 from stagger.blocks.simulation.steps import Coverage, Steps, mean, uncovered_s
 from stagger.blocks.simulation.traces import Server
+
+#: Seconds between two looks at the routing capacity.
+CAPACITY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,21 @@ class Outcome:
     server_hours: float
     collisions: int
     """Pairs of moves whose later one began before its server could see the earlier one."""
+    capacity: float
+    """Requests per second that the served blocks carry with the best routing, each server's budget being its room times
+    its throughput: the mean of looks every CAPACITY_S seconds. `passes` is the mean of what no placement exceeds."""
+    passes: float
     steps: Steps
 
     @property
     def share(self) -> float:
         """Throughput as a share of the bound."""
         return self.throughput / self.bound if self.bound else 0.0
+
+    @property
+    def capacity_share(self) -> float:
+        """Routing capacity as a share of what no placement exceeds."""
+        return self.capacity / self.passes if self.passes else 0.0
 
     @property
     def moves_per_server_hour(self) -> float:
@@ -65,6 +79,8 @@ class _Host:
     target: range | None = None
     """The blocks that it hosts or is about to host; None until it has chosen."""
     served: range = range(0)
+    throughput: float = 0.0
+    """Requests per second of each block that it serves."""
     generation: int = 0
     """Counts its decisions: events of earlier generations are void."""
 
@@ -101,12 +117,19 @@ class _Swarm:
         """Moving server -> time until which the others cannot see its new blocks."""
         self.moves = self.blocks_loaded = self.collisions = 0
         self.now = 0.0
+        self.capacities: list[float] = []
+        self.present: frozenset[str] = frozenset()
+        """The servers that were listed at the last allocation."""
         self.numbers = itertools.count()
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         for server in trace:
             self.at(server.joins_s, partial(self.join, server))
         if policy.checks is Checks.LEADER:
             self.at(MEAN_CHECK_PERIOD_S, self.lead)
+        if policy.allocate is not None:
+            self.servers = {server.server_id: server for server in trace}
+            self.at(MEAN_PLAN_PERIOD_S, self.allocate)
+        self.at(CAPACITY_S / 2, self.note_capacity)
 
     def at(self, time: float, event: Callable[[], None]) -> None:
         heapq.heappush(self.events, (time, next(self.numbers), event))
@@ -153,7 +176,7 @@ class _Swarm:
     def load(self, host: _Host, window: range) -> None:
         first = not host.generation
         kept = overlap(host.served, window) if self.policy.delta else range(0)
-        self.serve(host, kept)
+        self.serve(host, kept, window)
         host.target = window
         host.generation += 1
         self.announce(host)
@@ -201,6 +224,24 @@ class _Swarm:
             else:
                 self.claim(host, window)
 
+    def allocate(self) -> None:
+        """A central scheduler, which sees all, allocates the blocks of all servers."""
+        assert self.policy.allocate is not None
+        found = [
+            Resource(name, server.length, server.passes, range(listed.span.start, listed.span.end))
+            for name, listed in sorted(self.listed.items())
+            for server in (self.servers[name],)
+        ]
+        names = frozenset(self.listed)
+        windows = self.policy.allocate(found, self.total_blocks, names != self.present, self.rng)
+        self.present = names
+        for name, window in windows.items():
+            host = self.hosts.get(name)
+            if host is not None and window != host.target:
+                self.note_move(name)
+                self.claim(host, window)
+        self.at(self.now + MEAN_PLAN_PERIOD_S, self.allocate)
+
     def note_move(self, name: str) -> None:
         self.moves += 1
         self.unseen = {other: until for other, until in self.unseen.items() if until > self.now}
@@ -232,10 +273,21 @@ class _Swarm:
 
     # What is served, and what is seen.
 
-    def serve(self, host: _Host, blocks: range) -> None:
-        self.coverage.change(self.now, host.served, host.server.throughput, -1)
-        self.coverage.change(self.now, blocks, host.server.throughput, 1)
+    def serve(self, host: _Host, blocks: range, span: range | None = None) -> None:
+        """Serve `blocks`, of a span that may be shorter than the server's room: then each gets more of its budget."""
+        self.coverage.change(self.now, host.served, host.throughput, -1)
+        host.throughput = host.server.over(span or host.target or blocks)
+        self.coverage.change(self.now, blocks, host.throughput, 1)
         host.served = blocks
+
+    def note_capacity(self) -> None:
+        online = [
+            Span(name, host.served.start, host.served.stop, host.server.passes)
+            for name, host in self.hosts.items()
+            if host.served
+        ]
+        self.capacities.append(routing_capacity(online, self.total_blocks) if self.coverage.hosts.all() else 0.0)
+        self.at(self.now + CAPACITY_S, self.note_capacity)
 
     def announce(self, host: _Host) -> None:
         assert host.target is not None
@@ -276,8 +328,8 @@ def overlap(one: range, other: range) -> range:
 
 def _listed(server: Server, target: range, served: range) -> _Listed:
     state = ServerState.ONLINE if served == target else ServerState.JOINING
-    span = Span(server.server_id, target.start, target.stop, server.throughput, state)
-    online = Span(server.server_id, served.start, served.stop, server.throughput) if served else None
+    span = Span(server.server_id, target.start, target.stop, server.over(target), state)
+    online = Span(server.server_id, served.start, served.stop, server.over(target)) if served else None
     return _Listed(span, online)
 
 
@@ -305,6 +357,8 @@ def simulate(
         uncovered_s=uncovered_s(steps, _room(trace, total_blocks), end_s),
         server_hours=sum(min(server.leaves_s, end_s) - server.joins_s for server in trace) / 3600,
         collisions=swarm.collisions,
+        capacity=float(np.mean(swarm.capacities)) if swarm.capacities else 0.0,
+        passes=mean(_passes(trace, total_blocks), end_s),
         steps=steps,
     )
 
@@ -327,6 +381,14 @@ def bound_steps(trace: Sequence[Server], end_s: float, total_blocks: int) -> Ste
 def _room(trace: Sequence[Server], total_blocks: int) -> Steps:
     """Whether the present servers have room for all blocks, as 1 or 0."""
     return [(time, float(sum(server.length for server in there) >= total_blocks)) for time, there in _presences(trace)]
+
+
+def _passes(trace: Sequence[Server], total_blocks: int) -> Steps:
+    """The budgets of the present servers for each block: no placement has a larger routing capacity."""
+    room = dict(_room(trace, total_blocks))
+    return [
+        (time, room[time] * sum(server.passes for server in there) / total_blocks) for time, there in _presences(trace)
+    ]
 
 
 def _presences(trace: Sequence[Server]) -> Iterator[tuple[float, list[Server]]]:

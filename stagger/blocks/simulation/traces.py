@@ -41,6 +41,15 @@ class Server:
     crashes: bool = False
     """Whether it leaves without an announcement: others see it until its lease expires."""
 
+    @property
+    def passes(self) -> float:
+        """Its budget: the block passes per second that it computes."""
+        return self.throughput * self.length
+
+    def over(self, span: range) -> float:
+        """Requests per second of each block of a span, for requests that pass all of its blocks."""
+        return self.throughput if len(span) == self.length else self.passes / len(span) if span else 0.0
+
 
 @dataclass(frozen=True)
 class Stay:

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping
 
 MIB = 2**20
 
+#: The variable by which a crew gives a worker its share of the job's memory, in MiB.
+SHARE_VARIABLE = "STAGGER_SHARE_MIB"
+
 
 def limit_mib(environment: Mapping[str, str], *, requested: bool) -> int:
     """The memory of this job on this node, in MiB: the least of Slurm's grant, its cgroups' limits and the node's.
@@ -28,6 +31,24 @@ def granted_mib(environment: Mapping[str, str]) -> int:
     if per_node := environment.get("SLURM_MEM_PER_NODE"):
         return int(per_node)
     return int(environment.get("SLURM_MEM_PER_CPU") or 0) * int(environment.get("SLURM_CPUS_ON_NODE") or 1)
+
+
+def free_bytes(environment: Mapping[str, str]) -> int:
+    """Memory that this process may still take, in bytes: what its job's limit, or its share of it in a crew, leaves
+    beyond its own use and that of its children, or what the node has available, if that is less.
+    """
+    limit = limit_mib(environment, requested=True) * MIB
+    if share := environment.get(SHARE_VARIABLE):
+        limit = min(limit, int(share) * MIB)
+    used = sum(map(_resident, family(os.getpid())))
+    return max(0, min([limit - used, *_available()]))
+
+
+def _available() -> Iterator[int]:
+    """Bytes that the node can give without swapping: proc(5), MemAvailable."""
+    for line in _read("/proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            yield int(line.split()[1]) * 1024
 
 
 def _node_mib() -> int:

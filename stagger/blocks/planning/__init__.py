@@ -1,0 +1,1 @@
+"""`stagger blocks plan`: what given GPUs can do with a model, before anything is queued."""

@@ -1,0 +1,366 @@
+"""The client's side of the wire: microbatches through chains of servers, exactly once each, whatever servers do.
+
+The client holds the state of each microbatch until a later one is there. A server that is lost therefore costs nothing
+but the work that it had in hand, which goes to another server, the deepest microbatch first. A server that
+disconnects, is silent, is late, fails, or leaves is given up for good: a later attempt of its rank is another server.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import zmq
+
+from stagger.blocks.serving import wire
+from stagger.blocks.serving.flight import Flight, Work
+from stagger.blocks.serving.keys import KeyPair
+from stagger.blocks.serving.peer import LOST, READY, Peer
+from stagger.blocks.serving.routing import Offer, Uncovered, patience, shortest_queue, uncovered
+from stagger.blocks.serving.span_server import CREDITS, Heartbeat
+from stagger.blocks.serving.wire import BadFrames, Buffer, Model, Refusal, Reply, Request, read_reply
+from stagger.errors import StaggerError, counted
+from stagger.ranks import format_ranks
+
+#: Servers on which a microbatch may fail, and that may be lost while they have it, before the microbatch is to blame.
+MOST_FAILURES = 2
+MOST_LOST = 5
+
+#: Seconds that a server which was busy, or had moved, is sent nothing.
+REST_S = 0.2
+
+#: Longest wait, in milliseconds, for an event.
+POLL_MS = 100
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds. `look_s`: least and longest time between two looks at the registry. `late_s`: least time after which an
+    answer is late; `first_late_s`: that of a server whose speed is not known.
+    """
+
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
+    look_s: tuple[float, float] = (1.0, 60.0)
+    late_s: float = 15.0
+    first_late_s: float = 180.0
+
+
+@dataclass(frozen=True)
+class Looked:
+    """One look at the registry: the servers that serve now, by id, and the number of the latest claim."""
+
+    offers: Mapping[str, Offer]
+    claim: int = 0
+
+
+class MicrobatchFailed(StaggerError):
+    """Several servers could not compute a microbatch, so it is not their fault."""
+
+    exit_status = 1
+
+
+def wait(_: Uncovered) -> None:
+    """Wait for servers, however long it takes."""
+
+
+class Client:
+    """Sends microbatches through the servers that `look` returns.
+
+    keys: the clients' keys of the run. None: no encryption.
+    waits: called at each look while blocks that are needed have no server. It may raise, to end the waiting.
+    tell: called with a line for the log.
+    most_bytes: bytes of hidden states that the client holds at a time, or one microbatch.
+    """
+
+    def __init__(
+        self,
+        look: Callable[[], Looked],
+        model: Model,
+        keys: KeyPair | None,
+        *,
+        waits: Callable[[Uncovered], None] = wait,
+        tell: Callable[[str], None] = print,
+        timing: Timing = Timing(),
+        most_bytes: int = 2**30,
+    ) -> None:
+        self.model = model
+        self.counts: Counter[str] = Counter()
+        self.evicted: dict[str, str] = {}
+        self.peers: dict[str, Peer] = {}
+        self._look = look
+        self._keys = keys
+        self._waits = waits
+        self._tell = tell
+        self._timing = timing
+        self._most_bytes = most_bytes
+        self._context = zmq.Context()
+        self._poller = zmq.Poller()
+        self._random = Random()  # noqa: S311 - jitter.
+        self._ids = itertools.count()
+        self._waiting: list[Flight] = []
+        self._claim = 0
+        self._changed = self._look_at = self._polled = time.monotonic()
+        self._end = model.total_blocks
+        self._failed: dict[str, str] = {}  # Server -> why it failed, since the last microbatch that passed all blocks.
+        self._stalled: float | None = None  # Since when blocks have no server.
+        self._missing: list[int] = []
+
+    # ---- The way of a microbatch ----
+
+    def run(
+        self, microbatches: Iterable[Work], blocks: int | None = None, may_take: Callable[[], bool] = lambda: True
+    ) -> Iterator[tuple[Any, dict[int, Buffer]]]:
+        """Each microbatch's key, with the states of its layers, as they finish. `blocks`: pass only the first ones.
+
+        A microbatch is taken when the servers have room for it, and `may_take` returns True.
+
+        Raises MicrobatchFailed when several servers could not compute one, and whatever `waits` raises.
+        """
+        source, order = iter(microbatches), itertools.count()
+        more, held = True, 0
+        self._end = self.model.total_blocks if blocks is None else blocks
+        self._polled = time.monotonic()
+        try:
+            while more or held:
+                self._look_if_due()
+                if takes := more and self._has_room(held) and may_take():
+                    work = next(source, None)
+                    more = work is not None
+                    if work is not None:
+                        self._waiting.append(Flight(work, next(order)))
+                        held += 1
+                self._send()
+                self._check_coverage()
+                landed = self._events(0 if takes else POLL_MS)
+                held -= len(landed)
+                for flight in landed:
+                    yield flight.microbatch.key, flight.states
+        finally:
+            if held:
+                self._forget_all()
+
+    def close(self) -> None:
+        self._forget_all()
+        self._context.term()
+
+    def _has_room(self, held: int) -> bool:
+        """Enough for every server to have its credits, as far as memory allows."""
+        wanted = CREDITS * max(1, len(self.peers)) + 1
+        return held < max(1, min(wanted, self._most_bytes // self.model.most_bytes))
+
+    def _send(self) -> None:
+        """Send what waits, the deepest first, each to the server with the shortest queue."""
+        now, left = time.monotonic(), []
+        loads = {name: peer.load for name, peer in self.peers.items() if peer.ready}
+        for flight in sorted(self._waiting, key=lambda flight: (-flight.at, flight.order)):
+            name = shortest_queue(loads, range(flight.at, self._end), flight.tokens, now)
+            if name is None or not self._send_to(self.peers[name], flight, now):
+                left.append(flight)
+        self._waiting = left
+
+    def _send_to(self, peer: Peer, flight: Flight, now: float) -> bool:
+        load, microbatch = peer.load, flight.microbatch
+        flight.end = min(load.end, self._end)
+        work = flight.tokens * (flight.end - flight.at)
+        seconds = patience(load, work, self._timing.late_s, self._timing.first_late_s)
+        flight.deadline = now + seconds
+        request = Request(
+            next(self._ids),
+            flight.at,
+            flight.end,
+            self.model.dtype,
+            microbatch.shape,
+            round(seconds * 1000),
+            microbatch.lengths,
+            flight.hidden,
+            flight.wanted(flight.end),
+        )
+        if not peer.send(request, flight, work):
+            load.rests_until = now + REST_S
+            return False
+        self.counts["sent"] += 1
+        return True
+
+    # ---- What servers do ----
+
+    def _events(self, timeout_ms: int) -> list[Flight]:
+        """Wait for events; return the microbatches that have passed all blocks."""
+        if not self.peers:
+            time.sleep(timeout_ms / 1000)  # A poller without sockets does not wait.
+        ready = dict(self._poller.poll(timeout_ms))
+        now, landed = time.monotonic(), list[Flight]()
+        paused = now - self._polled > self._timing.heartbeat.lost_after_s
+        self._polled = now
+        for peer in list(self.peers.values()):
+            for frames in peer.messages() if peer.socket in ready else ():
+                landed += self._answered(peer, frames)
+                if peer.name not in self.peers:
+                    break
+            else:
+                self._check(peer, now, paused)
+        return landed
+
+    def _check(self, peer: Peer, now: float, paused: bool) -> None:
+        """Give up a server that is lost or late. While this process was paused, servers may have closed connections: it
+        connects again.
+        """
+        for event in peer.events():
+            if event == READY:
+                peer.ready = True
+            elif paused and event == zmq.EVENT_DISCONNECTED:
+                self._drop(peer)
+                self._look_soon()
+                return
+            else:
+                self._evict(peer, LOST[event], lost=True)
+                return
+        if not paused and any(flight.deadline < now for flight in peer.flights.values()):
+            self._evict(peer, "it is late: its connection lives, but it does not answer", lost=True)
+
+    def _answered(self, peer: Peer, frames: list[Buffer]) -> list[Flight]:
+        """Take an answer; return its microbatch when it has passed all blocks."""
+        try:
+            flight = peer.back(wire.id_of(frames))
+            if flight is None:
+                return []
+            answer = read_reply(frames, len(flight.hidden))
+        except BadFrames as error:
+            self._evict(peer, f"it breaks the rules of the wire: {error}")
+            return []
+        if isinstance(answer, Refusal):
+            self._waiting.append(flight)
+            self._refused(peer, flight, answer)
+            return []
+        return self._landed(peer, flight, answer)
+
+    def _landed(self, peer: Peer, flight: Flight, reply: Reply) -> list[Flight]:
+        if not flight.at < reply.end <= flight.end or set(reply.states) != set(flight.wanted(reply.end)):
+            self._waiting.append(flight)
+            self._evict(peer, "it breaks the rules of the wire: it answers for other blocks")
+            return []
+        blocks = reply.end - flight.at
+        peer.load.learn(flight.tokens * blocks, reply.compute_ms / 1000)
+        peer.load.others = reply.queue_tokens * (peer.load.end - peer.load.start)
+        self.counts["hops"] += 1
+        if reply.claim > self._claim:
+            self._changed = time.monotonic()
+            self._look_soon()
+        flight.land(reply)
+        flight.failures.clear()
+        flight.lost = 0
+        if flight.at == self._end:
+            self._failed.clear()
+            return [flight]
+        self._waiting.append(flight)
+        return []
+
+    def _refused(self, peer: Peer, flight: Flight, refusal: Refusal) -> None:
+        self.counts[refusal.error] += 1
+        if refusal.error == wire.LEAVING:
+            self._evict(peer, "it leaves")
+        elif refusal.error in (wire.FAILED, wire.BAD_REQUEST):
+            flight.failures[peer.name] = self._failed[peer.name] = refusal.reason
+            self._evict(peer, f"it failed: {refusal.reason}")
+            if len(flight.failures) >= MOST_FAILURES:
+                raise not_computed("a microbatch", flight.failures)
+        else:
+            peer.load.rests_until = time.monotonic() + REST_S * (0.5 + self._random.random())
+            if refusal.error == wire.NOT_HERE and refusal.serving is not None:
+                peer.load.start, peer.load.end = refusal.serving
+                self._look_soon()
+
+    def _evict(self, peer: Peer, reason: str, lost: bool = False) -> None:
+        """Give up a server for good, and put back what it had in hand."""
+        self.evicted[peer.name] = reason
+        flights = self._drop(peer)
+        self.counts["replayed"] += len(flights)
+        self._tell(f"gives up server {peer.name}: {reason}; {counted(len(flights), 'microbatch')} sent again")
+        for flight in flights:
+            flight.lost += lost
+            if flight.lost >= MOST_LOST:
+                raise MicrobatchFailed(f"{counted(MOST_LOST, 'server')} were lost while they computed one microbatch.")
+        self._look_soon()
+
+    def _drop(self, peer: Peer) -> list[Flight]:
+        """Close a connection, and put back what the server had in hand."""
+        del self.peers[peer.name]
+        self._poller.unregister(peer.socket)
+        self._poller.unregister(peer.monitor)
+        flights = peer.close()
+        self._waiting += flights
+        return flights
+
+    def _forget_all(self) -> None:
+        for peer in list(self.peers.values()):
+            self._drop(peer)
+        self._waiting = []
+
+    # ---- Who serves ----
+
+    def _look_soon(self) -> None:
+        self._look_at = min(self._look_at, time.monotonic() + self._timing.look_s[0] * self._random.random())
+
+    def _look_if_due(self) -> None:
+        """Look at the registry: soon after a change, and less and less often as long as nothing changes."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        if self._stalled is not None:
+            self._waits(Uncovered(self._missing, now - self._stalled, self.evicted))
+        if self._take_over(self._look()):
+            self._changed = now
+        least, longest = self._timing.look_s
+        after = least if self._stalled is not None else min(longest, max(least, (now - self._changed) / 2))
+        self._look_at = time.monotonic() + after * (0.5 + self._random.random())
+
+    def _take_over(self, looked: Looked) -> bool:
+        """Connect to new servers, and leave those that are not listed any more; return whether anything changed."""
+        self._claim, changed = looked.claim, False
+        for name, offer in looked.offers.items():
+            peer = self.peers.get(name)
+            if peer is None and name not in self.evicted:
+                peer = Peer(self._context, offer, self._keys, self.model.most_bytes, self._timing.heartbeat)
+                self.peers[name] = peer
+                self._poller.register(peer.socket, zmq.POLLIN)
+                self._poller.register(peer.monitor, zmq.POLLIN)
+                changed = True
+            elif peer is not None and (peer.offer.start, peer.offer.end) != (offer.start, offer.end):
+                peer.offer = offer
+                peer.load.start, peer.load.end = offer.start, offer.end
+                changed = True
+        for peer in list(self.peers.values()):
+            if peer.name not in looked.offers and not peer.flights:
+                self._drop(peer)
+                changed = True
+        return changed
+
+    def _check_coverage(self) -> None:
+        """Note, and say once, when blocks that are needed have no server; and when they have one again."""
+        now = time.monotonic()
+        next_block = min((flight.at for flight in self._waiting), default=self._end)
+        spans = [(peer.load.start, peer.load.end) for peer in self.peers.values()]
+        self._missing = [block for block in uncovered(spans, self._end) if block >= next_block]
+        if self._missing and self._stalled is None:
+            if len(self._failed) >= MOST_FAILURES:  # Each another microbatch: new servers would fail, too.
+                raise not_computed("microbatches", self._failed)
+            self._stalled = now
+            self._look_soon()
+            evicted = "".join(f"; {name} was given up: {why}" for name, why in list(self.evicted.items())[-3:])
+            self._tell(f"no server serves blocks {format_ranks(self._missing)}: {waiting(self._waiting)}{evicted}")
+        elif self._stalled is not None and not self._missing:
+            self._tell(f"all blocks have servers again, after {now - self._stalled:.1f} s")
+            self._stalled = None
+
+
+def not_computed(what: str, failures: Mapping[str, str]) -> MicrobatchFailed:
+    told = "; ".join(f"{name}: {why}" for name, why in failures.items())
+    return MicrobatchFailed(f"{counted(len(failures), 'server')} could not compute {what}: {told}.")
+
+
+def waiting(flights: Sequence[Flight]) -> str:
+    return f"{counted(len(flights), 'microbatch')} {'waits' if len(flights) == 1 else 'wait'}"

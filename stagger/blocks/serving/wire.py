@@ -1,0 +1,284 @@
+"""Version 1 of the wire: the frames of requests and replies, as bytes and values.
+
+    request   [header, lengths int32, hidden state]
+    reply     [header, hidden state, states of `layers`...], or [header] with an error
+
+A header is a JSON object of at most 1 KB. Lengths stand for the mask, since rows are padded on the right: 4 bytes a row
+instead of 8 bytes a token. Layer k is the output of block k - 1.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import orjson
+
+from stagger.errors import one_line
+
+VERSION = 1
+MOST_HEADER_BYTES = 1024
+
+#: Tokens of the largest request, padding included, unless a host takes more or fewer.
+TOKENS = 16384
+
+#: Name of a dtype -> bytes of one value.
+DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+#: What a server may answer instead of a hidden state, and what a client does about it.
+LEAVING = "leaving"  # It computes nothing any more: never send it anything again.
+NOT_HERE = "not_here"  # The first block has moved away, or is not loaded yet: send elsewhere.
+BUSY = "busy"  # More than its memory or this client's credits allow: send elsewhere, or later.
+BAD_REQUEST = "bad_request"  # The request breaks the wire's rules, or does not fit the model.
+FAILED = "failed"  # Computing failed, or gave values that are not finite.
+ERRORS = (LEAVING, NOT_HERE, BUSY, BAD_REQUEST, FAILED)
+
+#: Characters of an error's reason that are sent.
+MOST_REASON = 400
+
+#: The largest id, number of milliseconds, or size of a dimension in a header.
+MOST = 2**53
+
+#: Bytes that a frame holds; pyzmq's Frame.buffer is a memoryview.
+Buffer = bytes | bytearray | memoryview
+
+
+class BadFrames(ValueError):
+    """A message that breaks the rules of the wire. `id` is that of its header, as far as it has a sound one."""
+
+    def __init__(self, reason: str, identifier: int = -1) -> None:
+        super().__init__(reason)
+        self.id = identifier
+
+
+@dataclass(frozen=True)
+class Request:
+    """Pass a hidden state through blocks `start` to `end` - 1.
+
+    `shape` is [rows, length, hidden size]; row r holds `lengths[r]` tokens. `deadline_ms`: the client gives up, and the
+    server need not begin, after that many milliseconds. `layers`: the states between the ends that are wanted too, in
+    ascending order.
+    """
+
+    id: int
+    start: int
+    end: int
+    dtype: str
+    shape: tuple[int, int, int]
+    deadline_ms: int
+    lengths: Buffer
+    hidden: Buffer
+    layers: tuple[int, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the padded rows, which are what computing takes time for."""
+        return self.shape[0] * self.shape[1]
+
+    def frames(self) -> list[Buffer]:
+        header = {
+            "v": VERSION,
+            "id": self.id,
+            "from": self.start,
+            "to": self.end,
+            "dtype": self.dtype,
+            "shape": self.shape,
+            "deadline_ms": self.deadline_ms,
+            "want": self.layers,
+        }
+        return [_encoded(header), self.lengths, self.hidden]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A hidden state behind block `end` - 1: a span may have shrunk, so `end` may be less than was asked for.
+
+    `states`: layer -> hidden state, of the wanted layers between the ends. `compute_ms`: how long computing took.
+    `queue_tokens`: tokens of all clients that still wait there. `claim`: the newest claim that the server knows.
+    """
+
+    id: int
+    end: int
+    hidden: Buffer
+    states: Mapping[int, Buffer] = field(default_factory=dict)
+    compute_ms: float = 0.0
+    queue_tokens: int = 0
+    claim: int = 0
+
+    def frames(self) -> list[Buffer]:
+        header = {
+            "v": VERSION,
+            "id": self.id,
+            "to": self.end,
+            "layers": list(self.states),
+            "compute_ms": round(self.compute_ms, 3),
+            "queue_tokens": self.queue_tokens,
+            "claim": self.claim,
+        }
+        return [_encoded(header), self.hidden, *self.states.values()]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An answer without a hidden state: `error` is one of ERRORS. `serving`: the span that the server has now."""
+
+    id: int
+    error: str
+    reason: str = ""
+    serving: tuple[int, int] | None = None
+
+    def frames(self) -> list[Buffer]:
+        reason = one_line(self.reason).encode("ascii", "replace").decode()[:MOST_REASON]
+        return [_encoded({"v": VERSION, "id": self.id, "error": self.error, "reason": reason, "serving": self.serving})]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What requests must fit: the number of blocks, the size of a hidden state, its dtype, and the largest request."""
+
+    total_blocks: int
+    hidden_size: int
+    dtype: str
+    most_tokens: int
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes of the largest hidden state."""
+        return self.most_tokens * self.hidden_size * DTYPES[self.dtype]
+
+
+def read_request(frames: Sequence[Buffer], model: Model) -> Request:
+    """The request in these frames. Raises BadFrames when they break a rule. What a header claims is believed only
+    if the frames that came with it have that size.
+    """
+    header = _decoded(frames)
+    identifier = _number(header, "id")
+    try:
+        if len(frames) != 3:
+            raise ValueError(f"a request has 3 frames, not {len(frames)}")
+        shape = tuple(_listed(header, "shape"))
+        start, end = _number(header, "from"), _number(header, "to")
+        layers = tuple(_listed(header, "want"))
+        if header.get("dtype") != model.dtype:
+            raise ValueError(f"the hidden states of this swarm are {model.dtype}")
+        if len(shape) != 3 or 0 in shape or shape[2] != model.hidden_size:
+            raise ValueError(f"the shape must be [rows, length, {model.hidden_size}]")
+        if shape[0] * shape[1] > model.most_tokens:
+            raise ValueError(f"a request has at most {model.most_tokens} tokens, padding included")
+        if not start < end <= model.total_blocks:
+            raise ValueError(f"blocks {start} to {end - 1} are not in a model of {model.total_blocks} blocks")
+        if list(layers) != sorted(set(layers)) or any(not start < layer < end for layer in layers):
+            raise ValueError("the wanted layers must ascend between the ends")
+        request = Request(
+            identifier, start, end, model.dtype, shape, _number(header, "deadline_ms"), frames[1], frames[2], layers
+        )
+        _check_sizes(request)
+    except ValueError as error:
+        raise BadFrames(str(error), identifier) from None
+    return request
+
+
+def read_reply(frames: Sequence[Buffer], hidden_bytes: int) -> Reply | Refusal:
+    """The answer in these frames, to a request of `hidden_bytes`. Raises BadFrames when they break a rule."""
+    header = _decoded(frames)
+    identifier = _number(header, "id")
+    try:
+        if "error" in header:
+            return _read_refusal(header, identifier)
+        layers = _listed(header, "layers")
+        if len(frames) != 2 + len(layers) or any(_size(frame) != hidden_bytes for frame in frames[1:]):
+            raise ValueError("the frames do not have the sizes of hidden states")
+        took = header.get("compute_ms")
+        if not isinstance(took, (int, float)) or not 0 <= took < MOST:
+            raise ValueError("compute_ms must be a number of milliseconds")
+        states = dict(zip(layers, frames[2:], strict=True))
+        end, queue, claim = (_number(header, name) for name in ("to", "queue_tokens", "claim"))
+        return Reply(identifier, end, frames[1], states, took, queue, claim)
+    except ValueError as error:
+        raise BadFrames(str(error), identifier) from None
+
+
+def id_of(frames: Sequence[Buffer]) -> int:
+    """The id in the header of a message. Raises BadFrames."""
+    return _number(_decoded(frames), "id")
+
+
+def _read_refusal(header: dict[str, Any], identifier: int) -> Refusal:
+    error, reason, serving = header["error"], header.get("reason", ""), header.get("serving")
+    if error not in ERRORS or not isinstance(reason, str):
+        raise ValueError("unknown error")
+    if serving is not None:
+        start, end = _listed(header, "serving")
+        serving = (start, end)
+    return Refusal(identifier, error, reason, serving)
+
+
+def _check_sizes(request: Request) -> None:
+    rows, length, _ = request.shape
+    if _size(request.hidden) != prod(request.shape) * DTYPES[request.dtype]:
+        raise ValueError(f"the hidden state has {_size(request.hidden)} bytes, which is not that of its shape")
+    if _size(request.lengths) != 4 * rows:
+        raise ValueError(f"{rows} lengths have {4 * rows} bytes, not {_size(request.lengths)}")
+    if any(not 0 <= tokens <= length for tokens in read_lengths(request.lengths)):
+        raise ValueError(f"each row has 0 to {length} tokens")
+
+
+def read_lengths(data: Buffer) -> list[int]:
+    """The numbers of tokens, from int32 in little-endian order."""
+    raw = bytes(data)
+    return list(struct.unpack(f"<{len(raw) // 4}i", raw))
+
+
+def write_lengths(lengths: Sequence[int]) -> bytes:
+    """The inverse of read_lengths.
+
+    >>> read_lengths(write_lengths([3, 0, 70000]))
+    [3, 0, 70000]
+    """
+    return struct.pack(f"<{len(lengths)}i", *lengths)
+
+
+def _size(frame: Buffer) -> int:
+    return memoryview(frame).nbytes
+
+
+def _encoded(header: dict[str, Any]) -> bytes:
+    data = orjson.dumps(header)
+    if len(data) > MOST_HEADER_BYTES:
+        raise ValueError(f"the header has {len(data)} bytes, more than {MOST_HEADER_BYTES}")
+    return data
+
+
+def _decoded(frames: Sequence[Buffer]) -> dict[str, Any]:
+    """The header of a message of this version."""
+    if not frames or _size(frames[0]) > MOST_HEADER_BYTES:
+        raise BadFrames(f"a message begins with a header of at most {MOST_HEADER_BYTES} bytes")
+    try:
+        header = orjson.loads(bytes(frames[0]))
+    except orjson.JSONDecodeError:
+        raise BadFrames("the header is not JSON") from None
+    if not isinstance(header, dict):
+        raise BadFrames("the header is not a JSON object")
+    if header.get("v") != VERSION:
+        raise BadFrames(f"version {VERSION} of the wire is spoken here", _number(header, "id", -1))
+    return header
+
+
+def _number(header: dict[str, Any], name: str, otherwise: int | None = None) -> int:
+    """A whole number of a header. Without `otherwise`, raises BadFrames when it is missing or out of range."""
+    value = header.get(name)
+    if type(value) is int and 0 <= value < MOST:
+        return value
+    if otherwise is None:
+        raise BadFrames(f"{name} must be a whole number")
+    return otherwise
+
+
+def _listed(header: dict[str, Any], name: str) -> list[int]:
+    value = header.get(name)
+    if not isinstance(value, list) or not all(type(item) is int and 0 <= item < MOST for item in value):
+        raise BadFrames(f"{name} must be a list of whole numbers")
+    return value

@@ -1,0 +1,128 @@
+"""How many blocks of a model fit into which memory, and how fast they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from stagger.models.cut_model import CutModel
+from stagger.models.devices import device_name, device_of, finish
+from stagger.models.microbatch import Microbatch
+
+#: A need is multiplied by this ratio: libraries allocate too, and there are gaps between allocations.
+RESERVE = (11, 10)
+
+#: The names that configurations have for the width of a block's feed-forward layer.
+FEED_FORWARD_WIDTHS = ("intermediate_size", "intermediate_size_mlp", "ffn_dim", "n_inner", "ffn_hidden_size")
+
+#: The width of one expert, and of the experts that every token passes.
+EXPERT_WIDTHS = ("moe_intermediate_size", "shared_expert_intermediate_size")
+
+#: The number of experts that a token passes.
+EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk")
+
+#: Tensors of [rows, length, hidden], and of [rows, length, feed-forward width], that a block holds at its peak, and
+#: bytes for each pair of tokens of a row in masks, and in the scores of a head without a fused kernel. Upper bounds of
+#: what torch's profiler found in thirteen architectures of transformers (tests/models/test_memory.py repeats three).
+HIDDEN_STATES, FEED_FORWARD_STATES = 6, 4
+MASK_BYTES, SCORE_BYTES = 6, 18
+
+
+@dataclass(frozen=True)
+class Widths:
+    """What decides how much memory a block takes for a microbatch.
+
+    hidden: the width of the hidden state, or of all heads together, if that is more.
+    feed_forward: the width of the feed-forward layer, or the sum over the experts that a token passes.
+    copies: how often the hidden state of a token is copied for its experts.
+    heads: attention heads whose scores are held, 0 where a fused kernel computes them.
+    """
+
+    hidden: int
+    feed_forward: int
+    copies: int = 0
+    heads: int = 0
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], hidden_size: int, *, fused: bool) -> Widths:
+        """The widths in a model's configuration, as in its config.json."""
+        heads = _largest(config, ("num_attention_heads", "n_head"))
+        hidden = max(hidden_size, heads * _largest(config, ("head_dim", "v_head_dim")))
+        experts = _largest(config, EXPERTS_PER_TOKEN)
+        width = _largest(config, FEED_FORWARD_WIDTHS) or 4 * hidden_size
+        expert = sum(_largest(config, (name,)) for name in EXPERT_WIDTHS) or width
+        return cls(hidden, max(width, experts * expert), experts, 0 if fused else heads)
+
+
+def _largest(config: Mapping[str, Any], names: tuple[str, ...]) -> int:
+    return max((value for name in names if isinstance(value := config.get(name), int)), default=0)
+
+
+def activations(widths: Widths, rows: int, length: int, item_bytes: int) -> int:
+    """Bytes that a block takes beside its weights while `rows` rows of `length` tokens pass it, at most.
+
+    rows * length * item_bytes * ((6 + 2 * experts) * hidden + 4 * feed_forward), and for each pair of tokens of a row
+    6 bytes of masks, and 18 bytes for each head whose scores are held.
+    """
+    states = (HIDDEN_STATES + 2 * widths.copies) * widths.hidden + FEED_FORWARD_STATES * widths.feed_forward
+    pairs = MASK_BYTES + SCORE_BYTES * widths.heads
+    return rows * length * (states * item_bytes + length * pairs)
+
+
+def with_reserve(need: int) -> int:
+    """The need in bytes, and a tenth more."""
+    return -(-need * RESERVE[0] // RESERVE[1])
+
+
+def without_reserve(free: int) -> int:
+    """The largest need that fits into `free` bytes with its reserve."""
+    return free * RESERVE[1] // RESERVE[0]
+
+
+def room(free: int, largest_block: int, activations: int, ends: int = 0) -> int:
+    """How many blocks fit into `free` bytes beside the activations of the largest microbatch, and the ends if wanted:
+    floor((free / 1.1 - activations - ends) / largest_block).
+    """
+    left = without_reserve(free) - activations - ends
+    return max(0, left // largest_block)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a device passes microbatches through a block.
+
+    device: its kind. block_s: seconds that a block takes for the microbatch. tokens: the tokens of the microbatch,
+    padding included.
+    """
+
+    device: str
+    block_s: float
+    tokens: int
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens that pass one block in a second."""
+        return self.tokens / self.block_s
+
+
+def measure(model: CutModel, batch: Microbatch, block: int, repeat: int = 3) -> Pace:
+    """The pace of a loaded block: the fastest of `repeat` passes, after one that is not counted.
+
+    The fastest, since whatever else the machine does makes a pass slower, and never faster.
+    """
+    device = device_of(model, block)
+    hidden = torch.zeros((*batch.tokens.shape, model.hidden_size), dtype=model.dtype, device=device)
+    times = [_seconds(model, hidden, batch, block) for _ in range(repeat + 1)]
+    return Pace(device_name(device), min(times[1:]), batch.tokens.numel())
+
+
+def _seconds(model: CutModel, hidden: torch.Tensor, batch: Microbatch, block: int) -> float:
+    finish(hidden.device)
+    started = time.perf_counter()
+    model.run(hidden, batch, range(block, block + 1))
+    finish(hidden.device)
+    return time.perf_counter() - started

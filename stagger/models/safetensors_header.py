@@ -1,0 +1,129 @@
+"""The header of a safetensors file: which bytes are which tensor. Pure, and suspicious of what it reads.
+
+The format: 8 bytes with the length of the header (little endian), the header (a JSON object: name of a tensor ->
+`dtype`, `shape`, `data_offsets`, which count from the end of the header), then the tensors' bytes, with nothing between
+them (https://github.com/huggingface/safetensors#format).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+
+from stagger.errors import StaggerError, counted
+
+#: Bytes of a header's length.
+LENGTH_BYTES = 8
+
+#: The longest header that safetensors' own reader takes.
+MOST_HEADER_BYTES = 100_000_000
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+class TensorPlace(NamedTuple):
+    """Where a tensor lies: in the bytes `begin` to `end` (exclusive) of a file of the model's folder."""
+
+    file: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class Damaged(StaggerError):
+    """A file of a model is not what its format asks for."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}. Copy the file again from where it came from.")
+
+
+def header_end(path: str, first: bytes, size: int) -> int:
+    """Where the header of a file of `size` bytes ends, from the file's first bytes."""
+    if len(first) < LENGTH_BYTES:
+        raise Damaged(path, f"a safetensors file has at least {LENGTH_BYTES} bytes, and this one {size}")
+    (length,) = struct.unpack("<Q", first[:LENGTH_BYTES])
+    if length > min(size - LENGTH_BYTES, MOST_HEADER_BYTES):
+        raise Damaged(path, f"its header claims {counted(length, 'byte')}, and the file has {size:,}")
+    return LENGTH_BYTES + int(length)
+
+
+def places(path: str, file: str, text: bytes, data: int, size: int) -> dict[str, TensorPlace]:
+    """The tensors of a file, by its header's `text`. Their bytes begin at byte `data` of the file's `size`."""
+    header = parsed(path, text)
+    header.pop("__metadata__", None)
+    found = {name: place(f"{path}: the tensor {name}", file, entry, data) for name, entry in header.items()}
+    in_order = sorted(found.items(), key=lambda item: (item[1].begin, item[1].end))
+    for (name, one), (next_name, other) in pairwise(in_order):
+        if other.begin < one.end:
+            raise Damaged(path, f"the tensors {name} and {next_name} share bytes")
+        if other.begin > one.end:
+            raise Damaged(path, f"between the tensors {name} and {next_name} are bytes of no tensor")
+    last_name, last = in_order[-1] if in_order else ("", None)
+    end = last.end if last else data
+    if end > size:
+        raise Damaged(
+            path,
+            f"it is truncated: it has {counted(size, 'byte')} instead of {end:,}, so the tensor {last_name} is cut off",
+        )
+    if end < size:
+        raise Damaged(path, f"it has {counted(size, 'byte')}, and its tensors end at byte {end:,}")
+    if in_order and in_order[0][1].begin != data:
+        raise Damaged(path, f"bytes of no tensor lie ahead of the tensor {in_order[0][0]}")
+    return found
+
+
+def place(subject: str, file: str, entry: Any, data: int) -> TensorPlace:
+    """The place of one tensor. `subject` begins the messages."""
+    try:
+        name, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
+    except (TypeError, KeyError, ValueError):
+        raise Damaged(subject, "it has no dtype, shape and data_offsets in the header") from None
+    if not whole or end < begin:
+        raise Damaged(subject, f"its shape {list(shape)} and data_offsets {[begin, end]} are not possible")
+    dtype = DTYPES.get(name) if isinstance(name, str) else None
+    if dtype is None:
+        raise StaggerError(
+            f"{subject} has the dtype {name}, which stagger does not read; use a checkpoint in one of"
+            f" {', '.join(DTYPES)}."
+        )
+    needed = math.prod(shape) * dtype.itemsize
+    if needed != end - begin:
+        raise Damaged(subject, f"{name} {list(shape)} takes {counted(needed, 'byte')}, and it has {end - begin:,}")
+    return TensorPlace(file, dtype, shape, data + begin, data + end)
+
+
+def parsed(path: str, text: bytes) -> dict[str, Any]:
+    """A JSON object, without a key that appears twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise Damaged(path, f"it has {next(name for name in names if names.count(name) > 1)} twice")
+        return content
+
+    try:
+        content = json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(path, f"its JSON cannot be read ({error})") from None
+    if not isinstance(content, dict):
+        raise Damaged(path, "its JSON is not an object")
+    return content
