@@ -37,6 +37,7 @@ PURE = {
     "pipeline/__init__",
     "pipeline/shard_table",
     "plan/sharding",
+    "rundir/completion_table",
     "slurm/answers",
     "slurm/states",
     "spec/block_settings",

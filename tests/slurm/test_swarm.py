@@ -1,4 +1,4 @@
-"""A real swarm on the cluster, with everything going wrong: all documents come out once, as one process computes them."""
+"""A real swarm on the cluster, in which everything goes wrong: all documents come out, as one process computes them."""
 
 from __future__ import annotations
 

@@ -106,6 +106,7 @@ class Client:
         self._claim = 0
         self._changed = self._look_at = self._polled = time.monotonic()
         self._end = model.total_blocks
+        self._failed: dict[str, str] = {}  # Server -> why it failed, since the last microbatch that passed all blocks.
         self._stalled: float | None = None  # Since when blocks have no server.
         self._missing: list[int] = []
 
@@ -189,6 +190,8 @@ class Client:
 
     def _events(self, timeout_ms: int) -> list[Flight]:
         """Wait for events; return the microbatches that have passed all blocks."""
+        if not self.peers:
+            time.sleep(timeout_ms / 1000)  # A poller without sockets does not wait.
         ready = dict(self._poller.poll(timeout_ms))
         now, landed = time.monotonic(), list[Flight]()
         paused = now - self._polled > self._timing.heartbeat.lost_after_s
@@ -251,6 +254,7 @@ class Client:
         flight.failures.clear()
         flight.lost = 0
         if flight.at == self._end:
+            self._failed.clear()
             return [flight]
         self._waiting.append(flight)
         return []
@@ -260,11 +264,10 @@ class Client:
         if refusal.error == wire.LEAVING:
             self._evict(peer, "it leaves")
         elif refusal.error in (wire.FAILED, wire.BAD_REQUEST):
-            flight.failures[peer.name] = refusal.reason
+            flight.failures[peer.name] = self._failed[peer.name] = refusal.reason
             self._evict(peer, f"it failed: {refusal.reason}")
             if len(flight.failures) >= MOST_FAILURES:
-                told = "; ".join(f"{name}: {why}" for name, why in flight.failures.items())
-                raise MicrobatchFailed(f"{counted(MOST_FAILURES, 'server')} could not compute a microbatch: {told}.")
+                raise not_computed("a microbatch", flight.failures)
         else:
             peer.load.rests_until = time.monotonic() + REST_S * (0.5 + self._random.random())
             if refusal.error == wire.NOT_HERE and refusal.serving is not None:
@@ -343,6 +346,8 @@ class Client:
         spans = [(peer.load.start, peer.load.end) for peer in self.peers.values()]
         self._missing = [block for block in uncovered(spans, self._end) if block >= next_block]
         if self._missing and self._stalled is None:
+            if len(self._failed) >= MOST_FAILURES:  # Each another microbatch: new servers would fail, too.
+                raise not_computed("microbatches", self._failed)
             self._stalled = now
             self._look_soon()
             evicted = "".join(f"; {name} was given up: {why}" for name, why in list(self.evicted.items())[-3:])
@@ -350,6 +355,11 @@ class Client:
         elif self._stalled is not None and not self._missing:
             self._tell(f"all blocks have servers again, after {now - self._stalled:.1f} s")
             self._stalled = None
+
+
+def not_computed(what: str, failures: Mapping[str, str]) -> MicrobatchFailed:
+    told = "; ".join(f"{name}: {why}" for name, why in failures.items())
+    return MicrobatchFailed(f"{counted(len(failures), 'server')} could not compute {what}: {told}.")
 
 
 def waiting(flights: Sequence[Flight]) -> str:

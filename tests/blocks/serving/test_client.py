@@ -13,10 +13,10 @@ import pytest
 from stagger.blocks.serving.client import Client, Looked, MicrobatchFailed
 from stagger.blocks.serving.keys import KeyPair
 from stagger.blocks.serving.routing import Uncovered
+from tests.blocks.serving.conftest import QUICK
 from tests.conftest import until
 from tests.kit.span_servers import MODEL, SHAPE, Servers, hidden_state, passed, work
 from tests.kit.tcp_proxy import Proxy
-from tests.blocks.serving.conftest import QUICK
 
 Clients = Callable[..., Client]
 
@@ -184,6 +184,27 @@ def test_waiting_ends_when_whoever_decides_says_so(servers: Servers, client: Cli
 
     with pytest.raises(Enough, match=r"\[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11\]"):
         list(client(servers, waits=refuse).run([work(0)]))
+
+
+def test_a_client_without_servers_does_not_spin(
+    servers: Servers, client: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = 0
+    send = Client._send
+
+    def counted(self: Client) -> None:
+        nonlocal turns
+        turns += 1
+        send(self)
+
+    def half_a_second(uncovered: Uncovered) -> None:
+        if uncovered.since_s > 0.5:
+            raise InterruptedError
+
+    monkeypatch.setattr(Client, "_send", counted)
+    with pytest.raises(InterruptedError):
+        list(client(servers, waits=half_a_second).run(work(index) for index in range(10)))
+    assert turns < 100
 
 
 def test_several_clients_at_once_lose_a_server(four: Servers, client: Clients) -> None:

@@ -22,10 +22,10 @@ from stagger.blocks.serving.routing import Offer, Uncovered
 from stagger.blocks.serving.span_server import CREDITS, SpanServer
 from stagger.blocks.serving.wire import MOST_HEADER_BYTES, Model, Request, write_lengths
 from stagger.errors import StaggerError
+from tests.blocks.serving.conftest import QUICK
 from tests.conftest import until
 from tests.kit.span_servers import HEARTBEAT, MODEL, SHAPE, Blocks, Faults, Servers, hidden_state, passed, work
 from tests.kit.tcp_proxy import Proxy
-from tests.blocks.serving.conftest import QUICK
 
 Start = Callable[..., SpanServer]
 

@@ -1,0 +1,86 @@
+"""Servers of a swarm in processes of their own, for the benchmarks: echo, sleeping, or a real span of a model."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from stagger.blocks.serving.client import Client, Looked
+from stagger.blocks.serving.flight import Work
+from stagger.blocks.serving.keys import KeyPair
+from stagger.blocks.serving.routing import Offer
+from stagger.blocks.serving.span_server import Computed, SpanServer
+from stagger.blocks.serving.wire import Model, Request, write_lengths
+
+CONTEXT = multiprocessing.get_context("spawn")
+
+Compute = Callable[[Request], Computed]
+
+
+def echo(start: int, end: int, rate: float) -> Compute:
+    """Computes nothing: the hidden state goes back as it came."""
+    return lambda request: Computed(min(end, request.end), request.hidden)
+
+
+def sleeping(start: int, end: int, rate: float) -> Compute:
+    """Takes as long as a device of `rate` tokens times blocks per second, and no processor."""
+
+    def compute(request: Request) -> Computed:
+        reached = min(end, request.end)
+        time.sleep(request.tokens * (reached - request.start) / rate)
+        return Computed(reached, request.hidden)
+
+    return compute
+
+
+def serve(pipe: Any, make: Any, model: Model, clients: bytes | None, start: int, end: int, rate: float) -> None:
+    """A server's process. It sends its address and key through the pipe, and ends on SIGTERM."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    server = SpanServer(make(start, end, rate), model, "127.0.0.1", clients)
+    pipe.send((server.address, server.public_key))
+    server.serve(stop)
+
+
+@contextmanager
+def servers(
+    make: Any, model: Model, keys: KeyPair | None, spans: list[tuple[int, int, float]]
+) -> Iterator[tuple[dict[str, Offer], dict[str, Any]]]:
+    """Servers of these spans (start, end, rate): their offers, and their processes."""
+    offers, processes = {}, {}
+    for number, (start, end, rate) in enumerate(spans):
+        here, there = CONTEXT.Pipe()
+        arguments = (there, make, model, keys.public if keys else None, start, end, rate)
+        process = CONTEXT.Process(target=serve, args=arguments, daemon=True)
+        process.start()
+        name = f"{number:05d}.1"
+        address, key = here.recv()
+        offers[name], processes[name] = Offer(name, address, key, start, end), process
+    try:
+        yield offers, processes
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.join()
+
+
+def client_of(offers: dict[str, Offer], model: Model, keys: KeyPair | None, **options: Any) -> Client:
+    return Client(lambda: Looked(offers), model, keys, **{"tell": lambda _: None, **options})
+
+
+def work(number: int, model: Model, tokens: int) -> Work:
+    hidden = bytes(tokens * model.hidden_size * 4)
+    return Work(number, (1, tokens, model.hidden_size), write_lengths([tokens]), hidden, (model.total_blocks,))
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds of a process until now."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,104 @@
+"""What clients get of the capacity of unequal servers, and how fast a lost one is noticed. Computing is sleep."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import statistics
+import time
+from typing import Any
+
+from benchmarks.swarm.processes import CONTEXT, client_of, servers, sleeping, work
+from stagger.blocks.placement.bound import routing_capacity
+from stagger.blocks.placement.petals import Span
+from stagger.blocks.serving.keys import KeyPair
+from stagger.blocks.serving.routing import Offer
+from stagger.blocks.serving.wire import Model
+
+MODEL = Model(12, 64, "float32", 256)
+TOKENS = 256
+
+#: Start, end, and tokens times blocks per second of each server.
+SPANS = [
+    (0, 6, 12000.0),
+    (6, 12, 9000.0),
+    (0, 4, 3000.0),
+    (4, 8, 6000.0),
+    (8, 12, 5000.0),
+    (2, 8, 7000.0),
+    (5, 12, 11000.0),
+    (0, 5, 4000.0),
+]
+
+
+def capacity() -> float:
+    """Tokens per second that the servers carry with the best routing."""
+    return routing_capacity([Span(str(number), *span) for number, span in enumerate(SPANS)], MODEL.total_blocks)
+
+
+def run_client(pipe: Any, offers: dict[str, Offer], keys: KeyPair, until: float) -> None:
+    """Send microbatches until that time, and return when each came back: the clock is the machine's."""
+    client = client_of(offers, MODEL, keys)
+    given = itertools.takewhile(lambda _: time.monotonic() < until, works())
+    pipe.send([time.monotonic() for _ in client.run(given)])
+
+
+def works() -> Any:
+    return (work(number, MODEL, TOKENS) for number in itertools.count())
+
+
+def routed(clients: int, seconds: float) -> dict[str, Any]:
+    """Tokens per second of all clients together, and of each, between the start and the end of the flow."""
+    keys = KeyPair.new()
+    with servers(sleeping, MODEL, keys, SPANS) as (offers, _):
+        until = time.monotonic() + seconds + 5
+        pipes = []
+        for _ in range(clients):
+            here, there = CONTEXT.Pipe()
+            CONTEXT.Process(target=run_client, args=(there, offers, keys, until), daemon=True).start()
+            pipes.append(here)
+        landed = [pipe.recv() for pipe in pipes]
+    begin, end = max(times[0] for times in landed) + seconds / 4, until - 1
+    each = [TOKENS * sum(begin <= at < end for at in times) / (end - begin) for times in landed]
+    return {
+        "clients": clients,
+        "tokens_per_s": sum(each),
+        "least": min(each),
+        "most": max(each),
+        "share_of_capacity": sum(each) / capacity(),
+    }
+
+
+def lost(number: signal.Signals, repeat: int) -> dict[str, float]:
+    """Seconds from a signal to a server until its microbatches are on their way to another."""
+    found = []
+    for _ in range(repeat):
+        told: list[float] = []
+        keys = KeyPair.new()
+        with servers(sleeping, MODEL, keys, [(0, 12, 50000.0)] * 2) as (offers, processes):
+            client = client_of(offers, MODEL, keys, tell=lambda _, at=told: at.append(time.monotonic()))
+            running = client.run(works())
+            for _ in range(20):
+                next(running)
+            while not client.peers["00000.1"].flights:
+                next(running)
+            os.kill(processes["00000.1"].pid, number)
+            sent = time.monotonic()
+            while not told:
+                next(running)
+            found.append(told[0] - sent)
+            running.close()
+    return {"median": statistics.median(found), "max": max(found)}
+
+
+def measure(repeat: int, seconds: float) -> dict[str, Any]:
+    one = [routed(1, seconds) for _ in range(repeat)]
+    six = [routed(6, seconds) for _ in range(repeat)]
+    return {
+        "capacity_tokens_per_s": capacity(),
+        "one_client": max(one, key=lambda run: float(run["share_of_capacity"])),
+        "six_clients": max(six, key=lambda run: float(run["share_of_capacity"])),
+        "killed_to_sent_again_s": lost(signal.SIGKILL, 5),
+        "stopped_to_sent_again_s": lost(signal.SIGSTOP, 1),
+    }

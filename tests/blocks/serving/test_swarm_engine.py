@@ -1,0 +1,221 @@
+"""The engine `swarm` and the host `transformer`: the numbers of one process, bit for bit, and who is not used."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stagger.blocks.coverage import SwarmGone
+from stagger.blocks.host import HostContext
+from stagger.blocks.placement.petals import ServerState
+from stagger.blocks.server.records import ServerRecord
+from stagger.blocks.server.registry import Registry
+from stagger.blocks.serving.client import MicrobatchFailed
+from stagger.blocks.serving.span_server import NotHere
+from stagger.blocks.serving.swarm_engine import SwarmEngine, open_swarm
+from stagger.blocks.serving.tensors import as_bytes, as_tensor
+from stagger.blocks.serving.wire import Request, write_lengths
+from stagger.blocks.swarm_place import SwarmPlace, registry_folder
+from stagger.blocks.transformer_host import TransformerHost
+from stagger.errors import StaggerError
+from stagger.models.microbatch import Microbatch
+from stagger.models.open_engine import open_engine
+from stagger.storage.storage import Storage
+from tests.models.corpus import save_model
+
+torch.set_num_threads(1)
+BLOCKS = 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_model(tmp_path_factory.mktemp("llama"), num_hidden_layers=BLOCKS)
+
+
+class Swarm:
+    """Servers in threads of the test, with a registry as theirs."""
+
+    def __init__(self, folder: str, stage_dir: Path, **options: Any) -> None:
+        self.folder = folder
+        self.options = options
+        self.place = SwarmPlace(
+            "swarm", str(stage_dir), BLOCKS, 2, 1.0, 5.0, model=folder, host="transformer", host_options=options
+        )
+        self.registry = Registry(Storage(), registry_folder(str(stage_dir)), BLOCKS)
+        self.hosts: dict[str, TransformerHost] = {}
+        self.stop = threading.Event()
+        self.threads: list[threading.Thread] = []
+        self.ended: list[str] = []
+
+    def _serve(self, host: TransformerHost) -> None:
+        try:
+            host.serve(self.stop)
+        except StaggerError as error:
+            self.ended.append(str(error))
+
+    def start(self, rank: int, blocks: range, **about: Any) -> TransformerHost:
+        context = HostContext(BLOCKS, self.folder, rank, lambda: False, stage_dir=self.place.stage_dir)
+        host = TransformerHost(context, **self.options)
+        host.plan(blocks)
+        for block in blocks:
+            host.load(range(block, block + 1))
+        self.threads.append(threading.Thread(target=self._serve, args=(host,), daemon=True))
+        self.threads[-1].start()
+        name = f"{rank:05d}.1"
+        self.hosts[name] = host
+        record = ServerRecord(
+            name, "node", host.port, ServerState.ONLINE, blocks.start, blocks.stop, (blocks.start, blocks.stop), 9.0, 0
+        )
+        self.registry.announce(replace(record, about={**host.about(), **about}, pass_throughput=9.0))
+        return host
+
+    def engine(self, dtype: str = "auto") -> SwarmEngine:
+        _, opened = open_swarm(Storage(), {"swarm": self.place.fields()}, None, None, dtype)
+        return opened(256)
+
+    def end(self) -> None:
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+
+
+@pytest.fixture
+def swarm(folder: str, tmp_path: Path) -> Iterator[Callable[..., Swarm]]:
+    made: list[Swarm] = []
+
+    def make(**options: Any) -> Swarm:
+        made.append(Swarm(folder, tmp_path / f"stage{len(made)}", **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.end()
+
+
+def microbatches(count: int = 6) -> list[Microbatch]:
+    torch.manual_seed(1)
+    lengths = [(64, 3, 20), (1, 64, 0), (17, 17, 17)]
+    return [
+        Microbatch(number, torch.randint(1, 500, (3, 64)), lengths[number % len(lengths)]) for number in range(count)
+    ]
+
+
+def states(engine: Any, layers: list[int], given: list[Microbatch]) -> list[tuple[int, dict[int, torch.Tensor]]]:
+    found = engine.run(given, layers, lambda batch, layer, hidden: hidden.clone())
+    return [(batch.number, kept) for batch, kept in found]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_states_of_every_layer_are_those_of_the_whole_model(
+    swarm: Callable[..., Swarm], folder: str, dtype: str
+) -> None:
+    there = swarm(dtype=dtype)
+    there.start(0, range(4))
+    there.start(1, range(2, 6))
+    engine, given = there.engine(), microbatches()
+    whole = open_engine(Storage(), folder, "whole", dtype, rows=3, length=64)
+    for layers in ([0, 1, 2, 3, 4, 5, 6], [6], [0], [3]):
+        expected = states(whole, layers, given)
+        got = states(engine, layers, given)
+        assert [number for number, _ in got] == list(range(6)), "in order"
+        for (_, one), (_, other) in zip(got, expected, strict=True):
+            assert one.keys() == other.keys() == set(layers)
+            assert all(torch.equal(one[layer], other[layer]) for layer in layers)
+    assert engine.devices == whole.devices
+
+
+def test_only_the_blocks_that_are_needed_need_servers(swarm: Callable[..., Swarm]) -> None:
+    there = swarm()
+    there.start(0, range(3))
+    assert len(states(there.engine(), [2, 3], microbatches())) == 6
+
+
+def test_servers_with_other_numbers_are_not_used(swarm: Callable[..., Swarm]) -> None:
+    there = swarm()
+    there.start(0, range(6), fingerprint="another")
+    there.start(1, range(6), dtype="bfloat16")
+    there.start(2, range(6), public_key="")
+    there.start(3, range(6), address=None)
+    good = there.start(4, range(6))
+    engine = there.engine()
+    assert len(states(engine, [6], microbatches())) == 6
+    assert good.counters()["requests"] == 6
+    refused = {name: why.partition(" (")[0] for name, why in engine._found.refused.items()}
+    assert refused == {
+        "00000.1": "it has other files of the model",
+        "00001.1": "it has another dtype",
+        "00002.1": "it has no key, and host_options.encrypt is not false",
+        "00003.1": "it serves no hidden states: it has no address",
+    }
+
+
+def test_users_wait_no_longer_than_their_patience(swarm: Callable[..., Swarm]) -> None:
+    there = swarm()
+    there.start(0, range(3))
+    there.place = replace(there.place, patience_s=0.01)
+    with pytest.raises(SwarmGone, match="blocks 3-5 of swarm have had no server for"):
+        states(there.engine(), [6], microbatches())
+
+
+def test_what_is_not_finite_is_not_sent_on(swarm: Callable[..., Swarm]) -> None:
+    there = swarm()
+    for rank in (0, 1):
+        host = there.start(rank, range(6))
+        weight = next(host.model._cut.blocks[3].parameters())
+        weight.fill_(float("inf"))
+    with pytest.raises(MicrobatchFailed, match=r"the states of \d+ tokens are not finite, in rows \[0"):
+        states(there.engine(), [6], microbatches())
+    for thread in there.threads:
+        thread.join()
+    assert [one.partition(" requests failed")[0] for one in there.ended] == ["the last 2"] * 2, "others take over"
+
+
+def test_a_span_that_shrinks_gets_a_microbatch_as_far_as_it_reaches(swarm: Callable[..., Swarm]) -> None:
+    there = swarm()
+    host = there.start(0, range(1, 5))
+    host.unload(range(3, 5))
+    (batch,) = microbatches(1)
+    hidden = torch.randn(3, 64, 64)
+    request = Request(0, 1, 5, "float32", (3, 64, 64), 1000, write_lengths(batch.lengths), as_bytes(hidden), (2, 4))
+    done = host.compute(request)
+    assert (done.end, list(done.states), host.span()) == (3, [2], (1, 3))
+    assert torch.equal(as_tensor(done.hidden, torch.float32, (3, 64, 64)), host.model.run(hidden, batch, range(1, 3)))
+    with pytest.raises(NotHere):
+        host.compute(replace(request, start=3, layers=()))
+
+
+def test_room_and_speed_and_what_the_registry_shows(swarm: Callable[..., Swarm]) -> None:
+    there = swarm(tokens=256)
+    host = there.start(0, range(0))
+    assert host.room() == BLOCKS
+    speed = host.measure()
+    assert speed.pass_rps == speed.forward_rps > 0
+    assert host.model.loaded == set()
+    states(there.engine(), [0], microbatches())
+    assert host.counters()["bytes_loaded"] > 0
+    assert "secret" not in repr(host.about())
+
+
+@pytest.mark.parametrize(
+    ("uses", "given", "message"),
+    [
+        ({}, {}, "engine: swarm needs servers"),
+        ({"a": {}, "b": {}}, {}, "the stage uses a, b: choose one, as in swarm: a"),
+        ({"a": {}}, {"swarm": "c"}, "swarm: 'c' is not in `uses` of the stage, which has a"),
+        ({"a": {"host": "simulated"}}, {}, "the servers of a serve no hidden states"),
+        ({"a": {"model": None}}, {}, "the servers of a serve no hidden states"),
+        ({"a": {}}, {"model": "/other"}, "model is /other, but a has /model: leave model out"),
+        ({"a": {}}, {"dtype": "float16"}, "dtype is float16, but a has auto"),
+    ],
+)
+def test_each_mistake_is_a_sentence(uses: dict[str, dict[str, Any]], given: dict[str, str], message: str) -> None:
+    place = SwarmPlace("a", "stage", BLOCKS, 2, 1.0, 5.0, model="/model", host="transformer")
+    swarms = {name: {**place.fields(), **changes} for name, changes in uses.items()}
+    with pytest.raises(StaggerError, match=message):
+        open_swarm(Storage(), swarms, given.get("swarm"), given.get("model"), given.get("dtype", "auto"))
