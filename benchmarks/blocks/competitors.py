@@ -18,7 +18,8 @@ import numpy as np
 from benchmarks.kit import measure
 from stagger.blocks.placement.bound import routing_capacity, throughput_bound
 from stagger.blocks.placement.joint_moves import planned_moves
-from stagger.blocks.placement.petals import Span, choose_best_blocks
+from stagger.blocks.placement.petals import choose_best_blocks
+from stagger.blocks.placement.spans import Span
 from stagger.blocks.simulation import helix, parallax
 from stagger.blocks.simulation.allocation import Resource, throughputs
 from stagger.blocks.simulation.report import TOTAL_BLOCKS, Experiment, compare, document
