@@ -29,7 +29,7 @@ PLAIN = (
 )
 
 #: The columns that are fields which most records lack.
-RARE = ("left_out", "dropped", "counts")
+RARE = ("gpus", "left_out", "dropped", "counts")
 
 #: The columns that are notes which most records lack.
 NOTED = ("schemas", "models")
@@ -74,7 +74,7 @@ class CompletionTable:
 
     rank: by the name of the record's file.
     identity: identifies the content of that file (`Storage.identities`); empty where that is not known.
-    waited_s, requests: of `retried`; requests, bad_records, left_out, dropped, counts, schemas and models are None for none.
+    waited_s, requests: of `retried`; requests, bad_records, and the columns of RARE and NOTED are None for none.
     folders: the number of the rank's folders in `folder_sets`.
     steps: the columns of each step.
     """
@@ -99,6 +99,7 @@ class CompletionTable:
     waited_s: list[float] = field(default_factory=list)
     requests: list[Any] = field(default_factory=list)
     bad_records: list[Any] = field(default_factory=list)
+    gpus: list[Any] = field(default_factory=list)
     left_out: list[Any] = field(default_factory=list)
     dropped: list[Any] = field(default_factory=list)
     counts: list[Any] = field(default_factory=list)
@@ -112,7 +113,7 @@ class CompletionTable:
         return len(self.rank)
 
     def append(self, ranks: Sequence[int], identities: Sequence[str], records: Sequence[Mapping[str, Any]]) -> None:
-        """Add the records of some ranks. Adds none of them, and raises one of MALFORMED, when one is not as it should be.
+        """Add the records of some ranks. Adds none, and raises one of MALFORMED, when one is not as it should be.
 
         Raises OtherSteps when one has another number of steps than those before.
         """

@@ -74,6 +74,17 @@ class StepRecord(Statistics):
     seconds: float
 
 
+class GpuUse(TypedDict):
+    """What an attempt used of its GPUs, in samples: of memory in MiB, the most on one of them, and what that one has.
+
+    `busy` is the mean share of time in which a GPU computed anything (NVML, nvmlUtilization_t.gpu), over all of them.
+    """
+
+    peak_mib: int
+    total_mib: int
+    busy: float
+
+
 class AttemptRecord(TypedDict):
     """Where and when an attempt ran. Times are in seconds since the epoch; `cpu_s` in CPU seconds, memory in MiB.
 
@@ -102,6 +113,7 @@ class _Notes(TypedDict, total=False):
     dropped: dict[str, int]
     counts: dict[str, int]
     notes: dict[str, Any]
+    gpus: GpuUse
     pages: list[str]
 
 
@@ -109,8 +121,8 @@ class Completion(AttemptRecord, _Notes):
     """completions/<rank>.json; with `commit: shard` also progress/<rank>.json, for the first `shards` shards.
 
     `left_out` counts by reason the records that the reader left out, `dropped` those that steps dropped, and `counts`
-    is what steps counted; `notes` holds the notes of steps. Each of these is there only if there is any. The other keys
-    are always present.
+    is what steps counted; `notes` holds the notes of steps, and `gpus` what NVML told. Each of these is there only if
+    there is any. The other keys are always present.
     """
 
     rank: int

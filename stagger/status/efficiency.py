@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from operator import sub
+from operator import itemgetter, sub
 from typing import Any, NamedTuple
 
 from stagger.rundir.completion_table import CompletionTable
@@ -95,12 +95,14 @@ def efficiency(table: CompletionTable, resources: dict[str, Any]) -> dict[str, A
     memory_gib, limit = resources.get("mem_per_cpu_gb"), resources.get("time")
     memory_mib = memory_gib and memory_gib * cpus * 1024 * (resources.get("ranks_at_once", 1) if asked_at_once else 0)
     rank_mib = max(table.peak_rss_mb)
+    gpus = gpu_use(table)
     limit_s = limit and parse_time(limit)
     return {
         "jobs": len(jobs),
         "cpu": {"used_s": round(cpu_s, 1), "asked_s": round(cpus_s, 1), "share": _share(cpu_s, cpus_s)},
         "memory": {"peak_mib": peak_mib, "asked_mib": memory_mib, "share": _share(peak_mib, memory_mib)},
         "time": {"longest_s": round(longest_s, 1), "limit_s": limit_s, "share": _share(longest_s, limit_s)},
+        **({"gpus": gpus} if gpus else {}),
         "asleep_s": round(sum(job.delay_s for job in jobs), 1),
         "waiting_s": round(sum(table.waited_s), 1),
         "enough": {
@@ -108,6 +110,18 @@ def efficiency(table: CompletionTable, resources: dict[str, Any]) -> dict[str, A
             "time": format_time(math.ceil(longest_s * MARGIN / 60) * 60),
         },
     }
+
+
+def gpu_use(table: CompletionTable) -> dict[str, Any]:
+    """The most memory in use on a GPU, and the mean share of time in which GPUs were busy; empty if no task knew."""
+    known = [(use, table.ended[row] - table.started[row]) for row, use in enumerate(table.gpus) if use]
+    if not known:
+        return {}
+    fullest = max((use for use, _ in known), key=itemgetter("peak_mib"))
+    peak_mib, total_mib = fullest["peak_mib"], fullest["total_mib"]
+    seconds = sum(lasted for _, lasted in known)
+    busy = _share(sum(use["busy"] * lasted for use, lasted in known), seconds)
+    return {"peak_mib": peak_mib, "total_mib": total_mib, "share": _share(peak_mib, total_mib), "busy": busy}
 
 
 def ranks_requested(resources: Mapping[str, Any]) -> int:
@@ -121,7 +135,7 @@ def _share(used: float, asked: float | None) -> float | None:
 
 
 def sentences(found: dict[str, Any]) -> list[str]:
-    """The content of `efficiency` as two lines of text; none if it is empty."""
+    """The content of `efficiency` as two lines of text, and a third of the GPUs; none if it is empty."""
     if not found:
         return []
     cpu, memory, time = found["cpu"], found["memory"], found["time"]
@@ -133,6 +147,11 @@ def sentences(found: dict[str, Any]) -> list[str]:
         f"start delays {found['asleep_s']:,.0f} s in total, waiting for storage {found['waiting_s']:,.0f} s;"
         f" sufficient: mem_per_cpu_gb: {found['enough']['mem_per_cpu_gb']}, time: {found['enough']['time']}"
     )
+    if gpus := found.get("gpus"):
+        lines.append(
+            f"GPU memory at most {gpus['peak_mib']:,} MiB{_asked(gpus, 'total_mib', ' MiB')},"
+            f" GPUs busy {_percent(gpus['busy'])} of the time"
+        )
     return lines
 
 

@@ -98,3 +98,13 @@ def test_a_job_of_whole_nodes_counts_with_the_processors_that_its_ranks_used() -
         table_of(records), {"cpus_per_task": 2, "mem_per_cpu_gb": None, "time": None, "ranks_at_once": "auto"}
     )
     assert (found["jobs"], found["cpu"]["asked_s"], found["memory"]["asked_mib"]) == (1, 600.0, None)
+
+
+def test_gpus_are_busy_by_the_time_of_their_tasks_and_full_by_the_fullest() -> None:
+    half = {"peak_mib": 40000, "total_mib": 80000, "busy": 0.5}
+    full = {"peak_mib": 60000, "total_mib": 80000, "busy": 0.9}
+    records = [completion(0, "7_0", gpus=half), completion(1, "7_1", gpus=full, started=10.0), completion(2, "7_2")]
+    found = efficiency(table_of(records), {"cpus_per_task": 1})
+    assert found["gpus"] == {"peak_mib": 60000, "total_mib": 80000, "share": 0.75, "busy": 0.8}
+    assert sentences(found)[2] == "GPU memory at most 60,000 MiB of 80,000 MiB (75%), GPUs busy 80% of the time"
+    assert "gpus" not in efficiency(table_of(records[2:]), {"cpus_per_task": 1})

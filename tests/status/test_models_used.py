@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from stagger.rundir.completion_table import CompletionTable
 from stagger.status.models_used import models_differ, models_used
+from tests.kit.records import table_of
 
 
 def note(**changes: str) -> dict[str, str]:
@@ -12,8 +12,8 @@ def note(**changes: str) -> dict[str, str]:
     return {**one, **changes}
 
 
-def records(*notes: list[dict[str, str]]) -> list[Any]:
-    return [{"rank": rank, "notes": {"models": mine}} for rank, mine in enumerate(notes)] + [{"rank": 99}]
+def records(*notes: list[dict[str, str]]) -> CompletionTable:
+    return table_of([*({"rank": rank, "notes": {"models": one}} for rank, one in enumerate(notes)), {"rank": 99}])
 
 
 def test_ranks_with_one_model_are_summed_and_engines_do_not_matter() -> None:
