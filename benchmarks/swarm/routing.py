@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.swarm.processes import CONTEXT, client_of, servers, sleeping, work
 from stagger.blocks.placement.bound import routing_capacity
-from stagger.blocks.placement.petals import Span
+from stagger.blocks.placement.spans import Span
 from stagger.blocks.serving.keys import KeyPair
 from stagger.blocks.serving.routing import Offer
 from stagger.blocks.serving.wire import Model

@@ -103,7 +103,6 @@ class CompletionTable:
     left_out: list[Any] = field(default_factory=list)
     dropped: list[Any] = field(default_factory=list)
     counts: list[Any] = field(default_factory=list)
-    gpus: list[Any] = field(default_factory=list)
     schemas: list[Any] = field(default_factory=list)
     models: list[Any] = field(default_factory=list)
     folders: list[int] = field(default_factory=list)

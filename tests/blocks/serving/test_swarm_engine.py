@@ -13,7 +13,7 @@ import torch
 
 from stagger.blocks.coverage import SwarmGone
 from stagger.blocks.host import HostContext
-from stagger.blocks.placement.petals import ServerState
+from stagger.blocks.placement.spans import ServerState
 from stagger.blocks.server.records import ServerRecord
 from stagger.blocks.server.registry import Registry
 from stagger.blocks.serving.client import MicrobatchFailed
