@@ -25,6 +25,7 @@ PURE = {
     "blocks/placement/own_gain",
     "blocks/placement/petals",
     "blocks/placement/rules",
+    "blocks/serving/routing",
     "blocks/simulation/allocation",
     "blocks/simulation/helix",
     "blocks/simulation/parallax",
