@@ -78,10 +78,10 @@ def next_hop(
     """The server that `tokens` tokens are sent to from the first of `blocks` on, and the block at which it stops.
 
     It is the server that this client has used least lately, in seconds of work; None when none has a credit. It stops
-    where another span begins whose server has been used less, by more than it takes to send the state (`transfer_s`) and
-    to compute HOP_BLOCKS blocks. So each block is computed by the servers that are used least, as in the best division
-    of the work: there, none can move to a server that is used less. If each server computed its whole span, those that
-    cover its end would be left unused: 0.75 of the capacity in benchmarks/swarm, instead of 0.99.
+    where another span begins whose server has been used less, by more than it takes to send the state (`transfer_s`),
+    and to compute HOP_BLOCKS blocks. So each block is computed by the servers that are used least, as in the best
+    division of the work: there, none can move to a server that is used less. If each server computed its whole span,
+    those that cover its end would be left unused: 0.75 of the capacity in benchmarks/swarm, instead of 0.99.
 
     Queue lengths in answers of other clients add nothing, since they are old when they arrive.
     """
