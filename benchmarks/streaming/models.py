@@ -79,9 +79,9 @@ class Plain:
         self._model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
         self._last = self._model.base_model.layers[-1]
 
-    @torch.inference_mode()
     def last_states(self, batches: Iterable[Microbatch]) -> list[float]:
-        return list(self._states(batches))
+        with torch.inference_mode():
+            return list(self._states(batches))
 
     def _states(self, batches: Iterable[Microbatch]) -> Iterator[float]:
         for batch in batches:

@@ -116,20 +116,25 @@ def peak_bytes() -> int:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
 
 
-def padding(documents: int, tokens: int, window: int) -> float:
-    """Places in microbatches for each token of documents of log-normal lengths, with a median of 300 tokens."""
+def padding(total: int, tokens: int) -> float:
+    """Places in microbatches for each token of about `total` tokens of documents, with the default buffer.
+
+    Lengths are log-normal, with a median of 490 tokens, and at most 4096.
+    """
     import numpy
 
     from stagger.models.batches import Batcher, Piece, Row, Shapes
+    from stagger.models.steps import BUFFER_TOKENS
 
-    lengths = numpy.random.default_rng(0).lognormal(numpy.log(300), 0.9, documents).clip(8, tokens).astype(int)
-    batcher = Batcher(Shapes(tokens), window)
+    lengths = numpy.random.default_rng(0).lognormal(numpy.log(490), 1.0, total // 400).clip(8, 4096).astype(int)
+    lengths = lengths[: int((lengths.cumsum() <= total).sum())]
+    batcher = Batcher(Shapes(tokens), BUFFER_TOKENS)
     places = 0
     for number, length in enumerate(lengths.tolist()):
         row = Row(number, Piece(0, length, 0), numpy.ones(length, dtype=numpy.int64))
         places += sum(batch.tokens.numel() for batch, _ in batcher.add(row))
     places += sum(batch.tokens.numel() for batch, _ in batcher.rest())
-    return round(places / int(lengths.sum()), 3)
+    return round(places / sum(lengths.tolist()), 3)
 
 
 def imports_of_a_rank(folder: str) -> list[str]:
@@ -160,8 +165,9 @@ def main() -> int:
             check_memory(folder, dtype, options, results, requirements)
         if options.only in (None, "padding"):
             results["padding"] = {
-                f"microbatches of {tokens}, buffer of {window}": padding(20_000, tokens, window)
-                for tokens, window in ((4096, 2**15), (4096, 2**17), (16384, 2**17), (16384, 2**20))
+                f"{total:,} tokens in microbatches of {tokens}": padding(total, tokens)
+                for total in (250_000, 1_000_000, 10_000_000)
+                for tokens in (2048, 4096, 8192)
             }
         if options.only in (None, "imports"):
             found, _ = measure.fresh(imports_of_a_rank, folder=folder)

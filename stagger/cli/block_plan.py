@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import statistics
 import textwrap
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from stagger.errors import StaggerError, counted, missing_extra
 from stagger.spec.changes import Changes
 from stagger.spec.executors import SlurmSpec
 from stagger.spec.load import load_file
-from stagger.spec.models import StageSpec
-from stagger.storage.storage import Storage
+from stagger.spec.models import RunSpec, StageSpec
+from stagger.storage.storage import Storage, join
 from stagger.terminal import logger, say, say_lines
 
 try:
@@ -30,8 +33,10 @@ try:
         swarm,
         whole,
     )
-    from stagger.blocks.planning.gpus import FORM, KINDS, REACHED, Gpus, parse_gpus, speeds
+    from stagger.blocks.planning.gpus import FORM, KINDS, REACHED, Gpus, kind_of, parse_gpus, speeds
     from stagger.blocks.planning.model_size import ModelSize, read_model
+    from stagger.blocks.server.registry import Registry
+    from stagger.blocks.swarm_place import registry_folder
 except ImportError as error:
     if error.name is None or error.name.partition(".")[0] not in ("numpy", "scipy"):
         raise
@@ -57,6 +62,8 @@ class Wanted:
     gpus: str
     memory_gb: float | None
     storage: Storage
+    served: Mapping[str, float] = field(default_factory=dict)
+    """Name of a kind -> tokens per second of one block, as the run's servers measured it."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,9 @@ def plan(
             f" {', '.join(KINDS)})."
         )
     found = parse_gpus(text)
-    measured = speeds(tokens_per_s, found) if tokens_per_s else {}
+    names = {one.name for one in found}
+    measured = {name: speed for name, speed in wanted.served.items() if name in names}
+    measured |= speeds(tokens_per_s, found) if tokens_per_s else {}
     for one in found:
         if one.known is None and one.name not in measured:
             raise StaggerError(
@@ -152,17 +161,39 @@ def of_file(file: str) -> Wanted:
         if stage.blocks is not None:
             if stage.blocks.model is None:
                 raise StaggerError(f"{file}: blocks.model is missing; a plan needs the sizes of the blocks.")
-            dtype = stage.blocks.host_options.get("dtype")
-            gpus = gpus_of(stage, stage.blocks.servers)
-            return Wanted(stage.blocks.model, dtype, TOKENS, gpus, memory_of(stage), storage)
+            options, gpus = stage.blocks.host_options, gpus_of(stage, stage.blocks.servers)
+            tokens, memory_gb = options.get("tokens", TOKENS), memory_of(stage)
+            served = served_speeds(storage, spec, stage, stage.blocks.total or 0)
+            return Wanted(stage.blocks.model, options.get("dtype"), tokens, gpus, memory_gb, storage, served)
     for stage in spec.stages:
         for step in stage.pipeline:
             if step.use in STEPS and step.params.get("model"):
-                params, jobs = step.params, stage.tasks or 1
-                tokens = params.get("tokens", TOKENS)
-                gpus, memory_gb = gpus_of(stage, jobs), memory_of(stage)
+                params, tokens = step.params, step.params.get("tokens", TOKENS)
+                gpus, memory_gb = gpus_of(stage, jobs_at_once(stage)), memory_of(stage)
                 return Wanted(params["model"], params.get("dtype"), tokens, gpus, memory_gb, storage)
     raise StaggerError(f"{file} has neither `blocks` nor a step with a model ({', '.join(STEPS)}); nothing to plan.")
+
+
+def served_speeds(storage: Storage, spec: RunSpec, stage: StageSpec, total_blocks: int) -> dict[str, float]:
+    """What the servers of the file's run measured, if there are any: kind of GPU -> tokens per second of one block."""
+    folder = spec.run_dir if len(spec.stages) == 1 else join(spec.run_dir, stage.name)
+    found: dict[str, list[float]] = {}
+    for member in (
+        Registry(storage, registry_folder(folder), total_blocks, tell=logger.warning).refresh().members.values()
+    ):
+        if member.record is not None and isinstance(device := member.record.about.get("device"), str):
+            rate = member.record.pass_throughput * (member.record.end - member.record.start)
+            found.setdefault(kind_of(device)[0], []).append(rate)
+    return {name: statistics.median(rates) for name, rates in found.items()}
+
+
+def jobs_at_once(stage: StageSpec) -> int:
+    """The number of jobs of a stage that run at the same time, if there are enough nodes."""
+    tasks = stage.tasks if isinstance(stage.tasks, int) else 1
+    if not isinstance(stage.executor, SlurmSpec):
+        return tasks
+    jobs = math.ceil(tasks / stage.executor.ranks_per_job)
+    return min(jobs, stage.executor.workers or jobs)
 
 
 def gpus_of(stage: StageSpec, jobs: int) -> str:

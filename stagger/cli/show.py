@@ -17,6 +17,7 @@ from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.status import step_totals
 from stagger.status.efficiency import sentences
 from stagger.status.look import Look
+from stagger.status.models_used import models_differ
 from stagger.status.next_commands import next_commands
 from stagger.status.stage_status import StageStatus, status_of
 from stagger.terminal import duration, say, say_lines
@@ -198,6 +199,7 @@ def work(stage: StageStatus) -> str:
 def remarks(run_dir: str, stage: StageStatus) -> list[str]:
     """What is worth knowing about the outputs, the records and the nodes of a stage."""
     said = [f"files differ: {line}" for line in stage.schema_differences]
+    said += (f"models differ: {line}" for line in models_differ(stage.models))
     if stage.lost:
         how = ", ".join(f"{count:,} {kind}" for kind, count in stage.lost["kinds"].items())
         more = " --checksum" if CHANGED in stage.lost["kinds"] else ""
@@ -240,6 +242,9 @@ def details(stage: StageStatus) -> list[str]:
     if stage.slowest:
         ranks = ", ".join(f"{rank} ({seconds:,.0f} s)" for rank, seconds in stage.slowest)
         said.append(f"slowest: {ranks}")
+    for one in stage.models[:SHOWN]:
+        how = f"engine {one['engine']}, {one['dtype']}, on {one['device']}"
+        said.append(f"model: {one['model']}, {how}: {counted(one['ranks'], 'rank')}")
     return said + sentences(stage.efficiency)
 
 

@@ -42,6 +42,7 @@ class LaunchedJobs:
     """The jobs of launches of any executor. Queries Slurm once for all of them. `brief` is as for `Jobs`."""
 
     def __init__(self, launches: Sequence[LaunchRecord], *, brief: bool = False) -> None:
+        self.brief = brief
         self._of_kind = {name: kind.jobs(_of(kind, launches), brief=brief) for name, kind in KINDS.items()}
 
     @property

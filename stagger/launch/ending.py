@@ -109,7 +109,10 @@ def end_stage(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: s
     """
     ending = _end_stage(run, record, looks, name, submits=submits)
     if not ending.again:
-        ending.said += end_swarms(record.spec, looks, record.spec.stage(name).uses, ended=[name])
+        said = end_swarms(record.spec, looks, record.spec.stage(name).uses, ended=[name])
+        for line in said:
+            logger.info(line)
+        ending.said += said
     return ending
 
 

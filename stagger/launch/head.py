@@ -16,7 +16,7 @@ from stagger.launch.stored_steps import steps_of
 from stagger.pipeline import COUNTS, Document
 from stagger.pipeline.chain import Step, StepCount, chain
 from stagger.pipeline.hooks import BoundStep, Reader, Writer
-from stagger.pipeline.task_context import TaskContext
+from stagger.pipeline.task_context import Circumstances, TaskContext
 from stagger.plan.stage_steps import create_steps
 from stagger.rundir.plan_file import read_rank
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
@@ -188,7 +188,7 @@ def behind_step_of_run(run: RunFolder, record: RunRecord, stage: Stage, number: 
     shards = []
     if fingerprint := record.fingerprints.get(stage.name):
         shards = read_rank(run.storage, stage.folder.plan(fingerprint), fingerprint, 0).shards
-    task = TaskContext(run.storage, 0, stage.spec.tasks, shards, "head")
+    task = TaskContext(run.storage, 0, stage.spec.tasks, shards, "head", circumstances=Circumstances(looking=True))
     return behind(run.storage, stage.spec, steps, task, number)
 
 
@@ -197,7 +197,13 @@ def behind_step_of_file(storage: Storage, spec: RunSpec, stage: StageSpec, numbe
     steps = create_steps(stage)
     first = steps[0]
     shards = first.find_shards(storage) if isinstance(first, Reader) else []
-    return behind(storage, stage, steps, TaskContext(storage, 0, stage.tasks, shards, "head"), number)
+    return behind(
+        storage,
+        stage,
+        steps,
+        TaskContext(storage, 0, stage.tasks, shards, "head", circumstances=Circumstances(looking=True)),
+        number,
+    )
 
 
 def harmless(step: Any, name: str) -> Step:

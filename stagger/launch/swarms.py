@@ -60,9 +60,7 @@ def over(spec: RunSpec, swarm: str, looks: Mapping[str, Look], ended: Collection
     if not users or not all(settled(spec, name, done, working) for name in users):
         return ""
     if failed := [name for name in users if name not in done]:
-        return (
-            f"{', '.join(failed)} failed, and nothing more comes of it" if len(users) == 1 else "its users have ended"
-        )
+        return f"{', '.join(failed)} ended without being done"
     return f"{', '.join(users)} {'is' if len(users) == 1 else 'are'} done"
 
 
@@ -87,7 +85,7 @@ def end_swarm(look: Look, why: str) -> list[str]:
     if queued and stage.spec.executor.type == "slurm":
         try:
             look.jobs.cancel(stage, look.launches, queued)
-            said.append(f"cancelled {named_ranks(queued)} of {stage.name}, which {'were' if queued else 'was'} queued")
+            said.append(f"cancelled {named_ranks(queued)} of {stage.name}, not yet started")
         except NotCancelled as error:
             logger.warning(str(error))
         except StaggerError as error:  # Those that start all the same leave at once.
@@ -103,8 +101,6 @@ def end_swarms(
     for name in names:
         if looks[name].has_started and (why := over(spec, name, looks, ended)):
             said += end_swarm(looks[name], why)
-    for line in said:
-        logger.info(line)
     return said
 
 

@@ -56,7 +56,8 @@ def tend(
             return True
         looks = look_at_run(run, record)
         look = looks[name]
-        end_swarms(record.spec, looks, [name])
+        for line in end_swarms(record.spec, looks, [name]):
+            logger.info(line)
         if is_told_to_end(look.stage):
             return True
         cancel_silent(look, silent)
@@ -133,5 +134,5 @@ def tend_from_node(run: RunFolder, record: RunRecord, order: Order) -> bool:
 
 
 if __name__ == "__main__":
-    logger.configure(patcher=hide_secrets)
+    logger.configure(handlers=[{"sink": sys.stderr, "format": "{message}"}], patcher=hide_secrets)
     sys.exit(main())

@@ -93,8 +93,8 @@ def too_large(needs: Needs) -> StaggerError:
     """The error for a model whose blocks do not even fit one after another."""
     copies = STREAMED_BLOCKS_ON_GPU if needs.on_gpus else STREAMED_BLOCKS
     return StaggerError(
-        f"{needs.model} does not fit, not even block by block: {copies} blocks of {size(needs.largest)}, the embedding"
-        f" and the head ({size(needs.ends)}), a microbatch ({size(needs.activations)}) and a tenth more are"
+        f"{needs.model} does not fit, not even block by block: {counted(copies, 'block')} of {size(needs.largest)}, the"
+        f" embedding and the head ({size(needs.ends)}), a microbatch ({size(needs.activations)}) and a tenth more are"
         f" {size(with_reserve(needs.streamed))}; {needs.where}. Request"
         f" {'a GPU with more memory' if needs.on_gpus else 'more memory (mem_per_cpu_gb)'}, or use smaller microbatches"
         " (tokens), or dtype: bfloat16."

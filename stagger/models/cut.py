@@ -44,8 +44,10 @@ def find_blocks(model: Any) -> tuple[str, Any]:
 class Cut:
     """Passes hidden states through runs of a model's blocks.
 
-    The model is changed: its blocks obey this object from now on. `values` is what a block returns: 0 for a tensor, else
-    the length of its tuple (see `values_returned`). One thread at a time.
+    The model is changed: its blocks obey this object from now on. One thread at a time.
+
+    values: what a block returns: 0 for a tensor, else the length of its tuple.
+    prefix: the name of the list of blocks in the model.
     """
 
     def __init__(self, model: Any, values: int) -> None:

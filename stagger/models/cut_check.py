@@ -17,8 +17,9 @@ from stagger.models.transformers_loading import causal_model, first_line, skelet
 #: Lengths of the texts that the small model is tried with, in tokens.
 LENGTHS = (24, 17, 5)
 
-#: A model that cannot be made narrow is tried in its full width if its few blocks take at most this many bytes.
-MOST_BYTES = 2 * 2**30
+#: A model that cannot be made narrow is tried in its full width if its few blocks take at most this many bytes. Twice
+#: as many are needed.
+MOST_BYTES = 2**30
 
 #: What blocks return, by configuration and dtype: what has been checked in this process.
 _values: dict[tuple[str, str, torch.dtype], int] = {}
@@ -85,7 +86,9 @@ def compare(whole: Whole) -> int:
     """What blocks return. Raises StaggerError when the model cannot be cut."""
     name = f"{type(whole.model).__name__} (transformers {transformers.__version__})"
     if len(whole.values) != 1:
-        raise StaggerError(f"{name} cannot be cut: its blocks return tuples of several lengths: {sorted(whole.values)}.")
+        raise StaggerError(
+            f"{name} cannot be cut: its blocks return tuples of several lengths: {sorted(whole.values)}."
+        )
     (values,) = whole.values
     try:
         logits = block_by_block(whole, values)
@@ -103,11 +106,14 @@ def compare(whole: Whole) -> int:
 
 def block_by_block(whole: Whole, values: int) -> torch.Tensor:
     """The logits of the small model. Each block is passed in a new copy of it, which knows nothing of the others."""
-    ends = Cut(copy.deepcopy(whole.model), values)
-    hidden = ends.embed(whole.tokens, whole.mask)
+
+    def new() -> Cut:
+        return Cut(copy.deepcopy(whole.model), values)
+
+    hidden = new().embed(whole.tokens, whole.mask)
     expected = (*whole.mask.shape, whole.model.config.get_text_config().hidden_size)
-    for number in range(len(ends.blocks)):
+    for number in range(len(find_blocks(whole.model)[1])):
         if hidden.shape != expected:
             raise ValueError(f"its hidden state has the shape {list(hidden.shape)} and not {list(expected)}")
-        hidden = Cut(copy.deepcopy(whole.model), values).run(hidden, whole.mask, range(number, number + 1))
-    return ends.logits(hidden)
+        hidden = new().run(hidden, whole.mask, range(number, number + 1))
+    return new().logits(hidden)

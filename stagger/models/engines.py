@@ -15,7 +15,7 @@ from stagger.models.block_source import BlockSource
 from stagger.models.blocks_ahead import BlocksAhead
 from stagger.models.cut_model import CutModel
 from stagger.models.devices import CPU, device_name, device_of, finish
-from stagger.models.engine import Reduce
+from stagger.models.engine import Ends, Reduce
 from stagger.models.microbatch import Microbatch
 from stagger.pipeline import count
 
@@ -44,12 +44,16 @@ class LocalEngine:
         self.source = source
         self.check = check
         self.total_blocks = model.total_blocks
-        self.ends = model
+        self.ends: Ends = model
 
     @property
     def devices(self) -> str:
         """The kinds of devices that compute."""
         return " + ".join(dict.fromkeys(map(device_name, self.model.devices)))
+
+    def run(self, microbatches: Iterable[Microbatch], layers: Collection[int], reduce: Reduce) -> Results:
+        """See `Engine.run`."""
+        raise NotImplementedError
 
     def blocks_ahead(self) -> BlocksAhead:
         return BlocksAhead(self.source.weights, self.check, self.source.name)
@@ -126,6 +130,7 @@ class Stream(LocalEngine):
     ) -> None:
         super().__init__(model, source, check)
         self.window_bytes = window_bytes
+        self._token_bytes = model.hidden_size * int(model.dtype.itemsize)
         self.parked = parked
 
     def run(self, microbatches: Iterable[Microbatch], layers: Collection[int], reduce: Reduce) -> Results:
@@ -143,7 +148,7 @@ class Stream(LocalEngine):
                 yield from zip(window, found, strict=True)
 
     def _hidden_bytes(self, batch: Microbatch) -> int:
-        return int(batch.tokens.numel()) * self.model.hidden_size * self.model.dtype.itemsize
+        return batch.tokens.numel() * self._token_bytes
 
     def _reduced(
         self, window: list[Microbatch], wanted: list[int], reduce: Reduce, ahead: BlocksAhead, *, another: bool

@@ -107,14 +107,14 @@ class LoadedModel:
             "engine": self.engine.name,
         }
 
-    def passage(self, work: Work) -> Passage:
-        """Takes documents through the model for this work."""
+    def passage(self, work: Work, *, patient: bool = True) -> Passage:
+        """Takes documents through the model for this work; one by one unless `patient`."""
         return Passage(
             self.engine,
             self.tokenizer,
             work,
             self.pieces,
             self.shapes,
-            self.settings.buffer_tokens,
+            self.settings.buffer_tokens if patient else 0,
             self.vocabulary,
         )

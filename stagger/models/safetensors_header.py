@@ -80,7 +80,7 @@ def places(path: str, file: str, text: bytes, data: int, size: int) -> dict[str,
     if end > size:
         raise Damaged(
             path,
-            f"it is truncated: it has {counted(size, 'byte')} and should have {end:,}; the tensor {last_name} is cut off",
+            f"it is truncated: it has {counted(size, 'byte')} instead of {end:,}, so the tensor {last_name} is cut off",
         )
     if end < size:
         raise Damaged(path, f"it has {counted(size, 'byte')}, and its tensors end at byte {end:,}")

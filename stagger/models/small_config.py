@@ -15,10 +15,10 @@ LIMITS = {
     "vocab_size_per_layer_input": 512,
     "sliding_window": 8,
     "attention_chunk_size": 8,
-    "num_experts": 8,
-    "num_local_experts": 8,
-    "n_routed_experts": 8,
-    "moe_num_experts": 8,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "moe_num_experts": 4,
     "num_experts_per_tok": 2,
     "moe_topk": 2,
     "moe_k": 2,
@@ -99,7 +99,7 @@ def limit(config: Any, limits: dict[str, int]) -> None:
 
 
 def narrowing(config: Any) -> int:
-    """By which factor the model becomes narrower, so that two heads are left, or a few more if the width asks for it."""
+    """The factor by which the model becomes narrower, so that two heads are left, or as many as the width asks for."""
     width = int(config.hidden_size)
     heads = getattr(config, "num_attention_heads", None)
     fewest = 2

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 from stagger.models.config_facts import BLOCKS, number_of, read_config
 from stagger.models.settings import Dtype, EngineName, OnLong, OnNonfinite, Settings, need_models
 from stagger.models.swarm_choice import OPEN_SWARM, model_folder, name_of
@@ -129,7 +129,9 @@ class ModelStep(BoundStep):
         if first is None:
             return  # A shard without documents needs no model.
         loaded = self._model()
-        yield from loaded.passage(self.work(loaded)).run(chain((first,), documents))
+        assert self._task is not None
+        passage = loaded.passage(self.work(loaded), patient=not self._task.circumstances.looking)
+        yield from passage.run(chain((first,), documents))
 
     def _model(self) -> LoadedModel:
         """The model, opened for the first rank of a process that needs it."""
@@ -231,12 +233,14 @@ class EmbedBlocks(ModelStep):
         for one in given:
             if not -blocks - 1 <= one <= blocks:
                 raise StaggerError(
-                    f"layer {one}: the model has {blocks} blocks, so its layers are 0 (the embedding) to {blocks}, or"
-                    f" -1 (the last) to {-blocks - 1}."
+                    f"layer {one}: the model has {counted(blocks, 'block')}, so its layers are 0 (the embedding) to"
+                    f" {blocks}, or -1 (the last) to {-blocks - 1}."
                 )
         layers = [one % (blocks + 1) for one in given]
         if twice := next((one for one in layers if layers.count(one) > 1), None):
-            raise StaggerError(f"layer {self.layer} names the layer {twice} twice; the model has {blocks} blocks.")
+            raise StaggerError(
+                f"layer {self.layer} names the layer {twice} twice; the model has {counted(blocks, 'block')}."
+            )
         return {one: f"{self.to}_{one}" if isinstance(self.layer, list) else self.to for one in layers}
 
     def work(self, loaded: LoadedModel) -> Work:

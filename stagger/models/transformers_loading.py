@@ -125,9 +125,9 @@ def skeleton(config: Any, dtype: torch.dtype) -> Any:
     plan = model._get_dtype_plan(dtype)
     if plan:
         pattern, dtype_of, _ = build_glob_alternation(list(plan))
-        for name, parameter in model.named_parameters():
+        for name, part in model.state_dict(keep_vars=True).items():
             if match := pattern.search(name):
-                parameter.data = parameter.data.to(plan[dtype_of[match.lastgroup]])
+                part.data = part.data.to(plan[dtype_of[match.lastgroup]])
     return model
 
 
@@ -175,7 +175,7 @@ class Conversion:
             self.made |= {renamed.replace(targets[0], one) for one in targets} & state.keys()
 
     def ignored(self, name: str) -> bool:
-        """Whether transformers itself ignores a tensor that no parameter takes: buffers of old versions, for example."""
+        """Whether transformers itself ignores a tensor that no parameter takes, such as a buffer of old versions."""
         patterns = [*(self._model._keys_to_ignore_on_load_unexpected or ()), *OLD_BUFFERS]
         return any(re.search(pattern, name) for pattern in patterns)
 

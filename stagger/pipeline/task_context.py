@@ -162,6 +162,7 @@ class Circumstances:
 
     `run_dir` is the run's folder, and `stage` the stage's name. `users` are the stages that use its block servers.
     `uses` are the swarms that the stage uses: name -> the fields of `stagger.blocks.swarm_place.SwarmPlace`.
+    `looking`: somebody waits for the first documents, and nothing is written.
     """
 
     stage_dir: str = ""
@@ -172,6 +173,7 @@ class Circumstances:
     uses: dict[str, dict[str, Any]] = field(default_factory=dict)
     stage: str = ""
     users: list[str] = field(default_factory=list)
+    looking: bool = False
 
 
 class TaskContext:

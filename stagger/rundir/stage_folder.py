@@ -5,6 +5,7 @@
     <stage>/plan/<fingerprint>      the steps and shards of every rank (`stagger.rundir.plan_file`)
     <stage>/launches/<n>/           launch.json, the job scripts, Slurm's own output
     <stage>/completions/<rank>.json written last by the task; its existence alone makes a rank done
+    <stage>/completions.index       these records in columns, for the next look (`stagger.rundir.completion_index`)
     <stage>/progress/<rank>.json    the shards that a rank has committed so far, with `commit: shard`
     <stage>/progress/<rank>.<attempt>.<number>.json    a page of it: the outputs of its earlier shards
     <stage>/commits/<rank>.<turn>.json  claims of attempts that began to commit (`stagger.rundir.commit_claims`)
@@ -24,7 +25,7 @@ import gc
 import zlib
 from collections.abc import Iterator
 from operator import itemgetter
-from typing import Any, TypedDict, cast
+from typing import Any, Protocol, TypedDict, cast
 
 import orjson
 
@@ -73,6 +74,17 @@ class StepRecord(Statistics):
     seconds: float
 
 
+class GpuUse(TypedDict):
+    """What an attempt used of its GPUs, in samples: of memory in MiB, the most on one of them, and what that one has.
+
+    `busy` is the mean share of time in which a GPU computed anything (NVML, nvmlUtilization_t.gpu), over all of them.
+    """
+
+    peak_mib: int
+    total_mib: int
+    busy: float
+
+
 class AttemptRecord(TypedDict):
     """Where and when an attempt ran. Times are in seconds since the epoch; `cpu_s` in CPU seconds, memory in MiB.
 
@@ -101,6 +113,7 @@ class _Notes(TypedDict, total=False):
     dropped: dict[str, int]
     counts: dict[str, int]
     notes: dict[str, Any]
+    gpus: GpuUse
     pages: list[str]
 
 
@@ -108,8 +121,8 @@ class Completion(AttemptRecord, _Notes):
     """completions/<rank>.json; with `commit: shard` also progress/<rank>.json, for the first `shards` shards.
 
     `left_out` counts by reason the records that the reader left out, `dropped` those that steps dropped, and `counts`
-    is what steps counted; `notes` holds the notes of steps. Each of these is there only if there is any. The other keys
-    are always present.
+    is what steps counted; `notes` holds the notes of steps, and `gpus` what NVML told. Each of these is there only if
+    there is any. The other keys are always present.
     """
 
     rank: int
@@ -207,6 +220,9 @@ def check_progress(record: dict[str, Any], shards: int, steps: int, path: str) -
 #: Completion records whose bytes are in memory at once: it must keep many connections busy, on an object store.
 READ_TOGETHER = 2000
 
+#: Decoded records that are in memory at once, where they are not kept: few enough for a processor's cache.
+DECODED_TOGETHER = 100
+
 #: The types of the fields of completion records that were found right.
 _right: set[tuple[type, ...]] = set()
 
@@ -273,13 +289,21 @@ def attempt_order(name: str) -> tuple[int, int]:
     return int(launch), int(restart or 0)
 
 
+class Remembering(Protocol):
+    """What remembers completion records in another form."""
+
+    def forget(self, ranks: set[int]) -> None: ...
+
+
 class StageFolder:
     """The paths and records of one stage's files. `path` is the run directory itself for an only stage."""
 
     def __init__(self, storage: Storage, path: str) -> None:
         self.storage = storage
         self.path = path
+        self.table: Remembering | None = None  # What `completion_index` has read.
         self._completions: dict[int, Completion] = {}
+        self.unkept: set[int] = set()  # Ranks whose records were read, now or before, but not kept.
 
     @property
     def tag(self) -> str:
@@ -332,20 +356,43 @@ class StageFolder:
 
     def completions(self, ranks: set[int]) -> list[Completion]:
         """The completion records of `ranks`, ascending by rank. Reads each only once, as they are immutable."""
-        unread = sorted(ranks - self._completions.keys())
         with collection_paused():
-            for first in range(0, len(unread), READ_TOGETHER):
-                some = unread[first : first + READ_TOGETHER]
-                paths = [self.completion(rank) for rank in some]
-                for rank, path, data in zip(some, paths, self.storage.read_many(paths), strict=True):
-                    if data is not None:  # None: removed by hand since the listing.
-                        self._completions[rank] = decode_completion(data, path)
-        return [self._completions[rank] for rank in sorted(ranks & self._completions.keys())]
+            return [record for _, records in self.reading(ranks, keep=True) for record in records]
+
+    def reading(self, ranks: set[int], *, keep: bool) -> Iterator[tuple[list[int], list[Completion]]]:
+        """The completion records of `ranks`, many at a time, with their ranks, ascending. With `keep`, keeps them."""
+        found = self._completions
+        ordered = sorted(ranks)
+        for first in range(0, len(ordered), READ_TOGETHER):
+            some = ordered[first : first + READ_TOGETHER]
+            unread = [rank for rank in some if rank not in found]
+            data = dict(zip(unread, self.storage.read_many([self.completion(rank) for rank in unread]), strict=True))
+            for start in range(0, len(some), DECODED_TOGETHER):
+                mine = some[start : start + DECODED_TOGETHER]
+                records = {rank: self._decoded(rank, data.get(rank)) for rank in mine}
+                new = {rank: record for rank, record in records.items() if record is not None}
+                if keep:
+                    found.update(new)
+                else:
+                    self.unkept.update(new)
+                yield list(new), list(new.values())
+
+    def _decoded(self, rank: int, data: bytes | None) -> Completion | None:
+        """A completion record; None if it was removed by hand since the listing."""
+        if data is None:
+            return self._completions.get(rank)
+        return decode_completion(data, self.completion(rank))
+
+    def in_memory(self) -> set[int]:
+        """The ranks whose completion records were read and kept."""
+        return set(self._completions)
 
     def forget(self, ranks: set[int]) -> None:
         """Forget the completion records of `ranks`, which were removed."""
         for rank in ranks:
             self._completions.pop(rank, None)
+        if self.table is not None:
+            self.table.forget(ranks)
 
     @contextlib.contextmanager
     def blaming(self) -> Iterator[None]:
@@ -358,8 +405,9 @@ class StageFolder:
         except (StaggerError, OSError):
             raise
         except Exception:
-            for rank, record in self._completions.items():
-                check_record(record, Completion, self.completion(rank))
+            for ranks, records in self.reading(self.unkept | self._completions.keys(), keep=False):
+                for rank, record in zip(ranks, records, strict=True):
+                    check_record(record, Completion, self.completion(rank))
             raise
 
     def failed_attempts(self) -> dict[int, list[str]]:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 #: Maximum length of a histogram, in seconds. Later starts, as in a throttled run, count only towards peaks and span.
 HISTOGRAM_S = 600
 
 
-def start_account(completions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def start_account(ranks: Iterable[tuple[str, int, int, float, float]]) -> dict[str, Any]:
     """Peaks and histograms of job starts: `planned` by the delays alone, `measured` by the times when delays ended.
 
     The two differ by the times at which Slurm started the jobs. Each attempt of a job counts once, however many ranks
     it ran.
+
+    `ranks` holds, from the completion record of each, its job, launch, restart, script_started and delay_s.
     """
-    jobs = {(r["job"], r["launch"], r["restart"]): (r["script_started"], r["delay_s"]) for r in completions}
+    jobs = {(job, launch, restart): (began, delay) for job, launch, restart, began, delay in ranks}
     planned = sorted(float(delay) for _, delay in jobs.values())
     measured = sorted(began + delay for began, delay in jobs.values())
     return {"jobs": len(jobs), "planned": described(planned), "measured": described(measured)}

@@ -4,71 +4,72 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from operator import itemgetter, sub
+from typing import Any, NamedTuple
 
+from stagger.rundir.completion_table import CompletionTable
 from stagger.slurm.answers import format_time, parse_time
 
 #: Factor from the usage to the suggested settings, so that slightly larger records do not exceed them.
 MARGIN = 1.25
 
 
-@dataclass
-class JobUse:
+class JobUse(NamedTuple):
     """The usage of one job, over all ranks that it ran.
 
-    `began` and `ended` are in seconds since the epoch, `delay_s` in seconds, `cpu_s` in CPU seconds, `peak_mib` in MiB:
-    on one of its nodes, at most. `at_once` is the most ranks that ran at the same moment, on all of its nodes.
+    `took_s` is in seconds from the start of its script to the end of its last rank, `delay_s` in seconds, `cpu_s` in
+    CPU seconds, `peak_mib` in MiB: on one of its nodes, at most. `at_once` is the most ranks that ran at the same
+    moment, on all of its nodes.
     """
 
-    began: float
-    ended: float
+    took_s: float
     delay_s: float
-    cpu_s: float = 0.0
-    peak_mib: int = 0
+    cpu_s: float
+    peak_mib: int
     at_once: int = 1
 
 
-def jobs_used(completions: Iterable[Mapping[str, Any]]) -> list[JobUse]:
+def jobs_used(table: CompletionTable) -> list[JobUse]:
     """The usage of each job. A requeued job counts once per attempt: each attempt is allocated its resources again."""
-    jobs: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
-    for record in completions:
-        jobs.setdefault((record["job"], record["restart"]), []).append(record)
-    return [job_used(records) for records in jobs.values()]
+    attempts = list(zip(table.job, table.restart, strict=True))
+    if len(set(attempts)) == len(attempts):  # One rank each, as most jobs, of up to a million.
+        took_s = map(sub, table.ended, table.script_started)
+        return list(map(JobUse, took_s, table.delay_s, table.cpu_s, table.peak_rss_mb))
+    jobs: dict[tuple[str, int], list[int]] = {}
+    for row, attempt in enumerate(attempts):
+        jobs.setdefault(attempt, []).append(row)
+    return [job_used(table, rows) for rows in jobs.values()]
 
 
-def job_used(records: Sequence[Mapping[str, Any]]) -> JobUse:
-    """The usage of the job that ran the ranks of `records`.
+def job_used(table: CompletionTable, rows: Sequence[int]) -> JobUse:
+    """The usage of the job that ran the ranks in these rows.
 
     Its peak of memory is no more than the sum of the peaks of the ranks that ran at the same moment on one node.
     """
-    first = records[0]
-    if len(records) == 1:  # Most jobs, of up to a million.
-        began, ended, delay_s = first["script_started"], first["ended"], first["delay_s"]
-        return JobUse(began, ended, delay_s, first["cpu_s"], first["peak_rss_mb"])
-    nodes: dict[str, list[Mapping[str, Any]]] = {}
-    for record in records:
-        nodes.setdefault(record["host"], []).append(record)
+    nodes: dict[str, list[int]] = {}
+    for row in rows:
+        nodes.setdefault(table.host[row], []).append(row)
     return JobUse(
-        began=first["script_started"],
-        ended=max(record["ended"] for record in records),
-        delay_s=first["delay_s"],
-        cpu_s=sum(record["cpu_s"] for record in records),
-        peak_mib=max(most_together(mine, "peak_rss_mb") for mine in nodes.values()),
-        at_once=most_together(records),
+        took_s=max(table.ended[row] for row in rows) - table.script_started[rows[0]],
+        delay_s=table.delay_s[rows[0]],
+        cpu_s=sum(table.cpu_s[row] for row in rows),
+        peak_mib=max(
+            most_together((table.started[row], table.ended[row], table.peak_rss_mb[row]) for row in mine)
+            for mine in nodes.values()
+        ),
+        at_once=most_together((table.started[row], table.ended[row], 1) for row in rows),
     )
 
 
-def most_together(records: Sequence[Mapping[str, Any]], key: str | None = None) -> int:
-    """The largest sum of `key` over records that ran at the same moment; without `key`, their largest number.
+def most_together(ranks: Iterable[tuple[float, float, int]]) -> int:
+    """The largest sum of sizes of ranks that ran at the same moment. `ranks` holds (started, ended, size) of each.
 
-    >>> most_together([{"started": 0.0, "ended": 3.0, "mib": 5}, {"started": 2.0, "ended": 4.0, "mib": 2}], "mib")
+    >>> most_together([(0.0, 3.0, 5), (2.0, 4.0, 2)])
     7
     """
     changes = []
-    for record in records:
-        size = record[key] if key else 1
-        changes += [(record["started"], size), (record["ended"], -size)]
+    for started, ended, size in ranks:
+        changes += [(started, size), (ended, -size)]
     most = now = 0
     for _, change in sorted(changes):  # At the same moment, those that end come first.
         now += change
@@ -76,37 +77,51 @@ def most_together(records: Sequence[Mapping[str, Any]], key: str | None = None) 
     return most
 
 
-def efficiency(completions: Sequence[Mapping[str, Any]], resources: dict[str, Any]) -> dict[str, Any]:
+def efficiency(table: CompletionTable, resources: dict[str, Any]) -> dict[str, Any]:
     """The efficiency of a stage. `resources` are the executor settings of its latest launch.
 
     Each share is usage divided by request, None where nothing was requested. Only completed ranks count: the needs of
     failed ones are unknown. A job of whole nodes (`ranks_at_once: auto`) counts with the processors of the ranks that
     it ran at once: how many more its nodes have is unknown here.
     """
-    jobs = jobs_used(completions)
+    jobs = jobs_used(table)
     if not jobs:
         return {}
     cpus, asked_at_once = resources.get("cpus_per_task", 1), ranks_requested(resources)
-    cpus_s = sum((job.ended - job.began) * cpus * (asked_at_once or job.at_once) for job in jobs)
+    cpus_s = sum(job.took_s * cpus * (asked_at_once or job.at_once) for job in jobs)
     cpu_s = sum(job.cpu_s for job in jobs)
     peak_mib = max(job.peak_mib for job in jobs)
-    longest_s = max(job.ended - job.began for job in jobs)
+    longest_s = max(job.took_s for job in jobs)
     memory_gib, limit = resources.get("mem_per_cpu_gb"), resources.get("time")
     memory_mib = memory_gib and memory_gib * cpus * 1024 * (resources.get("ranks_at_once", 1) if asked_at_once else 0)
-    rank_mib = max(record["peak_rss_mb"] for record in completions)
+    rank_mib = max(table.peak_rss_mb)
+    gpus = gpu_use(table)
     limit_s = limit and parse_time(limit)
     return {
         "jobs": len(jobs),
         "cpu": {"used_s": round(cpu_s, 1), "asked_s": round(cpus_s, 1), "share": _share(cpu_s, cpus_s)},
         "memory": {"peak_mib": peak_mib, "asked_mib": memory_mib, "share": _share(peak_mib, memory_mib)},
         "time": {"longest_s": round(longest_s, 1), "limit_s": limit_s, "share": _share(longest_s, limit_s)},
+        **({"gpus": gpus} if gpus else {}),
         "asleep_s": round(sum(job.delay_s for job in jobs), 1),
-        "waiting_s": round(sum(record["retried"]["waited_s"] for record in completions), 1),
+        "waiting_s": round(sum(table.waited_s), 1),
         "enough": {
             "mem_per_cpu_gb": math.ceil(rank_mib * MARGIN / cpus / 1024 * 10) / 10,
             "time": format_time(math.ceil(longest_s * MARGIN / 60) * 60),
         },
     }
+
+
+def gpu_use(table: CompletionTable) -> dict[str, Any]:
+    """The most memory in use on a GPU, and the mean share of time in which GPUs were busy; empty if no task knew."""
+    known = [(use, table.ended[row] - table.started[row]) for row, use in enumerate(table.gpus) if use]
+    if not known:
+        return {}
+    fullest = max((use for use, _ in known), key=itemgetter("peak_mib"))
+    peak_mib, total_mib = fullest["peak_mib"], fullest["total_mib"]
+    seconds = sum(lasted for _, lasted in known)
+    busy = _share(sum(use["busy"] * lasted for use, lasted in known), seconds)
+    return {"peak_mib": peak_mib, "total_mib": total_mib, "share": _share(peak_mib, total_mib), "busy": busy}
 
 
 def ranks_requested(resources: Mapping[str, Any]) -> int:
@@ -120,7 +135,7 @@ def _share(used: float, asked: float | None) -> float | None:
 
 
 def sentences(found: dict[str, Any]) -> list[str]:
-    """The content of `efficiency` as two lines of text; none if it is empty."""
+    """The content of `efficiency` as two lines of text, and a third of the GPUs; none if it is empty."""
     if not found:
         return []
     cpu, memory, time = found["cpu"], found["memory"], found["time"]
@@ -132,6 +147,11 @@ def sentences(found: dict[str, Any]) -> list[str]:
         f"start delays {found['asleep_s']:,.0f} s in total, waiting for storage {found['waiting_s']:,.0f} s;"
         f" sufficient: mem_per_cpu_gb: {found['enough']['mem_per_cpu_gb']}, time: {found['enough']['time']}"
     )
+    if gpus := found.get("gpus"):
+        lines.append(
+            f"GPU memory at most {gpus['peak_mib']:,} MiB{_asked(gpus, 'total_mib', ' MiB')},"
+            f" GPUs busy {_percent(gpus['busy'])} of the time"
+        )
     return lines
 
 

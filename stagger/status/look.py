@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,6 +12,8 @@ from stagger.errors import counted
 from stagger.executor.activity import Activity
 from stagger.executor.kinds import LaunchedJobs
 from stagger.progress import busy
+from stagger.rundir.completion_index import read_table
+from stagger.rundir.completion_table import CompletionTable
 from stagger.rundir.end_record import has_ended
 from stagger.rundir.launch_records import LaunchRecord, SlurmLaunch, latest_launch, read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
@@ -55,15 +58,25 @@ class Look:
 
         Of the ranks that are done, only those of a repeated attempt can have some.
         """
-        repeated = [record for record in self.completions if record["launch"] > 1 or record["restart"]]
-        recorded = {record["rank"]: {output["path"] for output in record["outputs"]} for record in repeated}
+        table = self.table
+        attempts = zip(table.rank, table.launch, table.restart, strict=True)
+        repeated = {rank for rank, launch, restart in attempts if launch > 1 or restart}
         ended = set(range(self.stage.spec.tasks)) - self.done - self.activity.ranks if self.launches else set()
-        return find_strays(self.stage.folder, ended | recorded.keys(), recorded)
+        return find_strays(self.stage.folder, ended, repeated)
 
     @cached_property
     def completions(self) -> list[Completion]:
-        with busy(f"{self.stage.name}: reading {counted(len(self.done), 'completion record')}"):
+        with self._reading():
             return self.stage.folder.completions(self.done)
+
+    @cached_property
+    def table(self) -> CompletionTable:
+        """What a status needs of the completion records. Commands that decide something need them whole, too."""
+        with self._reading():
+            return read_table(self.stage.folder, self.done, keep=not self.jobs.brief)
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return busy(f"{self.stage.name}: reading {counted(len(self.done), 'completion record')}")
 
     def after(self, launch: LaunchRecord) -> Look:
         """The look after `launch`: ranks submitted to Slurm are pending; those run here may be done by now."""

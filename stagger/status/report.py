@@ -9,11 +9,13 @@ from typing import Any
 import jinja2
 
 from stagger.ranks import format_ranks
+from stagger.rundir.completion_table import CompletionTable
 from stagger.rundir.launch_records import SlurmLaunch
-from stagger.rundir.stage_folder import Completion, collection_paused, encode
+from stagger.rundir.stage_folder import collection_paused, encode
 from stagger.spec.models import StageSpec
 from stagger.status.efficiency import efficiency, sentences
 from stagger.status.look import Look
+from stagger.status.models_used import models_used
 from stagger.status.schemas import schema_differences
 from stagger.status.step_totals import StepTotals, number
 from stagger.status.totals import totals
@@ -24,9 +26,9 @@ def write_stats(look: Look) -> dict[str, Any]:
     """Merge the completion records into stats.json and report.html, which also name the missing ranks."""
     stage, folder = look.stage.spec, look.stage.folder
     with collection_paused(), folder.blaming():
-        stats = merge(stage, look.completions, [rank for rank in range(stage.tasks) if rank not in look.done])
+        stats = merge(stage, look.table, [rank for rank in range(stage.tasks) if rank not in look.done])
         if look.launches and isinstance(look.launches[-1], SlurmLaunch):
-            stats["efficiency"] = efficiency(look.completions, look.launches[-1].resources)
+            stats["efficiency"] = efficiency(look.table, look.launches[-1].resources)
         if look.strays is not None:
             logger.warning(f"{stage.name}: {look.strays}")
             stats["strays"] = vars(look.strays)
@@ -36,19 +38,19 @@ def write_stats(look: Look) -> dict[str, Any]:
     return stats
 
 
-def merge(stage: StageSpec, completions: list[Completion], missing: list[int]) -> dict[str, Any]:
+def merge(stage: StageSpec, table: CompletionTable, missing: list[int]) -> dict[str, Any]:
     """The content of stats.json. Nothing counts twice, as each rank has only one completion record."""
-    sums = totals(completions)
+    sums = totals(table)
     steps = sums.steps or [StepTotals(step.use).document() for step in stage.pipeline]
-    delays = [record["delay_s"] for record in completions]
     return {
         "stage": stage.name,
         "tasks": stage.tasks,
-        "done": len(completions),
+        "done": len(table),
         "missing_ranks": format_ranks(missing),
         **vars(sums),
-        "delay_s": {"max": max(delays, default=0), "sum": sum(delays)},
-        "schema_differences": schema_differences(completions),
+        "delay_s": {"max": max(table.delay_s, default=0), "sum": sum(table.delay_s)},
+        "models": models_used(table),
+        "schema_differences": schema_differences(table),
         "steps": steps,
         "merged": time.time(),
     }

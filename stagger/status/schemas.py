@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from stagger.errors import counted, plural
 from stagger.ranks import format_ranks
-from stagger.rundir.stage_folder import Completion
+from stagger.rundir.completion_table import CompletionTable
 
 #: Types that are one in the file -> their type: a column without any value is written as strings.
 WRITTEN = {"null": "string"}
@@ -26,15 +26,15 @@ class Group(NamedTuple):
     ranks: list[int]
 
 
-def schema_differences(completions: Sequence[Completion]) -> list[str]:
+def schema_differences(table: CompletionTable) -> list[str]:
     """One sentence for each column that differs between the files of an output folder; empty if none does.
 
     Each sentence names the folder, the column, its types with their ranks, and a type that takes all values.
     """
     folders: dict[str, list[Group]] = {}
-    for record in completions:
-        for folder, schemas in record.get("notes", {}).get("schemas", {}).items():
-            add(folders.setdefault(folder, []), schemas, record["rank"])
+    for rank, found in zip(table.rank, table.schemas, strict=True):
+        for folder, schemas in (found or {}).items():
+            add(folders.setdefault(folder, []), schemas, rank)
     return [line for folder, groups in folders.items() if len(groups) > 1 for line in lines(folder, groups)]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import sub
 from statistics import median
 from typing import Any, get_args
 
@@ -14,10 +16,11 @@ from rich.filesize import decimal
 
 from stagger.executor.activity import Activity, Waiting
 from stagger.ranks import format_ranks, named_ranks, pad
+from stagger.rundir.completion_table import CompletionTable
 from stagger.rundir.launch_records import SlurmLaunch
 from stagger.rundir.published import read_published
 from stagger.rundir.run_folder import RunFolder, RunRecord
-from stagger.rundir.stage_folder import Completion, StageFolder, attempt_order, collection_paused
+from stagger.rundir.stage_folder import StageFolder, attempt_order, collection_paused
 from stagger.slurm.states import Starts
 from stagger.spec.models import StageSpec
 from stagger.status.efficiency import efficiency
@@ -25,6 +28,7 @@ from stagger.status.end_job import end_message, end_of
 from stagger.status.failed import grouped
 from stagger.status.failed_ranks import cancelled_ranks
 from stagger.status.look import Look, glance_at_run
+from stagger.status.models_used import models_used
 from stagger.status.schemas import schema_differences
 from stagger.status.totals import totals
 from stagger.storage.storage import is_local, join
@@ -83,6 +87,7 @@ class StageStatus:
     removed_folders: the folders of the documents that steps removed, where `removed` keeps them.
     places: the paths that exist of the stage's `report`, `stats` and `logs`.
     slowest: (rank, seconds) of ranks that took much longer than most.
+    models: which models the steps of its ranks used, on what, with the number of ranks of each.
     schema_differences: a sentence for each column that differs between the Parquet files of an output folder.
     replaced: the servers of blocks that were lost and replaced, a phrase for each launch that did so.
     published: where the outputs are published, or why they are not, as a phrase; empty if they are not to be.
@@ -132,6 +137,7 @@ class StageStatus:
     ordinary: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     avoided: list[str] = field(default_factory=list)
+    models: list[dict[str, Any]] = field(default_factory=list)
     schema_differences: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
     published: str = ""
@@ -292,51 +298,52 @@ def has_log(folder: StageFolder, launch: int, rank: int) -> bool:
 
 def add_totals(status: StageStatus, look: Look) -> None:
     """Add sums over the completion records, and the rates of the latest launch while it runs."""
-    completions = look.completions
-    sums = totals(completions)
+    table = look.table
+    sums = totals(table)
     for key in SUMMED:
         setattr(status, key, getattr(sums, key))
-    status.slowest = slowest(completions)
-    status.output_folders, status.removed_folders = output_folders(
-        completions, look.stage.record.outputs.get(look.stage.name, [])
-    )
-    status.schema_differences = schema_differences(completions)
+    status.slowest = slowest(table)
+    planned = look.stage.record.outputs.get(look.stage.name, [])
+    status.output_folders, status.removed_folders = output_folders(table, planned)
+    status.models = models_used(table)
+    status.schema_differences = schema_differences(table)
     if not look.launches:
         return
-    if status.is_done and completions:  # Clocks may differ.
-        status.took_s = round(max(0.0, max(record["ended"] for record in completions) - look.launches[0].time), 1)
+    if status.is_done and table.ended:  # Clocks may differ.
+        status.took_s = round(max(0.0, max(table.ended) - look.launches[0].time), 1)
     latest = look.launches[-1]
     if not status.active:
         if isinstance(latest, SlurmLaunch):
-            status.efficiency = efficiency(completions, latest.resources)
+            status.efficiency = efficiency(table, latest.resources)
         return
-    recent = [record for record in completions if record["launch"] == latest.launch]
+    recent = [row for row, launch in enumerate(table.launch) if launch == latest.launch]
     elapsed = time.time() - latest.time
     if recent and elapsed > 0:
         left = status.running + status.sleeping + status.requeued + status.pending
-        status.records_per_s = round(sum(record["records_in"] for record in recent) / elapsed, 1)
-        status.bytes_per_s = round(sum(record["bytes_in"] for record in recent) / elapsed, 1)
+        status.records_per_s = round(sum(table.records_in[row] for row in recent) / elapsed, 1)
+        status.bytes_per_s = round(sum(table.bytes_in[row] for row in recent) / elapsed, 1)
         status.eta_s = round(elapsed / len(recent) * left, 1)
 
 
-def output_folders(completions: Sequence[Completion], planned: Sequence[str]) -> tuple[list[str], list[str]]:
+def output_folders(table: CompletionTable, planned: Sequence[str]) -> tuple[list[str], list[str]]:
     """The folders of the outputs, and those of the documents that steps removed: the `planned` one in place of those
     below it.
     """
     folders: tuple[set[str], set[str]] = (set(), set())
     ends = tuple(f"{folder.rstrip('/')}/" for folder in sorted(planned, key=len, reverse=True))
-    for record in completions:
-        for output in record["outputs"]:
-            path = output["path"]
-            folder = next((end for end in ends if path.startswith(end)), path.rpartition("/")[0])
-            folders["removed_by" in output].add(folder.rstrip("/"))
+    sets = list(table.folder_sets)
+    for number in set(table.folders):
+        for found, mine in zip(folders, sets[number], strict=True):
+            for folder in mine:
+                found.add(next((end for end in ends if f"{folder}/".startswith(end)), folder).rstrip("/"))
     return sorted(folders[0]), sorted(folders[1])
 
 
-def slowest(completions: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+def slowest(table: CompletionTable) -> list[tuple[int, float]]:
     """(rank, seconds) of ranks that took much longer than most, slowest first; at most SLOWEST of them."""
-    took = sorted(((r["ended"] - r["started"], r["rank"]) for r in completions), reverse=True)
+    took = list(map(sub, table.ended, table.started))
     if not took:
         return []
-    least = max(SLOW_S, SLOW_FACTOR * median(seconds for seconds, _ in took))
-    return [(rank, round(seconds, 1)) for seconds, rank in took[:SLOWEST] if seconds > least]
+    least = max(SLOW_S, SLOW_FACTOR * median(took))
+    most = heapq.nlargest(SLOWEST, zip(took, table.rank, strict=True))
+    return [(rank, round(seconds, 1)) for seconds, rank in most if seconds > least]

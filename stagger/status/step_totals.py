@@ -8,12 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from stagger.errors import counted
-from stagger.pipeline import Metric
+from stagger.pipeline import Metric, Statistics
 from stagger.pipeline.statistics import bounded, bounded_metrics, merged_metric, ones, variance
-from stagger.rundir.stage_folder import StepRecord
-
-#: The keys that every step has in a completion record.
-PLAIN = 3
 
 #: Most names of counts in memory: each of a million ranks may have MOST_NAMES of its own.
 TOGETHER = 10_000
@@ -25,23 +21,20 @@ SHOWN = 6
 class StepTotals:
     """The sums over the ranks of one step."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, records: int = 0, seconds: float = 0.0) -> None:
         self.name = name
-        self.records = 0
-        self.seconds = 0.0
+        self.records = records
+        self.seconds = seconds
         self.dropped: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         self.metrics: dict[str, Metric] = {}
 
-    def add(self, step: StepRecord) -> None:
-        """Add what the step did in one rank."""
-        self.records += step["records"]
-        self.seconds += step["seconds"]
-        if len(step) > PLAIN:
-            add(self.dropped, step.get("dropped", {}))
-            add(self.counts, step.get("counts", {}))
-            for name, metric in step.get("metrics", {}).items():
-                self.metrics[name] = merged_metric(self.metrics.get(name), metric)
+    def add(self, statistics: Statistics) -> None:
+        """Add what the step counted and measured in one rank."""
+        add(self.dropped, statistics.get("dropped", {}))
+        add(self.counts, statistics.get("counts", {}))
+        for name, metric in statistics.get("metrics", {}).items():
+            self.metrics[name] = merged_metric(self.metrics.get(name), metric)
 
     def document(self) -> dict[str, Any]:
         """The sums as a status and stats.json show them. Empty parts are left out."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stagger.errors import StaggerError, counted
@@ -28,14 +27,17 @@ class Strays:
         )
 
 
-def find_strays(folder: StageFolder, ranks: set[int], recorded: Mapping[int, set[str]]) -> Strays | None:
-    """The visible files that attempts at `ranks` have left; None if there are none. No rank is active.
+def find_strays(folder: StageFolder, ended: set[int], repeated: set[int]) -> Strays | None:
+    """The visible files that attempts at ranks have left; None if there are none. No rank is active.
 
-    `recorded` holds the outputs of ranks that are done; these can have left files only if they have several claims.
+    The `ended` ranks are not done. The `repeated` ones are; they can have left files only if they have several claims.
     Costs a listing of the claims if there are ranks, a read of each of their claims, and a look for each file in them.
     """
-    if not ranks or not (claims := claims_of(folder, ranks, recorded.keys())):
+    ranks = ended | repeated
+    if not ranks or not (claims := claims_of(folder, ranks, repeated)):
         return None
+    records = folder.completions(repeated & claims.keys())
+    recorded = {record["rank"]: {output["path"] for output in record["outputs"]} for record in records}
     progress = folder.storage.read_many([folder.progress(rank) for rank in claims])
     of_rank: dict[str, int] = {}
     for (rank, mine), data in zip(claims.items(), progress, strict=True):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from stagger.pipeline.statistics import bounded
 from stagger.pipeline.task_context import EXAMPLES
-from stagger.rundir.stage_folder import Completion
+from stagger.rundir.completion_table import CompletionTable, StepColumns
 from stagger.start.account import start_account
 from stagger.status.step_totals import StepTotals, add
 
@@ -43,57 +44,48 @@ class Totals:
     steps: list[dict[str, Any]]
 
 
-def totals(completions: Sequence[Completion]) -> Totals:
-    """The sums over `completions`."""
-    shards = bytes_in = records_in = records_out = bytes_out = peak_rss_mb = 0
-    retry_waited_s = cpu_s = 0.0
-    bad_records: Counter[str] = Counter()
-    left_out: Counter[str] = Counter()
-    dropped: Counter[str] = Counter()
-    counts: Counter[str] = Counter()
-    steps = [StepTotals(step["name"]) for step in completions[0]["steps"]] if completions else []
-    retried: Counter[str] = Counter()
-    bad_examples: list[dict[str, Any]] = []
-    for record in completions:  # One pass: with 100,000 records, a pass for each field takes seconds.
-        shards += record["shards"]
-        bytes_in += record["bytes_in"]
-        records_in += record["records_in"]
-        records_out += record["records_out"]
-        bytes_out += record["bytes_out"]
-        cpu_s += record["cpu_s"]
-        retry_waited_s += record["retried"]["waited_s"]
-        if record["peak_rss_mb"] > peak_rss_mb:
-            peak_rss_mb = record["peak_rss_mb"]
-        if requests := record["retried"]["requests"]:
-            add(retried, requests)
-        if skipped := record["bad_records"]["skipped"]:
-            add(bad_records, skipped)
-            bad_examples += record["bad_records"]["examples"]
-        if reasons := record.get("left_out"):
-            add(left_out, reasons)
-        if reasons := record.get("dropped"):
-            add(dropped, reasons)
-        if counted := record.get("counts"):
-            add(counts, counted)
-        for sums, step in zip(steps, record["steps"], strict=True):
-            sums.add(step)
+def totals(table: CompletionTable) -> Totals:
+    """The sums over the ranks of `table`."""
+    records_in, records_out, bytes_out = sum(table.records_in), sum(table.records_out), sum(table.bytes_out)
+    retry_waited_s = sum(table.waited_s)
     if not all(0 <= number < LARGEST_SUM for number in (records_in, records_out, bytes_out, retry_waited_s)):
         raise OverflowError("the completion records have negative or impossible numbers")
+    bad_records = [one for one in table.bad_records if one]
+    starts = zip(table.job, table.launch, table.restart, table.script_started, table.delay_s, strict=True)
+    examples = (example for one in bad_records for example in one["examples"])
     return Totals(
-        shards=shards,
-        bytes_in=bytes_in,
+        shards=sum(table.shards),
+        bytes_in=sum(table.bytes_in),
         records_in=records_in,
         records_out=records_out,
         bytes_out=bytes_out,
-        bad_records=dict(bad_records.most_common()),
-        bad_examples=bad_examples[:EXAMPLES],
-        left_out=dict(left_out.most_common()),
-        dropped=dict(Counter(bounded(dropped)).most_common()),
-        counts=dict(Counter(bounded(counts)).most_common()),
-        retried=dict(retried.most_common()),
+        bad_records=counted(one["skipped"] for one in bad_records),
+        bad_examples=list(islice(examples, EXAMPLES)),
+        left_out=counted(table.left_out),
+        dropped=dict(Counter(bounded(counted(table.dropped))).most_common()),
+        counts=dict(Counter(bounded(counted(table.counts))).most_common()),
+        retried=counted(table.requests),
         retry_waited_s=round(retry_waited_s, 3),
-        cpu_s=round(cpu_s, 6),
-        peak_rss_mb=peak_rss_mb,
-        starts=start_account(completions),
-        steps=[step.document() for step in steps],
+        cpu_s=round(sum(table.cpu_s), 6),
+        peak_rss_mb=max(table.peak_rss_mb, default=0),
+        starts=start_account(starts),
+        steps=[step_totals(step).document() for step in table.steps],
     )
+
+
+def counted(column: Iterable[Mapping[str, int] | None]) -> dict[str, int]:
+    """The sum of the counts by kind in a column, the largest first."""
+    sums: Counter[str] = Counter()
+    for counts in column:
+        if counts:
+            add(sums, counts)
+    return dict(sums.most_common())
+
+
+def step_totals(step: StepColumns) -> StepTotals:
+    """The sums over the ranks of one step."""
+    sums = StepTotals(step.name, sum(step.records), sum(step.seconds))
+    for statistics in step.statistics:
+        if statistics:
+            sums.add(statistics)
+    return sums

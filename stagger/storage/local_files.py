@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import BinaryIO
@@ -29,6 +30,9 @@ RECORD, FOLDER = 0o644, 0o755
 
 #: The same for a run that a group shares. Folders pass on the group (setgid), and the umask keeps others out.
 SHARED_RECORD, SHARED_FOLDER, SHARED_UMASK = 0o660, 0o2770, 0o007
+
+#: Seconds after which a file's time can be told from that of its next change: the coarsest resolution, doubled.
+SETTLED_S = 2.0
 
 #: Bytes that hold most records of a run directory.
 SMALL_BYTES = 2**14
@@ -175,6 +179,26 @@ class LocalFiles:
             raise StaggerError(f"{folder} cannot be created: {existing} is not a folder. Choose another path.")
         if not os.access(existing, os.W_OK | os.X_OK):
             raise StaggerError(f"{folder} cannot be written: no permission in {existing}. Choose another path.")
+
+
+def identities(folder: str) -> dict[str, str]:
+    """The files in a folder, and what identifies the content of each.
+
+    Files that were changed within the last SETTLED_S are left out, and those of the future: they could change once more
+    within the resolution of their times, which is a second on some file systems.
+    """
+    latest = (time.time() - SETTLED_S) * 10**9
+    found = {}
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                info = entry.stat()
+            except FileNotFoundError:  # Temporary files vanish.
+                continue
+            written, changed = info.st_mtime_ns, info.st_ctime_ns
+            if written < latest and changed < latest:
+                found[entry.name] = f"{info.st_ino}-{info.st_size}-{written}-{changed}"
+    return found
 
 
 def file_in(entry: os.DirEntry[str], below: str, folders: list[str]) -> tuple[str, int, str] | None:

@@ -196,6 +196,18 @@ class Storage:
         """
         return self.backend(folder).listed(folder, recursive=recursive)
 
+    def identities(self, folder: str) -> dict[str, str]:
+        """The files directly in a folder, and what identifies the content of each.
+
+        Files for which nothing does are left out. Costs a listing, and on a local path a look at each file.
+        """
+        if is_local(folder):
+            from stagger.storage.local_files import identities
+
+            return identities(folder)
+        files = (entry for entries in self.listed(folder, recursive=False) for entry in entries.entries())
+        return {entry.name: f"{entry.size}-{entry.version}" for entry in files if entry.version}
+
     def list(self, folder: str) -> list[Entry]:
         """The files directly in a folder, sorted; empty if the folder does not exist."""
         return sorted(self._entries(folder, recursive=False))

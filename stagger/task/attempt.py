@@ -32,6 +32,7 @@ from stagger.task.attempt_log import AttemptLog, log
 
 if TYPE_CHECKING:
     from stagger.task.commit import RankCommit
+    from stagger.task.gpus import GpuSampler
     from stagger.task.recorded import RecordedOutputs
     from stagger.task.upload_notes import UploadNotes
 
@@ -79,6 +80,7 @@ class Attempt:
         self.bytes_in = self.shards_in = 0
         self.uploads: UploadNotes | None = None
         self.commit: RankCommit | None = None
+        self.gpus: GpuSampler | None = None
 
     @cached_property
     def recorded(self) -> RecordedOutputs:
@@ -144,7 +146,7 @@ class Attempt:
         COUNTS.clear()
         try:
             self._make_steps(plan, task)
-            with committed_blocks(self.steps, task):
+            with committed_blocks(self.steps, task), gpus_watched() as self.gpus:
                 self._run_steps(self.steps, plan, task)
                 self._commit(plan, task, len(plan.shards))
         except Committed:
@@ -354,6 +356,7 @@ class Attempt:
             "cpu_s": round(cpu_seconds() - self.cpu_started, 6),
             "peak_rss_mb": peak_rss_mb() + self._children_mib(),
             "retried": self.storage.retried(),
+            **({"gpus": self.gpus.use} if self.gpus is not None and self.gpus.use else {}),
         }
 
     def _children_mib(self) -> int:
@@ -395,6 +398,15 @@ def committed_blocks(steps: list[Step], task: TaskContext) -> AbstractContextMan
     from stagger.datatrove.patches import committed_with
 
     return committed_with(task, steps)
+
+
+def gpus_watched() -> AbstractContextManager[GpuSampler | None]:
+    """A context in which the GPUs are sampled that the job may use, if any."""
+    if not os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return nullcontext()
+    from stagger.task.gpus import GpuSampler
+
+    return GpuSampler()
 
 
 def node_name() -> str:

@@ -38,6 +38,7 @@ PURE = {
     "pipeline/__init__",
     "pipeline/shard_table",
     "plan/sharding",
+    "rundir/completion_table",
     "slurm/answers",
     "slurm/states",
     "spec/block_settings",
@@ -86,6 +87,7 @@ def importers(module: str) -> list[str]:
 def test_one_place_talks_to_slurm_and_one_to_each_storage() -> None:
     assert importers("submitit") == ["slurm/own_job.py", "slurm/sbatch.py"]
     assert importers("subprocess") == [
+        "blocks/server/tending.py",
         "bundle/cache.py",
         "bundle/first.py",
         "doctor/metadata.py",

@@ -72,7 +72,7 @@ def folder(tmp_path: Any) -> StageFolder:
 
 
 def test_slurm_is_asked_rarely_and_only_about_the_swarms_own_arrays(folder: StageFolder) -> None:
-    common = {"time": 1.0, "ranks": "0-1", "start_policy": "uniform", "window_s": 0, "settings": "{}"}
+    common: dict[str, Any] = {"time": 1.0, "ranks": "0-1", "start_policy": "uniform", "window_s": 0, "settings": "{}"}
     arrays = (ArrayRecord("12", "swarm-a", 2, "0-1"),)
     launch = SlurmLaunch(
         launch=1, ranks_per_job=1, resources={}, log_dir="", arrays=arrays, finalize=EndJobRecord("13", "e"), **common

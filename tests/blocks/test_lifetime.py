@@ -41,5 +41,7 @@ def test_a_swarm_comes_back_while_it_has_users_or_its_time_is_not_over() -> None
     assert not Lifetime(0.0, None, 30.0, has_users=True).comes_back, "a process on this machine has no time limit"
 
 
-def test_a_job_too_short_for_draining_is_left_at_once() -> None:
-    assert Lifetime(0.0, 20.0, 30.0, has_users=True, share=0.6).leaves < 0
+def test_a_job_too_short_for_draining_is_told() -> None:
+    assert Lifetime(0.0, 20.0, 30.0, has_users=True, share=0.6).is_too_short
+    assert not Lifetime(0.0, 60.0, 30.0, has_users=True).is_too_short
+    assert not Lifetime(0.0, None, 30.0).is_too_short

@@ -170,7 +170,7 @@ def test_settings_are_the_keys_of_a_file_and_its_defaults_are_what_was_simulated
 
 
 def test_a_server_leaves_before_its_job_ends_without_being_told(tmp_path: Path) -> None:
-    one = Life(tmp_path, job_ends=time.time() + 7).start()
+    one = Life(tmp_path, job_ends=time.time() + 8).start()
     one.thread.join(PATIENCE_S)
     assert one.ended == "its job's time is up"
     record = one.record()
@@ -180,11 +180,22 @@ def test_a_server_leaves_before_its_job_ends_without_being_told(tmp_path: Path) 
 
 def test_a_swarm_with_users_comes_back_when_its_jobs_time_is_up(tmp_path: Path) -> None:
     """No rank of it is done then: the attempt ends as interrupted, and the job is requeued however often it was."""
-    one = Life(tmp_path, job_ends=time.time() + 7, has_users=True).start()
+    one = Life(tmp_path, job_ends=time.time() + 8, has_users=True).start()
     one.thread.join(PATIENCE_S)
     assert isinstance(one.ended, Interrupted)
     assert (one.ended.signal, one.stop.planned) == (Signals.SIGUSR2, True)
     assert one.record().reason == "its job's time is up; it comes back in a new one"  # type: ignore[union-attr]
+
+
+def test_a_job_whose_time_does_not_suffice_to_load_a_block_is_not_requeued_for_ever(tmp_path: Path) -> None:
+    """It leaves while it loads, too; that its job got nothing done keeps it from being requeued."""
+    one = Life(tmp_path, host={"script": {"load": "hang"}}, job_ends=time.time() + 8, has_users=True).start()
+    one.thread.join(PATIENCE_S)
+    assert isinstance(one.ended, Interrupted)
+    assert not one.stop.planned
+    short = Life(tmp_path, "00001.1", job_ends=time.time() + 6, has_users=True).start()
+    short.thread.join(PATIENCE_S)
+    assert str(short.ended) == "The job's time leaves none to serve: draining takes 1 s (executor.time, blocks.drain)."
 
 
 def test_slurms_warning_to_all_servers_at_once_does_not_end_those_that_come_back(live: Callable[..., Life]) -> None:

@@ -8,9 +8,18 @@ from typing import Any
 
 import pytest
 
+from stagger.blocks.server.registry import Registry
+from stagger.storage.storage import Storage
 from tests.conftest import Cli
+from tests.kit.claimants import record
 
-CONFIG = {"num_hidden_layers": 80, "hidden_size": 8192, "intermediate_size": 28672, "vocab_size": 32000}
+CONFIG: dict[str, Any] = {
+    "num_hidden_layers": 80,
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "vocab_size": 32000,
+    "dtype": "float16",
+}
 
 
 @pytest.fixture
@@ -69,10 +78,19 @@ def test_mistakes_are_one_line_and_status_2(cli: Cli, tmp_path: Path, model: Pat
     for arguments, said in (
         ([file], "does not name the kind of its GPUs"),
         ([tmp_path / "none.yaml"], "There is no file"),
-        ([tmp_path, "--gpus=L4"], "config.json cannot be read"),
+        ([tmp_path, "--gpus=L4"], "there is no config.json"),
         ([model, "--gpus=new1:80GB"], "the speed of new1 is not known"),
         ([model, "--gpus=L4", "--tokens-per-s=x"], "no number of tokens per second"),
     ):
         ran = cli("blocks", "plan", *arguments, check=2)
         assert said in ran.err
         assert len(ran.err.strip().splitlines()) == 1
+
+
+def test_the_speeds_that_the_runs_servers_measured(cli: Cli, tmp_path: Path, model: Path) -> None:
+    file = pipeline(tmp_path, model, sbatch={"gres": "gpu:a100:1"})
+    registry = Registry(Storage(), str(tmp_path / "run" / "registry"), 80, "00000.1")
+    about = {"device": "NVIDIA A100-SXM4-40GB"}
+    registry.announce(record("00000.1", 0, 10, throughput=900.0, pass_throughput=500.0, about=about))
+    (gpus,) = cli("blocks", "plan", file, "--json", check=0).json["gpus"]
+    assert (gpus["tokens_per_s_of_a_block"], gpus["measured"]) == (5000, True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyarrow import parquet
@@ -11,6 +13,7 @@ from tokenizers import Tokenizer
 
 from stagger.launch.dry_run import dry_run
 from stagger.launch.launch import Wishes, launch
+from stagger.models import settings
 from stagger.spec.changes import Changes
 from stagger.spec.load import load_file
 from tests.conftest import ROOT, read_jsonl
@@ -27,10 +30,19 @@ MANY = 8000
 @pytest.fixture
 def variables(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the headers of the ready pipelines tell people to export."""
-    given = {"INPUT": "crawl", "OUTPUT": places.out("yaml"), "RUN_DIR": places.folder / "run", "DUMP": "D1"}
+    given: dict[str, Any] = {
+        "INPUT": "crawl",
+        "OUTPUT": places.out("yaml"),
+        "RUN_DIR": places.folder / "run",
+        "DUMP": "D1",
+    }
     given |= {"TOKENIZER": places.materials / "tokenizer.json", "MODEL": places.folder / "model"}
     for name, value in given.items():
         monkeypatch.setenv(name, str(value))
+    given["MODEL"].mkdir()
+    (given["MODEL"] / "config.json").write_text('{"model_type": "llama", "max_position_embeddings": 8192}')
+    shutil.copy(given["TOKENIZER"], given["MODEL"])
+    monkeypatch.setattr(settings, "PACKAGES", ("no_torch_here",))  # The weights are not there.
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -45,7 +45,7 @@ def test_merged_metrics_are_those_of_all_values() -> None:
     totals = StepTotals("step")
     for part in parts:
         whole = merged(whole, measured(part))
-        totals.add({"name": "step", "records": 0, "seconds": 0.0, **measured(part)})
+        totals.add(measured(part))
     metric: Any = whole["metrics"]["size"]
     assert metric["m2"] / 999 == pytest.approx(variance(values), rel=1e-6)
     assert (metric["n"], metric["min"], metric["max"]) == (1000, min(values), max(values))

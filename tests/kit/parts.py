@@ -19,6 +19,8 @@ MODELS = (
     "stagger/models",
     "stagger/blocks/serving",
     "stagger/blocks/transformer_host.py",
+    "tests/kit/faulty_transformer.py",
+    "tests/kit/span_servers.py",
     "tests/models",
     "tests/blocks/serving",
     "tests/datatrove/test_classify_gpu.py",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from stagger.ranks import parse_ranks
+from stagger.rundir.completion_table import CompletionTable
 from stagger.rundir.launch_records import ArrayRecord, EndJobRecord, SlurmLaunch
 from stagger.spec.models import RunSpec
 
@@ -33,3 +35,48 @@ def launch_record(number: int, ranks: str, *, ranks_per_job: int = 1, **more: An
         finalize=EndJobRecord(None, f"end-{number}"),
         **more,
     )
+
+
+def completion(rank: int, **more: Any) -> Any:
+    """The completion record of a rank that had nothing to do, with other values in some fields."""
+    record = {
+        "rank": rank,
+        "world_size": 1,
+        "stage": "stage",
+        "fingerprint": "0" * 64,
+        "attempt": "1",
+        "launch": 1,
+        "restart": 0,
+        "job": f"7_{rank}",
+        "host": "n1",
+        "pid": 1,
+        "start_policy": "uniform",
+        "window_s": 0,
+        "delay_s": 0.0,
+        "script_started": 100.0,
+        "started": 100.0,
+        "ended": 101.0,
+        "cpu_s": 0.5,
+        "peak_rss_mb": 20,
+        "retried": {"requests": {}, "waited_s": 0.0},
+        "first_read": None,
+        "shards": 0,
+        "bytes_in": 0,
+        "records_in": 0,
+        "records_out": 0,
+        "bytes_out": 0,
+        "outputs": [],
+        "bad_records": {"skipped": {}, "examples": []},
+        "steps": [],
+    }
+    return {**record, **more}
+
+
+def table_of(records: Sequence[Any]) -> CompletionTable:
+    """The table of completion records, some of whose fields may be missing."""
+    table = CompletionTable()
+    if records:
+        ranks = [record["rank"] for record in records]
+        complete = [completion(**record) for record in records]
+        table.append(ranks, [""] * len(ranks), complete)
+    return table

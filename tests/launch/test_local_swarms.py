@@ -16,7 +16,7 @@ from stagger.blocks.server.records import rank_of
 from stagger.blocks.server.registry import Registry
 from stagger.blocks.swarm_place import END
 from stagger.storage.storage import Storage
-from tests.conftest import ROOT, Cli, PipelineFiles, output_ids, until
+from tests.conftest import Cli, PipelineFiles, output_ids, until
 from tests.kit.runs import EVERYTHING
 
 SWARM: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Small models, made once for all tests of this room."""
+"""Small models, made once for all tests of this room, and an S3 server."""
 
 from __future__ import annotations
 
@@ -6,8 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 
+from tests.models.architectures import config_of
 from tests.models.corpus import save_model
+from tests.s3.conftest import s3, server  # noqa: F401 # Fixtures.
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
 
 
 class Models:
@@ -27,3 +37,13 @@ class Models:
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     return Models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Llama in three files and an index. Do not change it."""
+    folder = tmp_path_factory.mktemp("llama")
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config_of("llama"))
+    model.save_pretrained(folder, max_shard_size="500KB")
+    return folder

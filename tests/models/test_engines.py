@@ -7,7 +7,6 @@ import shutil
 import signal
 import threading
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ ARCHITECTURES = ["llama", "deepseek3", "gpt2"]
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     torch.set_num_threads(1)
     made = {}
     for name in ARCHITECTURES:

@@ -216,9 +216,13 @@ def pipeline(folder: Path, model: str, step: str = "score_blocks", **parameters:
 
 def test_a_look_behind_the_step_runs_the_model_here(models: Models, corpus: Path, tmp_path: Path) -> None:
     file = pipeline(tmp_path, models("llama"), "embed_blocks", max_length=96)
-    found = list(looked_at(str(file), 2, None, None, removed=False, text_key=None))
-    assert [one.id for one in found][:2] == ["0-doc-0", "0-doc-1"]
+    looking = looked_at(str(file), 2, None, None, removed=False, text_key=None)
+    with mock.patch("stagger.models.passing.count") as counted:
+        found = [next(looking), next(looking)]
+    assert [one.id for one in found] == ["0-doc-0", "0-doc-1"]
+    assert [call.args[0] for call in counted.call_args_list].count("places") <= 3  # No further than it must.
     assert len(document_of(found[0])["metadata"]["embedding"]) == 64
+    looking.close()
     assert not (tmp_path / "out").exists()
 
 

@@ -14,12 +14,7 @@ def test_starts_are_counted_per_job_and_shown_beside_what_was_planned(
     cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:
     jobs = [(f"7_{index}", 1, 0, 100.0 + index * 0.3, index % 3) for index in range(30)]
-    records = [
-        {"job": job, "launch": launch, "restart": restart, "script_started": began, "delay_s": delay}
-        for job, launch, restart, began, delay in jobs
-        for _ in range(2)  # Two ranks per job.
-    ]
-    account = start_account(records)
+    account = start_account(job for job in jobs for _ in range(2))  # Two ranks per job.
     assert account["jobs"] == 30
     assert account["planned"] == {"peak_1s": 10, "peak_100ms": 10, "span_s": 2.0, "per_second": [10, 10, 10]}
     measured = sorted(began + delay for _, _, _, began, delay in jobs)

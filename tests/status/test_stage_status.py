@@ -12,6 +12,7 @@ import pytest
 
 from stagger.errors import StaggerError
 from stagger.executor.slurm_queue import SlurmJobs
+from stagger.rundir.completion_table import CompletionTable
 from stagger.rundir.crew_notes import encode_note, note_path
 from stagger.rundir.stage_folder import StageFolder
 from stagger.slurm import cluster
@@ -19,7 +20,7 @@ from stagger.slurm.answers import QueuedJob
 from stagger.status.stage_status import asleep, slowest
 from stagger.storage.storage import Storage
 from tests.conftest import Cli, PipelineFiles
-from tests.kit.records import launch_record
+from tests.kit.records import launch_record, table_of
 from tests.kit.runs import SLURM
 from tests.kit.slurm_front import front
 
@@ -66,12 +67,12 @@ def test_in_a_job_with_ranks_at_once_its_crews_tell_who_runs(tmp_path: Path, mon
 
 
 def test_only_what_takes_much_longer_than_most_is_called_slow() -> None:
-    def took(*seconds: float) -> list[dict[str, Any]]:
-        return [{"rank": rank, "started": 100.0, "ended": 100.0 + s} for rank, s in enumerate(seconds)]
+    def took(*seconds: float) -> CompletionTable:
+        return table_of([{"rank": rank, "ended": 100.0 + s} for rank, s in enumerate(seconds)])
 
     assert slowest(took(30, 31, 59, 29, 30, 300, 90, 70, 65, 30, 30, 30)) == [(5, 300.0), (6, 90.0), (7, 70.0)]
     assert slowest(took(1, 1, 1, 9)) == []  # Less than SLOW_S seconds.
-    assert slowest([]) == []
+    assert slowest(took()) == []
 
 
 def test_slurm_is_asked_once_for_all_stages(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:

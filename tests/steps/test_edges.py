@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pyarrow
 import pytest
 from pyarrow import parquet
@@ -297,7 +298,6 @@ def test_an_adapter_makes_the_records_of_writers(tmp_path: Path) -> None:
 
 
 def test_numbers_of_numpy_and_times_are_written_as_datatrove_does(tmp_path: Path) -> None:
-    numpy = pytest.importorskip("numpy")
     values = {
         "f": numpy.float32(0.5),
         "i": numpy.int64(7),
@@ -314,4 +314,43 @@ def test_numbers_of_numpy_and_times_are_written_as_datatrove_does(tmp_path: Path
     )
     assert read(ReadParquet(str(tmp_path / "parquet")))[0][0].metadata == {"f": 0.5, "i": 7}
     with pytest.raises(StaggerError, match="cannot be written as JSON"):
-        write(WriteJsonl(str(tmp_path / "bad")), Document("x", "1", [], {"a": numpy.zeros(2)}))
+        write(WriteJsonl(str(tmp_path / "bad")), Document("x", "1", [], {"a": numpy.array([object()])}))
+
+
+def arrays() -> dict[str, Any]:
+    table = numpy.arange(6, dtype="float32").reshape(2, 3) / 10
+    return {
+        "vector": table[1],
+        "column": table[:, 1],
+        "table": table,
+        "whole": numpy.array([1, 2], "int32"),
+        "big": 2**70,
+    }
+
+
+def test_arrays_of_numpy_become_lists_of_their_own_type(tmp_path: Path) -> None:
+    values = arrays()
+    write(WriteJsonl(str(tmp_path / "jsonl"), compression=None), Document("x", "1", [], values))
+    assert b'"vector":[0.3,0.4,0.5],"column":[0.1,0.4],' in (tmp_path / "jsonl" / "00000.jsonl").read_bytes()
+    document = Document("x", "1", [], {**values, "big": None})
+    empty = Document("y", "2", [], dict.fromkeys(values))
+    write(WriteParquet(str(tmp_path / "parquet")), document, empty)
+    table = parquet.read_table(tmp_path / "parquet" / "00000.parquet")
+    types = {field.name: str(field.type).replace("element: ", "") for field in table.schema}
+    assert types["vector"] == types["column"] == "list<float>"
+    assert (types["table"], types["whole"]) == ("list<list<float>>", "list<int32>")
+    first, second = table.to_pylist()
+    assert numpy.float32(first["table"]).tolist() == arrays()["table"].tolist()
+    assert first["whole"] == [1, 2]
+    assert second["vector"] is second["table"] is None
+
+
+def test_columns_of_lists_can_be_named(tmp_path: Path) -> None:
+    writer = WriteParquet(str(tmp_path / "out"), columns={"e": "list<float32>"})
+    write(writer, Document("x", "1", [], {"e": None}), Document("y", "2", [], {"e": numpy.ones(2, "float32")}))
+    assert parquet.read_table(tmp_path / "out")["e"].to_pylist() == [None, [1.0, 1.0]]
+    wrong = WriteParquet(str(tmp_path / "wrong"), columns={"e": "list<float32>"})
+    with pytest.raises(StaggerError, match=r"but the metadata of 1 has an array \(list<float64>\) there"):
+        write(wrong, Document("x", "1", [], {"e": numpy.ones(2)}))
+    with pytest.raises(StaggerError, match="there is no type 'list<flot>' for 'e'"):
+        WriteParquet(str(tmp_path / "wrong"), columns={"e": "list<flot>"})

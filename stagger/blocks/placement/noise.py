@@ -38,7 +38,7 @@ def even(spans: Sequence[Span]) -> list[Span]:
             classes[-1].append(span)
         else:
             classes.append([span])
-    means = {}
+    means: dict[str, float] = {}
     for one in classes:
         mean = sum(span.throughput for span in one) / len(one)
         means |= {span.server_id: mean for span in one}

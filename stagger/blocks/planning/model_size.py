@@ -16,13 +16,10 @@ from typing import Any
 import orjson
 
 from stagger.errors import StaggerError, counted
+from stagger.models.config_facts import HIDDEN, VOCABULARY, number_of, own_dtype, read_config
 from stagger.spec.blocks import DEPTH_KEYS, depth
 from stagger.storage import Entry
 from stagger.storage.storage import Storage, absolute, join
-
-#: Bytes of a value, by the names of safetensors.
-ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-ITEM_BYTES |= {"F8_E4M3": 1, "F8_E5M2": 1}
 
 #: Bytes of a value, by the names of torch.
 DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
@@ -33,11 +30,11 @@ MOST_HEADER_BYTES = 100_000_000
 #: The number of a block in a tensor's name, and what is in front of it.
 NUMBERED = re.compile(r"^(?P<before>(?:[^.]+\.)*?)(?P<block>\d+)\.")
 
-#: Keys of config.json: the width of the hidden state, and of the feed-forward layer; experts, all and per token.
-HIDDEN = ("hidden_size", "n_embd", "d_model")
+#: Keys of config.json: the width of the feed-forward layer, and of an expert's; the experts, all and per token.
 FEED_FORWARD = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
+EXPERT_WIDTH = ("moe_intermediate_size",)
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
-EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token")
+EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk")
 
 
 @dataclass(frozen=True)
@@ -74,27 +71,25 @@ class ModelSize:
 
 
 def read_model(storage: Storage, model: str, *, dtype: str | None, tokens: int) -> ModelSize:
-    """The size of the model in a folder, for microbatches of `tokens` tokens. `dtype`: what computes; None: as stored.
+    """The size of the model in a folder, for microbatches of `tokens` tokens. `dtype`: what computes; None or
+    auto: that of config.json.
 
     Raises StaggerError when config.json or a header cannot be read, or does not say what is needed.
     """
-    path = absolute(model)
-    folder = path.removesuffix("config.json").rstrip("/") if path.endswith("config.json") else path
-    if dtype is not None and dtype not in DTYPE_BYTES:
-        raise StaggerError(f"dtype {dtype} is not one of {', '.join(DTYPE_BYTES)}.")
-    config = _config(storage, join(folder, "config.json"))
-    total, hidden = depth(config), _first(config, HIDDEN)
+    if dtype not in (None, "auto", *DTYPE_BYTES):
+        raise StaggerError(f"dtype {dtype} is not one of auto, {', '.join(DTYPE_BYTES)}.")
+    folder = absolute(model).removesuffix("config.json").rstrip("/")
+    config = read_config(storage, folder)
+    total, hidden = depth(config), number_of(config, HIDDEN)
     if total is None or hidden is None:
-        raise StaggerError(
-            f"{join(folder, 'config.json')} has no {'number of blocks' if total is None else 'width'}: none of"
-            f" {', '.join(DEPTH_KEYS if total is None else HIDDEN)}."
-        )
+        what, names = ("number of blocks", DEPTH_KEYS) if total is None else ("width", HIDDEN)
+        raise StaggerError(f"{join(folder, 'config.json')} has no {what}: none of {', '.join(names)}.")
     files = [entry for entry in storage.list(folder) if entry.name.endswith(".safetensors")]
     tensors = _merged(_header(storage, folder, entry) for entry in files)
     sizes = _Sizes.of(folder, tensors, total, config) if tensors else _Sizes.guessed(config, total, hidden)
-    stored = sizes.item_bytes or DTYPE_BYTES.get(str(_first_text(config, ("dtype", "torch_dtype"))), 2)
-    item_bytes = DTYPE_BYTES[dtype] if dtype else stored
-    width = _first(config, FEED_FORWARD) or 4 * hidden
+    own = own_dtype(config) if dtype in (None, "auto") else dtype
+    item_bytes = DTYPE_BYTES.get(str(own), 2)
+    width = number_of(config, FEED_FORWARD) or 4 * hidden
     return ModelSize(
         path=folder,
         block_bytes=tuple(count * item_bytes for count in sizes.blocks),
@@ -102,7 +97,7 @@ def read_model(storage: Storage, model: str, *, dtype: str | None, tokens: int) 
         hidden=hidden,
         item_bytes=item_bytes,
         block_flop=2 * sizes.passed,
-        head_flop=2.0 * hidden * (_first(config, ("vocab_size",)) or 0),
+        head_flop=2.0 * hidden * (number_of(config, VOCABULARY) or 0),
         activations=tokens * (6 * hidden + 4 * width) * item_bytes,
         estimated=not tensors,
     )
@@ -115,11 +110,10 @@ class _Sizes:
     blocks: tuple[int, ...]
     ends: int
     passed: float
-    item_bytes: int | None
 
     @classmethod
-    def of(cls, folder: str, tensors: Mapping[str, tuple[int, int]], total: int, config: Mapping[str, Any]) -> _Sizes:
-        """From the tensors: name -> (number of values, bytes of each)."""
+    def of(cls, folder: str, tensors: Mapping[str, int], total: int, config: Mapping[str, Any]) -> _Sizes:
+        """From the tensors: name -> number of values."""
         numbered = {name: match for name in tensors if (match := NUMBERED.match(name))}
         stacks = Counter(match["before"] for match in numbered.values() if int(match["block"]) < total)
         if not stacks:
@@ -128,64 +122,39 @@ class _Sizes:
         counts, experts = [0] * total, 0
         for name, match in numbered.items():
             if match["before"] == stack and int(match["block"]) < total:
-                counts[int(match["block"])] += tensors[name][0]
-                experts += tensors[name][0] if "experts." in name and "shared" not in name else 0
+                counts[int(match["block"])] += tensors[name]
+                experts += tensors[name] if "experts." in name and "shared" not in name else 0
         if 0 in counts:
             raise StaggerError(
                 f"{folder}: no tensor of block {counts.index(0)} is there, of {counted(total, 'block')}."
             )
         passed = _share_of_experts(config)
-        items = Counter(size for _, size in tensors.values())
         return cls(
             blocks=tuple(counts),
-            ends=sum(count for count, _ in tensors.values()) - sum(counts),
+            ends=sum(tensors.values()) - sum(counts),
             passed=(sum(counts) - experts * (1 - passed)) / total,
-            item_bytes=items.most_common(1)[0][0],
         )
 
     @classmethod
     def guessed(cls, config: Mapping[str, Any], total: int, hidden: int) -> _Sizes:
         """From config.json alone, for a decoder with gated feed-forward layers, as Llama's."""
-        heads = _first(config, ("num_attention_heads", "n_head")) or 1
-        shared = _first(config, ("num_key_value_heads",)) or heads
+        heads = number_of(config, ("num_attention_heads", "n_head")) or 1
+        shared = number_of(config, ("num_key_value_heads",)) or heads
         attention = 2 * hidden * hidden + 2 * hidden * hidden * shared // heads
-        width = _first(config, ("moe_intermediate_size",)) or _first(config, FEED_FORWARD) or 4 * hidden
-        feed_forward = 3 * hidden * width * (_first(config, EXPERTS) or 1)
-        ends = (_first(config, ("vocab_size",)) or 0) * hidden * (1 if config.get("tie_word_embeddings") else 2)
+        width = number_of(config, EXPERT_WIDTH) or number_of(config, FEED_FORWARD) or 4 * hidden
+        feed_forward = 3 * hidden * width * (number_of(config, EXPERTS) or 1)
+        ends = (number_of(config, VOCABULARY) or 0) * hidden * (1 if config.get("tie_word_embeddings") else 2)
         passed = attention + feed_forward * _share_of_experts(config)
-        return cls((attention + feed_forward,) * total, ends, passed, None)
+        return cls((attention + feed_forward,) * total, ends, passed)
 
 
 def _share_of_experts(config: Mapping[str, Any]) -> float:
-    experts, passed = _first(config, EXPERTS), _first(config, EXPERTS_PER_TOKEN)
+    experts, passed = number_of(config, EXPERTS), number_of(config, EXPERTS_PER_TOKEN)
     return passed / experts if experts and passed else 1.0
 
 
-def _config(storage: Storage, path: str) -> dict[str, Any]:
-    try:
-        config = orjson.loads(storage.read(path))
-    except OSError as error:
-        raise StaggerError(f"{path} cannot be read ({error}); name the folder of a model.") from None
-    except orjson.JSONDecodeError as error:
-        raise StaggerError(f"{path} is damaged ({error}).") from None
-    if not isinstance(config, dict):
-        raise StaggerError(f"{path} is damaged (it is no JSON object).")
-    return config
-
-
-def _first(config: Mapping[str, Any], names: Iterable[str]) -> int | None:
-    """The first of the keys that has a positive number, also inside `text_config`."""
-    parts = [part for part in (config, config.get("text_config")) if isinstance(part, dict)]
-    found = (part.get(name) for part in parts for name in names)
-    return next((value for value in found if isinstance(value, int) and value > 0), None)
-
-
-def _first_text(config: Mapping[str, Any], names: Iterable[str]) -> str | None:
-    return next((str(config[name]).removeprefix("torch.") for name in names if config.get(name)), None)
-
-
-def _header(storage: Storage, folder: str, entry: Entry) -> dict[str, tuple[int, int]]:
-    """The tensors of a safetensors file: name -> (number of values, bytes of each).
+def _header(storage: Storage, folder: str, entry: Entry) -> dict[str, int]:
+    """The tensors of a safetensors file: name -> number of values.
 
     The format: 8 bytes with the header's length (little endian), then the header, a JSON object
     (https://github.com/huggingface/safetensors#format).
@@ -196,14 +165,10 @@ def _header(storage: Storage, folder: str, entry: Entry) -> dict[str, tuple[int,
         if length > min(MOST_HEADER_BYTES, entry.size):
             raise ValueError(f"its header claims {counted(length, 'byte')}")
         header = orjson.loads(storage.read_range(path, 8, 8 + length))
-        return {
-            name: (math.prod(tensor["shape"]), ITEM_BYTES[tensor["dtype"]])
-            for name, tensor in header.items()
-            if name != "__metadata__"
-        }
+        return {name: math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise StaggerError(f"{path} has no header that can be read ({error}); copy the file again.") from None
 
 
-def _merged(headers: Iterable[dict[str, tuple[int, int]]]) -> dict[str, tuple[int, int]]:
+def _merged(headers: Iterable[dict[str, int]]) -> dict[str, int]:
     return {name: tensor for header in headers for name, tensor in header.items()}

@@ -32,6 +32,7 @@ from stagger.blocks.placement.rules import Rule, Setting, Swarm, full, own_gain,
 from stagger.blocks.server.background import Background
 from stagger.blocks.server.host_notes import told
 from stagger.blocks.server.lifetime import Lifetime, share_of_time
+from stagger.blocks.server.load_order import load_order, runs
 from stagger.blocks.server.measuring import devices, measured, refined, remember, throughputs
 from stagger.blocks.server.records import Placed, ServerRecord, View, rank_of, superseded
 from stagger.blocks.server.registry import Registry, as_moves, jittered
@@ -137,6 +138,11 @@ class BlockServer:
         """
         try:
             self.note_the_swarms_end()
+            if self.lifetime.is_too_short:
+                raise StaggerError(
+                    f"The job's time leaves none to serve: draining takes {self.settings.drain:g} s"
+                    " (executor.time, blocks.drain)."
+                )
             num_blocks, throughput = self.measure()
             self.pause(block_selection_delay(self.rng, self.settings.mean_block_selection_delay))
             self.join(num_blocks, throughput)
@@ -149,10 +155,11 @@ class BlockServer:
         except Interrupted as interrupted:
             self.stop.clear()
             reason = REASONS.get(interrupted.signal, f"stopped by {interrupted}")
-            self.stop.planned = interrupted.signal == Signals.SIGUSR2 and self.lifetime.comes_back
+            comes_back = interrupted.signal == Signals.SIGUSR2 and self.lifetime.comes_back
+            self.stop.planned = comes_back and self.serving.started  # Else its time does not suffice to load a block.
             self.leave(f"{reason}; it comes back in a new one" if self.stop.planned else reason)
             near = self.lifetime.is_near_its_end(time.time())
-            if interrupted.signal != Signals.SIGUSR2 or self.stop.planned or not near:
+            if interrupted.signal != Signals.SIGUSR2 or comes_back or not near:
                 raise
             self.stop.clear()  # A signal during draining asks for nothing more: the server has left.
         except BaseException as error:
@@ -363,9 +370,11 @@ class BlockServer:
         return self.stop.signal is not None
 
     def heed(self) -> None:
-        """Raise Interrupted when a signal asks the server to stop."""
+        """Raise Interrupted when a signal asks the server to stop, or when its time to leave has come."""
         if self.is_told_to_stop():
             self.stop.check()
+        if self.lifetime.comes_back and time.time() > self.lifetime.leaves and not self.told_to_end.is_set():
+            raise Interrupted(Signals.SIGUSR2)
 
     def pause(self, seconds: float) -> None:
         """Wait, and send heartbeats.
@@ -469,29 +478,3 @@ class BlockServer:
         if self.record is None:
             return {}
         return {"server": self.id, "moves": self.mine.moves, "blocks_loaded": self.mine.blocks_loaded}
-
-
-def runs(blocks: list[int]) -> list[range]:
-    """Sorted block numbers, as ranges without gaps.
-
-    >>> runs([1, 2, 3, 7, 8])
-    [range(1, 4), range(7, 9)]
-    """
-    found: list[range] = []
-    for block in blocks:
-        if found and found[-1].stop == block:
-            found[-1] = range(found[-1].start, block + 1)
-        else:
-            found.append(range(block, block + 1))
-    return found
-
-
-def load_order(window: range, served: tuple[int, int] | None) -> list[int]:
-    """The order of loading that extends `served` without gaps: forward from its end, then back from its start.
-
-    >>> load_order(range(2, 8), (4, 6)), load_order(range(2, 4), None)
-    ([6, 7, 3, 2], [2, 3])
-    """
-    if served is None:
-        return list(window)
-    return [*range(served[1], window.stop), *range(served[0] - 1, window.start - 1, -1)]

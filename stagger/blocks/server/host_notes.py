@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from stagger.blocks.host import Host
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 
 #: Most bytes of what a host says about itself: every server and every client reads it.
 MOST_BYTES = 8192
@@ -29,6 +29,7 @@ def told(host: Host, method: str) -> dict[str, Any]:
     except TypeError as error:
         raise StaggerError(f"{what} returned what JSON cannot hold: {error}.") from None
     if len(data) > MOST_BYTES:
-        raise StaggerError(f"{what} returned {len(data):,} bytes of JSON; a record holds at most {MOST_BYTES:,}.")
+        size = counted(len(data), "byte")
+        raise StaggerError(f"{what} returned {size} of JSON; a record holds at most {MOST_BYTES:,}.")
     copied: dict[str, Any] = orjson.loads(data)  # The host may go on changing its own.
     return copied

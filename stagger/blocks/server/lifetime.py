@@ -11,6 +11,9 @@ from stagger.slurm.own_job import TIME_IS_UP_S
 #: time limit they would all end within a second, and leave every block without a server.
 FIRST_LEAVES = 0.6
 
+#: Least seconds that a job's time must leave to serve.
+LEAST_S = 1.0
+
 #: Seconds between the end of draining and the end of the job.
 SPARE_S = 5.0
 
@@ -53,6 +56,11 @@ class Lifetime:
         if self.job_ends is None or not self.comes_back:
             return self.last_call
         return min(self.last_call, self.began + self.share * (self.job_ends - self.began))
+
+    @property
+    def is_too_short(self) -> bool:
+        """Whether the job's time leaves less than LEAST_S to serve."""
+        return self.last_call - self.began < LEAST_S
 
     def is_over(self, now: float) -> bool:
         """Whether the swarm's time is over."""

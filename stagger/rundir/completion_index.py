@@ -1,0 +1,142 @@
+"""completions.index: the table of a stage's completion records, kept for the next look.
+
+It spares reading 100,000 files, or 100,000 requests, for what they held at the last look. It proves nothing: a rank is
+done only by its completion record, and a row counts only while the listing shows the record unchanged. Whoever reads
+many records writes it anew. It may be removed at any time, and is ignored when it is damaged or somebody else's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import orjson
+import zstandard
+
+from stagger.errors import StaggerError
+from stagger.ranks import pad
+from stagger.rundir.completion_table import MALFORMED, CompletionTable, OtherSteps, OutputFolders, StepColumns
+from stagger.rundir.stage_folder import Completion, StageFolder, check_record, collection_paused, damaged
+from stagger.storage.ownership import foreign, open_to_others
+from stagger.storage.storage import is_local, join
+
+#: Fewer unread records than this are read without an index.
+INDEXED = 500
+
+#: The index is written anew when more than one in STALE of its rows was missing.
+STALE = 10
+
+#: Changes when the columns or their meaning do.
+FORMAT = 1
+
+
+def read_table(folder: StageFolder, ranks: set[int], *, keep: bool) -> CompletionTable:
+    """The table of the completion records of `ranks`, ascending by rank. Those removed meanwhile are left out.
+
+    Reads each record once in a process, as they are immutable. `keep`: keep the records, too, for who needs them whole.
+    Raises StaggerError when one is damaged.
+    """
+    table = cast("CompletionTable | None", folder.table) or CompletionTable()
+    table.keep(ranks)
+    identities: dict[str, str] = {}
+    unread = ranks.difference(table.rank)
+    with collection_paused():
+        if len(unread - folder.in_memory()) >= INDEXED:
+            identities = folder.storage.identities(join(folder.path, "completions"))  # Before any of them is read.
+            if not len(table) and not keep and (found := _load(folder)) is not None:
+                table = found
+                _drop_changed(table, identities)
+                table.keep(ranks)
+                unread.difference_update(table.rank)
+                folder.unkept.update(table.rank)
+        before, few = len(table), len(unread) < INDEXED
+        in_memory = folder.in_memory()
+        for some, records in folder.reading(unread, keep=keep or few):
+            mine = ["" if rank in in_memory else identities.get(f"{pad(rank)}.json", "") for rank in some]
+            _append(folder, table, some, mine, records)
+        table.keep(ranks)
+        if identities and (len(table) - before) * STALE > len(table):
+            _save(folder, table)
+    folder.table = table
+    return table
+
+
+def _append(
+    folder: StageFolder,
+    table: CompletionTable,
+    ranks: Sequence[int],
+    identities: Sequence[str],
+    records: Sequence[Completion],
+) -> None:
+    """Add records to a table. Raises StaggerError naming the file of one that is damaged."""
+    try:
+        table.append(ranks, identities, records)
+    except OtherSteps as error:
+        raise damaged(folder.completion(error.rank), str(error)) from error
+    except MALFORMED:
+        for rank, record in zip(ranks, records, strict=True):
+            check_record(record, Completion, folder.completion(rank))
+        raise
+
+
+def _drop_changed(table: CompletionTable, identities: Mapping[str, str]) -> None:
+    """Drop the rows of a table that was kept whose records are not the same any more."""
+    now = [identities.get(f"{pad(rank)}.json", "gone") for rank in table.rank]
+    if now != table.identity:
+        table.take([row for row, (one, other) in enumerate(zip(now, table.identity, strict=True)) if one == other])
+
+
+def index_path(folder: StageFolder) -> str:
+    return join(folder.path, "completions.index")
+
+
+def _load(folder: StageFolder) -> CompletionTable | None:
+    """The table that was kept; None if there is none that can be used."""
+    path = index_path(folder)
+    try:
+        if is_local(path) and not _is_ours(folder, path):
+            return None
+        return _decode(folder.storage.read(path))
+    except (OSError, StaggerError, ValueError, KeyError, TypeError, zstandard.ZstdError):
+        return None
+
+
+def _save(folder: StageFolder, table: CompletionTable) -> None:
+    """Keep the rows whose records can be recognised, if this user may: a status of another user's run keeps nothing."""
+    with contextlib.suppress(OSError, StaggerError):
+        if is_local(folder.path) and not _is_ours(folder, folder.path):
+            return
+        folder.storage.write(index_path(folder), _encode(table))
+
+
+def _is_ours(folder: StageFolder, path: str) -> bool:
+    """Whether a local file or folder is this user's, and nobody else may write to it but the group that shares the run.
+
+    Root's own commands read the files of users, and write none of them.
+    """
+    info, run = os.lstat(path), os.stat(folder.path)
+    group = run.st_gid if folder.storage.shared else None
+    if group is None and info.st_uid != os.geteuid():
+        return False
+    return not foreign(info, group) and open_to_others(info, group) is None
+
+
+def _encode(table: CompletionTable) -> bytes:
+    content = {**vars(table), "format": FORMAT, "folder_sets": list(map(list, table.folder_sets))}
+    data = orjson.dumps({**content, "steps": list(map(vars, table.steps))})
+    return zstandard.ZstdCompressor(level=1, write_checksum=True).compress(data)
+
+
+def _decode(data: bytes) -> CompletionTable:
+    """Raises ValueError, KeyError, TypeError or ZstdError if the data are not those of a table."""
+    content: dict[str, Any] = orjson.loads(zstandard.ZstdDecompressor().decompress(data))
+    if content.pop("format") != FORMAT:
+        raise ValueError("another format")
+    sets = [OutputFolders(tuple(kept), tuple(removed)) for kept, removed in content.pop("folder_sets")]
+    steps = [StepColumns(**step) for step in content.pop("steps")]
+    table = CompletionTable(**content, steps=steps, folder_sets={one: number for number, one in enumerate(sets)})
+    if len(set(map(len, table.columns()))) > 1:
+        raise ValueError("columns of different lengths")
+    return table

@@ -1,0 +1,198 @@
+"""What a status needs of a stage's completion records, in columns: 100,000 dicts take seconds and half a gigabyte."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from stagger.errors import counted
+
+#: The columns that are fields of a record as they are.
+PLAIN = (
+    "launch",
+    "restart",
+    "job",
+    "host",
+    "delay_s",
+    "script_started",
+    "started",
+    "ended",
+    "cpu_s",
+    "peak_rss_mb",
+    "shards",
+    "bytes_in",
+    "records_in",
+    "records_out",
+    "bytes_out",
+)
+
+#: The columns that are fields which most records lack.
+RARE = ("gpus", "left_out", "dropped", "counts")
+
+#: The columns that are notes which most records lack.
+NOTED = ("schemas", "models")
+
+#: The keys that every step has in a completion record.
+STEP_KEYS = 3
+
+#: What reading the fields of a record raises whose values have wrong types, or that lacks some.
+MALFORMED = (KeyError, TypeError, AttributeError, ValueError)
+
+_plain_fields = itemgetter(*PLAIN)
+
+
+class OtherSteps(Exception):
+    """The record of `rank` has another number of steps than those of the ranks before; `reason` is a clause."""
+
+    def __init__(self, rank: int, reason: str) -> None:
+        super().__init__(reason)
+        self.rank = rank
+
+
+class OutputFolders(NamedTuple):
+    """The folders of a rank's outputs, and of the documents that its steps removed, each once."""
+
+    kept: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+@dataclass
+class StepColumns:
+    """One step. `statistics` has what it counted and measured, as in a `StepRecord`; None where that is nothing."""
+
+    name: str
+    records: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    statistics: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class CompletionTable:
+    """Columns of completion records, all of the same length. Units and names are those of `Completion`.
+
+    rank: by the name of the record's file.
+    identity: identifies the content of that file (`Storage.identities`); empty where that is not known.
+    waited_s, requests: of `retried`; requests, bad_records, and the columns of RARE and NOTED are None for none.
+    folders: the number of the rank's folders in `folder_sets`.
+    steps: the columns of each step.
+    """
+
+    rank: list[int] = field(default_factory=list)
+    identity: list[str] = field(default_factory=list)
+    launch: list[int] = field(default_factory=list)
+    restart: list[int] = field(default_factory=list)
+    job: list[str] = field(default_factory=list)
+    host: list[str] = field(default_factory=list)
+    delay_s: list[float] = field(default_factory=list)
+    script_started: list[float] = field(default_factory=list)
+    started: list[float] = field(default_factory=list)
+    ended: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+    peak_rss_mb: list[int] = field(default_factory=list)
+    shards: list[int] = field(default_factory=list)
+    bytes_in: list[int] = field(default_factory=list)
+    records_in: list[int] = field(default_factory=list)
+    records_out: list[int] = field(default_factory=list)
+    bytes_out: list[int] = field(default_factory=list)
+    waited_s: list[float] = field(default_factory=list)
+    requests: list[Any] = field(default_factory=list)
+    bad_records: list[Any] = field(default_factory=list)
+    gpus: list[Any] = field(default_factory=list)
+    left_out: list[Any] = field(default_factory=list)
+    dropped: list[Any] = field(default_factory=list)
+    counts: list[Any] = field(default_factory=list)
+    schemas: list[Any] = field(default_factory=list)
+    models: list[Any] = field(default_factory=list)
+    folders: list[int] = field(default_factory=list)
+    folder_sets: dict[OutputFolders, int] = field(default_factory=dict)
+    steps: list[StepColumns] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.rank)
+
+    def append(self, ranks: Sequence[int], identities: Sequence[str], records: Sequence[Mapping[str, Any]]) -> None:
+        """Add the records of some ranks. Adds none, and raises one of MALFORMED, when one is not as it should be.
+
+        Raises OtherSteps when one has another number of steps than those before.
+        """
+        steps = len(self.steps) if self.rank else len(records[0]["steps"])
+        rows = _Rows.of(ranks, records, steps)
+        numbers = [self.folder_sets.setdefault(one, len(self.folder_sets)) for one in rows.folders]
+        self.rank += ranks
+        self.identity += identities
+        for name, column in rows.columns.items():
+            getattr(self, name).extend(column)
+        self.folders += numbers
+        self.steps = self.steps or [StepColumns(step.name) for step in rows.steps]
+        for mine, new in zip(self.steps, rows.steps, strict=True):
+            mine.records += new.records
+            mine.seconds += new.seconds
+            mine.statistics += new.statistics
+
+    def columns(self) -> list[list[Any]]:
+        """All columns, those of the steps included."""
+        plain = [getattr(self, one.name) for one in fields(self) if one.name not in ("folder_sets", "steps")]
+        return plain + [column for step in self.steps for column in (step.records, step.seconds, step.statistics)]
+
+    def take(self, rows: Sequence[int]) -> None:
+        """Keep the rows with these numbers, in this order."""
+        for column in self.columns():
+            column[:] = [column[row] for row in rows]
+
+    def keep(self, ranks: Container[int]) -> None:
+        """Keep the rows of `ranks`, ascending by rank."""
+        rank = self.rank
+        rows = [row for row in sorted(range(len(rank)), key=rank.__getitem__) if rank[row] in ranks]
+        if rows != list(range(len(rank))):
+            self.take(rows)
+
+    def forget(self, ranks: set[int]) -> None:
+        """Drop the rows of `ranks`."""
+        self.keep(set(self.rank) - ranks)
+
+
+@dataclass
+class _Rows:
+    """New rows of a table."""
+
+    columns: dict[str, Iterable[Any]]
+    folders: list[OutputFolders]
+    steps: list[StepColumns]
+
+    @classmethod
+    def of(cls, ranks: Sequence[int], records: Sequence[Mapping[str, Any]], steps: int) -> _Rows:
+        found = [record["steps"] for record in records]
+        if any(len(one) != steps for one in found):
+            rank, one = next((rank, one) for rank, one in zip(ranks, found, strict=True) if len(one) != steps)
+            raise OtherSteps(rank, f"it has {counted(len(one), 'step')}, other records of the stage {steps}")
+        columns: dict[str, Iterable[Any]] = dict(
+            zip(PLAIN, zip(*map(_plain_fields, records), strict=True), strict=True)
+        )
+        retried = [record["retried"] for record in records]
+        columns["waited_s"] = [one["waited_s"] for one in retried]
+        columns["requests"] = [one["requests"] or None for one in retried]
+        bad = [record["bad_records"] for record in records]
+        columns["bad_records"] = [one if one["skipped"] else None for one in bad]
+        columns |= {key: [record.get(key) or None for record in records] for key in RARE}
+        notes = [record.get("notes") for record in records]
+        columns |= {key: [one.get(key) if one else None for one in notes] for key in NOTED}
+        return cls(columns, list(map(_folders, records)), [_step(mine) for mine in zip(*found, strict=True)])
+
+
+def _step(records: Sequence[Any]) -> StepColumns:
+    """The columns of one step, from its parts of completion records."""
+    statistics = [record if len(record) > STEP_KEYS else None for record in records]
+    numbers, seconds = [record["records"] for record in records], [record["seconds"] for record in records]
+    return StepColumns(records[0]["name"], numbers, seconds, statistics)
+
+
+def _folders(record: Mapping[str, Any]) -> OutputFolders:
+    """The folders of a record's outputs."""
+    outputs = record["outputs"]
+    if len(outputs) == 1 and "removed_by" not in outputs[0]:  # Those of most ranks.
+        return OutputFolders((outputs[0]["path"].rpartition("/")[0],), ())
+    kept = {output["path"].rpartition("/")[0] for output in outputs if "removed_by" not in output}
+    removed = {output["path"].rpartition("/")[0] for output in outputs if "removed_by" in output}
+    return OutputFolders(tuple(sorted(kept)), tuple(sorted(removed)))
