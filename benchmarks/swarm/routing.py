@@ -95,7 +95,6 @@ def lost(number: signal.Signals, repeat: int) -> dict[str, float]:
             while not told:
                 next(running)
             found.append(told[0] - sent)
-            running.close()
     return {"median": statistics.median(found), "max": max(found)}
 
 
