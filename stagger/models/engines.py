@@ -148,7 +148,7 @@ class Stream(LocalEngine):
                 yield from zip(window, found, strict=True)
 
     def _hidden_bytes(self, batch: Microbatch) -> int:
-        return batch.tokens.numel() * self._token_bytes
+        return int(batch.tokens.numel()) * self._token_bytes
 
     def _reduced(
         self, window: list[Microbatch], wanted: list[int], reduce: Reduce, ahead: BlocksAhead, *, another: bool

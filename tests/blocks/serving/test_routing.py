@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from stagger.blocks.placement.bound import routing_capacity
-from stagger.blocks.placement.petals import Span
+from stagger.blocks.placement.spans import Span
 from stagger.blocks.serving.routing import LATE, Load, next_hop, patience
 from stagger.blocks.serving.span_server import CREDITS
 
