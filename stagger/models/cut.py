@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 
 
 class Left(BaseException):
@@ -35,8 +35,8 @@ def find_blocks(model: Any) -> tuple[str, Any]:
     if len(outer) != 1:
         found = ", ".join(name for name, _ in outer) or "none"
         raise StaggerError(
-            f"{type(model).__name__} cannot be cut: it should have one list of {count} blocks, and its lists of this"
-            f" length are: {found}."
+            f"{type(model).__name__} cannot be cut: it should have one list of {counted(count, 'block')}, and its"
+            f" lists of this length are: {found}."
         )
     return outer[0]
 

@@ -231,10 +231,10 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "truncated": (with_header({"a": entry(0, 8), "b": entry(8, 16)}, bytes(15)), "it is truncated: it has "),
     "truncated tensor": (with_header({"a": entry(0, 8), "b": entry(8, 16)}, bytes(12)), "the tensor b is cut off"),
     "too long": (with_header({"a": entry(0, 8)}, bytes(9)), "and its tensors end at byte"),
-    "overlap": (with_header({"a": entry(0, 8), "b": entry(4, 12)}, bytes(12)), "the tensors a and b share bytes"),
+    "overlap": (with_header({"a": entry(0, 8), "b": entry(4, 12)}, bytes(12)), "two tensors share bytes: a, b"),
     "hole": (
         with_header({"a": entry(0, 8), "b": entry(12, 16)}, bytes(16)),
-        "between the tensors a and b are bytes of",
+        "bytes of no tensor lie between two tensors: a, b",
     ),
     "hole at the start": (with_header({"a": entry(4, 8)}, bytes(8)), "bytes of no tensor lie ahead of the tensor a"),
     "out of range": (with_header({"a": entry(0, 4000)}, bytes(8)), "the tensor a is cut off"),
