@@ -5,7 +5,7 @@ Both call the same blocks with the same microbatches, so their numbers are equal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from stagger.models.engine import Ends, Reduce
 from stagger.models.microbatch import Microbatch
 from stagger.pipeline import count
 
-Results = Iterator[tuple[Microbatch, dict[int, Any]]]
+Results = Generator[tuple[Microbatch, dict[int, Any]], None, None]
 
 
 class LocalEngine:
