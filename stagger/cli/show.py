@@ -254,7 +254,7 @@ def details(stage: StageStatus) -> list[str]:
     """How the jobs started and what they used; nothing if something is wrong, to leave that on the screen."""
     if stage.errors or stage.stuck:
         return []
-    said = step_totals.metric_lines(stage.steps)[:SHOWN]
+    said = step_totals.metric_lines(stage.steps)[:SHOWN] + step_totals.pace_lines(stage.steps)
     if stage.starts["planned"]["span_s"]:
         peaks = [(stage.starts[key]["peak_1s"], stage.starts[key]["peak_100ms"]) for key in ("measured", "planned")]
         measured, planned = (f"{second:,}/s, {tenth:,} in 100 ms" for second, tenth in peaks)

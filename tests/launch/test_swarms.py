@@ -16,9 +16,11 @@ from stagger.launch.stages import Standing, Start, Waiting, next_start, with_swa
 from stagger.launch.swarms import beside, policy, settled
 from stagger.rundir.launch_records import Group
 from stagger.rundir.lock import InUse
+from stagger.rundir.run_folder import RunFolder
 from stagger.spec.blocks import HOST_STEP
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.status.failed import Failed
+from stagger.terminal import logger
 
 SLURM = {"type": "slurm"}
 
@@ -156,8 +158,8 @@ def test_what_keeps_a_server_from_replacing_others_is_said_and_tried_again_if_th
 
     lines: list[str] = []
     monkeypatch.setattr("sys.stdin", Input)
-    monkeypatch.setattr(tend.RunFolder, "open", fail)
-    monkeypatch.setattr(tend.logger, "warning", lines.append)
-    monkeypatch.setattr(tend.logger, "error", lines.append)
+    monkeypatch.setattr(RunFolder, "open", fail)
+    monkeypatch.setattr(logger, "warning", lines.append)
+    monkeypatch.setattr(logger, "error", lines.append)
     assert tend.main() == status
     assert said in " ".join(lines)
