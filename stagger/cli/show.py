@@ -148,7 +148,7 @@ def in_parents(folders: list[tuple[str, str]]) -> list[tuple[str, str]]:
         beside.setdefault((name, folder.rpartition("/")[0]), []).append(folder)
     found = []
     for (name, parent), mine in beside.items():
-        together = [f"{parent} ({len(mine)} folders)"] if parent and len(mine) > BESIDE else mine
+        together = [f"{parent} ({counted(len(mine), 'folder')})"] if parent and len(mine) > BESIDE else mine
         found += [(name, one) for one in together]
     return found
 
