@@ -29,7 +29,7 @@ DTYPES = ("float32", "bfloat16")
 ROWS, LENGTH = 4, 256
 
 #: Blocks of the model whose memory is measured.
-LARGE_BLOCKS = 12
+LARGE_BLOCKS = 8
 
 
 def speeds(path: str, dtype: str, windows: list[int], repeat: int) -> dict[str, Any]:
@@ -75,7 +75,9 @@ def speeds(path: str, dtype: str, windows: list[int], repeat: int) -> dict[str, 
 
 
 def memory(path: str, dtype: str, window: int) -> dict[str, Any]:
-    """Peak memory of streaming beyond the model without blocks, and what it may take; and bytes read and needed."""
+    """Peak memory of streaming two windows, beyond what the model without blocks takes and libraries have once they are
+    used, and what it may take; and bytes read and needed.
+    """
     import torch
 
     from benchmarks.streaming import models
@@ -84,7 +86,8 @@ def memory(path: str, dtype: str, window: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     engine = models.stream(path, dtype, window)
     engine.model.load_ends()
-    batches = models.microbatches(2 * window // (ROWS * LENGTH), ROWS, LENGTH)
+    batches = models.microbatches(window // (ROWS * LENGTH) + 1, ROWS, LENGTH)
+    models.last_states(engine, batches[:1])  # Loads libraries.
     ends_read = engine.source.checkpoint.bytes_read
     before = reset_peak()
     models.last_states(engine, batches)
@@ -134,7 +137,7 @@ def padding(total: int, tokens: int) -> float:
         row = Row(number, Piece(0, length, 0), numpy.ones(length, dtype=numpy.int64))
         places += sum(batch.tokens.numel() for batch, _ in batcher.add(row))
     places += sum(batch.tokens.numel() for batch, _ in batcher.rest())
-    return round(places / sum(lengths.tolist()), 3)
+    return float(round(places / sum(lengths.tolist()), 3))
 
 
 def imports_of_a_rank(folder: str) -> list[str]:

@@ -11,7 +11,7 @@ from stagger import Document
 OF_MODELS = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
 
 
-def documents(data: None, rank: int, world_size: int) -> Iterator[Document]:
+def documents(data: None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
     yield Document("a text", "1")
 
 

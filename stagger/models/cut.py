@@ -98,7 +98,8 @@ class Cut:
     def _instead_of_tokens(self, hidden: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """Inputs of the model for which no embedding is needed. Their values do not matter."""
         width = self.model.get_input_embeddings().weight.shape[-1]
-        return {"inputs_embeds": hidden.new_zeros((*hidden.shape[:2], width)), "attention_mask": mask}
+        embeddings = hidden.new_zeros((*hidden.shape[:2], width), device=mask.device)
+        return {"inputs_embeds": embeddings, "attention_mask": mask}
 
     def _left(self, begin: int, end: int, entering: torch.Tensor | None, **inputs: Any) -> torch.Tensor:
         try:

@@ -14,7 +14,7 @@ import torch
 from stagger.models.block_source import BlockSource
 from stagger.models.blocks_ahead import BlocksAhead
 from stagger.models.cut_model import CutModel
-from stagger.models.devices import CPU, device_name, device_of, finish
+from stagger.models.devices import CPU, device_name, device_of, finish, give_back_memory
 from stagger.models.engine import Ends, Reduce
 from stagger.models.microbatch import Microbatch
 from stagger.pipeline import count
@@ -148,7 +148,7 @@ class Stream(LocalEngine):
                 yield from zip(window, found, strict=True)
 
     def _hidden_bytes(self, batch: Microbatch) -> int:
-        return batch.tokens.numel() * self._token_bytes
+        return int(batch.tokens.numel()) * self._token_bytes
 
     def _reduced(
         self, window: list[Microbatch], wanted: list[int], reduce: Reduce, ahead: BlocksAhead, *, another: bool
@@ -184,6 +184,7 @@ class Stream(LocalEngine):
             finish(device_of(self.model, block))
         finally:
             self.model.unload(block)
+            give_back_memory()
 
     def _park(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden.to(CPU) if self.parked else hidden

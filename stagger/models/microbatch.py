@@ -23,7 +23,7 @@ class Microbatch:
 
     @cached_property
     def mask(self) -> torch.Tensor:
-        """int64 [rows, length]: 1 for a token. An empty row has one too, since a softmax over nothing is not a number."""
+        """int64 [rows, length]: 1 for a token. An empty row has one too: a softmax over nothing is not a number."""
         lengths = torch.tensor([max(length, 1) for length in self.lengths], device=self.tokens.device)
         places = torch.arange(self.tokens.shape[1], device=self.tokens.device)
         return (places < lengths[:, None]).long()

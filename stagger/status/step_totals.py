@@ -84,6 +84,25 @@ def metric_lines(steps: Iterable[Mapping[str, Any]]) -> list[str]:
     return [f"{name}: {measured(metric)} ({short_name(step)})" for name, (metric, step) in last.items()]
 
 
+def pace_lines(steps: Iterable[Mapping[str, Any]]) -> list[str]:
+    """How fast the steps that run a model are: tokens per second of their own time, and the share of it
+    in which they waited for weights.
+
+    >>> counts = {"tokens": 400_000, "weight_bytes": 10**9, "weights_wait_ms": 25_000}
+    >>> pace_lines([{"name": "read_jsonl"}, {"name": "score_blocks", "seconds": 200.0, "counts": counts}])
+    ['score_blocks: 2,000 tokens/s in a rank, 12 % of its time waiting for weights']
+    """
+    said = []
+    for step in steps:
+        counts = step.get("counts", {})
+        if "weights_wait_ms" in counts and step["seconds"]:
+            rate = number(round(counts.get("tokens", 0) / step["seconds"]))
+            waited = counts["weights_wait_ms"] / 1000 / step["seconds"]
+            name = short_name(step)
+            said.append(f"{name}: {rate} tokens/s in a rank, {100 * waited:.0f} % of its time waiting for weights")
+    return said
+
+
 def measured(metric: Mapping[str, Any]) -> str:
     """A metric in words.
 

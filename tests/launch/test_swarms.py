@@ -20,11 +20,13 @@ from stagger.launch.swarms import LEFT_S, beside, left_to_commands, policy, sett
 from stagger.rundir.end_record import EndRecord, write_end
 from stagger.rundir.launch_records import EndJobRecord, Group, SlurmLaunch
 from stagger.rundir.lock import InUse
+from stagger.rundir.run_folder import RunFolder
 from stagger.rundir.stage_folder import StageFolder
 from stagger.spec.blocks import HOST_STEP
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.status.failed import Failed
 from stagger.storage.storage import Storage
+from stagger.terminal import logger
 
 SLURM = {"type": "slurm"}
 
@@ -185,8 +187,8 @@ def test_what_keeps_a_server_from_replacing_others_is_said_and_tried_again_if_th
 
     lines: list[str] = []
     monkeypatch.setattr("sys.stdin", Input)
-    monkeypatch.setattr("stagger.launch.tend.RunFolder.open", fail)
-    monkeypatch.setattr("stagger.launch.tend.logger.warning", lines.append)
-    monkeypatch.setattr("stagger.launch.tend.logger.error", lines.append)
+    monkeypatch.setattr(RunFolder, "open", fail)
+    monkeypatch.setattr(logger, "warning", lines.append)
+    monkeypatch.setattr(logger, "error", lines.append)
     assert tend.main() == status
     assert said in " ".join(lines)
