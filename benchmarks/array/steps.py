@@ -6,5 +6,5 @@ from collections.abc import Iterable
 from typing import Any
 
 
-def nothing(data: Iterable[Any] | None, rank: int, world_size: int) -> None:
+def nothing(data: Iterable[Any] | None = None, rank: int = 0, world_size: int = 1) -> None:
     """A complete pipeline that does nothing."""

@@ -7,6 +7,7 @@ docs/block-placement.md; all depend on the seeds alone, but for the programme, w
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,8 @@ import numpy as np
 from benchmarks.kit import measure
 from stagger.blocks.placement.bound import routing_capacity, throughput_bound
 from stagger.blocks.placement.joint_moves import planned_moves
-from stagger.blocks.placement.petals import Span, choose_best_blocks
+from stagger.blocks.placement.petals import choose_best_blocks
+from stagger.blocks.placement.spans import Span
 from stagger.blocks.simulation import helix, parallax
 from stagger.blocks.simulation.allocation import Resource, throughputs
 from stagger.blocks.simulation.report import TOTAL_BLOCKS, Experiment, compare, document
@@ -29,6 +31,16 @@ POLICIES = ("new only", "0.99 guard", "parallax", "helix", "recommended")
 EXPERIMENTS = {
     f"{scenario} {servers}": Experiment(scenario, servers, policies=POLICIES)
     for scenario, servers in (("churn", 32), ("slurm", 24), ("join", 32), ("wave", 32))
+}
+
+#: What the recommended setting has to lead in: servers that divide their time evenly gain from spans that are shorter
+#: than their room, which matters where a swarm is at rest; what can be routed does not depend on that.
+ROUTED, SLOWEST = "percent_of_capacity", "percent_of_bound"
+MEASURES = {
+    "churn 32": (ROUTED, SLOWEST),
+    "slurm 24": (ROUTED, SLOWEST),
+    "join 32": (ROUTED, SLOWEST),
+    "wave 32": (ROUTED,),
 }
 
 #: Numbers of servers of the swarms at rest; up to the last of SOLVED, Helix' programme is solved for SOLVE_S seconds.
@@ -126,9 +138,9 @@ def main() -> int:
         results[name] = made
         rows = {row["policy"]: row for row in made["results"]}
         measure.say(f"{name}: " + ", ".join(f"{key} {row['percent_of_bound']}" for key, row in rows.items()))
-        for rival in ("parallax", "helix"):
-            lead = round(rows["recommended"]["percent_of_bound"] - rows[rival]["percent_of_bound"], 2)
-            requirements.append(measure.at_least(f"{name}: recommended, points ahead of {rival}", lead, 0))
+        for rival, column in itertools.product(("parallax", "helix"), MEASURES[name]):
+            lead = round(rows["recommended"][column] - rows[rival][column], 2)
+            requirements.append(measure.at_least(f"{name}: recommended ahead of {rival}, {column}", lead, 0))
     return measure.report(options, results, requirements)
 
 

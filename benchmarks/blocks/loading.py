@@ -27,7 +27,8 @@ from typing import Any
 from benchmarks.kit import measure
 from stagger.blocks.host import Speed
 from stagger.blocks.placement.loading_slots import Loader, Slots, ahead_of, turns_ahead
-from stagger.blocks.placement.petals import Span, choose_best_blocks, compute_throughputs
+from stagger.blocks.placement.petals import choose_best_blocks, compute_throughputs
+from stagger.blocks.placement.spans import Span
 from stagger.blocks.server.block_server import BlockServer, Identity
 from stagger.blocks.server.records import server_id
 from stagger.blocks.server.registry import Registry

@@ -14,8 +14,8 @@ from dataclasses import replace
 from statistics import mean
 
 from stagger.blocks.placement.noise import even
-from stagger.blocks.placement.petals import Span
 from stagger.blocks.placement.rules import Rule, Setting, Swarm, planner
+from stagger.blocks.placement.spans import Span
 from stagger.blocks.simulation.policies import POLICIES, REALISTIC
 from stagger.blocks.simulation.swarm import Outcome, bound_steps, simulate
 from stagger.blocks.simulation.traces import trace

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks.kit import measure
 from stagger.blocks.placement import petals
-from stagger.blocks.placement.petals import Span
+from stagger.blocks.placement.spans import Span
 from tests.kit import blocks_oracle
 
 #: (share of the model that fits on a server, its speed) for six kinds of servers, which differ about as GPUs do.

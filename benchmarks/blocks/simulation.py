@@ -15,7 +15,8 @@ import numpy as np
 
 from benchmarks.kit import measure
 from stagger.blocks.placement.joint_moves import planned_moves
-from stagger.blocks.placement.petals import Span, choose_best_blocks
+from stagger.blocks.placement.petals import choose_best_blocks
+from stagger.blocks.placement.spans import Span
 from stagger.blocks.simulation.policies import COMPARED, IDEAL, PETALS_LEASE_S, REALISTIC
 from stagger.blocks.simulation.report import TOTAL_BLOCKS, Experiment, compare, document
 from stagger.blocks.simulation.traces import trace

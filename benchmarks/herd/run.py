@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
+from statistics import median, stdev
 from typing import Any
 
 from benchmarks.herd import datatrove
@@ -30,6 +32,9 @@ REQUESTS = 7
 
 #: Seconds between two rounds of the scheduler on the test cluster.
 CYCLE_S = 1.0
+
+#: Seconds of the window in which jobs sleep whose beginnings are measured; neighbours of each on either side.
+WINDOW_S, NEIGHBOURS = 60, 20
 
 #: Number of simulated herds; predictions are their medians.
 SEEDS = 5
@@ -66,9 +71,13 @@ def predict(herd: Herd) -> dict[str, Any]:
 
 
 def calibrate(cluster: Cluster, options: argparse.Namespace) -> dict[str, float]:
-    """Measure this machine without a request limit: seconds per request of a lone task, jobs started per second."""
+    """Measure this machine without a request limit: seconds per request of a lone task, and how jobs start.
+
+    jobs_per_s: jobs that it can run to their end, if all work at once. starts_per_s and jitter_s: those of jobs that
+    sleep first, as `beginnings` finds them.
+    """
     alone = min(20, options.tasks)
-    measure.say(f"calibrating with {alone} tasks one after another, then with {options.calibrate} at once")
+    measure.say(f"calibrating with {alone} tasks one after another, then with {options.calibrate} at once, twice")
     settings = {"start_policy": "spread", "randomize_start_duration": alone}
     records = cluster.run("alone", alone, None, settings).records
     request_s = median((record["ended"] - record["first_read"]) / 2 for record in records)  # Its shard, its output.
@@ -78,11 +87,27 @@ def calibrate(cluster: Cluster, options: argparse.Namespace) -> dict[str, float]
     ends = sorted(record["ended"] for record in run.records)
     # Leave out the first and the last tenth, in which the machine warms up or runs out of jobs.
     first, last = len(ends) // 10, len(ends) - len(ends) // 10 - 1
+    settings |= {"start_policy": "spread", "randomize_start_duration": WINDOW_S}
+    starts_per_s, jitter_s = beginnings(cluster.run("beginnings", tasks, None, settings).records)
     return {
         "tasks": tasks,
         "jobs_per_s": round((last - first) / (ends[last] - ends[first]), 2),
         "request_every_s": round(request_s, 4),
+        "starts_per_s": starts_per_s,
+        "jitter_s": jitter_s,
     }
+
+
+def beginnings(records: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Scripts begun per second, and the jitter of their beginnings, in seconds: see `Herd.jitter_s`.
+
+    A script's neighbours in the array begin, in the median, when Slurm started it. The jitter is the width of the
+    uniform distribution that has the standard deviation of the differences to that.
+    """
+    by_index = sorted(records, key=lambda record: int(record["job"].rpartition("_")[2]))
+    begun = [record["script_started"] for record in by_index]
+    apart = [at - median(begun[max(0, place - NEIGHBOURS) : place + NEIGHBOURS + 1]) for place, at in enumerate(begun)]
+    return round(len(begun) / (max(begun) - min(begun)), 2), round(math.sqrt(12) * stdev(apart), 2)
 
 
 def share(measured: float, predicted: float) -> float | None:
@@ -121,7 +146,9 @@ def main() -> int:
                 requests=REQUESTS,
                 limit=options.backend_limit,
                 throttle=options.throttle,
-                dispatch_rate=machine["jobs_per_s"],
+                # With a limit, fewer jobs work at a time than the machine can run.
+                dispatch_rate=machine["starts_per_s" if name == "limit" else "jobs_per_s"],
+                jitter_s=machine["jitter_s"] if run.window_s else 0.0,
                 task_s=0.0,
                 hold_s=run.hold_s,
                 latency_s=machine["request_every_s"],

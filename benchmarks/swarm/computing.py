@@ -19,7 +19,7 @@ import transformers
 
 from benchmarks.swarm.processes import CONTEXT, cpu_s
 from stagger.blocks.host import HostContext
-from stagger.blocks.placement.petals import ServerState
+from stagger.blocks.placement.spans import ServerState
 from stagger.blocks.server.records import ServerRecord
 from stagger.blocks.server.registry import Registry
 from stagger.blocks.serving.swarm_engine import open_swarm

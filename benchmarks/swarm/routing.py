@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.swarm.processes import CONTEXT, client_of, servers, sleeping, work
 from stagger.blocks.placement.bound import routing_capacity
-from stagger.blocks.placement.petals import Span
+from stagger.blocks.placement.spans import Span
 from stagger.blocks.serving.keys import KeyPair
 from stagger.blocks.serving.routing import Offer
 from stagger.blocks.serving.wire import Model
@@ -37,11 +37,13 @@ def capacity() -> float:
     return routing_capacity([Span(str(number), *span) for number, span in enumerate(SPANS)], MODEL.total_blocks)
 
 
-def run_client(pipe: Any, offers: dict[str, Offer], keys: KeyPair, until: float) -> None:
-    """Send microbatches until that time, and return when each came back: the clock is the machine's."""
+def run_client(pipe: Any, offers: dict[str, Offer], keys: KeyPair) -> None:
+    """Send microbatches until told to stop, and return when each came back: the clock is the machine's."""
     client = client_of(offers, MODEL, keys)
-    given = itertools.takewhile(lambda _: time.monotonic() < until, works())
-    pipe.send([time.monotonic() for _ in client.run(given)])
+    running = client.run(itertools.takewhile(lambda _: not pipe.poll(), works()))
+    next(running)
+    pipe.send("under way")
+    pipe.send([time.monotonic() for _ in running])
 
 
 def works() -> Any:
@@ -52,14 +54,19 @@ def routed(clients: int, seconds: float) -> dict[str, Any]:
     """Tokens per second of all clients together, and of each, between the start and the end of the flow."""
     keys = KeyPair.new()
     with servers(sleeping, MODEL, keys, SPANS) as (offers, _):
-        until = time.monotonic() + seconds + 5
         pipes = []
         for _ in range(clients):
             here, there = CONTEXT.Pipe()
-            CONTEXT.Process(target=run_client, args=(there, offers, keys, until), daemon=True).start()
+            CONTEXT.Process(target=run_client, args=(there, offers, keys), daemon=True).start()
             pipes.append(here)
+        for pipe in pipes:
+            pipe.recv()
+        begin = time.monotonic() + seconds / 4
+        time.sleep(seconds)
+        end = time.monotonic()
+        for pipe in pipes:
+            pipe.send("stop")
         landed = [pipe.recv() for pipe in pipes]
-    begin, end = max(times[0] for times in landed) + seconds / 4, until - 1
     each = [TOKENS * sum(begin <= at < end for at in times) / (end - begin) for times in landed]
     return {
         "clients": clients,
@@ -88,7 +95,6 @@ def lost(number: signal.Signals, repeat: int) -> dict[str, float]:
             while not told:
                 next(running)
             found.append(told[0] - sent)
-            running.close()
     return {"median": statistics.median(found), "max": max(found)}
 
 

@@ -50,7 +50,7 @@ def raw(repeat: int) -> dict[str, float]:
             peer.sendall(data)
             receive(peer, memoryview(back))
 
-        found = timed(once, repeat, process.pid)
+        found = timed(once, repeat, process.pid or 0)
     process.kill()
     process.join()
     return found

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stagger.blocks.placement.bound import routing_capacity, throughput_bound
-from stagger.blocks.placement.petals import ServerState, Span, compute_throughputs
+from stagger.blocks.placement.petals import compute_throughputs
+from stagger.blocks.placement.spans import ServerState, Span
 from stagger.blocks.server.records import Placed, ServerRecord, View, rank_of, superseded
 from stagger.blocks.server.registry import Registry
 

@@ -10,14 +10,14 @@ import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from stagger.errors import StaggerError, counted, missing_extra
 from stagger.spec.changes import Changes
 from stagger.spec.executors import SlurmSpec
 from stagger.spec.load import load_file
 from stagger.spec.models import RunSpec, StageSpec
-from stagger.storage.storage import Storage, join
+from stagger.storage.storage import Storage, expand_variables, join
 from stagger.terminal import logger, say, say_lines
 
 try:
@@ -50,6 +50,14 @@ TOKENS = 4096
 
 #: Options of sbatch that may name a kind of GPU.
 NAMING = ("gres", "gpus", "gpus-per-node", "gpus-per-task", "constraint")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """GB/s that the store can send to all nodes, and that one node can receive."""
+
+    store_gb: float
+    node_gb: float
 
 
 @dataclass(frozen=True)
@@ -107,10 +115,15 @@ class Plan:
 
 
 def plan(
-    file: str, gpus: str | None, memory_gb: float | None, tokens_per_s: str | None, store_gb: float, node_gb: float
+    file: str, changes: Changes, gpus: str | None, memory_gb: float | None, tokens_per_s: str | None, rates: Rates
 ) -> Plan:
     """The plan for a pipeline file, or for a model's folder. Raises StaggerError for a mistake in any of them."""
-    wanted = of_model(file) if is_model(file) else of_file(file)
+    if is_model(file):
+        if changes != Changes():
+            raise StaggerError(f"--set and --profile need a pipeline file, and {file} is a model's folder.")
+        wanted = Wanted(file, None, TOKENS, "", None, Storage())
+    else:
+        wanted = of_file(file, changes)
     text = gpus or wanted.gpus
     if not text:
         raise StaggerError(
@@ -128,7 +141,7 @@ def plan(
                 f" --tokens-per-s {one.name}=50000 (known kinds: {', '.join(KINDS)})."
             )
     model = read_model(wanted.storage, wanted.model, dtype=wanted.dtype, tokens=wanted.tokens)
-    site = Site(memory_gb or wanted.memory_gb, store_gb, node_gb)
+    site = Site(memory_gb or wanted.memory_gb, rates.store_gb, rates.node_gb)
     each = devices(found, model, measured)
     swarmed, spans = swarm(each, model, site)
     forecasts = [whole(each, model), stream(each, model, site), swarmed]
@@ -149,13 +162,9 @@ def is_model(file: str) -> bool:
     return file.endswith("config.json") or "://" in file or os.path.isdir(file)
 
 
-def of_model(path: str) -> Wanted:
-    return Wanted(path, None, TOKENS, "", None, Storage())
-
-
-def of_file(file: str) -> Wanted:
+def of_file(file: str, changes: Changes) -> Wanted:
     """The stage of a pipeline file that hosts blocks, or has a step that runs a model."""
-    spec = load_file(file, Changes(), logger.info)
+    spec = load_file(file, changes, logger.info)
     storage = Storage(spec.storage_options)
     for stage in spec.stages:
         if stage.blocks is not None:
@@ -168,7 +177,8 @@ def of_file(file: str) -> Wanted:
     for stage in spec.stages:
         for step in stage.pipeline:
             if step.use in STEPS and step.params.get("model"):
-                params, tokens = step.params, step.params.get("tokens", TOKENS)
+                params = cast("dict[str, Any]", expand_variables(step.params))
+                tokens = params.get("tokens", TOKENS)
                 gpus, memory_gb = gpus_of(stage, jobs_at_once(stage)), memory_of(stage)
                 return Wanted(params["model"], params.get("dtype"), tokens, gpus, memory_gb, storage)
     raise StaggerError(f"{file} has neither `blocks` nor a step with a model ({', '.join(STEPS)}); nothing to plan.")

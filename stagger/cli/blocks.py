@@ -12,8 +12,10 @@ from stagger.cli.answers import print_json
 from stagger.cli.launch import launch
 from stagger.cli.open_run import open_run
 from stagger.cli.options import (
+    Assignments,
     Json,
     Options,
+    Profile,
     Run,
     Stage,
 )
@@ -69,6 +71,8 @@ def plan(
     ] = None,
     store: Annotated[float, typer.Option(min=0.01, metavar="GB/S", help="What the store can send to all nodes.")] = 10,
     node: Annotated[float, typer.Option(min=0.01, metavar="GB/S", help="What one node can receive.")] = 2,
+    assignments: Assignments = None,
+    profile: Profile = None,
     json: Json = False,
 ) -> int:
     """Tell what GPUs can do with a model: whole, streamed or as a swarm. Reads its sizes only, and queues nothing.
@@ -76,9 +80,11 @@ def plan(
     Exit status 1 if the model fits in no way.
     """
     from stagger.cli import block_plan
+    from stagger.spec.changes import Changes
 
     with contextlib.redirect_stdout(sys.stderr):
-        found = block_plan.plan(file, gpus, memory, tokens_per_s, store, node)
+        changes = Changes(tuple(assignments or ()), profile=profile)
+        found = block_plan.plan(file, changes, gpus, memory, tokens_per_s, block_plan.Rates(store, node))
     print_json(found.document()) if json else block_plan.show(found)
     return 0 if found.best else 1
 

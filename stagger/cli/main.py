@@ -169,6 +169,7 @@ def status(
     checksum: Annotated[
         bool, typer.Option("--checksum", help="The same, and compare their content with the recorded checksums.")
     ] = False,
+    stage: Stage = None,
     json: Json = False,
     options: Options = None,
 ) -> int:
@@ -181,9 +182,11 @@ def status(
     from stagger.status.stage_status import status_of
 
     folder, record = open_run(run, options)
+    shown = [one.name for one in record.spec.chosen(stage)]
     if not watch:
         gc.disable()  # The process ends soon; a single collection over 100,000 records costs 0.4 s and frees nothing.
-    looks, stages = show.watch_status(folder, record, silent=json) if watch else status_of(folder, record)
+    looks, stages = show.watch_status(folder, record, shown, silent=json) if watch else status_of(folder, record)
+    stages = [one for one in stages if one.name in shown]
     if verify or checksum:
         note_differences(record, looks, stages, checksums=checksum)
     if json:
@@ -283,6 +286,10 @@ def plan(
     dispatch_rate: Annotated[
         float | None, typer.Option(min=0.01, max=1e9, help="Jobs per second that Slurm starts; by default all at once.")
     ] = None,
+    start_jitter: Annotated[
+        float | None,
+        typer.Option(min=0, max=3600, help="Seconds by which Slurm's starts of jobs vary; by default 2."),
+    ] = None,
     task_time: Annotated[
         float | None, typer.Option(min=0, max=1e9, help="Seconds that a job runs after its start; by default 600.")
     ] = None,
@@ -319,6 +326,7 @@ def plan(
         window,
         operations,
         metadata_limit,
+        start_jitter,
     )
     with contextlib.redirect_stdout(sys.stderr):
         found = start_plan.plans(file, stage, wanted, tuple(assignments or ()), seed, profile)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Collection
 from typing import Any
 
 from rich.filesize import decimal
@@ -33,6 +34,9 @@ CLEAR = "\x1b[H\x1b[2J"
 
 #: Most output folders listed after a launch, and most reasons why ranks of a stage wait or failed.
 SHOWN = 5
+
+#: Most output folders that are listed one by one if they lie in the same folder.
+BESIDE = 3
 
 #: Most characters of an error that the status shows.
 ERROR_CHARACTERS = 120
@@ -121,15 +125,32 @@ def where(stages: list[StageStatus]) -> None:
     folders = [(name, folder) for name, stage in named for folder in stage.output_folders]
     removed = [(name, folder) for name, stage in named for folder in stage.removed_folders]
     for what, found in (("The result{} is in", folders), ("What was removed{} is in", removed)):
-        for name, folder in found[:SHOWN]:
+        listed = in_parents(found)
+        for name, folder in listed[:SHOWN]:
             say(f"{what.format(name)} {folder}")
-        if len(found) > SHOWN:
-            say(f"... and in {counted(len(found) - SHOWN, 'more folder')}")
+        if len(listed) > SHOWN:
+            say(f"... and in {counted(len(listed) - SHOWN, 'more folder')}")
     for name, stage in named:
         if "report" in stage.places:
             say(f"The report{name} is {stage.places['report']}")
     if logs := [stage.places["logs"] for stage in stages if "logs" in stage.places]:
         say(f"The logs are in {', '.join(logs)}")
+
+
+def in_parents(folders: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """(Stage, folder) of outputs: more than BESIDE folders of a stage that lie in one folder are shown as that.
+
+    >>> in_parents([("", f"/out/{bucket}") for bucket in range(14)] + [("", "/other")])
+    [('', '/out (14 folders)'), ('', '/other')]
+    """
+    beside: dict[tuple[str, str], list[str]] = {}
+    for name, folder in folders:
+        beside.setdefault((name, folder.rpartition("/")[0]), []).append(folder)
+    found = []
+    for (name, parent), mine in beside.items():
+        together = [f"{parent} ({counted(len(mine), 'folder')})"] if parent and len(mine) > BESIDE else mine
+        found += [(name, one) for one in together]
+    return found
 
 
 def lines(run_dir: str, stages: list[StageStatus]) -> None:
@@ -270,8 +291,10 @@ def start_chart(starts: dict[str, Any]) -> list[str]:
     ]
 
 
-def watch_status(folder: RunFolder, record: RunRecord, silent: bool) -> tuple[dict[str, Look], list[StageStatus]]:
-    """Print the status every WATCH_S seconds or more, until no rank and no end job is queued or running.
+def watch_status(
+    folder: RunFolder, record: RunRecord, shown: Collection[str], silent: bool
+) -> tuple[dict[str, Look], list[StageStatus]]:
+    """Print the status of the stages `shown` every WATCH_S seconds or more, until none of them is queued or running.
 
     Returns the last look at each stage, and the last status.
 
@@ -281,6 +304,7 @@ def watch_status(folder: RunFolder, record: RunRecord, silent: bool) -> tuple[di
     while True:
         asked = time.monotonic()
         looks, stages = status_of(folder, record)
+        stages = [stage for stage in stages if stage.name in shown]
         print(clear, end="", flush=True)
         if not any(stage.is_active for stage in stages):
             return looks, stages

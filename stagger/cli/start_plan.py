@@ -10,13 +10,14 @@ from typing import Any
 import yaml
 
 from stagger.cli.chart import bars, binned, save_plot
+from stagger.cli.message_log import set_up_logging
 from stagger.errors import StaggerError, counted
 from stagger.plan.metadata import calls_of_start
 from stagger.progress import busy
 from stagger.start.account import described
 from stagger.start.delays import auto_window
 from stagger.start.forecast import Expected, StartPlan, start_plan
-from stagger.start.herd import Herd
+from stagger.start.herd import START_JITTER_S, Herd
 from stagger.terminal import logger, say, say_lines
 
 #: Most columns of the chart, and its lines per policy.
@@ -44,6 +45,7 @@ class Wanted:
     window: int | None
     operations: int | None = None
     metadata_limit: float | None = None
+    jitter: float | None = None
 
     def over(self, herd: Herd) -> Herd:
         """The herd, with the given options in place of its own values."""
@@ -56,6 +58,7 @@ class Wanted:
             "task_s": self.task_time,
             "operations": self.operations,
             "metadata_limit": self.metadata_limit,
+            "jitter_s": self.jitter,
         }
         return replace(herd, **{key: value for key, value in given.items() if value is not None})
 
@@ -80,7 +83,8 @@ def plans(
         if value:
             raise StaggerError(f"{option} needs a pipeline file; give one.")
     calls, _ = calls_of_start()
-    herd = wanted.over(Herd(wanted.tasks, "uniform", auto_window(wanted.tasks), REQUESTS, operations=calls))
+    window_s = auto_window(wanted.tasks)
+    herd = wanted.over(Herd(wanted.tasks, "uniform", window_s, REQUESTS, operations=calls, jitter_s=START_JITTER_S))
     with busy("simulating the start"):
         return {"": start_plan(herd, wanted.tasks, cores=wanted.cores or 1, other=wanted.window, seed=seed)}
 
@@ -100,6 +104,7 @@ def plans_of_file(
 
     # A file for the local executor is also planned for Slurm: the local executor has no herd of starting jobs.
     spec = load_file(file, Changes(assignments, "slurm", wanted.tasks, profile=profile), logger.info)
+    set_up_logging()
     run = RunFolder(open_storage(spec), spec.run_dir)
     spec = continued(run, spec)
     exact = wanted.requests is None
@@ -165,6 +170,8 @@ def heading(herd: Herd) -> str:
         parts.append(f"metadata limit {herd.metadata_limit:,g} calls/s")
     if herd.dispatch_rate:
         parts.append(f"Slurm starts {herd.dispatch_rate:g} jobs/s")
+    if herd.jitter_s:
+        parts.append(f"scripts begin up to {herd.jitter_s:g} s late")
     return ", ".join(parts)
 
 

@@ -60,7 +60,12 @@ class StageRunner(ABC):
         spec: the run.
         stage: the stage.
         planned: what the stage reads and writes; None while it is not planned.
+
+    Attributes:
+        assumed: what `arrays` had to assume, because the cluster did not say it, in sentences; empty for nothing.
     """
+
+    assumed = ""
 
     def __init__(self, spec: RunSpec, stage: StageSpec, planned: StageInput | None = None) -> None:
         self.spec = spec

@@ -66,9 +66,8 @@ class SlurmRunner(StageRunner):
     def arrays(self, launch: StageLaunch) -> list[ArrayPlan]:
         limits = cluster.limits(clusters_of(self.settings))
         if limits.assumed:
-            logger.warning(
-                f"{limits.assumed.rstrip('.')}. Assuming Slurm's default MaxArraySize, {limits.max_array_size}."
-            )
+            most = limits.max_array_size
+            self.assumed = f"{limits.assumed.rstrip('.')}. Assuming Slurm's default MaxArraySize, {most}."
         self.start.advise(len(launch.ranks))
         context = self._context(launch)
         given = defaults(limits) if any(group.tries for group in launch.groups) else Defaults()
@@ -108,6 +107,8 @@ class SlurmRunner(StageRunner):
         make_folder(context.log_dir, SHARED_FOLDER if shared else 0o700)
         check_folder(context.log_dir, shared)
         arrays = self.arrays(launch)
+        if self.assumed:
+            logger.warning(self.assumed)
         record = self._record(launch, arrays, context.log_dir)
         settings = launch.settings
         launch.stage.folder.storage.write(context.settings, settings.to_json().encode(), private=not settings.shared)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stagger.errors import StaggerError, agreeing, counted
@@ -137,7 +138,7 @@ class SlurmStart:
 
     def herd(self, ranks: int) -> Herd:
         """The jobs of `ranks` ranks as a herd, to simulate their load on the storage."""
-        from stagger.start.herd import Herd
+        from stagger.start.herd import START_JITTER_S, Herd
 
         return Herd(
             jobs=self.jobs(ranks),
@@ -151,6 +152,7 @@ class SlurmStart:
             operations=self.operations(ranks),
             metadata_limit=self.stage.metadata_limit,
             throttle=self.settings.workers,
+            jitter_s=START_JITTER_S,
             hold_s=self.hold(ranks),
             retry_s=self.spec.retry_seconds,
         )
@@ -184,7 +186,7 @@ class SlurmStart:
             )
         window, needed, limit = self.window(ranks), self.needed_window(ranks), self.limit
         if limit is not None and window >= needed:
-            most = most_within(first_wave(self.herd(ranks)), 1.0)
+            most = most_within(first_wave(replace(self.herd(ranks), jitter_s=0.0)), 1.0)  # By the delays alone.
             requests = most * self.requests(ranks)
             if requests > limit:
                 other = ": leave start_policy out" if self.stage.start_policy == "uniform" else ""

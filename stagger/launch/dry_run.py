@@ -50,17 +50,21 @@ def dry_run(spec: RunSpec, wishes: Wishes) -> dict[str, Any]:
     check_limits(
         spec, starting, {} if wishes.limit else {name: len(ranks[name]) for name in ranks.keys() - plans.keys()}
     )
+    assumed: list[str] = []
+    stages = [dry_stage(stage, plans.get(stage.name), ranks[stage.name], assumed) for stage in run.stages(record)]
+    for sentence in dict.fromkeys(assumed):
+        logger.warning(sentence)
     return {
         "run_dir": spec.run_dir,
         "fingerprint": run_fingerprint(fingerprints),
         "profile": spec.profile,
         "origins": spec.origins,
-        "stages": [dry_stage(stage, plans.get(stage.name), ranks[stage.name]) for stage in run.stages(record)],
+        "stages": stages,
     }
 
 
-def dry_stage(stage: Stage, plan: StagePlan | None, ranks: list[int]) -> dict[str, Any]:
-    """The entry of one stage, of which `ranks` would be launched.
+def dry_stage(stage: Stage, plan: StagePlan | None, ranks: list[int], assumed: list[str]) -> dict[str, Any]:
+    """The entry of one stage, of which `ranks` would be launched. Adds to `assumed` what the cluster does not say.
 
     While its number of ranks is undecided, the scripts are those for one rank.
     """
@@ -70,6 +74,7 @@ def dry_stage(stage: Stage, plan: StagePlan | None, ranks: list[int]) -> dict[st
     settings = task_settings(stage, runner, number, len(ranks))
     launch = StageLaunch(stage, number, [Group(ranks)], settings)
     arrays = runner.arrays(launch) if ranks else []
+    assumed += [runner.assumed] if runner.assumed else []
     undecided = undecided_ranks(spec)
     return {
         "name": spec.name,

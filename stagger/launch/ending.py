@@ -31,7 +31,7 @@ from stagger.slurm import cluster
 from stagger.spec.executors import RetrySpec, SlurmSpec
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.status.efficiency import sentences
-from stagger.status.look import Look
+from stagger.status.look import Look, is_told_to_end
 from stagger.status.report import write_stats
 from stagger.storage.storage import without_secrets
 from stagger.terminal import logger
@@ -108,8 +108,11 @@ def end_stage(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: s
     `looks` are those of all stages. Raises StaggerError when something cannot be launched.
     """
     ending = _end_stage(run, record, looks, name, submits=submits)
-    if not ending.again:
-        said = end_swarms(record.spec, looks, record.spec.stage(name).uses, ended=[name])
+    swarms = record.spec.stage(name).uses
+    if ending.again and submits and (gone := [one for one in swarms if is_told_to_end(looks[one].stage)]):
+        run_stages(run, record, looks, only=gone)  # Somebody took this stage for ended.
+    if not ending.again and not ending.left:
+        said = end_swarms(record.spec, looks, swarms, ended=[name])
         for line in said:
             logger.info(line)
         ending.said += said

@@ -14,6 +14,8 @@ from stagger.errors import StaggerError
 from stagger.executor.base import NotCancelled
 from stagger.launch.retry_policy import Decision, decide
 from stagger.ranks import named_ranks
+from stagger.rundir.end_record import read_end
+from stagger.rundir.launch_records import latest_launch
 from stagger.rundir.run_folder import Stage
 from stagger.rundir.stage_folder import encode
 from stagger.spec.executors import RetrySpec, SlurmSpec
@@ -21,6 +23,9 @@ from stagger.spec.models import RunSpec, StageSpec
 from stagger.status.look import Look
 from stagger.storage.storage import join
 from stagger.terminal import logger
+
+#: Seconds for which a swarm goes on when a waiting command may launch more of its users, but no job may.
+LEFT_S = 1800.0
 
 #: Most times that a lost server is replaced on this machine, where no key gives another number.
 REPLACED_HERE = 5
@@ -56,7 +61,8 @@ def over(spec: RunSpec, swarm: str, looks: Mapping[str, Look], ended: Collection
     done = {name for name, look in looks.items() if look.is_done}
     working = {name for name, look in looks.items() if look.activity.ranks - look.done or look.activity.ending}
     working -= set(ended)
-    working |= {name for name in users if may_be_launched_by_hand(spec, name, looks)}
+    waited_for = {name for user in users if user not in done for name in (user, *spec.ahead_of(user))}
+    working |= {name for name in waited_for if left_to_commands(looks[name])}
     if not users or not all(settled(spec, name, done, working) for name in users):
         return ""
     if failed := [name for name in users if name not in done]:
@@ -64,11 +70,15 @@ def over(spec: RunSpec, swarm: str, looks: Mapping[str, Look], ended: Collection
     return f"{', '.join(users)} {'is' if len(users) == 1 else 'are'} done"
 
 
-def may_be_launched_by_hand(spec: RunSpec, name: str, looks: Mapping[str, Look]) -> bool:
-    """Whether a waiting command may start a stage next, as its jobs may not (executor.nodes_submit)."""
-    stage = spec.stage(name)
-    waits = isinstance(stage.executor, SlurmSpec) and not stage.executor.nodes_submit and not looks[name].is_done
-    return waits and not looks[name].has_started
+def left_to_commands(look: Look) -> bool:
+    """Whether a waiting command may launch what the end of a stage could not: retries, or stages that wait for it.
+
+    After LEFT_S nobody is expected to wait any more.
+    """
+    launch = latest_launch(look.launches)
+    end = None if launch is None else read_end(look.stage.folder, launch.launch)
+    left = end is not None and end.ended is not None and bool(end.left or end.error)
+    return left and end is not None and end.ended is not None and time.time() - end.ended < LEFT_S
 
 
 def end_swarm(look: Look, why: str) -> list[str]:

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -26,8 +27,9 @@ from stagger.storage.storage import Storage, connections_to, is_local, join
 #: the first byte, a request costs as much as 2.7 MB.
 GAP_BYTES = 64 * 2**10
 
-#: A larger range is read in parts of this size, several at once.
+#: A larger range is read in parts of this size, several at once. Each part of a local file opens it.
 PART_BYTES = 8 * 2**20
+LOCAL_PART_BYTES = 256 * 2**20
 
 #: Bytes of a file that are read first: most headers fit.
 FIRST_BYTES = 16 * 2**10
@@ -86,7 +88,7 @@ class Checkpoint:
         config = safetensors.parsed(join(folder, "config.json"), config_text)
         check_config(folder, config)
         names, index = weight_files(folder, files, lambda name: small_file(storage, folder, files, name))
-        headers = in_threads(folder, [lambda name=name: header(storage, folder, files[name]) for name in names])
+        headers = in_threads(folder, [partial(header, storage, folder, files[name]) for name in names])
         tensors: dict[str, TensorPlace] = {}
         digest = hashlib.sha256(config_text)
         read = 0
@@ -115,9 +117,12 @@ class Checkpoint:
         """
         runs = merged({name: self.tensors[name] for name in names})
         buffers = [bytearray(run.end - run.begin) for run in runs]
-        parts = [part for run, buffer in zip(runs, buffers, strict=True) for part in parts_of(run, memoryview(buffer))]
+        size = LOCAL_PART_BYTES if is_local(self.folder) else PART_BYTES
+        parts = [
+            part for run, buffer in zip(runs, buffers, strict=True) for part in parts_of(run, memoryview(buffer), size)
+        ]
         stop = threading.Event()
-        in_threads(self.folder, [lambda part=part: self._fill(*part, stop) for part in parts])
+        in_threads(self.folder, [partial(self._fill, *part, stop) for part in parts])
         with self._counting:
             self.bytes_read += sum(map(len, buffers))
         return {
@@ -188,11 +193,9 @@ def merged(places: Mapping[str, TensorPlace]) -> list[Run]:
     return runs
 
 
-def parts_of(run: Run, buffer: memoryview) -> list[tuple[str, int, memoryview]]:
-    """File, first byte and memory of each part of a run."""
-    return [
-        (run.file, run.begin + at, buffer[at : at + PART_BYTES]) for at in range(0, run.end - run.begin, PART_BYTES)
-    ]
+def parts_of(run: Run, buffer: memoryview, size: int) -> list[tuple[str, int, memoryview]]:
+    """File, first byte and memory of each part of a run, of at most `size` bytes."""
+    return [(run.file, run.begin + at, buffer[at : at + size]) for at in range(0, run.end - run.begin, size)]
 
 
 def view(buffer: bytearray, run: Run, place: TensorPlace) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from stagger.errors import StaggerError
-from stagger.storage.storage import Storage, join
+from stagger.storage.storage import Storage, is_local, join
 
 #: The names that configurations have for the number of blocks.
 BLOCKS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
@@ -62,8 +62,8 @@ def read_config(storage: Storage, folder: str) -> dict[str, Any]:
 
 def advice(folder: str) -> str:
     """What to do where a model's folder holds none."""
+    what = "A model is a folder with config.json, *.safetensors and tokenizer.json, local or on S3"
+    if not is_local(folder):
+        return f"{what}."
     name = "/".join(folder.rsplit("/", 2)[-2:])
-    return (
-        "A model is a folder with config.json, *.safetensors and tokenizer.json, local or on S3; for one of the Hugging"
-        f" Face Hub, download it first: hf download {name} --local-dir FOLDER."
-    )
+    return f"{what}; for one of the Hugging Face Hub, download it first: hf download {name} --local-dir FOLDER."

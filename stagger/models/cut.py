@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 
 
 class Left(BaseException):
@@ -35,8 +35,8 @@ def find_blocks(model: Any) -> tuple[str, Any]:
     if len(outer) != 1:
         found = ", ".join(name for name, _ in outer) or "none"
         raise StaggerError(
-            f"{type(model).__name__} cannot be cut: it should have one list of {count} blocks, and its lists of this"
-            f" length are: {found}."
+            f"{type(model).__name__} cannot be cut: it should have one list of {counted(count, 'block')}, and its"
+            f" lists of this length are: {found}."
         )
     return outer[0]
 
@@ -98,7 +98,8 @@ class Cut:
     def _instead_of_tokens(self, hidden: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """Inputs of the model for which no embedding is needed. Their values do not matter."""
         width = self.model.get_input_embeddings().weight.shape[-1]
-        return {"inputs_embeds": hidden.new_zeros((*hidden.shape[:2], width)), "attention_mask": mask}
+        embeddings = hidden.new_zeros((*hidden.shape[:2], width), device=mask.device)
+        return {"inputs_embeds": embeddings, "attention_mask": mask}
 
     def _left(self, begin: int, end: int, entering: torch.Tensor | None, **inputs: Any) -> torch.Tensor:
         try:

@@ -138,12 +138,11 @@ class CutModel:
         for name, tensor in weights.items():
             put(self._model, name, tensor.to(device, non_blocking=True))
 
-    @torch.no_grad()
     def embed(self, batch: Microbatch) -> torch.Tensor:
         """The hidden state that the first block takes: [rows, length, hidden]."""
-        return self._cut.embed(batch.tokens.to(self.devices[0]), batch.mask.to(self.devices[0]))
+        with torch.no_grad():
+            return self._cut.embed(batch.tokens.to(self.devices[0]), batch.mask.to(self.devices[0]))
 
-    @torch.no_grad()
     def run(self, hidden: torch.Tensor, batch: Microbatch, blocks: range) -> torch.Tensor:
         """The hidden state [rows, length, hidden] behind the last of `blocks`, from the one ahead of the first.
 
@@ -151,14 +150,15 @@ class CutModel:
         """
         if absent := set(blocks) - self.loaded:
             raise ValueError(f"not loaded: blocks {sorted(absent)}")
-        return self._cut.run(hidden.to(self.devices[0]), batch.mask.to(self.devices[0]), blocks)
+        with torch.no_grad():
+            return self._cut.run(hidden, batch.mask.to(self.devices[0]), blocks)
 
-    @torch.no_grad()
     def normed(self, hidden: torch.Tensor) -> torch.Tensor:
         """The last block's output behind the final norm: transformers' `last_hidden_state`."""
-        return self._cut.normed(hidden.to(self.devices[0]))
+        with torch.no_grad():
+            return self._cut.normed(hidden.to(self.devices[0]))
 
-    @torch.no_grad()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, places, hidden] behind the last block, before the final norm -> [rows, places, vocabulary]."""
-        return self._cut.logits(hidden.to(self.devices[0]))
+        with torch.no_grad():
+            return self._cut.logits(hidden.to(self.devices[0]))

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from stagger.models.batches import Pieces, Shapes
 from stagger.models.config_facts import HIDDEN, PLACES, VOCABULARY, number_of
 from stagger.models.engines import LocalEngine
@@ -118,3 +120,8 @@ class LoadedModel:
             self.settings.buffer_tokens if patient else 0,
             self.vocabulary,
         )
+
+
+def limit_threads(cpus: int) -> None:
+    """Compute with no more threads than the rank has processors: other ranks may run on those of this machine."""
+    torch.set_num_threads(min(torch.get_num_threads(), cpus))

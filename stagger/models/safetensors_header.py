@@ -72,9 +72,9 @@ def places(path: str, file: str, text: bytes, data: int, size: int) -> dict[str,
     in_order = sorted(found.items(), key=lambda item: (item[1].begin, item[1].end))
     for (name, one), (next_name, other) in pairwise(in_order):
         if other.begin < one.end:
-            raise Damaged(path, f"the tensors {name} and {next_name} share bytes")
+            raise Damaged(path, f"two tensors share bytes: {name}, {next_name}")
         if other.begin > one.end:
-            raise Damaged(path, f"between the tensors {name} and {next_name} are bytes of no tensor")
+            raise Damaged(path, f"bytes of no tensor lie between two tensors: {name}, {next_name}")
     last_name, last = in_order[-1] if in_order else ("", None)
     end = last.end if last else data
     if end > size:

@@ -137,8 +137,10 @@ class ModelStep(BoundStep):
         """The model, opened for the first rank of a process that needs it."""
         assert self._task is not None
         need_models()
-        from stagger.models.loaded_model import LoadedModel
+        from stagger.models.loaded_model import LoadedModel, limit_threads
 
+        if not self._task.circumstances.looking:
+            limit_threads(self._task.cpus)
         if self._loaded is None:
             opened = self._swarm() if self.engine == "swarm" else None
             settings = self.settings()

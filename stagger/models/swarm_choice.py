@@ -54,6 +54,6 @@ def model_folder(name: str, swarm: Swarm, model: str | None, dtype: str) -> str:
     if model is not None and model != folder:
         raise StaggerError(f"model is {model}, but {name} has {folder}: leave model out, or give the same.")
     theirs = swarm.host_options.get("dtype", "auto")
-    if dtype not in ("auto", theirs):
+    if dtype != theirs and "auto" not in (dtype, theirs):
         raise StaggerError(f"dtype is {dtype}, but {name} has {theirs} (host_options): leave it out, or give the same.")
     return folder

@@ -44,34 +44,31 @@ class TensorPlan:
         return int(number) if not start and number.isdigit() else None
 
     def _check(self, model: Any) -> None:
-        extra = [name for name, target in self._conversion.target.items() if target is None]
-        extra = [name for name in extra if not self._conversion.ignored(name)]
-        tied = model.all_tied_weights_keys
+        tied: dict[str, str] = model.all_tied_weights_keys
         shared = [name for name in (*tied, *tied.values()) if self.block_of(name) is not None]
         if shared:
             raise StaggerError(f"{self._model_name} cannot be cut: its blocks share parameters: {some(shared)}.")
-        without = {name for parts in self.parts.values() for name in parts} - self._conversion.made
-        optional = {*tied, *tied.values()}
-        missing = sorted(self._absent_siblings()) or sorted(
-            name for name in without if name not in optional or self._both_missing(name, tied, without)
-        )
-        if not extra and not missing:
-            return
         reasons = []
-        if missing:
+        if missing := sorted(self._absent_siblings()) or self._without_tensors(tied):
             reasons.append(f"{counted(len(missing), 'tensor', 'is')} missing: {some(missing)}")
-        if extra:
+        nowhere = [name for name, target in self.target.items() if target is None]
+        if extra := [name for name in nowhere if not self._conversion.ignored(name)]:
             reasons.append(f"{self._model_name} has no place for {counted(len(extra), 'tensor')}: {some(extra)}")
-        raise StaggerError(
-            f"{self._folder}: {'; '.join(reasons)}. Copy the model again; if it is complete, its config.json is that of"
-            " another model."
-        )
+        if reasons:
+            raise StaggerError(
+                f"{self._folder}: {'; '.join(reasons)}. Copy the model again; if it is complete, its config.json is"
+                " that of another model."
+            )
 
-    @staticmethod
-    def _both_missing(name: str, tied: Mapping[str, str], without: Collection[str]) -> bool:
-        """Whether neither a tied parameter nor one that it is tied to is made by tensors."""
-        source = tied.get(name, name)
-        return all(other in without for other in (source, *(key for key, value in tied.items() if value == source)))
+    def _without_tensors(self, tied: Mapping[str, str]) -> list[str]:
+        """The parameters that no tensors make. Of those that are tied together, one must have a tensor."""
+        made = self._conversion.made
+        together: dict[str, set[str]] = defaultdict(set)
+        for name, source in tied.items():
+            together[source] |= {name, source}
+        groups = {name: group for group in together.values() for name in group}
+        names = [name for parts in self.parts.values() for name in parts]
+        return [name for name in names if not groups.get(name, {name}) & made]
 
     def _absent_siblings(self) -> Iterable[str]:
         """The tensors that a block lacks and another block with the same parameters has."""

@@ -164,6 +164,7 @@ class Conversion:
         self.target: dict[str, str | None] = {}
         self.made: set[str] = set()
         self._converted: set[str] = set()
+        alone: dict[str, str] = {}
         for name in sorted(names, key=dot_natural_key):
             renamed, pattern = rename_source_key(name, renamings, converters, prefix, state)
             if renamed not in state and name in state:
@@ -172,6 +173,8 @@ class Conversion:
             targets = patterns[pattern].target_patterns if pattern else [renamed]
             if pattern:
                 self._converted.add(name)
+            if pattern is None and renamed in state and alone.setdefault(renamed, name) != name:
+                raise StaggerError(f"The tensors {alone[renamed]} and {name} both make the parameter {renamed}.")
             self.made |= {renamed.replace(targets[0], one) for one in targets} & state.keys()
 
     def ignored(self, name: str) -> bool:

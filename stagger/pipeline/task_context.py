@@ -184,7 +184,7 @@ class TaskContext:
     `all_shards` are the rank's shards; `shards` are those to read now: all of them, or one after another if a writer
     names its outputs after them. `bad_records` counts skipped records by kind; `bad_examples` holds the first ones in
     full. `left_out` counts by reason the records that a reader leaves out, although they are not bad. The completion
-    record keeps these counts, and everything that a step puts into `notes`.
+    record keeps these counts, and everything that a step puts into `notes`. `cpus` is how many processors it has.
     """
 
     def __init__(
@@ -219,7 +219,7 @@ class TaskContext:
         self._read_ahead_bytes = read_ahead_bytes
         self._request_share = request_share
         self._begin_upload = begin_upload
-        self._cpus = cpus
+        self.cpus = cpus
         self._compression: CompressionThread | None = None
         self._queue_bytes = 0  # Of the shard that is decompressed in a thread.
         self._ahead: ReadAhead | None = None
@@ -262,7 +262,7 @@ class TaskContext:
     @functools.cached_property
     def has_cpu_for_codecs(self) -> bool:
         """Whether codecs work in threads: the rank has a second processor, and this process may use it."""
-        return self._cpus > 1 and len(os.sched_getaffinity(0)) > 1
+        return self.cpus > 1 and len(os.sched_getaffinity(0)) > 1
 
     def decompresses_ahead(self, shard: Shard) -> bool:
         """Whether a compressed shard is decompressed in a thread. Asked before its first byte is."""

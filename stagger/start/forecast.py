@@ -154,22 +154,28 @@ def start_plan(
     `exact`: whether a launch counts the herd's requests itself, and so finds the same window for a backend_limit.
     `other`: one more window to compare, in seconds.
     """
-    window = auto_window(tasks)
+    window, jitter_s = auto_window(tasks), herd.jitter_s
+
+    def over(window_s: int, **changes: Any) -> Herd:
+        """The herd with another window. Without one it is the worst case: all at once."""
+        return replace(herd, window_s=window_s, jitter_s=jitter_s if window_s else 0.0, **changes)
+
+    herd = over(herd.window_s)
     herds = {
-        "none": replace(herd, policy="uniform", window_s=0),
-        "uniform": replace(herd, policy="uniform", window_s=window),
-        "spread": replace(herd, policy="spread", window_s=window),
+        "none": over(0, policy="uniform"),
+        "uniform": over(window, policy="uniform"),
+        "spread": over(window, policy="spread"),
     }
     if herd.limit or herd.loads:
         needed = limit_window(herd)
         hold_s = needed if herd.wave < herd.jobs else 0
         share = herd.share or (share_of_limit(herd.wave, herd.workers, herd.limit) if herd.limit else 0.0)
-        herds["limit"] = replace(herd, policy="spread", window_s=needed, hold_s=hold_s, share=share)
+        herds["limit"] = over(needed, policy="spread", hold_s=hold_s, share=share)
     if herd not in herds.values():
         herds["as set"] = herd
     now = next(name for name, each in herds.items() if each == herd)
-    if other is not None and replace(herd, window_s=other) not in herds.values():
-        herds["window"] = replace(herd, window_s=other)
+    if other is not None and over(other) not in herds.values():
+        herds["window"] = over(other)
     recommended, reason = recommend(herd, exact)
     return StartPlan(
         herd,

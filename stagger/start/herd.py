@@ -18,6 +18,11 @@ from stagger.start.delays import SCHEDULER_CYCLE_S, Load, Slots, StartPolicy, lo
 #: Width of a bin of `Calendar`, in seconds. Events within a bin are handled in the order in which they were scheduled.
 BIN_S = 0.01
 
+#: Seconds by which the beginnings of job scripts vary, if nothing else is known: Slurm starts jobs in rounds, and nodes
+#: begin hundreds of scripts unevenly. It makes delays as even as a grid nearly random. On the test cluster, with 1000
+#: jobs, it was 2 to 4 s (docs/staggered-start.md).
+START_JITTER_S = 2.0
+
 #: A simulation stops after this many rejected requests: the storage is hopelessly overloaded, and only gets worse.
 MOST_REFUSED = 250_000
 
@@ -41,6 +46,7 @@ class Herd:
     throttle: maximum number of jobs at once, set in Slurm; under `spread` only the first wave takes the window.
     slots: maximum number of jobs at once for which the cluster has room; every job takes the window.
     dispatch_rate: jobs per second that Slurm starts; None for all in the same instant.
+    jitter_s: how much later than that the script of a job may begin: each by another, random part of it.
     task_s: how long a job runs after its start; hold_s: how long it holds its slot at least.
     latency_s: how long the storage takes to answer.
     cycle_s: a job that has ended is replaced at the next multiple of this.
@@ -57,6 +63,7 @@ class Herd:
     throttle: int | None = None
     slots: int | None = None
     dispatch_rate: float | None = None
+    jitter_s: float = 0.0
     task_s: float = 600.0
     hold_s: int = 0
     latency_s: float = 0.05
@@ -179,13 +186,13 @@ def simulate(herd: Herd, seed: int = 0) -> Outcome:
     tokens, filled = most, 0.0
     begun, last_begin = 0, -gap
     put, asked = calendar.put, outcome.requests.append  # The loop below runs millions of times.
-    gap_s, jobs, together = herd.gap_s, herd.jobs, herd.together
+    gap_s, jobs, together, jitter_s = herd.gap_s, herd.jobs, herd.together, herd.jitter_s
 
     def begin(now: float) -> None:
         """Start the next job, but no faster than at `dispatch_rate`."""
         nonlocal begun, last_begin
         last_begin = max(now, last_begin + gap)
-        at[begun] = last_begin + delay[begun]
+        at[begun] = last_begin + delay[begun] + (random.uniform(0.0, jitter_s) if jitter_s else 0.0)
         outcome.starts.append(at[begun])
         put(at[begun], begun)
         begun += 1

@@ -119,8 +119,7 @@ def gpu_use(table: CompletionTable) -> dict[str, Any]:
         return {}
     fullest = max((use for use, _ in known), key=itemgetter("peak_mib"))
     peak_mib, total_mib = fullest["peak_mib"], fullest["total_mib"]
-    seconds = sum(lasted for _, lasted in known)
-    busy = _share(sum(use["busy"] * lasted for use, lasted in known), seconds)
+    busy = _share(sum(use["busy"] * lasted for use, lasted in known), sum(lasted for _, lasted in known))
     return {"peak_mib": peak_mib, "total_mib": total_mib, "share": _share(peak_mib, total_mib), "busy": busy}
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import stagger
 from stagger.bundle import task_arguments
 from tests.conftest import Cli, PipelineFiles
 
@@ -27,14 +29,25 @@ NOT_IN_A_TASK = {
     "obstore",
     "pyarrow",
     "pydantic",
+    "pynvml",
     "random",
     "rich",
     "s3fs",
+    "safetensors",
     "scipy",
     "submitit",
+    "torch",
+    "transformers",
     "typer",
     "yaml",
+    "zmq",
 }
+
+#: What only steps and hosts of models import: a process takes seconds and hundreds of MB for it.
+OF_MODELS = {"torch", "transformers", "safetensors", "zmq", "pynvml"}
+
+#: Where modules import that at their top. Others import these modules late: tests/models/test_imports.py.
+WITH_MODELS = ("models/", "blocks/serving/", "blocks/transformer_host.py")
 
 
 def imported_by(code: str, *arguments: str, folder: Path) -> set[str]:
@@ -51,6 +64,23 @@ def test_importing_the_package_imports_nothing_else(tmp_path: Path) -> None:
 
 def test_the_command_line_imports_no_numerics(tmp_path: Path) -> None:
     assert not imported_by("import stagger.cli.main", folder=tmp_path) & {"numpy", "scipy"}
+
+
+def test_only_models_and_their_hosts_import_torch_at_the_top() -> None:
+    package = Path(stagger.__file__).parent
+    found = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom) and modules_of(node) & OF_MODELS
+    }
+    assert "models/cut.py" in found
+    assert {name for name in found if not name.startswith(WITH_MODELS)} == set()
+
+
+def modules_of(node: ast.Import | ast.ImportFrom) -> set[str]:
+    names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+    return {name.partition(".")[0] for name in names}
 
 
 def test_a_block_server_imports_numpy_and_no_more(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ PURE = {
     "blocks/placement/own_gain",
     "blocks/placement/petals",
     "blocks/placement/rules",
+    "blocks/placement/spans",
+    "blocks/serving/routing",
     "blocks/simulation/allocation",
     "blocks/simulation/helix",
     "blocks/simulation/parallax",
@@ -114,6 +116,7 @@ def test_one_place_talks_to_slurm_and_one_to_each_storage() -> None:
         "steps/parquet.py",
         "steps/parquet_writer.py",
     ]
-    assert {name.partition("/")[0] for name in importers("numpy")} == {"blocks"}
+    assert {name.partition("/")[0] for name in importers("numpy")} == {"blocks", "models"}
+    assert {name.rpartition("/")[0] for name in importers("zmq")} == {"blocks/serving"}
     assert importers("scipy") == ["blocks/placement/bound.py", "blocks/simulation/helix.py"]
     assert importers("pickle") == importers("cloudpickle") == ["pipeline/pickled.py"]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from stagger.blocks.placement.joint_moves import horizon, planned_moves
 from stagger.blocks.placement.own_gain import own_move, uncovered_by
-from stagger.blocks.placement.petals import ServerState, Span, compute_throughputs
+from stagger.blocks.placement.petals import compute_throughputs
+from stagger.blocks.placement.spans import ServerState, Span
 
 #: Throughputs of servers: a few values that tie, or any.
 THROUGHPUTS = st.sampled_from([1.0, 2.0, 3.0, 0.1, 0.2, 0.3]) | st.floats(0.01, 100)

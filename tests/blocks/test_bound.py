@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from stagger.blocks.placement.bound import routing_capacity, throughput_bound
-from stagger.blocks.placement.petals import ServerState, Span, choose_best_blocks, compute_throughputs
+from stagger.blocks.placement.petals import choose_best_blocks, compute_throughputs
+from stagger.blocks.placement.spans import ServerState, Span
 
 
 @st.composite

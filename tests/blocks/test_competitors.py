@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagger.blocks.placement.bound import routing_capacity
-from stagger.blocks.placement.petals import Span
+from stagger.blocks.placement.spans import Span
 from stagger.blocks.simulation.allocation import Resource, throughputs
 from stagger.blocks.simulation.helix import flow, flows_searched, optimal, searched
 from stagger.blocks.simulation.parallax import allocations, filled, pipelines, pipelines_balanced

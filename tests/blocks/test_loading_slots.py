@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagger.blocks.placement.loading_slots import PATIENCE_S, Loader, Slots, ahead_of, turns_ahead
-from stagger.blocks.placement.petals import ServerState
+from stagger.blocks.placement.spans import ServerState
 from stagger.blocks.server.records import Member, Placed, View
 from stagger.blocks.server.registry import Registry
 from stagger.blocks.server.slots import Queue

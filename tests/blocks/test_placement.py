@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagger.blocks.placement import petals
-from stagger.blocks.placement.petals import BlockRecord, ServerState, Span
+from stagger.blocks.placement.petals import BlockRecord
+from stagger.blocks.placement.spans import ServerState, Span
 from tests.conftest import DATA
 from tests.kit import blocks_oracle
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from stagger.blocks.placement.petals import ServerState, Span, compute_throughputs
+from stagger.blocks.placement.petals import compute_throughputs
+from stagger.blocks.placement.spans import ServerState, Span
 from stagger.blocks.server.records import Claim, Decided, Placed, ServerRecord, View
 from stagger.blocks.server.registry import Registry, as_moves
 from stagger.blocks.step import clear_registry

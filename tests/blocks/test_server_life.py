@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from stagger.blocks.host import HostContext
-from stagger.blocks.placement.petals import MEAN_BLOCK_SELECTION_DELAY, ServerState
+from stagger.blocks.placement.petals import MEAN_BLOCK_SELECTION_DELAY
+from stagger.blocks.placement.spans import ServerState
 from stagger.blocks.server.block_server import RULES, BlockServer, Identity
 from stagger.blocks.server.lifetime import Lifetime
 from stagger.blocks.server.records import ServerRecord

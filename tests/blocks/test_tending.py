@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stagger.blocks.placement.petals import ServerState
+from stagger.blocks.placement.spans import ServerState
 from stagger.blocks.server.records import Member, Placed, View
 from stagger.blocks.server.tending import LATER, MOST_AGAIN_S, NEVER, PERIOD_S, SOON_S, Order, Tending
 from stagger.storage.storage import Storage

@@ -81,6 +81,7 @@ def test_mistakes_are_one_line_and_status_2(cli: Cli, tmp_path: Path, model: Pat
         ([tmp_path, "--gpus=L4"], "there is no config.json"),
         ([model, "--gpus=new1:80GB"], "the speed of new1 is not known"),
         ([model, "--gpus=L4", "--tokens-per-s=x"], "no number of tokens per second"),
+        ([model, "--gpus=L4", "--set", "tasks=3"], "--set and --profile need a pipeline file"),
     ):
         ran = cli("blocks", "plan", *arguments, check=2)
         assert said in ran.err
@@ -94,3 +95,13 @@ def test_the_speeds_that_the_runs_servers_measured(cli: Cli, tmp_path: Path, mod
     registry.announce(record("00000.1", 0, 10, throughput=900.0, pass_throughput=500.0, about=about))
     (gpus,) = cli("blocks", "plan", file, "--json", check=0).json["gpus"]
     assert (gpus["tokens_per_s_of_a_block"], gpus["measured"]) == (5000, True)
+
+
+def test_a_file_with_a_step_that_runs_a_model(cli: Cli, tmp_path: Path, model: Path) -> None:
+    """The ready pipeline, with at most 50 jobs at once."""
+    places = {"INPUT": str(tmp_path / "in"), "OUTPUT": str(tmp_path / "out"), "MODEL": str(model)}
+    ran = cli("blocks", "plan", "score_corpus", "--gpus", "L4 x 50", "--json", check=0, **places)
+    assert ran.json["model"]["path"] == str(model)
+    set_gres = ("--set", "executor.sbatch.gres=gpu:l4:1")
+    (gpus,) = cli("blocks", "plan", "score_corpus", *set_gres, "--json", check=0, **places).json["gpus"]
+    assert (gpus["name"], gpus["count"]) == ("L4", 50)

@@ -26,7 +26,7 @@ def test_watch_draws_over_itself_on_a_terminal_and_leaves_slurm_time(
     monkeypatch.setattr("time.sleep", slept.append)
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
     folder: Any = type("Folder", (), {"path": "/run"})
-    _, (last,) = show.watch_status(folder, folder, silent=False)
+    _, (last,) = show.watch_status(folder, folder, ["held"], silent=False)
     assert last.done == 3
     assert slept == [20.0]  # Refreshing took 2 s, and may take at most a tenth of the time.
     out = capsys.readouterr().out

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from stagger.blocks.placement.petals import ServerState, Span
+from stagger.blocks.placement.spans import ServerState, Span
 
 EPS = 1e-3
 

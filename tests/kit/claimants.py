@@ -15,7 +15,8 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from stagger.blocks.placement.petals import ServerState, Span, choose_best_blocks, compute_throughputs
+from stagger.blocks.placement.petals import choose_best_blocks, compute_throughputs
+from stagger.blocks.placement.spans import ServerState, Span
 from stagger.blocks.server.records import Claim, Placed, ServerRecord, View
 from stagger.blocks.server.registry import Registry
 from stagger.storage.storage import Storage

@@ -44,5 +44,5 @@ class Faulty(TransformerHost):
             threading.Event().wait()
         if self.begun == 3 and self.fault == "nan":
             run = self.model.run
-            self.model.run = lambda *given: run(*given) * float("nan")  # type: ignore[method-assign]
+            vars(self.model)["run"] = lambda *given: run(*given) * float("nan")
         return super().compute(request)

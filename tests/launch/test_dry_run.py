@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -55,6 +56,24 @@ def test_a_dry_run_of_8000_tasks_shows_all_and_touches_nothing(
     assert "8,000 of 8,000 to run" in text.out
     assert text.out.count("#!/bin/bash") == 9
     assert tree(tmp_path) == before
+
+
+def test_what_a_dry_run_assumes_without_slurm_is_said_once_for_all_stages(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    without_slurm(cli, tmp_path)
+    document = json.loads(pipeline_file(tasks=2, executor=SLURM).read_text())
+    reader, *steps = document.pop("pipeline")
+    names = ("one", "two", "three")
+    document["stages"] = [
+        {"name": name, "pipeline": [reader, *steps[:-1], {"write_jsonl": {"path": str(tmp_path / name)}}]}
+        for name in names
+    ]
+    file = tmp_path / "stages.yaml"
+    file.write_text(json.dumps(document))
+    ran = cli("launch", file, "--dry-run", "--json", check=0)
+    assert [stage["name"] for stage in ran.json["stages"]] == list(names)
+    assert ran.err.count("Assuming Slurm's default MaxArraySize") == 1
 
 
 def test_the_same_file_runs_its_first_ranks_here(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import time
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -13,12 +16,17 @@ from stagger.errors import StaggerError
 from stagger.launch import tend
 from stagger.launch.retry_policy import decide
 from stagger.launch.stages import Standing, Start, Waiting, next_start, with_swarms
-from stagger.launch.swarms import beside, policy, settled
-from stagger.rundir.launch_records import Group
+from stagger.launch.swarms import LEFT_S, beside, left_to_commands, policy, settled
+from stagger.rundir.end_record import EndRecord, write_end
+from stagger.rundir.launch_records import EndJobRecord, Group, SlurmLaunch
 from stagger.rundir.lock import InUse
+from stagger.rundir.run_folder import RunFolder
+from stagger.rundir.stage_folder import StageFolder
 from stagger.spec.blocks import HOST_STEP
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.status.failed import Failed
+from stagger.storage.storage import Storage
+from stagger.terminal import logger
 
 SLURM = {"type": "slurm"}
 
@@ -83,6 +91,29 @@ def test_a_swarm_starts_with_the_first_user_that_can(
 
 def test_servers_that_run_are_not_started_twice() -> None:
     assert next_start("swarm", standings("convert", active=ONE), [], range(2)) == Start([1])
+
+
+class Ended:
+    """What `left_to_commands` reads of a look: its launches and its folder."""
+
+    def __init__(self, folder: StageFolder, launches: list[SlurmLaunch]) -> None:
+        self.launches = launches
+        self.stage = SimpleNamespace(folder=folder)
+
+
+def test_a_swarm_waits_some_time_for_commands_that_may_launch_what_jobs_may_not(tmp_path: Path) -> None:
+    folder = StageFolder(Storage(), str(tmp_path))
+    launch = SlurmLaunch(1, 1.0, "0", "uniform", 0, "{}", 1, {}, "", (), EndJobRecord("13", "end"))
+    look: Any = Ended(folder, [launch])
+    assert not left_to_commands(look), "it has not ended"
+    for record, left in (
+        (EndRecord("end job 13", 1.0, time.time(), said=("done",)), False),
+        (EndRecord("end job 13", 1.0, time.time(), left=("retries of rank 1",)), True),
+        (EndRecord("end job 13", 1.0, time.time(), error="sbatch: error"), True),
+        (EndRecord("end job 13", 1.0, time.time() - 2 * LEFT_S, left=("retries of rank 1",)), False),
+    ):
+        write_end(folder, 1, record)
+        assert left_to_commands(look) == left
 
 
 def test_nothing_more_comes_of_a_stage_when_neither_it_nor_a_stage_ahead_works() -> None:
@@ -156,8 +187,8 @@ def test_what_keeps_a_server_from_replacing_others_is_said_and_tried_again_if_th
 
     lines: list[str] = []
     monkeypatch.setattr("sys.stdin", Input)
-    monkeypatch.setattr(tend.RunFolder, "open", fail)
-    monkeypatch.setattr(tend.logger, "warning", lines.append)
-    monkeypatch.setattr(tend.logger, "error", lines.append)
+    monkeypatch.setattr(RunFolder, "open", fail)
+    monkeypatch.setattr(logger, "warning", lines.append)
+    monkeypatch.setattr(logger, "error", lines.append)
     assert tend.main() == status
     assert said in " ".join(lines)

@@ -231,10 +231,10 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "truncated": (with_header({"a": entry(0, 8), "b": entry(8, 16)}, bytes(15)), "it is truncated: it has "),
     "truncated tensor": (with_header({"a": entry(0, 8), "b": entry(8, 16)}, bytes(12)), "the tensor b is cut off"),
     "too long": (with_header({"a": entry(0, 8)}, bytes(9)), "and its tensors end at byte"),
-    "overlap": (with_header({"a": entry(0, 8), "b": entry(4, 12)}, bytes(12)), "the tensors a and b share bytes"),
+    "overlap": (with_header({"a": entry(0, 8), "b": entry(4, 12)}, bytes(12)), "two tensors share bytes: a, b"),
     "hole": (
         with_header({"a": entry(0, 8), "b": entry(12, 16)}, bytes(16)),
-        "between the tensors a and b are bytes of",
+        "bytes of no tensor lie between two tensors: a, b",
     ),
     "hole at the start": (with_header({"a": entry(4, 8)}, bytes(8)), "bytes of no tensor lie ahead of the tensor a"),
     "out of range": (with_header({"a": entry(0, 4000)}, bytes(8)), "the tensor a is cut off"),
@@ -291,9 +291,18 @@ def without_weight(name: str) -> Callable[[Any], Any]:
     return lambda index: {"weight_map": {key: file for key, file in index["weight_map"].items() if key != name}}
 
 
+def without(names: str) -> Callable[[Path], None]:
+    """The removal of files."""
+
+    def remove(folder: Path) -> None:
+        for file in folder.glob(names):
+            file.unlink()
+
+    return remove
+
+
 def only_pickles(folder: Path) -> None:
-    for file in folder.glob("*.safetensors*"):
-        file.unlink()
+    without("*.safetensors*")(folder)
     (folder / "pytorch_model.bin").write_bytes(b"")
 
 
@@ -304,7 +313,7 @@ def twice(folder: Path) -> None:
 
 #: What is done to a model's folder, and words of the refusal.
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no config.json": (lambda folder: (folder / "config.json").unlink(), "there is no config.json"),
+    "no config.json": (without("config.json"), "there is no config.json"),
     "config.json is no JSON": (lambda folder: (folder / "config.json").write_text("{"), "config.json: its JSON cannot"),
     "a key twice": (
         lambda folder: (folder / "config.json").write_text('{"a": 1, "a": 2}'),
@@ -321,10 +330,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "pickles": (only_pickles, "the weights are pickles (pytorch_model.bin), which can run any code when they are read"),
     "no weights": (
-        lambda folder: [file.unlink() for file in folder.glob("*.safetensors*")],
+        without("*.safetensors*"),
         "there are no weights; stagger reads *.safetensors.",
     ),
-    "no file": (lambda folder: (folder / FIRST).unlink(), f"{FIRST} is missing, in which "),
+    "no file": (without(FIRST), f"{FIRST} is missing, in which "),
     "a name of another folder": (
         edit(INDEX, with_weight("a", "../secret.safetensors")),
         f"{INDEX}: the key weight_map",

@@ -32,6 +32,11 @@ def test_several_hidden_states_beside_one_another_are_refused() -> None:
     )
 
 
+def test_an_encoder_is_refused() -> None:
+    with pytest.raises(StaggerError, match=r"BertLMHeadModel .* is not causal: its logits depend on later tokens"):
+        checked(t.BertConfig(), torch.bfloat16)
+
+
 def test_what_blocks_return_is_observed() -> None:
     values = [checked(config, torch.float32) for config in (t.LlamaConfig(), t.BloomConfig(), t.GPTNeoConfig())]
     assert values[0] == 0

@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import weakref
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,7 @@ def test_a_consumer_may_stop_early_and_the_engine_runs_again(folders: dict[str, 
     opened = Opened(folders["llama"])
     engine: LocalEngine = opened.whole() if kind == "whole" else opened.stream(2 * 96)
     run = engine.run(microbatches(), [6], kept)
+    assert isinstance(run, Generator)
     assert next(run)[0].number == 0
     run.close()
     assert no_thread_is_left()

@@ -35,7 +35,8 @@ def _counts() -> None:
 
 
 def bits(document: Document) -> bytes:
-    return document.metadata["logprobs"].tobytes() + repr(document.metadata["logprob_sum"]).encode()
+    logprobs: bytes = document.metadata["logprobs"].tobytes()
+    return logprobs + repr(document.metadata["logprob_sum"]).encode()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -137,7 +138,7 @@ def test_layers_are_numbered_as_hidden_states_in_transformers(models: Models, ar
     folder = models(architecture)
     model, tokenizer = plain_model(folder), transformers.AutoTokenizer.from_pretrained(folder)
     found = {
-        pool: run(EmbedBlocks(folder, layer=[0, 3, 5, -1], pool=pool, max_length=256, tokens=600), documents(8))  # type: ignore[arg-type]
+        pool: run(EmbedBlocks(folder, layer=[0, 3, 5, -1], pool=pool, max_length=256, tokens=600), documents(8))
         for pool in ("mean", "last", "none")
     }
     for place, document in enumerate(documents(8)):
@@ -150,6 +151,16 @@ def test_layers_are_numbered_as_hidden_states_in_transformers(models: Models, ar
                 state = found[pool][place].metadata[key]
                 assert state.dtype == numpy.float32
                 assert torch.from_numpy(state).allclose(wanted, atol=2e-6)
+
+
+def test_the_embedding_alone_needs_no_block(models: Models) -> None:
+    folder = models("llama")
+    step = EmbedBlocks(folder, layer=0, pool="last")
+    (document,) = run(step, [Document("the cat", "a")])
+    table = plain_model(folder).get_input_embeddings().weight
+    (token,) = transformers.AutoTokenizer.from_pretrained(folder)("the cat").input_ids[-1:]
+    assert torch.equal(torch.from_numpy(document.metadata["embedding"]), table[token].detach())
+    assert step._loaded.engine.model.loaded == set()
 
 
 @pytest.mark.parametrize("pool", ["mean", "last", "none"])
@@ -166,7 +177,7 @@ def test_states_of_a_long_document_are_those_of_its_windows(models: Models, pool
 def test_embeddings_have_the_same_bits_alone_and_together_and_are_float32(models: Models) -> None:
     folder = models("llama")
     for pool in ("mean", "last", "none"):
-        step = EmbedBlocks(folder, dtype="bfloat16", layer=[2, -1], pool=pool, tokens=512, max_length=256)  # type: ignore[arg-type]
+        step = EmbedBlocks(folder, dtype="bfloat16", layer=[2, -1], pool=pool, tokens=512, max_length=256)
         alone = [one.metadata for document in documents(10) for one in run(step, [document])]
         together = [one.metadata for one in run(step, documents(10))]
         for one, other in zip(alone, together, strict=True):

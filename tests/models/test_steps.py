@@ -112,7 +112,7 @@ def test_columns_are_lists_of_float32_and_lines_have_their_shortest_digits(
         for key in ("logprobs", "embedding_2", "embedding_6", "states"):
             numbers = list(flat(written[key]))
             assert max(len(repr(number)) for number in numbers) < 17
-            assert numpy.float32(numbers).tolist() == list(flat(row[key]))
+            assert numpy.array(numbers, "float32").tolist() == list(flat(row[key]))
         for key, value in written.items():
             assert document.metadata[key] == row[key]
             assert isinstance(value, list) or row[key] == value
@@ -216,7 +216,7 @@ def pipeline(folder: Path, model: str, step: str = "score_blocks", **parameters:
 
 def test_a_look_behind_the_step_runs_the_model_here(models: Models, corpus: Path, tmp_path: Path) -> None:
     file = pipeline(tmp_path, models("llama"), "embed_blocks", max_length=96)
-    looking = looked_at(str(file), 2, None, None, removed=False, text_key=None)
+    looking: Any = looked_at(str(file), 2, None, None, removed=False, text_key=None)
     with mock.patch("stagger.models.passing.count") as counted:
         found = [next(looking), next(looking)]
     assert [one.id for one in found] == ["0-doc-0", "0-doc-1"]

@@ -46,6 +46,11 @@ def test_stages_run_in_order_and_only_when_what_they_need_is_done(
     document = cli("status", tmp_path / "run", "--json", check=0).json
     assert [(stage["name"], stage["done"]) for stage in document["stages"]] == [("first", 3), ("second", 2)]
     assert (tmp_path / "run" / "second" / "completions" / "00001.json").exists()
+    (one,) = cli("status", tmp_path / "run", "--stage", "second", "--json", check=0).json["stages"]
+    assert one == document["stages"][1]
+    assert (
+        "There is no stage 'secnod'; did you mean" in cli("status", tmp_path / "run", "--stage", "secnod", check=2).err
+    )
     # The second stage has read the first one's outputs, so they may go; its own outputs are the result.
     (tmp_path / "middle" / "00001.jsonl.zst").unlink()
     cli("retry", tmp_path / "run", check=0)

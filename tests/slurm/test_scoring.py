@@ -7,7 +7,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from stagger.launch.launch import Wishes, launch
+from stagger.spec.load import load_file
 from tests.conftest import read_jsonl, until
+from tests.kit.in_process import in_process
 from tests.kit.runs import SLURM, completions, counts, launches, status
 from tests.models.corpus import save_model
 from tests.slurm.conftest import RECORDS, Life, restarted, slurm, visible
@@ -47,13 +50,14 @@ def test_scores_are_the_same_bytes_whatever_ends_the_jobs_in_between(life: Life)
     life.flag.touch()
     until(lambda: counts(status(life.cli, life.run)) == (len(RANKS), 0, 0, 0), "all ranks to be done")
 
-    life.cli("launch", file(life, "undisturbed", model, {"type": "local", "workers": 1}), check=0)
+    with in_process():
+        launch(load_file(str(file(life, "undisturbed", model, {"type": "local"}))), Wishes()).raise_if_failed()
     scored = life.folder / "run-output"
     assert visible(scored) == visible(life.folder / "undisturbed-output")
     records = [record["metadata"] for path in sorted(scored.glob("*.jsonl")) for record in read_jsonl(path)]
     assert len(records) == RECORDS
     assert all(len(record["logprobs"]) == record["tokens"] > 0 for record in records)
     assert [record["attempt"] for record in completions(life.run)] == ["2", "1r1", "1r1"]
-    assert [launch["ranks"] for launch in launches(life.run)] == ["0-2", str(KILLED)]
+    assert [one["ranks"] for one in launches(life.run)] == ["0-2", str(KILLED)]
     for rank, attempt in ((KILLED, "2"), (STOPPED, "1r1"), (REQUEUED, "1r1")):
         assert "resumes after 1 shard" in (life.run / "logs" / f"{rank:05d}" / f"{attempt}.log").read_text()

@@ -145,6 +145,7 @@ def test_servers_that_die_while_they_replace_others_lose_nothing_and_double_noth
     flag = tmp_path / "flag"
     swarm.launch({"my_steps:hold": {"flag": str(flag)}})
     until(lambda: len(swarm.online()) == SERVERS, "all to serve")
+    first = swarm.online()
     (array,) = launches(swarm.run / "swarm")[0]["arrays"]
     kill(array["job_id"], 0)
     victims = {0}
@@ -152,7 +153,13 @@ def test_servers_that_die_while_they_replace_others_lose_nothing_and_double_noth
         by = until(lambda: swarm.tends() - victims, "another server to look after the lost ones").pop()
         kill(array["job_id"], by, also="stagger.launch.tend")
         victims.add(by)
-    until(lambda: len(swarm.online()) == SERVERS, "all to be replaced")
+    until(
+        lambda: (
+            {rank for rank, name in swarm.online().items() if name != first[rank]} == victims
+            and len(swarm.online()) == SERVERS
+        ),
+        "all to be replaced",
+    )
     before = swarm.beats()
     until(lambda: all(count > before[name] + 12 for name, count in swarm.beats().items()), "two leases to pass")
     again = [rank for one in launches(swarm.run / "swarm")[1:] for array in one["arrays"] for rank in ranks(array)]

@@ -340,7 +340,7 @@ def test_arrays_of_numpy_become_lists_of_their_own_type(tmp_path: Path) -> None:
     assert types["vector"] == types["column"] == "list<float>"
     assert (types["table"], types["whole"]) == ("list<list<float>>", "list<int32>")
     first, second = table.to_pylist()
-    assert numpy.float32(first["table"]).tolist() == arrays()["table"].tolist()
+    assert numpy.array(first["table"], "float32").tolist() == arrays()["table"].tolist()
     assert first["whole"] == [1, 2]
     assert second["vector"] is second["table"] is None
 

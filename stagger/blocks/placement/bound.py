@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
-from stagger.blocks.placement.petals import ServerState, Span, hosting
+from stagger.blocks.placement.spans import ServerState, Span, hosting
 from stagger.errors import counted
 
 Source = TypeVar("Source", bound=Hashable)

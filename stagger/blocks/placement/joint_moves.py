@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stagger.blocks.placement.own_gain import DIGITS, mean_throughput
-from stagger.blocks.placement.petals import ServerState, Span, hosting
+from stagger.blocks.placement.spans import ServerState, Span, hosting
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

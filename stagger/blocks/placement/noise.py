@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stagger.blocks.placement.petals import Span
+from stagger.blocks.placement.spans import Span
 
 #: Throughputs whose ratio is below 1 + NOISE count as equal.
 NOISE = 0.1

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stagger.blocks.placement.petals import ServerState, Span, best_start, compute_throughputs, hosting, position
+from stagger.blocks.placement.petals import best_start, compute_throughputs, position
+from stagger.blocks.placement.spans import ServerState, Span, hosting
 
 #: Share by which a server's own move must raise the slowest block's throughput: each move costs a reload.
 MIN_GAIN = 0.05

@@ -11,17 +11,16 @@ rules; tests/kit/blocks_oracle.py is a plain reference, and tests/data holds res
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, groupby
-from operator import attrgetter, sub
+from operator import sub
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stagger.blocks.placement.spans import ServerState, Span, hosting
 from stagger.errors import counted
 
 #: Smaller differences between throughputs, or between their ratios, are noise.
@@ -42,29 +41,6 @@ RELAY_PENALTY = 0.2
 #: Most sweeps of `_balance`. Each move increases the sorted throughputs, so sweeps end; only rounding could make
 #: placements alternate for ever. The largest number seen in 100,000 random swarms is 13.
 SWEEPS_AT_MOST = 1000
-
-
-class ServerState(enum.IntEnum):
-    """State of a server. JOINING servers count as hosts, since they will serve before the next one has loaded."""
-
-    OFFLINE = 0
-    JOINING = 1
-    ONLINE = 2
-
-
-@dataclass(frozen=True)
-class Span:
-    """Blocks `start` to `end` - 1, hosted by one server, each at `throughput` requests per second."""
-
-    server_id: str
-    start: int
-    end: int
-    throughput: float
-    state: ServerState = ServerState.ONLINE
-
-    @property
-    def length(self) -> int:
-        return self.end - self.start
 
 
 class BlockRecord(NamedTuple):
@@ -101,22 +77,6 @@ def compute_spans(
             end = max(end, last.block + 1)
         spans.append(Span(server_id, start, end, first.throughput, state))
     return spans
-
-
-def hosting(spans: Iterable[Span], total_blocks: int, min_state: ServerState = ServerState.JOINING) -> list[Span]:
-    """The spans of servers that have reached `min_state`, in order of server id.
-
-    Raises ValueError when a span is empty or exceeds the model.
-    """
-    hosts = [span for span in spans if span.state >= min_state]
-    hosts.sort(key=attrgetter("server_id"))
-    for span in hosts:
-        if not 0 <= span.start < span.end <= total_blocks:
-            raise ValueError(
-                f"server {span.server_id} hosts blocks {span.start} to {span.end} of a model of"
-                f" {counted(total_blocks, 'block')}"
-            )
-    return hosts
 
 
 def position(local_id: str, hosts: Sequence[Span]) -> int:

@@ -12,7 +12,8 @@ import numpy as np
 
 from stagger.blocks.placement.joint_moves import horizon, planned_moves
 from stagger.blocks.placement.own_gain import own_move, uncovered_by
-from stagger.blocks.placement.petals import Span, choose_best_blocks, should_choose_other_blocks
+from stagger.blocks.placement.petals import choose_best_blocks, should_choose_other_blocks
+from stagger.blocks.placement.spans import Span
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import numpy as np
 
 from stagger.blocks.placement.bound import routing_capacity
 from stagger.blocks.placement.joint_moves import HORIZON_S, planned_moves
-from stagger.blocks.placement.petals import Span, choose_best_blocks
+from stagger.blocks.placement.petals import choose_best_blocks
+from stagger.blocks.placement.spans import Span
 from stagger.blocks.planning.gpus import Gpus
 from stagger.blocks.planning.model_size import ModelSize
 from stagger.errors import counted

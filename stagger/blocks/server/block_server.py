@@ -23,12 +23,12 @@ from stagger.blocks.placement.joint_moves import plan_delay
 from stagger.blocks.placement.noise import even, is_noise
 from stagger.blocks.placement.petals import (
     MEAN_BALANCE_CHECK_PERIOD,
-    ServerState,
     balance_check_delay,
     block_selection_delay,
     choose_best_blocks,
 )
 from stagger.blocks.placement.rules import Rule, Setting, Swarm, full, own_gain, planner
+from stagger.blocks.placement.spans import ServerState
 from stagger.blocks.server.background import Background
 from stagger.blocks.server.host_notes import told
 from stagger.blocks.server.lifetime import Lifetime, share_of_time

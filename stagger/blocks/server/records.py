@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from stagger.blocks.placement.petals import ServerState, Span
+from stagger.blocks.placement.spans import ServerState, Span
 from stagger.ranks import pad
 from stagger.rundir.stage_folder import attempt_order
 

@@ -24,7 +24,7 @@ from random import Random
 
 import orjson
 
-from stagger.blocks.placement.petals import ServerState
+from stagger.blocks.placement.spans import ServerState
 from stagger.blocks.server.records import Claim, Decided, Member, Placed, ServerRecord, View, superseded
 from stagger.errors import StaggerError
 from stagger.spec.block_settings import LEASE_S

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from stagger.blocks.placement.loading_slots import PATIENCE_S, Loader, Slots, ahead_of, look_delay, turns_ahead
-from stagger.blocks.placement.petals import ServerState
+from stagger.blocks.placement.spans import ServerState
 from stagger.blocks.server.records import View
 from stagger.errors import counted
 from stagger.task.attempt_log import log

@@ -19,7 +19,7 @@ from typing import Any
 
 import orjson
 
-from stagger.blocks.placement.petals import ServerState
+from stagger.blocks.placement.spans import ServerState
 from stagger.blocks.server.records import View, superseded
 from stagger.errors import StaggerError
 from stagger.storage.storage import Storage, join

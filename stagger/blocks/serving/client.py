@@ -21,7 +21,7 @@ from stagger.blocks.serving import wire
 from stagger.blocks.serving.flight import Flight, Work
 from stagger.blocks.serving.keys import KeyPair
 from stagger.blocks.serving.peer import LOST, READY, Peer
-from stagger.blocks.serving.routing import Offer, Uncovered, patience, shortest_queue, uncovered
+from stagger.blocks.serving.routing import Offer, Uncovered, mean_rate, next_hop, patience, uncovered
 from stagger.blocks.serving.span_server import CREDITS, Heartbeat
 from stagger.blocks.serving.wire import BadFrames, Buffer, Model, Refusal, Reply, Request, read_reply
 from stagger.errors import StaggerError, counted
@@ -30,6 +30,9 @@ from stagger.ranks import format_ranks
 #: Servers on which a microbatch may fail, and that may be lost while they have it, before the microbatch is to blame.
 MOST_FAILURES = 2
 MOST_LOST = 5
+
+#: Bytes per second that a connection carries, with encryption: to a server and back is twice that (benchmarks/swarm).
+TRANSFER = 5e8
 
 #: Seconds that a server which was busy, or had moved, is sent nothing.
 REST_S = 0.2
@@ -154,19 +157,19 @@ class Client:
         return held < max(1, min(wanted, self._most_bytes // self.model.most_bytes))
 
     def _send(self) -> None:
-        """Send what waits, the deepest first, each to the server with the shortest queue."""
+        """Send what waits, the deepest first."""
         now, left = time.monotonic(), []
         loads = {name: peer.load for name, peer in self.peers.items() if peer.ready}
         for flight in sorted(self._waiting, key=lambda flight: (-flight.at, flight.order)):
-            name = shortest_queue(loads, range(flight.at, self._end), flight.tokens, now)
-            if name is None or not self._send_to(self.peers[name], flight, now):
+            hop = next_hop(loads, range(flight.at, self._end), flight.tokens, now, len(flight.hidden) / TRANSFER)
+            if hop is None or not self._send_to(self.peers[hop[0]], flight, hop[1], now):
                 left.append(flight)
         self._waiting = left
 
-    def _send_to(self, peer: Peer, flight: Flight, now: float) -> bool:
+    def _send_to(self, peer: Peer, flight: Flight, end: int, now: float) -> bool:
         load, microbatch = peer.load, flight.microbatch
-        flight.end = min(load.end, self._end)
-        work = flight.tokens * (flight.end - flight.at)
+        flight.end = end
+        work = flight.tokens * (end - flight.at)
         seconds = patience(load, work, self._timing.late_s, self._timing.first_late_s)
         flight.deadline = now + seconds
         request = Request(
@@ -180,7 +183,7 @@ class Client:
             flight.hidden,
             flight.wanted(flight.end),
         )
-        if not peer.send(request, flight, work):
+        if not peer.send(request, flight, mean_rate(one.load for one in self.peers.values()), now):
             load.rests_until = now + REST_S
             return False
         self.counts["sent"] += 1

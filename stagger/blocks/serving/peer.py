@@ -53,16 +53,15 @@ class Peer:
     def name(self) -> str:
         return self.offer.server_id
 
-    def send(self, request: Request, flight: Flight, work: float) -> bool:
+    def send(self, request: Request, flight: Flight, rate: float, now: float) -> bool:
         """Send without waiting; return whether the connection took it. It takes none once it is lost."""
         try:
             self.socket.send_multipart(request.frames(), zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return False
         self.flights[request.id] = flight
-        flight.work = work
-        self.load.own += work
-        self.load.credits -= 1
+        flight.work = request.tokens * (request.end - request.start)
+        self.load.send(flight.work, self.load.rate or rate, now)
         self.sent += 1
         return True
 

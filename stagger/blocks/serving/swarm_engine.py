@@ -94,7 +94,9 @@ class SwarmEngine(LocalEngine):
     def __init__(self, storage: Storage, place: SwarmPlace, folder: str, dtype: str, tokens: int) -> None:
         options = place.host_options
         checkpoint = Checkpoint.open(storage, folder)
-        self.dtype = dtype_of(checkpoint, options.get("dtype", "auto") if dtype == "auto" else dtype)
+        self.dtype = dtype_of(checkpoint, options.get("dtype", "auto"))
+        if dtype != "auto" and dtype_of(checkpoint, dtype) != self.dtype:
+            raise StaggerError(f"dtype is {dtype}, but {place.name} computes in {self.dtype}: leave it out.")
         cut = CutModel(checkpoint, self.dtype, devices_of_job()[:1])
         super().__init__(cut, BlockSource(checkpoint, cut), lambda: storage.check())
         self.place = place

@@ -18,8 +18,9 @@ import numpy as np
 
 from stagger.blocks.placement.bound import routing_capacity, throughput_bound
 from stagger.blocks.placement.joint_moves import MEAN_PLAN_PERIOD_S
-from stagger.blocks.placement.petals import ServerState, Span, choose_best_blocks
+from stagger.blocks.placement.petals import choose_best_blocks
 from stagger.blocks.placement.rules import Setting, Swarm
+from stagger.blocks.placement.spans import ServerState, Span
 from stagger.blocks.simulation.allocation import Resource
 from stagger.blocks.simulation.policies import (
     MEAN_CHECK_PERIOD_S,

@@ -13,7 +13,7 @@ import torch
 
 from stagger.blocks.coverage import SwarmGone
 from stagger.blocks.host import HostContext
-from stagger.blocks.placement.petals import ServerState
+from stagger.blocks.placement.spans import ServerState
 from stagger.blocks.server.records import ServerRecord
 from stagger.blocks.server.registry import Registry
 from stagger.blocks.serving.client import MicrobatchFailed
@@ -155,6 +155,13 @@ def test_servers_with_other_numbers_are_not_used(swarm: Callable[..., Swarm]) ->
     }
 
 
+def test_another_dtype_than_that_of_the_servers_is_refused(swarm: Callable[..., Swarm]) -> None:
+    there = swarm()
+    assert there.engine("float32").dtype == torch.float32
+    with pytest.raises(StaggerError, match=r"dtype is bfloat16, but swarm computes in torch.float32: leave it out"):
+        there.engine("bfloat16")
+
+
 def test_users_wait_no_longer_than_their_patience(swarm: Callable[..., Swarm]) -> None:
     there = swarm()
     there.start(0, range(3))
@@ -211,7 +218,7 @@ def test_room_and_speed_and_what_the_registry_shows(swarm: Callable[..., Swarm])
         ({"a": {"host": "simulated"}}, {}, "the servers of a serve no hidden states"),
         ({"a": {"model": None}}, {}, "the servers of a serve no hidden states"),
         ({"a": {}}, {"model": "/other"}, "model is /other, but a has /model: leave model out"),
-        ({"a": {}}, {"dtype": "float16"}, "dtype is float16, but a has auto"),
+        ({"a": {"host_options": {"dtype": "bfloat16"}}}, {"dtype": "float16"}, "dtype is float16, but a has bfloat16"),
     ],
 )
 def test_each_mistake_is_a_sentence(uses: dict[str, dict[str, Any]], given: dict[str, str], message: str) -> None:
