@@ -19,7 +19,7 @@ import zmq
 from stagger.blocks.serving import wire
 from stagger.blocks.serving.keys import KeyPair, is_key
 from stagger.blocks.serving.wire import BadFrames, Buffer, Model, Refusal, Reply, Request, read_request
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 
 #: Requests of one client that a server takes at a time: one that is computed, and the next one beside it.
 CREDITS = 2
@@ -175,7 +175,7 @@ class SpanServer:
                 if self._router in ready:
                     self._take(leaving=stop.is_set())
                 if self._failures >= MOST_FAILURES and not self._results.poll(0):
-                    raise StaggerError(f"the last {self._failures} requests failed: {self._why}")
+                    raise StaggerError(f"the last {counted(self._failures, 'request')} failed: {self._why}")
         finally:
             self._close()
 

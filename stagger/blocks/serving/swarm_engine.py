@@ -160,6 +160,12 @@ class SwarmEngine(LocalEngine):
             for layer, state in sorted(states.items())
         }
 
+    def close(self) -> None:
+        """End the connections to servers. The next run makes new ones."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
     # ---- Servers ----
 
     def _connected(self) -> Client:

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from stagger.errors import one_line
+from stagger.errors import counted, one_line
 
 VERSION = 1
 MOST_HEADER_BYTES = 1024
@@ -169,7 +169,9 @@ def read_request(frames: Sequence[Buffer], model: Model) -> Request:
         if shape[0] * shape[1] > model.most_tokens:
             raise ValueError(f"a request has at most {model.most_tokens} tokens, padding included")
         if not start < end <= model.total_blocks:
-            raise ValueError(f"blocks {start} to {end - 1} are not in a model of {model.total_blocks} blocks")
+            raise ValueError(
+                f"blocks {start} to {end - 1} are not in this model, which has {counted(model.total_blocks, 'block')}"
+            )
         if list(layers) != sorted(set(layers)) or any(not start < layer < end for layer in layers):
             raise ValueError("the wanted layers must ascend between the ends")
         request = Request(
@@ -221,7 +223,7 @@ def _check_sizes(request: Request) -> None:
     if _size(request.hidden) != prod(request.shape) * DTYPES[request.dtype]:
         raise ValueError(f"the hidden state has {_size(request.hidden)} bytes, which is not that of its shape")
     if _size(request.lengths) != 4 * rows:
-        raise ValueError(f"{rows} lengths have {4 * rows} bytes, not {_size(request.lengths)}")
+        raise ValueError(f"the lengths of {counted(rows, 'row')} take 4 bytes each, but have {_size(request.lengths)}")
     if any(not 0 <= tokens <= length for tokens in read_lengths(request.lengths)):
         raise ValueError(f"each row has 0 to {length} tokens")
 
@@ -248,7 +250,7 @@ def _size(frame: Buffer) -> int:
 def _encoded(header: dict[str, Any]) -> bytes:
     data = orjson.dumps(header)
     if len(data) > MOST_HEADER_BYTES:
-        raise ValueError(f"the header has {len(data)} bytes, more than {MOST_HEADER_BYTES}")
+        raise ValueError(f"the header has {counted(len(data), 'byte')}, and at most {MOST_HEADER_BYTES} are allowed")
     return data
 
 

@@ -52,6 +52,7 @@ class Swarm:
         self.stop = threading.Event()
         self.threads: list[threading.Thread] = []
         self.ended: list[str] = []
+        self.engines: list[SwarmEngine] = []
 
     def _serve(self, host: TransformerHost) -> None:
         try:
@@ -77,9 +78,12 @@ class Swarm:
 
     def engine(self, dtype: str = "auto") -> SwarmEngine:
         _, opened = open_swarm(Storage(), {"swarm": self.place.fields()}, None, None, dtype)
-        return opened(256)
+        self.engines.append(opened(256))
+        return self.engines[-1]
 
     def end(self) -> None:
+        for engine in self.engines:
+            engine.close()
         self.stop.set()
         for thread in self.threads:
             thread.join()
