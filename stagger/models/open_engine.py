@@ -6,7 +6,6 @@ import gc
 from collections.abc import Callable, Sequence
 
 import torch
-from loguru import logger
 
 from stagger.errors import StaggerError
 from stagger.models.block_source import BlockSource
@@ -17,6 +16,7 @@ from stagger.models.devices import CPU, device_of, devices_of_job, free_memory
 from stagger.models.engines import LocalEngine, Stream, Whole
 from stagger.models.memory import Widths, activations, without_reserve
 from stagger.storage.storage import Storage, is_local
+from stagger.terminal import logger
 
 #: The dtypes that models are run in, by the name that pipeline files and config.json have for them.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -40,7 +40,7 @@ def free_bytes(environment: Mapping[str, str]) -> int:
     limit = limit_mib(environment, requested=True) * MIB
     if share := environment.get(SHARE_VARIABLE):
         limit = min(limit, int(share) * MIB)
-    used = sum(map(_resident, family(os.getpid())))
+    used = used_mib(os.getpid(), above_mib=0) * MIB
     return max(0, min([limit - used, *_available()]))
 
 

@@ -151,7 +151,7 @@ class Typed:
         ("stagger status runs", "There is no run in {}/runs: it holds the run runs/two; give that path."),
         ("stagger status run --wach", "status has no option --wach; did you mean --watch?"),
         ("stagger status run --watch=3", "--watch takes no value; write --watch alone."),
-        ("stagger status run --stage p", "status has no option --stage: that is an option of stagger retry"),
+        ("stagger status run --again", "status has no option --again: that is an option of stagger retry"),
         ("stagger status run --storage-options {", "--storage-options '{': a bracket or brace is open"),
         ("stagger logs run --rank 99", "There is no rank 99: the ranks of p are 0 to 1."),
         ("stagger logs run --rank x", "--rank: expected a whole number of at least 0, not 'x'."),
