@@ -14,6 +14,8 @@ from stagger.models.cut_check import checked
 from stagger.models.small_config import blocks_of_all_kinds, small
 from stagger.models.transformers_loading import config_of, skeleton
 
+pytestmark = pytest.mark.each_transformers
+
 GEMMA_3N: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 512, "vocab_size_per_layer_input": 512,

@@ -19,6 +19,8 @@ from stagger.models.microbatch import Microbatch
 from stagger.storage.storage import Storage
 from tests.models.architectures import ARCHITECTURES, config_of
 
+pytestmark = pytest.mark.each_transformers
+
 #: Spans of blocks: [0, 1), [1, 4), [4, 6).
 CUTS = (0, 1, 4, 6)
 

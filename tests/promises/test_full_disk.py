@@ -52,7 +52,9 @@ def test_a_full_disk_leaves_no_output_and_the_rank_runs_when_there_is_room(
     source.mkdir()
     (source / "a.jsonl").write_bytes(GOOD)
     (source / "b.jsonl").write_bytes(LINES[0])
-    file = pipeline_file(source=str(source), output=str(small_disk / "out"), compression=None, tasks=2)
+    alone = {"type": "local", "workers": 1}  # Beside rank 0, which fills the disk, rank 1 would fail, too.
+    out = str(small_disk / "out")
+    file = pipeline_file(source=str(source), output=out, compression=None, tasks=2, executor=alone)
     cli("launch", file, check=1)
     failure = json.loads((tmp_path / "run" / "failures" / "00000.1.json").read_text())
     assert f"No space left on device: '{small_disk}/out/00000.jsonl'" in failure["error"]

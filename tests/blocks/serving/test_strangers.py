@@ -67,6 +67,7 @@ def asks(server: SpanServer, keys: KeyPair | None, address: str = "") -> None:
 def dealer(context: Any, server: SpanServer, keys: KeyPair | None) -> Any:
     """A client's socket, as others may make it."""
     one = context.socket(zmq.DEALER)
+    one.get_monitor_socket().rcvtimeo = 100_000  # Before it connects, so that no event is missed.
     one.linger = 0
     one.rcvtimeo = 100_000
     if keys is not None:
@@ -79,7 +80,6 @@ def dealer(context: Any, server: SpanServer, keys: KeyPair | None) -> Any:
 def refused(one: Any, wanted: int) -> None:
     """Wait until an event has happened to a client's socket that is connecting."""
     watch = one.get_monitor_socket()
-    watch.rcvtimeo = 100_000
     while recv_monitor_message(watch)["event"] != wanted:
         pass
 
