@@ -32,7 +32,7 @@ SERVERS, ROWS, LENGTH = 4, 8, 128
 
 #: Width -> number of blocks, and of microbatches: some seconds of computing.
 SIZES = {256: 12, 1024: 8}
-MICROBATCHES = {256: 32, 1024: 8}
+MICROBATCHES = {256: 32, 1024: 4}
 
 
 def save_model(folder: str, hidden: int) -> None:
