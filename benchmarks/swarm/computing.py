@@ -60,6 +60,7 @@ def serve(pipe: Any, folder: str, stage_dir: str, rank: int, total: int) -> None
     registry.announce(replace(record, about=host.about()))
     pipe.send("ready")
     host.serve(stop)
+    os._exit(0)  # As a task ends: threads of libraries may not live through the end of the interpreter.
 
 
 def microbatches(count: int) -> list[Microbatch]:
