@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 import transformers
 
-from benchmarks.swarm.processes import CONTEXT, cpu_s
+from benchmarks.swarm.processes import cpu_s, died, started, stop_of, told
 from stagger.blocks.host import HostContext
 from stagger.blocks.placement.spans import ServerState
 from stagger.blocks.server.records import ServerRecord
@@ -31,8 +30,9 @@ from stagger.storage.storage import Storage
 
 SERVERS, ROWS, LENGTH = 4, 8, 128
 
-#: Width -> number of blocks.
+#: Width -> number of blocks, and of microbatches: some seconds of computing.
 SIZES = {256: 12, 1024: 8}
+MICROBATCHES = {256: 32, 1024: 4}
 
 
 def save_model(folder: str, hidden: int) -> None:
@@ -48,8 +48,7 @@ def save_model(folder: str, hidden: int) -> None:
 
 def serve(pipe: Any, folder: str, stage_dir: str, rank: int, total: int) -> None:
     torch.set_num_threads(1)
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    stop = stop_of(pipe)
     share = total // SERVERS
     blocks = range(rank * share, (rank + 1) * share)
     host = TransformerHost(HostContext(total, folder, rank, stop.is_set, stage_dir=stage_dir))
@@ -61,6 +60,7 @@ def serve(pipe: Any, folder: str, stage_dir: str, rank: int, total: int) -> None
     registry.announce(replace(record, about=host.about()))
     pipe.send("ready")
     host.serve(stop)
+    os._exit(0)  # As a task ends: threads of libraries may not live through the end of the interpreter.
 
 
 def microbatches(count: int) -> list[Microbatch]:
@@ -75,24 +75,31 @@ def passed(engine: Any, total: int, given: list[Microbatch]) -> tuple[list[torch
     return found, time.perf_counter() - wall, time.process_time() - cpu
 
 
-def compared(hidden: int, count: int) -> dict[str, Any]:
+def all_live(processes: list[Any]) -> None:
+    """Raise RuntimeError when a server has died: without it the client would wait for another one."""
+    for process in processes:
+        if process.exitcode is not None:
+            raise died(process)
+
+
+def compared(hidden: int) -> dict[str, Any]:
     torch.set_num_threads(1)
-    total, tokens = SIZES[hidden], count * ROWS * LENGTH
+    total, count = SIZES[hidden], MICROBATCHES[hidden]
+    tokens = count * ROWS * LENGTH
     with tempfile.TemporaryDirectory() as work:
         folder, stage_dir = f"{work}/model", f"{work}/stage"
         save_model(folder, hidden)
         Path(stage_dir).mkdir()
         whole = open_engine(Storage(), folder, "whole", "float32", rows=ROWS, length=LENGTH)
         passed(whole, total, microbatches(2))
-        processes = []
-        for rank in range(SERVERS):
-            here, there = CONTEXT.Pipe()
-            process = CONTEXT.Process(target=serve, args=(there, folder, stage_dir, rank, total), daemon=True)
-            process.start()
-            here.recv()
-            processes.append(process)
+        begun = [started(serve, folder, stage_dir, rank, total) for rank in range(SERVERS)]
+        processes = [process for process, _ in begun]
+        for one in begun:
+            told(*one)
         place = SwarmPlace("swarm", stage_dir, total, SERVERS, 15, 45, model=folder, host="transformer")
-        _, opened = open_swarm(Storage(), {"swarm": place.fields()}, None, None, "float32")
+        storage = Storage()
+        storage.check = lambda: all_live(processes)
+        _, opened = open_swarm(storage, {"swarm": place.fields()}, None, None, "float32")
         swarm = opened(ROWS * LENGTH)
         passed(swarm, total, microbatches(4))
         given = microbatches(count)

@@ -39,10 +39,47 @@ def sleeping(start: int, end: int, rate: float) -> Compute:
     return compute
 
 
-def serve(pipe: Any, make: Any, model: Model, clients: bytes | None, start: int, end: int, rate: float) -> None:
-    """A server's process. It sends its address and key through the pipe, and ends on SIGTERM."""
+def started(target: Callable[..., None], *arguments: Any) -> tuple[Any, Any]:
+    """A process that runs `target` with a pipe and these arguments, and our end of the pipe.
+
+    Only the process holds the other end: `told` notices when it dies.
+    """
+    here, there = CONTEXT.Pipe()
+    process = CONTEXT.Process(target=target, args=(there, *arguments), daemon=True)
+    process.start()
+    there.close()
+    return process, here
+
+
+def told(process: Any, pipe: Any) -> Any:
+    """What a process says next. Raises RuntimeError when it has died; its own error stands on standard error."""
+    try:
+        return pipe.recv()
+    except EOFError:
+        process.join()
+        raise died(process) from None
+
+
+def died(process: Any) -> RuntimeError:
+    return RuntimeError(f"a process of the benchmark ended with {process.exitcode}; its error stands above.")
+
+
+def stop_of(pipe: Any) -> threading.Event:
+    """In a process: an event that is set on SIGTERM, and when the benchmark has died."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
+
+    def watch() -> None:
+        pipe.poll(None)  # Until the other end is closed.
+        stop.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    return stop
+
+
+def serve(pipe: Any, make: Any, model: Model, clients: bytes | None, start: int, end: int, rate: float) -> None:
+    """A server's process. It sends its address and key through the pipe, and ends on SIGTERM."""
+    stop = stop_of(pipe)
     server = SpanServer(make(start, end, rate), model, "127.0.0.1", clients)
     pipe.send((server.address, server.public_key))
     server.serve(stop)
@@ -54,18 +91,15 @@ def servers(
 ) -> Iterator[tuple[dict[str, Offer], dict[str, Any]]]:
     """Servers of these spans (start, end, rate): their offers, and their processes."""
     offers, processes = {}, {}
-    for number, (start, end, rate) in enumerate(spans):
-        here, there = CONTEXT.Pipe()
-        arguments = (there, make, model, keys.public if keys else None, start, end, rate)
-        process = CONTEXT.Process(target=serve, args=arguments, daemon=True)
-        process.start()
-        name = f"{number:05d}.1"
-        address, key = here.recv()
-        offers[name], processes[name] = Offer(name, address, key, start, end), process
+    begun = [started(serve, make, model, keys.public if keys else None, *span) for span in spans]
     try:
+        for number, ((process, pipe), (start, end, _)) in enumerate(zip(begun, spans, strict=True)):
+            name = f"{number:05d}.1"
+            address, key = told(process, pipe)
+            offers[name], processes[name] = Offer(name, address, key, start, end), process
         yield offers, processes
     finally:
-        for process in processes.values():
+        for process, _ in begun:
             process.kill()
             process.join()
 

@@ -9,7 +9,7 @@ import statistics
 import time
 from typing import Any
 
-from benchmarks.swarm.processes import CONTEXT, client_of, servers, sleeping, work
+from benchmarks.swarm.processes import client_of, servers, sleeping, started, told, work
 from stagger.blocks.placement.bound import routing_capacity
 from stagger.blocks.placement.spans import Span
 from stagger.blocks.serving.keys import KeyPair
@@ -54,19 +54,15 @@ def routed(clients: int, seconds: float) -> dict[str, Any]:
     """Tokens per second of all clients together, and of each, between the start and the end of the flow."""
     keys = KeyPair.new()
     with servers(sleeping, MODEL, keys, SPANS) as (offers, _):
-        pipes = []
-        for _ in range(clients):
-            here, there = CONTEXT.Pipe()
-            CONTEXT.Process(target=run_client, args=(there, offers, keys), daemon=True).start()
-            pipes.append(here)
-        for pipe in pipes:
-            pipe.recv()
+        running = [started(run_client, offers, keys) for _ in range(clients)]
+        for one in running:
+            told(*one)
         begin = time.monotonic() + seconds / 4
         time.sleep(seconds)
         end = time.monotonic()
-        for pipe in pipes:
+        for _, pipe in running:
             pipe.send("stop")
-        landed = [pipe.recv() for pipe in pipes]
+        landed = [told(*one) for one in running]
     each = [TOKENS * sum(begin <= at < end for at in times) / (end - begin) for times in landed]
     return {
         "clients": clients,
@@ -81,10 +77,10 @@ def lost(number: signal.Signals, repeat: int) -> dict[str, float]:
     """Seconds from a signal to a server until its microbatches are on their way to another."""
     found = []
     for _ in range(repeat):
-        told: list[float] = []
+        noticed: list[float] = []
         keys = KeyPair.new()
         with servers(sleeping, MODEL, keys, [(0, 12, 50000.0)] * 2) as (offers, processes):
-            client = client_of(offers, MODEL, keys, tell=lambda _, at=told: at.append(time.monotonic()))
+            client = client_of(offers, MODEL, keys, tell=lambda _, at=noticed: at.append(time.monotonic()))
             running = client.run(works())
             for _ in range(20):
                 next(running)
@@ -92,9 +88,9 @@ def lost(number: signal.Signals, repeat: int) -> dict[str, float]:
                 next(running)
             os.kill(processes["00000.1"].pid, number)
             sent = time.monotonic()
-            while not told:
+            while not noticed:
                 next(running)
-            found.append(told[0] - sent)
+            found.append(noticed[0] - sent)
     return {"median": statistics.median(found), "max": max(found)}
 
 
@@ -105,6 +101,11 @@ def measure(repeat: int, seconds: float) -> dict[str, Any]:
         "capacity_tokens_per_s": capacity(),
         "one_client": max(one, key=lambda run: float(run["share_of_capacity"])),
         "six_clients": max(six, key=lambda run: float(run["share_of_capacity"])),
+    }
+
+
+def failures() -> dict[str, Any]:
+    return {
         "killed_to_sent_again_s": lost(signal.SIGKILL, 5),
         "stopped_to_sent_again_s": lost(signal.SIGSTOP, 1),
     }

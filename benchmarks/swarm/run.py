@@ -23,7 +23,7 @@ NOTES = (
 
 def main() -> int:
     options = measure.parser(__doc__ or "", repeat=3)
-    options.add_argument("--only", choices=["transport", "routing", "computing"], help="a part")
+    options.add_argument("--only", choices=["transport", "routing", "failures", "computing"], help="a part")
     options.add_argument("--seconds", type=float, default=20.0, help="of each run of routing")
     given = options.parse_args()
     results: dict[str, Any] = {"notes": NOTES}
@@ -42,6 +42,11 @@ def main() -> int:
         found = results["routing"] = routing.measure(given.repeat, given.seconds)
         met.append(measure.at_least("one client: share of capacity", found["one_client"]["share_of_capacity"], ONE))
         met.append(measure.at_least("six clients: share of capacity", found["six_clients"]["share_of_capacity"], SIX))
+    if given.only in (None, "failures"):
+        measure.say("failures")
+        from benchmarks.swarm import routing
+
+        found = results["failures"] = routing.failures()
         met.append(measure.requirement("killed: seconds", found["killed_to_sent_again_s"]["median"], KILLED))
         met.append(measure.requirement("stopped: seconds", found["stopped_to_sent_again_s"]["max"], STOPPED))
     if given.only in (None, "computing"):
@@ -49,8 +54,10 @@ def main() -> int:
 
         results["computing"] = {}
         for hidden, least in COMPUTING.items():
-            measure.say(f"computing, hidden {hidden}")
-            runs = [computing.compared(hidden, 48 if hidden == 256 else 12) for _ in range(given.repeat)]
+            runs = []
+            for turn in range(given.repeat):
+                runs.append(computing.compared(hidden))
+                measure.say(f"computing, hidden {hidden}, run {turn + 1}: {runs[-1]['ratio']:.3f} of whole")
             results["computing"][hidden] = sorted(runs, key=lambda run: float(run["ratio"]))[len(runs) // 2]
             ratio = statistics.median(run["ratio"] for run in runs)
             met.append(measure.at_least(f"hidden {hidden}: tokens per CPU second, swarm / whole", ratio, least))

@@ -10,13 +10,17 @@ from typing import Any
 
 import zmq
 
-from benchmarks.swarm.processes import CONTEXT, cpu_s, echo, servers
+from benchmarks.swarm.processes import cpu_s, echo, servers, started, told
 from stagger.blocks.serving.keys import KeyPair
 from stagger.blocks.serving.wire import Model, Request, write_lengths
 
 #: 1024 tokens of 4096 values in float32.
 TOKENS, HIDDEN = 1024, 4096
 BYTES = TOKENS * HIDDEN * 4
+
+#: Longest wait, in milliseconds, for a server.
+MOST_MS = 60_000
+
 MODEL = Model(2, HIDDEN, "float32", TOKENS)
 
 
@@ -40,11 +44,9 @@ def receive(peer: socket.socket, into: memoryview) -> bool:
 
 
 def raw(repeat: int) -> dict[str, float]:
-    here, there = CONTEXT.Pipe()
-    process = CONTEXT.Process(target=raw_echo, args=(there,), daemon=True)
-    process.start()
+    process, pipe = started(raw_echo)
     data, back = bytes(BYTES), bytearray(BYTES)
-    with socket.create_connection(("127.0.0.1", here.recv())) as peer:
+    with socket.create_connection(("127.0.0.1", told(process, pipe))) as peer:
 
         def once() -> None:
             peer.sendall(data)
@@ -62,11 +64,12 @@ def wire(repeat: int, keys: KeyPair | None) -> dict[str, float]:
         (offer,) = offers.values()
         dealer = context.socket(zmq.DEALER)
         dealer.linger = 0
+        dealer.rcvtimeo = dealer.sndtimeo = MOST_MS  # A server that has died does not answer.
         if keys:
             dealer.curve_serverkey = offer.public_key
             dealer.curve_publickey, dealer.curve_secretkey = keys.public, keys.secret
         dealer.connect(offer.address)
-        request = Request(0, 0, 2, "float32", (1, TOKENS, HIDDEN), 60_000, write_lengths([TOKENS]), bytes(BYTES))
+        request = Request(0, 0, 2, "float32", (1, TOKENS, HIDDEN), MOST_MS, write_lengths([TOKENS]), bytes(BYTES))
 
         def once() -> None:
             dealer.send_multipart(request.frames(), copy=False)
