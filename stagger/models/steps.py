@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stagger.errors import StaggerError, counted
 from stagger.models.config_facts import BLOCKS, number_of, read_config
+from stagger.models.model_requests import start_requests
 from stagger.models.settings import Dtype, EngineName, OnLong, OnNonfinite, Settings, need_models
 from stagger.models.swarm_choice import OPEN_SWARM, model_folder, name_of
 from stagger.pipeline import Document
@@ -114,6 +115,10 @@ class ModelStep(BoundStep):
         self.blocks_needed(config)
         check_model(storage, self.settings(), config)
 
+    def start_requests(self, storage: Storage) -> int:
+        """Those for the model and its tokenizer; none for a model that is not known before the swarm is."""
+        return start_requests(storage, self.settings()) if self.model else 0
+
     def blocks_needed(self, config: dict[str, Any]) -> int | None:
         """How many blocks are needed of the model with this config.json; None for all. Raises StaggerError when it does
         not have what is wanted.
@@ -146,7 +151,9 @@ class ModelStep(BoundStep):
             settings = self.settings()
             config = read_config(self._task.storage, settings.model)
             blocks = self.blocks_needed(config)
-            self._loaded = LoadedModel.open(self._task.storage, settings, config, blocks, opened)
+            self._loaded = LoadedModel.open(
+                self._task.storage, settings, config, blocks, opened, one_request=self._task.limited
+            )
         noted = self._task.notes.setdefault("models", [])
         if (note := self._loaded.note()) not in noted:
             noted.append(note)
@@ -224,6 +231,10 @@ class EmbedBlocks(ModelStep):
         if self.buffer_tokens is None and self.pool == "none":
             return BUFFER_TOKENS_OF_STATES
         return super().waiting_tokens
+
+    def start_requests(self, storage: Storage) -> int:
+        """Those for the model and its tokenizer; none for a model that is not known before the swarm is."""
+        return start_requests(storage, self.settings()) if self.model else 0
 
     def blocks_needed(self, config: dict[str, Any]) -> int | None:
         blocks = number_of(config, BLOCKS)
