@@ -91,7 +91,9 @@ class Checkpoint:
         config = parsed(join(folder, "config.json"), config_text)
         check_config(folder, config)
         names, index = weight_files(folder, files, lambda name: small_file(storage, folder, files, name))
-        headers = in_threads(connections(folder, one_request), [partial(header, storage, folder, files[name]) for name in names])
+        headers = in_threads(
+            connections(folder, one_request), [partial(header, storage, folder, files[name]) for name in names]
+        )
         tensors: dict[str, TensorPlace] = {}
         digest = hashlib.sha256(config_text)
         read = 0
@@ -181,7 +183,7 @@ def header(storage: Storage, folder: str, file: Entry) -> tuple[bytes, int, int]
     end = safetensors.header_end(path, first, file.size)
     if end > len(first):
         first += storage.read_range(path, len(first), end)
-    return first[LENGTH_BYTES : end], end, len(first)
+    return first[LENGTH_BYTES:end], end, len(first)
 
 
 def merged(places: Mapping[str, TensorPlace]) -> list[Run]:

@@ -55,7 +55,7 @@ class TensorPlan:
         if extra := [name for name in nowhere if not self._conversion.ignored(name)]:
             reasons.append(f"{self._model_name} has no place for {counted(len(extra), 'tensor')}: {some(extra)}")
         if misfits := self._conversion.misfits():
-            more = f", and {counted(len(misfits) - 1, 'more tensor')} another one" if len(misfits) > 1 else ""
+            more = f", as {counted(len(misfits) - 1, 'more tensor', 'has')} another one" if len(misfits) > 1 else ""
             reasons.append(f"{misfits[0]}{more}")
         if reasons:
             raise StaggerError(

@@ -186,7 +186,9 @@ class Conversion:
             if parameter is not None and name not in self._converted:
                 shape, expected = self._tensors[name].shape, tuple(self._state[parameter].shape)
                 if shape != expected:
-                    found.append(f"{name} has the shape {list(shape)} in the checkpoint, and {list(expected)} in the model")
+                    found.append(
+                        f"{name} has the shape {list(shape)} in the checkpoint, and {list(expected)} in the model"
+                    )
         return found
 
     def ignored(self, name: str) -> bool:
