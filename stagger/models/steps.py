@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stagger.errors import StaggerError, counted
 from stagger.models.config_facts import BLOCKS, number_of, read_config
-from stagger.models.model_requests import start_requests
 from stagger.models.settings import Dtype, EngineName, OnLong, OnNonfinite, Settings, need_models
 from stagger.models.swarm_choice import OPEN_SWARM, model_folder, name_of
 from stagger.pipeline import Document
@@ -117,6 +116,8 @@ class ModelStep(BoundStep):
 
     def start_requests(self, storage: Storage) -> int:
         """Those for the model and its tokenizer; none for a model that is not known before the swarm is."""
+        from stagger.models.model_requests import start_requests
+
         return start_requests(storage, self.settings()) if self.model else 0
 
     def blocks_needed(self, config: dict[str, Any]) -> int | None:
@@ -231,10 +232,6 @@ class EmbedBlocks(ModelStep):
         if self.buffer_tokens is None and self.pool == "none":
             return BUFFER_TOKENS_OF_STATES
         return super().waiting_tokens
-
-    def start_requests(self, storage: Storage) -> int:
-        """Those for the model and its tokenizer; none for a model that is not known before the swarm is."""
-        return start_requests(storage, self.settings()) if self.model else 0
 
     def blocks_needed(self, config: dict[str, Any]) -> int | None:
         blocks = number_of(config, BLOCKS)
