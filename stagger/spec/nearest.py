@@ -12,7 +12,7 @@ ALIKE, MORE_ALIKE = 0.6, 0.85
 BEGINNING = 3
 
 #: What else the field calls some values.
-SYNONYMS = {"fp16": "float16", "f16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "f32": "float32"}
+SYNONYMS = {
     "fp16": "float16",
     "half": "float16",
     "f16": "float16",
