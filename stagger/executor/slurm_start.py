@@ -126,7 +126,7 @@ class SlurmStart:
             return None
         raise StaggerError(
             f"backend_limit counts requests to remote storage, and {self.stage.name} makes none when it starts: its"
-            " run_dir, input and output are local paths. Set randomize_start_duration instead."
+            " run_dir, input, output and models are local paths. Set randomize_start_duration instead."
         )
 
     def hold(self, ranks: int) -> int:

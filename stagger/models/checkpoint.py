@@ -17,7 +17,8 @@ import torch
 
 from stagger.errors import BadInput, StaggerError
 from stagger.models import safetensors_header as safetensors
-from stagger.models.model_folder import check_config, weight_files
+from stagger.models.model_folder import FIRST_BYTES, LENGTH_BYTES, check_config, weight_files
+from stagger.models.model_json import parsed
 from stagger.models.safetensors_header import TensorPlace
 from stagger.storage import MTIME, Entry
 from stagger.storage.retry import GivenUp
@@ -30,9 +31,6 @@ GAP_BYTES = 64 * 2**10
 #: A larger range is read in parts of this size, several at once. Each part of a local file opens it.
 PART_BYTES = 8 * 2**20
 LOCAL_PART_BYTES = 256 * 2**20
-
-#: Bytes of a file that are read first: most headers fit.
-FIRST_BYTES = 16 * 2**10
 
 #: Threads that read local files: a shared file system gives one of them a part of its bandwidth only.
 LOCAL_THREADS = 4
@@ -67,6 +65,8 @@ class Checkpoint:
         tensors: Mapping[str, TensorPlace],
         fingerprint: str,
         bytes_read: int,
+        *,
+        one_request: bool = False,
     ) -> None:
         self.folder = folder
         self.config = config
@@ -75,20 +75,25 @@ class Checkpoint:
         self.bytes_read = bytes_read
         self._storage = storage
         self._files = files
+        self._connections = connections(folder, one_request)
         self._counting = threading.Lock()
 
     @classmethod
-    def open(cls, storage: Storage, folder: str) -> Checkpoint:
+    def open(cls, storage: Storage, folder: str, *, one_request: bool = False) -> Checkpoint:
         """The checkpoint in a folder: one listing, config.json, the index if there is one, and the files' headers.
+
+        `one_request`: of remote storage, one request is in flight at a time, as a limit of requests asks for.
 
         Raises StaggerError when it is none, not in a format that is read, or damaged.
         """
         files = {entry.name: entry for entry in storage.list(folder)}
         config_text = small_file(storage, folder, files, "config.json")
-        config = safetensors.parsed(join(folder, "config.json"), config_text)
+        config = parsed(join(folder, "config.json"), config_text)
         check_config(folder, config)
         names, index = weight_files(folder, files, lambda name: small_file(storage, folder, files, name))
-        headers = in_threads(folder, [partial(header, storage, folder, files[name]) for name in names])
+        headers = in_threads(
+            connections(folder, one_request), [partial(header, storage, folder, files[name]) for name in names]
+        )
         tensors: dict[str, TensorPlace] = {}
         digest = hashlib.sha256(config_text)
         read = 0
@@ -104,7 +109,7 @@ class Checkpoint:
             read += count
         if index is not None:
             tensors = index.checked(folder, tensors)
-        return cls(storage, folder, files, config, tensors, digest.hexdigest(), read)
+        return cls(storage, folder, files, config, tensors, digest.hexdigest(), read, one_request=one_request)
 
     def bytes_of(self, names: Iterable[str]) -> int:
         """Bytes of these tensors in the files."""
@@ -122,7 +127,7 @@ class Checkpoint:
             part for run, buffer in zip(runs, buffers, strict=True) for part in parts_of(run, memoryview(buffer), size)
         ]
         stop = threading.Event()
-        in_threads(self.folder, [partial(self._fill, *part, stop) for part in parts])
+        in_threads(self._connections, [partial(self._fill, *part, stop) for part in parts])
         with self._counting:
             self.bytes_read += sum(map(len, buffers))
         return {
@@ -178,7 +183,7 @@ def header(storage: Storage, folder: str, file: Entry) -> tuple[bytes, int, int]
     end = safetensors.header_end(path, first, file.size)
     if end > len(first):
         first += storage.read_range(path, len(first), end)
-    return first[safetensors.LENGTH_BYTES : end], end, len(first)
+    return first[LENGTH_BYTES:end], end, len(first)
 
 
 def merged(places: Mapping[str, TensorPlace]) -> list[Run]:
@@ -209,9 +214,15 @@ def view(buffer: bytearray, run: Run, place: TensorPlace) -> torch.Tensor:
     return tensor.view(place.dtype).view(place.shape)
 
 
-def in_threads(path: str, jobs: list[Callable[[], Any]]) -> list[Any]:
-    """The results of jobs that read below `path`, with as many of them at once as its storage takes."""
-    most = LOCAL_THREADS if is_local(path) else connections_to(path)
+def connections(folder: str, one_request: bool) -> int:
+    """How many reads below a folder are in flight at once: as many as its storage takes, or one at remote storage."""
+    if is_local(folder):
+        return LOCAL_THREADS
+    return 1 if one_request else connections_to(folder)
+
+
+def in_threads(most: int, jobs: list[Callable[[], Any]]) -> list[Any]:
+    """The results of jobs, of which up to `most` run at once."""
     if len(jobs) < 2 or most < 2:
         return [job() for job in jobs]
     with ThreadPoolExecutor(min(most, len(jobs))) as threads:

@@ -51,6 +51,8 @@ def read_config(storage: Storage, folder: str) -> dict[str, Any]:
     path = join(folder, "config.json")
     try:
         config = orjson.loads(storage.read(path))
+    except NotADirectoryError:
+        raise StaggerError(f"{folder}: it is a file. Give the folder that it lies in.") from None
     except FileNotFoundError:
         raise StaggerError(f"{folder}: there is no config.json. {advice(folder)}") from None
     except ValueError as error:

@@ -42,10 +42,13 @@ class LoadedModel:
         config: dict[str, Any],
         blocks: int | None,
         engine_of: Callable[[int], LocalEngine] | None = None,
+        *,
+        one_request: bool = False,
     ) -> LoadedModel:
         """Open the model with this config.json, of which the first `blocks` blocks are needed; None for all.
 
-        `engine_of` makes the engine, for microbatches of up to that many places; by default one in this process.
+        `engine_of` makes the engine, for microbatches of up to that many places; by default one in this
+        process, with one request to remote storage in flight at a time if `one_request`.
 
         Raises StaggerError when it does not suit the settings, or the memory.
         """
@@ -66,6 +69,7 @@ class LoadedModel:
                 length=length,
                 beside_bytes=bytes_beside(rows, length, vocabulary, number_of(config, HIDDEN) or 0),
                 blocks=blocks,
+                one_request=one_request,
             )
         else:
             engine = engine_of(rows * length)

@@ -1,17 +1,26 @@
-"""What a model's folder must hold, and what is refused in it."""
+"""What a model's folder must hold, and what is refused in it. Imports no torch: a launch need not have it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stagger.errors import StaggerError
-from stagger.models.safetensors_header import TensorPlace, parsed
+from stagger.models.model_json import parsed
 from stagger.storage import Entry
 from stagger.storage.storage import join
 
+if TYPE_CHECKING:
+    from stagger.models.safetensors_header import TensorPlace
+
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+
+#: Bytes with the length of a header, at the start of a safetensors file.
+LENGTH_BYTES = 8
+
+#: Bytes of such a file that are read first: most headers fit.
+FIRST_BYTES = 16 * 2**10
 
 #: Endings of files that unpickle, which runs any code that they hold.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

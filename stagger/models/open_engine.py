@@ -44,6 +44,7 @@ def open_engine(
     beside_bytes: int = 0,
     blocks: int | None = None,
     devices: Sequence[torch.device] | None = None,
+    one_request: bool = False,
 ) -> LocalEngine:
     """The model in a folder, local or remote, with the engine that is wanted or fits; weights are loaded by its runs.
 
@@ -59,13 +60,14 @@ def open_engine(
         beside_bytes: what the caller takes on the device beside the model, such as for a chunk of logits.
         blocks: how many blocks are needed, from the first on; by default all.
         devices: by default all GPUs of the job, or the CPU.
+        one_request: whether one request to remote storage is in flight at a time.
 
     Raises StaggerError for a checkpoint that is refused, and when neither engine fits.
     """
     gc.collect()  # An engine of an earlier rank that failed may still hold its blocks, in a circle.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    checkpoint = Checkpoint.open(storage, model)
+    checkpoint = Checkpoint.open(storage, model, one_request=one_request)
     cut = CutModel(checkpoint, dtype_of(checkpoint, dtype), devices or devices_of_job())
     needed = range(cut.total_blocks if blocks is None else blocks)
     widths = Widths.of(cut.config.to_dict(), cut.hidden_size, fused=cut.config._attn_implementation in FUSED)

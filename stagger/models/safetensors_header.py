@@ -7,7 +7,6 @@ them (https://github.com/huggingface/safetensors#format).
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from itertools import pairwise
@@ -16,9 +15,8 @@ from typing import Any, NamedTuple
 import torch
 
 from stagger.errors import StaggerError, counted
-
-#: Bytes of a header's length.
-LENGTH_BYTES = 8
+from stagger.models.model_folder import LENGTH_BYTES
+from stagger.models.model_json import damaged, parsed, refuse_pointer
 
 #: The longest header that safetensors' own reader takes.
 MOST_HEADER_BYTES = 100_000_000
@@ -47,20 +45,14 @@ class TensorPlace(NamedTuple):
     end: int
 
 
-class Damaged(StaggerError):
-    """A file of a model is not what its format asks for."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path}: {reason}. Copy the file again from where it came from.")
-
-
 def header_end(path: str, first: bytes, size: int) -> int:
     """Where the header of a file of `size` bytes ends, from the file's first bytes."""
     if len(first) < LENGTH_BYTES:
-        raise Damaged(path, f"a safetensors file has at least {LENGTH_BYTES} bytes, and this one {size}")
+        raise damaged(path, f"a safetensors file has at least {LENGTH_BYTES} bytes, and this one {size}")
+    refuse_pointer(path, first)
     (length,) = struct.unpack("<Q", first[:LENGTH_BYTES])
     if length > min(size - LENGTH_BYTES, MOST_HEADER_BYTES):
-        raise Damaged(path, f"its header claims {counted(length, 'byte')}, and the file has {size:,}")
+        raise damaged(path, f"its header claims {counted(length, 'byte')}, and the file has {size:,}")
     return LENGTH_BYTES + int(length)
 
 
@@ -72,20 +64,20 @@ def places(path: str, file: str, text: bytes, data: int, size: int) -> dict[str,
     in_order = sorted(found.items(), key=lambda item: (item[1].begin, item[1].end))
     for (name, one), (next_name, other) in pairwise(in_order):
         if other.begin < one.end:
-            raise Damaged(path, f"two tensors share bytes: {name}, {next_name}")
+            raise damaged(path, f"two tensors share bytes: {name}, {next_name}")
         if other.begin > one.end:
-            raise Damaged(path, f"bytes of no tensor lie between two tensors: {name}, {next_name}")
+            raise damaged(path, f"bytes of no tensor lie between two tensors: {name}, {next_name}")
     last_name, last = in_order[-1] if in_order else ("", None)
     end = last.end if last else data
     if end > size:
-        raise Damaged(
+        raise damaged(
             path,
             f"it is truncated: it has {counted(size, 'byte')} instead of {end:,}, so the tensor {last_name} is cut off",
         )
     if end < size:
-        raise Damaged(path, f"it has {counted(size, 'byte')}, and its tensors end at byte {end:,}")
+        raise damaged(path, f"it has {counted(size, 'byte')}, and its tensors end at byte {end:,}")
     if in_order and in_order[0][1].begin != data:
-        raise Damaged(path, f"bytes of no tensor lie ahead of the tensor {in_order[0][0]}")
+        raise damaged(path, f"bytes of no tensor lie ahead of the tensor {in_order[0][0]}")
     return found
 
 
@@ -95,9 +87,9 @@ def place(subject: str, file: str, entry: Any, data: int) -> TensorPlace:
         name, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
     except (TypeError, KeyError, ValueError):
-        raise Damaged(subject, "it has no dtype, shape and data_offsets in the header") from None
+        raise damaged(subject, "it has no dtype, shape and data_offsets in the header") from None
     if not whole or end < begin:
-        raise Damaged(subject, f"its shape {list(shape)} and data_offsets {[begin, end]} are not possible")
+        raise damaged(subject, f"its shape {list(shape)} and data_offsets {[begin, end]} are not possible")
     dtype = DTYPES.get(name) if isinstance(name, str) else None
     if dtype is None:
         raise StaggerError(
@@ -106,24 +98,5 @@ def place(subject: str, file: str, entry: Any, data: int) -> TensorPlace:
         )
     needed = math.prod(shape) * dtype.itemsize
     if needed != end - begin:
-        raise Damaged(subject, f"{name} {list(shape)} takes {counted(needed, 'byte')}, and it has {end - begin:,}")
+        raise damaged(subject, f"{name} {list(shape)} takes {counted(needed, 'byte')}, and it has {end - begin:,}")
     return TensorPlace(file, dtype, shape, data + begin, data + end)
-
-
-def parsed(path: str, text: bytes) -> dict[str, Any]:
-    """A JSON object, without a key that appears twice."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise Damaged(path, f"it has {next(name for name in names if names.count(name) > 1)} twice")
-        return content
-
-    try:
-        content = json.loads(text, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise Damaged(path, f"its JSON cannot be read ({error})") from None
-    if not isinstance(content, dict):
-        raise Damaged(path, "its JSON is not an object")
-    return content

@@ -44,10 +44,16 @@ class Marks:
         """Count a document whose values are infinite or not numbers. Raises StaggerError unless they may be."""
         if self.on_nonfinite == "fail":
             raise StaggerError(
-                f"The model made of the document {document.id!r} {what}. float16 overflows in many models: use dtype"
-                " bfloat16 or float32. If other documents succeed, on_nonfinite: count gives this one null values."
+                f"The model made of the document {document.id!r} {what}. {self._advice} If other documents succeed,"
+                " on_nonfinite: count gives this one null values."
             )
         count("nonfinite")
+
+    @property
+    def _advice(self) -> str:
+        if "float16" in self.made_by.split():
+            return "float16 overflows in many models: use dtype bfloat16 or float32."
+        return "If it happens to every document, the weights hold numbers that are not finite: copy the model again."
 
 
 @dataclass

@@ -114,6 +114,12 @@ class ModelStep(BoundStep):
         self.blocks_needed(config)
         check_model(storage, self.settings(), config)
 
+    def start_requests(self, storage: Storage) -> int:
+        """Those for the model and its tokenizer; none for a model that is not known before the swarm is."""
+        from stagger.models.model_requests import start_requests
+
+        return start_requests(storage, self.settings()) if self.model else 0
+
     def blocks_needed(self, config: dict[str, Any]) -> int | None:
         """How many blocks are needed of the model with this config.json; None for all. Raises StaggerError when it does
         not have what is wanted.
@@ -146,7 +152,9 @@ class ModelStep(BoundStep):
             settings = self.settings()
             config = read_config(self._task.storage, settings.model)
             blocks = self.blocks_needed(config)
-            self._loaded = LoadedModel.open(self._task.storage, settings, config, blocks, opened)
+            self._loaded = LoadedModel.open(
+                self._task.storage, settings, config, blocks, opened, one_request=self._task.limited
+            )
         noted = self._task.notes.setdefault("models", [])
         if (note := self._loaded.note()) not in noted:
             noted.append(note)

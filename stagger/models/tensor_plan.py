@@ -17,8 +17,8 @@ SHOWN = 3
 class TensorPlan:
     """The tensors and parameters of each block, and of what is outside the blocks: that is "block" None.
 
-    Raises StaggerError when they do not match: with the names of tensors that are missing, and of those that the model
-    has no place for.
+    Raises StaggerError when they do not match: with the names of tensors that are missing, of those that the model has
+    no place for, and of one with another shape.
     """
 
     def __init__(self, model: Any, prefix: str, conversion: Conversion, folder: str) -> None:
@@ -54,6 +54,9 @@ class TensorPlan:
         nowhere = [name for name, target in self.target.items() if target is None]
         if extra := [name for name in nowhere if not self._conversion.ignored(name)]:
             reasons.append(f"{self._model_name} has no place for {counted(len(extra), 'tensor')}: {some(extra)}")
+        if misfits := self._conversion.misfits():
+            more = f", as {counted(len(misfits) - 1, 'more tensor', 'has')} another one" if len(misfits) > 1 else ""
+            reasons.append(f"{misfits[0]}{more}")
         if reasons:
             raise StaggerError(
                 f"{self._folder}: {'; '.join(reasons)}. Copy the model again; if it is complete, its config.json is"

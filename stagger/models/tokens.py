@@ -10,6 +10,7 @@ import numpy
 import transformers
 
 from stagger.errors import StaggerError
+from stagger.models.model_json import refuse_pointer
 from stagger.models.tokenizer_folder import FILES, NEEDED, no_tokenizer
 from stagger.storage.storage import Storage, join
 
@@ -30,6 +31,7 @@ class Tokenizer:
         contents = dict(zip(FILES, storage.read_many([join(folder, name) for name in FILES]), strict=True))
         if contents[NEEDED] is None:
             raise no_tokenizer(folder)
+        refuse_pointer(join(folder, NEEDED), contents[NEEDED])
         with tempfile.TemporaryDirectory() as copy:
             for name, content in contents.items():
                 if content is not None:

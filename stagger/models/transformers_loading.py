@@ -15,7 +15,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,7 @@ from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging
 
 from stagger.errors import StaggerError
+from stagger.models.safetensors_header import TensorPlace
 
 #: Builds of skeletons, one at a time: they replace a method of torch while they last.
 BUILDING = threading.Lock()
@@ -151,9 +152,10 @@ class Conversion:
     made: the parameters that all tensors together make.
     """
 
-    def __init__(self, model: Any, dtype: torch.dtype, names: Collection[str]) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype, tensors: Mapping[str, TensorPlace]) -> None:
         self._model = model
         self._dtype = dtype
+        self._tensors = tensors
         self._mapping = get_model_conversion_mapping(model)
         self._converting = threading.Lock()
         renamings = [one for one in self._mapping if isinstance(one, WeightRenaming)]
@@ -165,7 +167,7 @@ class Conversion:
         self.made: set[str] = set()
         self._converted: set[str] = set()
         alone: dict[str, str] = {}
-        for name in sorted(names, key=dot_natural_key):
+        for name in sorted(tensors, key=dot_natural_key):
             renamed, pattern = rename_source_key(name, renamings, converters, prefix, state)
             if renamed not in state and name in state:
                 renamed, pattern = rename_source_key(name, [], [], prefix, state)
@@ -176,6 +178,18 @@ class Conversion:
             if pattern is None and renamed in state and alone.setdefault(renamed, name) != name:
                 raise StaggerError(f"The tensors {alone[renamed]} and {name} both make the parameter {renamed}.")
             self.made |= {renamed.replace(targets[0], one) for one in targets} & state.keys()
+
+    def misfits(self) -> list[str]:
+        """What is wrong with the tensors that become parameters as they are, but have another shape."""
+        found = []
+        for name, parameter in self.target.items():
+            if parameter is not None and name not in self._converted:
+                shape, expected = self._tensors[name].shape, tuple(self._state[parameter].shape)
+                if shape != expected:
+                    found.append(
+                        f"{name} has the shape {list(shape)} in the checkpoint, and {list(expected)} in the model"
+                    )
+        return found
 
     def ignored(self, name: str) -> bool:
         """Whether transformers itself ignores a tensor that no parameter takes, such as a buffer of old versions."""

@@ -43,6 +43,12 @@ class BoundStep:
         its input, such as the files of a model, is missing or does not suit its parameters.
         """
 
+    def start_requests(self, storage: Storage) -> int:
+        """Called at launch: the requests to remote storage that a process makes for what the step needs beside its
+        input, before it reads that. `backend_limit` counts them.
+        """
+        return 0
+
 
 class Reader(BoundStep):
     """The first step of a pipeline whose input consists of shards. It yields the records of `task.shards`: of all the

@@ -259,6 +259,11 @@ class TaskContext:
         self._place = self.all_shards.index(shard, self._place)
         return self._ahead.shard(self._place)
 
+    @property
+    def limited(self) -> bool:
+        """Whether the run has a limit of requests to remote storage, so that one is in flight at a time."""
+        return self._request_share > 0
+
     @functools.cached_property
     def has_cpu_for_codecs(self) -> bool:
         """Whether codecs work in threads: the rank has a second processor, and this process may use it."""

@@ -13,14 +13,20 @@ from stagger.storage.storage import connections_to, is_local
 #: Each rank makes two range reads of the plan (entry and frame). At its end it writes a claim, a record and a log.
 PLAN_REQUESTS, END_REQUESTS = 2, 3
 
+#: Of a step with a model in one file, for a stage that is not planned yet: the listing, config.json twice, the header,
+#: and five files of the tokenizer.
+MODEL_REQUESTS = 9
+
 
 def not_yet_planned(stage: StageSpec) -> StageInput:
     """Assumption for a stage whose input does not exist yet: each rank has one shard, and one output per writer."""
+    models = sum(not is_local(str(step.params.get("model", ""))) for step in stage.pipeline)
     source, *others = (str(step.params.get("path", "")) for step in stage.pipeline)
     others += (step.removed.path for step in stage.pipeline if step.removed)
     return StageInput(
         remote_shards=0 if is_local(source) else stage.tasks,
         remote_outputs=sum(not is_local(path) for path in others) * stage.tasks,
+        step_requests=models * MODEL_REQUESTS,
     )
 
 
@@ -61,14 +67,14 @@ def requests_per_start(spec: RunSpec, stage: StageSpec, planned: StageInput, sha
 
 def requests_of_worker(spec: RunSpec, stage: StageSpec, planned: StageInput, ranks: int, share: float) -> int:
     """Requests of the first of `ranks` ranks that run one after another: up to a full read-ahead buffer, or, for small
-    ranks, those of all ranks that fit into one.
+    ranks, those of all ranks that fit into one. What the steps need beside their input is fetched once.
     """
     read_ahead, rank_bytes = spec.read_ahead_mb * 10**6, planned.bytes / stage.tasks
     if rank_bytes <= read_ahead:
         short = min(ranks, math.floor(read_ahead / rank_bytes)) if rank_bytes else 1
-        return short * requests_of_rank(spec, stage, planned, share)
+        return planned.step_requests + short * requests_of_rank(spec, stage, planned, share)
     control = 0 if is_local(spec.run_dir) else PLAN_REQUESTS + spec.pickled
-    return control + math.ceil(fetched_ahead(spec, stage, planned, share))
+    return planned.step_requests + control + math.ceil(fetched_ahead(spec, stage, planned, share))
 
 
 def fetched_ahead(spec: RunSpec, stage: StageSpec, planned: StageInput, share: float) -> float:

@@ -89,7 +89,8 @@ def make_plan(storage: Storage, stage: StageSpec, steps: Sequence[Any], upstream
         refuse_inputs_by_value(stage.name, ranks.table, readers, writers)
         remote = bool(shards) and any(not is_local(reader.path_of(shards[0])) for reader in readers)
         content, times = digests(shards)
-        planned = StageInput(sum(shards.sizes), len(shards) if remote else 0, outputs, times)
+        beside = sum(one.start_requests(storage) for one in bound_steps_in(steps))
+        planned = StageInput(sum(shards.sizes), len(shards) if remote else 0, outputs, times, beside)
         return StagePlan(stage, fingerprint(stage, content), ranks, planned)
 
 

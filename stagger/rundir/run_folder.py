@@ -245,10 +245,12 @@ class StageInput:
     """The numbers in a stage's plan that determine its requests, summed over all ranks.
 
     `remote_shards` and `remote_outputs` count files on remote storage; each costs one request. `times` is a hash of the
-    local shards' times of modification, which are no part of the fingerprint.
+    local shards' times of modification, which are no part of the fingerprint. `step_requests` is no sum: it counts the
+    requests of one process for what its steps need beside their input, such as a model.
     """
 
     bytes: int = 0
     remote_shards: int = 0
     remote_outputs: int = 0
     times: str = ""
+    step_requests: int = 0

@@ -364,3 +364,12 @@ def test_a_folder_that_is_no_model_is_refused_with_what_to_do(stored: Path, tmp_
 def test_a_folder_that_does_not_exist_is_said_to(tmp_path: Path) -> None:
     with pytest.raises(StaggerError, match=r"there is no config.json.*The folder is empty, or does not exist"):
         Checkpoint.open(Storage(), str(tmp_path / "nowhere"))
+
+
+def test_a_pointer_of_git_lfs_is_named(stored: Path, tmp_path: Path) -> None:
+    shutil.copytree(stored, tmp_path, dirs_exist_ok=True)
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    for name in (FIRST, INDEX):
+        (tmp_path / name).write_bytes(pointer)
+        with pytest.raises(StaggerError, match=f"{tmp_path}/{name}: it is not the file, but a pointer of Git LFS"):
+            Checkpoint.open(Storage(), str(tmp_path))

@@ -241,6 +241,8 @@ def test_a_look_behind_the_step_runs_the_model_here(models: Models, corpus: Path
         ("score_blocks", {"buffer_tokens": -1}, "buffer_tokens is -1; give a number of tokens"),
         ("score_blocks", {"tokenizer": "/nowhere"}, "/nowhere: there is no tokenizer.json; give tokenizer a folder"),
         ("score_blocks", {"model": "/nowhere/Llama"}, r"/nowhere/Llama: there is no config\.json\. .*hf download nowh"),
+        ("score_blocks", {"model": __file__}, r"test_steps\.py: it is a file\. Give the folder that it lies in"),
+        ("score_blocks", {"dtype": "fp16"}, "dtype.*'fp16'.*did you mean 'float16'"),
         ("embed_blocks", {"layer": 7}, "layer 7: the model has 6 blocks, so its layers are 0 .the embedding. to 6"),
         ("embed_blocks", {"layer": [6, -1]}, r"layer \[6, -1\] names the layer 6 twice"),
         ("embed_blocks", {"layer": []}, "layer is an empty list"),

@@ -1,0 +1,46 @@
+"""JSON of a model's files, and the error for a file that is damaged. Imports no torch: a launch need not have it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from stagger.errors import StaggerError
+
+#: How a file begins that stands for one in Git LFS, in a clone without its content
+#: (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md).
+LFS_POINTER = b"version https://git-lfs"
+
+
+def damaged(path: str, reason: str) -> StaggerError:
+    """The error for a file of a model that is not what its format asks for."""
+    return StaggerError(f"{path}: {reason}. Copy the file again from where it came from.")
+
+
+def refuse_pointer(path: str, content: bytes) -> None:
+    """Raise StaggerError when a file's first bytes are those of a pointer of Git LFS."""
+    if content.startswith(LFS_POINTER):
+        raise StaggerError(
+            f"{path}: it is not the file, but a pointer of Git LFS to it: run git lfs pull in the clone that it came"
+            " from, or download the model with hf download."
+        )
+
+
+def parsed(path: str, text: bytes) -> dict[str, Any]:
+    """A JSON object, without a key that appears twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise damaged(path, f"it has {next(name for name in names if names.count(name) > 1)} twice")
+        return content
+
+    refuse_pointer(path, text)
+    try:
+        content = json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"its JSON cannot be read ({error})") from None
+    if not isinstance(content, dict):
+        raise damaged(path, "its JSON is not an object")
+    return content
