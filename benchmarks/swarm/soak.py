@@ -1,4 +1,4 @@
-"""A scoring run through a swarm on a Slurm cluster, whose servers and ranks are killed, stopped, cancelled and preempted.
+"""A scoring run through a swarm on a Slurm cluster, where servers and ranks are killed, stopped and cancelled.
 
 Servers have a time limit of minutes, so that each reaches it again and again. At the end every document must be in the
 outputs exactly once, with the numbers of the engine `whole`, and nothing of the swarm may be left. Exit status 1
@@ -7,6 +7,7 @@ otherwise. Needs the variable SLURM_CONF, partitions gpu and cpu on this machine
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -20,6 +21,8 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import zstandard
 
 from benchmarks.kit import measure
 from tests.models.corpus import documents, save_model
@@ -168,15 +171,18 @@ class Run:
 
 def compared(whole: dict[str, bytes], out: dict[str, bytes]) -> dict[str, int]:
     """How many documents are lost, doubled, or have other numbers; files that differ in a byte."""
-    wanted = {one["id"]: one for data in whole.values() for one in map(json.loads, data.splitlines())}
-    found = [one for data in out.values() for one in map(json.loads, data.splitlines())]
+    wanted = {one["id"]: one for data in whole.values() for one in records(data)}
+    found = [one for data in out.values() for one in records(data)]
     return {
         "lost": len(wanted.keys() - {one["id"] for one in found}),
         "doubled": len(found) - len({one["id"] for one in found}),
         "unequal": sum(wanted.get(one["id"]) != one for one in found),
-        "files that differ": sum(out.get(name) != data for name, data in whole.items())
-        + len(out.keys() - whole.keys()),
+        "files that differ": sum(out.get(name) != whole.get(name) for name in out.keys() | whole.keys()),
     }
+
+
+def records(data: bytes) -> list[Any]:
+    return [json.loads(line) for line in zstandard.ZstdDecompressor().decompressobj().decompress(data).splitlines()]
 
 
 def disturbed(run: Run, seconds: float, every: float, dice: random.Random) -> Counter[str]:
@@ -187,10 +193,8 @@ def disturbed(run: Run, seconds: float, every: float, dice: random.Random) -> Co
     while time.monotonic() < deadline:
         time.sleep(dice.uniform(0, 2 * every))
         (kind,) = dice.choices([*DISTURBANCES], [*DISTURBANCES.values()])
-        try:
+        with contextlib.suppress(ProcessLookupError):
             done[kind] += run.disturb(kind, dice)
-        except ProcessLookupError:
-            pass
         if time.monotonic() - said > 30:
             said, scored = time.monotonic(), run.stage("score")["done"]
             measure.say(f"{dict(done)}, {scored} of {run.ranks} ranks done, {deadline - said:.0f} s to go")
@@ -231,8 +235,8 @@ def main() -> int:
             "disturbances": dict(done),
             "ranks_done": scored["done"],
             "servers_started": len(run.logs("swarm")),
-            "time_limits_reached": sum("before its time is up" in text for text in run.logs("swarm").values()),
-            "replaced": sum(len(list((path / "slurm").glob("*.out"))) for path in run.path.glob("swarm/launches/*")),
+            "left_at_their_time": sum("it comes back in a new one" in text for text in run.logs("swarm").values()),
+            "launches_of_replacements": len(list((run.path / "swarm" / "launches").iterdir())) - 1,
             **{name: log.count(sentence) for name, sentence in SAID.items()},
             "why": dict(Counter(re.findall(r"gives up server \S+: (?:it |its )?([a-z ]+)", log)).most_common(8)),
             "compared": compared(run.whole(), run.outputs("out")),
