@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from stagger.launch.launch import Wishes, launch
 from stagger.launch.plans import check_key
 from stagger.spec.load import load_file
 from stagger.storage.storage import Storage
+from tests.conftest import ROOT
 from tests.models.corpus import save_model
 
 
@@ -125,3 +128,24 @@ def test_the_key_ends_with_its_run_also_in_a_folder_for_several(tmp_path: Path) 
     assert len(list((tmp_path / "keys").iterdir())) == 1
     clear_registry(Storage(), stage, keys)
     assert list((tmp_path / "keys").iterdir()) == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/blocks.md"])
+def test_examples_of_swarms_are_launched_as_written(page: str, model: str, tmp_path: Path) -> None:
+    """All but their paths."""
+    (tmp_path / "documents").mkdir()
+    lines = [json.dumps({"text": "the cat", "id": str(number)}) for number in range(500)]
+    for number, line in enumerate(lines):
+        (tmp_path / "documents" / f"{number}.jsonl").write_text(line + "\n")
+    shutil.copy(ROOT / "stagger" / "blocks" / "server" / "simulated_host.py", tmp_path / "my_host.py")
+    examples = [
+        text for text in re.findall(r"```yaml\n(.*?)```", (ROOT / page).read_text(), re.DOTALL) if "blocks:" in text
+    ]
+    assert examples
+    for text in examples:
+        text = text.replace("/lustre/models/llama-70b", model).replace("/lustre/me", str(tmp_path))
+        text = re.sub(r"max_length: \d+", "max_length: 2048", text).replace("my_host:Host", "my_host:SimulatedHost")
+        text = text.replace("  host_options: {dtype: bfloat16}\nexecutor", "executor")  # Of a class of the reader's.
+        (tmp_path / "file.yaml").write_text(text)
+        shown = dry_run(load_file(str(tmp_path / "file.yaml")), Wishes())
+        assert [len(stage["arrays"]) for stage in shown["stages"]] == [1] * len(shown["stages"])
