@@ -138,7 +138,8 @@ def padding(total: int, tokens: int) -> float:
     """
     import numpy
 
-    from stagger.models.batches import Batcher, Piece, Row, Shapes
+    from stagger.models.batches import Batcher, Piece, Row
+    from stagger.models.shapes import Shapes
     from stagger.models.steps import BUFFER_TOKENS
 
     lengths = numpy.random.default_rng(0).lognormal(numpy.log(490), 1.0, total // 400).clip(8, 4096).astype(int)

@@ -12,6 +12,7 @@ from typing import Any
 from stagger.blocks.host import HostContext
 from stagger.blocks.serving.keys import key_path, remove_client_keys
 from stagger.blocks.swarm_place import END, registry_folder
+from stagger.blocks.transformer_options import check_options
 from stagger.errors import StaggerError, missing_extra
 from stagger.models.settings import need_models
 from stagger.pipeline.hooks import BoundStep
@@ -32,8 +33,10 @@ HOSTS = {
 METHODS = ("room", "measure", "load", "unload", "serve")
 
 
-def clear_registry(storage: Storage, stage_dir: str) -> None:
+def clear_registry(storage: Storage, stage_dir: str, keys: str | None = None) -> None:
     """Remove what servers left in the registry, and their clients' key. Call it only when no server runs any more.
+
+    `keys` is the folder of the key, if it does not lie in the stage's.
 
     That the swarm has ended stays on record: a job that starts all the same must not serve nobody for hours.
     """
@@ -41,7 +44,7 @@ def clear_registry(storage: Storage, stage_dir: str) -> None:
     for entry in storage.list(folder):
         if entry.name != END:
             storage.remove(join(folder, entry.name))
-    remove_client_keys(key_path(stage_dir))
+    remove_client_keys(key_path(stage_dir, keys))
 
 
 class HostBlocks(BoundStep):
@@ -68,6 +71,8 @@ class HostBlocks(BoundStep):
             inspect.signature(target).bind(None, **self.settings.host_options)
         except TypeError as error:
             raise StaggerError(f"blocks.host_options: {self.settings.host} does not accept them: {error}.") from None
+        if self.settings.host == "transformer":
+            check_options(self.settings.model, self.settings.host_options)
 
     def bind(self, task: TaskContext) -> None:
         self._task = task

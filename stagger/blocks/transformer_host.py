@@ -17,7 +17,7 @@ from stagger.blocks.serving.addresses import own_address
 from stagger.blocks.serving.keys import client_keys, key_path
 from stagger.blocks.serving.span_server import Computed, NotFinite, NotHere, SpanServer
 from stagger.blocks.serving.tensors import as_bytes, as_tensor
-from stagger.blocks.serving.wire import TOKENS, Model, Request, read_lengths
+from stagger.blocks.serving.wire import Model, Request, read_lengths
 from stagger.errors import StaggerError, counted
 from stagger.models.block_source import BlockSource
 from stagger.models.blocks_ahead import BlocksAhead
@@ -28,6 +28,7 @@ from stagger.models.devices import device_name, devices_of_job, free_memory
 from stagger.models.memory import Widths, activations, measure, room
 from stagger.models.microbatch import Microbatch
 from stagger.models.open_engine import dtype_of
+from stagger.models.swarm_choice import SERVED_TOKENS
 
 #: Bytes per second that a connection carries, encrypted by one thread (benchmarks/swarm).
 CONNECTION_BYTES_PER_S = 6e8
@@ -53,7 +54,7 @@ class TransformerHost:
         self,
         context: HostContext,
         dtype: str = "auto",
-        tokens: int = TOKENS,
+        tokens: int = SERVED_TOKENS,
         max_length: int | None = None,
         interface: str | None = None,
         keys: str | None = None,

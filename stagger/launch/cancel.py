@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, agreeing
 from stagger.executor.base import NotCancelled
 from stagger.executor.kinds import LaunchedJobs
 from stagger.launch.swarms import end_swarms
@@ -23,7 +23,10 @@ def cancel(run: RunFolder, record: RunRecord, stage: str | None, ranks: set[int]
     specs = record.spec.chosen(stage) if ranks is None else [record.spec.only(stage)]
     stages = [run.stage(record, spec.name) for spec in specs]
     stopped = cancel_stages(stages, ranks)
-    return [*stopped, *held_back(stages), *swarms_ended(run, record, stages)] if stopped else []
+    if not stopped:
+        return []
+    waiting = users_waiting(run, record, stages) if ranks is None else []
+    return [*stopped, *held_back(stages), *waiting, *swarms_ended(run, record, stages)]
 
 
 def swarms_ended(run: RunFolder, record: RunRecord, stages: Sequence[Stage]) -> list[str]:
@@ -34,6 +37,24 @@ def swarms_ended(run: RunFolder, record: RunRecord, stages: Sequence[Stage]) -> 
     looks = look_at_run(run, record)
     gone = {stage.name for stage in stages}
     return end_swarms(record.spec, looks, sorted(names), ended=gone)
+
+
+def users_waiting(run: RunFolder, record: RunRecord, stages: Sequence[Stage]) -> list[str]:
+    """One sentence for each of the cancelled swarms that others, which are at work, use: they wait for servers."""
+    gone = {stage.name for stage in stages}
+    users = {swarm: [one.name for one in record.spec.users_of(swarm) if one.name not in gone] for swarm in gone}
+    if not any(users.values()):
+        return []
+    looks = look_at_run(run, record)
+    found = []
+    for swarm, names in users.items():
+        if active := [name for name in names if looks[name].activity.ranks - looks[name].done]:
+            found.append(
+                f"{', '.join(active)} {agreeing(len(active), 'waits')} for servers of {swarm}: start these again, once"
+                f" they have left, with stagger retry {run.path}, or stop {active[0]}, too: stagger cancel {run.path}"
+                f" --stage {active[0]}"
+            )
+    return found
 
 
 def cancel_stages(stages: Sequence[Stage], ranks: set[int] | None = None) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from stagger.blocks.serving.keys import check_place, key_path
 from stagger.errors import StaggerError
 from stagger.launch.publish import check_publishing
 from stagger.pipeline.chain import Step
@@ -64,6 +65,7 @@ class Pipeline:
         for stage in self.spec.stages:
             swarms = {name: self.spec.stage(name).blocks for name in stage.uses}
             check_needs(storage, stage, self.steps[stage.name], swarms)
+            check_key(self.spec, stage)
 
     def inputs(self, plans: Mapping[str, StagePlan]) -> Iterator[str]:
         """The paths of all shards in the plans."""
@@ -80,6 +82,17 @@ class Pipeline:
             with contextlib.suppress(StaggerError):  # Its input is not there yet.
                 found = map(first.path_of, first.find_shards(storage)) if isinstance(first, Reader) else ()
                 yield from (path for path in found if not writer_of(path, ahead, places))
+
+
+def check_key(spec: RunSpec, stage: StageSpec) -> None:
+    """Raise StaggerError when the servers of a stage would find no place for the key of those that may talk to them."""
+    if stage.blocks is not None and stage.blocks.host == "transformer":
+        options = stage.blocks.host_options
+        if options.get("encrypt", True):
+            try:
+                check_place(key_path(spec.run_dir, options.get("keys")))
+            except StaggerError as error:
+                raise StaggerError(f"{stage.name}: {error}") from None
 
 
 def refuse_same_names(names: Mapping[str, list[OutputNames]]) -> None:

@@ -16,9 +16,7 @@ import torch
 from stagger.errors import StaggerError
 from stagger.models.microbatch import Microbatch
 from stagger.models.settings import OnLong
-
-#: Lengths of rows are multiples of this.
-LENGTH_STEP = 64
+from stagger.models.shapes import Shapes
 
 #: What a row counts at least, in tokens: a document takes memory beside its text, and so does an empty one.
 LEAST_WEIGHT = 64
@@ -59,35 +57,6 @@ class Pieces:
             begin = pieces[-1].begin + self.stride
             pieces.append(Piece(begin, min(begin + self.max_length, length), done))
         return pieces
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """The shapes of microbatches.
-
-    tokens: places of a microbatch, at most, unless a single row has more.
-    most: the most places that the model has in a row; None if it has no limit.
-    """
-
-    tokens: int
-    most: int | None = None
-
-    def length(self, tokens: int) -> int:
-        """The length of a row of `tokens` tokens: the next multiple of LENGTH_STEP, unless the model has fewer places.
-
-        >>> [Shapes(4096, 1000).length(tokens) for tokens in (1, 64, 65, 970)]
-        [64, 64, 128, 1000]
-        """
-        length = -(-tokens // LENGTH_STEP) * LENGTH_STEP
-        return length if self.most is None else max(tokens, min(length, self.most))
-
-    def rows(self, length: int) -> int:
-        """The number of rows of this length.
-
-        >>> [Shapes(4096).rows(length) for length in (64, 3072, 8192)]
-        [64, 1, 1]
-        """
-        return max(1, self.tokens // length)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from stagger.models.batches import Pieces, Shapes
+from stagger.models.batches import Pieces
 from stagger.models.config_facts import HIDDEN, PLACES, VOCABULARY, number_of
 from stagger.models.engines import LocalEngine
 from stagger.models.open_engine import open_engine
@@ -16,6 +16,7 @@ from stagger.models.passing import Passage, Work
 from stagger.models.results import Pool, bytes_beside
 from stagger.models.scores import Embeddings, Marks, Scores
 from stagger.models.settings import Settings
+from stagger.models.shapes import Shapes
 from stagger.models.tokens import Tokenizer
 from stagger.storage.storage import Storage
 
@@ -72,7 +73,7 @@ class LoadedModel:
                 one_request=one_request,
             )
         else:
-            engine = engine_of(rows * length)
+            engine = engine_of(shapes.largest(longest))
         pieces = Pieces(longest, settings.on_long, settings.step_of_windows(longest))
         return cls(engine, tokenizer, settings, pieces, shapes, vocabulary)
 

@@ -12,9 +12,10 @@ import numpy
 import torch
 
 from stagger.errors import StaggerError
-from stagger.models.batches import Batcher, Piece, Pieces, Row, Shapes
+from stagger.models.batches import Batcher, Piece, Pieces, Row
 from stagger.models.engine import Engine
 from stagger.models.microbatch import Microbatch
+from stagger.models.shapes import Shapes
 from stagger.pipeline import Document, count
 
 #: A text's tokens: int64 [tokens].

@@ -9,9 +9,10 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 from stagger.errors import StaggerError, counted
-from stagger.models.config_facts import BLOCKS, number_of, read_config
+from stagger.models.config_facts import BLOCKS, PLACES, number_of, read_config
 from stagger.models.settings import Dtype, EngineName, OnLong, OnNonfinite, Settings, need_models
-from stagger.models.swarm_choice import OPEN_SWARM, model_folder, name_of
+from stagger.models.shapes import Shapes
+from stagger.models.swarm_choice import OPEN_SWARM, check_size, model_folder, name_of
 from stagger.pipeline import Document
 from stagger.pipeline.hooks import BoundStep, kept, stateless
 from stagger.pipeline.names import resolve
@@ -66,6 +67,7 @@ class ModelStep(BoundStep):
     buffer_tokens: int | None = None
     on_nonfinite: OnNonfinite = "fail"
     swarm: str | None = None
+    _used: tuple[str, dict[str, Any]] | None = field(default=None, init=False, repr=False)
     _task: TaskContext | None = field(default=None, init=False, repr=False)
     _loaded: Any = field(default=None, init=False, repr=False)
 
@@ -105,14 +107,19 @@ class ModelStep(BoundStep):
         if self.engine == "swarm":
             name = name_of(uses, self.swarm)
             self.model = model_folder(name, uses[name], self.model, self.dtype)
+            self._used = name, uses[name].host_options
 
     def check_launch(self, storage: Storage) -> None:
         """Check the model's folder, and that the model can be cut into blocks, if torch and transformers are here."""
         from stagger.models.launch_check import check_model
 
-        config = read_config(storage, self.settings().model)
+        settings = self.settings()
+        config = read_config(storage, settings.model)
         self.blocks_needed(config)
-        check_model(storage, self.settings(), config)
+        if self._used is not None:
+            longest = settings.longest(config)
+            check_size(*self._used, Shapes(self.tokens, number_of(config, PLACES)).largest(longest), longest)
+        check_model(storage, settings, config)
 
     def start_requests(self, storage: Storage) -> int:
         """Those for the model and its tokenizer; none for a model that is not known before the swarm is."""

@@ -14,6 +14,9 @@ OPEN_SWARM = "stagger.blocks.serving.swarm_engine:open_swarm"
 #: The host whose servers pass hidden states on.
 HOST = "transformer"
 
+#: Places of the largest microbatch that its servers take, unless `host_options.tokens` gives another number.
+SERVED_TOKENS = 16384
+
 
 class Swarm(Protocol):
     """What is known of a swarm: `model` is the folder of its model, or of that folder's config.json."""
@@ -57,3 +60,20 @@ def model_folder(name: str, swarm: Swarm, model: str | None, dtype: str) -> str:
     if dtype != theirs and "auto" not in (dtype, theirs):
         raise StaggerError(f"dtype is {dtype}, but {name} has {theirs} (host_options): leave it out, or give the same.")
     return folder
+
+
+def check_size(name: str, options: Mapping[str, Any], places: int, longest: int) -> None:
+    """Raise StaggerError when the servers of a swarm, with these `host_options`, take smaller microbatches than a step
+    makes: those have up to `places` places, in rows of up to `longest` tokens.
+    """
+    most = options.get("tokens", SERVED_TOKENS)
+    if places > most:
+        raise StaggerError(
+            f"a microbatch has up to {places:,} tokens, and the servers of {name} take {most:,}: lower `tokens` or"
+            f" `max_length` of the step, or raise host_options.tokens of {name}."
+        )
+    if longest > (options.get("max_length") or longest):
+        raise StaggerError(
+            f"max_length is {longest:,}, and that of {name} (host_options) is {options['max_length']:,}: give both the"
+            " same."
+        )

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stagger.errors import StaggerError
-from stagger.models.batches import LEAST_WEIGHT, Batcher, Piece, Pieces, Row, Shapes
+from stagger.models.batches import LEAST_WEIGHT, Batcher, Piece, Pieces, Row
+from stagger.models.shapes import Shapes
 
 
 def rows_of(lengths: list[int]) -> list[Row]:

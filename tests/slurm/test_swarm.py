@@ -43,7 +43,7 @@ class Swarm:
     def score(self, out: str, **params: Any) -> list[dict[str, Any]]:
         return [
             {"read_jsonl": {"path": str(self.folder / "input")}},
-            {"score_blocks": {"tokens": 256, "buffer_tokens": 8192, **params}},
+            {"score_blocks": {"tokens": 256, "max_length": 150, "buffer_tokens": 8192, **params}},
             {"write_jsonl": {"path": str(self.folder / out)}},
         ]
 

@@ -182,3 +182,21 @@ def test_a_swarm_ends_when_its_user_has_failed_for_good_and_begins_again_with_it
     until(lambda: swarm.ended(), "the swarm to end again")
     assert len(launches(swarm.run / "swarm")) == 2
     assert swarm.stages()["swarm"]["done"] == SERVERS
+
+
+def test_a_swarm_that_is_cancelled_alone_begins_again_beside_its_user(swarm: Swarm, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    swarm.launch({"my_steps:hold": {"flag": str(flag)}})
+    until(lambda: len(swarm.online()) == SERVERS, "all to serve")
+    until(Path(f"{flag}-1").exists, "the user to be at work")
+    said = swarm.cli("cancel", swarm.run, "--stage", "swarm", check=0).out
+    assert (
+        f"score waits for servers of swarm: start these again, once they have left, with stagger retry {swarm.run}"
+        in said
+    )
+    until(lambda: swarm.stages()["swarm"]["running"] == 0, "the servers to leave")
+    swarm.cli("retry", swarm.run, check=0)
+    until(lambda: len(swarm.online()) == SERVERS, "all to serve again")
+    flag.touch()
+    until(swarm.ended, "all jobs to end")
+    assert {name: stage["done"] for name, stage in swarm.stages().items()} == {"swarm": SERVERS, "score": 2}

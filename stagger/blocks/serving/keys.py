@@ -67,19 +67,25 @@ def client_keys(path: str, environ: Mapping[str, str] = os.environ) -> KeyPair:
     Raises StaggerError when the path is in a bucket, where a file is nobody's alone, and when others own the file or
     may read it.
     """
+    check_place(path, environ)
     if told := environ.get(VARIABLE):
         return KeyPair.of(told.encode(), f"the environment variable {VARIABLE}")
-    if not is_local(path):
-        raise StaggerError(
-            f"the key of the swarm cannot be kept in {path}: a bucket has no files that only you may read. Set the "
-            f"option `keys` of the host to a folder of yours that all nodes share, or set {VARIABLE} for all jobs."
-        )
     path = path.removeprefix("file://")
     try:
         return _read(path)
     except FileNotFoundError:
         _create(path, KeyPair.new().secret)
         return _read(path)
+
+
+def check_place(path: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Raise StaggerError when the key can be neither in the file `path` nor in the environment."""
+    if not environ.get(VARIABLE) and not is_local(path):
+        raise StaggerError(
+            f"the key of the swarm cannot be kept in {path}: a bucket has no files that only you may read. Set the"
+            f" option `keys` of the host (blocks.host_options) to a folder of yours that all nodes share, or set"
+            f" {VARIABLE} for all jobs."
+        )
 
 
 def remove_client_keys(path: str) -> None:

@@ -2,7 +2,8 @@
 
 The talking thread reads every request, and answers at once whatever need not wait: bad frames, a server that leaves,
 more than a client's credits or the memory for the queue allow. Memory is bounded: a client has `credits` requests here,
-all together `most_queued_bytes`, and answers to a client that does not read are dropped.
+all together `most_queued_bytes`, answers to a client that does not read are dropped, and so is a connection that sends
+more than its credits allow (`inflow.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import zmq
 
 from stagger.blocks.serving import wire
+from stagger.blocks.serving.inflow import Inflow
 from stagger.blocks.serving.keys import KeyPair, is_key
 from stagger.blocks.serving.wire import BadFrames, Buffer, Model, Refusal, Reply, Request, read_request
 from stagger.errors import StaggerError, counted
@@ -115,6 +117,9 @@ class SpanServer:
         self._why = ""
         self._context = zmq.Context()
         self._router = self._listening(heartbeat)
+        self.inflow = Inflow(
+            self._router, CREDITS * (model.most_bytes + 4 * model.most_tokens + wire.MOST_HEADER_BYTES)
+        )
         self._results = self._context.socket(zmq.PULL)
         self._results.bind(RESULTS)
         self.address = f"tcp://{address}:{self._router.bind_to_random_port(f'tcp://{address}')}"
@@ -166,6 +171,7 @@ class SpanServer:
         try:
             while not (stop.is_set() and self._at_rest()):
                 ready = dict(poller.poll(POLL_MS))
+                self.inflow.check()
                 if self._guard in ready:
                     self._let_in()
                 if self._results in ready:
@@ -188,6 +194,7 @@ class SpanServer:
     def _take(self, leaving: bool) -> None:
         """Read one message of a client, and queue or answer it."""
         peer, *parts = self._router.recv_multipart(copy=False)
+        self.inflow.message(parts[-1] if parts else peer)
         peer, frames = peer.bytes, [part.buffer for part in parts]
         try:
             request = read_request(frames, self.model)
@@ -242,6 +249,7 @@ class SpanServer:
         self._guard.send_multipart([version, number, *verdict, b"", b""])
 
     def _close(self) -> None:
+        self.inflow.close()
         with self._filled:
             self._ended = True
             self._filled.notify()

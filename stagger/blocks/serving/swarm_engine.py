@@ -15,7 +15,7 @@ from stagger.blocks.serving.flight import Work
 from stagger.blocks.serving.keys import client_keys, key_path
 from stagger.blocks.serving.routing import Uncovered
 from stagger.blocks.serving.tensors import as_bytes, as_tensor
-from stagger.blocks.serving.wire import TOKENS, Model, write_lengths
+from stagger.blocks.serving.wire import Model, write_lengths
 from stagger.blocks.swarm_jobs import SwarmJobs
 from stagger.blocks.swarm_place import SwarmPlace
 from stagger.errors import StaggerError
@@ -106,11 +106,6 @@ class SwarmEngine(LocalEngine):
         encrypt = options.get("encrypt", True)
         mine = {"fingerprint": checkpoint.fingerprint, "dtype": str(self.dtype).removeprefix("torch.")}
         self._found = Discovery(mine, encrypt)
-        if tokens > (most := options.get("tokens", TOKENS)):
-            raise StaggerError(
-                f"a microbatch has up to {tokens:,} tokens, and the servers of {place.name} take {most:,}: raise"
-                f" host_options.tokens of {place.name}, or lower `tokens` or `max_length` of the step."
-            )
         self._model = Model(cut.total_blocks, cut.hidden_size, mine["dtype"], tokens)
         self._keys = client_keys(key_path(place.stage_dir, options.get("keys"))) if encrypt else None
         self._client: Client | None = None

@@ -22,9 +22,6 @@ from stagger.errors import counted, one_line
 VERSION = 1
 MOST_HEADER_BYTES = 1024
 
-#: Tokens of the largest request, padding included, unless a host takes more or fewer.
-TOKENS = 16384
-
 #: Name of a dtype -> bytes of one value.
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
