@@ -29,9 +29,10 @@ class Tokenizer:
     def open(cls, storage: Storage, folder: str) -> Tokenizer:
         """The tokenizer in a folder, local or remote. Raises StaggerError when there is none, or it is damaged."""
         contents = dict(zip(FILES, storage.read_many([join(folder, name) for name in FILES]), strict=True))
-        if contents[NEEDED] is None:
+        needed = contents[NEEDED]
+        if needed is None:
             raise no_tokenizer(folder)
-        refuse_pointer(join(folder, NEEDED), contents[NEEDED])
+        refuse_pointer(join(folder, NEEDED), needed)
         with tempfile.TemporaryDirectory() as copy:
             for name, content in contents.items():
                 if content is not None:
