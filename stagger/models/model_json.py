@@ -1,4 +1,4 @@
-"""JSON of a model's files, how long it is in safetensors, and the error for a file that is damaged. Imports no torch: a launch need not have it."""
+"""JSON of a model's files, and the error for one that is damaged. Imports no torch: a launch need not have it."""
 
 from __future__ import annotations
 
