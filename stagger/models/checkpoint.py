@@ -17,8 +17,8 @@ import torch
 
 from stagger.errors import BadInput, StaggerError
 from stagger.models import safetensors_header as safetensors
-from stagger.models.model_folder import FIRST_BYTES, LENGTH_BYTES, check_config, weight_files
-from stagger.models.model_json import parsed
+from stagger.models.model_folder import FIRST_BYTES, check_config, weight_files
+from stagger.models.model_json import LENGTH_BYTES, parsed
 from stagger.models.safetensors_header import TensorPlace
 from stagger.storage import MTIME, Entry
 from stagger.storage.retry import GivenUp

@@ -10,7 +10,7 @@ import torch
 
 from stagger.models.batches import Pieces
 from stagger.models.config_facts import HIDDEN, PLACES, VOCABULARY, number_of
-from stagger.models.engines import LocalEngine
+from stagger.models.engines import LocalEngine, Stream
 from stagger.models.open_engine import open_engine
 from stagger.models.passing import Passage, Work
 from stagger.models.results import Pool, bytes_beside
@@ -116,6 +116,8 @@ class LoadedModel:
 
     def passage(self, work: Work, *, patient: bool = True) -> Passage:
         """Takes documents through the model for this work; one by one unless `patient`."""
+        if not patient and isinstance(self.engine, Stream):
+            self.engine.window_bytes = 0  # A microbatch at a time.
         return Passage(
             self.engine,
             self.tokenizer,

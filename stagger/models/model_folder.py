@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
-#: Bytes with the length of a header, at the start of a safetensors file.
-LENGTH_BYTES = 8
-
-#: Bytes of such a file that are read first: most headers fit.
+#: Bytes of a safetensors file that are read first: most headers fit.
 FIRST_BYTES = 16 * 2**10
 
 #: Endings of files that unpickle, which runs any code that they hold.

@@ -1,4 +1,4 @@
-"""JSON of a model's files, and the error for a file that is damaged. Imports no torch: a launch need not have it."""
+"""JSON of a model's files, and the error for one that is damaged. Imports no torch: a launch need not have it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import json
 from typing import Any
 
 from stagger.errors import StaggerError
+
+#: Bytes with the length of a header, at the start of a safetensors file.
+LENGTH_BYTES = 8
 
 #: How a file begins that stands for one in Git LFS, in a clone without its content
 #: (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md).

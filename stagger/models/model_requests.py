@@ -6,7 +6,8 @@ import struct
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from stagger.models.model_folder import FIRST_BYTES, INDEX, LENGTH_BYTES, SINGLE
+from stagger.models.model_folder import FIRST_BYTES, INDEX, SINGLE
+from stagger.models.model_json import LENGTH_BYTES
 from stagger.models.settings import Settings
 from stagger.models.tokenizer_folder import FILES
 from stagger.storage.storage import Storage, connections_to, is_local, join

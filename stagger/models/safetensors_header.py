@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from stagger.errors import StaggerError, counted
-from stagger.models.model_folder import LENGTH_BYTES
-from stagger.models.model_json import damaged, parsed, refuse_pointer
+from stagger.models.model_json import LENGTH_BYTES, damaged, parsed, refuse_pointer
 
 #: The longest header that safetensors' own reader takes.
 MOST_HEADER_BYTES = 100_000_000

@@ -214,8 +214,9 @@ def pipeline(folder: Path, model: str, step: str = "score_blocks", **parameters:
     return file
 
 
-def test_a_look_behind_the_step_runs_the_model_here(models: Models, corpus: Path, tmp_path: Path) -> None:
-    file = pipeline(tmp_path, models("llama"), "embed_blocks", max_length=96)
+@pytest.mark.parametrize("engine", ["whole", "stream"])
+def test_a_look_behind_the_step_runs_the_model_here(models: Models, corpus: Path, tmp_path: Path, engine: str) -> None:
+    file = pipeline(tmp_path, models("llama"), "embed_blocks", max_length=96, engine=engine)
     looking: Any = looked_at(str(file), 2, None, None, removed=False, text_key=None)
     with mock.patch("stagger.models.passing.count") as counted:
         found = [next(looking), next(looking)]
