@@ -174,10 +174,10 @@ def compared(whole: dict[str, bytes], out: dict[str, bytes]) -> dict[str, int]:
     wanted = {one["id"]: one for data in whole.values() for one in records(data)}
     found = [one for data in out.values() for one in records(data)]
     return {
-        "lost": len(wanted.keys() - {one["id"] for one in found}),
-        "doubled": len(found) - len({one["id"] for one in found}),
-        "unequal": sum(wanted.get(one["id"]) != one for one in found),
-        "files that differ": sum(out.get(name) != whole.get(name) for name in out.keys() | whole.keys()),
+        "documents lost": len(wanted.keys() - {one["id"] for one in found}),
+        "documents doubled": len(found) - len({one["id"] for one in found}),
+        "documents unequal": sum(wanted.get(one["id"]) != one for one in found),
+        "files that differ in a byte": sum(out.get(name) != whole.get(name) for name in out.keys() | whole.keys()),
     }
 
 
@@ -247,7 +247,7 @@ def main() -> int:
         for job in run.jobs():
             subprocess.run(["scancel", job], capture_output=True, check=False)
         shutil.rmtree(work, ignore_errors=True)
-    met = [measure.requirement(f"documents or files {name}", number, 0) for name, number in results["compared"].items()]
+    met = [measure.requirement(name, number, 0) for name, number in results["compared"].items()]
     met.append(measure.requirement("ranks not done", run.ranks - scored["done"], 0))
     met.append(measure.requirement("records, keys and jobs left", left, 0))
     return measure.report(options, results, met)
