@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from random import Random
 from typing import Any
 
@@ -108,6 +109,7 @@ class Client:
         self._waiting: list[Flight] = []
         self._claim = 0
         self._changed = self._look_at = self._polled = time.monotonic()
+        self._resumed = -inf  # When this process last went on after a pause.
         self._end = model.total_blocks
         self._failed: dict[str, str] = {}  # Server -> why it failed, since the last microbatch that passed all blocks.
         self._stalled: float | None = None  # Since when blocks have no server.
@@ -197,32 +199,35 @@ class Client:
             time.sleep(timeout_ms / 1000)  # A poller without sockets does not wait.
         ready = dict(self._poller.poll(timeout_ms))
         now, landed = time.monotonic(), list[Flight]()
-        paused = now - self._polled > self._timing.heartbeat.lost_after_s
+        lost_after_s = self._timing.heartbeat.lost_after_s
+        if now - self._polled > lost_after_s:
+            self._resumed = now
         self._polled = now
+        resumed = now - self._resumed < lost_after_s  # The connections that were closed meanwhile are told one by one.
         for peer in list(self.peers.values()):
             for frames in peer.messages() if peer.socket in ready else ():
                 landed += self._answered(peer, frames)
                 if peer.name not in self.peers:
                     break
             else:
-                self._check(peer, now, paused)
+                self._check(peer, now, resumed)
         return landed
 
-    def _check(self, peer: Peer, now: float, paused: bool) -> None:
+    def _check(self, peer: Peer, now: float, resumed: bool) -> None:
         """Give up a server that is lost or late. While this process was paused, servers may have closed connections: it
         connects again.
         """
         for event in peer.events():
             if event == READY:
                 peer.ready = True
-            elif paused and event == zmq.EVENT_DISCONNECTED:
+            elif resumed and event == zmq.EVENT_DISCONNECTED:
                 self._drop(peer)
                 self._look_soon()
                 return
             else:
                 self._evict(peer, LOST[event], lost=True)
                 return
-        if not paused and any(flight.deadline < now for flight in peer.flights.values()):
+        if not resumed and any(flight.deadline < now for flight in peer.flights.values()):
             self._evict(peer, "it is late: its connection lives, but it does not answer", lost=True)
 
     def _answered(self, peer: Peer, frames: list[Buffer]) -> list[Flight]:
