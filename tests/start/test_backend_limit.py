@@ -72,4 +72,4 @@ def test_each_worker_has_its_share_of_the_limit() -> None:
 
 def test_a_limit_without_remote_storage_is_refused(cli: Cli, pipeline_file: PipelineFiles) -> None:
     ran = cli("launch", pipeline_file(executor=SLURM, backend_limit=50), "--dry-run", check=2)
-    assert "its run_dir, input and output are local paths. Set randomize_start_duration instead." in ran.err
+    assert "its run_dir, input, output and models are local paths. Set randomize_start_duration instead." in ran.err
