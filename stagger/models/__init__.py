@@ -1,1 +1,1 @@
-"""Decoders of transformers, cut into blocks: documents are scored and embedded by them. Its modules import torch."""
+"""Decoders of transformers, cut into blocks, that score and embed documents. Most of its modules import torch."""

@@ -17,8 +17,8 @@ import torch
 
 from stagger.errors import BadInput, StaggerError
 from stagger.models import safetensors_header as safetensors
-from stagger.models.model_folder import FIRST_BYTES, check_config, weight_files
-from stagger.models.model_json import LENGTH_BYTES, parsed
+from stagger.models.model_folder import check_config, header, weight_files
+from stagger.models.model_json import parsed
 from stagger.models.safetensors_header import TensorPlace
 from stagger.storage import MTIME, Entry
 from stagger.storage.retry import GivenUp
@@ -174,16 +174,6 @@ def stable_version(file: Entry) -> str:
     if not file.version.startswith(MTIME):
         return file.version
     return str(int(file.version.removeprefix(MTIME)) // 10**9)
-
-
-def header(storage: Storage, folder: str, file: Entry) -> tuple[bytes, int, int]:
-    """The text of a file's header, where it ends, and the bytes read."""
-    path = join(folder, file.name)
-    first = storage.read_range(path, 0, min(FIRST_BYTES, file.size)) if file.size else b""
-    end = safetensors.header_end(path, first, file.size)
-    if end > len(first):
-        first += storage.read_range(path, len(first), end)
-    return first[LENGTH_BYTES:end], end, len(first)
 
 
 def merged(places: Mapping[str, TensorPlace]) -> list[Run]:

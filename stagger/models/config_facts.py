@@ -16,9 +16,15 @@ BLOCKS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 #: Those for the most places of a row.
 PLACES = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
 
-
 #: Those for the size of the vocabulary, and for the width of the hidden state.
 VOCABULARY, HIDDEN = ("vocab_size",), ("hidden_size", "n_embd", "d_model")
+
+#: Those for the width of a block's feed-forward layer, of one expert, and of the experts that every token passes.
+FEED_FORWARD = ("intermediate_size", "intermediate_size_mlp", "ffn_dim", "n_inner", "ffn_hidden_size")
+EXPERT, SHARED_EXPERT = ("moe_intermediate_size",), ("shared_expert_intermediate_size",)
+
+#: Those for the number of experts that a token passes.
+EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk")
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -9,21 +9,13 @@ from typing import Any
 
 import torch
 
+from stagger.models.config_facts import EXPERT, EXPERTS_PER_TOKEN, FEED_FORWARD, SHARED_EXPERT
 from stagger.models.cut_model import CutModel
 from stagger.models.devices import device_name, device_of, finish
 from stagger.models.microbatch import Microbatch
 
 #: A need is multiplied by this ratio: libraries allocate too, and there are gaps between allocations.
 RESERVE = (11, 10)
-
-#: The names that configurations have for the width of a block's feed-forward layer.
-FEED_FORWARD_WIDTHS = ("intermediate_size", "intermediate_size_mlp", "ffn_dim", "n_inner", "ffn_hidden_size")
-
-#: The width of one expert, and of the experts that every token passes.
-EXPERT_WIDTHS = ("moe_intermediate_size", "shared_expert_intermediate_size")
-
-#: The number of experts that a token passes.
-EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk")
 
 #: Tensors of [rows, length, hidden], and of [rows, length, feed-forward width], that a block holds at its peak, and
 #: bytes for each pair of tokens of a row in masks, and in the scores of a head without a fused kernel. Upper bounds of
@@ -53,8 +45,8 @@ class Widths:
         heads = _largest(config, ("num_attention_heads", "n_head"))
         hidden = max(hidden_size, heads * _largest(config, ("head_dim", "v_head_dim")))
         experts = _largest(config, EXPERTS_PER_TOKEN)
-        width = _largest(config, FEED_FORWARD_WIDTHS) or 4 * hidden_size
-        expert = sum(_largest(config, (name,)) for name in EXPERT_WIDTHS) or width
+        width = _largest(config, FEED_FORWARD) or 4 * hidden_size
+        expert = _largest(config, EXPERT) + _largest(config, SHARED_EXPERT) or width
         return cls(hidden, max(width, experts * expert), experts, 0 if fused else heads)
 
 

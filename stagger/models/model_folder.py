@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stagger.errors import StaggerError
-from stagger.models.model_json import parsed
+from stagger.models.model_json import LENGTH_BYTES, header_end, parsed
 from stagger.storage import Entry
-from stagger.storage.storage import join
+from stagger.storage.storage import Storage, join
 
 if TYPE_CHECKING:
     from stagger.models.safetensors_header import TensorPlace
@@ -107,3 +107,13 @@ def no_weights(folder: str, files: Mapping[str, Entry]) -> StaggerError:
     if gguf:
         return StaggerError(f"{folder}: {gguf[0]} is in the format GGUF; stagger reads safetensors only.")
     return StaggerError(f"{folder}: there are no weights; stagger reads *.safetensors.")
+
+
+def header(storage: Storage, folder: str, file: Entry) -> tuple[bytes, int, int]:
+    """The text of a file's header, where it ends, and the bytes read."""
+    path = join(folder, file.name)
+    first = storage.read_range(path, 0, min(FIRST_BYTES, file.size)) if file.size else b""
+    end = header_end(path, first, file.size)
+    if end > len(first):
+        first += storage.read_range(path, len(first), end)
+    return first[LENGTH_BYTES:end], end, len(first)

@@ -11,6 +11,7 @@ from stagger.errors import StaggerError
 from stagger.models.block_source import BlockSource
 from stagger.models.checkpoint import Checkpoint
 from stagger.models.choice import STREAMED_BLOCKS, EngineName, Needs, Place, choose
+from stagger.models.config_facts import own_dtype
 from stagger.models.cut_model import CutModel
 from stagger.models.devices import CPU, device_of, devices_of_job, free_memory
 from stagger.models.engines import LocalEngine, Stream, Whole
@@ -84,7 +85,7 @@ def open_engine(
 def dtype_of(checkpoint: Checkpoint, name: str) -> torch.dtype:
     """The dtype of this name; for "auto", the checkpoint's. Raises StaggerError for one that models are not run in."""
     if name == "auto":
-        name = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype") or "float32"
+        name = own_dtype(checkpoint.config)
     if name not in DTYPES:
         raise StaggerError(f"dtype: {name!r} is none that models are run in; choose auto, {', '.join(DTYPES)}.")
     return DTYPES[name]

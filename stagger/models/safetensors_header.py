@@ -8,17 +8,13 @@ them (https://github.com/huggingface/safetensors#format).
 from __future__ import annotations
 
 import math
-import struct
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 
 from stagger.errors import StaggerError, counted
-from stagger.models.model_json import LENGTH_BYTES, damaged, parsed, refuse_pointer
-
-#: The longest header that safetensors' own reader takes.
-MOST_HEADER_BYTES = 100_000_000
+from stagger.models.model_json import damaged, parsed
 
 DTYPES = {
     "F64": torch.float64,
@@ -42,17 +38,6 @@ class TensorPlace(NamedTuple):
     shape: tuple[int, ...]
     begin: int
     end: int
-
-
-def header_end(path: str, first: bytes, size: int) -> int:
-    """Where the header of a file of `size` bytes ends, from the file's first bytes."""
-    if len(first) < LENGTH_BYTES:
-        raise damaged(path, f"a safetensors file has at least {LENGTH_BYTES} bytes, and this one {size}")
-    refuse_pointer(path, first)
-    (length,) = struct.unpack("<Q", first[:LENGTH_BYTES])
-    if length > min(size - LENGTH_BYTES, MOST_HEADER_BYTES):
-        raise damaged(path, f"its header claims {counted(length, 'byte')}, and the file has {size:,}")
-    return LENGTH_BYTES + int(length)
 
 
 def places(path: str, file: str, text: bytes, data: int, size: int) -> dict[str, TensorPlace]:

@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import math
 import re
-import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from stagger.errors import StaggerError, counted
-from stagger.models.config_facts import HIDDEN, VOCABULARY, number_of, own_dtype, read_config
+from stagger.models.config_facts import (
+    EXPERT,
+    EXPERTS_PER_TOKEN,
+    FEED_FORWARD,
+    HIDDEN,
+    VOCABULARY,
+    number_of,
+    own_dtype,
+    read_config,
+)
+from stagger.models.model_folder import header
+from stagger.models.model_json import damaged, parsed
 from stagger.spec.blocks import DEPTH_KEYS, depth
 from stagger.storage import Entry
 from stagger.storage.storage import Storage, absolute, join
@@ -24,17 +32,11 @@ from stagger.storage.storage import Storage, absolute, join
 #: Bytes of a value, by the names of torch.
 DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
-#: Bytes of the largest header that is read.
-MOST_HEADER_BYTES = 100_000_000
-
 #: The number of a block in a tensor's name, and what is in front of it.
 NUMBERED = re.compile(r"^(?P<before>(?:[^.]+\.)*?)(?P<block>\d+)\.")
 
-#: Keys of config.json: the width of the feed-forward layer, and of an expert's; the experts, all and per token.
-FEED_FORWARD = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
-EXPERT_WIDTH = ("moe_intermediate_size",)
+#: Keys of config.json for the number of all experts.
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
-EXPERTS_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk")
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class _Sizes:
         heads = number_of(config, ("num_attention_heads", "n_head")) or 1
         shared = number_of(config, ("num_key_value_heads",)) or heads
         attention = 2 * hidden * hidden + 2 * hidden * hidden * shared // heads
-        width = number_of(config, EXPERT_WIDTH) or number_of(config, FEED_FORWARD) or 4 * hidden
+        width = number_of(config, EXPERT) or number_of(config, FEED_FORWARD) or 4 * hidden
         feed_forward = 3 * hidden * width * (number_of(config, EXPERTS) or 1)
         ends = (number_of(config, VOCABULARY) or 0) * hidden * (1 if config.get("tie_word_embeddings") else 2)
         passed = attention + feed_forward * _share_of_experts(config)
@@ -154,20 +156,13 @@ def _share_of_experts(config: Mapping[str, Any]) -> float:
 
 
 def _header(storage: Storage, folder: str, entry: Entry) -> dict[str, int]:
-    """The tensors of a safetensors file: name -> number of values.
-
-    The format: 8 bytes with the header's length (little endian), then the header, a JSON object
-    (https://github.com/huggingface/safetensors#format).
-    """
+    """The tensors of a safetensors file: name -> number of values."""
     path = join(folder, entry.name)
+    tensors = parsed(path, header(storage, folder, entry)[0])
     try:
-        (length,) = struct.unpack("<Q", storage.read_range(path, 0, 8))
-        if length > min(MOST_HEADER_BYTES, entry.size):
-            raise ValueError(f"its header claims {counted(length, 'byte')}")
-        header = orjson.loads(storage.read_range(path, 8, 8 + length))
-        return {name: math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise StaggerError(f"{path} has no header that can be read ({error}); copy the file again.") from None
+        return {name: math.prod(tensor["shape"]) for name, tensor in tensors.items() if name != "__metadata__"}
+    except (KeyError, TypeError):
+        raise damaged(path, "its header gives a tensor without a shape") from None
 
 
 def _merged(headers: Iterable[dict[str, int]]) -> dict[str, int]:
