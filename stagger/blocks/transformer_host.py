@@ -33,6 +33,9 @@ from stagger.models.swarm_choice import SERVED_TOKENS
 #: Bytes per second that a connection carries, encrypted by one thread (benchmarks/swarm).
 CONNECTION_BYTES_PER_S = 6e8
 
+#: Tokens, and the standard deviation of their states, with which a server finds out whether it computes at all.
+PROBE_TOKENS, PROBE_SCALE = 8, 0.02
+
 #: Seconds over which `tokens_per_s` and `busy` are counted.
 LATELY_S = 30.0
 
@@ -184,7 +187,7 @@ class TransformerHost:
     def compute(self, request: Request) -> Computed:
         """Pass a microbatch through the wanted blocks, as far as they are here.
 
-        Raises NotHere when the first is not, and NotFinite for a result with values of tokens that are not finite.
+        Raises NotHere when the first is not, and NotFinite when no result of these blocks is finite.
         """
         rows, length, _ = request.shape
         lengths = tuple(read_lengths(request.lengths))
@@ -203,8 +206,29 @@ class TransformerHost:
                 done = stop
                 if stop < end:
                     states[stop] = as_bytes(hidden)
-        check_finite(hidden, batch)
-        return Computed(end, as_bytes(hidden), states)
+            spoilt = self._spoilt(hidden, request, batch)
+            if spoilt:
+                self._check_blocks(range(request.start, end), spoilt)
+        return Computed(end, as_bytes(hidden), states, spoilt)
+
+    def _spoilt(self, hidden: torch.Tensor, request: Request, batch: Microbatch) -> int:
+        """How many tokens have states that are not finite, in rows of the request whose states all were."""
+        bad = nonfinite(hidden, batch)
+        if not bad.any():
+            return 0
+        before = nonfinite(as_tensor(request.hidden, self.dtype, request.shape), batch)
+        return int((bad & ~before.any(1, keepdim=True)).sum())
+
+    def _check_blocks(self, blocks: range, spoilt: int) -> None:
+        """Raise NotFinite when these blocks make of small random numbers, too, what is not finite."""
+        shape = (1, PROBE_TOKENS, self.model.hidden_size)
+        small = PROBE_SCALE * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        batch = Microbatch(0, torch.zeros(1, PROBE_TOKENS, dtype=torch.int64), (PROBE_TOKENS,))
+        if nonfinite(self.model.run(small.to(self.dtype), batch, blocks), batch).any():
+            raise NotFinite(
+                f"the states of {counted(spoilt, 'token')} are not finite, and neither are those of small random"
+                f" numbers behind blocks {blocks.start} to {blocks.stop - 1}"
+            )
 
     # ---- What the registry shows ----
 
@@ -238,9 +262,7 @@ class TransformerHost:
         return 0 if view is None else view.claim
 
 
-def check_finite(hidden: torch.Tensor, batch: Microbatch) -> None:
-    """Raise NotFinite, with the rows, when states of tokens are infinite or not numbers. Padding does not count."""
-    bad = ~torch.isfinite(hidden).all(-1) & batch.mask.to(hidden.device).bool()
-    if bool(bad.any()):
-        rows = [row for row, one in enumerate(bad.any(-1).tolist()) if one]
-        raise NotFinite(f"the states of {counted(int(bad.sum()), 'token')} are not finite, in rows {rows[:8]}")
+def nonfinite(hidden: torch.Tensor, batch: Microbatch) -> torch.Tensor:
+    """Where states of tokens are infinite or not numbers: bool [rows, length]. Padding does not count."""
+    found: torch.Tensor = ~torch.isfinite(hidden).all(-1) & batch.mask.to(hidden.device).bool()
+    return found.cpu()

@@ -22,7 +22,7 @@ from stagger.blocks.serving import wire
 from stagger.blocks.serving.flight import Flight, Work
 from stagger.blocks.serving.keys import KeyPair
 from stagger.blocks.serving.peer import LOST, READY, Peer
-from stagger.blocks.serving.routing import Offer, Uncovered, mean_rate, next_hop, patience, uncovered
+from stagger.blocks.serving.routing import Load, Offer, Uncovered, mean_rate, next_hop, patience, uncovered
 from stagger.blocks.serving.span_server import CREDITS, Heartbeat
 from stagger.blocks.serving.wire import BadFrames, Buffer, Model, Refusal, Reply, Request, read_reply
 from stagger.errors import StaggerError, counted
@@ -163,10 +163,22 @@ class Client:
         now, left = time.monotonic(), []
         loads = {name: peer.load for name, peer in self.peers.items() if peer.ready}
         for flight in sorted(self._waiting, key=lambda flight: (-flight.at, flight.order)):
-            hop = next_hop(loads, range(flight.at, self._end), flight.tokens, now, len(flight.hidden) / TRANSFER)
+            blocks = range(flight.at, min(self._end, flight.question or self._end))
+            able = self._unasked(flight, loads)
+            hop = next_hop(able, blocks, flight.tokens, now, len(flight.hidden) / TRANSFER)
             if hop is None or not self._send_to(self.peers[hop[0]], flight, hop[1], now):
                 left.append(flight)
         self._waiting = left
+
+    def _unasked(self, flight: Flight, loads: dict[str, Load]) -> dict[str, Load]:
+        """The servers that may compute a microbatch: one that is in doubt goes to another server, if there is one."""
+        if not flight.doubts or not self._can_ask(flight):
+            return loads
+        return {name: load for name, load in loads.items() if name not in flight.asked}
+
+    def _can_ask(self, flight: Flight) -> bool:
+        """Whether there is a server that can settle a microbatch's doubt."""
+        return any(peer.load.covers(flight.at) for name, peer in self.peers.items() if name not in flight.asked)
 
     def _send_to(self, peer: Peer, flight: Flight, end: int, now: float) -> bool:
         load, microbatch = peer.load, flight.microbatch
@@ -205,6 +217,8 @@ class Client:
         self._polled = now
         resumed = now - self._resumed < lost_after_s  # The connections that were closed meanwhile are told one by one.
         for peer in list(self.peers.values()):
+            if peer.name not in self.peers:
+                continue  # An answer of another server has shown that this one's are wrong.
             for frames in peer.messages() if peer.socket in ready else ():
                 landed += self._answered(peer, frames)
                 if peer.name not in self.peers:
@@ -258,6 +272,12 @@ class Client:
         if reply.claim > self._claim:
             self._changed = time.monotonic()
             self._look_soon()
+        if reply.nonfinite and flight.doubt(peer.name, reply) and self._can_ask(flight):
+            self.counts["doubted"] += 1
+            self._waiting.append(flight)
+            return []
+        for name in flight.settle(reply):
+            self._evict_wrong(name)
         flight.land(reply)
         flight.failures.clear()
         flight.lost = 0
@@ -266,6 +286,10 @@ class Client:
             return [flight]
         self._waiting.append(flight)
         return []
+
+    def _evict_wrong(self, name: str) -> None:
+        if name in self.peers:
+            self._evict(self.peers[name], "its results are not finite, but those of another server for the same states are")
 
     def _refused(self, peer: Peer, flight: Flight, refusal: Refusal) -> None:
         self.counts[refusal.error] += 1
@@ -343,6 +367,7 @@ class Client:
                 changed = True
         for peer in list(self.peers.values()):
             if peer.name not in looked.offers and not peer.flights:
+                self._tell(f"uses server {peer.name} no more: it is not in the registry any more, and had nothing in hand")
                 self._drop(peer)
                 changed = True
         return changed

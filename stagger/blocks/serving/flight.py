@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from stagger.blocks.serving.wire import Buffer, Reply
 
@@ -23,11 +23,19 @@ class Work:
     layers: tuple[int, ...]
 
 
+class Doubt(NamedTuple):
+    """What a server found whose result is not finite: behind block `end` - 1, in the states of `tokens` tokens."""
+
+    end: int
+    tokens: int
+
+
 @dataclass
 class Flight:
     """Where a microbatch is: its state behind block `at` - 1, which is held until a later one is there.
 
     `failures`: server -> why it could not compute it. `lost`: servers that were lost while they had it.
+    `doubts`: server -> its result that was not finite, as long as nobody knows whether the server or a document is why.
     `end`, `work`, `deadline`: of the request that is under way.
     """
 
@@ -37,6 +45,7 @@ class Flight:
     hidden: Buffer = b""
     states: dict[int, Buffer] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    doubts: dict[str, Doubt] = field(default_factory=dict)
     lost: int = 0
     end: int = 0
     work: float = 0.0
@@ -52,6 +61,34 @@ class Flight:
     def wanted(self, end: int) -> tuple[int, ...]:
         """The layers between here and `end` whose states are wanted."""
         return tuple(layer for layer in self.microbatch.layers if self.at < layer < end)
+
+    # ---- Results that are not finite ----
+
+    @property
+    def question(self) -> int | None:
+        """The end of the blocks for which another server's result is wanted; None if nothing is in doubt."""
+        return min((doubt.end for doubt in self.doubts.values()), default=None)
+
+    @property
+    def asked(self) -> set[str]:
+        """The servers that have answered that question."""
+        return {name for name, doubt in self.doubts.items() if doubt.end == self.question}
+
+    def doubt(self, server: str, reply: Reply) -> bool:
+        """Note a result that is not finite. Returns whether no other server has found the same."""
+        found = Doubt(reply.end, reply.nonfinite)
+        confirmed = any(name != server and doubt == found for name, doubt in self.doubts.items())
+        self.doubts[server] = found
+        return not confirmed
+
+    def settle(self, reply: Reply) -> list[str]:
+        """End the doubts that a result settles. Returns the servers that made what is not finite of what can be finite."""
+        if reply.nonfinite:
+            self.doubts = {}
+            return []
+        wrong = [name for name, doubt in self.doubts.items() if doubt.end <= reply.end]
+        self.doubts = {name: doubt for name, doubt in self.doubts.items() if doubt.end > reply.end}
+        return wrong
 
     def land(self, reply: Reply) -> None:
         """Take over what a server has computed."""

@@ -42,16 +42,20 @@ class NotHere(LookupError):
 
 
 class NotFinite(ArithmeticError):
-    """Raised by a computation whose result has values that are not finite."""
+    """Raised by a computation whose results are never finite."""
 
 
 @dataclass(frozen=True)
 class Computed:
-    """What a computation returns: the hidden state behind block `end` - 1, and the states of layers before it."""
+    """What a computation returns: the hidden state behind block `end` - 1, and the states of layers before it.
+
+    `nonfinite`: as in `Reply`.
+    """
 
     end: int
     hidden: Buffer
     states: Mapping[int, Buffer] = field(default_factory=dict)
+    nonfinite: int = 0
 
 
 @dataclass(frozen=True)
@@ -299,7 +303,10 @@ class SpanServer:
         self.counts["computed"] += 1
         self.tokens += request.tokens
         self.busy_s += took
-        return Reply(request.id, done.end, done.hidden, done.states, took * 1000, self.queue_tokens, self._claim())
+        took_ms, bad = took * 1000, done.nonfinite
+        return Reply(
+            request.id, done.end, done.hidden, done.states, took_ms, self.queue_tokens, self._claim(), bad
+        )
 
     def _refused(self, request: Request, error: str, reason: str = "") -> Refusal:
         self.counts[error] += 1
