@@ -63,8 +63,8 @@ def work(number: int, layers: tuple[int, ...] = (12,)) -> Work:
 class Faults:
     """What goes wrong from request number `after` on, counted from 0.
 
-    nan: nothing that is computed is finite. spoils: row 0 is not, though the server takes itself for sound. hang:
-    computing never ends. `delay_s`: of every computation.
+    nan: nothing that is computed is finite. spoils: row 0 is not, and the server does not know why. hang: computing
+    never ends. `delay_s`: of every computation.
     moves: the spans that the server has in turn, one request each.
     """
 
@@ -84,6 +84,7 @@ class Blocks:
         self.faults = faults
         self.note = note
         self.number = 0
+        self.sound = False
 
     def __call__(self, request: Request) -> Computed:
         number, faults = self.number, self.faults
@@ -105,7 +106,9 @@ class Blocks:
         result = passed(hidden, request.start, end)
         if faults.spoils and number >= faults.after:
             result[0] = np.nan
-        return Computed(end, result.tobytes(), states, spoilt(hidden, result))
+        bad = spoilt(hidden, result)
+        self.sound = self.sound or not bad
+        return Computed(end, result.tobytes(), states, bad, self.sound)
 
 
 def run_server(folder: str, name: str, start: int, end: int, clients: bytes | None, faults: Faults) -> None:

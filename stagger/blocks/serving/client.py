@@ -38,6 +38,9 @@ TRANSFER = 5e8
 #: Seconds that a server which was busy, or had moved, is sent nothing.
 REST_S = 0.2
 
+#: Seconds for which a microbatch waits for a second server, when the only one has computed nothing finite yet.
+ALONE_S = 60.0
+
 #: Longest wait, in milliseconds, for an event.
 POLL_MS = 100
 
@@ -164,14 +167,16 @@ class Client:
         loads = {name: peer.load for name, peer in self.peers.items() if peer.ready}
         for flight in sorted(self._waiting, key=lambda flight: (-flight.at, flight.order)):
             blocks = range(flight.at, min(self._end, flight.question or self._end))
-            able = self._unasked(flight, loads)
+            able = self._unasked(flight, loads, now)
             hop = next_hop(able, blocks, flight.tokens, now, len(flight.hidden) / TRANSFER)
             if hop is None or not self._send_to(self.peers[hop[0]], flight, hop[1], now):
                 left.append(flight)
         self._waiting = left
 
-    def _unasked(self, flight: Flight, loads: dict[str, Load]) -> dict[str, Load]:
+    def _unasked(self, flight: Flight, loads: dict[str, Load], now: float) -> dict[str, Load]:
         """The servers that may compute a microbatch: one that is in doubt goes to another server, if there is one."""
+        if flight.rests_until > now:
+            return {}
         if not flight.doubts or not self._can_ask(flight):
             return loads
         return {name: load for name, load in loads.items() if name not in flight.asked}
@@ -272,7 +277,7 @@ class Client:
         if reply.claim > self._claim:
             self._changed = time.monotonic()
             self._look_soon()
-        if reply.nonfinite and flight.doubt(peer.name, reply) and self._can_ask(flight):
+        if reply.nonfinite and self._doubts(peer, flight, reply):
             self.counts["doubted"] += 1
             self._waiting.append(flight)
             return []
@@ -287,9 +292,24 @@ class Client:
         self._waiting.append(flight)
         return []
 
+    def _doubts(self, peer: Peer, flight: Flight, reply: Reply) -> bool:
+        """Whether a result that is not finite may be the server's fault: another server is to compute it, too.
+
+        Where there is none, one that has kept other microbatches finite is believed, and others after ALONE_S.
+        """
+        now = time.monotonic()
+        if not flight.doubt(peer.name, reply, now):
+            return False
+        if self._can_ask(flight):
+            return True
+        flight.rests_until = now + REST_S
+        return not reply.sound and now - flight.doubted_at < ALONE_S
+
     def _evict_wrong(self, name: str) -> None:
         if name in self.peers:
-            self._evict(self.peers[name], "its results are not finite, but those of another server for the same states are")
+            self._evict(
+                self.peers[name], "its results are not finite, but those of another server for the same states are"
+            )
 
     def _refused(self, peer: Peer, flight: Flight, refusal: Refusal) -> None:
         self.counts[refusal.error] += 1
@@ -367,7 +387,9 @@ class Client:
                 changed = True
         for peer in list(self.peers.values()):
             if peer.name not in looked.offers and not peer.flights:
-                self._tell(f"uses server {peer.name} no more: it is not in the registry any more, and had nothing in hand")
+                self._tell(
+                    f"uses server {peer.name} no more: it is not in the registry any more, and had nothing in hand"
+                )
                 self._drop(peer)
                 changed = True
         return changed

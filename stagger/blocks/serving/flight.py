@@ -35,7 +35,8 @@ class Flight:
     """Where a microbatch is: its state behind block `at` - 1, which is held until a later one is there.
 
     `failures`: server -> why it could not compute it. `lost`: servers that were lost while they had it.
-    `doubts`: server -> its result that was not finite, as long as nobody knows whether the server or a document is why.
+    `doubts`: server -> its result that was not finite, as long as nobody knows whether the server or a document is why;
+    `doubted_at`: since when. `rests_until`: it is sent to nobody before this time.
     `end`, `work`, `deadline`: of the request that is under way.
     """
 
@@ -46,6 +47,8 @@ class Flight:
     states: dict[int, Buffer] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     doubts: dict[str, Doubt] = field(default_factory=dict)
+    doubted_at: float = 0.0
+    rests_until: float = 0.0
     lost: int = 0
     end: int = 0
     work: float = 0.0
@@ -74,15 +77,16 @@ class Flight:
         """The servers that have answered that question."""
         return {name for name, doubt in self.doubts.items() if doubt.end == self.question}
 
-    def doubt(self, server: str, reply: Reply) -> bool:
+    def doubt(self, server: str, reply: Reply, now: float) -> bool:
         """Note a result that is not finite. Returns whether no other server has found the same."""
         found = Doubt(reply.end, reply.nonfinite)
         confirmed = any(name != server and doubt == found for name, doubt in self.doubts.items())
+        self.doubted_at = self.doubted_at if self.doubts else now
         self.doubts[server] = found
         return not confirmed
 
     def settle(self, reply: Reply) -> list[str]:
-        """End the doubts that a result settles. Returns the servers that made what is not finite of what can be finite."""
+        """End the doubts that a result settles. Returns the servers whose results were wrong: this one is finite."""
         if reply.nonfinite:
             self.doubts = {}
             return []

@@ -42,20 +42,21 @@ class NotHere(LookupError):
 
 
 class NotFinite(ArithmeticError):
-    """Raised by a computation whose results are never finite."""
+    """Raised by a computation that makes of what it kept finite before what is not."""
 
 
 @dataclass(frozen=True)
 class Computed:
     """What a computation returns: the hidden state behind block `end` - 1, and the states of layers before it.
 
-    `nonfinite`: as in `Reply`.
+    `nonfinite`, `sound`: as in `Reply`.
     """
 
     end: int
     hidden: Buffer
     states: Mapping[int, Buffer] = field(default_factory=dict)
     nonfinite: int = 0
+    sound: bool = True
 
 
 @dataclass(frozen=True)
@@ -303,9 +304,16 @@ class SpanServer:
         self.counts["computed"] += 1
         self.tokens += request.tokens
         self.busy_s += took
-        took_ms, bad = took * 1000, done.nonfinite
         return Reply(
-            request.id, done.end, done.hidden, done.states, took_ms, self.queue_tokens, self._claim(), bad
+            request.id,
+            done.end,
+            done.hidden,
+            done.states,
+            took * 1000,
+            self.queue_tokens,
+            self._claim(),
+            done.nonfinite,
+            done.sound,
         )
 
     def _refused(self, request: Request, error: str, reason: str = "") -> Refusal:

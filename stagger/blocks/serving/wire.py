@@ -95,7 +95,8 @@ class Reply:
 
     `states`: layer -> hidden state, of the wanted layers between the ends. `compute_ms`: how long computing took.
     `queue_tokens`: tokens of all clients that still wait there. `claim`: the newest claim that the server knows.
-    `nonfinite`: tokens whose states are infinite or not numbers, in rows that were finite before.
+    `nonfinite`: tokens whose states are infinite or not numbers, in rows that were finite before. `sound`: whether the
+    server has kept other states finite, and still does.
     """
 
     id: int
@@ -106,6 +107,7 @@ class Reply:
     queue_tokens: int = 0
     claim: int = 0
     nonfinite: int = 0
+    sound: bool = True
 
     def frames(self) -> list[Buffer]:
         header = {
@@ -117,6 +119,7 @@ class Reply:
             "queue_tokens": self.queue_tokens,
             "claim": self.claim,
             "nonfinite": self.nonfinite,
+            "sound": self.sound,
         }
         return [_encoded(header), self.hidden, *self.states.values()]
 
@@ -198,7 +201,7 @@ def read_reply(frames: Sequence[Buffer], hidden_bytes: int) -> Reply | Refusal:
             raise ValueError("compute_ms must be a number of milliseconds")
         states = dict(zip(layers, frames[2:], strict=True))
         end, queue, claim, bad = (_number(header, name) for name in ("to", "queue_tokens", "claim", "nonfinite"))
-        return Reply(identifier, end, frames[1], states, took, queue, claim, bad)
+        return Reply(identifier, end, frames[1], states, took, queue, claim, bad, header.get("sound") is True)
     except ValueError as error:
         raise BadFrames(str(error), identifier) from None
 

@@ -186,9 +186,41 @@ def test_a_server_whose_doubt_nobody_can_settle_any_more_computes_it_again(serve
     servers.start("00001.1", 0, 12, hang=True)
     until(servers.are_there, "the servers")
     one = client(servers)
-    got = list(one.run([work(OVERFLOWS)]))
-    check(*got[0])
+    for number, states in one.run([work(0), work(OVERFLOWS)]):
+        check(number, states)
     assert "00000.1" not in one.evicted
+
+
+def test_the_only_server_is_believed_once_it_has_computed_something(
+    servers: Servers, client: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers.start("00000.1", 0, 12)
+    until(servers.are_there, "the server")
+    one, seen = client(servers), set[int]()
+    given = iter([OVERFLOWS, OVERFLOWS + 1])
+    held: list[int] = []
+
+    def later() -> Iterator[Any]:
+        """The first two are doubted for as long as nothing else is there."""
+        for number in given:
+            held.append(number)
+            yield work(number)
+        yield work(0)
+
+    running = one.run(later(), may_take=lambda: len(held) < 2 or one.counts["doubted"] > 3)
+    for number, states in running:
+        check(number, states)
+        seen.add(number)
+    assert seen == {0, OVERFLOWS, OVERFLOWS + 1}
+    monkeypatch.setattr("stagger.blocks.serving.client.ALONE_S", 0.5)
+    servers.start("00001.1", 0, 12)
+    until(servers.are_there, "the server")
+    alone = client(servers)
+    servers.signal("00000.1", signal.SIGKILL)
+    (servers.folder / "00000.1.json").unlink()
+    ((number, states),) = alone.run([work(OVERFLOWS)])
+    check(number, states)
+    assert alone.evicted == {}
 
 
 def test_a_server_that_is_not_listed_any_more_is_named_in_the_log(servers: Servers, client: Clients) -> None:
