@@ -201,6 +201,7 @@ def test_a_server_that_breaks_is_given_up_and_ends(swarm: Callable[..., Swarm], 
 def test_weights_that_are_not_finite_give_what_the_whole_model_gives(swarm: Callable[..., Swarm], folder: str) -> None:
     there = swarm()
     whole = open_engine(Storage(), folder, "whole", "auto", rows=3, length=64)
+    states(whole, [6], microbatches(1))  # Which loads its weights.
     for model in (whole.model, there.start(0, range(6)).model, there.start(1, range(6)).model):
         model._cut.blocks[3].mlp.down_proj.weight.fill_(float("inf"))
     expected, got = (states(engine, [2, 6], microbatches()) for engine in (whole, there.engine()))
