@@ -13,7 +13,7 @@ from stagger.blocks.serving.span_server import Computed
 from stagger.blocks.serving.wire import Request
 from stagger.blocks.transformer_host import TransformerHost
 from stagger.pipeline import Document
-from stagger.pipeline.hooks import stateless
+from stagger.pipeline.hooks import BoundStep, stateless
 from stagger.pipeline.task_context import TaskContext
 
 
@@ -58,7 +58,7 @@ class Faulty(TransformerHost):
 
 
 @stateless
-class WaitForFile:
+class WaitForFile(BoundStep):
     """Passes documents on; those of a rank's last shard, once `file` exists."""
 
     def __init__(self, file: str) -> None:
