@@ -176,7 +176,8 @@ class Swarm:
     # ---- Jobs ----
 
     def arrays(self) -> list[str]:
-        return [array["job_id"] for one in launches(self.run / "swarm") for array in one["arrays"]]
+        found = [array["job_id"] for one in launches(self.run / "swarm") for array in one["arrays"]]
+        return [job for job in found if job]  # One that is being submitted has no id yet.
 
     def preempted(self) -> list[str]:
         """The servers' jobs that Slurm has preempted for another job."""
@@ -185,13 +186,15 @@ class Swarm:
         return [line.partition("|")[0] for line in found if line.endswith("|PREEMPTED")]
 
     def preempt(self) -> list[str]:
-        """Start a job of a higher priority that needs one more GPU than a node of the servers has left."""
+        """Start a job of a higher priority that needs more GPUs than a node of the servers has left. Returns the jobs
+        that Slurm has preempted; none, if servers have ended at that moment.
+        """
         node = slurm(self.cli, "squeue", "--noheader", f"--jobs={','.join(self.arrays())}", "--format=%N").split()[0]
         taken = re.search(r"AllocTRES=\S*gres/gpu=(\d+)", slurm(self.cli, "scontrol", "show", "node", "-o", node))
         assert taken is not None
         submit = ["sbatch", "--parsable", "--partition=gpu", f"--nodelist={node}", "--nodes=1", "--mem=100", "--time=5"]
         urgent = slurm(
-            self.cli, *submit, f"--gres=gpu:{12 - int(taken[1]) + 1}", "--output=/dev/null", "--wrap=sleep 600"
+            self.cli, *submit, f"--gres=gpu:{12 - int(taken[1]) + 2}", "--output=/dev/null", "--wrap=sleep 600"
         ).strip()
         try:
             until(lambda: self.preempted() or self.runs(urgent), "a server to be preempted")
@@ -232,7 +235,7 @@ def test_every_document_comes_out_once_and_as_it_should_whatever_happens_to_serv
     cancelled, and each reaches its time limit. Users wait before their last shard until all of that has happened.
     """
     swarm.launch(delay_s=1.0)
-    until(lambda: len(swarm.busy()) >= SERVERS - 1, "the servers to compute")
+    until(lambda: len(swarm.busy()) >= SERVERS - 1, "the servers to compute", PATIENCE_S)
     preempted = until(swarm.preempt, "a server to be preempted")
 
     killed, _ = swarm.victim()

@@ -38,9 +38,6 @@ TRANSFER = 5e8
 #: Seconds that a server which was busy, or had moved, is sent nothing.
 REST_S = 0.2
 
-#: Seconds for which a microbatch waits for a second server, when the only one has computed nothing finite yet.
-ALONE_S = 60.0
-
 #: Longest wait, in milliseconds, for an event.
 POLL_MS = 100
 
@@ -166,7 +163,7 @@ class Client:
         now, left = time.monotonic(), []
         loads = {name: peer.load for name, peer in self.peers.items() if peer.ready}
         for flight in sorted(self._waiting, key=lambda flight: (-flight.at, flight.order)):
-            blocks = range(flight.at, min(self._end, flight.question or self._end))
+            blocks = range(flight.at, min(self._end, flight.doubts.question or self._end))
             able = self._unasked(flight, loads, now)
             hop = next_hop(able, blocks, flight.tokens, now, len(flight.hidden) / TRANSFER)
             if hop is None or not self._send_to(self.peers[hop[0]], flight, hop[1], now):
@@ -177,13 +174,14 @@ class Client:
         """The servers that may compute a microbatch: one that is in doubt goes to another server, if there is one."""
         if flight.rests_until > now:
             return {}
-        if not flight.doubts or not self._can_ask(flight):
+        if not flight.doubts.found or not flight.doubts.can_ask(self._covering(flight)):
             return loads
-        return {name: load for name, load in loads.items() if name not in flight.asked}
+        asked = flight.doubts.asked
+        return {name: load for name, load in loads.items() if name not in asked}
 
-    def _can_ask(self, flight: Flight) -> bool:
-        """Whether there is a server that can settle a microbatch's doubt."""
-        return any(peer.load.covers(flight.at) for name, peer in self.peers.items() if name not in flight.asked)
+    def _covering(self, flight: Flight) -> list[str]:
+        """The servers that have a microbatch's next block."""
+        return [name for name, peer in self.peers.items() if peer.load.covers(flight.at)]
 
     def _send_to(self, peer: Peer, flight: Flight, end: int, now: float) -> bool:
         load, microbatch = peer.load, flight.microbatch
@@ -281,7 +279,7 @@ class Client:
             self.counts["doubted"] += 1
             self._waiting.append(flight)
             return []
-        for name in flight.settle(reply):
+        for name in flight.doubts.settle(reply):
             self._evict_wrong(name)
         flight.land(reply)
         flight.failures.clear()
@@ -298,12 +296,12 @@ class Client:
         Where there is none, one that has kept other microbatches finite is believed, and others after ALONE_S.
         """
         now = time.monotonic()
-        if not flight.doubt(peer.name, reply, now):
+        if flight.doubts.note(peer.name, reply, now):
             return False
-        if self._can_ask(flight):
+        if flight.doubts.can_ask(self._covering(flight)):
             return True
         flight.rests_until = now + REST_S
-        return not reply.sound and now - flight.doubted_at < ALONE_S
+        return not flight.doubts.believes(reply, now)
 
     def _evict_wrong(self, name: str) -> None:
         if name in self.peers:

@@ -212,7 +212,7 @@ def test_the_only_server_is_believed_once_it_has_computed_something(
         check(number, states)
         seen.add(number)
     assert seen == {0, OVERFLOWS, OVERFLOWS + 1}
-    monkeypatch.setattr("stagger.blocks.serving.client.ALONE_S", 0.5)
+    monkeypatch.setattr("stagger.blocks.serving.doubts.ALONE_S", 0.5)
     servers.start("00001.1", 0, 12)
     until(servers.are_there, "the server")
     alone = client(servers)
