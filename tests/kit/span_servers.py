@@ -44,8 +44,9 @@ def passed(hidden: Array, start: int, end: int) -> Array:
 
 def spoilt(before: Array, after: Array) -> int:
     """Tokens whose states are not finite, in rows that were finite before."""
-    bad = ~np.isfinite(after).all(-1)
-    return int((bad & np.isfinite(before).all((1, 2))[:, None]).sum())
+    bad = np.asarray(~np.isfinite(after).all(-1))
+    sound = np.asarray(np.isfinite(before).all((1, 2)))
+    return int((bad & sound[:, None]).sum())
 
 
 def hidden_state(seed: int) -> Array:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,9 @@ class Swarm:
 
     def victim(self) -> tuple[str, str]:
         """A server to attack, without a fault of its own, and its job."""
-        able = until(lambda: [one for one in self.busy().items() if str(rank_of(one[0])) not in FAULTS], "a victim")
+        able = self.until(
+            lambda: [one for one in self.busy().items() if str(rank_of(one[0])) not in FAULTS], "a victim"
+        )
         self.attacked.add(able[0][0])
         return able[0]  # type: ignore[no-any-return]
 
@@ -197,7 +200,7 @@ class Swarm:
             self.cli, *submit, f"--gres=gpu:{12 - int(taken[1]) + 2}", "--output=/dev/null", "--wrap=sleep 600"
         ).strip()
         try:
-            until(lambda: self.preempted() or self.runs(urgent), "a server to be preempted")
+            self.until(lambda: self.preempted() or self.runs(urgent), "a server to be preempted")
         finally:
             self.cancel(urgent)
         return self.preempted()
@@ -215,6 +218,15 @@ class Swarm:
             if said in log:
                 (self.notes / fault).touch()
         return all((self.notes / fault).exists() for fault in SEEN)
+
+    def until(self, condition: Callable[[], Any], what: str) -> Any:
+        """Wait for something, and end each fault once users have noticed it."""
+
+        def met() -> Any:
+            self.note_faults()
+            return condition()
+
+        return until(met, what, PATIENCE_S)
 
     def ended(self) -> bool:
         """Whether no job of the run is queued or running."""
@@ -235,8 +247,8 @@ def test_every_document_comes_out_once_and_as_it_should_whatever_happens_to_serv
     cancelled, and each reaches its time limit. Users wait before their last shard until all of that has happened.
     """
     swarm.launch(delay_s=1.0)
-    until(lambda: len(swarm.busy()) >= SERVERS - 1, "the servers to compute", PATIENCE_S)
-    preempted = until(swarm.preempt, "a server to be preempted")
+    swarm.until(lambda: len(swarm.busy()) >= SERVERS - 1, "the servers to compute")
+    preempted = swarm.until(swarm.preempt, "a server to be preempted")
 
     killed, _ = swarm.victim()
     subprocess.run(["kill", "-9", str(swarm.pid(killed))], check=True)
@@ -247,19 +259,19 @@ def test_every_document_comes_out_once_and_as_it_should_whatever_happens_to_serv
     before = swarm.begun(stopped)
 
     # A wave after which some blocks have no server, until others come.
-    until(lambda: not swarm.missing(), "all blocks to have servers")
+    swarm.until(lambda: not swarm.missing(), "all blocks to have servers")
     members = swarm.view().members.values()
     hosts = [one.record.job for one in members if one.record is not None and one.target.start <= 5 < one.target.end]
     swarm.cancel(*hosts)
-    until(swarm.missing, "blocks to have no server")
+    swarm.until(swarm.missing, "blocks to have no server")
 
     whole = swarm.whole()
-    until(swarm.note_faults, "users to notice what is not a number, and what hangs", PATIENCE_S)
-    until(lambda: len(swarm.left_in_time()) == SERVERS, "each server to reach its time limit", PATIENCE_S)
+    swarm.until(swarm.note_faults, "users to notice what is not a number, and what hangs")
+    swarm.until(lambda: len(swarm.left_in_time()) == SERVERS, "each server to reach its time limit")
     assert swarm.users_logs().count("done: ") == 0
     swarm.go_on.touch()
-    until(lambda: swarm.users_logs().count("done: ") == USERS, "the documents to be scored")
-    until(swarm.ended, "all jobs to end")
+    swarm.until(lambda: swarm.users_logs().count("done: ") == USERS, "the documents to be scored")
+    swarm.until(swarm.ended, "all jobs to end")
 
     assert swarm.outputs("out") == whole
     stages = {stage["name"]: stage for stage in swarm.cli("status", swarm.run, "--json").json["stages"]}

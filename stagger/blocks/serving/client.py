@@ -238,6 +238,7 @@ class Client:
             if event == READY:
                 peer.ready = True
             elif resumed and event == zmq.EVENT_DISCONNECTED:
+                self._tell(f"connects to server {peer.name} again: the connection ended while this process was paused")
                 self._drop(peer)
                 self._look_soon()
                 return

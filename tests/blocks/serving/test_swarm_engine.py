@@ -253,16 +253,17 @@ def test_a_document_that_overflows_is_counted_or_named_as_by_the_whole_model(
     ]
     given = [Document(text * (1 + number), f"doc-{number}") for number, text in enumerate(texts)]
     options = {"tokens": 128, "max_length": 64, "buffer_tokens": 128}
-    found = {}
+    found: dict[str, tuple[bytes, int, str]] = {}
     for engine, circumstances in (("whole", None), ("swarm", task)):
         step = made(overflowing, engine=engine, on_nonfinite="count", **options)
         COUNTS.clear()
         out = run(step, copy.deepcopy(given), circumstances)
-        found[engine] = written(out), COUNTS["nonfinite"]
+        counted = COUNTS["nonfinite"]
+        strict = made(overflowing, engine=engine, **options)
         with pytest.raises(StaggerError) as error:
-            run(made(overflowing, engine=engine, **options), copy.deepcopy(given), circumstances)
-        found[engine] += (str(error.value),)
-        there.engines += [step._loaded.engine] if engine == "swarm" else []
+            run(strict, copy.deepcopy(given), circumstances)
+        there.engines += [one._loaded.engine for one in (step, strict) if engine == "swarm"]
+        found[engine] = written(out), counted, str(error.value)
     assert found["swarm"] == found["whole"]
     assert found["whole"][1] == 3
     assert "document 'doc-3'" in found["whole"][2]
