@@ -209,25 +209,26 @@ class TransformerHost:
                 done = stop
                 if stop < end:
                     states[stop] = as_bytes(hidden)
-            spoilt = self._spoilt(hidden, request, batch)
-            sound = self._computes_again(spoilt) if spoilt else self._remember(request, end, lengths[0])
+            bad = nonfinite(hidden, batch)
+            spoilt = self._spoilt(bad, request, batch)
+            sound = self._computes_again(spoilt) if spoilt else True
+            if not bad[0].any():
+                self._remember(request, end, lengths[0])
         return Computed(end, as_bytes(hidden), states, spoilt, sound)
 
-    def _spoilt(self, hidden: torch.Tensor, request: Request, batch: Microbatch) -> int:
-        """How many tokens have states that are not finite, in rows of the request whose states all were."""
-        bad = nonfinite(hidden, batch)
+    def _spoilt(self, bad: torch.Tensor, request: Request, batch: Microbatch) -> int:
+        """How many tokens have states that are not finite (`bad`), in rows of the request whose states all were."""
         if not bad.any():
             return 0
         before = nonfinite(as_tensor(request.hidden, self.dtype, request.shape), batch)
         return int((bad & ~before.any(1, keepdim=True)).sum())
 
-    def _remember(self, request: Request, end: int, tokens: int) -> bool:
-        """Keep the first tokens of a request whose result is finite. Returns True."""
+    def _remember(self, request: Request, end: int, tokens: int) -> None:
+        """Keep the first tokens of a request, whose results are finite."""
         kept = (1, min(tokens, PROOF_TOKENS), self.model.hidden_size)
         if kept[1]:
             size = kept[1] * kept[2] * self.dtype.itemsize
             self._proofs[request.start] = end, as_tensor(request.hidden[:size], self.dtype, kept)
-        return True
 
     def _computes_again(self, spoilt: int) -> bool:
         """Whether what was finite before is finite again; False if there is nothing to compute again.

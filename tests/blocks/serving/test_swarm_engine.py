@@ -211,6 +211,21 @@ def test_weights_that_are_not_finite_give_what_the_whole_model_gives(swarm: Call
     assert there.ended == [], "it is not the servers' fault"
 
 
+def test_what_was_not_finite_before_is_neither_a_servers_fault_nor_a_proof(swarm: Callable[..., Swarm]) -> None:
+    host = swarm().start(0, range(6))
+    (batch,) = microbatches(1)
+    hidden = torch.randn(3, 64, 64)
+    hidden[0, 7] = float("nan")
+    request = Request(0, 0, 6, "float32", (3, 64, 64), 1000, write_lengths(batch.lengths), as_bytes(hidden))
+    done = host.compute(request)
+    assert (done.nonfinite, done.sound) == (0, True)
+    assert host._proofs == {}
+    sound = replace(request, hidden=as_bytes(hidden.nan_to_num()))
+    assert host.compute(sound).nonfinite == 0
+    (end, kept), *_ = host._proofs.values()
+    assert (end, kept.shape, bool(kept.isfinite().all())) == (6, (1, 64, 64), True)
+
+
 @pytest.fixture(scope="module")
 def overflowing(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model that overflows in block 3 at the token `x`, and at no other.
