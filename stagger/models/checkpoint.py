@@ -6,6 +6,7 @@ The headers are read once, and then the bytes of those tensors that are asked fo
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -121,7 +122,7 @@ class Checkpoint:
         Raises StaggerError when a file has changed since the checkpoint was opened, or cannot be read.
         """
         runs = merged({name: self.tensors[name] for name in names})
-        buffers = [bytearray(run.end - run.begin) for run in runs]
+        buffers = [mmap.mmap(-1, run.end - run.begin) for run in runs]
         size = LOCAL_PART_BYTES if is_local(self.folder) else PART_BYTES
         parts = [
             part for run, buffer in zip(runs, buffers, strict=True) for part in parts_of(run, memoryview(buffer), size)
@@ -193,7 +194,7 @@ def parts_of(run: Run, buffer: memoryview, size: int) -> list[tuple[str, int, me
     return [(run.file, run.begin + at, buffer[at : at + size]) for at in range(0, run.end - run.begin, size)]
 
 
-def view(buffer: bytearray, run: Run, place: TensorPlace) -> torch.Tensor:
+def view(buffer: mmap.mmap, run: Run, place: TensorPlace) -> torch.Tensor:
     """A tensor in the bytes of a run; a copy if it does not begin at a multiple of its elements' size there."""
     count = place.end - place.begin
     if not count:
