@@ -139,7 +139,7 @@ def test_a_smaller_part_of_a_model_needs_less_memory(folder: str) -> None:
 def test_auto_takes_the_dtype_of_the_checkpoint_and_others_are_named(folder: str) -> None:
     assert opened(folder).model.dtype == torch.bfloat16
     assert opened(folder, dtype="float32").model.dtype == torch.float32
-    with pytest.raises(StaggerError, match="dtype: 'int8' is none that models are run in; choose auto, float32, bfl"):
+    with pytest.raises(StaggerError, match="dtype: 'int8' is none that models are run in; choose auto, bfloat16"):
         opened(folder, dtype="int8")
 
 
