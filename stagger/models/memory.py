@@ -11,7 +11,7 @@ import torch
 
 from stagger.models.config_facts import EXPERT, EXPERTS_PER_TOKEN, FEED_FORWARD, SHARED_EXPERT
 from stagger.models.cut_model import CutModel
-from stagger.models.devices import device_name, device_of, finish
+from stagger.models.devices import device_name, finish
 from stagger.models.microbatch import Microbatch
 
 #: A need is multiplied by this ratio: libraries allocate too, and there are gaps between allocations.
@@ -106,7 +106,7 @@ def measure(model: CutModel, batch: Microbatch, block: int, repeat: int = 3) -> 
 
     The fastest, since whatever else the machine does makes a pass slower, and never faster.
     """
-    device = device_of(model, block)
+    device = model.device_of(block)
     hidden = torch.zeros((*batch.tokens.shape, model.hidden_size), dtype=model.dtype, device=device)
     times = [_seconds(model, hidden, batch, block) for _ in range(repeat + 1)]
     return Pace(device_name(device), min(times[1:]), batch.tokens.numel())

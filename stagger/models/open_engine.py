@@ -13,7 +13,7 @@ from stagger.models.checkpoint import Checkpoint
 from stagger.models.choice import STREAMED_BLOCKS, EngineName, Needs, Place, choose
 from stagger.models.config_facts import own_dtype
 from stagger.models.cut_model import CutModel
-from stagger.models.devices import CPU, device_of, devices_of_job, free_memory
+from stagger.models.devices import CPU, devices_of_job, free_memory
 from stagger.models.dtypes import COMPUTING
 from stagger.models.engines import LocalEngine, Stream, Whole
 from stagger.models.memory import Widths, activations, without_reserve
@@ -94,7 +94,7 @@ def needs_of(cut: CutModel, model: str, needed: range, taken: int) -> Needs:
     """What the needed blocks of a model take, and what its devices have."""
     bytes_of = {block: cut.block_bytes(block) for block in needed}
     places = [
-        Place(free_memory(device), sum(bytes_of[block] for block in needed if device_of(cut, block) == device))
+        Place(free_memory(device), sum(bytes_of[block] for block in needed if cut.device_of(block) == device))
         for device in cut.devices
     ]
     return Needs(
