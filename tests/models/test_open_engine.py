@@ -15,9 +15,10 @@ from stagger.models.checkpoint import Checkpoint
 from stagger.models.choice import EngineName, Needs, Place, choose
 from stagger.models.cut_model import CutModel
 from stagger.models.engines import LocalEngine, Stream
-from stagger.models.memory import Widths, activations, measure
+from stagger.models.memory import Widths, activations
 from stagger.models.microbatch import Microbatch
 from stagger.models.open_engine import needs_of, open_engine, streaming
+from stagger.models.pace import measure
 from stagger.storage.storage import Storage
 from tests.models.architectures import config_of
 

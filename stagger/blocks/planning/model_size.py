@@ -24,6 +24,7 @@ from stagger.models.config_facts import (
     read_config,
 )
 from stagger.models.dtypes import COMPUTING, NUMBER_TYPES
+from stagger.models.memory import FEED_FORWARD_STATES, HIDDEN_STATES
 from stagger.models.model_folder import header
 from stagger.models.model_json import damaged, parsed
 from stagger.spec.blocks import DEPTH_KEYS, depth
@@ -98,7 +99,7 @@ def read_model(storage: Storage, model: str, *, dtype: str | None, tokens: int) 
         item_bytes=item_bytes,
         block_flop=2 * sizes.passed,
         head_flop=2.0 * hidden * (number_of(config, VOCABULARY) or 0),
-        activations=tokens * (6 * hidden + 4 * width) * item_bytes,
+        activations=tokens * (HIDDEN_STATES * hidden + FEED_FORWARD_STATES * width) * item_bytes,
         estimated=not tensors,
     )
 
