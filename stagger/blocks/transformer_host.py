@@ -25,9 +25,10 @@ from stagger.models.checkpoint import Checkpoint
 from stagger.models.config_facts import PLACES, number_of
 from stagger.models.cut_model import CutModel
 from stagger.models.devices import device_name, devices_of_job, free_memory
-from stagger.models.memory import Widths, activations, measure, room
+from stagger.models.memory import Widths, activations, room
 from stagger.models.microbatch import Microbatch
 from stagger.models.open_engine import dtype_of
+from stagger.models.pace import measure
 from stagger.models.swarm_choice import SERVED_TOKENS
 
 #: Bytes per second that a connection carries, encrypted by one thread (benchmarks/swarm).

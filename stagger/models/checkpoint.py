@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -153,14 +152,6 @@ class Checkpoint:
         except BaseException:
             stop.set()
             raise
-
-    def local_copy(self, names: Iterable[str], folder: str) -> list[str]:
-        """Copy small files of the model's folder, such as tokenizer.json, into a local one. Returns those it has."""
-        there = [name for name in names if name in self._files]
-        for name in there:
-            with open(os.path.join(folder, name), "wb") as file:
-                file.write(self._storage.read(join(self.folder, name)))
-        return there
 
 
 def small_file(storage: Storage, folder: str, files: Mapping[str, Entry], name: str) -> bytes:

@@ -14,7 +14,7 @@ import torch
 from stagger.models.block_source import BlockSource
 from stagger.models.blocks_ahead import BlocksAhead
 from stagger.models.cut_model import CutModel
-from stagger.models.devices import CPU, device_name, device_of, finish, give_back_memory
+from stagger.models.devices import CPU, device_name, finish, give_back_memory
 from stagger.models.engine import Ends, Reduce
 from stagger.models.microbatch import Microbatch
 from stagger.pipeline import count
@@ -181,7 +181,7 @@ class Stream(LocalEngine):
             ahead.ask((block + 1) % blocks)
         try:
             yield
-            finish(device_of(self.model, block))
+            finish(self.model.device_of(block))
         finally:
             self.model.unload(block)
             give_back_memory()

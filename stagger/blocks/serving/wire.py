@@ -18,12 +18,13 @@ from typing import Any
 import orjson
 
 from stagger.errors import counted, one_line
+from stagger.models.dtypes import COMPUTING, NUMBER_TYPES
 
 VERSION = 1
 MOST_HEADER_BYTES = 1024
 
 #: Name of a dtype -> bytes of one value.
-DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPES = {name: NUMBER_TYPES[name].bytes for name in COMPUTING}
 
 #: What a server may answer instead of a hidden state, and what a client does about it.
 LEAVING = "leaving"  # It computes nothing any more: never send it anything again.
