@@ -24,7 +24,7 @@ from stagger.blocks.serving.keys import KeyPair
 from stagger.blocks.serving.peer import LOST, READY, Peer
 from stagger.blocks.serving.routing import Offer, Uncovered, mean_rate, next_hop, patience, uncovered
 from stagger.blocks.serving.span_server import CREDITS, Heartbeat
-from stagger.blocks.serving.wire import BadFrames, Buffer, Model, Refusal, Reply, Request, read_reply
+from stagger.blocks.serving.wire import BadFrames, Buffer, Model, Parts, Refusal, Reply, Request, read_reply
 from stagger.errors import StaggerError, counted
 from stagger.ranks import format_ranks
 
@@ -119,7 +119,7 @@ class Client:
 
     def run(
         self, microbatches: Iterable[Work], blocks: int | None = None, may_take: Callable[[], bool] = lambda: True
-    ) -> Iterator[tuple[Any, dict[int, Buffer]]]:
+    ) -> Iterator[tuple[Any, dict[int, Parts]]]:
         """Each microbatch's key, with the states of its layers, as they finish. `blocks`: pass only the first ones.
 
         A microbatch is taken when the servers have room for it, and `may_take` returns True.
@@ -163,7 +163,7 @@ class Client:
         now, left = time.monotonic(), []
         loads = {name: peer.load for name, peer in self.peers.items() if peer.ready}
         for flight in sorted(self._waiting, key=lambda flight: (-flight.at, flight.order)):
-            hop = next_hop(loads, range(flight.at, self._end), flight.tokens, now, len(flight.hidden) / TRANSFER)
+            hop = next_hop(loads, range(flight.at, self._end), flight.tokens, now, flight.size / TRANSFER)
             if hop is None or not self._send_to(self.peers[hop[0]], flight, hop[1], now):
                 left.append(flight)
         self._waiting = left
@@ -236,7 +236,7 @@ class Client:
             flight = peer.back(wire.id_of(frames))
             if flight is None:
                 return []
-            answer = read_reply(frames, len(flight.hidden))
+            answer = read_reply(frames, flight.size)
         except BadFrames as error:
             self._evict(peer, f"it breaks the rules of the wire: {error}")
             return []
@@ -332,7 +332,7 @@ class Client:
         for name, offer in looked.offers.items():
             peer = self.peers.get(name)
             if peer is None and name not in self.evicted:
-                peer = Peer(self._context, offer, self._keys, self.model.most_bytes, self._timing.heartbeat)
+                peer = Peer(self._context, offer, self._keys, self.model.most_frame, self._timing.heartbeat)
                 self.peers[name] = peer
                 self._poller.register(peer.socket, zmq.POLLIN)
                 self._poller.register(peer.monitor, zmq.POLLIN)

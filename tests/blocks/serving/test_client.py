@@ -24,7 +24,9 @@ Clients = Callable[..., Client]
 def check(number: int, states: dict[int, Any]) -> None:
     """Each state equals, bit for bit, what one process computes."""
     for layer, state in states.items():
-        assert np.array_equal(np.frombuffer(state, np.float32).reshape(SHAPE), passed(hidden_state(number), 0, layer))
+        assert np.array_equal(
+            np.frombuffer(b"".join(state), np.float32).reshape(SHAPE), passed(hidden_state(number), 0, layer)
+        )
 
 
 def finish(running: Iterator[tuple[Any, dict[int, Any]]], seen: set[int], count: int) -> None:
