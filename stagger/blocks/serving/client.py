@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,6 +104,8 @@ class Client:
         self._timing = timing
         self._most_bytes = most_bytes
         self._context = zmq.Context()
+        self._ended = weakref.finalize(self, end, self.peers, self._context)
+        self._ended.atexit = False
         self._poller = zmq.Poller()
         self._random = Random()  # noqa: S311 - jitter.
         self._ids = itertools.count()
@@ -151,7 +154,7 @@ class Client:
 
     def close(self) -> None:
         self._forget_all()
-        self._context.term()
+        self._ended()
 
     def _has_room(self, held: int) -> bool:
         """Enough for every server to have its credits, as far as memory allows."""
@@ -363,6 +366,13 @@ class Client:
         elif self._stalled is not None and not self._missing:
             self._tell(f"all blocks have servers again, after {now - self._stalled:.1f} s")
             self._stalled = None
+
+
+def end(peers: dict[str, Peer], context: Any) -> None:
+    """End all connections, also of a client that nobody closes: libzmq waits for sockets of a context without end."""
+    for peer in peers.values():
+        peer.close()
+    context.term()
 
 
 def not_computed(what: str, failures: Mapping[str, str]) -> MicrobatchFailed:
