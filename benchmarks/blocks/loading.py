@@ -3,7 +3,7 @@
 In a fluid model, and with real servers: processes that run the loop of a block server, and whose loads take turns at
 one token bucket. The model has 80 blocks of 1.71 GB (70 billion parameters); the store sends 10 GB/s, a node takes 2
 GB/s. Compared: all servers at once, floor(10 / 2) = 5 slots, and `auto`. Servers serve each block once it is loaded.
-Real servers run FASTER times as fast. `least`: seconds that the store needs for one copy.
+`least`: seconds that the store needs for one copy.
 """
 
 from __future__ import annotations
@@ -44,9 +44,6 @@ ROOMS = {"equal": (13,), "mixed": (7, 10, 13, 20)}
 
 #: Seconds from the end of a load until the next server notices it, in the model: half a look of a second.
 NOTICED_S = 0.5
-
-#: How many times faster than these bandwidths the real servers load.
-FASTER = 3.0
 
 #: Parts of a block for which a real server waits at the bucket.
 PARTS = 8
@@ -118,7 +115,7 @@ class Throttled:
             began = time.monotonic()
             self._bucket.send(b"x")
             self._bucket.recv(1)
-            least_s = BLOCK_GB / PARTS / NODE_GB / FASTER
+            least_s = BLOCK_GB / PARTS / NODE_GB
             time.sleep(max(0.0, began + least_s - time.monotonic()))
 
     def unload(self, blocks: range) -> None:
@@ -139,7 +136,7 @@ def grant(buckets: list[socket.socket], ended: threading.Event) -> None:
             waiting.append(one)
         if waiting:
             now = time.monotonic()
-            free_at = max(free_at, now - 0.05) + BLOCK_GB / PARTS / STORE_GB / FASTER
+            free_at = max(free_at, now - 0.05) + BLOCK_GB / PARTS / STORE_GB
             time.sleep(max(0.0, free_at - now))
             waiting.popleft().send(b"x")
 
@@ -183,7 +180,7 @@ def started(folder: str, settings: BlockSettings, rooms: tuple[int, ...]) -> Ite
 
 
 def with_servers(servers: int, slots: Slots, rooms: tuple[int, ...]) -> dict[str, float]:
-    """Seconds at full size until a reader sees all blocks served, and the final coverage by that of one at a time."""
+    """Seconds until a reader sees all blocks served, and the final coverage by that of one at a time."""
     with tempfile.TemporaryDirectory(prefix="stagger-loading-") as folder:
         os.environ["TMPDIR"] = tempfile.tempdir = folder
         reader = Registry(Storage(), str(Path(folder, "registry")), TOTAL)
@@ -195,7 +192,7 @@ def with_servers(servers: int, slots: Slots, rooms: tuple[int, ...]) -> dict[str
             covered = 0.0
             while True:
                 view = reader.refresh()
-                now = (time.monotonic() - began) * FASTER
+                now = time.monotonic() - began
                 online = view.online()
                 if not covered and compute_throughputs(online, TOTAL).min() > 0:
                     covered = now

@@ -235,12 +235,14 @@ class Client:
 
     def _answered(self, peer: Peer, frames: list[Buffer]) -> list[Flight]:
         """Take an answer; return its microbatch when it has passed all blocks."""
+        flight = None
         try:
             flight = peer.back(wire.id_of(frames))
             if flight is None:
                 return []
             answer = read_reply(frames, flight.size)
         except BadFrames as error:
+            self._waiting += [] if flight is None else [flight]
             self._evict(peer, f"it breaks the rules of the wire: {error}")
             return []
         if isinstance(answer, Refusal):
@@ -282,7 +284,8 @@ class Client:
         else:
             peer.load.rests_until = time.monotonic() + REST_S * (0.5 + self._random.random())
             if refusal.error == wire.NOT_HERE and refusal.serving is not None:
-                peer.load.start, peer.load.end = refusal.serving
+                start, end = refusal.serving
+                peer.load.start, peer.load.end = start, min(end, self.model.total_blocks)
                 self._look_soon()
 
     def _evict(self, peer: Peer, reason: str, lost: bool = False) -> None:
