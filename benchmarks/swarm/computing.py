@@ -32,8 +32,11 @@ SERVERS, ROWS, LENGTH = 4, 8, 128
 
 #: Width -> number of blocks, and of microbatches: some seconds of computing.
 SIZES = {256: 12, 1024: 8}
-MICROBATCHES = {256: 64, 1024: 8}
+MICROBATCHES = {256: 32, 1024: 4}
 TURNS = 4
+
+#: Servers here announce themselves once, and a machine under load may take minutes.
+LEASE_S = 3600
 
 
 def save_model(folder: str, hidden: int) -> None:
@@ -97,7 +100,7 @@ def compared(hidden: int) -> dict[str, Any]:
         processes = [process for process, _ in begun]
         for one in begun:
             told(*one)
-        place = SwarmPlace("swarm", stage_dir, total, SERVERS, 15, 45, model=folder, host="transformer")
+        place = SwarmPlace("swarm", stage_dir, total, SERVERS, 15, LEASE_S, model=folder, host="transformer")
         storage = Storage()
         storage.check = lambda: all_live(processes)
         _, opened = open_swarm(storage, {"swarm": place.fields()}, None, None, "float32")
