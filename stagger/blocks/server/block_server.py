@@ -208,9 +208,9 @@ class BlockServer:
 
     def load(self) -> None:
         """Load the missing blocks, those adjacent to served ones first, and serve each once it is loaded."""
-        self.await_slot()
+        backwards = self.await_slot()
         record = self.mine
-        order = load_order(range(record.start, record.end), self.served())
+        order = load_order(range(record.start, record.end), self.served(), backwards)
         if order and callable(plan := getattr(self.host, "plan", None)):
             plan(order)
         for block in order:
@@ -226,15 +226,19 @@ class BlockServer:
         self.membership.announce(replace(self.mine, state=ServerState.ONLINE, serving=self.served()))
         log(f"serves blocks {record.start} to {record.end - 1}")
 
-    def await_slot(self) -> None:
-        """Wait until this server may load (blocks.loading_slots); hosts that do not load from storage need not wait."""
+    def await_slot(self) -> bool:
+        """Wait until this server may load (blocks.loading_slots); hosts that do not load from storage need not wait.
+
+        Returns whether it begins at the end of its span.
+        """
         if not getattr(self.host, "loads_from_storage", True):
-            return
+            return False
         queue = Queue(self.id, self.settings.total, self.settings.loading_slots)
         self.membership.look()
         while wait_s := queue.wait_s(self.membership.view, time.monotonic()):
             self.pause(jittered(wait_s, self.random))
             self.membership.look()
+        return queue.backwards
 
     def hold(self) -> None:
         """Serve, check the balance at random times, and move, until the time is up."""
