@@ -34,7 +34,7 @@ class BlocksSpec(Model):
     """Blocks per server; `auto`: as many as its host's `room` returns."""
     host: Annotated[
         str,
-        Field(pattern=r"^(simulated|transformer|[A-Za-z_][\w.]*:[\w.]+)$"),
+        Field(pattern=r"^(simulated|transformer|[A-Za-z_][\w.]*:[\w.<>]+)$"),
         Says("`transformer`, `simulated`, or your own class as module:Class", "my_host:Host"),
     ] = "simulated"
     """The class that loads and serves blocks: `transformer`, `simulated`, or your own as `module:Class`."""
