@@ -72,13 +72,14 @@ class HostBlocks(BoundStep):
         try:
             inspect.signature(target).bind(None, **self.settings.host_options)
         except TypeError as error:
-            raise StaggerError(f"blocks.host_options: {self.settings.host} does not accept them: {error}.") from None
+            raise StaggerError(f"host_options: {self.settings.host} does not accept them: {error}.") from None
         if self.settings.host == "transformer":
             check_options(self.settings.model, self.settings.host_options)
 
     def _class(self) -> Any:
         """The class of the host. Raises StaggerError when it cannot be imported, or lacks a method."""
-        return host_class(self.settings.host) if self._host is None else checked_host(self._host, self.settings.host)
+        name = self.settings.host
+        return host_class(name) if self._host is None else checked_host(self._host, name)
 
     def bind(self, task: TaskContext) -> None:
         self._task = task
@@ -147,7 +148,11 @@ def host_class(name: str) -> Any:
     """Import the class of a host. Raises StaggerError when it cannot be imported, or lacks a method."""
     if name == "transformer":
         need_models("zmq")
-    return checked_host(resolve(HOSTS.get(name, name)), name)
+    try:
+        found = resolve(HOSTS.get(name, name))
+    except StaggerError as error:
+        raise StaggerError(f"host: {error}") from error
+    return checked_host(found, name)
 
 
 def checked_host(found: Any, name: str) -> Any:
@@ -155,6 +160,6 @@ def checked_host(found: Any, name: str) -> Any:
     missing = [method for method in METHODS if not callable(getattr(found, method, None))]
     if missing:
         raise StaggerError(
-            f"{name} is not a block host: it has no {', '.join(missing)} (see stagger.blocks.host.Host)."
+            f"host: {name} is not a block host: it has no {', '.join(missing)} (see stagger.blocks.host.Host)."
         )
     return found

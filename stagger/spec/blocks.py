@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from stagger.errors import StaggerError, counted
 from stagger.spec.base import Amount, Model, Says
 from stagger.spec.block_settings import HEARTBEAT_S, LEASE_S, Rebalance
+from stagger.spec.model_advice import advice
 from stagger.storage.storage import Storage, absolute, join
 
 #: The only step of a stage with `blocks`.
@@ -35,9 +36,14 @@ class BlocksSpec(Model):
     host: Annotated[
         str,
         Field(pattern=r"^(simulated|transformer|[A-Za-z_][\w.]*:[\w.<>]+)$"),
-        Says("`transformer`, `simulated`, or your own class as module:Class", "my_host:Host"),
+        Says(
+            "`transformer`, `simulated`, or your own class as module:Class",
+            "my_host:Host",
+            ("transformer", "simulated"),
+        ),
     ] = "simulated"
-    """The class that loads and serves blocks: `transformer`, `simulated`, or your own as `module:Class`."""
+    """The class that loads and serves blocks: `transformer`, `simulated`, or your own as `module:Class`; in Python also
+    the class itself."""
     host_options: dict[str, Any] = {}
     """Parameters of the host."""
     rebalance: Rebalance = "planner"
@@ -93,6 +99,9 @@ def with_total(blocks: BlocksSpec, storage: Storage) -> BlocksSpec:
     path = model if model.endswith(".json") else join(model, "config.json")
     try:
         config = orjson.loads(storage.read(path))
+    except (FileNotFoundError, NotADirectoryError):
+        folder = path.removesuffix("/config.json")
+        raise StaggerError(f"{folder}: there is no config.json. {advice(folder)}") from None
     except OSError as error:
         raise StaggerError(f"{path} cannot be read ({error}); name a model's folder, or set `total`.") from None
     except orjson.JSONDecodeError as error:
@@ -104,7 +113,9 @@ def with_total(blocks: BlocksSpec, storage: Storage) -> BlocksSpec:
         raise StaggerError(
             f"total is {blocks.total}, but the model in {path} has {counted(total, 'block')}; leave `total` out."
         )
-    return BlocksSpec.model_validate({**blocks.model_dump(), "total": total, "model": model})
+    if blocks.num_blocks != "auto" and blocks.num_blocks > total:
+        raise StaggerError(f"num_blocks is {blocks.num_blocks}, but the model in {path} has {counted(total, 'block')}.")
+    return blocks.model_copy(update={"total": total, "model": model})
 
 
 def depth(config: Any) -> int | None:

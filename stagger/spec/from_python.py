@@ -66,6 +66,8 @@ def from_objects(stages: Sequence[Given], *, reading: bool = False) -> RunSpec:
         if "blocks" in own:
             one = of_blocks(one, own, place, (), storage if reading else None)
         checked.append(validated(StageSpec, one, place, ()))
+        if "blocks" in own:
+            checked[-1].pipeline[0].at(place.of(("blocks",)))
     return _run(whole, checked, profile, origins, Place(names[-1], {}, python=True))
 
 

@@ -186,7 +186,7 @@ def resolve_run(
         for index, step in enumerate(stage_spec.pipeline):
             at = (*path, "pipeline", index)
             check_step(step.use, cast("dict[str, Any]", expand_variables(step.params, (step.use,))), of_stage, at)
-            step.at(of_stage.of(at))
+            step.at(of_stage.of(at if stage_spec.blocks is None else (*path, "blocks")))
     return spec
 
 

@@ -122,7 +122,7 @@ def sentence(model: type[BaseModel], error: Any, place: Place, path: Path) -> st
     where = place.of((*path, *found.path))
     key = str(found.path[-1]) if found.path else ""
     if error["type"] == "extra_forbidden":
-        return f"{where}: {unknown_argument(found, place.file) if place.python else unknown(found)}"
+        return f"{where}: {unknown_argument(found, path, place.file) if place.python else unknown(found)}"
     if error["type"] == "missing":
         example = assigned(key, EXAMPLES[key], place.python) if key in EXAMPLES else None
         return f"{where}: this key is missing; {f'write for example {example}' if example else 'give it a value'}."
@@ -164,10 +164,10 @@ NO_ARGUMENTS = ("stages", "vars", "executor", "type")
 OF_STAGES = ("depends", "uses")
 
 
-def unknown_argument(found: Located, executor: str) -> str:
-    """The end of a message about an unknown argument of an executor, or an unknown key of a mapping in one."""
+def unknown_argument(found: Located, path: Path, executor: str) -> str:
+    """The end of a message about an unknown argument of an executor, or a key of a mapping in one, at `path`."""
     key, kind = str(found.path[-1]), executor.removesuffix("Executor").lower()
-    if len(found.path) > (2 if found.path[0] == "executor" else 1):
+    if len((*path, *found.path)) > (2 if found.path[0] == "executor" else 1):
         return f"unknown key; {nearest(key, list(found.model.model_fields))}"
     return argument_meant(key, kind)
 

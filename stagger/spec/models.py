@@ -61,8 +61,9 @@ class StepSpec(Model):
         return self
 
     def named(self, number: int) -> str:
-        """The step in a message: where it is written, or else its number, and its name."""
-        return f"{self._place or f'Step {number}'} ({self.use})"
+        """The step in a message: where it is written, or else its number, and its name, unless nobody wrote it."""
+        where = self._place or f"Step {number}"
+        return where if self.use == HOST_STEP else f"{where} ({self.use})"
 
     @model_validator(mode="before")
     @classmethod
