@@ -115,6 +115,15 @@ class ModelStep(BoundStep):
             self._model_of_swarm = model_folder(name, uses[name], self.model, self.dtype)
             self._used = name, uses[name].host_options
 
+    def alone(self, uses: Mapping[str, Any]) -> dict[str, Any]:
+        """With the engine swarm: the model of the swarm, by an engine of this process. The results are the same."""
+        if self.engine != "swarm":
+            return {}
+        name = name_of(uses, self.swarm)
+        folder = model_folder(name, uses[name], self.model, self.dtype)
+        dtype = uses[name].host_options.get("dtype", "auto") if self.dtype == "auto" else self.dtype
+        return {"engine": "auto", "model": folder, "dtype": dtype, "swarm": None}
+
     def check_launch(self, storage: Storage) -> None:
         """Check the model's folder, and that the model can be cut into blocks, if torch and transformers are here."""
         from stagger.models.launch_check import check_model
