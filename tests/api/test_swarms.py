@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from stagger.blocks.host import HostContext, Speed
 from stagger.blocks.server.simulated_host import SimulatedHost
 from stagger.blocks.swarm_place import END
 from stagger.spec.load import load_file
-from tests.conftest import PipelineFiles, output_ids
+from tests.conftest import ROOT, PipelineFiles, output_ids
 from tests.kit.in_process import in_process
 from tests.kit.runs import EVERYTHING, SLURM
 
@@ -261,3 +262,12 @@ def test_the_engine_swarm_needs_uses(score: Make, tmp_path: Path) -> None:
     with pytest.raises(StaggerError, match=r"engine: swarm needs servers: .*in Python: uses=EXECUTOR"):
         score(ScoreBlocks(engine="swarm")).run()
     assert not (tmp_path / "run").exists()
+
+
+def test_the_example_of_the_documentation_makes_two_stages() -> None:
+    text = (ROOT / "docs" / "python.md").read_text()
+    (example,) = (code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "blocks=" in code)
+    names: dict[str, Any] = {}
+    exec(example.partition("run = ")[0], names)
+    swarm, score = names["score"].spec.stages
+    assert (swarm.name, swarm.tasks, score.name, score.uses) == ("swarm", 24, "score", ("swarm",))
