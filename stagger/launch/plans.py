@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from stagger.blocks.planning.fit import check_fit
 from stagger.blocks.serving.keys import check_place, key_path
 from stagger.errors import StaggerError
 from stagger.launch.publish import check_publishing
@@ -66,6 +67,7 @@ class Pipeline:
             swarms = {name: self.spec.stage(name).blocks for name in stage.uses}
             check_needs(storage, stage, self.steps[stage.name], swarms)
             check_key(self.spec, stage)
+            check_fit(storage, stage)
 
     def inputs(self, plans: Mapping[str, StagePlan]) -> Iterator[str]:
         """The paths of all shards in the plans."""

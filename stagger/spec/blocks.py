@@ -89,6 +89,17 @@ class BlocksSpec(Model):
         return self
 
 
+def too_few(blocks: BlocksSpec) -> str:
+    """Why these servers can never serve all blocks of their model, as a clause; empty if they may."""
+    if blocks.total is None or blocks.num_blocks == "auto" or blocks.servers * blocks.num_blocks >= blocks.total:
+        return ""
+    return (
+        f"whose {counted(blocks.servers, 'server')} with num_blocks: {blocks.num_blocks} each never serve all"
+        f" {counted(blocks.total, 'block')} of the model: raise servers to {-(-blocks.total // blocks.num_blocks)}, or"
+        " num_blocks"
+    )
+
+
 def with_total(blocks: BlocksSpec, storage: Storage) -> BlocksSpec:
     """Fill in `total` from the model's config.json. Raises StaggerError when the file cannot be read, has no number of
     blocks, or contradicts `total`.

@@ -53,7 +53,12 @@ class Script:
                 yield one
 
         step = ScoreBlocks(None if engine == "swarm" else self.model, engine=engine, max_length=128)
-        steps = [ReadJsonl(str(self.folder / "documents")), shorter, step, WriteJsonl(str(self.folder / out))]
+        steps: list[Any] = [
+            ReadJsonl(str(self.folder / "documents")),
+            shorter,
+            step,
+            WriteJsonl(str(self.folder / out)),
+        ]
         return LocalExecutor(steps, **{"name": "score", "run_dir": self.folder / "run", **arguments})
 
 
