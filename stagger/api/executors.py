@@ -122,6 +122,23 @@ class PipelineExecutor:
         """
         return run_stages([self], limit=limit, wait=wait, overwrite=overwrite, fresh=fresh, rehearse=rehearse)
 
+    def dry_run(self, *, limit: int | None = None, fresh: bool = False) -> dict[str, Any]:
+        """What `run` would launch with these arguments, down to the job scripts. Changes nothing.
+
+        Returns:
+            The document of `stagger launch --dry-run --json`; `["stages"][0]["arrays"][0]["script"]` is a job script.
+
+        Raises:
+            StaggerError: `run` would refuse to launch this.
+        """
+        from stagger.launch.dry_run import dry_run
+
+        check_count(self, "dry_run", "limit", limit)
+        stages = with_upstream([self])
+        spec = spec_of(stages, reading=True)
+        with scripted(spec.cwd):
+            return dry_run(spec, Wishes(limit, fresh=fresh), objects_of(stages, spec))
+
 
 @with_arguments
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -186,12 +203,10 @@ def run_stages(
     """
     stages = with_upstream(executors)
     for key, value in (("limit", limit), ("rehearse", rehearse)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            mistake = expected(PositiveInt).mistake(key, value, python=True)
-            raise StaggerError(f"{type(executors[-1]).__name__}.run: {key}: {mistake}.")
+        check_count(executors[-1], "run", key, value)
     spec = spec_of(stages, reading=True)
     with scripted(spec.cwd):
-        objects = {one.name: steps_in(one, spec.stage(one.name)) for one in stages}
+        objects = objects_of(stages, spec)
         if rehearse is not None:
             from stagger.launch.rehearsal import rehearse as try_out
 
@@ -203,6 +218,18 @@ def run_stages(
     if wait:
         launched.raise_if_failed()
     return Run(spec.run_dir, spec.storage_options)
+
+
+def check_count(executor: PipelineExecutor, method: str, key: str, value: Any) -> None:
+    """Raise StaggerError for an argument of a method that is neither None nor a number of at least 1."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        mistake = expected(PositiveInt).mistake(key, value, python=True)
+        raise StaggerError(f"{type(executor).__name__}.{method}: {key}: {mistake}.")
+
+
+def objects_of(stages: Sequence[PipelineExecutor], spec: RunSpec) -> dict[str, list[Step]]:
+    """Stage -> its steps."""
+    return {one.name: steps_in(one, spec.stage(one.name)) for one in stages}
 
 
 def steps_in(one: PipelineExecutor, stage: StageSpec) -> list[Step]:

@@ -175,7 +175,7 @@ def refuse_missing_depends(made: Pipeline, plan: StagePlan) -> None:
 
 
 def plan_for_show(
-    run: RunFolder, spec: RunSpec, *, fresh: bool = False
+    run: RunFolder, spec: RunSpec, objects: Mapping[str, Sequence[Step]] = NO_OBJECTS, *, fresh: bool = False
 ) -> tuple[Pipeline, dict[str, StagePlan], dict[str, set[int]]]:
     """The stages, stage name -> plan, for those whose input is complete, and stage name -> done ranks.
 
@@ -184,7 +184,7 @@ def plan_for_show(
     add_import_path(spec.import_path)
     done = {stage.name: set() if fresh else done_ranks(stage) for stage in run.stages(RunRecord(spec))}
     complete = {name for name, ranks in done.items() if len(ranks) >= spec.stage(name).tasks}
-    made = Pipeline.create(spec)
+    made = Pipeline.create(spec, objects)
     stages = ready_stages(made.spec, complete)
     completions = completions_in(run, spec, done)
     return made, plan_stages(run.storage, stages, made, completions), done

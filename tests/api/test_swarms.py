@@ -123,9 +123,33 @@ def test_a_swarm_of_a_class_of_the_script_runs_beside_its_user_and_ends_with_it(
 
 
 def test_a_swarm_alone_serves_for_its_time(swarm: Make) -> None:
+    blocks = {**HOSTS, "servers": 1, "serve_for": 0.5}
     with in_process():
-        run = swarm(blocks={**HOSTS, "servers": 1, "serve_for": 0.5}).run()
+        run = swarm(blocks=blocks).run()
     assert run.status()["swarm"].done == 1
+    with pytest.raises(StaggerError, match=r"another run of stage swarm: blocks\.drain: 1\.0 before, 2\.0 now\. Give"):
+        swarm(blocks={**blocks, "drain": 2}).run()
+
+
+def test_a_dry_run_shows_the_job_scripts_and_refuses_what_a_launch_does(
+    swarm: Make, score: Make, tmp_path: Path
+) -> None:
+    hosts = swarm(SlurmExecutor, time=10)
+    executor = score(kind=SlurmExecutor, uses=hosts, tasks=3, time=10)
+    shown = executor.dry_run(limit=2)
+    assert [(stage["name"], stage["ranks"], stage["uses"]) for stage in shown["stages"]] == [
+        ("swarm", 2, []),
+        ("score", 2, ["swarm"]),
+    ]
+    assert "#SBATCH --array=0-1" in shown["stages"][0]["arrays"][0]["script"]
+    hosts.blocks = {**HOSTS, "host": NoHost}
+    with pytest.raises(StaggerError, match="NoHost is not a block host"):
+        executor.dry_run()
+    with pytest.raises(StaggerError, match="cannot be sent to its tasks"):
+        score(threading.Lock().acquire).dry_run()
+    with pytest.raises(StaggerError, match=r"LocalExecutor\.dry_run: limit: expected a whole number of at least 1"):
+        score().dry_run(limit=0)
+    assert not (tmp_path / "run").exists()
 
 
 class NoHost:
