@@ -76,13 +76,13 @@ class HostBlocks(BoundStep):
         if self.settings.host == "transformer":
             check_options(self.settings.model, self.settings.host_options)
 
+    def bind(self, task: TaskContext) -> None:
+        self._task = task
+
     def _class(self) -> Any:
         """The class of the host. Raises StaggerError when it cannot be imported, or lacks a method."""
         name = self.settings.host
         return host_class(name) if self._host is None else checked_host(self._host, name)
-
-    def bind(self, task: TaskContext) -> None:
-        self._task = task
 
     def __call__(self, data: Iterator[Any], rank: int, world_size: int) -> Iterator[Any]:
         from stagger.blocks.server.block_server import BlockServer, Identity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,24 @@ def test_a_rehearsal_and_a_look_compute_without_servers(script: Script) -> None:
     run = Path(folder_of(executor.spec)) / "run"
     (again,) = list(looks.documents(str(run), 3, None, None, removed=False, text_key=None))[:1]
     assert again == first
+
+
+def test_a_look_at_a_pipeline_file_computes_without_servers(script: Script) -> None:
+    steps = [{"read_jsonl": {"path": str(script.folder / "documents")}}, {"score_blocks": {"engine": "swarm"}}]
+    stages = [
+        {"name": "swarm", "blocks": {"model": script.model, "servers": 2, "host": "transformer"}},
+        {"name": "score", "uses": ["swarm"], "pipeline": steps},
+    ]
+    file = script.folder / "file.yaml"
+    file.write_text(json.dumps({"name": "both", "run_dir": str(script.folder / "run"), "stages": stages}))
+
+    def look(step: int, stage: str) -> list[Any]:
+        return list(looks.documents(str(file), step, stage, None, removed=False, text_key=None))
+
+    assert all(document.metadata["scored_by"] for document in look(2, "score"))
+    with pytest.raises(StaggerError, match="swarm hosts blocks, and has no documents: choose a stage that uses it"):
+        look(1, "swarm")
+    assert not (script.folder / "run").exists()
 
 
 def test_a_stage_that_needs_its_servers_is_not_rehearsed(script: Script) -> None:

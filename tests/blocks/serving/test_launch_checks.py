@@ -12,7 +12,6 @@ import pytest
 
 from stagger.blocks.serving.keys import VARIABLE, KeyPair, client_keys, key_path
 from stagger.blocks.step import clear_registry
-from stagger.cli.head import documents
 from stagger.errors import StaggerError
 from stagger.launch.dry_run import dry_run
 from stagger.launch.launch import Wishes, launch
@@ -115,15 +114,6 @@ def test_each_mistake_is_told_before_anything_is_written(
             way(load_file(str(pipeline(**given))))
         assert caught.value.exit_status == 2
         assert not (tmp_path / "run").exists()
-
-
-def test_a_look_computes_the_model_of_a_swarm_here(pipeline: Any, tmp_path: Path) -> None:
-    file = str(pipeline())
-    (document,) = documents(file, 2, "score", None, removed=False, text_key=None)
-    assert document.metadata["tokens"] > 0
-    with pytest.raises(StaggerError, match="swarm hosts blocks, and has no documents: choose a stage that uses it"):
-        list(documents(file, 1, "swarm", None, removed=False, text_key=None))
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_in_a_bucket_needs_a_place_for_its_key(
