@@ -9,8 +9,9 @@ from typing import Any
 
 from stagger.errors import StaggerError, agreeing, plural
 from stagger.pipeline.names import add_import_path
-from stagger.plan.stage_plan import StagePlan, output_folders, steps_of, with_plans
+from stagger.plan.stage_plan import StagePlan, steps_of, with_plans
 from stagger.plan.stage_steps import create_steps
+from stagger.plan.step_checks import output_folders
 from stagger.progress import busy
 from stagger.ranks import format_ranks, named_ranks
 from stagger.rundir.output_names import OutputNames

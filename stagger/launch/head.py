@@ -26,7 +26,7 @@ from stagger.status.look import done_ranks
 from stagger.steps.formats import READERS, reader_name, reader_of
 from stagger.steps.removed import WriteRemoved
 from stagger.storage.storage import Storage, join
-from stagger.task.attempt import describe, innermost_line
+from stagger.task.attempt_records import describe, innermost_line
 
 #: Most documents that are read to find some behind a step, or among what it removes.
 READ = 10_000

@@ -17,8 +17,9 @@ from stagger.pipeline.chain import Step
 from stagger.pipeline.hooks import Reader
 from stagger.pipeline.names import add_import_path
 from stagger.plan.datatrove_steps import refuse_unlike_readers, without_empty_texts
-from stagger.plan.stage_plan import StagePlan, check_needs, make_plan, output_folders, output_names
+from stagger.plan.stage_plan import StagePlan, make_plan
 from stagger.plan.stage_steps import create_steps
+from stagger.plan.step_checks import check_needs, output_folders, output_names
 from stagger.plan.upstream import Upstream, writer_of
 from stagger.rundir.output_names import OutputNames, Places
 from stagger.rundir.run_folder import RunFolder, RunRecord

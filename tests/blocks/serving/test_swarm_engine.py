@@ -19,7 +19,7 @@ from stagger.blocks.server.registry import Registry
 from stagger.blocks.serving.client import MicrobatchFailed
 from stagger.blocks.serving.span_server import NotHere
 from stagger.blocks.serving.swarm_engine import SwarmEngine, open_swarm
-from stagger.blocks.serving.tensors import as_bytes, as_tensor
+from stagger.blocks.serving.tensors import as_parts, as_tensor
 from stagger.blocks.serving.wire import Request, write_lengths
 from stagger.blocks.swarm_place import SwarmPlace, registry_folder
 from stagger.blocks.transformer_host import TransformerHost
@@ -193,7 +193,7 @@ def test_a_span_that_shrinks_gets_a_microbatch_as_far_as_it_reaches(swarm: Calla
     host.unload(range(3, 5))
     (batch,) = microbatches(1)
     hidden = torch.randn(3, 64, 64)
-    request = Request(0, 1, 5, "float32", (3, 64, 64), 1000, write_lengths(batch.lengths), as_bytes(hidden), (2, 4))
+    request = Request(0, 1, 5, "float32", (3, 64, 64), 1000, write_lengths(batch.lengths), as_parts(hidden), (2, 4))
     done = host.compute(request)
     assert (done.end, list(done.states), host.span()) == (3, [2], (1, 3))
     assert torch.equal(as_tensor(done.hidden, torch.float32, (3, 64, 64)), host.model.run(hidden, batch, range(1, 3)))
