@@ -33,18 +33,21 @@ HOSTS = {
 METHODS = ("room", "measure", "load", "unload", "serve")
 
 
-def clear_registry(storage: Storage, stage_dir: str, keys: str | None = None) -> None:
+def clear_registry(storage: Storage, stage_dir: str, keys: str | None = None, *, has_users: bool = False) -> None:
     """Remove what servers left in the registry, and their clients' key. Call it only when no server runs any more.
 
-    `keys` is the folder of the key, if it does not lie in the stage's.
+    `keys` is the folder of the key, if it does not lie in the stage's. The key of a swarm whose users have not ended
+    stays: they hold it, and wait for servers that accept it.
 
     That the swarm has ended stays on record: a job that starts all the same must not serve nobody for hours.
     """
     folder = registry_folder(stage_dir)
-    for entry in storage.list(folder):
-        if entry.name != END:
-            storage.remove(join(folder, entry.name))
-    remove_client_keys(key_path(stage_dir, keys))
+    left = [entry.name for entry in storage.list(folder)]
+    for name in left:
+        if name != END:
+            storage.remove(join(folder, name))
+    if not has_users or END in left:
+        remove_client_keys(key_path(stage_dir, keys))
 
 
 class HostBlocks(BoundStep):

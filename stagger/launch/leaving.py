@@ -105,8 +105,8 @@ def held_once_left(
 ) -> Iterator[tuple[RunRecord, dict[str, Look]]]:
     """Hold the run's lock, with its record and the looks taken under it, once no rank that is wanted is still ending.
 
-    Wanted are `ranks` of `stage`, or of all stages; None for all. While it waits, the lock is free. After LEAVING_S, and
-    what servers take to drain, it waits no longer for ranks that others can start without, and says so. Raises
+    Wanted are `ranks` of `stage`, or of all stages; None for all. While it waits, the lock is free. After LEAVING_S,
+    and what servers take to drain, it waits no longer for ranks that others can start without, and says so. Raises
     StillLeaving when none of a swarm's servers could start.
     """
     first: dict[str, set[int]] | None = None

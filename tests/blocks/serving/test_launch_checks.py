@@ -12,6 +12,7 @@ import pytest
 
 from stagger.blocks.serving.keys import VARIABLE, KeyPair, client_keys, key_path
 from stagger.blocks.step import clear_registry
+from stagger.blocks.swarm_place import END
 from stagger.errors import StaggerError
 from stagger.launch.dry_run import dry_run
 from stagger.launch.launch import Wishes, launch
@@ -128,6 +129,16 @@ def test_the_key_ends_with_its_run_also_in_a_folder_for_several(tmp_path: Path) 
     assert len(list((tmp_path / "keys").iterdir())) == 1
     clear_registry(Storage(), stage, keys)
     assert list((tmp_path / "keys").iterdir()) == []
+
+
+def test_the_key_stays_until_the_swarm_has_ended(tmp_path: Path) -> None:
+    """All servers may be lost or cancelled while users wait: those that come after must accept the key of these."""
+    key = client_keys(path := key_path(str(tmp_path)), {})
+    clear_registry(Storage(), str(tmp_path), has_users=True)
+    assert client_keys(path, {}) == key
+    Storage().write(str(tmp_path / "registry" / END), b"{}")
+    clear_registry(Storage(), str(tmp_path), has_users=True)
+    assert not Path(path).exists()
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/blocks.md"])
