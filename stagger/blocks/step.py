@@ -20,7 +20,7 @@ from stagger.pipeline.names import resolve
 from stagger.pipeline.task_context import TaskContext
 from stagger.slurm.own_job import job_state
 from stagger.spec.block_settings import BlockSettings
-from stagger.storage.storage import Storage, join
+from stagger.storage.storage import Storage, is_local, join
 from stagger.task.attempt_log import log
 
 #: Name in a pipeline file -> class of a host that ships. Its module is imported when it is used.
@@ -76,6 +76,15 @@ class HostBlocks(BoundStep):
             raise StaggerError(f"blocks.host_options: {self.settings.host} does not accept them: {error}.") from None
         if self.settings.host == "transformer":
             check_options(self.settings.model, self.settings.host_options)
+
+    def start_requests(self, storage: Storage) -> int:
+        """Those that open the model; none for hosts of users, whose requests are not known."""
+        model = (self.settings.model or "").removesuffix("/config.json")
+        if self.settings.host != "transformer" or is_local(model):
+            return 0
+        from stagger.models.model_requests import checkpoint_requests
+
+        return checkpoint_requests(storage, model)
 
     def bind(self, task: TaskContext) -> None:
         self._task = task

@@ -16,7 +16,8 @@ from stagger.launch.hand_over import Factors
 from stagger.launch.launched import Launched
 from stagger.launch.leaving import held_once_left
 from stagger.launch.leftovers import lost_outputs
-from stagger.launch.stages import lost_results, run_stages
+from stagger.launch.plans import check_needs_again
+from stagger.launch.stages import lost_results, run_stages, with_swarms
 from stagger.ranks import format_ranks, named_ranks
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.spec.changes import changed_spec
@@ -78,7 +79,11 @@ def retry(
             names = [one.name for one in record.spec.chosen(stage)]
             redo = ranks_to_redo(looks, names, ranks, again, lost, checksums, everywhere=stage is None)
             chosen = {name: chosen_ranks(looks[name], ranks, failed_only, redo.get(name, set())) for name in names}
-            for name in redo:  # Before anything is undone: this machine may not be able to run it.
+            starting = [name for name in names if redo.get(name) or not looks[name].is_done]
+            check_needs_again(
+                run.storage, record.spec, with_swarms(record.spec, starting)
+            )  # Before anything is undone.
+            for name in redo:  # This machine may not be able to run it.
                 runner_of(record.spec, record.spec.stage(name)).check()
             for name in redo:
                 looks[name] = undone(looks[name], redo[name])
