@@ -76,12 +76,12 @@ def test_the_requests_of_a_server_that_opens_its_model_are_counted(folder: Path,
     s3.reset()
     context = HostContext(total, model, 0, lambda: False, storage=storage)
     host = TransformerHost(context, interface="lo", encrypt=False)
-    host.server.close()
+    stop = threading.Event()
+    stop.set()
+    host.serve(stop)
     assert len(s3.log()) == counted == 2 + 1 + 3 + 1
-    assert (
-        HostBlocks({"total": total, "servers": 1, "model": str(folder), "host": "transformer"}).start_requests(storage)
-        == 0
-    )
+    local = HostBlocks({"total": total, "servers": 1, "model": str(folder), "host": "transformer"})
+    assert local.start_requests(storage) == 0
 
 
 def test_a_job_opens_the_model_once_in_each_worker(folder: Path, s3: S3Server, tmp_path: Path) -> None:
