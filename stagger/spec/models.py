@@ -398,7 +398,15 @@ def check_use(spec: RunSpec, user: StageSpec, swarm: StageSpec) -> None:
         raise ValueError(
             f"{says}, and one of them runs on Slurm and the other on this machine: give both the same executor"
         )
-    if swarm.blocks.serve_for is not None:
+    blocks = swarm.blocks
+    if blocks.total and blocks.num_blocks != "auto" and blocks.servers * blocks.num_blocks < blocks.total:
+        raise ValueError(
+            f"{says}, whose {counted(blocks.servers, 'server')} with {blocks.num_blocks} blocks each cannot host the"
+            f" {counted(blocks.total, 'block')} of the model: give it at least"
+            f" {counted(-(-blocks.total // blocks.num_blocks), 'server')} (blocks.servers), or more blocks each"
+            " (blocks.num_blocks)"
+        )
+    if blocks.serve_for is not None:
         raise ValueError(f"{says}, whose servers stay until that is done: leave blocks.serve_for of {swarm.name!r} out")
 
 
