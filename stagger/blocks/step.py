@@ -20,7 +20,7 @@ from stagger.pipeline.names import resolve
 from stagger.pipeline.task_context import TaskContext
 from stagger.slurm.own_job import job_state
 from stagger.spec.block_settings import BlockSettings
-from stagger.storage.storage import Storage, join
+from stagger.storage.storage import Storage, is_local, join
 from stagger.task.attempt_log import log
 
 #: Name in a pipeline file -> class of a host that ships. Its module is imported when it is used.
@@ -33,18 +33,21 @@ HOSTS = {
 METHODS = ("room", "measure", "load", "unload", "serve")
 
 
-def clear_registry(storage: Storage, stage_dir: str, keys: str | None = None) -> None:
+def clear_registry(storage: Storage, stage_dir: str, keys: str | None = None, *, has_users: bool = False) -> None:
     """Remove what servers left in the registry, and their clients' key. Call it only when no server runs any more.
 
-    `keys` is the folder of the key, if it does not lie in the stage's.
+    `keys` is the folder of the key, if it does not lie in the stage's. The key of a swarm whose users have not ended
+    stays: they hold it, and wait for servers that accept it.
 
     That the swarm has ended stays on record: a job that starts all the same must not serve nobody for hours.
     """
     folder = registry_folder(stage_dir)
-    for entry in storage.list(folder):
-        if entry.name != END:
-            storage.remove(join(folder, entry.name))
-    remove_client_keys(key_path(stage_dir, keys))
+    left = [entry.name for entry in storage.list(folder)]
+    for name in left:
+        if name != END:
+            storage.remove(join(folder, name))
+    if not has_users or END in left:
+        remove_client_keys(key_path(stage_dir, keys))
 
 
 class HostBlocks(BoundStep):
@@ -75,6 +78,15 @@ class HostBlocks(BoundStep):
             raise StaggerError(f"host_options: {self.settings.host} does not accept them: {error}.") from None
         if self.settings.host == "transformer":
             check_options(self.settings.model, self.settings.host_options)
+
+    def start_requests(self, storage: Storage) -> int:
+        """Those that open the model; none for hosts of users, whose requests are not known."""
+        model = (self.settings.model or "").removesuffix("/config.json")
+        if self.settings.host != "transformer" or is_local(model):
+            return 0
+        from stagger.models.model_requests import checkpoint_requests
+
+        return checkpoint_requests(storage, model)
 
     def bind(self, task: TaskContext) -> None:
         self._task = task

@@ -344,6 +344,8 @@ def not_done(stage: Stage, launches: Sequence[SlurmLaunch]) -> set[int]:
 
 def note_job(activity: Activity, launch: SlurmLaunch, job: QueuedJob, ranks: list[int]) -> None:
     """Add the ranks of a queued or running job to a stage's activity."""
+    if job.state == "COMPLETING":
+        activity.completing.update(ranks)
     if is_queued(job.state):
         (activity.requeued if was_requeued(job) else activity.pending).update(ranks)
         if (why := reason_of(job.reason, job.job_id)) is not None:

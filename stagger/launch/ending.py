@@ -17,6 +17,7 @@ from stagger.executor.limits import check_limits
 from stagger.launch.check import enter
 from stagger.launch.foreign import warn_of_foreign
 from stagger.launch.hand_over import start
+from stagger.launch.leaving import refuse_leaving
 from stagger.launch.leftovers import remove_leftovers
 from stagger.launch.publish import NotPublished, publish
 from stagger.launch.retry_policy import Decision, decide
@@ -105,8 +106,12 @@ def nodes_submit(stage: StageSpec) -> bool:
 def end_stage(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: str, *, submits: bool = True) -> Ending:
     """End stage `name`, under the run's lock if it may launch anything. Without `submits`, launch nothing.
 
-    `looks` are those of all stages. Raises StaggerError when something cannot be launched.
+    `looks` are those of all stages. Raises StaggerError when something cannot be launched; StillLeaving, before it has
+    done anything, when that has to wait for servers.
     """
+    if submits:
+        again = [] if looks[name].is_done else [name]  # It may have ended its swarm, and be retried now.
+        refuse_leaving(record.spec, looks, [*again, *dependents(record.spec, name)])
     ending = _end_stage(run, record, looks, name, submits=submits)
     swarms = record.spec.stage(name).uses
     if ending.again and submits and (gone := [one for one in swarms if is_told_to_end(looks[one].stage)]):

@@ -12,6 +12,7 @@ from stagger.executor.activity import Waiting
 from stagger.launch.check import enter
 from stagger.launch.ending import end_stage, recording_end
 from stagger.launch.launched import Launched
+from stagger.launch.leaving import refuse_leaving
 from stagger.launch.plans import ready_stages
 from stagger.launch.stages import note_unfinished, run_stages, wanted_ranks
 from stagger.launch.swarms import is_used, replaceable, why_over
@@ -151,7 +152,9 @@ def _act(
     with run.lock.held():
         record = run.load() or record
         enter(record.spec)
-        lost += run_stages(run, record, look_at_run(run, record), limit=limit, only=fresh).lost_outputs
+        looks = look_at_run(run, record)
+        refuse_leaving(record.spec, looks, sorted(fresh))
+        lost += run_stages(run, record, looks, limit=limit, only=fresh).lost_outputs
     return True, record
 
 

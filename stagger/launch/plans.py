@@ -65,10 +65,7 @@ class Pipeline:
     def check_needs(self, storage: Storage) -> None:
         """Raise StaggerError when something is missing that a step needs beside its input, such as a model."""
         for stage in self.spec.stages:
-            swarms = {name: self.spec.stage(name).blocks for name in stage.uses}
-            check_needs(storage, stage, self.steps[stage.name], swarms)
-            check_key(self.spec, stage)
-            check_fit(storage, stage)
+            check_stage_needs(storage, self.spec, stage, self.steps[stage.name])
 
     def inputs(self, plans: Mapping[str, StagePlan]) -> Iterator[str]:
         """The paths of all shards in the plans."""
@@ -85,6 +82,24 @@ class Pipeline:
             with contextlib.suppress(StaggerError):  # Its input is not there yet.
                 found = map(first.path_of, first.find_shards(storage)) if isinstance(first, Reader) else ()
                 yield from (path for path in found if not writer_of(path, ahead, places))
+
+
+def check_stage_needs(storage: Storage, spec: RunSpec, stage: StageSpec, steps: Sequence[Any]) -> None:
+    """Raise StaggerError when something is missing that a stage needs beside its input, such as a model or a key."""
+    swarms = {name: spec.stage(name).blocks for name in stage.uses}
+    check_needs(storage, stage, steps, swarms)
+    check_key(spec, stage)
+    check_fit(storage, stage)
+
+
+def check_needs_again(storage: Storage, spec: RunSpec, names: Iterable[str]) -> None:
+    """Check for the stages `names` of an earlier launch that what they need beside their input is still there.
+
+    Raises StaggerError if not. Of steps that are Python objects, which are not loaded here, nothing is checked.
+    """
+    for name in names:
+        stage = spec.stage(name)
+        check_stage_needs(storage, spec, stage, [] if spec.pickled else create_steps(stage))
 
 
 def check_key(spec: RunSpec, stage: StageSpec) -> None:

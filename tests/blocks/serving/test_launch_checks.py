@@ -10,15 +10,22 @@ from typing import Any
 
 import pytest
 
+from stagger.blocks.serving.client import Timing
 from stagger.blocks.serving.keys import VARIABLE, KeyPair, client_keys, key_path
 from stagger.blocks.step import clear_registry
+from stagger.blocks.swarm_place import END
 from stagger.errors import StaggerError
 from stagger.launch.dry_run import dry_run
 from stagger.launch.launch import Wishes, launch
 from stagger.launch.plans import check_key
+from stagger.launch.retry import retry
+from stagger.plan.registry_requests import LOOK_S
+from stagger.rundir.run_folder import RunFolder
 from stagger.spec.load import load_file
 from stagger.storage.storage import Storage
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Cli
+from tests.kit.runs import launches
+from tests.kit.slurm_front import front
 from tests.models.corpus import save_model
 
 
@@ -132,12 +139,44 @@ def test_a_run_in_a_bucket_needs_a_place_for_its_key(
     check()
 
 
+def test_a_retry_checks_the_place_of_the_key_and_the_model_again(
+    pipeline: Any, model: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is launched, and nothing of the earlier launch is undone."""
+    front(cli, tmp_path)
+    monkeypatch.setenv("PATH", cli.env["PATH"])
+    monkeypatch.setenv(VARIABLE, KeyPair.new().secret.decode())
+    copy = shutil.copytree(model, tmp_path / "model")
+    slurm = {"type": "slurm", "partition": "gpu", "time": 10, "gpus_per_task": 1, "mem_per_cpu_gb": 1}
+    file = pipeline(options={"keys": "s3://bucket/keys", "tokens": 4096}, blocks={"model": str(copy)}, executor=slurm)
+    launch(load_file(str(file)))
+    run, record = RunFolder.open(str(tmp_path / "run"))
+    with monkeypatch.context() as without:
+        without.delenv(VARIABLE)
+        with pytest.raises(StaggerError, match=r"swarm: the key .* cannot be kept in s3://bucket/.*host_options"):
+            retry(run, record)
+    shutil.rmtree(copy)
+    with pytest.raises(StaggerError, match=r"Step 2 \(score_blocks\): .*/model: there is no config.json"):
+        retry(run, record)
+    assert [len(launches(tmp_path / "run" / name)) for name in ("swarm", "score")] == [1, 1]
+
+
 def test_the_key_ends_with_its_run_also_in_a_folder_for_several(tmp_path: Path) -> None:
     stage, keys = str(tmp_path / "stage"), str(tmp_path / "keys")
     client_keys(key_path(stage, keys), {})
     assert len(list((tmp_path / "keys").iterdir())) == 1
     clear_registry(Storage(), stage, keys)
     assert list((tmp_path / "keys").iterdir()) == []
+
+
+def test_the_key_stays_until_the_swarm_has_ended(tmp_path: Path) -> None:
+    """All servers may be lost or cancelled while users wait: those that come after must accept the key of these."""
+    key = client_keys(path := key_path(str(tmp_path)), {})
+    clear_registry(Storage(), str(tmp_path), has_users=True)
+    assert client_keys(path, {}) == key
+    Storage().write(str(tmp_path / "registry" / END), b"{}")
+    clear_registry(Storage(), str(tmp_path), has_users=True)
+    assert not Path(path).exists()
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/blocks.md"])
@@ -159,3 +198,7 @@ def test_examples_of_swarms_are_launched_as_written(page: str, model: str, tmp_p
         (tmp_path / "file.yaml").write_text(text)
         shown = dry_run(load_file(str(tmp_path / "file.yaml")), Wishes())
         assert [len(stage["arrays"]) for stage in shown["stages"]] == [1] * len(shown["stages"])
+
+
+def test_launches_count_the_looks_that_users_make() -> None:
+    assert Timing().look_s[1] == LOOK_S
