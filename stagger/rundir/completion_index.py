@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -40,24 +41,27 @@ def read_table(folder: StageFolder, ranks: set[int], *, keep: bool) -> Completio
     """
     table = cast("CompletionTable | None", folder.table) or CompletionTable()
     table.keep(ranks)
-    identities: dict[str, str] = {}
     unread = ranks.difference(table.rank)
+    many = len(unread - folder.in_memory()) >= INDEXED
     with collection_paused():
-        if len(unread - folder.in_memory()) >= INDEXED:
-            identities = folder.storage.identities(join(folder.path, "completions"))  # Before any of them is read.
-            if not len(table) and not keep and (found := _load(folder)) is not None:
-                table = found
-                _drop_changed(table, identities)
-                table.keep(ranks)
-                unread.difference_update(table.rank)
-                folder.unkept.update(table.rank)
+        listed: dict[str, str] = {}
+        if many and not len(table) and not keep and (found := _load(folder)) is not None:
+            listed, table = folder.storage.identities(join(folder.path, "completions")), found
+            _drop_changed(table, listed)
+            table.keep(ranks)
+            unread.difference_update(table.rank)
+            folder.unkept.update(table.rank)
+        elif many and not is_local(folder.path):
+            listed = folder.storage.identities(join(folder.path, "completions"))
         before, few = len(table), len(unread) < INDEXED
         in_memory = folder.in_memory()
-        for some, records in folder.reading(unread, keep=keep or few):
-            mine = ["" if rank in in_memory else identities.get(f"{pad(rank)}.json", "") for rank in some]
+        for some, records, identities in folder.reading(unread, keep=keep or few):
+            mine = identities if is_local(folder.path) else [
+                "" if rank in in_memory else listed.get(f"{pad(rank)}.json", "") for rank in some
+            ]
             _append(folder, table, some, mine, records)
         table.keep(ranks)
-        if identities and (len(table) - before) * STALE > len(table):
+        if many and any(table.identity) and (len(table) - before) * STALE > len(table):
             _save(folder, table)
     folder.table = table
     return table
@@ -99,7 +103,7 @@ def _load(folder: StageFolder) -> CompletionTable | None:
         if is_local(path) and not _is_ours(folder, path):
             return None
         return _decode(folder.storage.read(path))
-    except (OSError, StaggerError, ValueError, KeyError, TypeError, zstandard.ZstdError):
+    except (OSError, StaggerError, ValueError, KeyError, TypeError, OverflowError, zstandard.ZstdError):
         return None
 
 
@@ -125,15 +129,20 @@ def _is_ours(folder: StageFolder, path: str) -> bool:
 
 def _encode(table: CompletionTable) -> bytes:
     content = {**vars(table), "format": FORMAT, "folder_sets": list(map(list, table.folder_sets))}
-    data = orjson.dumps({**content, "steps": list(map(vars, table.steps))})
+    data = orjson.dumps({**content, "steps": list(map(vars, table.steps))}, default=array.tolist)
     return zstandard.ZstdCompressor(level=1, write_checksum=True).compress(data)
 
 
 def _decode(data: bytes) -> CompletionTable:
-    """Raises ValueError, KeyError, TypeError or ZstdError if the data are not those of a table."""
+    """Raises ValueError, KeyError, TypeError, OverflowError or ZstdError if the data are not those of a table."""
     content: dict[str, Any] = orjson.loads(zstandard.ZstdDecompressor().decompress(data))
     if content.pop("format") != FORMAT:
         raise ValueError("another format")
+    table = CompletionTable(steps=[StepColumns(step["name"]) for step in content["steps"]])
+    for mine, kept in zip([table, *table.steps], [content, *content["steps"]], strict=True):
+        for name, column in vars(mine).items():
+            if isinstance(column, array):
+                kept[name] = array(column.typecode, kept[name])
     sets = [OutputFolders(tuple(kept), tuple(removed)) for kept, removed in content.pop("folder_sets")]
     steps = [StepColumns(**step) for step in content.pop("steps")]
     table = CompletionTable(**content, steps=steps, folder_sets={one: number for number, one in enumerate(sets)})
