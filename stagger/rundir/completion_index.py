@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -18,7 +19,7 @@ import zstandard
 
 from stagger.errors import StaggerError
 from stagger.ranks import pad
-from stagger.rundir.completion_table import MALFORMED, CompletionTable, OtherSteps, OutputFolders, StepColumns
+from stagger.rundir.completion_table import MALFORMED, Column, CompletionTable, OtherSteps, OutputFolders, StepColumns
 from stagger.rundir.stage_folder import Completion, StageFolder, check_record, collection_paused, damaged
 from stagger.storage.ownership import foreign, open_to_others
 from stagger.storage.storage import is_local, join
@@ -29,8 +30,8 @@ INDEXED = 500
 #: The index is written anew when more than one in STALE of its rows was missing.
 STALE = 10
 
-#: Changes when the columns or their meaning do.
-FORMAT = 1
+#: Changes when the columns or their meaning do. Numbers are as they are in memory, which not all machines share.
+FORMAT = f"2 {sys.byteorder}"
 
 
 def read_table(folder: StageFolder, ranks: set[int], *, keep: bool) -> CompletionTable:
@@ -56,9 +57,11 @@ def read_table(folder: StageFolder, ranks: set[int], *, keep: bool) -> Completio
         before, few = len(table), len(unread) < INDEXED
         in_memory = folder.in_memory()
         for some, records, identities in folder.reading(unread, keep=keep or few):
-            mine = identities if is_local(folder.path) else [
-                "" if rank in in_memory else listed.get(f"{pad(rank)}.json", "") for rank in some
-            ]
+            mine = (
+                identities
+                if is_local(folder.path)
+                else ["" if rank in in_memory else listed.get(f"{pad(rank)}.json", "") for rank in some]
+            )
             _append(folder, table, some, mine, records)
         table.keep(ranks)
         if many and any(table.identity) and (len(table) - before) * STALE > len(table):
@@ -103,7 +106,7 @@ def _load(folder: StageFolder) -> CompletionTable | None:
         if is_local(path) and not _is_ours(folder, path):
             return None
         return _decode(folder.storage.read(path))
-    except (OSError, StaggerError, ValueError, KeyError, TypeError, OverflowError, zstandard.ZstdError):
+    except (OSError, StaggerError, ValueError, KeyError, TypeError, zstandard.ZstdError):
         return None
 
 
@@ -128,24 +131,33 @@ def _is_ours(folder: StageFolder, path: str) -> bool:
 
 
 def _encode(table: CompletionTable) -> bytes:
+    """One line of JSON, with the number of rows in place of each column of numbers, and then these columns."""
     content = {**vars(table), "format": FORMAT, "folder_sets": list(map(list, table.folder_sets))}
-    data = orjson.dumps({**content, "steps": list(map(vars, table.steps))}, default=array.tolist)
+    head = orjson.dumps({**content, "steps": list(map(vars, table.steps))}, default=len)
+    data = b"".join([head, b"\n", *(column.tobytes() for column in table.columns() if isinstance(column, array))])
     return zstandard.ZstdCompressor(level=1, write_checksum=True).compress(data)
 
 
 def _decode(data: bytes) -> CompletionTable:
-    """Raises ValueError, KeyError, TypeError, OverflowError or ZstdError if the data are not those of a table."""
-    content: dict[str, Any] = orjson.loads(zstandard.ZstdDecompressor().decompress(data))
+    """Raises ValueError, KeyError, TypeError or ZstdError if the data are not those of a table."""
+    head, _, numbers = zstandard.ZstdDecompressor().decompress(data).partition(b"\n")
+    content: dict[str, Any] = orjson.loads(head)
     if content.pop("format") != FORMAT:
         raise ValueError("another format")
-    table = CompletionTable(steps=[StepColumns(step["name"]) for step in content["steps"]])
-    for mine, kept in zip([table, *table.steps], [content, *content["steps"]], strict=True):
-        for name, column in vars(mine).items():
-            if isinstance(column, array):
-                kept[name] = array(column.typecode, kept[name])
+    steps = [StepColumns(**{**step, **_no_numbers(StepColumns(""))}) for step in content.pop("steps")]
     sets = [OutputFolders(tuple(kept), tuple(removed)) for kept, removed in content.pop("folder_sets")]
-    steps = [StepColumns(**step) for step in content.pop("steps")]
-    table = CompletionTable(**content, steps=steps, folder_sets={one: number for number, one in enumerate(sets)})
-    if len(set(map(len, table.columns()))) > 1:
+    content |= {**_no_numbers(CompletionTable()), "folder_sets": {one: number for number, one in enumerate(sets)}}
+    table = CompletionTable(**content, steps=steps)
+    rows, view = len(table.identity), memoryview(numbers)
+    for column in table.columns():
+        if isinstance(column, array):
+            column.frombytes(view[: rows * column.itemsize])
+            view = view[rows * column.itemsize :]
+    if view or set(map(len, table.columns())) != {rows}:
         raise ValueError("columns of different lengths")
     return table
+
+
+def _no_numbers(columns: CompletionTable | StepColumns) -> dict[str, Column]:
+    """The columns of numbers of an empty table."""
+    return {name: column for name, column in vars(columns).items() if isinstance(column, array)}

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields
-from functools import partial
+from functools import lru_cache, partial
 from operator import itemgetter, lt
 from sys import intern
 from typing import Any, NamedTuple, TypeAlias
@@ -33,7 +33,8 @@ MALFORMED = (KeyError, TypeError, AttributeError, ValueError, OverflowError)
 integers: partial[array[int]] = partial(array, "q")
 numbers: partial[array[float]] = partial(array, "d")
 
-_plain_fields = itemgetter(*INTEGERS, *NUMBERS, "job", "host")
+_fields = itemgetter(*INTEGERS, *NUMBERS, "job", "host", "steps", "retried", "bad_records", "outputs")
+_step_fields = itemgetter("records", "seconds")
 
 #: A column: of numbers, or of anything.
 Column: TypeAlias = "array[Any] | list[Any]"
@@ -160,37 +161,38 @@ class _Rows:
 
     @classmethod
     def of(cls, ranks: Sequence[int], records: Sequence[Mapping[str, Any]], steps: int) -> _Rows:
-        found = [record["steps"] for record in records]
+        *plain, found, retried, bad, outputs = zip(*map(_fields, records), strict=True)
         if any(len(one) != steps for one in found):
             rank, one = next((rank, one) for rank, one in zip(ranks, found, strict=True) if len(one) != steps)
             raise OtherSteps(rank, f"it has {counted(len(one), 'step')}, other records of the stage {steps}")
-        plain = zip(*map(_plain_fields, records), strict=True)
-        columns: dict[str, Column] = {name: integers(next(plain)) for name in INTEGERS}
-        columns |= {name: numbers(next(plain)) for name in NUMBERS}
-        columns |= {"job": list(next(plain)), "host": list(map(intern, next(plain)))}
-        retried = [record["retried"] for record in records]
-        columns["waited_s"] = numbers([one["waited_s"] for one in retried])
+        columns: dict[str, Column] = dict(zip(INTEGERS, map(integers, plain), strict=False))
+        columns |= zip(NUMBERS, map(numbers, plain[len(INTEGERS) :]), strict=False)
+        columns |= {"job": list(plain[-2]), "host": list(map(intern, plain[-1]))}
+        columns["waited_s"] = numbers(list(map(itemgetter("waited_s"), retried)))
         columns["requests"] = [one["requests"] or None for one in retried]
-        bad = [record["bad_records"] for record in records]
         columns["bad_records"] = [one if one["skipped"] else None for one in bad]
         columns |= {key: [record.get(key) or None for record in records] for key in RARE}
         notes = [record.get("notes") for record in records]
         columns |= {key: [one.get(key) if one else None for one in notes] for key in NOTED}
-        return cls(columns, list(map(_folders, records)), [_step(mine) for mine in zip(*found, strict=True)])
+        return cls(columns, list(map(_folders, outputs)), [_step(mine) for mine in zip(*found, strict=True)])
 
 
 def _step(records: Sequence[Any]) -> StepColumns:
     """The columns of one step, from its parts of completion records."""
     statistics = [record if len(record) > STEP_KEYS else None for record in records]
-    counts, seconds = [record["records"] for record in records], [record["seconds"] for record in records]
+    counts, seconds = zip(*map(_step_fields, records), strict=True)
     return StepColumns(records[0]["name"], integers(counts), numbers(seconds), statistics)
 
 
-def _folders(record: Mapping[str, Any]) -> OutputFolders:
-    """The folders of a record's outputs."""
-    outputs = record["outputs"]
+def _folders(outputs: Sequence[Any]) -> OutputFolders:
+    """The folders of a rank's outputs."""
     if len(outputs) == 1 and "removed_by" not in outputs[0]:  # Those of most ranks.
-        return OutputFolders((outputs[0]["path"].rpartition("/")[0],), ())
+        return _only(outputs[0]["path"].rpartition("/")[0])
     kept = {output["path"].rpartition("/")[0] for output in outputs if "removed_by" not in output}
     removed = {output["path"].rpartition("/")[0] for output in outputs if "removed_by" in output}
     return OutputFolders(tuple(sorted(kept)), tuple(sorted(removed)))
+
+
+@lru_cache
+def _only(folder: str) -> OutputFolders:
+    return OutputFolders((folder,), ())

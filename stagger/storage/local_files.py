@@ -188,9 +188,12 @@ def identities(folder: str) -> dict[str, str]:
     found = {}
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:
-            with contextlib.suppress(FileNotFoundError):  # Temporary files vanish.
-                found[entry.name] = identity_before(latest, entry.stat())
-    return {name: identity for name, identity in found.items() if identity}
+            try:
+                if identity := identity_before(latest, entry.stat()):
+                    found[entry.name] = identity
+            except FileNotFoundError:  # Temporary files vanish.
+                continue
+    return found
 
 
 def settled() -> int:
