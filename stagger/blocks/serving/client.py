@@ -164,9 +164,14 @@ class Client:
     def _send(self) -> None:
         """Send what waits, the deepest first."""
         now, left = time.monotonic(), []
+        full: set[int] = set()  # Blocks at which no server has a credit: it is the same for all that wait there.
         loads = {name: peer.load for name, peer in self.peers.items() if peer.ready}
         for flight in sorted(self._waiting, key=lambda flight: (-flight.at, flight.order)):
-            hop = next_hop(loads, range(flight.at, self._end), flight.tokens, now, flight.size / TRANSFER)
+            hop = None
+            if flight.at not in full:
+                hop = next_hop(loads, range(flight.at, self._end), flight.tokens, now, flight.size / TRANSFER)
+            if hop is None:
+                full.add(flight.at)
             if hop is None or not self._send_to(self.peers[hop[0]], flight, hop[1], now):
                 left.append(flight)
         self._waiting = left
