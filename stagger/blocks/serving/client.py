@@ -164,11 +164,16 @@ class Client:
     def _send(self) -> None:
         """Send what waits, the deepest first."""
         now, left = time.monotonic(), []
+        full: set[int] = set()  # Blocks at which no server has a credit: it is the same for all that wait there.
         loads = {name: peer.load for name, peer in self.peers.items() if peer.ready}
         for flight in sorted(self._waiting, key=lambda flight: (-flight.at, flight.order)):
-            blocks = range(flight.at, min(self._end, flight.doubts.question or self._end))
             able = self._unasked(flight, loads, now)
-            hop = next_hop(able, blocks, flight.tokens, now, flight.size / TRANSFER)
+            hop = None
+            if able is not loads or flight.at not in full:
+                blocks = range(flight.at, min(self._end, flight.doubts.question or self._end))
+                hop = next_hop(able, blocks, flight.tokens, now, flight.size / TRANSFER)
+            if hop is None and able is loads:
+                full.add(flight.at)
             if hop is None or not self._send_to(self.peers[hop[0]], flight, hop[1], now):
                 left.append(flight)
         self._waiting = left
