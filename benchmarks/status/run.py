@@ -125,7 +125,7 @@ def environment(folder: str) -> dict[str, str]:
 def main() -> int:
     parser = measure.parser((__doc__ or "").partition("\n")[0], repeat=3)
     parser.add_argument("--ranks", type=int, default=100_000)
-    parser.add_argument("--than", help="the folder of another checkout of stagger to compare with")
+    parser.add_argument("--than", help="the folder of another checkout, which can read the run")
     options = parser.parse_args()
     results: dict[str, Any] = {}
     for name, share in (("all done", 1.0), ("half done, half queued", 0.5)):
