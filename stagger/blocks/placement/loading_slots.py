@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from math import inf
 from typing import Literal
 
 Slots = Literal["auto"] | int
@@ -94,7 +93,7 @@ class FirstCopy:
         """The places with one more server."""
         wanted = [block for block in loader.span if block in missing]
         own = {block: place for place, block in enumerate(reversed(wanted) if backwards else wanted, 1)}
-        return self.place | {block: min(place, self.place.get(block, inf)) for block, place in own.items()}
+        return self.place | {block: min(place, self.place.get(block, place)) for block, place in own.items()}
 
 
 def first_copy(loaders: Sequence[Loader], missing: Collection[int]) -> FirstCopy:
