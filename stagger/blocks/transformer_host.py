@@ -16,7 +16,7 @@ from stagger.blocks.host import HostContext, Speed
 from stagger.blocks.serving.addresses import own_address
 from stagger.blocks.serving.keys import client_keys, key_path
 from stagger.blocks.serving.span_server import Computed, NotFinite, NotHere, SpanServer
-from stagger.blocks.serving.tensors import as_bytes, as_tensor
+from stagger.blocks.serving.tensors import as_parts, as_tensor
 from stagger.blocks.serving.wire import Model, Request, read_lengths
 from stagger.errors import StaggerError, counted
 from stagger.models.block_source import BlockSource
@@ -25,9 +25,10 @@ from stagger.models.checkpoint import Checkpoint
 from stagger.models.config_facts import PLACES, number_of
 from stagger.models.cut_model import CutModel
 from stagger.models.devices import device_name, devices_of_job, free_memory
-from stagger.models.memory import Widths, activations, measure, room
+from stagger.models.memory import Widths, activations, room
 from stagger.models.microbatch import Microbatch
 from stagger.models.open_engine import dtype_of
+from stagger.models.pace import measure
 from stagger.models.swarm_choice import SERVED_TOKENS
 
 #: Bytes per second that a connection carries, encrypted by one thread (benchmarks/swarm).
@@ -208,13 +209,13 @@ class TransformerHost:
                 hidden = self.model.run(hidden, batch, range(done, stop))
                 done = stop
                 if stop < end:
-                    states[stop] = as_bytes(hidden)
+                    states[stop] = as_parts(hidden)
             bad = nonfinite(hidden, batch)
             spoilt = self._spoilt(bad, request, batch)
             sound = self._computes_again(spoilt) if spoilt else True
             if not bad[0].any():
                 self._remember(request, end, lengths[0])
-        return Computed(end, as_bytes(hidden), states, spoilt, sound)
+        return Computed(end, as_parts(hidden), states, spoilt, sound)
 
     def _spoilt(self, bad: torch.Tensor, request: Request, batch: Microbatch) -> int:
         """How many tokens have states that are not finite (`bad`), in rows of the request whose states all were."""
@@ -227,8 +228,7 @@ class TransformerHost:
         """Keep the first tokens of a request, whose results are finite."""
         kept = (1, min(tokens, PROOF_TOKENS), self.model.hidden_size)
         if kept[1]:
-            size = kept[1] * kept[2] * self.dtype.itemsize
-            self._proofs[request.start] = end, as_tensor(request.hidden[:size], self.dtype, kept)
+            self._proofs[request.start] = end, as_tensor(request.hidden, self.dtype, kept)
 
     def _computes_again(self, spoilt: int) -> bool:
         """Whether what was finite before is finite again; False if there is nothing to compute again.

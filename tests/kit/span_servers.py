@@ -57,7 +57,7 @@ def hidden_state(seed: int) -> Array:
 
 
 def work(number: int, layers: tuple[int, ...] = (12,)) -> Work:
-    return Work(number, SHAPE, write_lengths([SHAPE[1]] * SHAPE[0]), hidden_state(number).tobytes(), layers)
+    return Work(number, SHAPE, write_lengths([SHAPE[1]] * SHAPE[0]), [hidden_state(number).tobytes()], layers)
 
 
 @dataclass
@@ -102,14 +102,14 @@ class Blocks:
         if faults.nan and number >= faults.after:
             raise NotFinite("4 values of row 0 are not finite")
         end = min(end, request.end)
-        hidden = np.frombuffer(request.hidden, np.float32).reshape(request.shape)
-        states = {layer: passed(hidden, request.start, layer).tobytes() for layer in request.layers if layer < end}
+        hidden = np.frombuffer(b"".join(request.hidden), np.float32).reshape(request.shape)
+        states = {layer: [passed(hidden, request.start, layer).tobytes()] for layer in request.layers if layer < end}
         result = passed(hidden, request.start, end)
         if faults.spoils and number >= faults.after:
             result[0] = np.nan
         bad = spoilt(hidden, result)
         self.sound = self.sound or not bad
-        return Computed(end, result.tobytes(), states, bad, self.sound)
+        return Computed(end, [result.tobytes()], states, bad, self.sound)
 
 
 def run_server(folder: str, name: str, start: int, end: int, clients: bytes | None, faults: Faults) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from stagger.blocks.serving.keys import KeyPair
 from stagger.blocks.serving.peer import LOST, READY, Peer
 from stagger.blocks.serving.routing import Load, Offer, Uncovered, mean_rate, next_hop, patience, uncovered
 from stagger.blocks.serving.span_server import CREDITS, Heartbeat
-from stagger.blocks.serving.wire import BadFrames, Buffer, Model, Refusal, Reply, Request, read_reply
+from stagger.blocks.serving.wire import BadFrames, Buffer, Model, Parts, Refusal, Reply, Request, read_reply
 from stagger.errors import StaggerError, counted
 from stagger.ranks import format_ranks
 
@@ -103,6 +104,8 @@ class Client:
         self._timing = timing
         self._most_bytes = most_bytes
         self._context = zmq.Context()
+        self._ended = weakref.finalize(self, end, self.peers, self._context)
+        self._ended.atexit = False
         self._poller = zmq.Poller()
         self._random = Random()  # noqa: S311 - jitter.
         self._ids = itertools.count()
@@ -119,7 +122,7 @@ class Client:
 
     def run(
         self, microbatches: Iterable[Work], blocks: int | None = None, may_take: Callable[[], bool] = lambda: True
-    ) -> Iterator[tuple[Any, dict[int, Buffer]]]:
+    ) -> Iterator[tuple[Any, dict[int, Parts]]]:
         """Each microbatch's key, with the states of its layers, as they finish. `blocks`: pass only the first ones.
 
         A microbatch is taken when the servers have room for it, and `may_take` returns True.
@@ -151,7 +154,7 @@ class Client:
 
     def close(self) -> None:
         self._forget_all()
-        self._context.term()
+        self._ended()
 
     def _has_room(self, held: int) -> bool:
         """Enough for every server to have its credits, as far as memory allows."""
@@ -161,11 +164,16 @@ class Client:
     def _send(self) -> None:
         """Send what waits, the deepest first."""
         now, left = time.monotonic(), []
+        full: set[int] = set()  # Blocks at which no server has a credit: it is the same for all that wait there.
         loads = {name: peer.load for name, peer in self.peers.items() if peer.ready}
         for flight in sorted(self._waiting, key=lambda flight: (-flight.at, flight.order)):
-            blocks = range(flight.at, min(self._end, flight.doubts.question or self._end))
             able = self._unasked(flight, loads, now)
-            hop = next_hop(able, blocks, flight.tokens, now, len(flight.hidden) / TRANSFER)
+            hop = None
+            if able is not loads or flight.at not in full:
+                blocks = range(flight.at, min(self._end, flight.doubts.question or self._end))
+                hop = next_hop(able, blocks, flight.tokens, now, flight.size / TRANSFER)
+            if hop is None and able is loads:
+                full.add(flight.at)
             if hop is None or not self._send_to(self.peers[hop[0]], flight, hop[1], now):
                 left.append(flight)
         self._waiting = left
@@ -250,12 +258,14 @@ class Client:
 
     def _answered(self, peer: Peer, frames: list[Buffer]) -> list[Flight]:
         """Take an answer; return its microbatch when it has passed all blocks."""
+        flight = None
         try:
             flight = peer.back(wire.id_of(frames))
             if flight is None:
                 return []
-            answer = read_reply(frames, len(flight.hidden))
+            answer = read_reply(frames, flight.size)
         except BadFrames as error:
+            self._waiting += [] if flight is None else [flight]
             self._evict(peer, f"it breaks the rules of the wire: {error}")
             return []
         if isinstance(answer, Refusal):
@@ -322,7 +332,8 @@ class Client:
         else:
             peer.load.rests_until = time.monotonic() + REST_S * (0.5 + self._random.random())
             if refusal.error == wire.NOT_HERE and refusal.serving is not None:
-                peer.load.start, peer.load.end = refusal.serving
+                start, end = refusal.serving
+                peer.load.start, peer.load.end = start, min(end, self.model.total_blocks)
                 self._look_soon()
 
     def _evict(self, peer: Peer, reason: str, lost: bool = False) -> None:
@@ -375,7 +386,7 @@ class Client:
         for name, offer in looked.offers.items():
             peer = self.peers.get(name)
             if peer is None and name not in self.evicted:
-                peer = Peer(self._context, offer, self._keys, self.model.most_bytes, self._timing.heartbeat)
+                peer = Peer(self._context, offer, self._keys, self.model.most_frame, self._timing.heartbeat)
                 self.peers[name] = peer
                 self._poller.register(peer.socket, zmq.POLLIN)
                 self._poller.register(peer.monitor, zmq.POLLIN)
@@ -409,6 +420,13 @@ class Client:
         elif self._stalled is not None and not self._missing:
             self._tell(f"all blocks have servers again, after {now - self._stalled:.1f} s")
             self._stalled = None
+
+
+def end(peers: dict[str, Peer], context: Any) -> None:
+    """End all connections, also of a client that nobody closes: libzmq waits for sockets of a context without end."""
+    for peer in peers.values():
+        peer.close()
+    context.term()
 
 
 def not_computed(what: str, failures: Mapping[str, str]) -> MicrobatchFailed:

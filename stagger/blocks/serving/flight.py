@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stagger.blocks.serving.doubts import Doubts
-from stagger.blocks.serving.wire import Buffer, Reply
+from stagger.blocks.serving.wire import Buffer, Parts, Reply, size_of
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Work:
     key: Any
     shape: tuple[int, int, int]
     lengths: Buffer
-    hidden: Buffer
+    hidden: Parts
     layers: tuple[int, ...]
 
 
@@ -36,8 +36,8 @@ class Flight:
     microbatch: Work
     order: int
     at: int = 0
-    hidden: Buffer = b""
-    states: dict[int, Buffer] = field(default_factory=dict)
+    hidden: Parts = ()
+    states: dict[int, Parts] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     doubts: Doubts = field(default_factory=Doubts)
     rests_until: float = 0.0
@@ -47,6 +47,7 @@ class Flight:
     deadline: float = 0.0
 
     def __post_init__(self) -> None:
+        self.size = size_of(self.microbatch.hidden)  # In bytes; all blocks keep it.
         self._reach(0, self.microbatch.hidden)
 
     @property
@@ -62,7 +63,7 @@ class Flight:
         self.states |= reply.states
         self._reach(reply.end, reply.hidden)
 
-    def _reach(self, block: int, hidden: Buffer) -> None:
+    def _reach(self, block: int, hidden: Parts) -> None:
         self.at, self.hidden = block, hidden
         if block in self.microbatch.layers:
             self.states[block] = hidden

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -24,7 +26,9 @@ Clients = Callable[..., Client]
 def check(number: int, states: dict[int, Any]) -> None:
     """Each state equals, bit for bit, what one process computes."""
     for layer, state in states.items():
-        assert np.array_equal(np.frombuffer(state, np.float32).reshape(SHAPE), passed(hidden_state(number), 0, layer))
+        assert np.array_equal(
+            np.frombuffer(b"".join(state), np.float32).reshape(SHAPE), passed(hidden_state(number), 0, layer)
+        )
 
 
 def finish(running: Iterator[tuple[Any, dict[int, Any]]], seen: set[int], count: int) -> None:
@@ -301,6 +305,28 @@ def test_a_client_without_servers_does_not_spin(
     with pytest.raises(InterruptedError):
         list(client(servers, waits=half_a_second).run(work(index) for index in range(10)))
     assert turns < 100
+
+
+def test_a_client_that_nobody_closes_is_no_obstacle(servers: Servers, keys: KeyPair) -> None:
+    """As one of a rank that failed, in a process that goes on with the next rank."""
+
+    class Engine:
+        def __init__(self) -> None:
+            self.client = Client(self.look, MODEL, keys, timing=QUICK)
+
+        def look(self) -> Looked:
+            return servers.look()
+
+    servers.start("00000.1", 0, 12)
+    until(servers.are_there, "the server")
+    assert len(list(Engine().client.run(work(number) for number in range(3)))) == 3
+    running = Engine().client.run(work(number) for number in range(3))
+    next(running)
+    del running
+    collecting = threading.Thread(target=gc.collect, daemon=True)
+    collecting.start()
+    collecting.join(60)
+    assert not collecting.is_alive()
 
 
 def test_several_clients_at_once_lose_a_server(four: Servers, client: Clients) -> None:

@@ -23,7 +23,7 @@ from stagger.blocks.server.records import ServerRecord
 from stagger.blocks.server.registry import Registry
 from stagger.blocks.serving.span_server import NotHere
 from stagger.blocks.serving.swarm_engine import SwarmEngine, open_swarm
-from stagger.blocks.serving.tensors import as_bytes, as_tensor
+from stagger.blocks.serving.tensors import as_parts, as_tensor
 from stagger.blocks.serving.wire import Request, write_lengths
 from stagger.blocks.swarm_place import SwarmPlace, registry_folder
 from stagger.blocks.transformer_host import TransformerHost
@@ -216,11 +216,11 @@ def test_what_was_not_finite_before_is_neither_a_servers_fault_nor_a_proof(swarm
     (batch,) = microbatches(1)
     hidden = torch.randn(3, 64, 64)
     hidden[0, 7] = float("nan")
-    request = Request(0, 0, 6, "float32", (3, 64, 64), 1000, write_lengths(batch.lengths), as_bytes(hidden))
+    request = Request(0, 0, 6, "float32", (3, 64, 64), 1000, write_lengths(batch.lengths), as_parts(hidden))
     done = host.compute(request)
     assert (done.nonfinite, done.sound) == (0, True)
     assert host._proofs == {}
-    sound = replace(request, hidden=as_bytes(hidden.nan_to_num()))
+    sound = replace(request, hidden=as_parts(hidden.nan_to_num()))
     assert host.compute(sound).nonfinite == 0
     (end, kept), *_ = host._proofs.values()
     assert (end, kept.shape, bool(kept.isfinite().all())) == (6, (1, 64, 64), True)
@@ -292,7 +292,7 @@ def test_a_span_that_shrinks_gets_a_microbatch_as_far_as_it_reaches(swarm: Calla
     host.unload(range(3, 5))
     (batch,) = microbatches(1)
     hidden = torch.randn(3, 64, 64)
-    request = Request(0, 1, 5, "float32", (3, 64, 64), 1000, write_lengths(batch.lengths), as_bytes(hidden), (2, 4))
+    request = Request(0, 1, 5, "float32", (3, 64, 64), 1000, write_lengths(batch.lengths), as_parts(hidden), (2, 4))
     done = host.compute(request)
     assert (done.end, list(done.states), host.span()) == (3, [2], (1, 3))
     assert torch.equal(as_tensor(done.hidden, torch.float32, (3, 64, 64)), host.model.run(hidden, batch, range(1, 3)))
