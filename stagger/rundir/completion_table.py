@@ -137,7 +137,10 @@ class CompletionTable:
         """Keep the rows with these numbers, in this order."""
         for column in self.columns():
             taken = [column[row] for row in rows]
-            column[:] = array(column.typecode, taken) if isinstance(column, array) else taken
+            if isinstance(column, array):
+                column[:] = array(column.typecode, taken)
+            else:
+                column[:] = taken
 
     def keep(self, ranks: AbstractSet[int]) -> None:
         """Keep the rows of `ranks`, ascending by rank."""
