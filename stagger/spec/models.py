@@ -401,8 +401,8 @@ def check_use(spec: RunSpec, user: StageSpec, swarm: StageSpec) -> None:
     blocks = swarm.blocks
     if blocks.total and blocks.num_blocks != "auto" and blocks.servers * blocks.num_blocks < blocks.total:
         raise ValueError(
-            f"{says}, whose {counted(blocks.servers, 'server')} with {counted(blocks.num_blocks, 'block')} each cannot host the"
-            f" {counted(blocks.total, 'block')} of the model: give it at least"
+            f"{says}, whose {counted(blocks.servers, 'server')} with {counted(blocks.num_blocks, 'block')} each cannot"
+            f" host the {counted(blocks.total, 'block')} of the model: give it at least"
             f" {counted(-(-blocks.total // blocks.num_blocks), 'server')} (blocks.servers), or more blocks each"
             " (blocks.num_blocks)"
         )
