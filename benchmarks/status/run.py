@@ -69,12 +69,12 @@ def make_run(folder: str, ranks: int, done: int) -> None:
     place = Path(folder, "bin")
     place.mkdir()
     for name, script in (
-        ("sbatch", "echo Submitted batch job 9001"),
+        ("sbatch", f"echo >>{folder}/jobs; echo Submitted batch job $((9000 + $(wc -l <{folder}/jobs)))"),
         ("srun", "true"),
         ("sacctmgr", "exit 1"),
         ("scontrol", "echo 'MaxArraySize = 1000001'; echo 'MaxJobCount = 1000000'"),
         ("squeue", f"[[ $* == *--array* ]] && cat {folder}/squeue.txt"),
-        ("sacct", f"cat {folder}/sacct.txt"),
+        ("sacct", f"[[ $* == *--jobs=9001* ]] && cat {folder}/sacct.txt; true"),
     ):
         (place / name).write_text(f"#!/bin/bash\n{script}\n")
         (place / name).chmod(0o755)
@@ -125,7 +125,7 @@ def environment(folder: str) -> dict[str, str]:
 def main() -> int:
     parser = measure.parser((__doc__ or "").partition("\n")[0], repeat=3)
     parser.add_argument("--ranks", type=int, default=100_000)
-    parser.add_argument("--than", help="the folder of another checkout of stagger to compare with")
+    parser.add_argument("--than", help="the folder of another checkout, which can read the run")
     options = parser.parse_args()
     results: dict[str, Any] = {}
     for name, share in (("all done", 1.0), ("half done, half queued", 0.5)):

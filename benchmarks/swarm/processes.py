@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import threading
 import time
@@ -109,12 +108,10 @@ def client_of(offers: dict[str, Offer], model: Model, keys: KeyPair | None, **op
 
 
 def work(number: int, model: Model, tokens: int) -> Work:
-    hidden = bytes(tokens * model.hidden_size * 4)
+    hidden = [bytes(tokens * model.hidden_size * 4)]
     return Work(number, (1, tokens, model.hidden_size), write_lengths([tokens]), hidden, (model.total_blocks,))
 
 
 def cpu_s(pid: int) -> float:
-    """CPU seconds of a process until now."""
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """CPU seconds of a process until now, with its ended threads: the clock of clock_getcpuclockid(3)."""
+    return time.clock_gettime(~pid << 3 | 2)

@@ -1,34 +1,40 @@
-"""Hidden states of 16 MB to a server and back: raw sockets, the wire in the clear, and the wire with CURVE."""
+"""Hidden states to a server and back: raw sockets, the wire in the clear, and the wire with CURVE, in turn.
+
+All connections are open at once, and each has passed some messages before the first one that counts: a process that is
+new gets the memory of its first messages from the kernel. Raw sockets receive into one buffer that they keep, which is
+the least that can be done. The wire is a client and a server of a swarm, one microbatch at a time.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import zmq
-
-from benchmarks.swarm.processes import cpu_s, echo, servers, started, told
+from benchmarks.swarm.processes import client_of, cpu_s, echo, servers, started, told, work
 from stagger.blocks.serving.keys import KeyPair
-from stagger.blocks.serving.wire import Model, Request, write_lengths
+from stagger.blocks.serving.wire import Model, size_of
 
-#: 1024 tokens of 4096 values in float32.
-TOKENS, HIDDEN = 1024, 4096
-BYTES = TOKENS * HIDDEN * 4
+#: 4096 values in float32 a token. 16 MB are 1024 tokens.
+HIDDEN = 4096
 
-#: Longest wait, in milliseconds, for a server.
-MOST_MS = 60_000
+#: Messages of each connection that do not count.
+WARM = 5
 
-MODEL = Model(2, HIDDEN, "float32", TOKENS)
+#: One round trip, and the process at its other end.
+Way = tuple[Callable[[], None], int]
 
 
-def raw_echo(pipe: Any) -> None:
+def raw_echo(pipe: Any, size: int) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     pipe.send(listener.getsockname()[1])
     peer, _ = listener.accept()
-    buffer = bytearray(BYTES)
+    buffer = bytearray(size)
     while receive(peer, memoryview(buffer)):
         peer.sendall(buffer)
 
@@ -43,70 +49,71 @@ def receive(peer: socket.socket, into: memoryview) -> bool:
     return True
 
 
-def raw(repeat: int) -> dict[str, float]:
-    process, pipe = started(raw_echo)
-    data, back = bytes(BYTES), bytearray(BYTES)
+@contextmanager
+def raw(size: int) -> Iterator[Way]:
+    process, pipe = started(raw_echo, size)
+    data, back = bytes(size), bytearray(size)
     with socket.create_connection(("127.0.0.1", told(process, pipe))) as peer:
 
         def once() -> None:
             peer.sendall(data)
             receive(peer, memoryview(back))
 
-        found = timed(once, repeat, process.pid or 0)
+        yield once, process.pid
     process.kill()
     process.join()
-    return found
 
 
-def wire(repeat: int, keys: KeyPair | None) -> dict[str, float]:
-    """One connection, one request at a time."""
-    with servers(echo, MODEL, keys, [(0, 2, 0.0)]) as (offers, processes), zmq.Context() as context:
-        (offer,) = offers.values()
-        dealer = context.socket(zmq.DEALER)
-        dealer.linger = 0
-        dealer.rcvtimeo = dealer.sndtimeo = MOST_MS  # A server that has died does not answer.
-        if keys:
-            dealer.curve_serverkey = offer.public_key
-            dealer.curve_publickey, dealer.curve_secretkey = keys.public, keys.secret
-        dealer.connect(offer.address)
-        request = Request(0, 0, 2, "float32", (1, TOKENS, HIDDEN), MOST_MS, write_lengths([TOKENS]), bytes(BYTES))
-
-        def once() -> None:
-            dealer.send_multipart(request.frames(), copy=False)
-            frames = dealer.recv_multipart(copy=False)
-            assert len(frames[1].buffer) == BYTES
-
+@contextmanager
+def wire(size: int, keys: KeyPair | None) -> Iterator[Way]:
+    model = Model(2, HIDDEN, "float32", size // HIDDEN // 4)
+    with servers(echo, model, keys, [(0, 2, 0.0)]) as (offers, processes):
+        client = client_of(offers, model, keys, most_bytes=size)
+        one = work(0, model, model.most_tokens)
+        running = client.run(itertools.repeat(one))
         (process,) = processes.values()
-        found = timed(once, repeat, process.pid)
-        dealer.close()
+        yield lambda: check(next(running), size), process.pid
+        client.close()
+
+
+def check(landed: Any, size: int) -> None:
+    _, states = landed
+    assert size_of(states[2]) == size
+
+
+def measure(repeat: int, megabytes: int = 16) -> dict[str, Any]:
+    """Of round trips of 2^20 bytes times `megabytes`: wall and CPU seconds, of both processes, and their ratios to raw.
+
+    Ratios are medians of those of each turn, since other processes of a shared machine disturb some turns.
+    """
+    size = megabytes * 2**20
+    with ExitStack() as stack:
+        ways = {
+            "raw": stack.enter_context(raw(size)),
+            "zmq": stack.enter_context(wire(size, None)),
+            "curve": stack.enter_context(wire(size, KeyPair.new())),
+        }
+        for (once, _), _ in itertools.product(ways.values(), range(WARM)):
+            once()
+        turns = [{name: timed(*way) for name, way in ways.items()} for _ in range(repeat)]
+    found: dict[str, Any] = {"bytes": size}
+    for name in ways:
+        walls, cpus = zip(*(turn[name] for turn in turns), strict=True)
+        found[name] = {
+            "wall_s": min(walls),
+            "median_wall_s": statistics.median(walls),
+            "cpu_s": statistics.median(cpus),
+            "bytes_per_s": 2 * size / min(walls),
+            "wall_to_raw": min(walls) / min(turn["raw"][0] for turn in turns),
+            "median_wall_to_raw": statistics.median(turn[name][0] / turn["raw"][0] for turn in turns),
+            "cpu_to_raw": statistics.median(turn[name][1] / turn["raw"][1] for turn in turns),
+        }
     return found
 
 
-def timed(once: Callable[[], None], repeat: int, pid: int) -> dict[str, float]:
-    """Of one round trip: seconds of the fastest, CPU seconds of both processes, and bytes per second each way."""
+def timed(once: Callable[[], None], pid: int) -> tuple[float, float]:
+    """Wall seconds of one round trip, and CPU seconds of both processes."""
+    began, started = cpu_s(pid) + cpu_s(os.getpid()), time.perf_counter()
     once()
-    began, walls = cpu_s(pid) + cpu_s(os.getpid()), []
-    for _ in range(repeat):
-        started = time.perf_counter()
-        once()
-        walls.append(time.perf_counter() - started)
-    spent = cpu_s(pid) + cpu_s(os.getpid()) - began
-    return {"wall_s": min(walls), "cpu_s": spent / repeat, "bytes_per_s": 2 * BYTES / min(walls)}
-
-
-def measure(repeat: int) -> dict[str, Any]:
-    """The three in turn, `repeat` round trips each, three times; the best of each."""
-    rounds: dict[str, list[dict[str, float]]] = {"raw": [], "zmq": [], "curve": []}
-    for _ in range(3):
-        rounds["raw"].append(raw(repeat))
-        rounds["zmq"].append(wire(repeat, None))
-        rounds["curve"].append(wire(repeat, KeyPair.new()))
-    best = {name: min(found, key=lambda one: one["wall_s"]) for name, found in rounds.items()}
-    return {
-        "bytes": BYTES,
-        "best": best,
-        "zmq_wall_to_raw": best["zmq"]["wall_s"] / best["raw"]["wall_s"],
-        "zmq_cpu_to_raw": best["zmq"]["cpu_s"] / best["raw"]["cpu_s"],
-        "curve_wall_to_raw": best["curve"]["wall_s"] / best["raw"]["wall_s"],
-        "curve_bytes_per_s": best["curve"]["bytes_per_s"],
-    }
+    wall = time.perf_counter() - started
+    return wall, cpu_s(pid) + cpu_s(os.getpid()) - began

@@ -38,7 +38,7 @@ make(sys.argv[1], sys.argv[2:], lines)
 EVERY_TASK = (
     "stagger.task.__main__",
     "stagger.task.commit",
-    "stagger.task.recorded",
+    "stagger.task.attempt_records",
     "stagger.steps.reader",
     "stagger.steps.writer",
     "stagger.pipeline.read_ahead",

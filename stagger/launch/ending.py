@@ -22,7 +22,7 @@ from stagger.launch.leftovers import remove_leftovers
 from stagger.launch.publish import NotPublished, publish
 from stagger.launch.retry_policy import Decision, decide
 from stagger.launch.stages import run_stages
-from stagger.launch.swarms import beside, end_swarms, is_used, over, policy
+from stagger.launch.swarms import beside, end_swarms, is_used, replacement_policy, why_over
 from stagger.ranks import format_ranks, named_ranks
 from stagger.rundir.end_record import EndRecord, read_end, write_end
 from stagger.rundir.launch_records import Group
@@ -134,7 +134,7 @@ def _end_stage(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: 
     if stats["missing_ranks"]:
         retries = stage.spec.retries
         if is_used(record.spec, name):
-            retries = None if over(record.spec, name, looks) else policy(stage.spec)
+            retries = None if why_over(record.spec, name, looks) else replacement_policy(stage.spec)
         return _end_unfinished(look, retries, stats["missing_ranks"], submits)
     done = f"all {counted(stage.spec.tasks, 'rank', 'is')} done" if stage.spec.tasks > 1 else "its rank is done"
     logger.success(f"{name}: {done}")

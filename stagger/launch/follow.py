@@ -15,7 +15,7 @@ from stagger.launch.launched import Launched
 from stagger.launch.leaving import refuse_leaving
 from stagger.launch.plans import ready_stages
 from stagger.launch.stages import note_unfinished, run_stages, wanted_ranks
-from stagger.launch.swarms import is_used, over, replaceable
+from stagger.launch.swarms import is_used, replaceable, why_over
 from stagger.launch.tend import tend
 from stagger.progress import Progress
 from stagger.ranks import format_ranks, ranks_text
@@ -165,7 +165,7 @@ def swarms_to_tend(record: RunRecord, looks: Mapping[str, Look]) -> list[str]:
     for name, look in looks.items():
         if spec.stage(name).blocks is None or not look.has_started or look.is_done or is_told_to_end(look.stage):
             continue
-        has_ended = is_used(spec, name) and bool(over(spec, name, looks))
+        has_ended = is_used(spec, name) and bool(why_over(spec, name, looks))
         goes_on = is_used(spec, name) or bool(look.activity.ranks)
         if has_ended or (goes_on and replaceable(look).again):
             found.append(name)

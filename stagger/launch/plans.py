@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from stagger.blocks.planning.fit import check_fit
 from stagger.blocks.serving.keys import check_place, key_path
 from stagger.errors import StaggerError
 from stagger.launch.publish import check_publishing
@@ -16,8 +17,9 @@ from stagger.pipeline.chain import Step
 from stagger.pipeline.hooks import Reader
 from stagger.pipeline.names import add_import_path
 from stagger.plan.datatrove_steps import refuse_unlike_readers, without_empty_texts
-from stagger.plan.stage_plan import StagePlan, check_needs, make_plan, output_folders, output_names
+from stagger.plan.stage_plan import StagePlan, make_plan
 from stagger.plan.stage_steps import create_steps
+from stagger.plan.step_checks import check_needs, output_folders, output_names
 from stagger.plan.upstream import Upstream, writer_of
 from stagger.rundir.output_names import OutputNames, Places
 from stagger.rundir.run_folder import RunFolder, RunRecord
@@ -69,6 +71,7 @@ class Pipeline:
         for stage in self.spec.stages:
             check_needs(storage, stage, self.steps[stage.name], swarms_of(self.spec, stage))
             check_key(self.spec, stage)
+            check_fit(storage, stage)
 
     def inputs(self, plans: Mapping[str, StagePlan]) -> Iterator[str]:
         """The paths of all shards in the plans."""
@@ -193,7 +196,7 @@ def refuse_missing_depends(made: Pipeline, plan: StagePlan) -> None:
 
 
 def plan_for_show(
-    run: RunFolder, spec: RunSpec, *, fresh: bool = False
+    run: RunFolder, spec: RunSpec, objects: Mapping[str, Sequence[Step]] = NO_OBJECTS, *, fresh: bool = False
 ) -> tuple[Pipeline, dict[str, StagePlan], dict[str, set[int]]]:
     """The stages, stage name -> plan, for those whose input is complete, and stage name -> done ranks.
 
@@ -202,7 +205,7 @@ def plan_for_show(
     add_import_path(spec.import_path)
     done = {stage.name: set() if fresh else done_ranks(stage) for stage in run.stages(RunRecord(spec))}
     complete = {name for name, ranks in done.items() if len(ranks) >= spec.stage(name).tasks}
-    made = Pipeline.create(spec)
+    made = Pipeline.create(spec, objects)
     stages = ready_stages(made.spec, complete)
     completions = completions_in(run, spec, done)
     return made, plan_stages(run.storage, stages, made, completions), done

@@ -209,9 +209,11 @@ class _Unzstd(Content):
     def _take(self) -> bytes:
         if self.taken:
             return super()._take()
-        from stagger.pipeline.zstd_dictionary import dictionary_of
+        piece = next(self._pieces, b"")
+        if not piece.startswith(MAGIC["zstd"][0]):
+            from stagger.pipeline.zstd_dictionary import dictionary_of  # Imported late: few files begin with one.
 
-        piece, self._dictionary = dictionary_of(self._pieces)
+            piece, self._dictionary = dictionary_of(chain((piece,), self._pieces))
         if self._dictionary is not None:
             self._codec = self._zstd.ZstdDecompressor(dict_data=self._dictionary, max_window_size=MAX_MEMORY)
         self._pieces = chain((piece,), self._pieces)

@@ -1,4 +1,4 @@
-"""One task, top to bottom: its settings, its entry, an attempt, its log. Imports no launch, executor or spec.
+"""One task, top to bottom: its settings and job, its entry, an attempt, its log. Imports no launch, executor or spec.
 
 A launch writes the settings to a file that only its owner can read, and passes the path to each task: everybody on a
 machine can read its command lines. (This code is in the package's own file because every task imports it: one more file
@@ -78,6 +78,24 @@ class TaskSettings:
     @classmethod
     def from_json(cls, text: str) -> TaskSettings:
         return cls(**orjson.loads(text))
+
+
+@dataclass
+class Job:
+    """Where attempts run: the Slurm job or local process, and its staggered start.
+
+    `delay_s` is the drawn delay in seconds; `script_started` is the time (seconds since the epoch) at which the job
+    began to sleep; `process` numbers the processes of a job on several nodes, of which only process 0 commits and
+    records; `advanced` is set once the job has completed work that will not be repeated.
+    """
+
+    id: str
+    restart: int
+    delay_s: float
+    script_started: float
+    process: int = 0
+    processes: int = 1
+    advanced: bool = False
 
 
 def read_argument(argument: str, check: Callable[[], None] = lambda: None) -> str:

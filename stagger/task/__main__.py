@@ -27,9 +27,10 @@ from stagger.pipeline.task_context import StopFlag
 from stagger.ranks import parse_ranks
 from stagger.storage.local_files import SHARED_UMASK
 from stagger.storage.storage import Storage
-from stagger.task import CREW, IN_JOB, TaskSettings
-from stagger.task.attempt import Attempt, Job, handed_on
+from stagger.task import CREW, IN_JOB, Job, TaskSettings
+from stagger.task.attempt import Attempt
 from stagger.task.attempt_log import log
+from stagger.task.making_steps import handed_on
 
 if TYPE_CHECKING:
     import queue

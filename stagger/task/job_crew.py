@@ -21,11 +21,11 @@ from stagger.rundir.stage_folder import StageFolder, attempt_name, encode
 from stagger.slurm.job_memory import SHARE_VARIABLE, killed_for_memory, limit_mib, used_mib
 from stagger.slurm.own_job import job_state
 from stagger.storage.storage import Storage
-from stagger.task import IN_JOB, TaskSettings
-from stagger.task.attempt import Job, node_name
+from stagger.task import IN_JOB, Job, TaskSettings
 from stagger.task.attempt_log import log
 from stagger.task.crew import GRACE_S, Crew, Worker, death_reason
 from stagger.task.crew_order import CrewOrder
+from stagger.task.own_process import node_name
 
 #: Seconds between two looks at the workers' memory.
 LOOK_S = 1.0

@@ -13,9 +13,8 @@ import sys
 
 from stagger.errors import Interrupted, StaggerError
 from stagger.pipeline.task_context import StopFlag
-from stagger.task import TaskSettings
+from stagger.task import Job, TaskSettings
 from stagger.task.__main__ import run_job, slurm_job
-from stagger.task.attempt import Job
 from stagger.task.attempt_log import log
 from stagger.task.job_crew import PASSED_ON
 

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagger.blocks.placement.loading_slots import PATIENCE_S, Loader, Slots, ahead_of, turns_ahead
+from stagger.blocks.placement.loading_slots import (
+    PATIENCE_S,
+    Loader,
+    Slots,
+    ahead_of,
+    first_copy,
+    loads_backwards,
+    turns_ahead,
+)
 from stagger.blocks.placement.spans import ServerState
 from stagger.blocks.server.records import Member, Placed, View
 from stagger.blocks.server.registry import Registry
@@ -49,13 +57,26 @@ def test_the_k_servers_with_the_earliest_claims_load(loaders: list[Loader], slot
 
 
 @given(loaders=LOADERS)
-def test_before_the_first_copy_is_served_those_load_that_bring_a_block(loaders: list[Loader]) -> None:
+def test_before_the_first_copy_is_served_those_load_that_bring_a_block_or_bring_the_last_one_earlier(
+    loaders: list[Loader],
+) -> None:
     chosen = loading(loaders, "auto", [])
     assert {block for one in chosen for block in one.span} == {block for one in loaders for block in one.span}
-    before: set[int] = set()
-    for loader in chosen:
-        assert set(loader.span) - before
-        before |= set(loader.span)
+    for number, loader in enumerate(chosen):
+        before = first_copy(chosen[:number], range(TOTAL))
+        with_it = first_copy(chosen[: number + 1], range(TOTAL))
+        assert set(loader.span) - before.place.keys() or with_it.last < before.last
+
+
+def test_two_servers_share_a_long_span_and_meet_in_its_middle() -> None:
+    long, other, half = Loader(1, "a", range(12)), Loader(2, "b", range(12, 20)), Loader(3, "c", range(4, 12))
+    again = Loader(4, "d", range(4, 12))
+    assert loading([long, other, half, again], "auto", []) == [long, other, half]
+    assert not loads_backwards(long, [], "auto", total_blocks=TOTAL, served=[])
+    assert loads_backwards(half, [long, other], "auto", total_blocks=TOTAL, served=[])
+    assert not loads_backwards(half, [long, other], 3, total_blocks=TOTAL, served=[])
+    copy = first_copy([long, other, half], range(TOTAL))
+    assert (copy.last, copy.place[5], copy.place[6]) == (8, 6, 6)
 
 
 @given(loaders=LOADERS, copies=st.integers(1, 3))
@@ -100,6 +121,21 @@ def test_servers_load_one_after_another(lives: Callable[..., Life], tmp_path: Pa
     until(lambda: two.serves(4, 8), "the second server to load")
     assert one.serves(0, 4)
     for life in (one, two):
+        life.end()
+
+
+def test_a_server_that_shares_a_long_span_serves_its_end_first(lives: Callable[..., Life], tmp_path: Path) -> None:
+    first = lives("00000.1").start()
+    until(lambda: first.serves(0, 4), "the first server")
+    long = Registry(Storage(), str(tmp_path / "registry"), 8, "00002.1", lease_s=60)
+    claim = long.claim(lambda view: {"00002.1": Placed(0, 8, 1.0)})
+    assert claim is not None
+    long.announce(record("00002.1", 0, 8, claim.number, state=ServerState.JOINING, serving=None, throughput=1.0))
+    half = lives("00001.1", lease=60.0).start()
+    until(lambda: half.serves(4, 8), "it to load")
+    loads = [call for call in half.host.calls if isinstance(call, tuple)]
+    assert loads == [("load", range(block, block + 1)) for block in (7, 6, 5, 4)]
+    for life in (first, half):
         life.end()
 
 

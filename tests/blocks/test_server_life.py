@@ -15,7 +15,8 @@ import pytest
 from stagger.blocks.host import HostContext
 from stagger.blocks.placement.petals import MEAN_BLOCK_SELECTION_DELAY
 from stagger.blocks.placement.spans import ServerState
-from stagger.blocks.server.block_server import RULES, BlockServer, Identity
+from stagger.blocks.server.balance import RULES
+from stagger.blocks.server.block_server import BlockServer, Identity
 from stagger.blocks.server.lifetime import Lifetime
 from stagger.blocks.server.records import ServerRecord
 from stagger.blocks.server.registry import BEGAN, Registry, as_moves
@@ -278,11 +279,11 @@ def test_nobody_relies_on_a_server_that_is_to_leave_and_has_not_heard_of_it(tmp_
         serving = (0, 4) if state == ServerState.ONLINE else None
         record = ServerRecord(name, "node", None, state, 0, 4, serving, throughput, claim=0)
         one.server.registry.announce(record)
-        one.server.record = one.server.record or record
-    assert one.server.wanted_moves(one.reader.refresh()) == {"00000.1": range(4, 8)}
+        one.server.membership.record = one.server.membership.record or record
+    assert one.server.balance.wanted_moves(one.reader.refresh(), 3.0) == {"00000.1": range(4, 8)}
     leader = Registry(Storage(), one.folder, 8, "leader")
     assert leader.claim(lambda view: as_moves({"00001.1": range(4, 8)}, view)) is not None
-    assert one.server.wanted_moves(one.reader.refresh()) == {}
+    assert one.server.balance.wanted_moves(one.reader.refresh(), 3.0) == {}
 
 
 @pytest.mark.parametrize("rebalance", ["planner", "own_gain", "full"])

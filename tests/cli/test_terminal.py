@@ -112,7 +112,7 @@ def test_messages_stay_as_they_are_when_a_users_module_changes_the_logging(
         "    yield from data\n"
     )
     file = pipeline_file(steps=({"loud:keep": {}},))
-    for ran in (cli("launch", file, check=0), cli("retry", tmp_path / "run", "--again", check=0)):
-        said = ran.err
+    for command in (["launch", str(file)], ["retry", str(tmp_path / "run"), "--again"]):
+        said = cli(*command, check=0).err
         assert said.splitlines()[-1].startswith("run: 4 of 4 ranks in")
         assert " | INFO " not in said

@@ -13,7 +13,7 @@ from datatrove.data import Document
 from datatrove.pipeline.filters import URLFilter
 
 from stagger.datatrove.kept import KEPT_BY_BLOCKS, kept_by_block
-from stagger.task.attempt import hand_on, take_over
+from stagger.task.making_steps import hand_on, take_over
 
 URLS = [
     "https://example.org/a",

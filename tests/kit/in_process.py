@@ -10,8 +10,8 @@ from stagger.executor.base import StageLaunch
 from stagger.pipeline.names import add_import_path
 from stagger.pipeline.task_context import StopFlag
 from stagger.storage.storage import Storage
+from stagger.task import Job
 from stagger.task.__main__ import run_ranks
-from stagger.task.attempt import Job
 
 
 class InProcess:

@@ -99,7 +99,7 @@ def test_what_expands_by_thousands_does_not_fill_the_memory(codec: ReadCodec) ->
         "import sys; from tests.pipeline.test_compression import pack\n"
         "from stagger.pipeline.compression import buffered\n"
         "from stagger.pipeline.decompression import decompressed\n"
-        "from stagger.task.attempt import peak_rss_mb\n"
+        "from stagger.task.own_process import peak_rss_mb\n"
         "codec = sys.argv[1]; packed = b''.join([pack(bytes(20_000_000), codec)] * 20)\n"
         "before, size, stream = peak_rss_mb(), 0, buffered(decompressed(iter([packed]), codec))\n"
         "while data := stream.read1(2**20): size += len(data)\n"

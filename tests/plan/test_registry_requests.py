@@ -64,7 +64,7 @@ def test_a_start_counts_what_servers_and_users_ask_of_the_registry(server: S3Ser
     assert counted(reader.refresh) == registry_requests(spec, score)
     assert counted(reader.refresh) == 1, "nothing has changed"
 
-    assert one.record is not None
+    assert one.membership.record is not None
     records = [member.record for member in registry().refresh().members.values()]
 
     def heartbeat() -> None:

@@ -28,7 +28,7 @@ def test_the_next_look_makes_one_request_for_all_records_that_are_as_before(
         done = folder.done()
         s3.reset()
         table = read_table(folder, done, keep=False)
-        return table.records_in, s3.stats()["requests"].get("GetObject", 0)
+        return list(table.records_in), s3.stats()["requests"].get("GetObject", 0)
 
     for rank in range(RANKS):
         storage.write(f"{run}/completions/{rank:05d}.json", encode(completion(rank, records_in=rank + 10)))

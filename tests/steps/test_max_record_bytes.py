@@ -130,7 +130,7 @@ def test_kilobytes_that_expand_to_gigabytes_take_bounded_memory(tmp_path: Path, 
     options = {"document": "file"} if name == "all.txt" else {"columns": ["text", "n"]} if name == "a.csv" else {}
     code = (
         "import stagger, sys; from tests.steps.test_max_record_bytes import bound, texts\n"
-        "from stagger.task.attempt import peak_rss_mb\n"
+        "from stagger.task.own_process import peak_rss_mb\n"
         f"step = stagger.{step}(sys.argv[1], max_record_bytes={LIMIT}, on_bad_record='skip', **{options})\n"
         "bound(step); before = peak_rss_mb(); found = texts(step); print(len(found), peak_rss_mb() - before)"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stagger import kept
-from stagger.task.attempt import hand_on, take_over
+from stagger.task.making_steps import hand_on, take_over
 from tests.conftest import Cli, PipelineFiles, output_ids
 
 STEP = """

@@ -15,8 +15,8 @@ import pytest
 
 from stagger.pipeline.task_context import StopFlag
 from stagger.task import stopping
-from stagger.task.attempt import cpu_seconds
 from stagger.task.children import peak_mib
+from stagger.task.own_process import cpu_seconds
 from tests.conftest import Cli, until
 
 STEPS = """

@@ -10,8 +10,8 @@ ends, like its blocks.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 Slots = Literal["auto"] | int
@@ -50,10 +50,10 @@ def turns_ahead(
 
     With `slots` = k, k servers load at a time: k is best floor(bandwidth of the store / bandwidth of a node).
 
-    `auto` needs neither. While the servers ahead bring blocks that nobody serves yet, only those load that bring
-    another such block: the first copy gets the whole store. Then as many load as together have the blocks of one copy,
-    or of all copies that are served, if there are more: so their number doubles with each round, which costs little
-    where the store is faster than all nodes. `served`: what each server serves now.
+    `auto` needs neither. While the servers ahead bring blocks that nobody serves yet, only those load that have a part
+    in the first copy (`first_copy`), which gets the whole store. Then as many load as together have the blocks of one
+    copy, or of all copies that are served, if there are more: so their number doubles with each round, which costs
+    little where the store is faster than all nodes. `served`: what each server serves now.
 
     >>> one, two, other = Loader(1, "a", range(4)), Loader(2, "b", range(4, 8)), Loader(3, "c", range(4))
     >>> [turns_ahead(other, [one, two], slots, total_blocks=8, served=[]) for slots in (1, 2, 3, "auto")]
@@ -66,11 +66,67 @@ def turns_ahead(
     if slots != "auto":
         return len(ahead) // slots
     missing = set(range(total_blocks)).difference(*served)
-    brought = set().union(*(other.span for other in ahead)) & missing
     together = sum(len(other.span) for other in ahead)
-    if brought:
-        return 0 if missing.intersection(loader.span) - brought else 1 + together // total_blocks
+    if missing.intersection(block for other in ahead for block in other.span):
+        copy = first_copy([*ahead, loader], missing)
+        return 0 if loader.server_id in copy.backwards else 1 + together // total_blocks
     return together // max(total_blocks, sum(map(len, served)))
+
+
+@dataclass
+class FirstCopy:
+    """How servers load the blocks that nobody serves yet.
+
+    `place`: block -> how many such blocks its server has loaded once it has loaded this one. `backwards`: server that
+    has a part in the first copy -> whether it loads from the end of its span on.
+    """
+
+    place: dict[int, int] = field(default_factory=dict)
+    backwards: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def last(self) -> int:
+        """The largest place: all blocks are served when that many have been loaded side by side."""
+        return max(self.place.values(), default=0)
+
+    def joined_by(self, loader: Loader, missing: Collection[int], backwards: bool) -> dict[int, int]:
+        """The places with one more server."""
+        wanted = [block for block in loader.span if block in missing]
+        own = {block: place for place, block in enumerate(reversed(wanted) if backwards else wanted, 1)}
+        return self.place | {block: min(place, self.place.get(block, place)) for block, place in own.items()}
+
+
+def first_copy(loaders: Sequence[Loader], missing: Collection[int]) -> FirstCopy:
+    """Which servers load the `missing` blocks, of those that load in this order.
+
+    A server has a part if it brings a block that the servers before it do not, or if the last block is there earlier
+    with it: it then loads the other end of a long span. Each loads in the direction in which its blocks are there
+    earlier. So the longest span takes little longer than an even division of the blocks.
+
+    >>> loaders = [Loader(1, "a", range(8)), Loader(2, "b", range(8, 10)), Loader(3, "c", range(3, 8))]
+    >>> copy = first_copy(loaders, range(10))
+    >>> copy.backwards, [copy.place[block] for block in range(10)]
+    ({'a': False, 'b': False, 'c': True}, [1, 2, 3, 4, 4, 3, 2, 1, 1, 2])
+    """
+    copy = FirstCopy()
+    for loader in loaders:
+        ways = {backwards: copy.joined_by(loader, missing, backwards) for backwards in (False, True)}
+        backwards = min(ways, key=lambda way: max((ways[way].get(block, 0) for block in loader.span), default=0))
+        place = ways[backwards]
+        if len(place) > len(copy.place) or max(place.values(), default=0) < copy.last:
+            copy.place = place
+            copy.backwards[loader.server_id] = backwards
+    return copy
+
+
+def loads_backwards(
+    loader: Loader, ahead: Sequence[Loader], slots: Slots, *, total_blocks: int, served: Collection[range]
+) -> bool:
+    """Whether a server that may load begins at the end of its span: with `auto`, where the others come last."""
+    if slots != "auto":
+        return False
+    missing = set(range(total_blocks)).difference(*served)
+    return first_copy([*ahead, loader], missing).backwards.get(loader.server_id, False)
 
 
 def look_delay(turns: int) -> float:

@@ -1,7 +1,7 @@
 """A block server's life: measure, claim, load, announce, hold and check, move, drain, leave; `run` calls them in order.
 
-One thread decides and uses the registry. Calls of the host take long and run in other threads, so heartbeats and
-signals are handled whatever the host is doing.
+One thread decides and uses the registry (membership.py, balance.py). Calls of the host take long and run in other
+threads, so heartbeats and signals are handled whatever the host is doing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
@@ -18,31 +18,22 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from stagger.blocks.host import Host, Speed
-from stagger.blocks.placement.joint_moves import plan_delay
-from stagger.blocks.placement.noise import even, is_noise
-from stagger.blocks.placement.petals import (
-    MEAN_BALANCE_CHECK_PERIOD,
-    balance_check_delay,
-    block_selection_delay,
-    choose_best_blocks,
-)
-from stagger.blocks.placement.rules import Rule, Setting, Swarm, full, own_gain, planner
+from stagger.blocks.host import Host
+from stagger.blocks.placement.petals import block_selection_delay, choose_best_blocks
 from stagger.blocks.placement.spans import ServerState
 from stagger.blocks.server.background import Background
-from stagger.blocks.server.host_notes import told
+from stagger.blocks.server.balance import Balance
 from stagger.blocks.server.lifetime import Lifetime, share_of_time
 from stagger.blocks.server.load_order import load_order, runs
-from stagger.blocks.server.measuring import devices, measured, refined, remember, throughputs
-from stagger.blocks.server.records import Placed, ServerRecord, View, rank_of, superseded
-from stagger.blocks.server.registry import Registry, as_moves, jittered
+from stagger.blocks.server.measuring import devices, measured, throughputs
+from stagger.blocks.server.membership import Membership, SwarmEnded
+from stagger.blocks.server.records import Placed, ServerRecord, View
+from stagger.blocks.server.registry import Registry, jittered
 from stagger.blocks.server.slots import Queue
 from stagger.blocks.server.tending import Tending
-from stagger.blocks.swarm_place import END
 from stagger.errors import Interrupted, StaggerError, counted
 from stagger.pipeline.task_context import StopFlag
 from stagger.spec.block_settings import BlockSettings
-from stagger.task import Superseded
 from stagger.task.attempt_log import log
 
 #: Seconds between two checks, during a wait, for a signal or the end of a call of the host.
@@ -50,17 +41,6 @@ NAP_S = 0.1
 
 #: The reason that a server records when it leaves, by the signal that it received.
 REASONS = {Signals.SIGTERM: "stopped by SIGTERM", Signals.SIGUSR2: "its job's time is up"}
-
-#: Value of `rebalance` -> function of `balance_quality` that returns the rule. docs/block-placement.md compares them.
-RULES: dict[str, Callable[[float], Rule | None]] = {
-    "planner": lambda _: planner,
-    "own_gain": lambda _: own_gain,
-    "full": lambda quality: full(quality, guard=True),
-    "none": lambda _: None,
-}
-
-#: Seconds between two announcements of a server that loads: clients use each block once they see it.
-PROGRESS_S = 2.0
 
 #: Assumed seconds to load a block, until this server has loaded one.
 SECONDS_PER_BLOCK = 3.0
@@ -81,10 +61,6 @@ class Identity:
     has_users: bool = False
 
 
-class SwarmEnded(Exception):
-    """The swarm has ended, as its users have."""
-
-
 class BlockServer:
     """One server of a swarm."""
 
@@ -99,22 +75,15 @@ class BlockServer:
         tending: Tending | None = None,
     ) -> None:
         self.settings = settings
-        self.rule = RULES[settings.rebalance](settings.balance_quality)
         self.host = host
         self.registry = registry
         self.identity = identity
         self.stop = stop
-        self.tending = tending
-        self.speed = Speed(0.0, 0.0)
-        self.workload = ""
         self.rng = np.random.default_rng(seed)
         self.random = Random(seed)  # noqa: S311 - jitter.
-        self.record: ServerRecord | None = None
+        self.membership = Membership(registry, host, identity.server_id, settings.heartbeat, self.random, tending)
+        self.balance = Balance(settings, self.membership, self.rng)
         self.loaded: set[int] = set()
-        self.view = View(0, {})
-        self.calm_since = time.monotonic()
-        self.heartbeat_at = 0.0
-        self.announced_at = 0.0
         self.load_seconds = 0.0
         self.lifetime = Lifetime(
             time.time(),
@@ -129,6 +98,10 @@ class BlockServer:
     @property
     def id(self) -> str:
         return self.identity.server_id
+
+    @property
+    def mine(self) -> ServerRecord:
+        return self.membership.mine
 
     def run(self) -> str:
         """Run the server until its time is up, and return why it left.
@@ -191,28 +164,24 @@ class BlockServer:
         workload = getattr(
             self.host, "workload", f"{self.settings.host} {self.settings.host_options} {self.settings.model}"
         )
-        self.workload = f"{devices(getattr(self.host, 'device', None))} {workload}"
-        self.speed = self.in_background("measuring", self._measured, self.settings.measure_timeout)
+        workload = f"{devices(getattr(self.host, 'device', None))} {workload}"
+        most_s = self.settings.measure_timeout
+        speed = self.in_background("measuring", partial(measured, workload, self.host.measure, most_s), most_s)
+        self.membership.workload, self.membership.speed = workload, speed
         num_blocks = min(wanted, self.settings.total)
-        throughput, passes = throughputs(self.speed, num_blocks)
+        throughput, passes = throughputs(speed, num_blocks)
         log(
-            f"{counted(num_blocks, 'block', 'fits')}, {throughput:.4g} requests/s each, {passes:.4g} passes/s"
-            f" ({self.speed})"
+            f"{counted(num_blocks, 'block', 'fits')}, {throughput:.4g} requests/s each, {passes:.4g} passes/s ({speed})"
         )
         return num_blocks, throughput
 
-    def _measured(self) -> Speed:
-        return measured(self.workload, self.host.measure, self.settings.measure_timeout)
-
     def join(self, num_blocks: int, throughput: float) -> None:
         """Claim the span with the lowest throughput, and announce it."""
-        for name, member in self.registry.refresh().members.items():
-            if member.record is not None and name != self.id and rank_of(name) == rank_of(self.id):
-                self.registry.retire(member.record, f"its job restarted as {self.id}")
+        self.membership.retire_earlier()
         self.pause(0)  # The swarm may have ended while this server waited.
 
         def choose(view: View) -> dict[str, Placed]:
-            self.see(view)
+            self.membership.see(view)
             window = choose_best_blocks(num_blocks, view.spans(), self.settings.total)
             return {self.id: Placed(window.start, window.stop, throughput)}
 
@@ -220,7 +189,7 @@ class BlockServer:
         assert claim is not None
         placed = claim.placements[self.id].placed
         log(f"claims blocks {placed.start} to {placed.end - 1} (claim {claim.number})")
-        self.announce(
+        self.membership.announce(
             ServerRecord(
                 server_id=self.id,
                 host=os.uname().nodename,
@@ -230,7 +199,7 @@ class BlockServer:
                 end=placed.end,
                 serving=None,
                 throughput=throughput,
-                pass_throughput=throughputs(self.speed, num_blocks)[1],
+                pass_throughput=throughputs(self.membership.speed, num_blocks)[1],
                 claim=claim.number,
                 job=self.identity.job,
                 job_ends=self.identity.job_ends,
@@ -239,9 +208,9 @@ class BlockServer:
 
     def load(self) -> None:
         """Load the missing blocks, those adjacent to served ones first, and serve each once it is loaded."""
-        self.await_slot()
+        backwards = self.await_slot()
         record = self.mine
-        order = load_order(range(record.start, record.end), self.served())
+        order = load_order(range(record.start, record.end), self.served(), backwards)
         if order and callable(plan := getattr(self.host, "plan", None)):
             plan(order)
         for block in order:
@@ -250,66 +219,39 @@ class BlockServer:
             self.heed()  # A signal may have cut the load short, so the block does not count as loaded.
             self.load_seconds += time.monotonic() - began
             self.loaded.add(block)
-            self.record = replace(self.mine, blocks_loaded=self.mine.blocks_loaded + 1, serving=self.served())
-            self.heartbeat_at = min(self.heartbeat_at, self.announced_at + PROGRESS_S)
+            loaded = self.mine.blocks_loaded + 1
+            self.membership.announce_soon(replace(self.mine, blocks_loaded=loaded, serving=self.served()))
             if not self.serving.started:
                 self.serving.start()
-        self.announce(replace(self.mine, state=ServerState.ONLINE, serving=self.served()))
+        self.membership.announce(replace(self.mine, state=ServerState.ONLINE, serving=self.served()))
         log(f"serves blocks {record.start} to {record.end - 1}")
 
-    def await_slot(self) -> None:
-        """Wait until this server may load (blocks.loading_slots); hosts that do not load from storage need not wait."""
+    def await_slot(self) -> bool:
+        """Wait until this server may load (blocks.loading_slots); hosts that do not load from storage need not wait.
+
+        Returns whether it begins at the end of its span.
+        """
         if not getattr(self.host, "loads_from_storage", True):
-            return
+            return False
         queue = Queue(self.id, self.settings.total, self.settings.loading_slots)
-        self.look()
-        while wait_s := queue.wait_s(self.view, time.monotonic()):
+        self.membership.look()
+        while wait_s := queue.wait_s(self.membership.view, time.monotonic()):
             self.pause(jittered(wait_s, self.random))
-            self.look()
+            self.membership.look()
+        return queue.backwards
 
     def hold(self) -> None:
         """Serve, check the balance at random times, and move, until the time is up."""
-        check_at = time.monotonic() + self.check_delay()
+        check_at = time.monotonic() + self.balance.delay()
         while not self.is_over():
-            decided = self.view.members.get(self.id)
+            decided = self.membership.view.members.get(self.id)
             if decided is not None and decided.claim > self.mine.claim:
                 self.move(decided.target, decided.claim)
             elif time.monotonic() >= check_at:
-                self.check()
-                check_at = time.monotonic() + self.check_delay()
+                self.balance.check(self.seconds_per_block(), self.pause)
+                check_at = time.monotonic() + self.balance.delay()
             else:
                 self.pause(NAP_S)
-
-    def check_delay(self) -> float:
-        """Seconds until the next check: random, so that servers do not check in step."""
-        mean = self.settings.mean_balance_check_period
-        if mean == "auto" and self.settings.rebalance == "planner":
-            return plan_delay(len(self.view.members), self.rng)
-        return balance_check_delay(self.rng, MEAN_BALANCE_CHECK_PERIOD if mean == "auto" else mean)
-
-    def check(self) -> None:
-        """Decide which servers should move, this one or others, and claim their spans; remove old files."""
-        try:
-            claim = self.registry.claim(lambda view: as_moves(self.wanted_moves(view), view), self.pause)
-            if claim is not None:
-                log(f"claim {claim.number} moves {', '.join(claim.moves)}")
-            self.see(self.registry.refresh())
-            self.registry.sweep()
-        except (OSError, StaggerError) as error:  # Serving goes on, and the next check retries.
-            log(f"the balance cannot be checked: {error}", "WARNING")
-
-    def wanted_moves(self, view: View) -> Mapping[str, range]:
-        """Server id -> window of each server that should move, by the rule. Empty while this server is not listed."""
-        self.see(view)
-        if self.id not in view.members:  # And no later attempt is there, for which it would leave.
-            self.announce(self.mine)  # Others removed its record while it could not reach the registry.
-            return {}
-        if self.rule is None:
-            return {}
-        spans, kept = even(view.spans()), even(view.kept())
-        swarm = Swarm(spans, kept, time.monotonic() - self.calm_since)
-        setting = Setting(self.settings.total, self.seconds_per_block(), delta=True, rng=self.rng)
-        return self.rule(self.id, swarm, setting)
 
     def seconds_per_block(self) -> float:
         """Mean seconds that this server has needed to load a block."""
@@ -323,15 +265,17 @@ class BlockServer:
         log(f"moves to blocks {target.start} to {target.end - 1} (claim {claim}); {len(kept)} are loaded already")
         dropped = sorted(self.loaded - kept)
         self.loaded = kept
-        self.record = replace(
-            self.mine,
-            state=ServerState.JOINING,
-            start=target.start,
-            end=target.end,
-            claim=claim,
-            moves=self.mine.moves + 1,
+        self.membership.announce(
+            replace(
+                self.mine,
+                state=ServerState.JOINING,
+                start=target.start,
+                end=target.end,
+                serving=self.served(),
+                claim=claim,
+                moves=self.mine.moves + 1,
+            )
         )
-        self.announce(replace(self.mine, serving=self.served()))
         for blocks in runs(dropped):
             self.in_background(
                 f"dropping blocks {blocks.start} to {blocks.stop - 1}", partial(self.host.unload, blocks)
@@ -342,8 +286,9 @@ class BlockServer:
         """Announce the end first, so that others take over; then give requests in flight blocks.drain seconds."""
         log(f"leaves: {reason}")
         self.told_to_end.set()
-        if self.record is not None:
-            self.announce(replace(self.mine, state=ServerState.OFFLINE, serving=None, reason=reason[:500]))
+        if self.membership.record is not None:
+            gone = replace(self.mine, state=ServerState.OFFLINE, serving=None, reason=reason[:500])
+            self.membership.announce(gone)
         if self.serving.started and not self.serving.join(self.settings.drain):
             log(f"requests in flight did not finish within {self.settings.drain:g} s (blocks.drain)", "WARNING")
 
@@ -379,67 +324,17 @@ class BlockServer:
     def pause(self, seconds: float) -> None:
         """Wait, and send heartbeats.
 
-        Raises Interrupted for a signal, SwarmEnded, StaggerError when serving has failed, and Superseded when a later
-        attempt of this server's rank has joined: Slurm, or whoever restarted the rank, took this one for dead.
+        Raises Interrupted for a signal, StaggerError when serving has failed, and what `Membership.beat` raises.
         """
         end = time.monotonic() + seconds
         while True:
             self.heed()
             self.serving.raise_if_failed()
-            if END in self.registry.others:
-                raise SwarmEnded
-            if later := superseded([self.id, *self.view.members, *self.view.gone]).get(self.id):
-                raise Superseded(f"Its rank started again as {later}.")
-            if self.record is not None and time.monotonic() >= self.heartbeat_at:
-                self.announce(self.mine)
-                self.look()
+            self.membership.beat()
             left = end - time.monotonic()
             if left <= 0:
                 return
             time.sleep(min(left, NAP_S))
-
-    def announce(self, record: ServerRecord) -> None:
-        """Write the record, with what the host says about itself. A failed write only logs a warning, since the next
-        heartbeat retries it: blocks that took long to load are kept.
-        """
-        if record.state != ServerState.OFFLINE:
-            record = self.refine(replace(record, about=told(self.host, "about"), counters=told(self.host, "counters")))
-        self.record = record
-        self.announced_at = time.monotonic()
-        self.heartbeat_at = self.announced_at + jittered(self.settings.heartbeat, self.random)
-        try:
-            self.record = self.registry.announce(record)
-        except (OSError, StaggerError) as error:
-            log(f"the registry cannot be written, the next heartbeat retries: {error}", "WARNING")
-
-    def refine(self, record: ServerRecord) -> ServerRecord:
-        """The record with the throughput that the host's counters show, if that differs by more than noise."""
-        speed = refined(self.speed, record.counters)
-        throughput, passes = throughputs(speed, record.end - record.start)
-        if speed == self.speed or is_noise(throughput, record.throughput):
-            return record
-        self.speed = speed
-        log(f"{throughput:.4g} requests/s each, {passes:.4g} passes/s, measured on requests that it served ({speed})")
-        try:
-            remember(self.workload, speed)
-        except OSError as error:
-            log(f"the machine's measurement cannot be replaced: {error}", "WARNING")
-        return replace(record, throughput=throughput, pass_throughput=passes)
-
-    def look(self) -> None:
-        """Read the registry. A failed read only logs a warning."""
-        try:
-            self.see(self.registry.refresh())
-        except (OSError, StaggerError) as error:
-            log(f"the registry cannot be read: {error}", "WARNING")
-        if self.tending is not None:
-            self.tending.look(self.view, self.registry.others)
-
-    def see(self, view: View) -> None:
-        """Store the view, and note the time if a server has come or gone."""
-        if view.members.keys() != self.view.members.keys():
-            self.calm_since = time.monotonic()
-        self.view = view
 
     # ---- The host ----
 
@@ -463,11 +358,6 @@ class BlockServer:
         if not self.told_to_end.is_set():
             raise StaggerError("serve() returned before `stop` was set.")
 
-    @property
-    def mine(self) -> ServerRecord:
-        assert self.record is not None
-        return self.record
-
     def served(self) -> tuple[int, int] | None:
         """The longest run of loaded blocks, end excluded, since a span has no gaps; None if none is loaded."""
         longest = max(runs(sorted(self.loaded)), key=len, default=None)
@@ -475,6 +365,6 @@ class BlockServer:
 
     def notes(self) -> dict[str, Any]:
         """The notes for the completion record: the server's id, moves and blocks loaded."""
-        if self.record is None:
+        if self.membership.record is None:
             return {}
         return {"server": self.id, "moves": self.mine.moves, "blocks_loaded": self.mine.blocks_loaded}

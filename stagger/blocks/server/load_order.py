@@ -18,12 +18,14 @@ def runs(blocks: list[int]) -> list[range]:
     return found
 
 
-def load_order(window: range, served: tuple[int, int] | None) -> list[int]:
+def load_order(window: range, served: tuple[int, int] | None, backwards: bool = False) -> list[int]:
     """The order of loading that extends `served` without gaps: forward from its end, then back from its start.
 
-    >>> load_order(range(2, 8), (4, 6)), load_order(range(2, 4), None)
-    ([6, 7, 3, 2], [2, 3])
+    Where nothing is served, `backwards` decides.
+
+    >>> load_order(range(2, 8), (4, 6)), load_order(range(2, 4), None), load_order(range(2, 4), None, True)
+    ([6, 7, 3, 2], [2, 3], [3, 2])
     """
     if served is None:
-        return list(window)
+        return list(reversed(window) if backwards else window)
     return [*range(served[1], window.stop), *range(served[0] - 1, window.start - 1, -1)]

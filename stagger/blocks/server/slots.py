@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from stagger.blocks.placement.loading_slots import PATIENCE_S, Loader, Slots, ahead_of, look_delay, turns_ahead
+from stagger.blocks.placement.loading_slots import (
+    PATIENCE_S,
+    Loader,
+    Slots,
+    ahead_of,
+    loads_backwards,
+    look_delay,
+    turns_ahead,
+)
 from stagger.blocks.placement.spans import ServerState
 from stagger.blocks.server.records import View
 from stagger.errors import counted
@@ -13,11 +21,15 @@ from stagger.task.attempt_log import log
 
 @dataclass
 class Queue:
-    """The place of server `server_id` in the queue, at one load."""
+    """The place of server `server_id` in the queue, at one load.
+
+    `backwards`: whether it should begin at the end of its span, since others are there later than at its start.
+    """
 
     server_id: str
     total_blocks: int
     slots: Slots
+    backwards: bool = False
     _ahead: list[Loader] = field(default_factory=list)
     _since: float | None = None
 
@@ -38,6 +50,7 @@ class Queue:
         served = [range(span.start, span.end) for span in view.kept()]
         turns = turns_ahead(mine, ahead, self.slots, total_blocks=self.total_blocks, served=served)
         if not turns:
+            self.backwards = loads_backwards(mine, ahead, self.slots, total_blocks=self.total_blocks, served=served)
             return 0.0
         if self._since is None:
             log(f"waits for a loading slot: {counted(len(ahead), 'server')} with earlier claims load")

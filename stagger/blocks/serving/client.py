@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +23,9 @@ from stagger.blocks.serving import wire
 from stagger.blocks.serving.flight import Flight, Work
 from stagger.blocks.serving.keys import KeyPair
 from stagger.blocks.serving.peer import LOST, READY, Peer
-from stagger.blocks.serving.routing import Offer, Uncovered, mean_rate, next_hop, patience, uncovered
+from stagger.blocks.serving.routing import Load, Offer, Uncovered, mean_rate, next_hop, patience, uncovered
 from stagger.blocks.serving.span_server import CREDITS, Heartbeat
-from stagger.blocks.serving.wire import BadFrames, Buffer, Model, Refusal, Reply, Request, read_reply
+from stagger.blocks.serving.wire import BadFrames, Buffer, Model, Parts, Refusal, Reply, Request, read_reply
 from stagger.errors import StaggerError, counted
 from stagger.ranks import format_ranks
 
@@ -103,6 +104,8 @@ class Client:
         self._timing = timing
         self._most_bytes = most_bytes
         self._context = zmq.Context()
+        self._ended = weakref.finalize(self, end, self.peers, self._context)
+        self._ended.atexit = False
         self._poller = zmq.Poller()
         self._random = Random()  # noqa: S311 - jitter.
         self._ids = itertools.count()
@@ -119,7 +122,7 @@ class Client:
 
     def run(
         self, microbatches: Iterable[Work], blocks: int | None = None, may_take: Callable[[], bool] = lambda: True
-    ) -> Iterator[tuple[Any, dict[int, Buffer]]]:
+    ) -> Iterator[tuple[Any, dict[int, Parts]]]:
         """Each microbatch's key, with the states of its layers, as they finish. `blocks`: pass only the first ones.
 
         A microbatch is taken when the servers have room for it, and `may_take` returns True.
@@ -151,7 +154,7 @@ class Client:
 
     def close(self) -> None:
         self._forget_all()
-        self._context.term()
+        self._ended()
 
     def _has_room(self, held: int) -> bool:
         """Enough for every server to have its credits, as far as memory allows."""
@@ -161,12 +164,32 @@ class Client:
     def _send(self) -> None:
         """Send what waits, the deepest first."""
         now, left = time.monotonic(), []
+        full: set[int] = set()  # Blocks at which no server has a credit: it is the same for all that wait there.
         loads = {name: peer.load for name, peer in self.peers.items() if peer.ready}
         for flight in sorted(self._waiting, key=lambda flight: (-flight.at, flight.order)):
-            hop = next_hop(loads, range(flight.at, self._end), flight.tokens, now, len(flight.hidden) / TRANSFER)
+            able = self._unasked(flight, loads, now)
+            hop = None
+            if able is not loads or flight.at not in full:
+                blocks = range(flight.at, min(self._end, flight.doubts.question or self._end))
+                hop = next_hop(able, blocks, flight.tokens, now, flight.size / TRANSFER)
+            if hop is None and able is loads:
+                full.add(flight.at)
             if hop is None or not self._send_to(self.peers[hop[0]], flight, hop[1], now):
                 left.append(flight)
         self._waiting = left
+
+    def _unasked(self, flight: Flight, loads: dict[str, Load], now: float) -> dict[str, Load]:
+        """The servers that may compute a microbatch: one that is in doubt goes to another server, if there is one."""
+        if flight.rests_until > now:
+            return {}
+        if not flight.doubts.found or not flight.doubts.can_ask(self._covering(flight)):
+            return loads
+        asked = flight.doubts.asked
+        return {name: load for name, load in loads.items() if name not in asked}
+
+    def _covering(self, flight: Flight) -> list[str]:
+        """The servers that have a microbatch's next block."""
+        return [name for name, peer in self.peers.items() if peer.load.covers(flight.at)]
 
     def _send_to(self, peer: Peer, flight: Flight, end: int, now: float) -> bool:
         load, microbatch = peer.load, flight.microbatch
@@ -205,6 +228,8 @@ class Client:
         self._polled = now
         resumed = now - self._resumed < lost_after_s  # The connections that were closed meanwhile are told one by one.
         for peer in list(self.peers.values()):
+            if peer.name not in self.peers:
+                continue  # An answer of another server has shown that this one's are wrong.
             for frames in peer.messages() if peer.socket in ready else ():
                 landed += self._answered(peer, frames)
                 if peer.name not in self.peers:
@@ -221,6 +246,7 @@ class Client:
             if event == READY:
                 peer.ready = True
             elif resumed and event == zmq.EVENT_DISCONNECTED:
+                self._tell(f"connects to server {peer.name} again: the connection ended while this process was paused")
                 self._drop(peer)
                 self._look_soon()
                 return
@@ -232,12 +258,14 @@ class Client:
 
     def _answered(self, peer: Peer, frames: list[Buffer]) -> list[Flight]:
         """Take an answer; return its microbatch when it has passed all blocks."""
+        flight = None
         try:
             flight = peer.back(wire.id_of(frames))
             if flight is None:
                 return []
-            answer = read_reply(frames, len(flight.hidden))
+            answer = read_reply(frames, flight.size)
         except BadFrames as error:
+            self._waiting += [] if flight is None else [flight]
             self._evict(peer, f"it breaks the rules of the wire: {error}")
             return []
         if isinstance(answer, Refusal):
@@ -258,6 +286,12 @@ class Client:
         if reply.claim > self._claim:
             self._changed = time.monotonic()
             self._look_soon()
+        if reply.nonfinite and self._doubts(peer, flight, reply):
+            self.counts["doubted"] += 1
+            self._waiting.append(flight)
+            return []
+        for name in flight.doubts.settle(reply):
+            self._evict_wrong(name)
         flight.land(reply)
         flight.failures.clear()
         flight.lost = 0
@@ -266,6 +300,25 @@ class Client:
             return [flight]
         self._waiting.append(flight)
         return []
+
+    def _doubts(self, peer: Peer, flight: Flight, reply: Reply) -> bool:
+        """Whether a result that is not finite may be the server's fault: another server is to compute it, too.
+
+        Where there is none, one that has kept other microbatches finite is believed, and others after ALONE_S.
+        """
+        now = time.monotonic()
+        if flight.doubts.note(peer.name, reply, now):
+            return False
+        if flight.doubts.can_ask(self._covering(flight)):
+            return True
+        flight.rests_until = now + REST_S
+        return not flight.doubts.believes(reply, now)
+
+    def _evict_wrong(self, name: str) -> None:
+        if name in self.peers:
+            self._evict(
+                self.peers[name], "its results are not finite, but those of another server for the same states are"
+            )
 
     def _refused(self, peer: Peer, flight: Flight, refusal: Refusal) -> None:
         self.counts[refusal.error] += 1
@@ -279,7 +332,8 @@ class Client:
         else:
             peer.load.rests_until = time.monotonic() + REST_S * (0.5 + self._random.random())
             if refusal.error == wire.NOT_HERE and refusal.serving is not None:
-                peer.load.start, peer.load.end = refusal.serving
+                start, end = refusal.serving
+                peer.load.start, peer.load.end = start, min(end, self.model.total_blocks)
                 self._look_soon()
 
     def _evict(self, peer: Peer, reason: str, lost: bool = False) -> None:
@@ -332,7 +386,7 @@ class Client:
         for name, offer in looked.offers.items():
             peer = self.peers.get(name)
             if peer is None and name not in self.evicted:
-                peer = Peer(self._context, offer, self._keys, self.model.most_bytes, self._timing.heartbeat)
+                peer = Peer(self._context, offer, self._keys, self.model.most_frame, self._timing.heartbeat)
                 self.peers[name] = peer
                 self._poller.register(peer.socket, zmq.POLLIN)
                 self._poller.register(peer.monitor, zmq.POLLIN)
@@ -343,6 +397,9 @@ class Client:
                 changed = True
         for peer in list(self.peers.values()):
             if peer.name not in looked.offers and not peer.flights:
+                self._tell(
+                    f"uses server {peer.name} no more: it is not in the registry any more, and had nothing in hand"
+                )
                 self._drop(peer)
                 changed = True
         return changed
@@ -363,6 +420,13 @@ class Client:
         elif self._stalled is not None and not self._missing:
             self._tell(f"all blocks have servers again, after {now - self._stalled:.1f} s")
             self._stalled = None
+
+
+def end(peers: dict[str, Peer], context: Any) -> None:
+    """End all connections, also of a client that nobody closes: libzmq waits for sockets of a context without end."""
+    for peer in peers.values():
+        peer.close()
+    context.term()
 
 
 def not_computed(what: str, failures: Mapping[str, str]) -> MicrobatchFailed:

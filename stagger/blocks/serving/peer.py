@@ -12,7 +12,7 @@ from stagger.blocks.serving.flight import Flight
 from stagger.blocks.serving.keys import KeyPair
 from stagger.blocks.serving.routing import Load, Offer
 from stagger.blocks.serving.span_server import CREDITS, Heartbeat
-from stagger.blocks.serving.wire import MOST_HEADER_BYTES, Buffer, Request
+from stagger.blocks.serving.wire import Buffer, Request, part_of
 
 #: Events of a socket after which its server is lost, in words.
 LOST = {
@@ -30,16 +30,17 @@ READY = zmq.EVENT_HANDSHAKE_SUCCEEDED
 class Peer:
     """A server, connected to once: a connection that is lost does not come back."""
 
-    def __init__(self, context: Any, offer: Offer, keys: KeyPair | None, most_bytes: int, heartbeat: Heartbeat) -> None:
+    def __init__(self, context: Any, offer: Offer, keys: KeyPair | None, most_frame: int, heartbeat: Heartbeat) -> None:
         self.offer = offer
         self.load = Load(offer.start, offer.end, CREDITS, offer.rate)
         self.ready = False
         self.sent = 0
         self.flights: dict[int, Flight] = {}
+        self._part = part_of(keys is not None)
         self.socket = context.socket(zmq.DEALER)
         self.socket.linger = 0
         self.socket.sndhwm = self.socket.rcvhwm = 2 * CREDITS
-        self.socket.maxmsgsize = most_bytes + MOST_HEADER_BYTES
+        self.socket.maxmsgsize = most_frame
         self.socket.reconnect_ivl = -1
         self.socket.connect_timeout = round(heartbeat.lost_after_s * 1000)
         heartbeat.set(self.socket)
@@ -56,7 +57,7 @@ class Peer:
     def send(self, request: Request, flight: Flight, rate: float, now: float) -> bool:
         """Send without waiting; return whether the connection took it. It takes none once it is lost."""
         try:
-            self.socket.send_multipart(request.frames(), zmq.NOBLOCK, copy=False)
+            self.socket.send_multipart(request.frames(self._part), zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return False
         self.flights[request.id] = flight

@@ -85,8 +85,6 @@ def next_hop(
 
     Queue lengths in answers of other clients add nothing, since they are old when they arrive.
     """
-    usual = mean_rate(loads.values())
-    used = {name: load.lately(now) for name, load in loads.items()}
     able = [
         name
         for name, load in loads.items()
@@ -94,6 +92,8 @@ def next_hop(
     ]
     if not able:
         return None
+    usual = mean_rate(loads.values())
+    used = {name: load.lately(now) for name, load in loads.items()}
     chosen = min(able, key=lambda name: (used[name], -loads[name].end))
     block_s = tokens / (loads[chosen].rate or usual)
     end = min(loads[chosen].end, blocks.stop)

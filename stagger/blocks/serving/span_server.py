@@ -20,7 +20,7 @@ import zmq
 from stagger.blocks.serving import wire
 from stagger.blocks.serving.inflow import Inflow
 from stagger.blocks.serving.keys import KeyPair, is_key
-from stagger.blocks.serving.wire import BadFrames, Buffer, Model, Refusal, Reply, Request, read_request
+from stagger.blocks.serving.wire import BadFrames, Model, Parts, Refusal, Reply, Request, read_request, size_of
 from stagger.errors import StaggerError, counted
 
 #: Requests of one client that a server takes at a time: one that is computed, and the next one beside it.
@@ -42,16 +42,21 @@ class NotHere(LookupError):
 
 
 class NotFinite(ArithmeticError):
-    """Raised by a computation whose result has values that are not finite."""
+    """Raised by a computation that makes of what it kept finite before what is not."""
 
 
 @dataclass(frozen=True)
 class Computed:
-    """What a computation returns: the hidden state behind block `end` - 1, and the states of layers before it."""
+    """What a computation returns: the hidden state behind block `end` - 1, and the states of layers before it.
+
+    `nonfinite`, `sound`: as in `Reply`.
+    """
 
     end: int
-    hidden: Buffer
-    states: Mapping[int, Buffer] = field(default_factory=dict)
+    hidden: Parts
+    states: Mapping[int, Parts] = field(default_factory=dict)
+    nonfinite: int = 0
+    sound: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,7 @@ class SpanServer:
         self.tokens = 0
         self.busy_s = 0.0
         self._clients = clients
+        self._part = wire.part_of(clients is not None)
         self._span = span
         self._claim = claim
         self._most_queued_bytes = most_queued_bytes
@@ -129,7 +135,7 @@ class SpanServer:
         router = self._context.socket(zmq.ROUTER)
         router.linger = 1000
         router.sndhwm = router.rcvhwm = 2 * CREDITS
-        router.maxmsgsize = self.model.most_bytes + wire.MOST_HEADER_BYTES
+        router.maxmsgsize = self.model.most_frame
         heartbeat.set(router)
         self._guard = None
         if self._clients is not None:
@@ -212,8 +218,8 @@ class SpanServer:
                 self._filled.notify()
 
     def _is_full(self, request: Request) -> bool:
-        queued = sum(len(waiting.request.hidden) for waiting in list(self._queue))
-        return queued + len(request.hidden) > self._most_queued_bytes
+        queued = sum(size_of(waiting.request.hidden) for waiting in list(self._queue))
+        return queued + size_of(request.hidden) > self._most_queued_bytes
 
     def _refuse_all(self) -> None:
         with self._filled:
@@ -265,7 +271,8 @@ class SpanServer:
         results.connect(RESULTS)
         while (waiting := self._next()) is not None:
             answer = self._answer(waiting)
-            results.send_multipart([waiting.peer, *answer.frames()], copy=False)
+            frames = answer.frames(self._part) if isinstance(answer, Reply) else answer.frames()
+            results.send_multipart([waiting.peer, *frames], copy=False)
             with self._filled:
                 self._computing = False
                 if isinstance(answer, Reply):
@@ -299,7 +306,17 @@ class SpanServer:
         self.counts["computed"] += 1
         self.tokens += request.tokens
         self.busy_s += took
-        return Reply(request.id, done.end, done.hidden, done.states, took * 1000, self.queue_tokens, self._claim())
+        return Reply(
+            request.id,
+            done.end,
+            done.hidden,
+            done.states,
+            took * 1000,
+            self.queue_tokens,
+            self._claim(),
+            done.nonfinite,
+            done.sound,
+        )
 
     def _refused(self, request: Request, error: str, reason: str = "") -> Refusal:
         self.counts[error] += 1

@@ -14,7 +14,7 @@ from stagger.blocks.serving.discovery import Discovery
 from stagger.blocks.serving.flight import Work
 from stagger.blocks.serving.keys import client_keys, key_path
 from stagger.blocks.serving.routing import Uncovered
-from stagger.blocks.serving.tensors import as_bytes, as_tensor
+from stagger.blocks.serving.tensors import as_parts, as_tensor
 from stagger.blocks.serving.wire import Model, write_lengths
 from stagger.blocks.swarm_jobs import SwarmJobs
 from stagger.blocks.swarm_place import SwarmPlace
@@ -144,7 +144,7 @@ class SwarmEngine(LocalEngine):
         hidden = self.model.embed(batch)
         rows, length, width = hidden.shape
         key = order.place(), batch
-        return Work(key, (rows, length, width), write_lengths(batch.lengths), as_bytes(hidden), wanted)
+        return Work(key, (rows, length, width), write_lengths(batch.lengths), as_parts(hidden), wanted)
 
     def _reduced(self, batch: Microbatch, states: dict[int, Any], reduce: Reduce) -> dict[int, Any]:
         count("tokens", sum(batch.lengths))

@@ -4,33 +4,36 @@
     reply     [header, hidden state, states of `layers`...], or [header] with an error
 
 A header is a JSON object of at most 1 KB. Lengths stand for the mask, since rows are padded on the right: 4 bytes a row
-instead of 8 bytes a token. Layer k is the output of block k - 1.
+instead of 8 bytes a token. Layer k is the output of block k - 1. A hidden state is in one frame, or in
+several parts: at most one for each PART bytes that it has.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from math import prod
 from typing import Any
 
 import orjson
 
 from stagger.errors import counted, one_line
+from stagger.models.dtypes import COMPUTING, NUMBER_TYPES
 
 VERSION = 1
 MOST_HEADER_BYTES = 1024
 
 #: Name of a dtype -> bytes of one value.
-DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPES = {name: NUMBER_TYPES[name].bytes for name in COMPUTING}
 
 #: What a server may answer instead of a hidden state, and what a client does about it.
 LEAVING = "leaving"  # It computes nothing any more: never send it anything again.
 NOT_HERE = "not_here"  # The first block has moved away, or is not loaded yet: send elsewhere.
 BUSY = "busy"  # More than its memory or this client's credits allow: send elsewhere, or later.
 BAD_REQUEST = "bad_request"  # The request breaks the wire's rules, or does not fit the model.
-FAILED = "failed"  # Computing failed, or gave values that are not finite.
+FAILED = "failed"  # Computing failed, or the server makes what is not finite of everything.
 ERRORS = (LEAVING, NOT_HERE, BUSY, BAD_REQUEST, FAILED)
 
 #: Characters of an error's reason that are sent.
@@ -39,8 +42,19 @@ MOST_REASON = 400
 #: The largest id, number of milliseconds, or size of a dimension in a header.
 MOST = 2**53
 
+#: Bytes of a part of a hidden state that is encrypted: while one is sent, the next is encrypted, and the one before is
+#: decrypted. That takes 0.6 of the wall time of one frame (16 MB, benchmarks/swarm).
+PART = 2**21
+
+#: Bytes of a part in the clear, where fewer frames are cheaper. One frame of 128 MB takes 2.6 times the CPU time: glibc
+#: maps memory anew for each block above 32 MB (DEFAULT_MMAP_THRESHOLD_MAX).
+PLAIN_PART = 2**24
+
 #: Bytes that a frame holds; pyzmq's Frame.buffer is a memoryview.
 Buffer = bytes | bytearray | memoryview
+
+#: A hidden state: its bytes, in one or more pieces.
+Parts = Sequence[Buffer]
 
 
 class BadFrames(ValueError):
@@ -67,7 +81,7 @@ class Request:
     shape: tuple[int, int, int]
     deadline_ms: int
     lengths: Buffer
-    hidden: Buffer
+    hidden: Parts
     layers: tuple[int, ...] = ()
 
     @property
@@ -75,7 +89,8 @@ class Request:
         """Tokens of the padded rows, which are what computing takes time for."""
         return self.shape[0] * self.shape[1]
 
-    def frames(self) -> list[Buffer]:
+    def frames(self, part: int = PART) -> list[Buffer]:
+        """`part`: bytes of a frame of the hidden state."""
         header = {
             "v": VERSION,
             "id": self.id,
@@ -86,7 +101,7 @@ class Request:
             "deadline_ms": self.deadline_ms,
             "want": self.layers,
         }
-        return [_encoded(header), self.lengths, self.hidden]
+        return [_encoded(header), self.lengths, *_cut([self.hidden], part)]
 
 
 @dataclass(frozen=True)
@@ -95,17 +110,22 @@ class Reply:
 
     `states`: layer -> hidden state, of the wanted layers between the ends. `compute_ms`: how long computing took.
     `queue_tokens`: tokens of all clients that still wait there. `claim`: the newest claim that the server knows.
+    `nonfinite`: tokens whose states are infinite or not numbers, in rows that were finite before. `sound`: whether the
+    server has kept other states finite, and still does.
     """
 
     id: int
     end: int
-    hidden: Buffer
-    states: Mapping[int, Buffer] = field(default_factory=dict)
+    hidden: Parts
+    states: Mapping[int, Parts] = field(default_factory=dict)
     compute_ms: float = 0.0
     queue_tokens: int = 0
     claim: int = 0
+    nonfinite: int = 0
+    sound: bool = True
 
-    def frames(self) -> list[Buffer]:
+    def frames(self, part: int = PART) -> list[Buffer]:
+        """`part`: bytes of a frame of a hidden state."""
         header = {
             "v": VERSION,
             "id": self.id,
@@ -114,8 +134,10 @@ class Reply:
             "compute_ms": round(self.compute_ms, 3),
             "queue_tokens": self.queue_tokens,
             "claim": self.claim,
+            "nonfinite": self.nonfinite,
+            "sound": self.sound,
         }
-        return [_encoded(header), self.hidden, *self.states.values()]
+        return [_encoded(header), *_cut([self.hidden, *self.states.values()], part)]
 
 
 @dataclass(frozen=True)
@@ -146,6 +168,11 @@ class Model:
         """Bytes of the largest hidden state."""
         return self.most_tokens * self.hidden_size * DTYPES[self.dtype]
 
+    @property
+    def most_frame(self) -> int:
+        """Bytes of the largest frame: a part of a hidden state, the lengths, or a header."""
+        return max(min(self.most_bytes, PLAIN_PART), 4 * self.most_tokens) + MOST_HEADER_BYTES
+
 
 def read_request(frames: Sequence[Buffer], model: Model) -> Request:
     """The request in these frames. Raises BadFrames when they break a rule. What a header claims is believed only
@@ -154,8 +181,8 @@ def read_request(frames: Sequence[Buffer], model: Model) -> Request:
     header = _decoded(frames)
     identifier = _number(header, "id")
     try:
-        if len(frames) != 3:
-            raise ValueError(f"a request has 3 frames, not {len(frames)}")
+        if len(frames) < 3:
+            raise ValueError(f"a request has at least 3 frames, not {len(frames)}")
         shape = tuple(_listed(header, "shape"))
         start, end = _number(header, "from"), _number(header, "to")
         layers = tuple(_listed(header, "want"))
@@ -172,7 +199,7 @@ def read_request(frames: Sequence[Buffer], model: Model) -> Request:
         if list(layers) != sorted(set(layers)) or any(not start < layer < end for layer in layers):
             raise ValueError("the wanted layers must ascend between the ends")
         request = Request(
-            identifier, start, end, model.dtype, shape, _number(header, "deadline_ms"), frames[1], frames[2], layers
+            identifier, start, end, model.dtype, shape, _number(header, "deadline_ms"), frames[1], frames[2:], layers
         )
         _check_sizes(request)
     except ValueError as error:
@@ -188,14 +215,13 @@ def read_reply(frames: Sequence[Buffer], hidden_bytes: int) -> Reply | Refusal:
         if "error" in header:
             return _read_refusal(header, identifier)
         layers = _listed(header, "layers")
-        if len(frames) != 2 + len(layers) or any(_size(frame) != hidden_bytes for frame in frames[1:]):
-            raise ValueError("the frames do not have the sizes of hidden states")
+        hidden, *rest = _split(frames[1:], hidden_bytes, 1 + len(layers))
         took = header.get("compute_ms")
         if not isinstance(took, (int, float)) or not 0 <= took < MOST:
             raise ValueError("compute_ms must be a number of milliseconds")
-        states = dict(zip(layers, frames[2:], strict=True))
-        end, queue, claim = (_number(header, name) for name in ("to", "queue_tokens", "claim"))
-        return Reply(identifier, end, frames[1], states, took, queue, claim)
+        states = dict(zip(layers, rest, strict=True))
+        end, queue, claim, bad = (_number(header, name) for name in ("to", "queue_tokens", "claim", "nonfinite"))
+        return Reply(identifier, end, hidden, states, took, queue, claim, bad, header.get("sound") is True)
     except ValueError as error:
         raise BadFrames(str(error), identifier) from None
 
@@ -217,8 +243,11 @@ def _read_refusal(header: dict[str, Any], identifier: int) -> Refusal:
 
 def _check_sizes(request: Request) -> None:
     rows, length, _ = request.shape
-    if _size(request.hidden) != prod(request.shape) * DTYPES[request.dtype]:
-        raise ValueError(f"the hidden state has {_size(request.hidden)} bytes, which is not that of its shape")
+    size = size_of(request.hidden)
+    if size != prod(request.shape) * DTYPES[request.dtype]:
+        raise ValueError(f"the hidden state has {counted(size, 'byte')}, which is not that of its shape")
+    if len(request.hidden) > most_parts(size):
+        raise ValueError(f"a hidden state of {counted(size, 'byte')} has too many parts: {len(request.hidden):,}")
     if _size(request.lengths) != 4 * rows:
         raise ValueError(f"the lengths of {counted(rows, 'row')} take 4 bytes each, but have {_size(request.lengths)}")
     if any(not 0 <= tokens <= length for tokens in read_lengths(request.lengths)):
@@ -238,6 +267,40 @@ def write_lengths(lengths: Sequence[int]) -> bytes:
     [3, 0, 70000]
     """
     return struct.pack(f"<{len(lengths)}i", *lengths)
+
+
+def size_of(hidden: Parts) -> int:
+    """Bytes of a hidden state."""
+    return sum(map(_size, hidden))
+
+
+def part_of(encrypted: bool) -> int:
+    """Bytes of a part that is sent."""
+    return PART if encrypted else PLAIN_PART
+
+
+def most_parts(size: int) -> int:
+    """Frames of a hidden state of `size` bytes, at most."""
+    return -(-size // PART)
+
+
+def _cut(states: Iterable[Parts], part: int) -> Iterator[Buffer]:
+    """Hidden states in frames of at most `part` bytes. What has arrived in such frames is not cut again."""
+    for piece in chain.from_iterable(states):
+        whole = memoryview(piece)
+        yield from (whole[place : place + part] for place in range(0, len(whole), part))
+
+
+def _split(frames: Sequence[Buffer], size: int, count: int) -> list[Parts]:
+    """The inverse of `_cut`, for `count` states of `size` bytes."""
+    states: list[list[Buffer]] = [[]]
+    for frame in frames:
+        if size_of(states[-1]) == size:
+            states.append([])
+        states[-1].append(frame)
+    if len(states) != count or any(size_of(state) != size or len(state) > most_parts(size) for state in states):
+        raise ValueError("the frames do not have the sizes of hidden states")
+    return list(states)
 
 
 def _size(frame: Buffer) -> int:

@@ -76,8 +76,8 @@ SECOND = ({"name": "second", "blocks": {"total": 6, "servers": 1}},)
         ({"options": {"encrypt": "no"}}, "host_options.encrypt: expected true or false, not 'no'"),
         ({"options": {"keys": 7}}, "host_options.keys: expected a text, not 7"),
         ({"options": {"max_length": 20000}}, "max_length is 20,000, and tokens, .* is 16,384: give tokens"),
-        ({"options": {"tokns": 1}}, "blocks.host_options: transformer does not accept them: .*'tokns'"),
-        ({"blocks": {"model": None, "total": 6}}, "blocks.model is missing: the host transformer needs the folder"),
+        ({"options": {"tokns": 1}}, "blocks: host_options: transformer does not accept them: .*'tokns'"),
+        ({"blocks": {"model": None, "total": 6}}, "blocks: model is missing: the host transformer needs the folder"),
         ({"options": {"tokens": 1000}}, "has up to 4,096 tokens, and the servers of swarm take 1,000: lower"),
         (
             {"step": {"tokens": 512}, "options": {"tokens": 1024}},
@@ -93,6 +93,16 @@ SECOND = ({"name": "second", "blocks": {"total": 6, "servers": 1}},)
             {"step": {"dtype": "float16"}, "options": {"dtype": "bfloat16"}},
             r"dtype is float16, but swarm has bfloat16 \(host_options\): leave it out",
         ),
+        ({"blocks": {"num_blocks": 9}}, r"blocks\.model: num_blocks is 9, but the model in .* has 6 blocks"),
+        (
+            {"blocks": {"model": "/no/model"}},
+            r"blocks\.model: /no/model: there is no config\.json\. .* download no/model",
+        ),
+        (
+            {"blocks": {"host": "transfomer"}},
+            r"blocks\.host: expected .*, not 'transfomer'; did you mean 'transformer'\?",
+        ),
+        ({"blocks": {"host": "no:Host"}}, r"file\.yaml:.*: stages\[0\]\.blocks: host: 'no:Host' cannot be imported"),
         ({"stage": {"uses": []}}, "engine: swarm needs servers: give the run a stage with `blocks`"),
         ({"stage": {"uses": ["swam"]}}, "uses: there is no stage 'swam'; did you mean 'swarm'"),
         ({"stage": {"uses": ["swarm", "second"]}, "more": SECOND}, "uses swarm, second: choose one, as in"),
