@@ -24,12 +24,16 @@ from stagger.plan.upstream import Upstream, writer_of
 from stagger.rundir.output_names import OutputNames, Places
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.rundir.stage_folder import Completion
+from stagger.spec.blocks import BlocksSpec
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.status.look import done_ranks
 from stagger.storage.storage import Storage
 
 #: The steps of a run of a pipeline file, which names them all.
 NO_OBJECTS: Mapping[str, Sequence[Step]] = MappingProxyType({})
+
+#: The steps whose `check_retry` does anything.
+MODEL_STEPS = ("score_blocks", "embed_blocks")
 
 
 def ready_stages(spec: RunSpec, done: Collection[str]) -> list[StageSpec]:
@@ -65,7 +69,9 @@ class Pipeline:
     def check_needs(self, storage: Storage) -> None:
         """Raise StaggerError when something is missing that a step needs beside its input, such as a model."""
         for stage in self.spec.stages:
-            check_stage_needs(storage, self.spec, stage, self.steps[stage.name])
+            check_needs(storage, stage, self.steps[stage.name], swarms_of(self.spec, stage))
+            check_key(self.spec, stage)
+            check_fit(storage, stage)
 
     def inputs(self, plans: Mapping[str, StagePlan]) -> Iterator[str]:
         """The paths of all shards in the plans."""
@@ -84,22 +90,21 @@ class Pipeline:
                 yield from (path for path in found if not writer_of(path, ahead, places))
 
 
-def check_stage_needs(storage: Storage, spec: RunSpec, stage: StageSpec, steps: Sequence[Any]) -> None:
-    """Raise StaggerError when something is missing that a stage needs beside its input, such as a model or a key."""
-    swarms = {name: spec.stage(name).blocks for name in stage.uses}
-    check_needs(storage, stage, steps, swarms)
-    check_key(spec, stage)
-    check_fit(storage, stage)
-
-
 def check_needs_again(storage: Storage, spec: RunSpec, names: Iterable[str]) -> None:
     """Check for the stages `names` of an earlier launch that what they need beside their input is still there.
 
-    Raises StaggerError if not. Of steps that are Python objects, which are not loaded here, nothing is checked.
+    Raises StaggerError if not. Only steps with models are created, since this runs under the run's lock.
     """
     for name in names:
         stage = spec.stage(name)
-        check_stage_needs(storage, spec, stage, [] if spec.pickled else create_steps(stage))
+        check_key(spec, stage)
+        if not spec.pickled and any(step.use in MODEL_STEPS for step in stage.pipeline):
+            check_needs(storage, stage, create_steps(stage), swarms_of(spec, stage), again=True)
+
+
+def swarms_of(spec: RunSpec, stage: StageSpec) -> dict[str, BlocksSpec | None]:
+    """The swarms that a stage uses: name -> its key `blocks`."""
+    return {name: spec.stage(name).blocks for name in stage.uses}
 
 
 def check_key(spec: RunSpec, stage: StageSpec) -> None:

@@ -136,6 +136,10 @@ class ModelStep(BoundStep):
             check_size(*self._used, Shapes(self.tokens, number_of(config, PLACES)).largest(longest), longest)
         check_model(storage, settings, config)
 
+    def check_retry(self, storage: Storage) -> None:
+        """Check that the model's folder is still there."""
+        read_config(storage, self.settings().model)
+
     def start_requests(self, storage: Storage) -> int:
         """Those for the model and its tokenizer; none for a model that is not known before the swarm is."""
         from stagger.models.model_requests import start_requests

@@ -47,6 +47,11 @@ class BoundStep:
         its input, such as the files of a model, is missing or does not suit its parameters.
         """
 
+    def check_retry(self, storage: Storage) -> None:
+        """Called in place of `check_launch` when ranks are launched again. Raises StaggerError when what a launch has
+        found is gone. It must be quick.
+        """
+
     def start_requests(self, storage: Storage) -> int:
         """Called at launch: the requests to remote storage that a process makes for what the step needs beside its
         input, before it reads that. `backend_limit` counts them.

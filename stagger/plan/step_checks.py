@@ -117,16 +117,18 @@ def check_tasks(stage: StageSpec, steps: Sequence[Any], tasks: int) -> None:
                 raise with_place(error, stage, index) from error
 
 
-def check_needs(storage: Storage, stage: StageSpec, steps: Sequence[Any], swarms: Mapping[str, Any]) -> None:
+def check_needs(
+    storage: Storage, stage: StageSpec, steps: Sequence[Any], swarms: Mapping[str, Any], *, again: bool = False
+) -> None:
     """Raise StaggerError when something is missing that a step needs beside its input.
 
-    `swarms` are those that the stage uses: name -> its key `blocks`.
+    `swarms` are those that the stage uses: name -> its key `blocks`. `again`: a launch has checked this before.
     """
     for index, step in enumerate(steps):
         for one in bound_steps_in([step]):
             try:
                 one.check_uses(swarms)
-                one.check_launch(storage)
+                one.check_retry(storage) if again else one.check_launch(storage)
             except StaggerError as error:
                 raise with_place(error, stage, index) from error
 

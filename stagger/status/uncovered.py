@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from stagger.blocks.coverage import missing_blocks
 from stagger.blocks.server.records import View, rank_of
 from stagger.blocks.swarm_place import SwarmPlace
-from stagger.errors import StaggerError, agreeing, plural
+from stagger.errors import StaggerError, agreeing, counted, plural
 from stagger.ranks import format_ranks
 from stagger.status.look import Look
 
@@ -44,5 +44,9 @@ def missing(swarm: Look) -> str:
         )
         if number
     ]
-    servers = f"of its {stage.spec.tasks} servers " + " and ".join(states) if states else "none of its servers runs"
+    servers = (
+        f"of its {counted(stage.spec.tasks, 'server')} " + " and ".join(states)
+        if states
+        else "none of its servers runs"
+    )
     return f"{plural(len(blocks), 'block')} {format_ranks(blocks)} of {stage.name}, which no server serves; {servers}"
