@@ -17,8 +17,9 @@ from stagger.blocks.placement.noise import even
 from stagger.blocks.placement.rules import Rule, Setting, Swarm, planner
 from stagger.blocks.placement.spans import Span
 from stagger.blocks.simulation.policies import POLICIES, REALISTIC
-from stagger.blocks.simulation.swarm import Outcome, bound_steps, simulate
+from stagger.blocks.simulation.swarm import Outcome, simulate
 from stagger.blocks.simulation.traces import trace
+from stagger.blocks.simulation.upper_bounds import bound_steps
 
 #: Largest error of a measured throughput, as a share. Equal jobs of one machine differed by 6 to 9 %.
 NOISE = 0.08

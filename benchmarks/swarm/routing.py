@@ -15,26 +15,15 @@ from stagger.blocks.placement.spans import Span
 from stagger.blocks.serving.keys import KeyPair
 from stagger.blocks.serving.routing import Offer
 from stagger.blocks.serving.wire import Model
+from tests.kit.unequal_servers import UNEQUAL
 
 MODEL = Model(12, 64, "float32", 256)
 TOKENS = 256
 
-#: Start, end, and tokens times blocks per second of each server.
-SPANS = [
-    (0, 6, 12000.0),
-    (6, 12, 9000.0),
-    (0, 4, 3000.0),
-    (4, 8, 6000.0),
-    (8, 12, 5000.0),
-    (2, 8, 7000.0),
-    (5, 12, 11000.0),
-    (0, 5, 4000.0),
-]
-
 
 def capacity() -> float:
     """Tokens per second that the servers carry with the best routing."""
-    return routing_capacity([Span(str(number), *span) for number, span in enumerate(SPANS)], MODEL.total_blocks)
+    return routing_capacity([Span(str(number), *span) for number, span in enumerate(UNEQUAL)], MODEL.total_blocks)
 
 
 def run_client(pipe: Any, offers: dict[str, Offer], keys: KeyPair) -> None:
@@ -53,7 +42,7 @@ def works() -> Any:
 def routed(clients: int, seconds: float) -> dict[str, Any]:
     """Tokens per second of all clients together, and of each, between the start and the end of the flow."""
     keys = KeyPair.new()
-    with servers(sleeping, MODEL, keys, SPANS) as (offers, _):
+    with servers(sleeping, MODEL, keys, UNEQUAL) as (offers, _):
         running = [started(run_client, offers, keys) for _ in range(clients)]
         for one in running:
             told(*one)

@@ -32,10 +32,13 @@ Executor = TypeVar("Executor")
 #: Arguments whose meaning in Python differs from that of their key.
 ONLY_PYTHON = {
     "pipeline": "The steps: callables `(data, rank, world_size) -> iterator`. The first reads, the last usually"
-    " writes.",
+    " writes. Leave it out for servers of `blocks`.",
     "name": "Name of the stage, and of its run.",
     "depends": "The executors of the stages of which every rank must be done before this stage starts. All of them"
     " are stages of one run: they have the same run_dir, and each its own name.",
+    "uses": "The executors of stages with `blocks`, whose servers this stage uses. They are stages of the same run, as"
+    " those of `depends`. The servers start with this stage, run beside it, and end when all stages that use them are"
+    " done, or have failed for good.",
     "profile": "The profile from which the run takes what is not passed here; `none` for none, not even the default"
     " one.",
 }

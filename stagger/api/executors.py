@@ -1,4 +1,4 @@
-"""The executors for Python scripts: each runs a pipeline of Python objects, as one stage of a run."""
+"""The executors for Python: each runs a pipeline of Python objects, or servers of blocks, as one stage of a run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import PositiveInt
 from stagger.api.arguments import with_arguments
 from stagger.api.removed import WithRemoved, described_step, without_removed
 from stagger.api.run import Run, scripted
+from stagger.api.servers import described_blocks, step_of
 from stagger.errors import StaggerError
 from stagger.launch.launch import Wishes, launch
 from stagger.pipeline import ShardBy
@@ -20,24 +21,26 @@ from stagger.pipeline.hooks import bound_steps
 from stagger.spec.executors import EXECUTORS
 from stagger.spec.expected import described, expected
 from stagger.spec.from_python import Given, from_objects
-from stagger.spec.models import RunSpec, WholeRun
+from stagger.spec.models import RunSpec, StageSpec, WholeRun
 from stagger.spec.step_checks import check_built_in
 from stagger.start.delays import StartPolicy
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class PipelineExecutor:
-    """Runs a pipeline as `tasks` ranks: the base of `LocalExecutor` and `SlurmExecutor`.
+    """Runs a pipeline as `tasks` ranks, or servers of blocks: the base of `LocalExecutor` and `SlurmExecutor`.
 
     An argument that is None, or not passed, has the value of the profile, or else the default.
     """
 
     type: ClassVar[str]
 
-    pipeline: Sequence[Step | WithRemoved] = field(kw_only=False)
+    pipeline: Sequence[Step | WithRemoved] | None = field(default=None, kw_only=False)
     run_dir: str | os.PathLike[str]
     name: str = "pipeline"
     depends: PipelineExecutor | Sequence[PipelineExecutor] = ()
+    uses: PipelineExecutor | Sequence[PipelineExecutor] = ()
+    blocks: Mapping[str, Any] | None = None
     tasks: int | Literal["auto"] | None = None
     bytes_per_task: int | str | None = None
     shard_by: ShardBy | None = None
@@ -57,8 +60,10 @@ class PipelineExecutor:
     def __post_init__(self) -> None:
         if type(self) is PipelineExecutor:
             raise TypeError("PipelineExecutor only says what executors share; use LocalExecutor or SlurmExecutor.")
-        self.pipeline = check_steps(self.pipeline)
-        self.depends = check_depends(self.depends)
+        if self.blocks is None or self.pipeline is not None:
+            self.pipeline = check_steps(self.pipeline)
+        self.depends = executors_in(self.depends, "depends")
+        self.uses = executors_in(self.uses, "uses")
         self.spec  # noqa: B018  # Raises StaggerError when an argument is wrong.
 
     def __repr__(self) -> str:
@@ -66,7 +71,7 @@ class PipelineExecutor:
 
     @property
     def spec(self) -> RunSpec:
-        """The run of this stage and of those that it depends on."""
+        """The run of this stage, and of those that it depends on or uses. Reads no model: that is for `run`."""
         return spec_of(with_upstream([self]))
 
     def _given(self) -> Given:
@@ -75,8 +80,12 @@ class PipelineExecutor:
         passed = {key: value for key, value in passed.items() if value is not None or key == "name"}
         executor = {key: passed.pop(key) for key in EXECUTORS[self.type].model_fields if key in passed}
         whole = {key: passed.pop(key) for key in ("run_dir", *WholeRun.model_fields) if key in passed}
-        passed["pipeline"] = [described_step(step) for step in self.pipeline]
-        passed["depends"] = [other.name for other in check_depends(self.depends)]
+        if self.pipeline is not None:
+            passed["pipeline"] = [described_step(step) for step in self.pipeline]
+        if self.blocks is not None:
+            passed["blocks"] = described_blocks(self.blocks)
+        passed["depends"] = [other.name for other in executors_in(self.depends, "depends")]
+        passed["uses"] = [other.name for other in executors_in(self.uses, "uses")]
         return Given(whole, passed, {"type": self.type, **executor})
 
     def run(
@@ -88,7 +97,7 @@ class PipelineExecutor:
         fresh: bool = False,
         rehearse: int | None = None,
     ) -> Run:
-        """Launch all ranks that are not done, of this stage and of those it depends on.
+        """Launch all ranks that are not done, of this stage and of those that it depends on or uses.
 
         A done rank does not run again, unless `fresh` is set.
 
@@ -113,11 +122,28 @@ class PipelineExecutor:
         """
         return run_stages([self], limit=limit, wait=wait, overwrite=overwrite, fresh=fresh, rehearse=rehearse)
 
+    def dry_run(self, *, limit: int | None = None, fresh: bool = False) -> dict[str, Any]:
+        """What `run` would launch with these arguments, down to the job scripts. Changes nothing.
+
+        Returns:
+            The document of `stagger launch --dry-run --json`; `["stages"][0]["arrays"][0]["script"]` is a job script.
+
+        Raises:
+            StaggerError: `run` would refuse to launch this.
+        """
+        from stagger.launch.dry_run import dry_run
+
+        check_count(self, "dry_run", "limit", limit)
+        stages = with_upstream([self])
+        spec = spec_of(stages, reading=True)
+        with scripted(spec.cwd):
+            return dry_run(spec, Wishes(limit, fresh=fresh), objects_of(stages, spec))
+
 
 @with_arguments
 @dataclass(kw_only=True, eq=False, repr=False)
 class LocalExecutor(PipelineExecutor):
-    """Runs a pipeline on this machine.
+    """Runs a pipeline, or servers of blocks, on this machine.
 
     An argument that is None, or not passed, has the value of the profile, or else the default.
     """
@@ -130,7 +156,7 @@ class LocalExecutor(PipelineExecutor):
 @with_arguments
 @dataclass(kw_only=True, eq=False, repr=False)
 class SlurmExecutor(PipelineExecutor):
-    """Runs a pipeline as Slurm job arrays.
+    """Runs a pipeline, or servers of blocks, as Slurm job arrays.
 
     An argument that is None, or not passed, has the value of the profile, or else the default.
     """
@@ -171,18 +197,16 @@ def run_stages(
     fresh: bool = False,
     rehearse: int | None = None,
 ) -> Run:
-    """Launch one run whose stages are these executors and those that they depend on, as `PipelineExecutor.run` does.
+    """Launch one run, as `PipelineExecutor.run` does. Its stages are these executors, and those they depend on or use.
 
     For one chain of stages, `run` of the last executor is the same.
     """
     stages = with_upstream(executors)
     for key, value in (("limit", limit), ("rehearse", rehearse)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            mistake = expected(PositiveInt).mistake(key, value, python=True)
-            raise StaggerError(f"{type(executors[-1]).__name__}.run: {key}: {mistake}.")
-    spec = spec_of(stages)
+        check_count(executors[-1], "run", key, value)
+    spec = spec_of(stages, reading=True)
     with scripted(spec.cwd):
-        objects = {one.name: [without_removed(step) for step in one.pipeline] for one in stages}
+        objects = objects_of(stages, spec)
         if rehearse is not None:
             from stagger.launch.rehearsal import rehearse as try_out
 
@@ -196,19 +220,41 @@ def run_stages(
     return Run(spec.run_dir, spec.storage_options)
 
 
-def spec_of(stages: Sequence[PipelineExecutor]) -> RunSpec:
-    """The run that consists of these stages. Raises StaggerError when they are wrong, or contradict one another."""
+def check_count(executor: PipelineExecutor, method: str, key: str, value: Any) -> None:
+    """Raise StaggerError for an argument of a method that is neither None nor a number of at least 1."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        mistake = expected(PositiveInt).mistake(key, value, python=True)
+        raise StaggerError(f"{type(executor).__name__}.{method}: {key}: {mistake}.")
+
+
+def objects_of(stages: Sequence[PipelineExecutor], spec: RunSpec) -> dict[str, list[Step]]:
+    """Stage -> its steps."""
+    return {one.name: steps_in(one, spec.stage(one.name)) for one in stages}
+
+
+def steps_in(one: PipelineExecutor, stage: StageSpec) -> list[Step]:
+    """The steps that the tasks of an executor run."""
+    if one.blocks is not None:
+        return [step_of(stage, one.blocks)]
+    return [without_removed(step) for step in one.pipeline or ()]
+
+
+def spec_of(stages: Sequence[PipelineExecutor], *, reading: bool = False) -> RunSpec:
+    """The run that consists of these stages. `reading`: whether models are read for their numbers of blocks.
+
+    Raises StaggerError when the stages are wrong, or contradict one another.
+    """
     names = [one.name for one in stages]
     for name in names:
         if names.count(name) > 1:
             raise StaggerError(f"{names.count(name)} executors are called {name!r}; give each stage a name of its own.")
-    return from_objects([one._given() for one in stages])
+    return from_objects([one._given() for one in stages], reading=reading)
 
 
 def with_upstream(executors: Sequence[PipelineExecutor]) -> list[PipelineExecutor]:
-    """The executors and all that they depend on, each after those it depends on.
+    """The executors and all that they depend on or use, each after those.
 
-    Raises StaggerError when executors depend on one another in a circle.
+    Raises StaggerError when executors wait for one another in a circle.
     """
     found: list[PipelineExecutor] = []
 
@@ -217,34 +263,46 @@ def with_upstream(executors: Sequence[PipelineExecutor]) -> list[PipelineExecuto
             return
         if one in behind:
             circle = " -> ".join(other.name for other in (*behind[behind.index(one) :], one))
-            raise StaggerError(f"These stages wait for each other: {circle}; remove one of their `depends`.")
-        for other in check_depends(one.depends):
+            raise StaggerError(
+                f"These stages wait for each other: {circle}; remove one of their `depends`, or of their `uses`."
+            )
+        for other in (*executors_in(one.depends, "depends"), *executors_in(one.uses, "uses")):
             visit(other, (*behind, one))
         found.append(one)
 
-    for one in check_depends(executors):
+    for one in executors_in(executors, "executors"):
         visit(one, ())
     return found
 
 
-def check_depends(depends: Any) -> tuple[PipelineExecutor, ...]:
-    """`depends` as a tuple of executors. Raises StaggerError for anything else."""
-    executors = (depends,) if isinstance(depends, PipelineExecutor) else depends
+#: What to do with the executors of another stage, in place of passing its handle or its name.
+INSTEAD = {
+    "depends": "If that run has a run_dir of its own, wait for it with wait(), and launch this one then.",
+    "uses": "A stage uses the servers of its own run: give both executors the same run_dir.",
+    "executors": "A handle is that of a run that has been launched.",
+}
+
+
+def executors_in(given: Any, argument: str) -> tuple[PipelineExecutor, ...]:
+    """What an argument was given, as a tuple of executors. Raises StaggerError for anything else."""
+    executors = (given,) if isinstance(given, PipelineExecutor) else given
     if isinstance(executors, Run):
         raise StaggerError(
-            "depends: pass the executor, not the handle of its run: run() of the last executor launches all stages."
-            " If that run has a run_dir of its own, wait for it with wait(), and launch this one then."
+            f"{argument}: pass the executor, not the handle of its run: run() of the last executor launches all stages."
+            f" {INSTEAD[argument]}"
         )
     if not isinstance(executors, (list, tuple)):
-        raise StaggerError(f"depends: pass an executor, or a list of them, not {depends!r}.")
+        raise StaggerError(f"{argument}: pass an executor, or a list of them, not {executors!r}.")
     for one in executors:
         if not isinstance(one, PipelineExecutor):
-            raise StaggerError(f"depends: pass executors, not {one!r}.")
+            raise StaggerError(f"{argument}: pass executors, not {one!r}.")
     return tuple(executors)
 
 
-def check_steps(pipeline: Sequence[Step | WithRemoved]) -> list[Step | WithRemoved]:
+def check_steps(pipeline: Sequence[Step | WithRemoved] | None) -> list[Step | WithRemoved]:
     """Return the steps as a list. Raises StaggerError for anything that cannot be a step."""
+    if pipeline is None:
+        raise StaggerError("pipeline is missing: pass a list of steps, or blocks={...} for servers that host a model.")
     if not isinstance(pipeline, (list, tuple)) or not pipeline:
         raise StaggerError(f"pipeline: expected a list of steps, not {described(pipeline)}.")
     steps = [without_removed(step) for step in pipeline]

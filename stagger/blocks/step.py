@@ -20,7 +20,7 @@ from stagger.pipeline.names import resolve
 from stagger.pipeline.task_context import TaskContext
 from stagger.slurm.own_job import job_state
 from stagger.spec.block_settings import BlockSettings
-from stagger.storage.storage import Storage, join
+from stagger.storage.storage import Storage, is_local, join
 from stagger.task.attempt_log import log
 
 #: Name in a pipeline file -> class of a host that ships. Its module is imported when it is used.
@@ -33,18 +33,21 @@ HOSTS = {
 METHODS = ("room", "measure", "load", "unload", "serve")
 
 
-def clear_registry(storage: Storage, stage_dir: str, keys: str | None = None) -> None:
+def clear_registry(storage: Storage, stage_dir: str, keys: str | None = None, *, has_users: bool = False) -> None:
     """Remove what servers left in the registry, and their clients' key. Call it only when no server runs any more.
 
-    `keys` is the folder of the key, if it does not lie in the stage's.
+    `keys` is the folder of the key, if it does not lie in the stage's. The key of a swarm whose users have not ended
+    stays: they hold it, and wait for servers that accept it.
 
     That the swarm has ended stays on record: a job that starts all the same must not serve nobody for hours.
     """
     folder = registry_folder(stage_dir)
-    for entry in storage.list(folder):
-        if entry.name != END:
-            storage.remove(join(folder, entry.name))
-    remove_client_keys(key_path(stage_dir, keys))
+    left = [entry.name for entry in storage.list(folder)]
+    for name in left:
+        if name != END:
+            storage.remove(join(folder, name))
+    if not has_users or END in left:
+        remove_client_keys(key_path(stage_dir, keys))
 
 
 class HostBlocks(BoundStep):
@@ -52,10 +55,12 @@ class HostBlocks(BoundStep):
 
     Args:
         settings: fields of BlockSettings: the validated key, with `total` filled in.
+        host: the class of the host, in a run of Python objects that was given one; by default that of its name.
     """
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], host: type | None = None) -> None:
         self.settings = BlockSettings(**settings)
+        self._host = host
 
     def check_tasks(self, tasks: int) -> None:
         """Check, at launch, that numpy is installed, and that the host can be imported and accepts its options.
@@ -66,16 +71,30 @@ class HostBlocks(BoundStep):
             import numpy  # noqa: F401
         except ImportError as error:
             raise missing_extra("blocks", "numpy", error) from error
-        target = host_class(self.settings.host)
+        target = self._class()
         try:
             inspect.signature(target).bind(None, **self.settings.host_options)
         except TypeError as error:
-            raise StaggerError(f"blocks.host_options: {self.settings.host} does not accept them: {error}.") from None
+            raise StaggerError(f"host_options: {self.settings.host} does not accept them: {error}.") from None
         if self.settings.host == "transformer":
             check_options(self.settings.model, self.settings.host_options)
 
+    def start_requests(self, storage: Storage) -> int:
+        """Those that open the model; none for hosts of users, whose requests are not known."""
+        model = (self.settings.model or "").removesuffix("/config.json")
+        if self.settings.host != "transformer" or is_local(model):
+            return 0
+        from stagger.models.model_requests import checkpoint_requests
+
+        return checkpoint_requests(storage, model)
+
     def bind(self, task: TaskContext) -> None:
         self._task = task
+
+    def _class(self) -> Any:
+        """The class of the host. Raises StaggerError when it cannot be imported, or lacks a method."""
+        name = self.settings.host
+        return host_class(name) if self._host is None else checked_host(self._host, name)
 
     def __call__(self, data: Iterator[Any], rank: int, world_size: int) -> Iterator[Any]:
         from stagger.blocks.server.block_server import BlockServer, Identity
@@ -107,7 +126,7 @@ class HostBlocks(BoundStep):
             view=lambda: registry.latest,
             drain_s=settings.drain,
         )
-        host = host_class(settings.host)(context, **settings.host_options)
+        host = self._class()(context, **settings.host_options)
         tending = None
         if "SLURM_JOB_ID" in os.environ and place.run_dir:
             options = self._task.storage.options
@@ -141,10 +160,18 @@ def host_class(name: str) -> Any:
     """Import the class of a host. Raises StaggerError when it cannot be imported, or lacks a method."""
     if name == "transformer":
         need_models("zmq")
-    found = resolve(HOSTS.get(name, name))
+    try:
+        found = resolve(HOSTS.get(name, name))
+    except StaggerError as error:
+        raise StaggerError(f"host: {error}") from error
+    return checked_host(found, name)
+
+
+def checked_host(found: Any, name: str) -> Any:
+    """The class of a host. Raises StaggerError when it lacks a method."""
     missing = [method for method in METHODS if not callable(getattr(found, method, None))]
     if missing:
         raise StaggerError(
-            f"{name} is not a block host: it has no {', '.join(missing)} (see stagger.blocks.host.Host)."
+            f"host: {name} is not a block host: it has no {', '.join(missing)} (see stagger.blocks.host.Host)."
         )
     return found

@@ -25,13 +25,17 @@ from stagger.models.checkpoint import Checkpoint
 from stagger.models.config_facts import PLACES, number_of
 from stagger.models.cut_model import CutModel
 from stagger.models.devices import device_name, devices_of_job, free_memory
-from stagger.models.memory import Widths, activations, measure, room
+from stagger.models.memory import Widths, activations, room
 from stagger.models.microbatch import Microbatch
 from stagger.models.open_engine import dtype_of
+from stagger.models.pace import measure
 from stagger.models.swarm_choice import SERVED_TOKENS
 
 #: Bytes per second that a connection carries, encrypted by one thread (benchmarks/swarm).
 CONNECTION_BYTES_PER_S = 6e8
+
+#: Tokens that are kept of a request, to find out later whether this server still computes.
+PROOF_TOKENS = 64
 
 #: Seconds over which `tokens_per_s` and `busy` are counted.
 LATELY_S = 30.0
@@ -82,6 +86,9 @@ class TransformerHost:
         self._order: list[int] = []  # Blocks that will be loaded next, and whether their reading has begun.
         self._planned = False
         self._ahead: BlocksAhead | None = None
+        self._proofs: dict[
+            int, tuple[int, torch.Tensor]
+        ] = {}  # Start -> end, and states that these blocks keep finite.
         self._seen = [(time.monotonic(), 0, 0.0)]
         wire = Model(self.model.total_blocks, self.model.hidden_size, self.dtype_name, tokens)
         clients = client_keys(key_path(context.stage_dir, keys)).public if encrypt else None
@@ -184,7 +191,7 @@ class TransformerHost:
     def compute(self, request: Request) -> Computed:
         """Pass a microbatch through the wanted blocks, as far as they are here.
 
-        Raises NotHere when the first is not, and NotFinite for a result with values of tokens that are not finite.
+        Raises NotHere when the first is not, and NotFinite when blocks compute nothing finite any more.
         """
         rows, length, _ = request.shape
         lengths = tuple(read_lengths(request.lengths))
@@ -203,8 +210,44 @@ class TransformerHost:
                 done = stop
                 if stop < end:
                     states[stop] = as_parts(hidden)
-        check_finite(hidden, batch)
-        return Computed(end, as_parts(hidden), states)
+            spoilt = self._spoilt(hidden, request, batch)
+            sound = self._computes_again(spoilt) if spoilt else self._remember(request, end, lengths[0])
+        return Computed(end, as_parts(hidden), states, spoilt, sound)
+
+    def _spoilt(self, hidden: torch.Tensor, request: Request, batch: Microbatch) -> int:
+        """How many tokens have states that are not finite, in rows of the request whose states all were."""
+        bad = nonfinite(hidden, batch)
+        if not bad.any():
+            return 0
+        before = nonfinite(as_tensor(request.hidden, self.dtype, request.shape), batch)
+        return int((bad & ~before.any(1, keepdim=True)).sum())
+
+    def _remember(self, request: Request, end: int, tokens: int) -> bool:
+        """Keep the first tokens of a request whose result is finite. Returns True."""
+        kept = (1, min(tokens, PROOF_TOKENS), self.model.hidden_size)
+        if kept[1]:
+            self._proofs[request.start] = end, as_tensor(request.hidden, self.dtype, kept)
+        return True
+
+    def _computes_again(self, spoilt: int) -> bool:
+        """Whether what was finite before is finite again; False if there is nothing to compute again.
+
+        Raises NotFinite when it is not: this server computes nothing any more.
+        """
+        sound = False
+        for start, (end, hidden) in self._proofs.items():
+            blocks = range(start, end)
+            if not set(blocks) <= self.model.loaded:
+                continue
+            lengths = (hidden.shape[1], max(1, hidden.shape[1] // 2))  # One with padding, since kernels differ.
+            batch = Microbatch(0, torch.zeros(2, lengths[0], dtype=torch.int64), lengths)
+            if nonfinite(self.model.run(hidden.repeat(2, 1, 1), batch, blocks), batch).any():
+                raise NotFinite(
+                    f"the states of {counted(spoilt, 'token')} are not finite, and neither are others any more, that"
+                    f" blocks {start} to {end - 1} kept finite before"
+                )
+            sound = True
+        return sound
 
     # ---- What the registry shows ----
 
@@ -238,9 +281,7 @@ class TransformerHost:
         return 0 if view is None else view.claim
 
 
-def check_finite(hidden: torch.Tensor, batch: Microbatch) -> None:
-    """Raise NotFinite, with the rows, when states of tokens are infinite or not numbers. Padding does not count."""
-    bad = ~torch.isfinite(hidden).all(-1) & batch.mask.to(hidden.device).bool()
-    if bool(bad.any()):
-        rows = [row for row, one in enumerate(bad.any(-1).tolist()) if one]
-        raise NotFinite(f"the states of {counted(int(bad.sum()), 'token')} are not finite, in rows {rows[:8]}")
+def nonfinite(hidden: torch.Tensor, batch: Microbatch) -> torch.Tensor:
+    """Where states of tokens are infinite or not numbers: bool [rows, length]. Padding does not count."""
+    found: torch.Tensor = ~torch.isfinite(hidden).all(-1) & batch.mask.to(hidden.device).bool()
+    return found.cpu()

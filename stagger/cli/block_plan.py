@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import statistics
 import textwrap
 from collections import Counter
@@ -35,6 +34,7 @@ try:
     )
     from stagger.blocks.planning.gpus import FORM, KINDS, REACHED, Gpus, kind_of, parse_gpus, speeds
     from stagger.blocks.planning.model_size import ModelSize, read_model
+    from stagger.blocks.planning.requested import gpus_of, memory_of
     from stagger.blocks.server.registry import Registry
     from stagger.blocks.swarm_place import registry_folder
 except ImportError as error:
@@ -47,9 +47,6 @@ STEPS = ("score_blocks", "embed_blocks")
 
 #: Tokens of a microbatch, if no step gives them.
 TOKENS = 4096
-
-#: Options of sbatch that may name a kind of GPU.
-NAMING = ("gres", "gpus", "gpus-per-node", "gpus-per-task", "constraint")
 
 
 @dataclass(frozen=True)
@@ -204,37 +201,6 @@ def jobs_at_once(stage: StageSpec) -> int:
         return tasks
     jobs = math.ceil(tasks / stage.executor.ranks_per_job)
     return min(jobs, stage.executor.workers or jobs)
-
-
-def gpus_of(stage: StageSpec, jobs: int) -> str:
-    """The GPUs that the stage's executor requests, as --gpus takes them; empty if it names no kind.
-
-    A kind is named by gres (`gpu:a100:2`), gpus (`a100:2`) or constraint (`a100`).
-    """
-    executor = stage.executor
-    if not isinstance(executor, SlurmSpec):
-        return ""
-    for option in NAMING:
-        text = str(executor.sbatch.get(option, "")).lower()
-        words = [word for word in re.split(r"[:,&|()\s\[\]]+", text) if word and word != "gpu"]
-        for word in words:
-            kind = next((name for name in KINDS if name.lower() in re.split(r"[^a-z0-9]+", word)), None)
-            if kind is None:
-                continue
-            numbers = [int(one) for one in words if one.isdecimal()]
-            sizes = KINDS[kind].memory_gb
-            told = re.search(r"(\d+)gb", word)
-            memory = int(told[1]) if told else sizes[-1]
-            return f"{kind}:{memory}GB x {jobs * max(1, *numbers, executor.gpus_per_task)}"
-    return ""
-
-
-def memory_of(stage: StageSpec) -> float | None:
-    """GB of host memory of one rank; None if the file leaves it to the partition."""
-    executor = stage.executor
-    if not isinstance(executor, SlurmSpec) or executor.mem_per_cpu_gb is None:
-        return None
-    return float(executor.mem_per_cpu_gb) * executor.cpus_per_task * 2**30 / 1e9
 
 
 def show(plan: Plan) -> None:

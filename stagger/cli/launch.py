@@ -11,7 +11,6 @@ import typer
 
 from stagger.cli import ready, show
 from stagger.cli.answers import finish, print_json
-from stagger.cli.message_log import set_up_logging
 from stagger.cli.options import Assignments, Json, Profile, Wait
 from stagger.errors import StaggerError
 from stagger.ranks import MOST
@@ -93,7 +92,6 @@ def launch(
     with contextlib.redirect_stdout(sys.stderr):  # Keep output of the user's modules out of ours.
         changes = Changes(tuple(assignments or ()), executor, number_of_tasks(tasks), run_dir, profile)
         spec = load_file(file, changes, logger.info) if dry_run else load_file(file, changes)
-        set_up_logging()
         if for_blocks(context) and all(stage.blocks is None for stage in spec.stages):
             raise StaggerError(f"{file} hosts no blocks: it has no stage with the key `blocks`. Use stagger launch.")
         if spec.profile and not dry_run:

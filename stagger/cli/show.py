@@ -232,6 +232,7 @@ def remarks(run_dir: str, stage: StageStatus) -> list[str]:
         said.append(stage.strays["message"])
     if stage.published:
         said.append(stage.published)
+    said += (f"waits for {one}" for one in stage.waits_for)
     if stage.replaced:
         earlier = f"{len(stage.replaced) - SHOWN:,} earlier; " if len(stage.replaced) > SHOWN else ""
         said.append(f"lost servers were replaced: {earlier}{', '.join(stage.replaced[-SHOWN:])}")

@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 
 from stagger.cli.chart import bars, binned, save_plot
-from stagger.cli.message_log import set_up_logging
 from stagger.errors import StaggerError, counted
 from stagger.plan.metadata import calls_of_start
 from stagger.progress import busy
@@ -104,7 +103,6 @@ def plans_of_file(
 
     # A file for the local executor is also planned for Slurm: the local executor has no herd of starting jobs.
     spec = load_file(file, Changes(assignments, "slurm", wanted.tasks, profile=profile), logger.info)
-    set_up_logging()
     run = RunFolder(open_storage(spec), spec.run_dir)
     spec = continued(run, spec)
     exact = wanted.requests is None

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from stagger.slurm.states import Starts
 
+#: The fields of an Activity that are sets of ranks, or maps from ranks.
+STATES = ("running", "starting", "pending", "requeued", "completing", "failing", "unknown", "waiting", "ordinary")
+
 
 class Waiting(NamedTuple):
     """Why a job does not start soon: Slurm's reason, when it starts, and what the reason means in words."""
@@ -27,6 +30,7 @@ class Activity:
     unknown: ranks that may be running or queued, because Slurm did not answer, or hides the jobs of other users.
     waiting: why ranks wait that will not start soon.
     ordinary: Slurm's reason why pending ranks wait that start by themselves, such as Priority.
+    completing: of the running ranks, those whose jobs Slurm is ending.
     failing: ranks that have failed in a job that still runs other ranks. They may run again if the job is requeued.
     holders: the jobs or processes that run the ranks, for error messages.
     ending: whether an end job is running, or queued and can start; it may launch more ranks.
@@ -36,6 +40,7 @@ class Activity:
     starting: dict[int, tuple[int, int]] = field(default_factory=dict)
     pending: set[int] = field(default_factory=set)
     requeued: set[int] = field(default_factory=set)
+    completing: set[int] = field(default_factory=set)
     unknown: set[int] = field(default_factory=set)
     waiting: dict[int, Waiting] = field(default_factory=dict)
     ordinary: dict[int, str] = field(default_factory=dict)
@@ -54,7 +59,7 @@ class Activity:
 
     def add(self, other: Activity) -> None:
         """Merge in the activity of another executor's launches of the same stage."""
-        for states in ("running", "starting", "pending", "requeued", "failing", "unknown", "waiting", "ordinary"):
+        for states in STATES:
             getattr(self, states).update(getattr(other, states))
         self.holders += other.holders
         self.ending |= other.ending

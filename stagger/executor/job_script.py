@@ -13,7 +13,6 @@ from typing import Any
 from stagger.bundle import task_arguments
 from stagger.errors import StaggerError, one_line
 from stagger.executor.end_job import end_options
-from stagger.executor.sandbox import ScriptEnvironment, within_limits
 from stagger.ranks import format_ranks
 from stagger.shipped import shipped
 from stagger.slurm.answers import parse_time
@@ -269,6 +268,8 @@ def render(template: str, **values: Any) -> str:
                 f"There is no job script template {template}; give an existing path, or leave `template` out."
             )
         return _rendered([ours], template, values)
+    from stagger.executor.sandbox import within_limits  # Imported late: only launches need jinja2.
+
     folder, name = os.path.split(os.path.abspath(template))
     try:
         return within_limits(lambda: _rendered([folder, ours], name, values))
@@ -277,6 +278,8 @@ def render(template: str, **values: Any) -> str:
 
 
 def _rendered(folders: list[str], name: str, values: dict[str, Any]) -> str:
+    from stagger.executor.sandbox import ScriptEnvironment
+
     environment = ScriptEnvironment(folders)
     environment.filters["quote"] = shlex.quote
     return environment.get_template(name).render(values)

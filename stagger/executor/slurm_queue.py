@@ -39,7 +39,7 @@ Job = tuple[SlurmLaunch, ArrayRecord | EndJobRecord]
 class SlurmJobs(Jobs[SlurmLaunch]):
     """The jobs of Slurm launches. Runs squeue and sacct at most once each, when their output is first needed.
 
-    (Once for each cluster, if the launches are on several.)
+    (Once for each cluster, if the launches are on several; sacct once more where a glance asked for end jobs alone.)
     """
 
     #: Whether accounting was asked, and answered.
@@ -90,17 +90,34 @@ class SlurmJobs(Jobs[SlurmLaunch]):
         """(Cluster, job id, index) -> how it ended, as far as accounting answers."""
         ended: dict[tuple[str, str, int | None], Accounted] = {}
         for name, launches in self._by_cluster().items():
-            ids = [job.job_id for launch in launches for job in launch.jobs if job.job_id]
-            if not ids:
-                continue
-            since = min(launch.time for launch in launches)
-            try:
-                found = cluster.final_states(ids, since, name, BRIEFLY if self._brief else PATIENTLY)
-            except StaggerError as error:
-                self._note(f"{str(error).rstrip('.')}. How jobs ended is known only from what they left themselves.")
-                continue
-            ended |= {(name, *job): end for job, end in found.items()}
-            self._answered = True
+            found = self._asked(name, launches, [job.job_id for launch in launches for job in launch.jobs])
+            self._answered |= found is not None
+            ended |= found or {}
+        return ended
+
+    def _asked(
+        self, name: str, launches: Sequence[SlurmLaunch], job_ids: Sequence[str | None]
+    ) -> dict[tuple[str, str, int | None], Accounted] | None:
+        """How some jobs of `launches` on the cluster `name` ended; None without an answer of accounting."""
+        ids = [job_id for job_id in job_ids if job_id]
+        if not ids:
+            return None
+        since = min(launch.time for launch in launches)
+        try:
+            found = cluster.final_states(ids, since, name, BRIEFLY if self._brief else PATIENTLY)
+        except StaggerError as error:
+            self._note(f"{str(error).rstrip('.')}. How jobs ended is known only from what they left themselves.")
+            return None
+        return {(name, *job): end for job, end in found.items()}
+
+    @cached_property
+    def _end_jobs(self) -> dict[tuple[str, str, int | None], Accounted]:
+        """The same, of end jobs at least. A glance asks for these alone: an array may have 100,000 elements."""
+        if not self._brief or "_accounting" in vars(self):
+            return self._accounting
+        ended: dict[tuple[str, str, int | None], Accounted] = {}
+        for name, launches in self._by_cluster().items():
+            ended |= self._asked(name, launches, [launch.finalize.job_id for launch in launches]) or {}
         return ended
 
     def _note(self, sentence: str) -> None:
@@ -228,7 +245,7 @@ class SlurmJobs(Jobs[SlurmLaunch]):
         name, job_id = launch.finalize.name, launch.finalize.job_id
         for job in self.known[name]:
             return EndJob(job.state, job.reason)
-        found = self._accounting.get((launch.cluster, job_id or "", None))
+        found = self._end_jobs.get((launch.cluster, job_id or "", None))
         return EndJob(found.state if found else "")
 
     def cancel(self, stage: Stage, launches: Sequence[SlurmLaunch], ranks: set[int] | None = None) -> list[str]:
@@ -344,6 +361,8 @@ def not_done(stage: Stage, launches: Sequence[SlurmLaunch]) -> set[int]:
 
 def note_job(activity: Activity, launch: SlurmLaunch, job: QueuedJob, ranks: list[int]) -> None:
     """Add the ranks of a queued or running job to a stage's activity."""
+    if job.state == "COMPLETING":
+        activity.completing.update(ranks)
     if is_queued(job.state):
         (activity.requeued if was_requeued(job) else activity.pending).update(ranks)
         if (why := reason_of(job.reason, job.job_id)) is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from stagger.errors import StaggerError, agreeing, counted
 from stagger.plan.metadata import operations_per_start
+from stagger.plan.registry_requests import serving_advice
 from stagger.plan.requests import connections, requests_per_start, workers_of
 from stagger.rundir.run_folder import StageInput
 from stagger.slurm.answers import parse_time
@@ -185,6 +186,8 @@ class SlurmStart:
                 f" hours and minutes write {time}:00"
             )
         window, needed, limit = self.window(ranks), self.needed_window(ranks), self.limit
+        if limit is not None and (advice := serving_advice(self.spec, self.stage, limit)):
+            logger.warning(advice)
         if limit is not None and window >= needed:
             most = most_within(first_wave(replace(self.herd(ranks), jitter_s=0.0)), 1.0)  # By the delays alone.
             requests = most * self.requests(ranks)

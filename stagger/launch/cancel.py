@@ -50,9 +50,8 @@ def users_waiting(run: RunFolder, record: RunRecord, stages: Sequence[Stage]) ->
     for swarm, names in users.items():
         if active := [name for name in names if looks[name].activity.ranks - looks[name].done]:
             found.append(
-                f"{', '.join(active)} {agreeing(len(active), 'waits')} for servers of {swarm}: start these again, once"
-                f" they have left, with stagger retry {run.path}, or stop {active[0]}, too: stagger cancel {run.path}"
-                f" --stage {active[0]}"
+                f"{', '.join(active)} {agreeing(len(active), 'waits')} for servers of {swarm}: start these again with:"
+                f" stagger retry {run.path}; or stop {active[0]}, too: stagger cancel {run.path} --stage {active[0]}"
             )
     return found
 

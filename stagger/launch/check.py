@@ -9,14 +9,16 @@ from typing import Any
 
 from stagger.errors import StaggerError, agreeing, plural
 from stagger.pipeline.names import add_import_path
-from stagger.plan.stage_plan import StagePlan, output_folders, steps_of, with_plans
+from stagger.plan.stage_plan import StagePlan, steps_of, with_plans
 from stagger.plan.stage_steps import create_steps
+from stagger.plan.step_checks import output_folders
 from stagger.progress import busy
 from stagger.ranks import format_ranks, named_ranks
 from stagger.rundir.output_names import OutputNames
 from stagger.rundir.plan_file import read_all
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
 from stagger.rundir.stage_folder import StageFolder
+from stagger.spec.blocks import HOST_STEP
 from stagger.spec.models import RunSpec
 from stagger.status.look import Look
 from stagger.storage.ownership import foreign, user_name
@@ -203,7 +205,14 @@ def difference(stage: Stage, old: str, new: StagePlan) -> list[str]:
     if len(before_steps) != len(after_steps):
         changes.append(f"steps: {len(before_steps)} before, {len(after_steps)} now")
     for number, (one, other) in enumerate(zip(before_steps, after_steps, strict=False), 1):
-        if one != other:
+        if one["use"] == other["use"] == HOST_STEP:
+            settings = one["params"]["settings"], other["params"]["settings"]
+            changes += [
+                f"blocks.{key}: {settings[0].get(key)!r} before, {value!r} now"
+                for key, value in settings[1].items()
+                if value != settings[0].get(key)
+            ]
+        elif one != other:
             changes.append(f"step {number}: {_step_text(one)} before, {_step_text(other)} now")
     before_shards = {s.name: s for rank in read_all(stage.folder.storage, stage.folder.plan(old)) for s in rank.shards}
     after_shards = {s.name: s for s in new.ranks.table}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stagger.executor.base import StageLaunch
@@ -10,9 +11,11 @@ from stagger.executor.limits import check_limits
 from stagger.launch.check import check_fingerprints, continued, refuse_other_stages
 from stagger.launch.hand_over import task_settings
 from stagger.launch.launch import Wishes, foreign_files, removals
-from stagger.launch.plans import plan_for_show
+from stagger.launch.plans import NO_OBJECTS, plan_for_show
 from stagger.launch.stages import wanted_ranks
 from stagger.launch.start_over import past_of
+from stagger.launch.stored_steps import pickled
+from stagger.pipeline.chain import Step
 from stagger.plan.stage_plan import StagePlan, with_plans
 from stagger.rundir.launch_records import Group, read_launches
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage, open_storage, run_fingerprint
@@ -21,16 +24,17 @@ from stagger.status.stage_status import undecided_ranks
 from stagger.terminal import logger
 
 
-def dry_run(spec: RunSpec, wishes: Wishes) -> dict[str, Any]:
+def dry_run(spec: RunSpec, wishes: Wishes, objects: Mapping[str, Sequence[Step]] = NO_OBJECTS) -> dict[str, Any]:
     """The document that `stagger launch --dry-run --json` prints. Raises StaggerError as a launch would.
 
-    Logs what the launch would remove.
+    `objects` maps stages to their steps, in a run made of Python objects. Logs what the launch would remove.
     """
     run = RunFolder(open_storage(spec), spec.run_dir)
     if not wishes.fresh:
         spec = continued(run, spec)
-    made, plans, done = plan_for_show(run, spec, fresh=wishes.fresh)
+    made, plans, done = plan_for_show(run, spec, objects, fresh=wishes.fresh)
     made.check_needs(run.storage)
+    pickled(objects)
     spec = with_plans(spec, plans)
     run.storage.check_writable(spec.run_dir)
     before = run.load()

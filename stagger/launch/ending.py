@@ -17,11 +17,12 @@ from stagger.executor.limits import check_limits
 from stagger.launch.check import enter
 from stagger.launch.foreign import warn_of_foreign
 from stagger.launch.hand_over import start
+from stagger.launch.leaving import refuse_leaving
 from stagger.launch.leftovers import remove_leftovers
 from stagger.launch.publish import NotPublished, publish
 from stagger.launch.retry_policy import Decision, decide
 from stagger.launch.stages import run_stages
-from stagger.launch.swarms import beside, end_swarms, is_used, over, policy
+from stagger.launch.swarms import beside, end_swarms, is_used, replacement_policy, why_over
 from stagger.ranks import format_ranks, named_ranks
 from stagger.rundir.end_record import EndRecord, read_end, write_end
 from stagger.rundir.launch_records import Group
@@ -105,8 +106,12 @@ def nodes_submit(stage: StageSpec) -> bool:
 def end_stage(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: str, *, submits: bool = True) -> Ending:
     """End stage `name`, under the run's lock if it may launch anything. Without `submits`, launch nothing.
 
-    `looks` are those of all stages. Raises StaggerError when something cannot be launched.
+    `looks` are those of all stages. Raises StaggerError when something cannot be launched; StillLeaving, before it has
+    done anything, when that has to wait for servers.
     """
+    if submits:
+        again = [] if looks[name].is_done else [name]  # It may have ended its swarm, and be retried now.
+        refuse_leaving(record.spec, looks, [*again, *dependents(record.spec, name)])
     ending = _end_stage(run, record, looks, name, submits=submits)
     swarms = record.spec.stage(name).uses
     if ending.again and submits and (gone := [one for one in swarms if is_told_to_end(looks[one].stage)]):
@@ -129,7 +134,7 @@ def _end_stage(run: RunFolder, record: RunRecord, looks: dict[str, Look], name: 
     if stats["missing_ranks"]:
         retries = stage.spec.retries
         if is_used(record.spec, name):
-            retries = None if over(record.spec, name, looks) else policy(stage.spec)
+            retries = None if why_over(record.spec, name, looks) else replacement_policy(stage.spec)
         return _end_unfinished(look, retries, stats["missing_ranks"], submits)
     done = f"all {counted(stage.spec.tasks, 'rank', 'is')} done" if stage.spec.tasks > 1 else "its rank is done"
     logger.success(f"{name}: {done}")

@@ -12,9 +12,10 @@ from stagger.executor.activity import Waiting
 from stagger.launch.check import enter
 from stagger.launch.ending import end_stage, recording_end
 from stagger.launch.launched import Launched
+from stagger.launch.leaving import refuse_leaving
 from stagger.launch.plans import ready_stages
 from stagger.launch.stages import note_unfinished, run_stages, wanted_ranks
-from stagger.launch.swarms import is_used, over, replaceable
+from stagger.launch.swarms import is_used, replaceable, why_over
 from stagger.launch.tend import tend
 from stagger.progress import Progress
 from stagger.ranks import format_ranks, ranks_text
@@ -151,7 +152,9 @@ def _act(
     with run.lock.held():
         record = run.load() or record
         enter(record.spec)
-        lost += run_stages(run, record, look_at_run(run, record), limit=limit, only=fresh).lost_outputs
+        looks = look_at_run(run, record)
+        refuse_leaving(record.spec, looks, sorted(fresh))
+        lost += run_stages(run, record, looks, limit=limit, only=fresh).lost_outputs
     return True, record
 
 
@@ -162,7 +165,7 @@ def swarms_to_tend(record: RunRecord, looks: Mapping[str, Look]) -> list[str]:
     for name, look in looks.items():
         if spec.stage(name).blocks is None or not look.has_started or look.is_done or is_told_to_end(look.stage):
             continue
-        has_ended = is_used(spec, name) and bool(over(spec, name, looks))
+        has_ended = is_used(spec, name) and bool(why_over(spec, name, looks))
         goes_on = is_used(spec, name) or bool(look.activity.ranks)
         if has_ended or (goes_on and replaceable(look).again):
             found.append(name)

@@ -11,6 +11,7 @@ from stagger.executor.kinds import runner_of
 from stagger.launch.bad_nodes import nodes_to_avoid
 from stagger.launch.check import check_variables
 from stagger.launch.leftovers import remove_leftovers
+from stagger.launch.plans import check_key
 from stagger.launch.publish import publish
 from stagger.launch.retry_policy import decide
 from stagger.launch.stored_steps import stored_steps
@@ -83,6 +84,7 @@ def start(stage: Stage, look: Look, groups: list[Group]) -> LaunchRecord:
     settings = task_settings(stage, runner, number, sum(len(group.ranks) for group in groups))
     settings = with_pickle(settings, stage)
     check_variables(stage)
+    check_key(stage.record.spec, stage.spec)
     runner.check()
     return runner.execute(StageLaunch(stage, number, groups, settings, nodes_to_avoid(look)))
 

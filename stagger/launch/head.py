@@ -13,6 +13,7 @@ from stagger.datatrove.shape import is_block
 from stagger.errors import BadInput, Interrupted, StaggerError, counted
 from stagger.launch.check import enter
 from stagger.launch.stored_steps import steps_of
+from stagger.launch.without_swarms import alone
 from stagger.pipeline import COUNTS, Document
 from stagger.pipeline.chain import Step, StepCount, chain
 from stagger.pipeline.hooks import BoundStep, Reader, Writer
@@ -77,6 +78,8 @@ def of_outputs(stage: Stage, *, removed: bool = False, text_key: str | None = No
 
     Raises StaggerError when there are none.
     """
+    if stage.spec.blocks is not None:
+        raise StaggerError(f"{stage.name} hosts blocks, and has no documents: choose another stage with --stage.")
     done = done_ranks(stage)
     if not done:
         raise StaggerError(f"No rank of {stage.name} is done; look at what a step yields with: --step N")
@@ -184,7 +187,7 @@ def behind_step_of_run(run: RunFolder, record: RunRecord, stage: Stage, number: 
     """The first steps of a stage of a run, over the shards of its rank 0. Imports the run's steps, and runs them."""
     with run.changing(record):
         enter(record.spec)
-        steps = steps_of(stage)
+        steps = alone(record.spec, stage.spec, steps_of(stage))
     shards = []
     if fingerprint := record.fingerprints.get(stage.name):
         shards = read_rank(run.storage, stage.folder.plan(fingerprint), fingerprint, 0).shards
@@ -194,7 +197,7 @@ def behind_step_of_run(run: RunFolder, record: RunRecord, stage: Stage, number: 
 
 def behind_step_of_file(storage: Storage, spec: RunSpec, stage: StageSpec, number: int) -> Behind:
     """The first steps of a stage of a pipeline file, over the first shards of its input. Runs them."""
-    steps = create_steps(stage)
+    steps = alone(spec, stage, create_steps(stage))
     first = steps[0]
     shards = first.find_shards(storage) if isinstance(first, Reader) else []
     return behind(

@@ -23,6 +23,7 @@ from stagger.launch.check import (
 from stagger.launch.follow import follow, pending_stages
 from stagger.launch.foreign import Foreign, find_foreign, recorded, refuse_foreign, remove_foreign, unfinished
 from stagger.launch.launched import Launched
+from stagger.launch.leaving import ending, said
 from stagger.launch.plans import NO_OBJECTS, Pipeline, plan_stages, ready_stages
 from stagger.launch.stages import check_room, completions_of, lost_results, run_stages
 from stagger.launch.start_over import PastStage, as_new, described, past_of, refuse_if_running, undo_all
@@ -239,6 +240,11 @@ def check_runners(spec: RunSpec, plans: dict[str, StagePlan]) -> None:
 
 def refuse_if_active(look: Look) -> None:
     path = look.stage.run.path
+    if told := ending(look):
+        raise StaggerError(
+            f"{said(look, told)}. Launch again once they have ended, or let a command wait for them: stagger retry"
+            f" {path}"
+        )
     if look.activity.ranks:
         raise StaggerError(
             f"{path} is already running: {', '.join(look.activity.holders)}. Follow it with: stagger status"

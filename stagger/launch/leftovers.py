@@ -35,7 +35,8 @@ def remove_leftovers(stage: Stage) -> None:
         if count := abort_left_uploads(folder):
             logger.info(f"{stage.name}: aborted {counted(count, 'unfinished upload')} of tasks that were killed")
         if stage.spec.blocks is not None:
-            clear_registry(folder.storage, folder.path, stage.spec.blocks.host_options.get("keys"))
+            keys, users = stage.spec.blocks.host_options.get("keys"), stage.record.spec.users_of(stage.name)
+            clear_registry(folder.storage, folder.path, keys, has_users=bool(users))
     except StorageError as error:
         logger.warning(f"{stage.name}: cannot remove the leftovers of killed tasks: {error}")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from stagger.blocks.planning.fit import check_fit
 from stagger.blocks.serving.keys import check_place, key_path
 from stagger.errors import StaggerError
 from stagger.launch.publish import check_publishing
@@ -16,8 +17,9 @@ from stagger.pipeline.chain import Step
 from stagger.pipeline.hooks import Reader
 from stagger.pipeline.names import add_import_path
 from stagger.plan.datatrove_steps import refuse_unlike_readers, without_empty_texts
-from stagger.plan.stage_plan import StagePlan, check_needs, make_plan, output_folders, output_names
+from stagger.plan.stage_plan import StagePlan, make_plan
 from stagger.plan.stage_steps import create_steps
+from stagger.plan.step_checks import check_needs, output_folders, output_names
 from stagger.plan.upstream import Upstream, writer_of
 from stagger.rundir.output_names import OutputNames, Places
 from stagger.rundir.run_folder import RunFolder, RunRecord
@@ -63,9 +65,7 @@ class Pipeline:
     def check_needs(self, storage: Storage) -> None:
         """Raise StaggerError when something is missing that a step needs beside its input, such as a model."""
         for stage in self.spec.stages:
-            swarms = {name: self.spec.stage(name).blocks for name in stage.uses}
-            check_needs(storage, stage, self.steps[stage.name], swarms)
-            check_key(self.spec, stage)
+            check_stage_needs(storage, self.spec, stage, self.steps[stage.name])
 
     def inputs(self, plans: Mapping[str, StagePlan]) -> Iterator[str]:
         """The paths of all shards in the plans."""
@@ -82,6 +82,24 @@ class Pipeline:
             with contextlib.suppress(StaggerError):  # Its input is not there yet.
                 found = map(first.path_of, first.find_shards(storage)) if isinstance(first, Reader) else ()
                 yield from (path for path in found if not writer_of(path, ahead, places))
+
+
+def check_stage_needs(storage: Storage, spec: RunSpec, stage: StageSpec, steps: Sequence[Any]) -> None:
+    """Raise StaggerError when something is missing that a stage needs beside its input, such as a model or a key."""
+    swarms = {name: spec.stage(name).blocks for name in stage.uses}
+    check_needs(storage, stage, steps, swarms)
+    check_key(spec, stage)
+    check_fit(storage, stage)
+
+
+def check_needs_again(storage: Storage, spec: RunSpec, names: Iterable[str]) -> None:
+    """Check for the stages `names` of an earlier launch that what they need beside their input is still there.
+
+    Raises StaggerError if not. Of steps that are Python objects, which are not loaded here, nothing is checked.
+    """
+    for name in names:
+        stage = spec.stage(name)
+        check_stage_needs(storage, spec, stage, [] if spec.pickled else create_steps(stage))
 
 
 def check_key(spec: RunSpec, stage: StageSpec) -> None:
@@ -173,7 +191,7 @@ def refuse_missing_depends(made: Pipeline, plan: StagePlan) -> None:
 
 
 def plan_for_show(
-    run: RunFolder, spec: RunSpec, *, fresh: bool = False
+    run: RunFolder, spec: RunSpec, objects: Mapping[str, Sequence[Step]] = NO_OBJECTS, *, fresh: bool = False
 ) -> tuple[Pipeline, dict[str, StagePlan], dict[str, set[int]]]:
     """The stages, stage name -> plan, for those whose input is complete, and stage name -> done ranks.
 
@@ -182,7 +200,7 @@ def plan_for_show(
     add_import_path(spec.import_path)
     done = {stage.name: set() if fresh else done_ranks(stage) for stage in run.stages(RunRecord(spec))}
     complete = {name for name, ranks in done.items() if len(ranks) >= spec.stage(name).tasks}
-    made = Pipeline.create(spec)
+    made = Pipeline.create(spec, objects)
     stages = ready_stages(made.spec, complete)
     completions = completions_in(run, spec, done)
     return made, plan_stages(run.storage, stages, made, completions), done

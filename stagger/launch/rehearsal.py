@@ -15,6 +15,7 @@ from stagger.launch.launch import NO_WISHES, Wishes, launch
 from stagger.launch.launched import Launched
 from stagger.launch.plans import NO_OBJECTS, Pipeline, stages_ahead
 from stagger.launch.redirect import Redirect, located, told_outputs
+from stagger.launch.without_swarms import without_swarms
 from stagger.pipeline.chain import Step
 from stagger.pipeline.hooks import Reader
 from stagger.pipeline.names import add_import_path
@@ -76,8 +77,9 @@ def clear(folder: str) -> None:
 
 
 def prepared(spec: RunSpec, shards: int, objects: Mapping[str, Sequence[Step]], folder: str) -> Rehearsal:
-    """The run as it is rehearsed. Raises StaggerError when a stage cannot be."""
+    """The run as it is rehearsed, without servers of blocks. Raises StaggerError when a stage cannot be."""
     add_import_path(spec.import_path)
+    spec, objects = without_swarms(spec, objects)
     spec = spec.with_stages(stage.model_copy(update={"publish": None}) for stage in spec.stages)
     made = Pipeline.create(spec, objects)
     for stage in spec.stages:
@@ -114,8 +116,6 @@ def prepared(spec: RunSpec, shards: int, objects: Mapping[str, Sequence[Step]], 
 
 def refuse_unknown(stage: StageSpec, steps: Sequence[Any]) -> None:
     """Raise StaggerError for a stage that would write to where a rehearsal must not."""
-    if stage.blocks is not None:
-        raise StaggerError(f"{stage.name} hosts blocks, and cannot be rehearsed: rehearse a file without this stage.")
     for number, step in enumerate(steps, 1):
         if any(hasattr(block, "upload_files") for block in blocks_in(step)):
             raise StaggerError(

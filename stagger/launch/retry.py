@@ -14,13 +14,15 @@ from stagger.launch.follow import follow
 from stagger.launch.foreign import warn_of_foreign
 from stagger.launch.hand_over import Factors
 from stagger.launch.launched import Launched
+from stagger.launch.leaving import held_once_left
 from stagger.launch.leftovers import lost_outputs
-from stagger.launch.stages import lost_results, run_stages
+from stagger.launch.plans import check_needs_again
+from stagger.launch.stages import lost_results, run_stages, with_swarms
 from stagger.ranks import format_ranks, named_ranks
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.spec.changes import changed_spec
 from stagger.spec.models import StageSpec
-from stagger.status.look import Look, look_at_run
+from stagger.status.look import Look
 from stagger.terminal import logger
 
 #: The largest factor of memory or time, as for automatic retries.
@@ -64,16 +66,24 @@ def retry(
     """
     with run.changing(record):
         enter(record.spec)
-        with run.lock.held():
-            record = run.load() or record
+        chosen_stages = record.spec.chosen(stage)
+        factors = checked_factors(chosen_stages, memory_factor, time_factor)
+        for one in chosen_stages:
+            check_ranks(one, ranks or set())
+        if changes:
+            changed_spec(record.spec, changes, stage)
+        with held_once_left(run, record, stage, ranks) as (record, looks):
             if changes:
                 record = replace(record, spec=changed_spec(record.spec, changes, stage))
-            looks = look_at_run(run, record)
+                looks = {name: replace(look, stage=run.stage(record, name)) for name, look in looks.items()}
             names = [one.name for one in record.spec.chosen(stage)]
-            factors = checked_factors(record.spec.chosen(stage), memory_factor, time_factor)
             redo = ranks_to_redo(looks, names, ranks, again, lost, checksums, everywhere=stage is None)
             chosen = {name: chosen_ranks(looks[name], ranks, failed_only, redo.get(name, set())) for name in names}
-            for name in redo:  # Before anything is undone: this machine may not be able to run it.
+            starting = [name for name in names if redo.get(name) or not looks[name].is_done]
+            check_needs_again(
+                run.storage, record.spec, with_swarms(record.spec, starting)
+            )  # Before anything is undone.
+            for name in redo:  # This machine may not be able to run it.
                 runner_of(record.spec, record.spec.stage(name)).check()
             for name in redo:
                 looks[name] = undone(looks[name], redo[name])
@@ -143,7 +153,6 @@ def chosen_ranks(look: Look, ranks: set[int] | None, failed_only: bool, redo: se
     """
     name = look.stage.name
     if ranks is not None:
-        check_ranks(look.stage.spec, ranks)
         if done := (ranks & look.done) - redo:
             raise StaggerError(f"{_of(done, name)} done; to repeat {'them' if len(done) > 1 else 'it'}, add --again.")
         if active := ranks & look.activity.ranks:

@@ -211,13 +211,13 @@ class _Starting:
         if name not in self.record.fingerprints:
             self._plan(name)
             decision = decided(self.record, self.looks[name], decision, self._wanted(name))
-        if decision.ranks and is_used(self.record.spec, name):
+        if is_used(self.record.spec, name) and (decision.ranks or self._is_needed(name)):
             if not set(self.standings[name].users) & set(self.names):
                 logger.info(f"{name}: starts with the stages that use it: stagger retry {self.run.path}")
                 return
             reopen(self.run.stage(self.record, name))
             self.looks[name] = undone(self.looks[name], set(decision.ranks))
-            if self.record.spec.stage(name).executor.type == "local":
+            if decision.ranks and self.record.spec.stage(name).executor.type == "local":
                 self._start_beside(name, decision.ranks)
                 return
         self._launched(name, self._launch(name, decision.ranks), decision.ranks)
@@ -230,6 +230,10 @@ class _Starting:
                 done = all(self.standings[user].is_done for user in users)
                 why = f"{', '.join(users)} {agreeing(len(users), 'is')} done" if done else "its users have ended"
                 self._launched(name, self.swarms.end(name, self.looks[name], why), range(self.standings[name].tasks))
+
+    def _is_needed(self, name: str) -> bool:
+        """Whether a user of a swarm, among the stages that start, is not done."""
+        return any(user in self.names and not self.standings[user].is_done for user in self.standings[name].users)
 
     def _wanted(self, name: str) -> Collection[int]:
         stage = self.looks[name].stage.spec

@@ -52,7 +52,7 @@ def settled(spec: RunSpec, name: str, done: Collection[str], working: Collection
     return name in done or not ({name} | spec.ahead_of(name)) & set(working)
 
 
-def over(spec: RunSpec, swarm: str, looks: Mapping[str, Look], ended: Collection[str] = ()) -> str:
+def why_over(spec: RunSpec, swarm: str, looks: Mapping[str, Look], ended: Collection[str] = ()) -> str:
     """Why a swarm is over, as a clause; empty while it is needed.
 
     `ended` are stages that this process has just ended without launching more of them: their end job still runs.
@@ -106,10 +106,13 @@ def end_swarm(look: Look, why: str) -> list[str]:
 def end_swarms(
     spec: RunSpec, looks: Mapping[str, Look], names: Iterable[str], ended: Collection[str] = ()
 ) -> list[str]:
-    """End those of the swarms `names` that are over. Returns what was done, in sentences; `ended` is as for `over`."""
+    """End those of the swarms `names` that are over. Returns what was done, in sentences.
+
+    `ended` is as for `why_over`.
+    """
     said = []
     for name in names:
-        if looks[name].has_started and (why := over(spec, name, looks, ended)):
+        if looks[name].has_started and (why := why_over(spec, name, looks, ended)):
             said += end_swarm(looks[name], why)
     return said
 
@@ -123,7 +126,7 @@ def end_path(stage: Stage) -> str:
     return join(registry_folder(stage.folder.path), END)
 
 
-def policy(stage: StageSpec) -> RetrySpec | None:
+def replacement_policy(stage: StageSpec) -> RetrySpec | None:
     """The policy by which lost servers of a swarm are replaced; None if they are not.
 
     It is the stage's `retries`, or without them as many replacements of a server as `max_requeues`. A server that was
@@ -139,5 +142,5 @@ def policy(stage: StageSpec) -> RetrySpec | None:
 
 def replaceable(look: Look) -> Decision:
     """The lost servers of a swarm that are replaced, and those that are given up."""
-    retries = policy(look.stage.spec)
+    retries = replacement_policy(look.stage.spec)
     return Decision() if retries is None or not look.has_started else decide(retries, look.failed)

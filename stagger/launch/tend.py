@@ -18,7 +18,7 @@ from stagger.errors import StaggerError
 from stagger.executor.limits import NoRoom
 from stagger.launch.ending import describe, given_up, nodes_submit, start_again
 from stagger.launch.finalize import DENIED, NO_JOBS
-from stagger.launch.swarms import end_swarms, policy, replaceable
+from stagger.launch.swarms import end_swarms, replaceable, replacement_policy
 from stagger.ranks import named_ranks
 from stagger.rundir.launch_records import Group, SlurmLaunch
 from stagger.rundir.lock import InUse
@@ -75,7 +75,7 @@ def still_runs(look: Look, server: str) -> bool:
 
 def replacements(look: Look) -> list[Group]:
     """The lost servers of a swarm that are to be replaced, with the resources of the policy. Logs what it decides."""
-    decision, retries = replaceable(look), policy(look.stage.spec)
+    decision, retries = replaceable(look), replacement_policy(look.stage.spec)
     for reason, ranks in given_up(decision).items():
         logger.warning(f"{look.stage.name}: not replaced: {named_ranks(ranks)}: {reason}")
     for group in decision.again:
@@ -127,8 +127,9 @@ def main() -> int:
 
 
 def tend_from_node(run: RunFolder, record: RunRecord, order: Order) -> bool:
+    """Tend the swarm of an order; returns as `tend`. Raises StaggerError where there is no sbatch."""
     if not cluster.is_here():
-        raise StaggerError("There is no sbatch on this node: no sbatch.")
+        raise StaggerError("There is no sbatch on this node.")
     submits = nodes_submit(record.spec.stage(order.stage))
     return tend(run, order.stage, submits=submits, gone=order.gone, silent=order.silent)
 

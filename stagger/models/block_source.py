@@ -6,7 +6,7 @@ import torch
 
 from stagger.models.checkpoint import Checkpoint
 from stagger.models.cut_model import CutModel, Weights
-from stagger.models.devices import Copier, device_of
+from stagger.models.devices import Copier
 from stagger.pipeline import count
 
 
@@ -32,7 +32,7 @@ class BlockSource:
         weights = self._kept.get(block)
         if weights is None:
             weights = self._kept_if_room(block, self._model.weights(block))
-        device = device_of(self._model, block)
+        device = self._model.device_of(block)
         if device.type != "cuda":
             return weights
         if device not in self._copiers:
@@ -44,7 +44,7 @@ class BlockSource:
         if self._kept_bytes + size > self.keep_bytes:
             return weights
         self._kept_bytes += size
-        if device_of(self._model, block).type == "cuda":  # A GPU copies from pinned memory by itself.
+        if self._model.device_of(block).type == "cuda":  # A GPU copies from pinned memory by itself.
             weights = {name: tensor.pin_memory() for name, tensor in weights.items()}
         self._kept[block] = weights
         return weights

@@ -6,7 +6,7 @@ The headers are read once, and then the bytes of those tensors that are asked fo
 from __future__ import annotations
 
 import hashlib
-import os
+import mmap
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -121,7 +121,7 @@ class Checkpoint:
         Raises StaggerError when a file has changed since the checkpoint was opened, or cannot be read.
         """
         runs = merged({name: self.tensors[name] for name in names})
-        buffers = [bytearray(run.end - run.begin) for run in runs]
+        buffers = [mmap.mmap(-1, run.end - run.begin) for run in runs]
         size = LOCAL_PART_BYTES if is_local(self.folder) else PART_BYTES
         parts = [
             part for run, buffer in zip(runs, buffers, strict=True) for part in parts_of(run, memoryview(buffer), size)
@@ -152,14 +152,6 @@ class Checkpoint:
         except BaseException:
             stop.set()
             raise
-
-    def local_copy(self, names: Iterable[str], folder: str) -> list[str]:
-        """Copy small files of the model's folder, such as tokenizer.json, into a local one. Returns those it has."""
-        there = [name for name in names if name in self._files]
-        for name in there:
-            with open(os.path.join(folder, name), "wb") as file:
-                file.write(self._storage.read(join(self.folder, name)))
-        return there
 
 
 def small_file(storage: Storage, folder: str, files: Mapping[str, Entry], name: str) -> bytes:
@@ -193,7 +185,7 @@ def parts_of(run: Run, buffer: memoryview, size: int) -> list[tuple[str, int, me
     return [(run.file, run.begin + at, buffer[at : at + size]) for at in range(0, run.end - run.begin, size)]
 
 
-def view(buffer: bytearray, run: Run, place: TensorPlace) -> torch.Tensor:
+def view(buffer: mmap.mmap, run: Run, place: TensorPlace) -> torch.Tensor:
     """A tensor in the bytes of a run; a copy if it does not begin at a multiple of its elements' size there."""
     count = place.end - place.begin
     if not count:

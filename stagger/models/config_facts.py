@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 
 from stagger.errors import StaggerError
-from stagger.storage.storage import Storage, is_local, join
+from stagger.spec.model_advice import advice
+from stagger.storage.storage import Storage, join
 
 #: The names that configurations have for the number of blocks.
 BLOCKS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
@@ -66,12 +67,3 @@ def read_config(storage: Storage, folder: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise StaggerError(f"{path} is not a JSON object. Copy the model again.")
     return config
-
-
-def advice(folder: str) -> str:
-    """What to do where a model's folder holds none."""
-    what = "A model is a folder with config.json, *.safetensors and tokenizer.json, local or on S3"
-    if not is_local(folder):
-        return f"{what}."
-    name = "/".join(folder.rsplit("/", 2)[-2:])
-    return f"{what}; for one of the Hugging Face Hub, download it first: hf download {name} --local-dir FOLDER."

@@ -11,14 +11,13 @@ from stagger.errors import StaggerError
 from stagger.models.checkpoint import Checkpoint
 from stagger.models.cut import Cut
 from stagger.models.cut_check import checked
+from stagger.models.devices import CPU
 from stagger.models.microbatch import Microbatch
 from stagger.models.tensor_plan import TensorPlan, some
 from stagger.models.transformers_loading import Conversion, config_of, put, skeleton
 
 #: Parameters and buffers by their names in the model, on the host, in the dtypes that the model computes with.
 Weights = Mapping[str, torch.Tensor]
-
-CPU = torch.device("cpu")
 
 
 class CutModel:
@@ -49,7 +48,8 @@ class CutModel:
         self.loaded: set[int] = set()
         self._outside: set[str] = set()  # The parameters outside the blocks that are loaded.
 
-    def _device(self, block: int) -> torch.device:
+    def device_of(self, block: int) -> torch.device:
+        """The device that a block lies on."""
         return self.devices[block * len(self.devices) // self.total_blocks]
 
     @property
@@ -86,10 +86,10 @@ class CutModel:
     def load(self, block: int, weights: Weights | None = None) -> None:
         """Place the weights of a block on its device; they are read if they are not given."""
         self._load_small()
-        self._place(self.weights(block) if weights is None else weights, self._device(block))
+        self._place(self.weights(block) if weights is None else weights, self.device_of(block))
         module = self._cut.blocks[block]
         for name, buffer in list(module.named_buffers()):
-            put(module, name, buffer.to(self._device(block)))
+            put(module, name, buffer.to(self.device_of(block)))
         self.loaded.add(block)
 
     def unload(self, block: int) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 import torch
 
-from stagger.models.cut_model import CutModel
 from stagger.slurm.job_memory import free_bytes
 
 CPU = torch.device("cpu")
@@ -37,11 +36,6 @@ def cpu_model() -> str:
     except OSError:
         names = []
     return names[0] if names else os.uname().machine
-
-
-def device_of(model: CutModel, block: int) -> torch.device:
-    """The device that a block of a model lies on."""
-    return model.devices[block * len(model.devices) // model.total_blocks]
 
 
 def free_memory(device: torch.device) -> int:

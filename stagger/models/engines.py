@@ -14,7 +14,7 @@ import torch
 from stagger.models.block_source import BlockSource
 from stagger.models.blocks_ahead import BlocksAhead
 from stagger.models.cut_model import CutModel
-from stagger.models.devices import CPU, device_name, device_of, finish, give_back_memory
+from stagger.models.devices import CPU, device_name, finish, give_back_memory
 from stagger.models.engine import Ends, Reduce
 from stagger.models.microbatch import Microbatch
 from stagger.pipeline import count
@@ -161,7 +161,7 @@ class Stream(LocalEngine):
             hidden = self.model.embed(batch)
             if wanted[0] == 0:
                 reduced[0] = reduce(batch, 0, hidden)
-            states.append(self._park(hidden))
+            states.append(self._parked(hidden))
         del hidden
         for block in range(wanted[-1]):
             with self._loaded(block, ahead, wanted[-1], another=another):
@@ -170,7 +170,7 @@ class Stream(LocalEngine):
                     hidden = self.model.run(states[place], batch, range(block, block + 1))
                     if block + 1 in wanted:
                         found[place][block + 1] = reduce(batch, block + 1, hidden)
-                    states[place] = self._park(hidden)
+                    states[place] = self._parked(hidden, states[place])
         return found
 
     @contextmanager
@@ -181,13 +181,20 @@ class Stream(LocalEngine):
             ahead.ask((block + 1) % blocks)
         try:
             yield
-            finish(device_of(self.model, block))
+            finish(self.model.device_of(block))
         finally:
             self.model.unload(block)
             give_back_memory()
 
-    def _park(self, hidden: torch.Tensor) -> torch.Tensor:
-        return hidden.to(CPU) if self.parked else hidden
+    def _parked(self, hidden: torch.Tensor, into: torch.Tensor | None = None) -> torch.Tensor:
+        """A copy of the hidden state, in the memory of the one before it where it fits.
+
+        Kept as it is, each would lie between the activations of its block, and hold their memory.
+        """
+        device = CPU if self.parked else hidden.device
+        if into is None or (into.device, into.shape, into.dtype) != (device, hidden.shape, hidden.dtype):
+            into = torch.empty_like(hidden, device=device)
+        return into.copy_(hidden)
 
 
 def windows(

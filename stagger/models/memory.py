@@ -1,18 +1,12 @@
-"""How many blocks of a model fit into which memory, and how fast they are."""
+"""How many blocks of a model fit into which memory. Pure, and imports no torch: `stagger blocks plan` counts alike."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from stagger.models.config_facts import EXPERT, EXPERTS_PER_TOKEN, FEED_FORWARD, SHARED_EXPERT
-from stagger.models.cut_model import CutModel
-from stagger.models.devices import device_name, device_of, finish
-from stagger.models.microbatch import Microbatch
 
 #: A need is multiplied by this ratio: libraries allocate too, and there are gaps between allocations.
 RESERVE = (11, 10)
@@ -81,40 +75,3 @@ def room(free: int, largest_block: int, activations: int, ends: int = 0) -> int:
     """
     left = without_reserve(free) - activations - ends
     return max(0, left // largest_block)
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How fast a device passes microbatches through a block.
-
-    device: its kind. block_s: seconds that a block takes for the microbatch. tokens: the tokens of the microbatch,
-    padding included.
-    """
-
-    device: str
-    block_s: float
-    tokens: int
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Tokens that pass one block in a second."""
-        return self.tokens / self.block_s
-
-
-def measure(model: CutModel, batch: Microbatch, block: int, repeat: int = 3) -> Pace:
-    """The pace of a loaded block: the fastest of `repeat` passes, after one that is not counted.
-
-    The fastest, since whatever else the machine does makes a pass slower, and never faster.
-    """
-    device = device_of(model, block)
-    hidden = torch.zeros((*batch.tokens.shape, model.hidden_size), dtype=model.dtype, device=device)
-    times = [_seconds(model, hidden, batch, block) for _ in range(repeat + 1)]
-    return Pace(device_name(device), min(times[1:]), batch.tokens.numel())
-
-
-def _seconds(model: CutModel, hidden: torch.Tensor, batch: Microbatch, block: int) -> float:
-    finish(hidden.device)
-    started = time.perf_counter()
-    model.run(hidden, batch, range(block, block + 1))
-    finish(hidden.device)
-    return time.perf_counter() - started

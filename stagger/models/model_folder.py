@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stagger.errors import StaggerError
+from stagger.errors import StaggerError, counted
 from stagger.models.model_json import LENGTH_BYTES, header_end, parsed
 from stagger.storage import Entry
 from stagger.storage.storage import Storage, join
@@ -73,9 +73,10 @@ def weight_files(
         for name in names:
             if name not in files:
                 tensors = [tensor for tensor, file in index.file_of.items() if file == name]
+                more = f" and {counted(len(tensors) - 1, 'more tensor')}" if len(tensors) > 1 else ""
                 raise StaggerError(
-                    f"{join(folder, name)} is missing, in which {index.path} places {tensors[0]} and"
-                    f" {len(tensors) - 1} more tensors. Copy the file from where the model came from."
+                    f"{join(folder, name)} is missing, in which {index.path} places {tensors[0]}{more}. Copy the file"
+                    " from where the model came from."
                 )
         return names, index
     names = sorted(name for name in files if name.endswith(".safetensors"))

@@ -12,14 +12,14 @@ from stagger.models.settings import Settings
 from stagger.models.tokenizer_folder import FILES
 from stagger.storage.storage import Storage, connections_to, is_local, join
 
-#: config.json is read by the step and with the checkpoint, whose folder is listed.
-FOLDER_REQUESTS = 3
+#: Of a checkpoint: config.json, and the listing of its folder. A step reads config.json once more.
+FOLDER_REQUESTS, STEP_REQUESTS = 2, 1
 
 
 def start_requests(storage: Storage, settings: Settings) -> int:
     """The requests of a process that opens a model and its tokenizer, before it reads weights. 0 if both are local."""
     tokenizer = 0 if is_local(settings.tokenizer) else len(FILES)
-    return tokenizer + (0 if is_local(settings.model) else checkpoint_requests(storage, settings.model))
+    return tokenizer + (0 if is_local(settings.model) else STEP_REQUESTS + checkpoint_requests(storage, settings.model))
 
 
 def checkpoint_requests(storage: Storage, folder: str) -> int:

@@ -13,14 +13,12 @@ from stagger.models.checkpoint import Checkpoint
 from stagger.models.choice import STREAMED_BLOCKS, EngineName, Needs, Place, choose
 from stagger.models.config_facts import own_dtype
 from stagger.models.cut_model import CutModel
-from stagger.models.devices import CPU, device_of, devices_of_job, free_memory
+from stagger.models.devices import CPU, devices_of_job, free_memory
+from stagger.models.dtypes import COMPUTING
 from stagger.models.engines import LocalEngine, Stream, Whole
 from stagger.models.memory import Widths, activations, without_reserve
 from stagger.storage.storage import Storage, is_local
 from stagger.terminal import logger
-
-#: The dtypes that models are run in, by the name that pipeline files and config.json have for them.
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 #: The implementations of attention that hold no scores.
 FUSED = ("sdpa", "flash_attention_2")
@@ -86,16 +84,17 @@ def dtype_of(checkpoint: Checkpoint, name: str) -> torch.dtype:
     """The dtype of this name; for "auto", the checkpoint's. Raises StaggerError for one that models are not run in."""
     if name == "auto":
         name = own_dtype(checkpoint.config)
-    if name not in DTYPES:
-        raise StaggerError(f"dtype: {name!r} is none that models are run in; choose auto, {', '.join(DTYPES)}.")
-    return DTYPES[name]
+    if name not in COMPUTING:
+        raise StaggerError(f"dtype: {name!r} is none that models are run in; choose auto, {', '.join(COMPUTING)}.")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def needs_of(cut: CutModel, model: str, needed: range, taken: int) -> Needs:
     """What the needed blocks of a model take, and what its devices have."""
     bytes_of = {block: cut.block_bytes(block) for block in needed}
     places = [
-        Place(free_memory(device), sum(bytes_of[block] for block in needed if device_of(cut, block) == device))
+        Place(free_memory(device), sum(bytes_of[block] for block in needed if cut.device_of(block) == device))
         for device in cut.devices
     ]
     return Needs(

@@ -14,20 +14,11 @@ from typing import Any, NamedTuple
 import torch
 
 from stagger.errors import StaggerError, counted
+from stagger.models.dtypes import NUMBER_TYPES
 from stagger.models.model_json import damaged, parsed
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+#: Name of a type in a header -> the type.
+DTYPES: dict[str, torch.dtype] = {kind.stored_as: getattr(torch, name) for name, kind in NUMBER_TYPES.items()}
 
 
 class TensorPlace(NamedTuple):

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from stagger.errors import StaggerError, missing_extra
 from stagger.models.config_facts import PLACES, number_of, own_dtype
+from stagger.models.dtypes import ComputingDtype
 
 EngineName = Literal["auto", "whole", "stream", "swarm"]
-Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+Dtype = Literal["auto", ComputingDtype]
 OnLong = Literal["window", "truncate", "fail"]
 OnNonfinite = Literal["fail", "count"]
 

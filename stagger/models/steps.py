@@ -68,6 +68,7 @@ class ModelStep(BoundStep):
     on_nonfinite: OnNonfinite = "fail"
     swarm: str | None = None
     _used: tuple[str, dict[str, Any]] | None = field(default=None, init=False, repr=False)
+    _model_of_swarm: str | None = field(default=None, init=False, repr=False)
     _task: TaskContext | None = field(default=None, init=False, repr=False)
     _loaded: Any = field(default=None, init=False, repr=False)
 
@@ -82,9 +83,14 @@ class ModelStep(BoundStep):
             self.tokenizer = absolute(os.fspath(self.tokenizer))
         self.settings()
 
+    @property
+    def folder(self) -> str | None:
+        """The model's folder; None while it is that of a swarm that is not known yet."""
+        return self.model or self._model_of_swarm
+
     def settings(self) -> Settings:
         """The parameters of this class. Raises StaggerError for one that is out of its range."""
-        model = self.model or ""  # Known once the swarm is.
+        model = self.folder or ""
         return Settings(
             model,
             self.engine,
@@ -106,8 +112,17 @@ class ModelStep(BoundStep):
         """Take the model of the swarm that is used."""
         if self.engine == "swarm":
             name = name_of(uses, self.swarm)
-            self.model = model_folder(name, uses[name], self.model, self.dtype)
+            self._model_of_swarm = model_folder(name, uses[name], self.model, self.dtype)
             self._used = name, uses[name].host_options
+
+    def alone(self, uses: Mapping[str, Any]) -> dict[str, Any]:
+        """With the engine swarm: the model of the swarm, by an engine of this process. The results are the same."""
+        if self.engine != "swarm":
+            return {}
+        name = name_of(uses, self.swarm)
+        folder = model_folder(name, uses[name], self.model, self.dtype)
+        dtype = uses[name].host_options.get("dtype", "auto") if self.dtype == "auto" else self.dtype
+        return {"engine": "auto", "model": folder, "dtype": dtype, "swarm": None}
 
     def check_launch(self, storage: Storage) -> None:
         """Check the model's folder, and that the model can be cut into blocks, if torch and transformers are here."""
@@ -125,7 +140,7 @@ class ModelStep(BoundStep):
         """Those for the model and its tokenizer; none for a model that is not known before the swarm is."""
         from stagger.models.model_requests import start_requests
 
-        return start_requests(storage, self.settings()) if self.model else 0
+        return start_requests(storage, self.settings()) if self.folder else 0
 
     def blocks_needed(self, config: dict[str, Any]) -> int | None:
         """How many blocks are needed of the model with this config.json; None for all. Raises StaggerError when it does
@@ -172,7 +187,7 @@ class ModelStep(BoundStep):
         """Opens the swarm that the stage uses, for microbatches of up to that many tokens."""
         assert self._task is not None
         open_swarm = resolve(OPEN_SWARM)
-        self.model, opened = open_swarm(
+        self._model_of_swarm, opened = open_swarm(
             self._task.storage, self._task.circumstances.uses, self.swarm, self.model, self.dtype
         )
         engine: Callable[[int], LocalEngine] = opened

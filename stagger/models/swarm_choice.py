@@ -35,7 +35,8 @@ def name_of(uses: Mapping[str, Any], wanted: str | None) -> str:
     """The swarm named `wanted` among those that the stage uses; by default the only one. Raises StaggerError."""
     if not uses:
         raise StaggerError(
-            "engine: swarm needs servers: give the run a stage with `blocks`, and this stage `uses`, with its name."
+            "engine: swarm needs servers: give the run a stage with `blocks`, and this stage `uses: [NAME]`, with its"
+            " name (in Python: uses=EXECUTOR)."
         )
     if wanted is None and len(uses) > 1:
         raise StaggerError(f"the stage uses {', '.join(uses)}: choose one, as in swarm: {next(iter(uses))}.")

@@ -38,6 +38,10 @@ class BoundStep:
         `uses` holds the swarms of block servers that the stage uses: name -> its key `blocks`.
         """
 
+    def alone(self, uses: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The parameters that replace the step's where none of these servers runs, as in a rehearsal."""
+        return {}
+
     def check_launch(self, storage: Storage) -> None:
         """Called once for each launch, before anything is written. Raises StaggerError when what the step needs beside
         its input, such as the files of a model, is missing or does not suit its parameters.

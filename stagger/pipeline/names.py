@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from stagger.errors import StaggerError
@@ -26,6 +26,11 @@ BUILTIN = {
 }
 
 
+#: Called after each import of a user's module, which may have changed what all modules share: datatrove replaces the
+#: handlers of loguru.
+after_import: list[Callable[[], None]] = []
+
+
 def resolve(use: str) -> Any:
     """The class or function that a step's name refers to: a built-in name, or `module:name`.
 
@@ -35,7 +40,11 @@ def resolve(use: str) -> Any:
     if not colon:
         raise _unknown(use)
     try:
+        is_new = module not in sys.modules
         target: Any = importlib.import_module(module)
+        if is_new:
+            for call in after_import:
+                call()
     except (Exception, SystemExit) as error:  # The module is the user's: its import can raise anything.
         hint = install_hint(error, module)
         raise StaggerError(f"{use!r} cannot be imported: {type(error).__name__}: {error}{hint}.") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from stagger.pipeline.fetches import parts, range_bytes
+from stagger.plan.registry_requests import registry_requests
 from stagger.rundir.run_folder import StageInput
 from stagger.spec.executors import SlurmSpec
 from stagger.spec.models import RunSpec, StageSpec
@@ -21,6 +22,7 @@ MODEL_REQUESTS = 9
 def not_yet_planned(stage: StageSpec) -> StageInput:
     """Assumption for a stage whose input does not exist yet: each rank has one shard, and one output per writer."""
     models = sum(not is_local(str(step.params.get("model", ""))) for step in stage.pipeline)
+    models += stage.blocks is not None and not is_local(stage.blocks.model or "")
     source, *others = (str(step.params.get("path", "")) for step in stage.pipeline)
     others += (step.removed.path for step in stage.pipeline if step.removed)
     return StageInput(
@@ -70,11 +72,12 @@ def requests_of_worker(spec: RunSpec, stage: StageSpec, planned: StageInput, ran
     ranks, those of all ranks that fit into one. What the steps need beside their input is fetched once.
     """
     read_ahead, rank_bytes = spec.read_ahead_mb * 10**6, planned.bytes / stage.tasks
+    once = planned.step_requests + registry_requests(spec, stage)
     if rank_bytes <= read_ahead:
         short = min(ranks, math.floor(read_ahead / rank_bytes)) if rank_bytes else 1
-        return planned.step_requests + short * requests_of_rank(spec, stage, planned, share)
+        return once + short * requests_of_rank(spec, stage, planned, share)
     control = 0 if is_local(spec.run_dir) else PLAN_REQUESTS + spec.pickled
-    return planned.step_requests + control + math.ceil(fetched_ahead(spec, stage, planned, share))
+    return once + control + math.ceil(fetched_ahead(spec, stage, planned, share))
 
 
 def fetched_ahead(spec: RunSpec, stage: StageSpec, planned: StageInput, share: float) -> float:

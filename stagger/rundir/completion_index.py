@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -17,7 +19,7 @@ import zstandard
 
 from stagger.errors import StaggerError
 from stagger.ranks import pad
-from stagger.rundir.completion_table import MALFORMED, CompletionTable, OtherSteps, OutputFolders, StepColumns
+from stagger.rundir.completion_table import MALFORMED, Column, CompletionTable, OtherSteps, OutputFolders, StepColumns
 from stagger.rundir.stage_folder import Completion, StageFolder, check_record, collection_paused, damaged
 from stagger.storage.ownership import foreign, open_to_others
 from stagger.storage.storage import is_local, join
@@ -28,8 +30,8 @@ INDEXED = 500
 #: The index is written anew when more than one in STALE of its rows was missing.
 STALE = 10
 
-#: Changes when the columns or their meaning do.
-FORMAT = 1
+#: Changes when the columns or their meaning do. Numbers are as they are in memory, which not all machines share.
+FORMAT = f"2 {sys.byteorder}"
 
 
 def read_table(folder: StageFolder, ranks: set[int], *, keep: bool) -> CompletionTable:
@@ -40,24 +42,29 @@ def read_table(folder: StageFolder, ranks: set[int], *, keep: bool) -> Completio
     """
     table = cast("CompletionTable | None", folder.table) or CompletionTable()
     table.keep(ranks)
-    identities: dict[str, str] = {}
     unread = ranks.difference(table.rank)
+    many = len(unread - folder.in_memory()) >= INDEXED
     with collection_paused():
-        if len(unread - folder.in_memory()) >= INDEXED:
-            identities = folder.storage.identities(join(folder.path, "completions"))  # Before any of them is read.
-            if not len(table) and not keep and (found := _load(folder)) is not None:
-                table = found
-                _drop_changed(table, identities)
-                table.keep(ranks)
-                unread.difference_update(table.rank)
-                folder.unkept.update(table.rank)
+        listed: dict[str, str] = {}
+        if many and not len(table) and not keep and (found := _load(folder)) is not None:
+            listed, table = folder.storage.identities(join(folder.path, "completions")), found
+            _drop_changed(table, listed)
+            table.keep(ranks)
+            unread.difference_update(table.rank)
+            folder.unkept.update(table.rank)
+        elif many and not is_local(folder.path):
+            listed = folder.storage.identities(join(folder.path, "completions"))
         before, few = len(table), len(unread) < INDEXED
         in_memory = folder.in_memory()
-        for some, records in folder.reading(unread, keep=keep or few):
-            mine = ["" if rank in in_memory else identities.get(f"{pad(rank)}.json", "") for rank in some]
+        for some, records, identities in folder.reading(unread, keep=keep or few):
+            mine = (
+                identities
+                if is_local(folder.path)
+                else ["" if rank in in_memory else listed.get(f"{pad(rank)}.json", "") for rank in some]
+            )
             _append(folder, table, some, mine, records)
         table.keep(ranks)
-        if identities and (len(table) - before) * STALE > len(table):
+        if many and any(table.identity) and (len(table) - before) * STALE > len(table):
             _save(folder, table)
     folder.table = table
     return table
@@ -124,19 +131,33 @@ def _is_ours(folder: StageFolder, path: str) -> bool:
 
 
 def _encode(table: CompletionTable) -> bytes:
+    """One line of JSON, with the number of rows in place of each column of numbers, and then these columns."""
     content = {**vars(table), "format": FORMAT, "folder_sets": list(map(list, table.folder_sets))}
-    data = orjson.dumps({**content, "steps": list(map(vars, table.steps))})
+    head = orjson.dumps({**content, "steps": list(map(vars, table.steps))}, default=len)
+    data = b"".join([head, b"\n", *(column.tobytes() for column in table.columns() if isinstance(column, array))])
     return zstandard.ZstdCompressor(level=1, write_checksum=True).compress(data)
 
 
 def _decode(data: bytes) -> CompletionTable:
     """Raises ValueError, KeyError, TypeError or ZstdError if the data are not those of a table."""
-    content: dict[str, Any] = orjson.loads(zstandard.ZstdDecompressor().decompress(data))
+    head, _, numbers = zstandard.ZstdDecompressor().decompress(data).partition(b"\n")
+    content: dict[str, Any] = orjson.loads(head)
     if content.pop("format") != FORMAT:
         raise ValueError("another format")
+    steps = [StepColumns(**{**step, **_no_numbers(StepColumns(""))}) for step in content.pop("steps")]
     sets = [OutputFolders(tuple(kept), tuple(removed)) for kept, removed in content.pop("folder_sets")]
-    steps = [StepColumns(**step) for step in content.pop("steps")]
-    table = CompletionTable(**content, steps=steps, folder_sets={one: number for number, one in enumerate(sets)})
-    if len(set(map(len, table.columns()))) > 1:
+    content |= {**_no_numbers(CompletionTable()), "folder_sets": {one: number for number, one in enumerate(sets)}}
+    table = CompletionTable(**content, steps=steps)
+    rows, view = len(table.identity), memoryview(numbers)
+    for column in table.columns():
+        if isinstance(column, array):
+            column.frombytes(view[: rows * column.itemsize])
+            view = view[rows * column.itemsize :]
+    if view or set(map(len, table.columns())) != {rows}:
         raise ValueError("columns of different lengths")
     return table
+
+
+def _no_numbers(columns: CompletionTable | StepColumns) -> dict[str, Column]:
+    """The columns of numbers of an empty table."""
+    return {name: column for name, column in vars(columns).items() if isinstance(column, array)}

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields
-from operator import itemgetter
-from typing import Any, NamedTuple
+from functools import lru_cache, partial
+from operator import itemgetter, lt
+from sys import intern
+from typing import Any, NamedTuple, TypeAlias
 
 from stagger.errors import counted
 
-#: The columns that are fields of a record as they are.
-PLAIN = (
-    "launch",
-    "restart",
-    "job",
-    "host",
-    "delay_s",
-    "script_started",
-    "started",
-    "ended",
-    "cpu_s",
-    "peak_rss_mb",
-    "shards",
-    "bytes_in",
-    "records_in",
-    "records_out",
-    "bytes_out",
-)
+#: The columns that are numbers of a record as they are.
+INTEGERS = ("launch", "restart", "peak_rss_mb", "shards", "bytes_in", "records_in", "records_out", "bytes_out")
+NUMBERS = ("delay_s", "script_started", "started", "ended", "cpu_s")
 
 #: The columns that are fields which most records lack.
 RARE = ("gpus", "left_out", "dropped", "counts")
@@ -38,9 +27,17 @@ NOTED = ("schemas", "models")
 STEP_KEYS = 3
 
 #: What reading the fields of a record raises whose values have wrong types, or that lacks some.
-MALFORMED = (KeyError, TypeError, AttributeError, ValueError)
+MALFORMED = (KeyError, TypeError, AttributeError, ValueError, OverflowError)
 
-_plain_fields = itemgetter(*PLAIN)
+#: Columns of numbers: lists take three times the memory, and as long to be freed as to be filled.
+integers: partial[array[int]] = partial(array, "q")
+numbers: partial[array[float]] = partial(array, "d")
+
+_fields = itemgetter(*INTEGERS, *NUMBERS, "job", "host", "steps", "retried", "bad_records", "outputs")
+_step_fields = itemgetter("records", "seconds")
+
+#: A column: of numbers, or of anything.
+Column: TypeAlias = "array[Any] | list[Any]"
 
 
 class OtherSteps(Exception):
@@ -63,8 +60,8 @@ class StepColumns:
     """One step. `statistics` has what it counted and measured, as in a `StepRecord`; None where that is nothing."""
 
     name: str
-    records: list[int] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    records: array[int] = field(default_factory=integers)
+    seconds: array[float] = field(default_factory=numbers)
     statistics: list[Any] = field(default_factory=list)
 
 
@@ -79,24 +76,24 @@ class CompletionTable:
     steps: the columns of each step.
     """
 
-    rank: list[int] = field(default_factory=list)
+    rank: array[int] = field(default_factory=integers)
     identity: list[str] = field(default_factory=list)
-    launch: list[int] = field(default_factory=list)
-    restart: list[int] = field(default_factory=list)
+    launch: array[int] = field(default_factory=integers)
+    restart: array[int] = field(default_factory=integers)
     job: list[str] = field(default_factory=list)
     host: list[str] = field(default_factory=list)
-    delay_s: list[float] = field(default_factory=list)
-    script_started: list[float] = field(default_factory=list)
-    started: list[float] = field(default_factory=list)
-    ended: list[float] = field(default_factory=list)
-    cpu_s: list[float] = field(default_factory=list)
-    peak_rss_mb: list[int] = field(default_factory=list)
-    shards: list[int] = field(default_factory=list)
-    bytes_in: list[int] = field(default_factory=list)
-    records_in: list[int] = field(default_factory=list)
-    records_out: list[int] = field(default_factory=list)
-    bytes_out: list[int] = field(default_factory=list)
-    waited_s: list[float] = field(default_factory=list)
+    delay_s: array[float] = field(default_factory=numbers)
+    script_started: array[float] = field(default_factory=numbers)
+    started: array[float] = field(default_factory=numbers)
+    ended: array[float] = field(default_factory=numbers)
+    cpu_s: array[float] = field(default_factory=numbers)
+    peak_rss_mb: array[int] = field(default_factory=integers)
+    shards: array[int] = field(default_factory=integers)
+    bytes_in: array[int] = field(default_factory=integers)
+    records_in: array[int] = field(default_factory=integers)
+    records_out: array[int] = field(default_factory=integers)
+    bytes_out: array[int] = field(default_factory=integers)
+    waited_s: array[float] = field(default_factory=numbers)
     requests: list[Any] = field(default_factory=list)
     bad_records: list[Any] = field(default_factory=list)
     gpus: list[Any] = field(default_factory=list)
@@ -105,7 +102,7 @@ class CompletionTable:
     counts: list[Any] = field(default_factory=list)
     schemas: list[Any] = field(default_factory=list)
     models: list[Any] = field(default_factory=list)
-    folders: list[int] = field(default_factory=list)
+    folders: array[int] = field(default_factory=integers)
     folder_sets: dict[OutputFolders, int] = field(default_factory=dict)
     steps: list[StepColumns] = field(default_factory=list)
 
@@ -119,19 +116,19 @@ class CompletionTable:
         """
         steps = len(self.steps) if self.rank else len(records[0]["steps"])
         rows = _Rows.of(ranks, records, steps)
-        numbers = [self.folder_sets.setdefault(one, len(self.folder_sets)) for one in rows.folders]
-        self.rank += ranks
+        folders = [self.folder_sets.setdefault(one, len(self.folder_sets)) for one in rows.folders]
+        self.rank.extend(ranks)
         self.identity += identities
         for name, column in rows.columns.items():
             getattr(self, name).extend(column)
-        self.folders += numbers
+        self.folders.extend(folders)
         self.steps = self.steps or [StepColumns(step.name) for step in rows.steps]
         for mine, new in zip(self.steps, rows.steps, strict=True):
             mine.records += new.records
             mine.seconds += new.seconds
             mine.statistics += new.statistics
 
-    def columns(self) -> list[list[Any]]:
+    def columns(self) -> list[Column]:
         """All columns, those of the steps included."""
         plain = [getattr(self, one.name) for one in fields(self) if one.name not in ("folder_sets", "steps")]
         return plain + [column for step in self.steps for column in (step.records, step.seconds, step.statistics)]
@@ -139,14 +136,15 @@ class CompletionTable:
     def take(self, rows: Sequence[int]) -> None:
         """Keep the rows with these numbers, in this order."""
         for column in self.columns():
-            column[:] = [column[row] for row in rows]
+            taken = [column[row] for row in rows]
+            column[:] = array(column.typecode, taken) if isinstance(column, array) else taken
 
-    def keep(self, ranks: Container[int]) -> None:
+    def keep(self, ranks: AbstractSet[int]) -> None:
         """Keep the rows of `ranks`, ascending by rank."""
         rank = self.rank
-        rows = [row for row in sorted(range(len(rank)), key=rank.__getitem__) if rank[row] in ranks]
-        if rows != list(range(len(rank))):
-            self.take(rows)
+        if all(map(lt, rank, rank[1:])) and set(rank) <= ranks:
+            return
+        self.take([row for row in sorted(range(len(rank)), key=rank.__getitem__) if rank[row] in ranks])
 
     def forget(self, ranks: set[int]) -> None:
         """Drop the rows of `ranks`."""
@@ -157,42 +155,44 @@ class CompletionTable:
 class _Rows:
     """New rows of a table."""
 
-    columns: dict[str, Iterable[Any]]
+    columns: dict[str, Column]
     folders: list[OutputFolders]
     steps: list[StepColumns]
 
     @classmethod
     def of(cls, ranks: Sequence[int], records: Sequence[Mapping[str, Any]], steps: int) -> _Rows:
-        found = [record["steps"] for record in records]
+        *plain, found, retried, bad, outputs = zip(*map(_fields, records), strict=True)
         if any(len(one) != steps for one in found):
             rank, one = next((rank, one) for rank, one in zip(ranks, found, strict=True) if len(one) != steps)
             raise OtherSteps(rank, f"it has {counted(len(one), 'step')}, other records of the stage {steps}")
-        columns: dict[str, Iterable[Any]] = dict(
-            zip(PLAIN, zip(*map(_plain_fields, records), strict=True), strict=True)
-        )
-        retried = [record["retried"] for record in records]
-        columns["waited_s"] = [one["waited_s"] for one in retried]
+        columns: dict[str, Column] = dict(zip(INTEGERS, map(integers, plain), strict=False))
+        columns |= zip(NUMBERS, map(numbers, plain[len(INTEGERS) :]), strict=False)
+        columns |= {"job": list(plain[-2]), "host": list(map(intern, plain[-1]))}
+        columns["waited_s"] = numbers(list(map(itemgetter("waited_s"), retried)))
         columns["requests"] = [one["requests"] or None for one in retried]
-        bad = [record["bad_records"] for record in records]
         columns["bad_records"] = [one if one["skipped"] else None for one in bad]
         columns |= {key: [record.get(key) or None for record in records] for key in RARE}
         notes = [record.get("notes") for record in records]
         columns |= {key: [one.get(key) if one else None for one in notes] for key in NOTED}
-        return cls(columns, list(map(_folders, records)), [_step(mine) for mine in zip(*found, strict=True)])
+        return cls(columns, list(map(_folders, outputs)), [_step(mine) for mine in zip(*found, strict=True)])
 
 
 def _step(records: Sequence[Any]) -> StepColumns:
     """The columns of one step, from its parts of completion records."""
     statistics = [record if len(record) > STEP_KEYS else None for record in records]
-    numbers, seconds = [record["records"] for record in records], [record["seconds"] for record in records]
-    return StepColumns(records[0]["name"], numbers, seconds, statistics)
+    counts, seconds = zip(*map(_step_fields, records), strict=True)
+    return StepColumns(records[0]["name"], integers(counts), numbers(seconds), statistics)
 
 
-def _folders(record: Mapping[str, Any]) -> OutputFolders:
-    """The folders of a record's outputs."""
-    outputs = record["outputs"]
+def _folders(outputs: Sequence[Any]) -> OutputFolders:
+    """The folders of a rank's outputs."""
     if len(outputs) == 1 and "removed_by" not in outputs[0]:  # Those of most ranks.
-        return OutputFolders((outputs[0]["path"].rpartition("/")[0],), ())
+        return _only(outputs[0]["path"].rpartition("/")[0])
     kept = {output["path"].rpartition("/")[0] for output in outputs if "removed_by" not in output}
     removed = {output["path"].rpartition("/")[0] for output in outputs if "removed_by" in output}
     return OutputFolders(tuple(sorted(kept)), tuple(sorted(removed)))
+
+
+@lru_cache
+def _only(folder: str) -> OutputFolders:
+    return OutputFolders((folder,), ())

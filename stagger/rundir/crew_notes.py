@@ -39,9 +39,9 @@ def read_notes(folder: str, job: str, nodes: int) -> CrewNote:
     whole = CrewNote()
     for node in range(nodes):
         path = note_path(folder, job, node)
-        if (data := read_small(path)) is None:
+        if (found := read_small(path)) is None:
             continue
-        note = decode(data, path, "running", "failed")
+        note = decode(found[0], path, "running", "failed")
         try:
             whole.running.update(parse_ranks(str(note["running"])))
             whole.failed.update(parse_ranks(str(note["failed"])))

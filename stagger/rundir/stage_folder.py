@@ -23,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, Protocol, TypedDict, cast
 
@@ -32,7 +32,7 @@ import orjson
 from stagger.errors import StaggerError, counted
 from stagger.pipeline import Statistics
 from stagger.ranks import pad
-from stagger.storage.storage import Storage, join
+from stagger.storage.storage import Storage, is_local, join
 
 
 class _RemovedBy(TypedDict, total=False):
@@ -223,26 +223,32 @@ READ_TOGETHER = 2000
 #: Decoded records that are in memory at once, where they are not kept: few enough for a processor's cache.
 DECODED_TOGETHER = 100
 
-#: The types of the fields of completion records that were found right.
-_right: set[tuple[type, ...]] = set()
-
 _fields_of = itemgetter(*COMPLETION_KEYS)
 
+#: The types that each field had in completion records that were found right.
+_right: list[set[type]] = [set() for _ in COMPLETION_KEYS]
 
-def decode_completion(data: bytes, path: str) -> Completion:
-    """The completion record in `data`. Raises StaggerError when a field is missing or has a wrong type.
 
-    Checks a record in depth only if its fields have types that no earlier one had: there are up to a million records.
+def decode_completions(data: Sequence[bytes], path_of: Callable[[int], str]) -> list[Completion]:
+    """The completion records in `data`. `path_of` gives the path of the record with a number, for messages.
+
+    Raises StaggerError when a field is missing or has a wrong type. Checks records in depth only if their fields have
+    types that no earlier one's had: there are up to a million records.
     """
-    try:
-        record = orjson.loads(data)
-        if tuple(map(type, _fields_of(record))) in _right:
-            return record  # type: ignore[no-any-return]
-    except (ValueError, KeyError, TypeError):  # Damaged: the checks below say how.
-        pass
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # Damaged: the checks below say how.
+        records = list(map(orjson.loads, data))
+        columns = zip(*map(_fields_of, records), strict=True)
+        if all(known.issuperset(map(type, column)) for known, column in zip(_right, columns, strict=False)):
+            return records
+    return [_checked(one, path_of(number)) for number, one in enumerate(data)]
+
+
+def _checked(data: bytes, path: str) -> Completion:
+    """The completion record in `data`, checked in depth."""
     record = decode(data, path, *COMPLETION_KEYS)
     check_record(record, Completion, path)
-    _right.add(tuple(map(type, _fields_of(record))))
+    for known, value in zip(_right, _fields_of(record), strict=True):
+        known.add(type(value))
     return cast("Completion", record)
 
 
@@ -289,6 +295,10 @@ def attempt_order(name: str) -> tuple[int, int]:
     return int(launch), int(restart or 0)
 
 
+#: Some ranks, their completion records, and what identifies the contents of these files; empty where that is unknown.
+Batch = tuple[list[int], list[Completion], list[str]]
+
+
 class Remembering(Protocol):
     """What remembers completion records in another form."""
 
@@ -303,6 +313,7 @@ class StageFolder:
         self.path = path
         self.table: Remembering | None = None  # What `completion_index` has read.
         self._completions: dict[int, Completion] = {}
+        self._completions_folder = join(path, "completions")
         self.unkept: set[int] = set()  # Ranks whose records were read, now or before, but not kept.
 
     @property
@@ -320,7 +331,7 @@ class StageFolder:
         return join(self.path, "launches", str(number))
 
     def completion(self, rank: int) -> str:
-        return join(self.path, "completions", f"{pad(rank)}.json")
+        return f"{self._completions_folder}/{pad(rank)}.json"  # Made for each of a million ranks.
 
     def progress(self, rank: int) -> str:
         return join(self.path, "progress", f"{pad(rank)}.json")
@@ -357,31 +368,36 @@ class StageFolder:
     def completions(self, ranks: set[int]) -> list[Completion]:
         """The completion records of `ranks`, ascending by rank. Reads each only once, as they are immutable."""
         with collection_paused():
-            return [record for _, records in self.reading(ranks, keep=True) for record in records]
+            for _ in self.reading(ranks.difference(self._completions), keep=True):
+                pass
+        return [self._completions[rank] for rank in sorted(ranks) if rank in self._completions]
 
-    def reading(self, ranks: set[int], *, keep: bool) -> Iterator[tuple[list[int], list[Completion]]]:
-        """The completion records of `ranks`, many at a time, with their ranks, ascending. With `keep`, keeps them."""
-        found = self._completions
-        ordered = sorted(ranks)
-        for first in range(0, len(ordered), READ_TOGETHER):
-            some = ordered[first : first + READ_TOGETHER]
-            unread = [rank for rank in some if rank not in found]
-            data = dict(zip(unread, self.storage.read_many([self.completion(rank) for rank in unread]), strict=True))
-            for start in range(0, len(some), DECODED_TOGETHER):
-                mine = some[start : start + DECODED_TOGETHER]
-                records = {rank: self._decoded(rank, data.get(rank)) for rank in mine}
-                new = {rank: record for rank, record in records.items() if record is not None}
-                if keep:
-                    found.update(new)
-                else:
-                    self.unkept.update(new)
-                yield list(new), list(new.values())
+    def reading(self, ranks: set[int], *, keep: bool) -> Iterator[Batch]:
+        """The completion records of `ranks`, many at a time: first those that were kept. With `keep`, keeps them all.
 
-    def _decoded(self, rank: int, data: bytes | None) -> Completion | None:
-        """A completion record; None if it was removed by hand since the listing."""
-        if data is None:
-            return self._completions.get(rank)
-        return decode_completion(data, self.completion(rank))
+        Leaves out those that were removed by hand since the listing.
+        """
+        kept = sorted(ranks & self._completions.keys())
+        if kept:
+            yield kept, [self._completions[rank] for rank in kept], [""] * len(kept)
+        unread = sorted(ranks.difference(kept))
+        together = DECODED_TOGETHER if is_local(self.path) else READ_TOGETHER
+        for first in range(0, len(unread), together):
+            some = unread[first : first + together]
+            contents = self.storage.read_identified(list(map(self.completion, some)))
+            found = [(rank, *one) for rank, one in zip(some, contents, strict=True) if one is not None]
+            for start in range(0, len(found), DECODED_TOGETHER):  # Empty if all of them were removed.
+                yield self._decoded(found[start : start + DECODED_TOGETHER], keep=keep)
+
+    def _decoded(self, found: list[tuple[int, bytes, str]], *, keep: bool) -> Batch:
+        """The records of some ranks, from the contents of their files."""
+        ranks, data, identities = map(list, zip(*found, strict=True))
+        records = decode_completions(data, lambda number: self.completion(ranks[number]))
+        if keep:
+            self._completions.update(zip(ranks, records, strict=True))
+        else:
+            self.unkept.update(ranks)
+        return ranks, records, identities
 
     def in_memory(self) -> set[int]:
         """The ranks whose completion records were read and kept."""
@@ -405,7 +421,7 @@ class StageFolder:
         except (StaggerError, OSError):
             raise
         except Exception:
-            for ranks, records in self.reading(self.unkept | self._completions.keys(), keep=False):
+            for ranks, records, _ in self.reading(self.unkept | self._completions.keys(), keep=False):
                 for rank, record in zip(ranks, records, strict=True):
                     check_record(record, Completion, self.completion(rank))
             raise

@@ -11,10 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 @dataclass(frozen=True, eq=False)  # Annotations must have a hash, and examples have none.
 class Says:
-    """An annotation of a field: what it may hold, in a person's words, and an example, for messages."""
+    """An annotation of a field, for messages: what it may hold, in a person's words, an example, and names that it may
+    hold among other texts.
+    """
 
     words: str
     example: Any = None
+    choices: tuple[str, ...] = ()
 
 
 class WrongKey(ValueError):

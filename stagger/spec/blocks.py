@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from stagger.errors import StaggerError, counted
 from stagger.spec.base import Amount, Model, Says
 from stagger.spec.block_settings import HEARTBEAT_S, LEASE_S, Rebalance
+from stagger.spec.model_advice import advice
 from stagger.storage.storage import Storage, absolute, join
 
 #: The only step of a stage with `blocks`.
@@ -34,10 +35,15 @@ class BlocksSpec(Model):
     """Blocks per server; `auto`: as many as its host's `room` returns."""
     host: Annotated[
         str,
-        Field(pattern=r"^(simulated|transformer|[A-Za-z_][\w.]*:[\w.]+)$"),
-        Says("`transformer`, `simulated`, or your own class as module:Class", "my_host:Host"),
+        Field(pattern=r"^(simulated|transformer|[A-Za-z_][\w.]*:[\w.<>]+)$"),
+        Says(
+            "`transformer`, `simulated`, or your own class as module:Class",
+            "my_host:Host",
+            ("transformer", "simulated"),
+        ),
     ] = "simulated"
-    """The class that loads and serves blocks: `transformer`, `simulated`, or your own as `module:Class`."""
+    """The class that loads and serves blocks: `transformer`, `simulated`, or your own as `module:Class`; in Python also
+    the class itself."""
     host_options: dict[str, Any] = {}
     """Parameters of the host."""
     rebalance: Rebalance = "planner"
@@ -83,6 +89,17 @@ class BlocksSpec(Model):
         return self
 
 
+def too_few(blocks: BlocksSpec) -> str:
+    """Why these servers can never serve all blocks of their model, as a clause; empty if they may."""
+    if blocks.total is None or blocks.num_blocks == "auto" or blocks.servers * blocks.num_blocks >= blocks.total:
+        return ""
+    return (
+        f"whose {counted(blocks.servers, 'server')} with num_blocks: {blocks.num_blocks} each never serve all"
+        f" {counted(blocks.total, 'block')} of the model: raise servers to {-(-blocks.total // blocks.num_blocks)}, or"
+        " num_blocks"
+    )
+
+
 def with_total(blocks: BlocksSpec, storage: Storage) -> BlocksSpec:
     """Fill in `total` from the model's config.json. Raises StaggerError when the file cannot be read, has no number of
     blocks, or contradicts `total`.
@@ -93,6 +110,9 @@ def with_total(blocks: BlocksSpec, storage: Storage) -> BlocksSpec:
     path = model if model.endswith(".json") else join(model, "config.json")
     try:
         config = orjson.loads(storage.read(path))
+    except (FileNotFoundError, NotADirectoryError):
+        folder = path.removesuffix("/config.json")
+        raise StaggerError(f"{folder}: there is no config.json. {advice(folder)}") from None
     except OSError as error:
         raise StaggerError(f"{path} cannot be read ({error}); name a model's folder, or set `total`.") from None
     except orjson.JSONDecodeError as error:
@@ -104,7 +124,9 @@ def with_total(blocks: BlocksSpec, storage: Storage) -> BlocksSpec:
         raise StaggerError(
             f"total is {blocks.total}, but the model in {path} has {counted(total, 'block')}; leave `total` out."
         )
-    return BlocksSpec.model_validate({**blocks.model_dump(), "total": total, "model": model})
+    if blocks.num_blocks != "auto" and blocks.num_blocks > total:
+        raise StaggerError(f"num_blocks is {blocks.num_blocks}, but the model in {path} has {counted(total, 'block')}.")
+    return blocks.model_copy(update={"total": total, "model": model})
 
 
 def depth(config: Any) -> int | None:

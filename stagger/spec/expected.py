@@ -163,7 +163,7 @@ def expected(hint: Any, metadata: Sequence[Any] = ()) -> Expected:
     said = next((item for item in metadata if isinstance(item, Says)), None)
     if said is not None:
         found = expected(hint, [item for item in metadata if not isinstance(item, Says)])
-        return replace(found, words=said.words, example=said.example)
+        return replace(found, words=said.words, example=said.example, choices=said.choices or found.choices)
     if get_origin(hint) in (Union, types.UnionType):
         return _any_of([expected(one, metadata) for one in get_args(hint) if one is not type(None)])
     if get_origin(hint) is Literal:

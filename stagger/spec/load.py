@@ -11,9 +11,9 @@ from pydantic import BaseModel
 
 from stagger.errors import StaggerError, plural
 from stagger.pipeline.names import add_import_path
-from stagger.pipeline.objects import as_data, written_objects
+from stagger.pipeline.objects import written_objects
 from stagger.shipped import shipped
-from stagger.spec.blocks import HOST_STEP, BlocksSpec, with_total
+from stagger.spec.block_stage import of_blocks, without_packing
 from stagger.spec.changes import Changes
 from stagger.spec.executors import EXECUTORS
 from stagger.spec.expected import described, expected
@@ -23,7 +23,7 @@ from stagger.spec.nearest import close_to, nearest
 from stagger.spec.origins import origins_of
 from stagger.spec.place import Place, absolute_at
 from stagger.spec.profiles import chosen
-from stagger.spec.references import expanded, literal
+from stagger.spec.references import expanded
 from stagger.spec.secret_check import check_storage_options
 from stagger.spec.step_checks import check_step
 from stagger.spec.variables import with_variables
@@ -34,9 +34,6 @@ NO_CHANGES = Changes()
 
 #: The key of a run that says how its storage is reached.
 KEYS = ("storage_options",)
-
-#: Keys of the executor that a stage with `blocks` does not take from a profile: each server is a job of its own.
-PACKING = ("ranks_per_job", "nodes_per_task", "ranks_at_once", "nodes_per_job")
 
 
 def load_file(
@@ -160,7 +157,7 @@ def resolve_run(
             stage["executor"] = without_packing(stage["executor"], written.get("executor"))
             own = raw["stages"][index] if "stages" in raw else raw
             options = whole.get("storage_options", {})
-            stage = of_blocks(stage, own, Storage(options, unreachable_s=UNREACHABLE_S), merged, path)
+            stage = of_blocks(stage, own, merged, path, Storage(options, unreachable_s=UNREACHABLE_S))
         checked: StageSpec = validated(StageSpec, stage, merged, path)
         check_name(checked.name, places, merged.of((*path, "name")), alone=not path)
         places[checked.name] = (merged, path)
@@ -189,7 +186,7 @@ def resolve_run(
         for index, step in enumerate(stage_spec.pipeline):
             at = (*path, "pipeline", index)
             check_step(step.use, cast("dict[str, Any]", expand_variables(step.params, (step.use,))), of_stage, at)
-            step.at(of_stage.of(at))
+            step.at(of_stage.of(at if stage_spec.blocks is None else (*path, "blocks")))
     return spec
 
 
@@ -201,40 +198,6 @@ def check_name(name: str, others: Collection[str], where: str, alone: bool) -> N
         raise StaggerError(
             f"{where}: a stage cannot be called {name!r}, as the run directory has a file of this name; rename it."
         )
-
-
-def of_blocks(
-    stage: dict[str, Any], own: Mapping[str, Any], storage: Storage, place: Place, path: Path
-) -> dict[str, Any]:
-    """Turn a stage with `blocks` into an ordinary stage: one rank per server, whose only step hosts blocks. `own` holds
-    the stage's keys without defaults.
-    """
-    servers = ": the number of servers is blocks.servers"
-    for key, instead in (("pipeline", ""), ("tasks", servers), ("bytes_per_task", servers)):
-        if key in own:
-            raise StaggerError(f"{place.of((*path, key))}: not allowed with `blocks`{instead}; leave it out.")
-    checked: BlocksSpec = validated(BlocksSpec, stage["blocks"], place, (*path, "blocks"))
-    try:
-        blocks = with_total(checked, storage).model_dump(mode="json")
-    except StaggerError as error:
-        raise StaggerError(f"{place.of((*path, 'blocks', 'model'))}: {error}") from None
-    executor = stage["executor"]
-    if isinstance(executor, dict) and executor.get("type") == "local":
-        executor = {"workers": checked.servers, **executor}
-    settings = {**as_data(blocks), "model": literal(blocks["model"])}
-    step = {"use": HOST_STEP, "params": {"settings": settings}}
-    stage = {key: value for key, value in stage.items() if key != "bytes_per_task"}
-    return {**stage, "executor": executor, "blocks": blocks, "pipeline": [step], "tasks": checked.servers}
-
-
-def without_packing(executor: Any, written: Any) -> Any:
-    """The settings of the executor of block servers, without those of the profile that put several ranks into a job, or
-    one on several nodes.
-    """
-    if not isinstance(executor, dict):
-        return executor
-    own = written if isinstance(written, dict) else {}
-    return {key: value for key, value in executor.items() if key in own or key not in PACKING}
 
 
 def unknown_or_wrong(model: type[BaseModel], raw: dict[str, Any], place: Place) -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from stagger.errors import StaggerError
 from stagger.spec.base import WrongKey
+from stagger.spec.blocks import BlocksSpec
 from stagger.spec.executors import EXECUTORS, RESERVED_OPTIONS, SBATCH_OPTIONS
 from stagger.spec.expected import assigned, described, expected
 from stagger.spec.models import PipelineFile, StageSpec
@@ -121,7 +122,7 @@ def sentence(model: type[BaseModel], error: Any, place: Place, path: Path) -> st
     where = place.of((*path, *found.path))
     key = str(found.path[-1]) if found.path else ""
     if error["type"] == "extra_forbidden":
-        return f"{where}: {unknown_argument(found, place.file) if place.python else unknown(found)}"
+        return f"{where}: {unknown_argument(found, path, place.file) if place.python else unknown(found)}"
     if error["type"] == "missing":
         example = assigned(key, EXAMPLES[key], place.python) if key in EXAMPLES else None
         return f"{where}: this key is missing; {f'write for example {example}' if example else 'give it a value'}."
@@ -157,13 +158,16 @@ def truths(place: Located, value: Any) -> Iterator[tuple[Located, Any]]:
 
 
 #: Keys of files that are no arguments of executors.
-NO_ARGUMENTS = ("pipeline", "blocks", "stages", "vars", "executor", "type")
+NO_ARGUMENTS = ("stages", "vars", "executor", "type")
+
+#: Arguments of executors that are no keys of files without stages.
+OF_STAGES = ("depends", "uses")
 
 
-def unknown_argument(found: Located, executor: str) -> str:
-    """The end of a message about an unknown argument of an executor, or an unknown key of a mapping in one."""
+def unknown_argument(found: Located, path: Path, executor: str) -> str:
+    """The end of a message about an unknown argument of an executor, or a key of a mapping in one, at `path`."""
     key, kind = str(found.path[-1]), executor.removesuffix("Executor").lower()
-    if len(found.path) > (2 if found.path[0] == "executor" else 1):
+    if len((*path, *found.path)) > (2 if found.path[0] == "executor" else 1):
         return f"unknown key; {nearest(key, list(found.model.model_fields))}"
     return argument_meant(key, kind)
 
@@ -173,11 +177,14 @@ def argument_meant(key: str, kind: str) -> str:
     others = {other: model for other, model in EXECUTORS.items() if other != kind and key in model.model_fields}
     for other in others:
         return f"this is an argument of {other.title()}Executor; leave it out."
-    names = [name for name in (*EXECUTORS[kind].model_fields, *PipelineFile.model_fields) if name not in NO_ARGUMENTS]
+    known = (*EXECUTORS[kind].model_fields, *PipelineFile.model_fields, *OF_STAGES)
+    names = [name for name in known if name not in NO_ARGUMENTS]
     if (meant := OTHER_NAMES.get(key)) in names:
         return f"unknown argument; did you mean {meant!r}?"
     if kind == "slurm" and key.replace("_", "-") in SBATCH_OPTIONS:
         return f"unknown argument; it is an option of sbatch: pass sbatch={{{key.replace('_', '-')!r}: ...}}."
+    if key in BlocksSpec.model_fields:
+        return f"unknown argument; it is a key of blocks: pass blocks={{{key!r}: ...}}."
     return f"unknown argument; {nearest(key, names)}"
 
 

@@ -21,7 +21,7 @@ from stagger.errors import StaggerError, counted
 from stagger.pipeline import ShardBy
 from stagger.ranks import MOST
 from stagger.spec.base import Amount, Model, Says, WrongKey, survives_json
-from stagger.spec.blocks import HOST_STEP, BlocksSpec
+from stagger.spec.blocks import HOST_STEP, BlocksSpec, too_few
 from stagger.spec.executors import GPU_OPTIONS, MEMORY_OPTIONS, Executor, LocalSpec, RetrySpec, SlurmSpec
 from stagger.spec.nearest import nearest
 from stagger.spec.removed import RemovedSpec
@@ -61,8 +61,9 @@ class StepSpec(Model):
         return self
 
     def named(self, number: int) -> str:
-        """The step in a message: where it is written, or else its number, and its name."""
-        return f"{self._place or f'Step {number}'} ({self.use})"
+        """The step in a message: where it is written, or else its number, and its name, unless nobody wrote it."""
+        where = self._place or f"Step {number}"
+        return where if self.use == HOST_STEP else f"{where} ({self.use})"
 
     @model_validator(mode="before")
     @classmethod
@@ -398,6 +399,8 @@ def check_use(spec: RunSpec, user: StageSpec, swarm: StageSpec) -> None:
         raise ValueError(
             f"{says}, and one of them runs on Slurm and the other on this machine: give both the same executor"
         )
+    if hosted := too_few(swarm.blocks):
+        raise ValueError(f"{says}, {hosted}")
     if swarm.blocks.serve_for is not None:
         raise ValueError(f"{says}, whose servers stay until that is done: leave blocks.serve_for of {swarm.name!r} out")
 

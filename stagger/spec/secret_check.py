@@ -17,6 +17,9 @@ STORAGE = f"{BY_REFERENCE}, or use the usual AWS variables and files"
 #: How to give a secret to a step that is a Python object.
 IN_PYTHON = "let the step read it from os.environ when it is called"
 
+#: How to give a secret to a host of blocks in a run of Python objects.
+IN_HOST = "let the host read it from os.environ when it is created"
+
 #: How to give a secret to a key that is expanded at launch.
 IN_JOB = "export it and use it in the job: in executor.env.setup, $${NAME} is left to the job's own shell"
 

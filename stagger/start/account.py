@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 #: Maximum length of a histogram, in seconds. Later starts, as in a throttled run, count only towards peaks and span.
@@ -32,13 +33,14 @@ def described(times: Sequence[float]) -> dict[str, Any]:
     """
     if not times:
         return {"peak_1s": 0, "peak_100ms": 0, "span_s": 0.0, "per_second": []}
-    seconds = Counter(int(time - times[0]) for time in times)
-    last = min(max(seconds), HISTOGRAM_S - 1)
+    first = times[0]
+    last = min(int(times[-1] - first), HISTOGRAM_S - 1)
+    ends = [bisect_left(times, second, key=lambda time: int(time - first)) for second in range(last + 2)]
     return {
         "peak_1s": most_within(times, 1.0),
         "peak_100ms": most_within(times, 0.1),
-        "span_s": round(times[-1] - times[0], 3),
-        "per_second": [seconds[second] for second in range(last + 1)],
+        "span_s": round(times[-1] - first, 3),
+        "per_second": [end - begin for begin, end in pairwise(ends)],
     }
 
 

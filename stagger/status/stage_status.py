@@ -31,6 +31,7 @@ from stagger.status.look import Look, glance_at_run
 from stagger.status.models_used import models_used
 from stagger.status.schemas import schema_differences
 from stagger.status.totals import totals
+from stagger.status.uncovered import waits_for_blocks
 from stagger.storage.storage import is_local, join
 
 #: The fields of a status that are sums over the completion records.
@@ -72,6 +73,7 @@ class StageStatus:
         `starts` (`never` as it is, `by hand` once somebody has acted, `later` by itself), and a `message`. Those that
         never start come first.
     ordinary: Slurm's reason, such as Priority -> the number of pending ranks that wait for it, and start by themselves.
+    waits_for: of the swarms that it uses, the blocks that no server serves, and what the servers do, in words.
     notes: what could not be found out, and why, in sentences.
     avoided: nodes on which the jobs of the latest launch do not run, for several ranks failed there before.
     errors: why ranks failed, grouped by cause, the largest group first: `ranks`, `count` and the `error` of the first,
@@ -140,6 +142,7 @@ class StageStatus:
     models: list[dict[str, Any]] = field(default_factory=list)
     schema_differences: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
+    waits_for: list[str] = field(default_factory=list)
     published: str = ""
     end: dict[str, str] = field(default_factory=dict)
 
@@ -180,6 +183,7 @@ def stage_statuses(looks: Mapping[str, Look]) -> list[StageStatus]:
     for stage, look in zip(stages, looks.values(), strict=True):
         if (end := end_of(look)) is not None and (message := end_message(look, looks, end)):
             stage.end = {"state": end.state, "message": message}
+        stage.waits_for = waits_for_blocks(look, looks)
     return stages
 
 

@@ -7,6 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from operator import itemgetter
 from typing import BinaryIO
 
@@ -62,7 +63,7 @@ class LocalFiles:
             os.close(descriptor)
 
     def read_many(self, paths: list[str]) -> list[bytes | None]:
-        return [read_small(path) for path in paths]
+        return [found and found[0] for found in map(read_small, paths)]
 
     def write(self, path: str, data: bytes, *, private: bool) -> None:
         output = LocalOutput(path, str(os.getpid()), 0o600 if private else self.record_mode)
@@ -182,23 +183,31 @@ class LocalFiles:
 
 
 def identities(folder: str) -> dict[str, str]:
-    """The files in a folder, and what identifies the content of each.
-
-    Files that were changed within the last SETTLED_S are left out, and those of the future: they could change once more
-    within the resolution of their times, which is a second on some file systems.
-    """
-    latest = (time.time() - SETTLED_S) * 10**9
+    """The files in a folder, and what identifies the content of each; without files that changed just now."""
+    latest = settled()
     found = {}
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for entry in entries:
             try:
-                info = entry.stat()
+                if identity := identity_before(latest, entry.stat()):
+                    found[entry.name] = identity
             except FileNotFoundError:  # Temporary files vanish.
                 continue
-            written, changed = info.st_mtime_ns, info.st_ctime_ns
-            if written < latest and changed < latest:
-                found[entry.name] = f"{info.st_ino}-{info.st_size}-{written}-{changed}"
     return found
+
+
+def settled() -> int:
+    """The time, in nanoseconds, before which a file must have changed last so that its times identify its content.
+
+    A later one could change once more within the resolution of its times, which is a second on some file systems.
+    """
+    return int((time.time() - SETTLED_S) * 10**9)
+
+
+def identity_before(latest: int, info: os.stat_result) -> str:
+    """Identifies a file and its content; empty if it changed at the time `latest` or later."""
+    written, changed = info.st_mtime_ns, info.st_ctime_ns
+    return f"{info.st_ino}-{info.st_size}-{written}-{changed}" if written < latest and changed < latest else ""
 
 
 def file_in(entry: os.DirEntry[str], below: str, folders: list[str]) -> tuple[str, int, str] | None:
@@ -273,15 +282,15 @@ def open_regular(path: str, flags: int) -> int:
     """An opener for files that another user may have put there: a named pipe must not block, nor a device never end."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     try:
-        check_regular(descriptor, path)
+        check_regular(os.fstat(descriptor), path)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def check_regular(descriptor: int, path: str) -> None:
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+def check_regular(info: os.stat_result, path: str) -> None:
+    if not stat.S_ISREG(info.st_mode):
         raise StaggerError(f"{path} is not a regular file; remove it, or give another path.")
 
 
@@ -298,23 +307,35 @@ def read_piece(descriptor: int, path: str) -> bytes:
         raise named(error, path) from None
 
 
-def read_small(path: str) -> bytes | None:
-    """The content of a file; None if it does not exist. Takes fewer system calls than open(): it reads thousands."""
+def read_small(path: str) -> tuple[bytes, os.stat_result] | None:
+    """The content of a file, and its status before it was read; None if it does not exist.
+
+    Takes fewer system calls than open(): it reads thousands. Raises StaggerError when it is not a regular file.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     try:
-        pieces = [os.read(descriptor, SMALL_BYTES)]
-        if len(pieces[0]) == SMALL_BYTES:
-            check_regular(descriptor, path)
-        while more := os.read(descriptor, READ_BYTES):
-            pieces.append(more)
-        return b"".join(pieces)
+        info = os.fstat(descriptor)
+        check_regular(info, path)
+        data = os.read(descriptor, SMALL_BYTES)
+        if len(data) != info.st_size:
+            data += b"".join(iter(partial(os.read, descriptor, READ_BYTES), b""))
+        return data, info
     except OSError as error:
         raise named(error, path) from None
     finally:
         os.close(descriptor)
+
+
+def read_identified(paths: list[str]) -> list[tuple[bytes, str] | None]:
+    """The contents of small files, each with what identifies it, as `identities` does, or an empty text; None for a
+    missing file.
+    """
+    latest = settled()
+    found = map(read_small, paths)
+    return [one and (one[0], identity_before(latest, one[1])) for one in found]
 
 
 class LocalOutput:

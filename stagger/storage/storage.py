@@ -149,6 +149,14 @@ class Storage:
         """Contents of many small files of one backend, read concurrently where that helps; None for a missing file."""
         return self.backend(paths[0]).read_many(paths) if paths else []
 
+    def read_identified(self, paths: list[str]) -> list[tuple[bytes, str] | None]:
+        """The same, each with what identifies its content, as `identities` does; empty if nothing does, or unknown."""
+        if paths and is_local(paths[0]):
+            from stagger.storage.local_files import read_identified
+
+            return read_identified(paths)
+        return [None if data is None else (data, "") for data in self.read_many(paths)]
+
     def write(self, path: str, data: bytes, *, private: bool = False) -> None:
         """Write a whole file atomically and durably. `private` makes it readable by its owner only."""
         self.backend(path).write(path, data, private=private)

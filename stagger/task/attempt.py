@@ -86,27 +86,7 @@ class Attempt:
             self.storage, self.folder.plan(self.settings.fingerprint), self.settings.fingerprint, self.rank
         )
         before = self.records.resume(plan) if self.repeated and self.settings.commit == "shard" else {}
-        task = TaskContext(
-            self.storage,
-            self.rank,
-            plan.world_size,
-            plan.shards[before.get("shards", 0) :],
-            f"{self.folder.tag}-{self.name}" + (f"-{self.job.process}" if self.job.process else ""),
-            read_ahead_bytes=self.settings.read_ahead_mb * 10**6,
-            request_share=self.settings.request_share,
-            begin_upload=self._begin_upload,
-            cpus=self.settings.cpus,
-            circumstances=Circumstances(
-                self.settings.stage_dir,
-                self.name,
-                self.job.id,
-                self.stop,
-                self.settings.run_dir,
-                self.settings.uses,
-                plan.stage,
-                self.settings.users,
-            ),
-        )
+        task = self._context(plan, before.get("shards", 0))
         task.notes.update(before.get("notes", {}))
         COUNTS.clear()
         try:
@@ -127,6 +107,30 @@ class Attempt:
                 self.uploads.end()
             for protocol, library in self.storage.libraries().items():
                 log(f"{protocol}: requests by {without_secrets(library)}")
+
+    def _context(self, plan: RankPlan, committed: int) -> TaskContext:
+        """What the steps know of their task. The first `committed` shards have been read and committed before."""
+        return TaskContext(
+            self.storage,
+            self.rank,
+            plan.world_size,
+            plan.shards[committed:],
+            f"{self.folder.tag}-{self.name}" + (f"-{self.job.process}" if self.job.process else ""),
+            read_ahead_bytes=self.settings.read_ahead_mb * 10**6,
+            request_share=self.settings.request_share,
+            begin_upload=self._begin_upload,
+            cpus=self.settings.cpus,
+            circumstances=Circumstances(
+                self.settings.stage_dir,
+                self.name,
+                self.job.id,
+                self.stop,
+                self.settings.run_dir,
+                self.settings.uses,
+                plan.stage,
+                self.settings.users,
+            ),
+        )
 
     def _make_steps(self, plan: RankPlan, task: TaskContext) -> None:
         """Make the steps. From here to the commit, a stop signal that they ignore interrupts them (stopping.py)."""

@@ -17,14 +17,17 @@ from tests.conftest import ROOT
 
 EXECUTORS = ((LocalExecutor, LocalSpec), (SlurmExecutor, SlurmSpec))
 
-#: Keys of a file that Python has no argument for: an executor is one stage, and a server of blocks has no pipeline.
-ONLY_FILES = {"blocks", "stages", "executor", "type", "vars"}
+#: Keys of a file that Python has no argument for: an executor is one stage.
+ONLY_FILES = {"stages", "executor", "type", "vars"}
+
+#: Keys of stages in files with several.
+OF_STAGES = {"depends", "uses"}
 
 
 @pytest.mark.parametrize(("executor", "spec"), EXECUTORS)
 def test_an_executor_takes_every_key_of_a_file(executor: type[Any], spec: type[Any]) -> None:
     arguments = set(inspect.signature(executor).parameters)
-    assert arguments == (PipelineFile.model_fields.keys() | spec.model_fields.keys() | {"depends"}) - ONLY_FILES
+    assert arguments == (PipelineFile.model_fields.keys() | spec.model_fields.keys() | OF_STAGES) - ONLY_FILES
 
 
 @pytest.mark.parametrize(("executor", "spec"), EXECUTORS)
@@ -35,7 +38,7 @@ def test_help_shows_each_argument_with_its_type_and_the_meaning_that_the_schema_
     described = {**PipelineFile.model_fields, **spec.model_fields}
     for name in inspect.signature(executor).parameters:
         assert f" {name} (" in shown
-        if name not in ("pipeline", "name", "profile", "depends"):
+        if name not in ("pipeline", "name", "profile", *OF_STAGES):
             meaning = described[name].description
             assert meaning
             assert " ".join(meaning.replace("|", " ").split()) in shown
@@ -49,6 +52,7 @@ def test_help_shows_types_defaults_and_the_keys_of_mappings() -> None:
     assert "`memory_factor` by default 2.0: Factor by which" in text
     assert "`modules`: Environment modules to load." in text
     assert "`partition`: The partition; by default the stage's." in text
+    assert "`servers`: Number of servers. Each server is one rank, in its own job." in text
 
 
 def test_the_documentation_names_every_key() -> None:

@@ -34,6 +34,7 @@ PURE = {
     "blocks/simulation/steps",
     "blocks/simulation/swarm",
     "blocks/simulation/traces",
+    "blocks/simulation/upper_bounds",
     "cli/tracebacks",
     "executor/activity",
     "pipeline/__init__",

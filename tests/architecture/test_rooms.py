@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 import stagger
+from tests.conftest import ROOT
 
 PACKAGE = Path(stagger.__file__).parent
 
@@ -132,3 +134,14 @@ def test_a_wrong_import_is_found_wherever_it_hides(tmp_path: Path, line: str) ->
     edges = imports(package)
     assert circles(edges) == [["stagger.launch.launch", "stagger.storage.storage"]]
     assert any(found.startswith("stagger.storage.storage -> stagger.launch") for found in upward(edges))
+
+
+def test_the_map_has_every_room_in_its_order_and_names_files_that_exist() -> None:
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
+    assert tuple(re.findall(r"^\| \[(\w+)/\]", text, re.MULTILINE)) == ROOMS[1:]
+    sections = re.split(r"^### ", text.partition("## What is where")[2], flags=re.MULTILINE)[1:]
+    assert [section.partition("/")[0] for section in sections[:-1]] == list(ROOMS[1:])
+    folders = [*(f"{room}/" for room in ROOMS[1:]), ""]
+    for folder, section in zip(folders, sections, strict=True):
+        names = re.findall(r"`([\w/]+(?:\.py|/))`", section)
+        assert [name for name in names if not (PACKAGE / folder / name).exists()] == [], folder

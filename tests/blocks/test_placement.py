@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagger.blocks.placement import petals
-from stagger.blocks.placement.petals import BlockRecord
 from stagger.blocks.placement.spans import ServerState, Span
 from tests.conftest import DATA
 from tests.kit import blocks_oracle
@@ -59,29 +58,6 @@ def test_server_moves_when_petals_would(case: dict[str, Any]) -> None:
     for seed in range(10):
         for rule in (petals.should_choose_other_blocks, blocks_oracle.should_choose_other_blocks):
             assert rule(*arguments, rng=np.random.default_rng(seed)) is case["expected"]
-
-
-@pytest.mark.parametrize("case", GOLDEN["compute_spans"], ids=lambda case: str(case["id"]))
-def test_records_make_the_spans_that_petals_sees(case: dict[str, Any]) -> None:
-    records = [
-        BlockRecord(block, server, ServerState[state], throughput, start, end)
-        for block, announced in enumerate(case["block_records"])
-        for server, state, throughput, start, end in announced
-    ]
-    random.Random(case["id"]).shuffle(records)
-    for min_state, expected in case["expected"].items():
-        spans = petals.compute_spans(records, case["total_blocks"], ServerState[min_state])
-        assert [span.server_id for span in spans] == sorted(expected)
-        seen = {span.server_id: [span.start, span.end, span.throughput, span.state.name] for span in spans}
-        assert seen == expected
-
-
-def test_record_that_tells_its_span_is_cut_to_the_model() -> None:
-    records = [
-        BlockRecord(2, "a", ServerState.ONLINE, 5.0, start=-1, end=9),
-        BlockRecord(3, "a", ServerState.JOINING, 7.0, start=3, end=4),
-    ]
-    assert petals.compute_spans(records, 6) == [Span("a", 0, 6, 5.0, ServerState.ONLINE)]
 
 
 @given(swarm=swarms(), room=st.integers(1, 24))

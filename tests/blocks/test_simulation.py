@@ -20,8 +20,9 @@ from stagger.blocks.simulation.policies import (
     Policy,
 )
 from stagger.blocks.simulation.report import Comparison, Experiment, compare, rows
-from stagger.blocks.simulation.swarm import Outcome, bound_steps, simulate
+from stagger.blocks.simulation.swarm import Outcome, simulate
 from stagger.blocks.simulation.traces import SCENARIOS, Server, trace
+from stagger.blocks.simulation.upper_bounds import bound_steps
 
 #: Policies that run fast and cover all differences.
 FEW = ("none", "new only", "0.99", "0.99 in step", "0.99 guard", "own gain", "recommended")

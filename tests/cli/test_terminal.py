@@ -98,3 +98,21 @@ def test_one_place_prints_and_one_makes_the_logger() -> None:
         if isinstance(node, ast.ImportFrom) and node.module == "loguru"
     }
     assert logging == {"cli/main.py", "cli/message_log.py", "terminal.py"}
+
+
+def test_messages_stay_as_they_are_when_a_users_module_changes_the_logging(
+    cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    """As datatrove does when it is imported."""
+    (tmp_path / "loud.py").write_text(
+        "import sys, loguru\n"
+        "loguru.logger.remove()\n"
+        "loguru.logger.add(sys.stderr)\n"
+        "def keep(data, rank, world_size):\n"
+        "    yield from data\n"
+    )
+    file = pipeline_file(steps=({"loud:keep": {}},))
+    for command in (["launch", file], ["retry", tmp_path / "run", "--again"]):
+        said = cli(*command, check=0).err
+        assert said.splitlines()[-1].startswith("run: 4 of 4 ranks in")
+        assert " | INFO " not in said

@@ -69,8 +69,11 @@ END
         site_partitions
         return
     fi
-    echo "PartitionName=cpu Nodes=n[1-4] Default=YES MaxTime=INFINITE State=UP"
-    echo "PartitionName=gpu Nodes=n[3-4] MaxTime=INFINITE State=UP"
+    echo "PreemptType=preempt/partition_prio"
+    echo "PreemptMode=REQUEUE"
+    echo "PartitionName=cpu Nodes=n[1-4] PriorityTier=10 Default=YES MaxTime=INFINITE State=UP"
+    echo "PartitionName=gpu Nodes=n[3-4] PriorityTier=10 MaxTime=INFINITE State=UP"
+    echo "PartitionName=scavenge Nodes=n[3-4] PriorityTier=1 GraceTime=5 MaxTime=INFINITE State=UP"
 }
 
 gres_conf() {

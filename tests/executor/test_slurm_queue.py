@@ -17,12 +17,12 @@ from stagger.launch import follow
 from stagger.launch.launched import Launched
 from stagger.rundir.end_record import EndRecord, write_end
 from stagger.rundir.run_folder import RunFolder
-from stagger.rundir.stage_folder import StageFolder
+from stagger.rundir.stage_folder import StageFolder, encode
 from stagger.slurm import cluster
 from stagger.slurm.answers import QueuedJob
 from stagger.storage.storage import Storage
 from tests.conftest import Cli, PipelineFiles
-from tests.kit.records import launch_record
+from tests.kit.records import completion, launch_record
 from tests.kit.runs import SLURM, counts, launches, status
 from tests.kit.slurm_front import front
 
@@ -282,6 +282,20 @@ def test_accounting_is_asked_from_the_launch_on(run: Run) -> None:
     (since,) = (word.removeprefix("--starttime=") for word in asked.split() if word.startswith("--starttime="))
     age = datetime.now() - datetime.fromisoformat(since)
     assert 3600 <= age.total_seconds() < 2 * 3600
+
+
+def test_where_no_rank_failed_a_status_asks_accounting_for_the_end_job_alone(run: Run) -> None:
+    """An array may have 100,000 elements."""
+    run.launch()
+    for rank in range(4):
+        Storage().write(str(run.path / "completions" / f"{rank:05d}.json"), encode(completion(rank)))
+    end = launches(run.path)[0]["finalize"]["job_id"]
+    run.stand_in("sacct", f"echo '{end}|CANCELLED by 0|0:0|n1'")
+    run.lists()
+    document = run.cli("status", run.path, "--json").json
+    assert document["stages"][0]["end"]["message"].startswith(f"end job {end} was cancelled")
+    (asked,) = run.called("sacct")
+    assert f"--jobs={end}" in asked.split()
 
 
 def test_a_run_whose_jobs_have_all_ended_needs_no_slurm(run: Run) -> None:

@@ -28,18 +28,32 @@ MODEL = Model(total_blocks=12, hidden_size=16, dtype="float32", most_tokens=256)
 SHAPE = (4, 8, 16)
 HEARTBEAT = Heartbeat(every_s=0.2, lost_after_s=1.5)
 
+#: A number that block 4 makes infinite, in row 1 of the microbatches from this one on.
+LARGE, OVERFLOWS = np.float32(3e38), 1000
+
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def passed(hidden: Array, start: int, end: int) -> Array:
     """The hidden state behind block `end` - 1, of the one before block `start`."""
-    for block in range(start, end):
-        hidden = hidden * np.float32(1 + block / 64) + np.float32(block)
+    with np.errstate(over="ignore"):
+        for block in range(start, end):
+            hidden = hidden * np.float32(1 + block / 64) + np.float32(block)
     return hidden
 
 
+def spoilt(before: Array, after: Array) -> int:
+    """Tokens whose states are not finite, in rows that were finite before."""
+    bad = np.asarray(~np.isfinite(after).all(-1))
+    sound = np.asarray(np.isfinite(before).all((1, 2)))
+    return int((bad & sound[:, None]).sum())
+
+
 def hidden_state(seed: int) -> Array:
-    return np.random.default_rng(seed).normal(size=SHAPE).astype(np.float32)
+    state = np.random.default_rng(seed).normal(size=SHAPE).astype(np.float32)
+    if seed >= OVERFLOWS:
+        state[1, 2:4, 5] = LARGE
+    return state
 
 
 def work(number: int, layers: tuple[int, ...] = (12,)) -> Work:
@@ -50,12 +64,14 @@ def work(number: int, layers: tuple[int, ...] = (12,)) -> Work:
 class Faults:
     """What goes wrong from request number `after` on, counted from 0.
 
-    nan: results are not finite. hang: computing never ends. `delay_s`: of every computation.
+    nan: nothing that is computed is finite. spoils: row 0 is not, and the server does not know why. hang: computing
+    never ends. `delay_s`: of every computation.
     moves: the spans that the server has in turn, one request each.
     """
 
     after: int = 0
     nan: bool = False
+    spoils: bool = False
     hang: bool = False
     delay_s: float = 0.0
     moves: list[tuple[int, int]] = field(default_factory=list)
@@ -69,6 +85,7 @@ class Blocks:
         self.faults = faults
         self.note = note
         self.number = 0
+        self.sound = False
 
     def __call__(self, request: Request) -> Computed:
         number, faults = self.number, self.faults
@@ -87,7 +104,12 @@ class Blocks:
         end = min(end, request.end)
         hidden = np.frombuffer(b"".join(request.hidden), np.float32).reshape(request.shape)
         states = {layer: [passed(hidden, request.start, layer).tobytes()] for layer in request.layers if layer < end}
-        return Computed(end, [passed(hidden, request.start, end).tobytes()], states)
+        result = passed(hidden, request.start, end)
+        if faults.spoils and number >= faults.after:
+            result[0] = np.nan
+        bad = spoilt(hidden, result)
+        self.sound = self.sound or not bad
+        return Computed(end, [result.tobytes()], states, bad, self.sound)
 
 
 def run_server(folder: str, name: str, start: int, end: int, clients: bytes | None, faults: Faults) -> None:

@@ -16,7 +16,7 @@ from stagger.errors import StaggerError
 from stagger.launch import tend
 from stagger.launch.retry_policy import decide
 from stagger.launch.stages import Standing, Start, Waiting, next_start, with_swarms
-from stagger.launch.swarms import LEFT_S, beside, left_to_commands, policy, settled
+from stagger.launch.swarms import LEFT_S, beside, left_to_commands, replacement_policy, settled
 from stagger.rundir.end_record import EndRecord, write_end
 from stagger.rundir.launch_records import EndJobRecord, Group, SlurmLaunch
 from stagger.rundir.lock import InUse
@@ -144,18 +144,18 @@ def lost(end: str, tries: int = 0) -> Failed:
 
 
 def test_lost_servers_are_replaced_as_often_as_their_jobs_may_be_requeued() -> None:
-    retries = policy(StageSpec.model_validate(servers("swarm")))
+    retries = replacement_policy(StageSpec.model_validate(servers("swarm")))
     assert retries is not None
     for end in ("FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT", "CANCELLED"):
         (again,) = decide(retries, [lost(end)]).again
         assert (again.ranks, again.tries, again.memory_scale, again.time_scale) == ([1], 1, 1.0, 1.0)
     assert decide(retries, [lost("FAILED", tries=5)]).given_up == {1: "FAILED after 5 retries (retries.max)"}
-    assert policy(StageSpec.model_validate(servers("swarm", executor={**SLURM, "max_requeues": 0}))) is None
+    assert replacement_policy(StageSpec.model_validate(servers("swarm", executor={**SLURM, "max_requeues": 0}))) is None
 
 
 def test_retries_decide_about_lost_servers_where_they_are_given() -> None:
     given = servers("swarm", retries={"max": 1, "on": ["OUT_OF_MEMORY"]}, executor={**SLURM, "max_requeues": 0})
-    retries = policy(StageSpec.model_validate(given))
+    retries = replacement_policy(StageSpec.model_validate(given))
     assert retries is not None
     (again,) = decide(retries, [lost("OUT_OF_MEMORY")]).again
     assert again.memory_scale == 2.0
@@ -169,7 +169,7 @@ def test_retries_decide_about_lost_servers_where_they_are_given() -> None:
     [
         (InUse("/run is in use by process 7"), LATER, "not replaced yet"),
         (StaggerError("sbatch: error: Access/permission denied"), NEVER, "executor.nodes_submit: false"),
-        (StaggerError("There is no sbatch on this node: no sbatch."), NEVER, "at once by launch --wait"),
+        (StaggerError("There is no sbatch on this node."), NEVER, "at once by launch --wait"),
         (StaggerError("sbatch: error: Invalid qos"), LATER, "Invalid qos"),
         (OSError(5, "Input/output error"), LATER, "Input/output error"),
     ],

@@ -41,7 +41,7 @@ ARCHITECTURES: dict[str, Any] = {
     "mixtral": lambda: t.MixtralConfig(**GROUPED, **LOCAL_EXPERTS),
     "qwen3_moe": lambda: t.Qwen3MoeConfig(**HEADS, **EXPERTS),
     "deepseek3": lambda: t.DeepseekV3Config(
-        **{**SMALL, "num_key_value_heads": 4, "intermediate_size": 128},
+        **{**GROUPED, "num_key_value_heads": 4},
         moe_intermediate_size=64,
         n_routed_experts=4,
         num_experts_per_tok=2,

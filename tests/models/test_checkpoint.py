@@ -174,12 +174,6 @@ def test_on_s3_the_fingerprint_changes_with_any_byte_of_the_weights(stored: Path
     assert Checkpoint.open(Storage(), folder).fingerprint != before
 
 
-def test_small_files_are_copied(stored: Path, tmp_path: Path) -> None:
-    copied = Checkpoint.open(Storage(), str(stored)).local_copy(["config.json", "tokenizer.json"], str(tmp_path))
-    assert copied == ["config.json"]
-    assert (tmp_path / "config.json").read_bytes() == (stored / "config.json").read_bytes()
-
-
 def test_model_safetensors_goes_before_an_index(stored: Path, tmp_path: Path) -> None:
     """As in transformers."""
     shutil.copytree(stored, tmp_path / "model")

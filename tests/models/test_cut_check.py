@@ -13,16 +13,20 @@ from stagger.models import cut_check
 from stagger.models.cut_check import checked
 from stagger.models.small_config import blocks_of_all_kinds, small
 from stagger.models.transformers_loading import config_of, skeleton
+from tests.models.architectures import SLIDING
 
 pytestmark = pytest.mark.each_transformers
 
 GEMMA_3N: dict[str, Any] = {
-    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 512, "vocab_size_per_layer_input": 512,
-    "hidden_size_per_layer_input": 16, "num_kv_shared_layers": 2, "laurel_rank": 8, "altup_num_inputs": 2,
-    "activation_sparsity_pattern": [0.0] * 6, "sliding_window": 16, "pad_token_id": 0,
+    **SLIDING,
+    "vocab_size_per_layer_input": 512,
+    "hidden_size_per_layer_input": 16,
+    "num_kv_shared_layers": 2,
+    "laurel_rank": 8,
+    "altup_num_inputs": 2,
+    "activation_sparsity_pattern": [0.0] * 6,
     "layer_types": ["sliding_attention", "full_attention"] * 3,
-}  # fmt: skip
+}
 
 
 def test_several_hidden_states_beside_one_another_are_refused() -> None:

@@ -12,7 +12,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from stagger.models.cut import Cut
 from stagger.models.cut_check import checked
-from stagger.models.memory import Pace, Widths, activations, room
+from stagger.models.memory import Widths, activations, room
+from stagger.models.pace import Pace
 from tests.models.architectures import config_of
 
 #: The estimate is at most this many times what is allocated.

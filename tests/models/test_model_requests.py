@@ -12,6 +12,9 @@ import torch
 import transformers
 
 from stagger import EmbedBlocks, ReadJsonl, ScoreBlocks
+from stagger.blocks.host import HostContext
+from stagger.blocks.step import HostBlocks
+from stagger.blocks.transformer_host import TransformerHost
 from stagger.executor.slurm_start import SlurmStart
 from stagger.models.checkpoint import Checkpoint
 from stagger.pipeline.task_context import TaskContext
@@ -64,6 +67,21 @@ def test_the_requests_that_open_a_model_are_counted(folder: Path, s3: S3Server, 
     assert ScoreBlocks(model, tokenizer=str(folder)).start_requests(storage) == counted - 5
     assert EmbedBlocks(str(folder), tokenizer=model).start_requests(storage) == 5
     assert ScoreBlocks(str(folder)).start_requests(storage) == 0
+
+
+def test_the_requests_of_a_server_that_opens_its_model_are_counted(folder: Path, s3: S3Server) -> None:
+    model, storage = uploaded(folder, "served"), Storage({"s3": {"engine": "obstore"}})
+    total = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+    counted = HostBlocks({"total": total, "servers": 1, "model": model, "host": "transformer"}).start_requests(storage)
+    s3.reset()
+    context = HostContext(total, model, 0, lambda: False, storage=storage)
+    host = TransformerHost(context, interface="lo", encrypt=False)
+    stop = threading.Event()
+    stop.set()
+    host.serve(stop)
+    assert len(s3.log()) == counted == 2 + 1 + 3 + 1
+    local = HostBlocks({"total": total, "servers": 1, "model": str(folder), "host": "transformer"})
+    assert local.start_requests(storage) == 0
 
 
 def test_a_job_opens_the_model_once_in_each_worker(folder: Path, s3: S3Server, tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from stagger.models.checkpoint import Checkpoint
 from stagger.models.choice import EngineName, Needs, Place, choose
 from stagger.models.cut_model import CutModel
 from stagger.models.engines import LocalEngine, Stream
-from stagger.models.memory import Widths, activations, measure
+from stagger.models.memory import Widths, activations
 from stagger.models.microbatch import Microbatch
 from stagger.models.open_engine import needs_of, open_engine, streaming
+from stagger.models.pace import measure
 from stagger.storage.storage import Storage
 from tests.models.architectures import config_of
 
@@ -139,7 +140,7 @@ def test_a_smaller_part_of_a_model_needs_less_memory(folder: str) -> None:
 def test_auto_takes_the_dtype_of_the_checkpoint_and_others_are_named(folder: str) -> None:
     assert opened(folder).model.dtype == torch.bfloat16
     assert opened(folder, dtype="float32").model.dtype == torch.float32
-    with pytest.raises(StaggerError, match="dtype: 'int8' is none that models are run in; choose auto, float32, bfl"):
+    with pytest.raises(StaggerError, match="dtype: 'int8' is none that models are run in; choose auto, bfloat16"):
         opened(folder, dtype="int8")
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stagger.errors import StaggerError
 from stagger.pipeline import Shard
 from stagger.pipeline.shard_table import RankShards, ShardTable
-from stagger.plan.stage_plan import check_outputs
+from stagger.plan.step_checks import check_outputs
 
 
 @dataclass
@@ -58,7 +58,7 @@ def test_it_is_refused_if_and_only_if_paths_meet(
 
 
 def test_hashes_that_meet_by_chance_refuse_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stagger.plan.stage_plan.hash", lambda path: 7, raising=False)
+    monkeypatch.setattr("stagger.plan.step_checks.hash", lambda path: 7, raising=False)
     ranks = RankShards(ShardTable([Shard("x", 1)]), [range(1)])
     writers: list[Any] = [Writes(["/out/a", "/out/b", "/in/y"])]
     readers: list[Any] = [Reads("/in")]

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from stagger.blocks.coverage import missing_blocks
 from stagger.blocks.server.records import rank_of
 from stagger.blocks.server.registry import Registry
 from stagger.blocks.swarm_place import END
 from stagger.ranks import parse_ranks
 from stagger.storage.storage import Storage
-from tests.conftest import Cli, PipelineFiles, until
+from tests.conftest import PATIENCE_S, Cli, PipelineFiles, until
 from tests.kit.runs import launches
 from tests.slurm.conftest import slurm
 from tests.slurm.test_block_jobs import kill
@@ -48,7 +49,7 @@ class Swarm:
         self.run = run
         self.registry = Registry(Storage(), str(run / "swarm" / "registry"), TOTAL, lease_s=LEASE_S)
 
-    def launch(self, *steps: dict[str, Any]) -> None:
+    def launch(self, *steps: dict[str, Any], servers: int = SERVERS, time_limit: int = 10) -> None:
         user = {
             "name": "score",
             "uses": ["swarm"],
@@ -60,7 +61,15 @@ class Swarm:
             ],
             "executor": {"type": "slurm", "partition": "cpu", "time": 10},
         }
-        content = {"name": "swarm", "run_dir": str(self.run), "randomize_start_duration": 0, "stages": [user, SWARM]}
+        stages = [
+            user,
+            {
+                **SWARM,
+                "blocks": {**SWARM["blocks"], "servers": servers},
+                "executor": {**SWARM["executor"], "time": time_limit},
+            },
+        ]
+        content = {"name": "swarm", "run_dir": str(self.run), "randomize_start_duration": 0, "stages": stages}
         file = self.run.parent / "swarm.yaml"
         file.write_text(json.dumps(content))
         self.cli("launch", file, check=0)
@@ -138,6 +147,39 @@ def test_lost_servers_are_replaced_and_the_swarm_ends_with_its_user(swarm: Swarm
     assert swarm.ended(), "there is nothing to do again"
 
 
+def test_servers_of_an_array_leave_at_different_times_hand_over_and_come_back(swarm: Swarm, tmp_path: Path) -> None:
+    """Each of eight blocks is on three of six servers, and each server's time limit is a minute."""
+    flag, servers, spare = tmp_path / "flag", 6, 2
+    swarm.launch({"my_steps:hold": {"flag": str(flag)}}, servers=servers, time_limit=1)
+    until(lambda: len(swarm.online()) == servers, "all to serve")
+    first = set(swarm.online().values())
+    gone: dict[str, float] = {}
+
+    def all_are_others() -> bool:
+        view = swarm.registry.refresh()
+        for name in first - view.members.keys() - gone.keys():
+            gone[name] = time.monotonic()
+        if len(view.online()) >= servers - spare:
+            assert not missing_blocks(view, TOTAL), "others have the blocks of those that leave"
+        return len(gone) == servers == len(swarm.online())
+
+    until(all_are_others, "each to leave, and to come back", 2 * PATIENCE_S)
+    assert {name.replace(".1r1", ".1") for name in swarm.online().values()} == first, (
+        "none came twice, or as another job"
+    )
+    assert len(launches(swarm.run / "swarm")) == 1
+    spread = max(gone.values()) - min(gone.values())
+    print(f"left within {spread:.1f} s, by design 18 s")
+    assert spread > 2, "without chance, all would be gone at once"
+    for name in first:
+        rank, _, attempt = name.partition(".")
+        log = (swarm.run / "swarm" / "logs" / rank / f"{attempt}.log").read_text()
+        assert "leaves: its job's time is up; it comes back in a new one" in log
+    flag.touch()
+    until(swarm.ended, "all jobs to end")
+    assert {name: stage["done"] for name, stage in swarm.stages().items()} == {"swarm": servers, "score": 2}
+
+
 def test_servers_that_die_while_they_replace_others_lose_nothing_and_double_nothing(
     swarm: Swarm, tmp_path: Path
 ) -> None:
@@ -190,11 +232,7 @@ def test_a_swarm_that_is_cancelled_alone_begins_again_beside_its_user(swarm: Swa
     until(lambda: len(swarm.online()) == SERVERS, "all to serve")
     until(Path(f"{flag}-1").exists, "the user to be at work")
     said = swarm.cli("cancel", swarm.run, "--stage", "swarm", check=0).out
-    assert (
-        f"score waits for servers of swarm: start these again, once they have left, with stagger retry {swarm.run}"
-        in said
-    )
-    until(lambda: swarm.stages()["swarm"]["running"] == 0, "the servers to leave")
+    assert f"score waits for servers of swarm: start these again with: stagger retry {swarm.run};" in said
     swarm.cli("retry", swarm.run, check=0)
     until(lambda: len(swarm.online()) == SERVERS, "all to serve again")
     flag.touch()

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, groupby
+from itertools import accumulate
 from operator import sub
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stagger.blocks.placement.spans import ServerState, Span, hosting
+from stagger.blocks.placement.spans import Span, hosting
 from stagger.errors import counted
 
 #: Smaller differences between throughputs, or between their ratios, are noise.
@@ -41,42 +40,6 @@ RELAY_PENALTY = 0.2
 #: Most sweeps of `_balance`. Each move increases the sorted throughputs, so sweeps end; only rounding could make
 #: placements alternate for ever. The largest number seen in 100,000 random swarms is 13.
 SWEEPS_AT_MOST = 1000
-
-
-class BlockRecord(NamedTuple):
-    """A server's announcement of one block; `start` and `end` are its whole span, if announced."""
-
-    block: int
-    server_id: str
-    state: ServerState
-    throughput: float
-    start: int | None = None
-    end: int | None = None
-
-
-def compute_spans(
-    records: Iterable[BlockRecord], total_blocks: int, min_state: ServerState = ServerState.JOINING
-) -> list[Span]:
-    """The span of each server that has reached `min_state`, in order of server id.
-
-    If a server has several records, only those of its highest state count. The span comes from the record of its lowest
-    block, and reaches at least to the highest block with a record.
-    """
-    spans = []
-    for server_id, group in groupby(sorted(records, key=lambda record: record.server_id), lambda r: r.server_id):
-        known = list(group)
-        state = max(record.state for record in known)
-        if state < min_state:
-            continue
-        told = sorted((record for record in known if record.state == state), key=lambda record: record.block)
-        first, last = told[0], told[-1]
-        start, end = first.block, first.block + 1
-        if first.start is not None and first.end is not None:
-            start, end = max(first.start, 0), min(first.end, total_blocks)
-        if len(told) > 1:
-            end = max(end, last.block + 1)
-        spans.append(Span(server_id, start, end, first.throughput, state))
-    return spans
 
 
 def position(local_id: str, hosts: Sequence[Span]) -> int:

@@ -15,12 +15,12 @@ from stagger.blocks.placement.spans import Span
 from stagger.blocks.planning.gpus import Gpus
 from stagger.blocks.planning.model_size import ModelSize
 from stagger.errors import counted
+from stagger.models.choice import STREAMED_BLOCKS_ON_GPU
+from stagger.models.memory import room as blocks_that_fit
+from stagger.models.memory import with_reserve
 
 #: Bytes of a GB.
 GB = 1e9
-
-#: Free memory that remains, as a share of what is needed: what libraries allocate, and gaps between allocations.
-RESERVE = 0.1
 
 #: GB of a device's memory that the driver and the libraries take before anything is loaded.
 CONTEXT_GB = 0.7
@@ -28,9 +28,6 @@ CONTEXT_GB = 0.7
 #: Tokens per second of streaming, of those of the whole model; and of a swarm, of its routing capacity: the targets of
 #: benchmarks/models and of docs/blocks.md.
 STREAMED, ROUTED = 0.95, 0.9
-
-#: Blocks that streaming holds on a device: one that is computed, and the next.
-STREAMED_BLOCKS = 2
 
 #: Share of a rank's memory that holds hidden states while a model is streamed from storage.
 WINDOW = 0.5
@@ -77,7 +74,7 @@ class Device:
     """One GPU of the plan. memory: bytes that are free. block_rate: tokens per second that pass one block."""
 
     label: str
-    memory: float
+    memory: int
     block_rate: float
 
 
@@ -98,19 +95,19 @@ def devices(gpus: Sequence[Gpus], model: ModelSize, rates: dict[str, float]) -> 
     for one in gpus:
         estimated = one.known.tflops * 1e12 / model.block_flop if one.known else 0.0
         rate = rates.get(one.name, estimated)
-        found += [Device(one.label, (one.memory_gb - CONTEXT_GB) * GB, rate)] * one.count
+        free = int((one.memory_gb - CONTEXT_GB) * GB)
+        found += [Device(one.label, free, rate)] * one.count
     return sorted(found, key=lambda device: -device.block_rate)
 
 
 def room(device: Device, model: ModelSize) -> int:
     """How many blocks fit on the device, as the host `transformer` counts them, but not more than the model has."""
-    left = device.memory / (1 + RESERVE) - model.activations
-    return max(0, min(model.total_blocks, int(left // model.largest)))
+    return min(model.total_blocks, blocks_that_fit(device.memory, model.largest, model.activations))
 
 
 def whole(found: Sequence[Device], model: ModelSize) -> Forecast:
     """One model a rank, on as few GPUs as hold it. Only one of a rank's GPUs computes at a time."""
-    needed = (model.bytes + model.activations) * (1 + RESERVE)
+    needed = with_reserve(model.bytes + model.activations)
     speed, ranks, most = 0.0, 0, 0
     for label in dict.fromkeys(device.label for device in found):
         alike = [device for device in found if device.label == label]
@@ -130,12 +127,12 @@ def whole(found: Sequence[Device], model: ModelSize) -> Forecast:
 
 def stream(found: Sequence[Device], model: ModelSize, site: Site) -> Forecast:
     """Each GPU is a rank through which all blocks pass, from the host's memory or from storage."""
-    needed = (STREAMED_BLOCKS * model.largest + model.ends_bytes + model.activations) * (1 + RESERVE)
+    needed = with_reserve(STREAMED_BLOCKS_ON_GPU * model.largest + model.ends_bytes + model.activations)
     able = [device for device in found if device.memory >= needed]
     if not able:
         return Forecast("stream", 0.0, f"a rank needs {gb(needed)} of GPU memory for two blocks and the ends")
     computed = [STREAMED * device.block_rate / model.total_blocks for device in able]
-    host = model.bytes * (1 + RESERVE)
+    host = with_reserve(model.bytes)
     ranks = f"{counted(len(able), 'rank')} with one GPU each"
     if site.memory_gb is None or site.memory_gb * GB >= host:
         assumed = "" if site.memory_gb else f", if each has {gb(host)} of host memory (--memory)"

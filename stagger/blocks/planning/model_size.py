@@ -23,14 +23,13 @@ from stagger.models.config_facts import (
     own_dtype,
     read_config,
 )
+from stagger.models.dtypes import COMPUTING, NUMBER_TYPES
+from stagger.models.memory import FEED_FORWARD_STATES, HIDDEN_STATES
 from stagger.models.model_folder import header
 from stagger.models.model_json import damaged, parsed
 from stagger.spec.blocks import DEPTH_KEYS, depth
 from stagger.storage import Entry
 from stagger.storage.storage import Storage, absolute, join
-
-#: Bytes of a value, by the names of torch.
-DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 #: The number of a block in a tensor's name, and what is in front of it.
 NUMBERED = re.compile(r"^(?P<before>(?:[^.]+\.)*?)(?P<block>\d+)\.")
@@ -78,8 +77,8 @@ def read_model(storage: Storage, model: str, *, dtype: str | None, tokens: int) 
 
     Raises StaggerError when config.json or a header cannot be read, or does not say what is needed.
     """
-    if dtype not in (None, "auto", *DTYPE_BYTES):
-        raise StaggerError(f"dtype {dtype} is not one of auto, {', '.join(DTYPE_BYTES)}.")
+    if dtype not in (None, "auto", *COMPUTING):
+        raise StaggerError(f"dtype {dtype} is not one of auto, {', '.join(COMPUTING)}.")
     folder = absolute(model).removesuffix("config.json").rstrip("/")
     config = read_config(storage, folder)
     total, hidden = depth(config), number_of(config, HIDDEN)
@@ -90,7 +89,7 @@ def read_model(storage: Storage, model: str, *, dtype: str | None, tokens: int) 
     tensors = _merged(_header(storage, folder, entry) for entry in files)
     sizes = _Sizes.of(folder, tensors, total, config) if tensors else _Sizes.guessed(config, total, hidden)
     own = own_dtype(config) if dtype in (None, "auto") else dtype
-    item_bytes = DTYPE_BYTES.get(str(own), 2)
+    item_bytes = NUMBER_TYPES[own].bytes if own in NUMBER_TYPES else 2
     width = number_of(config, FEED_FORWARD) or 4 * hidden
     return ModelSize(
         path=folder,
@@ -100,7 +99,7 @@ def read_model(storage: Storage, model: str, *, dtype: str | None, tokens: int) 
         item_bytes=item_bytes,
         block_flop=2 * sizes.passed,
         head_flop=2.0 * hidden * (number_of(config, VOCABULARY) or 0),
-        activations=tokens * (6 * hidden + 4 * width) * item_bytes,
+        activations=tokens * (HIDDEN_STATES * hidden + FEED_FORWARD_STATES * width) * item_bytes,
         estimated=not tensors,
     )
 

@@ -23,7 +23,7 @@ from stagger.blocks.serving import wire
 from stagger.blocks.serving.flight import Flight, Work
 from stagger.blocks.serving.keys import KeyPair
 from stagger.blocks.serving.peer import LOST, READY, Peer
-from stagger.blocks.serving.routing import Offer, Uncovered, mean_rate, next_hop, patience, uncovered
+from stagger.blocks.serving.routing import Load, Offer, Uncovered, mean_rate, next_hop, patience, uncovered
 from stagger.blocks.serving.span_server import CREDITS, Heartbeat
 from stagger.blocks.serving.wire import BadFrames, Buffer, Model, Parts, Refusal, Reply, Request, read_reply
 from stagger.errors import StaggerError, counted
@@ -167,14 +167,28 @@ class Client:
         full: set[int] = set()  # Blocks at which no server has a credit: it is the same for all that wait there.
         loads = {name: peer.load for name, peer in self.peers.items() if peer.ready}
         for flight in sorted(self._waiting, key=lambda flight: (-flight.at, flight.order)):
-            hop = None
-            if flight.at not in full:
-                hop = next_hop(loads, range(flight.at, self._end), flight.tokens, now, flight.size / TRANSFER)
-            if hop is None:
+            blocks = range(flight.at, min(self._end, flight.doubts.question or self._end))
+            able, hop = self._unasked(flight, loads, now), None
+            if able is not loads or flight.at not in full:
+                hop = next_hop(able, blocks, flight.tokens, now, flight.size / TRANSFER)
+            if hop is None and able is loads:
                 full.add(flight.at)
             if hop is None or not self._send_to(self.peers[hop[0]], flight, hop[1], now):
                 left.append(flight)
         self._waiting = left
+
+    def _unasked(self, flight: Flight, loads: dict[str, Load], now: float) -> dict[str, Load]:
+        """The servers that may compute a microbatch: one that is in doubt goes to another server, if there is one."""
+        if flight.rests_until > now:
+            return {}
+        if not flight.doubts.found or not flight.doubts.can_ask(self._covering(flight)):
+            return loads
+        asked = flight.doubts.asked
+        return {name: load for name, load in loads.items() if name not in asked}
+
+    def _covering(self, flight: Flight) -> list[str]:
+        """The servers that have a microbatch's next block."""
+        return [name for name, peer in self.peers.items() if peer.load.covers(flight.at)]
 
     def _send_to(self, peer: Peer, flight: Flight, end: int, now: float) -> bool:
         load, microbatch = peer.load, flight.microbatch
@@ -213,6 +227,8 @@ class Client:
         self._polled = now
         resumed = now - self._resumed < lost_after_s  # The connections that were closed meanwhile are told one by one.
         for peer in list(self.peers.values()):
+            if peer.name not in self.peers:
+                continue  # An answer of another server has shown that this one's are wrong.
             for frames in peer.messages() if peer.socket in ready else ():
                 landed += self._answered(peer, frames)
                 if peer.name not in self.peers:
@@ -229,6 +245,7 @@ class Client:
             if event == READY:
                 peer.ready = True
             elif resumed and event == zmq.EVENT_DISCONNECTED:
+                self._tell(f"connects to server {peer.name} again: the connection ended while this process was paused")
                 self._drop(peer)
                 self._look_soon()
                 return
@@ -268,6 +285,12 @@ class Client:
         if reply.claim > self._claim:
             self._changed = time.monotonic()
             self._look_soon()
+        if reply.nonfinite and self._doubts(peer, flight, reply):
+            self.counts["doubted"] += 1
+            self._waiting.append(flight)
+            return []
+        for name in flight.doubts.settle(reply):
+            self._evict_wrong(name)
         flight.land(reply)
         flight.failures.clear()
         flight.lost = 0
@@ -276,6 +299,25 @@ class Client:
             return [flight]
         self._waiting.append(flight)
         return []
+
+    def _doubts(self, peer: Peer, flight: Flight, reply: Reply) -> bool:
+        """Whether a result that is not finite may be the server's fault: another server is to compute it, too.
+
+        Where there is none, one that has kept other microbatches finite is believed, and others after ALONE_S.
+        """
+        now = time.monotonic()
+        if flight.doubts.note(peer.name, reply, now):
+            return False
+        if flight.doubts.can_ask(self._covering(flight)):
+            return True
+        flight.rests_until = now + REST_S
+        return not flight.doubts.believes(reply, now)
+
+    def _evict_wrong(self, name: str) -> None:
+        if name in self.peers:
+            self._evict(
+                self.peers[name], "its results are not finite, but those of another server for the same states are"
+            )
 
     def _refused(self, peer: Peer, flight: Flight, refusal: Refusal) -> None:
         self.counts[refusal.error] += 1
@@ -354,6 +396,9 @@ class Client:
                 changed = True
         for peer in list(self.peers.values()):
             if peer.name not in looked.offers and not peer.flights:
+                self._tell(
+                    f"uses server {peer.name} no more: it is not in the registry any more, and had nothing in hand"
+                )
                 self._drop(peer)
                 changed = True
         return changed

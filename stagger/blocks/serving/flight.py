@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from stagger.blocks.serving.doubts import Doubts
 from stagger.blocks.serving.wire import Buffer, Parts, Reply, size_of
 
 
@@ -28,6 +29,7 @@ class Flight:
     """Where a microbatch is: its state behind block `at` - 1, which is held until a later one is there.
 
     `failures`: server -> why it could not compute it. `lost`: servers that were lost while they had it.
+    `doubts`: its results that are not finite. `rests_until`: it is sent to nobody before this time.
     `end`, `work`, `deadline`: of the request that is under way.
     """
 
@@ -37,6 +39,8 @@ class Flight:
     hidden: Parts = ()
     states: dict[int, Parts] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    doubts: Doubts = field(default_factory=Doubts)
+    rests_until: float = 0.0
     lost: int = 0
     end: int = 0
     work: float = 0.0

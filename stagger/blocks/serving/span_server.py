@@ -42,16 +42,21 @@ class NotHere(LookupError):
 
 
 class NotFinite(ArithmeticError):
-    """Raised by a computation whose result has values that are not finite."""
+    """Raised by a computation that makes of what it kept finite before what is not."""
 
 
 @dataclass(frozen=True)
 class Computed:
-    """What a computation returns: the hidden state behind block `end` - 1, and the states of layers before it."""
+    """What a computation returns: the hidden state behind block `end` - 1, and the states of layers before it.
+
+    `nonfinite`, `sound`: as in `Reply`.
+    """
 
     end: int
     hidden: Parts
     states: Mapping[int, Parts] = field(default_factory=dict)
+    nonfinite: int = 0
+    sound: bool = True
 
 
 @dataclass(frozen=True)
@@ -301,7 +306,17 @@ class SpanServer:
         self.counts["computed"] += 1
         self.tokens += request.tokens
         self.busy_s += took
-        return Reply(request.id, done.end, done.hidden, done.states, took * 1000, self.queue_tokens, self._claim())
+        return Reply(
+            request.id,
+            done.end,
+            done.hidden,
+            done.states,
+            took * 1000,
+            self.queue_tokens,
+            self._claim(),
+            done.nonfinite,
+            done.sound,
+        )
 
     def _refused(self, request: Request, error: str, reason: str = "") -> Refusal:
         self.counts[error] += 1

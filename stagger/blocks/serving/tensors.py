@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from math import prod
 
 import torch
 
@@ -15,5 +16,18 @@ def as_parts(hidden: torch.Tensor) -> Parts:
 
 
 def as_tensor(parts: Parts, dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor:
-    """The inverse of `as_parts`, on the host, in memory of its own: blocks may change what they are given."""
-    return torch.frombuffer(bytearray().join(parts), dtype=dtype).view(*shape)
+    """The inverse of `as_parts`, on the host, in memory of its own: blocks may change what they are given.
+
+    Of a shape with fewer values, the first ones.
+    """
+    return torch.frombuffer(bytearray().join(first_bytes(parts, prod(shape) * dtype.itemsize)), dtype=dtype).view(
+        *shape
+    )
+
+
+def first_bytes(parts: Parts, size: int) -> Iterator[memoryview]:
+    """The first `size` bytes of a hidden state."""
+    for part in parts:
+        piece = memoryview(part)[:size]
+        size -= len(piece)
+        yield piece

@@ -20,19 +20,20 @@ from typing import Any
 import orjson
 
 from stagger.errors import counted, one_line
+from stagger.models.dtypes import COMPUTING, NUMBER_TYPES
 
 VERSION = 1
 MOST_HEADER_BYTES = 1024
 
 #: Name of a dtype -> bytes of one value.
-DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPES = {name: NUMBER_TYPES[name].bytes for name in COMPUTING}
 
 #: What a server may answer instead of a hidden state, and what a client does about it.
 LEAVING = "leaving"  # It computes nothing any more: never send it anything again.
 NOT_HERE = "not_here"  # The first block has moved away, or is not loaded yet: send elsewhere.
 BUSY = "busy"  # More than its memory or this client's credits allow: send elsewhere, or later.
 BAD_REQUEST = "bad_request"  # The request breaks the wire's rules, or does not fit the model.
-FAILED = "failed"  # Computing failed, or gave values that are not finite.
+FAILED = "failed"  # Computing failed, or the server makes what is not finite of everything.
 ERRORS = (LEAVING, NOT_HERE, BUSY, BAD_REQUEST, FAILED)
 
 #: Characters of an error's reason that are sent.
@@ -109,6 +110,8 @@ class Reply:
 
     `states`: layer -> hidden state, of the wanted layers between the ends. `compute_ms`: how long computing took.
     `queue_tokens`: tokens of all clients that still wait there. `claim`: the newest claim that the server knows.
+    `nonfinite`: tokens whose states are infinite or not numbers, in rows that were finite before. `sound`: whether the
+    server has kept other states finite, and still does.
     """
 
     id: int
@@ -118,6 +121,8 @@ class Reply:
     compute_ms: float = 0.0
     queue_tokens: int = 0
     claim: int = 0
+    nonfinite: int = 0
+    sound: bool = True
 
     def frames(self, part: int = PART) -> list[Buffer]:
         """`part`: bytes of a frame of a hidden state."""
@@ -129,6 +134,8 @@ class Reply:
             "compute_ms": round(self.compute_ms, 3),
             "queue_tokens": self.queue_tokens,
             "claim": self.claim,
+            "nonfinite": self.nonfinite,
+            "sound": self.sound,
         }
         return [_encoded(header), *_cut([self.hidden, *self.states.values()], part)]
 
@@ -213,8 +220,8 @@ def read_reply(frames: Sequence[Buffer], hidden_bytes: int) -> Reply | Refusal:
         if not isinstance(took, (int, float)) or not 0 <= took < MOST:
             raise ValueError("compute_ms must be a number of milliseconds")
         states = dict(zip(layers, rest, strict=True))
-        end, queue, claim = (_number(header, name) for name in ("to", "queue_tokens", "claim"))
-        return Reply(identifier, end, hidden, states, took, queue, claim)
+        end, queue, claim, bad = (_number(header, name) for name in ("to", "queue_tokens", "claim", "nonfinite"))
+        return Reply(identifier, end, hidden, states, took, queue, claim, bad, header.get("sound") is True)
     except ValueError as error:
         raise BadFrames(str(error), identifier) from None
 

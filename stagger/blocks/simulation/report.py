@@ -13,8 +13,9 @@ from typing import Any
 
 from stagger.blocks.simulation.policies import COMPARED, POLICIES, REALISTIC, Conditions
 from stagger.blocks.simulation.steps import Steps
-from stagger.blocks.simulation.swarm import Outcome, bound_steps, simulate
+from stagger.blocks.simulation.swarm import Outcome, simulate
 from stagger.blocks.simulation.traces import trace
+from stagger.blocks.simulation.upper_bounds import bound_steps
 
 #: Number of blocks of the simulated model: as in Llama 2 and 3 with 70 billion parameters.
 TOTAL_BLOCKS = 80

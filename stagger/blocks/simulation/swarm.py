@@ -10,13 +10,13 @@ import heapq
 import itertools
 import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from stagger.blocks.placement.bound import routing_capacity, throughput_bound
+from stagger.blocks.placement.bound import routing_capacity
 from stagger.blocks.placement.joint_moves import MEAN_PLAN_PERIOD_S
 from stagger.blocks.placement.petals import choose_best_blocks
 from stagger.blocks.placement.rules import Setting, Swarm
@@ -31,6 +31,7 @@ from stagger.blocks.simulation.policies import (
 )
 from stagger.blocks.simulation.steps import Coverage, Steps, mean, uncovered_s
 from stagger.blocks.simulation.traces import Server
+from stagger.blocks.simulation.upper_bounds import passes_steps, room_steps
 
 #: Seconds between two looks at the routing capacity.
 CAPACITY_S = 60.0
@@ -355,44 +356,10 @@ def simulate(
         bound=mean(bound, end_s),
         moves=swarm.moves,
         blocks_loaded=swarm.blocks_loaded,
-        uncovered_s=uncovered_s(steps, _room(trace, total_blocks), end_s),
+        uncovered_s=uncovered_s(steps, room_steps(trace, total_blocks), end_s),
         server_hours=sum(min(server.leaves_s, end_s) - server.joins_s for server in trace) / 3600,
         collisions=swarm.collisions,
         capacity=float(np.mean(swarm.capacities)) if swarm.capacities else 0.0,
-        passes=mean(_passes(trace, total_blocks), end_s),
+        passes=mean(passes_steps(trace, total_blocks), end_s),
         steps=steps,
     )
-
-
-def bound_steps(trace: Sequence[Server], end_s: float, total_blocks: int) -> Steps:
-    """The upper bound for any placement of the present servers, from each arrival and departure on."""
-    known: dict[tuple[tuple[int, float], ...], float] = {}
-    steps = []
-    for time, there in _presences(trace):
-        if time >= end_s:
-            break
-        key = tuple(sorted((server.length, server.throughput) for server in there))
-        if key not in known:
-            spans = [Span(server.server_id, 0, server.length, server.throughput) for server in there]
-            known[key] = throughput_bound(spans, total_blocks)
-        steps.append((time, known[key]))
-    return steps
-
-
-def _room(trace: Sequence[Server], total_blocks: int) -> Steps:
-    """Whether the present servers have room for all blocks, as 1 or 0."""
-    return [(time, float(sum(server.length for server in there) >= total_blocks)) for time, there in _presences(trace)]
-
-
-def _passes(trace: Sequence[Server], total_blocks: int) -> Steps:
-    """The budgets of the present servers for each block: no placement has a larger routing capacity."""
-    room = dict(_room(trace, total_blocks))
-    return [
-        (time, room[time] * sum(server.passes for server in there) / total_blocks) for time, there in _presences(trace)
-    ]
-
-
-def _presences(trace: Sequence[Server]) -> Iterator[tuple[float, list[Server]]]:
-    """The present servers, from each arrival and departure on."""
-    for time in sorted({time for server in trace for time in (server.joins_s, server.leaves_s)} - {math.inf}):
-        yield time, [server for server in trace if server.joins_s <= time < server.leaves_s]

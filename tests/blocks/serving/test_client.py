@@ -17,7 +17,7 @@ from stagger.blocks.serving.keys import KeyPair
 from stagger.blocks.serving.routing import Uncovered
 from tests.blocks.serving.conftest import QUICK
 from tests.conftest import until
-from tests.kit.span_servers import MODEL, SHAPE, Servers, hidden_state, passed, work
+from tests.kit.span_servers import MODEL, OVERFLOWS, SHAPE, Servers, hidden_state, passed, work
 from tests.kit.tcp_proxy import Proxy
 
 Clients = Callable[..., Client]
@@ -145,6 +145,102 @@ def test_a_microbatch_that_fails_on_two_servers_is_to_blame_itself(servers: Serv
     until(servers.are_there, "the servers")
     with pytest.raises(MicrobatchFailed, match=r"2 servers could not compute a microbatch: 0000.*4 values of row 0"):
         list(client(servers).run([work(0)]))
+
+
+WRONG = "its results are not finite, but those of another server for the same states are"
+
+
+@pytest.mark.parametrize(
+    ("spans", "doubted"),
+    [
+        ([(0, 12)], 0),  # Nobody else can be asked.
+        ([(0, 12), (0, 12)], 1),
+        ([(0, 12), (0, 3), (3, 12)], 1),
+        ([(0, 12), (0, 6), (2, 5), (4, 12)], 1),
+    ],
+)
+def test_a_microbatch_that_no_server_can_keep_finite_passes_as_in_one_process(
+    servers: Servers, client: Clients, spans: list[tuple[int, int]], doubted: int
+) -> None:
+    for rank, (start, end) in enumerate(spans):
+        servers.start(f"{rank:05d}.1", start, end)
+    until(servers.are_there, "the servers")
+    one, given = client(servers), [0, 1, OVERFLOWS, 2, OVERFLOWS + 1, OVERFLOWS + 2, 3]
+    got = list(one.run(work(number, (3, 6, 12)) for number in given))
+    assert sorted(number for number, _ in got) == sorted(given)
+    for number, states in got:
+        check(number, states)
+    assert one.evicted == {}, "it is not their fault"
+    assert one.counts["doubted"] >= doubted * 3
+    assert one.counts["failed"] == 0
+
+
+def test_a_server_that_spoils_what_another_one_can_compute_is_given_up(servers: Servers, client: Clients) -> None:
+    servers.start("00000.1", 0, 12, delay_s=0.002)
+    servers.start("00001.1", 0, 8, delay_s=0.002, after=3, spoils=True)
+    servers.start("00002.1", 4, 12, delay_s=0.002)
+    until(servers.are_there, "the servers")
+    one, seen = client(servers), set[int]()
+    finish(one.run(work(index) for index in range(60)), seen, 60)
+    assert one.evicted == {"00001.1": WRONG}
+
+
+def test_a_server_whose_doubt_nobody_can_settle_any_more_computes_it_again(servers: Servers, client: Clients) -> None:
+    servers.start("00000.1", 0, 12)
+    servers.start("00001.1", 0, 12, hang=True)
+    until(servers.are_there, "the servers")
+    one = client(servers)
+    for number, states in one.run([work(0), work(OVERFLOWS)]):
+        check(number, states)
+    assert "00000.1" not in one.evicted
+
+
+def test_the_only_server_is_believed_once_it_has_computed_something(
+    servers: Servers, client: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers.start("00000.1", 0, 12)
+    until(servers.are_there, "the server")
+    one, seen = client(servers), set[int]()
+    given = iter([OVERFLOWS, OVERFLOWS + 1])
+    held: list[int] = []
+
+    def later() -> Iterator[Any]:
+        """The first two are doubted for as long as nothing else is there."""
+        for number in given:
+            held.append(number)
+            yield work(number)
+        yield work(0)
+
+    running = one.run(later(), may_take=lambda: len(held) < 2 or one.counts["doubted"] > 3)
+    for number, states in running:
+        check(number, states)
+        seen.add(number)
+    assert seen == {0, OVERFLOWS, OVERFLOWS + 1}
+    monkeypatch.setattr("stagger.blocks.serving.doubts.ALONE_S", 0.5)
+    servers.start("00001.1", 0, 12)
+    until(servers.are_there, "the server")
+    alone = client(servers)
+    servers.signal("00000.1", signal.SIGKILL)
+    (servers.folder / "00000.1.json").unlink()
+    ((number, states),) = alone.run([work(OVERFLOWS)])
+    check(number, states)
+    assert alone.evicted == {}
+
+
+def test_a_server_that_is_not_listed_any_more_is_named_in_the_log(servers: Servers, client: Clients) -> None:
+    servers.start("00000.1", 0, 12)
+    servers.start("00001.1", 0, 12)
+    until(servers.are_there, "the servers")
+    one, seen = client(servers), set[int]()
+    running = one.run(work(index) for index in range(100000))
+    take(running, seen, 10)
+    listed = servers.folder / "00001.1.json"
+    listed.rename(listed.with_suffix(".gone"))
+    until(lambda: next_of(running, seen) and "00001.1" not in one.peers, "it to be used no more")
+    assert one.evicted == {}
+    told = "uses server 00001.1 no more: it is not in the registry any more, and had nothing in hand"
+    assert one.log == [told]  # type: ignore[attr-defined]
+    running.close()  # type: ignore[attr-defined]
 
 
 def test_blocks_that_move_while_microbatches_are_on_their_way(servers: Servers, client: Clients) -> None:

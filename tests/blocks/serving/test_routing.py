@@ -11,22 +11,10 @@ from stagger.blocks.placement.bound import routing_capacity
 from stagger.blocks.placement.spans import Span
 from stagger.blocks.serving.routing import LATE, Load, next_hop, patience
 from stagger.blocks.serving.span_server import CREDITS
+from tests.kit.unequal_servers import UNEQUAL, Spans
 
 TOKENS, BLOCKS = 256, 12
 
-Spans = list[tuple[int, int, float]]
-
-#: Start, end, and tokens times blocks per second.
-OVERLAPPING: Spans = [
-    (0, 6, 12000.0),
-    (6, 12, 9000.0),
-    (0, 4, 3000.0),
-    (4, 8, 6000.0),
-    (8, 12, 5000.0),
-    (2, 8, 7000.0),
-    (5, 12, 11000.0),
-    (0, 5, 4000.0),
-]
 REPLICAS: Spans = [(0, 6, 9000.0), (0, 6, 9000.0), (0, 6, 3000.0), (6, 12, 9000.0), (6, 12, 12000.0)]
 
 
@@ -85,7 +73,7 @@ class Simulation:
         return self.landed * TOKENS / seconds / capacity
 
 
-@pytest.mark.parametrize(("spans", "hops"), [(OVERLAPPING, 4.5), (REPLICAS, 2.1)])
+@pytest.mark.parametrize(("spans", "hops"), [(UNEQUAL, 4.5), (REPLICAS, 2.1)])
 @pytest.mark.parametrize("clients", [1, 6])
 def test_unequal_servers_carry_nearly_what_the_best_routing_does(spans: Spans, clients: int, hops: float) -> None:
     one = Simulation(spans, clients)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import torch
+import transformers
 
 from stagger.blocks.coverage import SwarmGone
 from stagger.blocks.host import HostContext
 from stagger.blocks.placement.spans import ServerState
 from stagger.blocks.server.records import ServerRecord
 from stagger.blocks.server.registry import Registry
-from stagger.blocks.serving.client import MicrobatchFailed
 from stagger.blocks.serving.span_server import NotHere
 from stagger.blocks.serving.swarm_engine import SwarmEngine, open_swarm
 from stagger.blocks.serving.tensors import as_parts, as_tensor
@@ -26,8 +30,11 @@ from stagger.blocks.transformer_host import TransformerHost
 from stagger.errors import StaggerError
 from stagger.models.microbatch import Microbatch
 from stagger.models.open_engine import open_engine
+from stagger.models.steps import EmbedBlocks, ScoreBlocks
+from stagger.pipeline import COUNTS, Document
+from stagger.pipeline.task_context import Circumstances, TaskContext
 from stagger.storage.storage import Storage
-from tests.models.corpus import save_model
+from tests.models.corpus import run, save_model
 
 torch.set_num_threads(1)
 BLOCKS = 6
@@ -174,17 +181,94 @@ def test_users_wait_no_longer_than_their_patience(swarm: Callable[..., Swarm]) -
         states(there.engine(), [6], microbatches())
 
 
-def test_what_is_not_finite_is_not_sent_on(swarm: Callable[..., Swarm]) -> None:
+def test_a_server_that_breaks_is_given_up_and_ends(swarm: Callable[..., Swarm], folder: str) -> None:
     there = swarm()
-    for rank in (0, 1):
-        host = there.start(rank, range(6))
-        weight = next(host.model._cut.blocks[3].parameters())
-        weight.fill_(float("inf"))
-    with pytest.raises(MicrobatchFailed, match=r"the states of \d+ tokens are not finite, in rows \[0"):
-        states(there.engine(), [6], microbatches())
-    for thread in there.threads:
-        thread.join()
-    assert [one.partition(" requests failed")[0] for one in there.ended] == ["the last 2"] * 2, "others take over"
+    broken = there.start(0, range(6))
+    there.start(1, range(6))
+    engine, given = there.engine(), microbatches()
+    expected = states(engine, [6], given)
+    assert len(broken._proofs) > 0, "it has computed something"
+    broken.model._cut.blocks[3].mlp.down_proj.weight.fill_(float("inf"))
+    got = states(engine, [6], given)
+    assert all(torch.equal(one[6], other[6]) for (_, one), (_, other) in zip(got, expected, strict=True))
+    ((name, why),) = engine._connected().evicted.items()
+    assert name == "00000.1"
+    assert re.match(
+        r"it failed: NotFinite: the states of \d+ tokens are not finite, and neither are others any more", why
+    )
+
+
+def test_weights_that_are_not_finite_give_what_the_whole_model_gives(swarm: Callable[..., Swarm], folder: str) -> None:
+    there = swarm()
+    whole = open_engine(Storage(), folder, "whole", "auto", rows=3, length=64)
+    states(whole, [6], microbatches(1))  # Which loads its weights.
+    for model in (whole.model, there.start(0, range(6)).model, there.start(1, range(6)).model):
+        model._cut.blocks[3].mlp.down_proj.weight.fill_(float("inf"))
+    expected, got = (states(engine, [2, 6], microbatches()) for engine in (whole, there.engine()))
+    assert expected[0][1][6].isnan().any()
+    for (_, one), (_, other) in zip(got, expected, strict=True):
+        assert all(torch.equal(one[layer].nan_to_num(), other[layer].nan_to_num()) for layer in (2, 6))
+    assert there.ended == [], "it is not the servers' fault"
+
+
+@pytest.fixture(scope="module")
+def overflowing(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model that overflows in block 3 at the token `x`, and at no other.
+
+    The first number of a state is 0, but for that token: block 3 makes infinity of it, and of nothing else.
+    """
+    folder = tmp_path_factory.mktemp("overflowing")
+    save_model(folder, num_hidden_layers=BLOCKS)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    token = transformers.AutoTokenizer.from_pretrained(folder)("x", add_special_tokens=False)["input_ids"][0]
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 0
+        model.model.embed_tokens.weight[token, 0] = 1
+        for block in model.model.layers:
+            block.self_attn.o_proj.weight[0] = 0
+            block.mlp.down_proj.weight[0] = 0
+        model.model.layers[3].mlp.gate_proj.weight[:, 0] = 1e30
+        model.model.layers[3].mlp.up_proj.weight[:, 0] = 1e30
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def written(documents: list[Document]) -> bytes:
+    return b"\n".join(orjson.dumps(document.metadata, option=orjson.OPT_SERIALIZE_NUMPY) for document in documents)
+
+
+@pytest.mark.parametrize("made", [ScoreBlocks, partial(EmbedBlocks, layer=[2, 4, 6], pool="mean")])
+@pytest.mark.parametrize("spans", [[range(6)], [range(6), range(6)], [range(4), range(2, 6), range(3, 5)]])
+def test_a_document_that_overflows_is_counted_or_named_as_by_the_whole_model(
+    tmp_path: Path, overflowing: str, made: Any, spans: list[range]
+) -> None:
+    there = Swarm(overflowing, tmp_path)
+    for rank, span in enumerate(spans):
+        there.start(rank, span)
+    task = TaskContext(Storage(), 0, 1, [], "test", circumstances=Circumstances(uses={"swarm": there.place.fields()}))
+    # Three of ten overflow; they pass the model beside others, and one after another.
+    texts = [
+        f"the cat sat on {'a' if number in (3, 4, 7) else 'a mat'} {'x' * (number in (3, 4, 7))}"
+        for number in range(10)
+    ]
+    given = [Document(text * (1 + number), f"doc-{number}") for number, text in enumerate(texts)]
+    options = {"tokens": 128, "max_length": 64, "buffer_tokens": 128}
+    found: dict[str, tuple[bytes, int, str]] = {}
+    for engine, circumstances in (("whole", None), ("swarm", task)):
+        step = made(overflowing, engine=engine, on_nonfinite="count", **options)
+        COUNTS.clear()
+        out = run(step, copy.deepcopy(given), circumstances)
+        counted = COUNTS["nonfinite"]
+        strict = made(overflowing, engine=engine, **options)
+        with pytest.raises(StaggerError) as error:
+            run(strict, copy.deepcopy(given), circumstances)
+        there.engines += [one._loaded.engine for one in (step, strict) if engine == "swarm"]
+        found[engine] = written(out), counted, str(error.value)
+    assert found["swarm"] == found["whole"]
+    assert found["whole"][1] == 3
+    assert "document 'doc-3'" in found["whole"][2]
+    assert [host.server.counts["failed"] for host in there.hosts.values()] == [0] * len(spans)
+    there.end()
 
 
 def test_a_span_that_shrinks_gets_a_microbatch_as_far_as_it_reaches(swarm: Callable[..., Swarm]) -> None:
