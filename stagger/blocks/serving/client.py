@@ -167,10 +167,9 @@ class Client:
         full: set[int] = set()  # Blocks at which no server has a credit: it is the same for all that wait there.
         loads = {name: peer.load for name, peer in self.peers.items() if peer.ready}
         for flight in sorted(self._waiting, key=lambda flight: (-flight.at, flight.order)):
-            able = self._unasked(flight, loads, now)
-            hop = None
+            blocks = range(flight.at, min(self._end, flight.doubts.question or self._end))
+            able, hop = self._unasked(flight, loads, now), None
             if able is not loads or flight.at not in full:
-                blocks = range(flight.at, min(self._end, flight.doubts.question or self._end))
                 hop = next_hop(able, blocks, flight.tokens, now, flight.size / TRANSFER)
             if hop is None and able is loads:
                 full.add(flight.at)
