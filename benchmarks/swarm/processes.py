@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from stagger.blocks.serving.client import Client, Looked
+from stagger.blocks.serving.client import Client
+from stagger.blocks.serving.connections import Looked
 from stagger.blocks.serving.flight import Work
 from stagger.blocks.serving.keys import KeyPair
 from stagger.blocks.serving.routing import Offer

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from stagger.blocks.serving.client import Looked
+from stagger.blocks.serving.connections import Looked
 from stagger.blocks.serving.flight import Work
 from stagger.blocks.serving.routing import Offer
 from stagger.blocks.serving.span_server import Computed, Heartbeat, NotFinite, NotHere, SpanServer

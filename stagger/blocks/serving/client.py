@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import itertools
 import time
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import inf
 from random import Random
 from typing import Any
@@ -20,11 +18,12 @@ from typing import Any
 import zmq
 
 from stagger.blocks.serving import wire
+from stagger.blocks.serving.connections import USUAL, Connections, Looked, Timing
 from stagger.blocks.serving.flight import Flight, Work
 from stagger.blocks.serving.keys import KeyPair
 from stagger.blocks.serving.peer import LOST, READY, Peer
-from stagger.blocks.serving.routing import Load, Offer, Uncovered, mean_rate, next_hop, patience, uncovered
-from stagger.blocks.serving.span_server import CREDITS, Heartbeat
+from stagger.blocks.serving.routing import Load, Uncovered, mean_rate, next_hop, patience, uncovered
+from stagger.blocks.serving.span_server import CREDITS
 from stagger.blocks.serving.wire import BadFrames, Buffer, Model, Parts, Refusal, Reply, Request, read_reply
 from stagger.errors import StaggerError, counted
 from stagger.ranks import format_ranks
@@ -41,26 +40,6 @@ REST_S = 0.2
 
 #: Longest wait, in milliseconds, for an event.
 POLL_MS = 100
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds. `look_s`: least and longest time between two looks at the registry. `late_s`: least time after which an
-    answer is late; `first_late_s`: that of a server whose speed is not known.
-    """
-
-    heartbeat: Heartbeat = field(default_factory=Heartbeat)
-    look_s: tuple[float, float] = (1.0, 60.0)
-    late_s: float = 15.0
-    first_late_s: float = 180.0
-
-
-@dataclass(frozen=True)
-class Looked:
-    """One look at the registry: the servers that serve now, by id, and the number of the latest claim."""
-
-    offers: Mapping[str, Offer]
-    claim: int = 0
 
 
 class MicrobatchFailed(StaggerError):
@@ -90,33 +69,34 @@ class Client:
         *,
         waits: Callable[[Uncovered], None] = wait,
         tell: Callable[[str], None] = print,
-        timing: Timing = Timing(),
+        timing: Timing = USUAL,
         most_bytes: int = 2**30,
     ) -> None:
         self.model = model
         self.counts: Counter[str] = Counter()
-        self.evicted: dict[str, str] = {}
-        self.peers: dict[str, Peer] = {}
-        self._look = look
-        self._keys = keys
+        self.connections = Connections(look, model, keys, tell, timing)
         self._waits = waits
         self._tell = tell
         self._timing = timing
         self._most_bytes = most_bytes
-        self._context = zmq.Context()
-        self._ended = weakref.finalize(self, end, self.peers, self._context)
-        self._ended.atexit = False
-        self._poller = zmq.Poller()
         self._random = Random()  # noqa: S311 - jitter.
         self._ids = itertools.count()
         self._waiting: list[Flight] = []
-        self._claim = 0
-        self._changed = self._look_at = self._polled = time.monotonic()
+        self._polled = time.monotonic()
         self._resumed = -inf  # When this process last went on after a pause.
         self._end = model.total_blocks
         self._failed: dict[str, str] = {}  # Server -> why it failed, since the last microbatch that passed all blocks.
         self._stalled: float | None = None  # Since when blocks have no server.
         self._missing: list[int] = []
+
+    @property
+    def peers(self) -> Mapping[str, Peer]:
+        return self.connections.peers
+
+    @property
+    def evicted(self) -> Mapping[str, str]:
+        """Server -> why it was given up."""
+        return self.connections.evicted
 
     # ---- The way of a microbatch ----
 
@@ -154,7 +134,7 @@ class Client:
 
     def close(self) -> None:
         self._forget_all()
-        self._ended()
+        self.connections.close()
 
     def _has_room(self, held: int) -> bool:
         """Enough for every server to have its credits, as far as memory allows."""
@@ -217,9 +197,7 @@ class Client:
 
     def _events(self, timeout_ms: int) -> list[Flight]:
         """Wait for events; return the microbatches that have passed all blocks."""
-        if not self.peers:
-            time.sleep(timeout_ms / 1000)  # A poller without sockets does not wait.
-        ready = dict(self._poller.poll(timeout_ms))
+        ready = self.connections.poll(timeout_ms)
         now, landed = time.monotonic(), list[Flight]()
         lost_after_s = self._timing.heartbeat.lost_after_s
         if now - self._polled > lost_after_s:
@@ -246,8 +224,8 @@ class Client:
                 peer.ready = True
             elif resumed and event == zmq.EVENT_DISCONNECTED:
                 self._tell(f"connects to server {peer.name} again: the connection ended while this process was paused")
-                self._drop(peer)
-                self._look_soon()
+                self._waiting += self.connections.drop(peer)
+                self.connections.look_soon()
                 return
             else:
                 self._evict(peer, LOST[event], lost=True)
@@ -282,9 +260,7 @@ class Client:
         peer.load.learn(flight.tokens * blocks, reply.compute_ms / 1000)
         peer.load.others = reply.queue_tokens * (peer.load.end - peer.load.start)
         self.counts["hops"] += 1
-        if reply.claim > self._claim:
-            self._changed = time.monotonic()
-            self._look_soon()
+        self.connections.saw_claim(reply.claim)
         if reply.nonfinite and self._doubts(peer, flight, reply):
             self.counts["doubted"] += 1
             self._waiting.append(flight)
@@ -333,75 +309,32 @@ class Client:
             if refusal.error == wire.NOT_HERE and refusal.serving is not None:
                 start, end = refusal.serving
                 peer.load.start, peer.load.end = start, min(end, self.model.total_blocks)
-                self._look_soon()
+                self.connections.look_soon()
 
     def _evict(self, peer: Peer, reason: str, lost: bool = False) -> None:
         """Give up a server for good, and put back what it had in hand."""
-        self.evicted[peer.name] = reason
-        flights = self._drop(peer)
+        flights = self.connections.evict(peer, reason)
+        self._waiting += flights
         self.counts["replayed"] += len(flights)
         self._tell(f"gives up server {peer.name}: {reason}; {counted(len(flights), 'microbatch')} sent again")
         for flight in flights:
             flight.lost += lost
             if flight.lost >= MOST_LOST:
                 raise MicrobatchFailed(f"{counted(MOST_LOST, 'server')} were lost while they computed one microbatch.")
-        self._look_soon()
-
-    def _drop(self, peer: Peer) -> list[Flight]:
-        """Close a connection, and put back what the server had in hand."""
-        del self.peers[peer.name]
-        self._poller.unregister(peer.socket)
-        self._poller.unregister(peer.monitor)
-        flights = peer.close()
-        self._waiting += flights
-        return flights
 
     def _forget_all(self) -> None:
         for peer in list(self.peers.values()):
-            self._drop(peer)
+            self.connections.drop(peer)
         self._waiting = []
 
     # ---- Who serves ----
 
-    def _look_soon(self) -> None:
-        self._look_at = min(self._look_at, time.monotonic() + self._timing.look_s[0] * self._random.random())
-
     def _look_if_due(self) -> None:
-        """Look at the registry: soon after a change, and less and less often as long as nothing changes."""
-        now = time.monotonic()
-        if now < self._look_at:
+        if not self.connections.look_is_due:
             return
         if self._stalled is not None:
-            self._waits(Uncovered(self._missing, now - self._stalled, self.evicted))
-        if self._take_over(self._look()):
-            self._changed = now
-        least, longest = self._timing.look_s
-        after = least if self._stalled is not None else min(longest, max(least, (now - self._changed) / 2))
-        self._look_at = time.monotonic() + after * (0.5 + self._random.random())
-
-    def _take_over(self, looked: Looked) -> bool:
-        """Connect to new servers, and leave those that are not listed any more; return whether anything changed."""
-        self._claim, changed = looked.claim, False
-        for name, offer in looked.offers.items():
-            peer = self.peers.get(name)
-            if peer is None and name not in self.evicted:
-                peer = Peer(self._context, offer, self._keys, self.model.most_frame, self._timing.heartbeat)
-                self.peers[name] = peer
-                self._poller.register(peer.socket, zmq.POLLIN)
-                self._poller.register(peer.monitor, zmq.POLLIN)
-                changed = True
-            elif peer is not None and (peer.offer.start, peer.offer.end) != (offer.start, offer.end):
-                peer.offer = offer
-                peer.load.start, peer.load.end = offer.start, offer.end
-                changed = True
-        for peer in list(self.peers.values()):
-            if peer.name not in looked.offers and not peer.flights:
-                self._tell(
-                    f"uses server {peer.name} no more: it is not in the registry any more, and had nothing in hand"
-                )
-                self._drop(peer)
-                changed = True
-        return changed
+            self._waits(Uncovered(self._missing, time.monotonic() - self._stalled, self.evicted))
+        self.connections.look(hurried=self._stalled is not None)
 
     def _check_coverage(self) -> None:
         """Note, and say once, when blocks that are needed have no server; and when they have one again."""
@@ -413,19 +346,12 @@ class Client:
             if len(self._failed) >= MOST_FAILURES:  # Each another microbatch: new servers would fail, too.
                 raise not_computed("microbatches", self._failed)
             self._stalled = now
-            self._look_soon()
+            self.connections.look_soon()
             evicted = "".join(f"; {name} was given up: {why}" for name, why in list(self.evicted.items())[-3:])
             self._tell(f"no server serves blocks {format_ranks(self._missing)}: {waiting(self._waiting)}{evicted}")
         elif self._stalled is not None and not self._missing:
             self._tell(f"all blocks have servers again, after {now - self._stalled:.1f} s")
             self._stalled = None
-
-
-def end(peers: dict[str, Peer], context: Any) -> None:
-    """End all connections, also of a client that nobody closes: libzmq waits for sockets of a context without end."""
-    for peer in peers.values():
-        peer.close()
-    context.term()
 
 
 def not_computed(what: str, failures: Mapping[str, str]) -> MicrobatchFailed:

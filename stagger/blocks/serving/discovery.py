@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stagger.blocks.server.records import Member, View
-from stagger.blocks.serving.client import Looked
+from stagger.blocks.serving.connections import Looked
 from stagger.blocks.serving.routing import Offer
 
 #: What must be equal in a client and in its servers, else numbers would differ -> what it is, in words.

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from stagger.blocks.serving.client import Client, Timing
+from stagger.blocks.serving.client import Client
+from stagger.blocks.serving.connections import Timing
 from stagger.blocks.serving.keys import KeyPair
 from tests.kit.span_servers import HEARTBEAT, MODEL, Servers
 

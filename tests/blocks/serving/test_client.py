@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stagger.blocks.serving.client import Client, Looked, MicrobatchFailed
+from stagger.blocks.serving.client import Client, MicrobatchFailed
+from stagger.blocks.serving.connections import Looked
 from stagger.blocks.serving.keys import KeyPair
 from stagger.blocks.serving.routing import Uncovered
 from tests.blocks.serving.conftest import QUICK

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stagger.blocks.serving.client import Timing
+from stagger.blocks.serving.connections import Timing
 from stagger.blocks.serving.keys import VARIABLE, KeyPair, client_keys, key_path
 from stagger.blocks.step import clear_registry
 from stagger.blocks.swarm_place import END

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import zmq
 
-from stagger.blocks.serving.client import Client, Looked
+from stagger.blocks.serving.client import Client
+from stagger.blocks.serving.connections import Looked
 from stagger.blocks.serving.routing import Offer
 from stagger.blocks.serving.span_server import SpanServer
 from stagger.blocks.serving.wire import Reply, read_request

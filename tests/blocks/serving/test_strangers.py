@@ -17,7 +17,8 @@ import pytest
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from stagger.blocks.serving.client import Client, Looked
+from stagger.blocks.serving.client import Client
+from stagger.blocks.serving.connections import Looked
 from stagger.blocks.serving.keys import VARIABLE, KeyPair, client_keys, key_path, remove_client_keys
 from stagger.blocks.serving.routing import Offer, Uncovered
 from stagger.blocks.serving.span_server import CREDITS, SpanServer

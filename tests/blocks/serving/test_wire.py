@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from stagger.blocks.serving.client import Client, Looked
+from stagger.blocks.serving.client import Client
+from stagger.blocks.serving.connections import Looked
 from stagger.blocks.serving.flight import Work
 from stagger.blocks.serving.keys import KeyPair
 from stagger.blocks.serving.routing import Offer
