@@ -82,8 +82,8 @@ def with_replacements(status: SwarmStatus, launches: Sequence[LaunchRecord]) -> 
     return replace(status, servers=lines)
 
 
-def watch(stage: Stage, silent: bool) -> SwarmStatus:
-    """Print the swarm every WATCH_S seconds until none of its jobs is queued or running; return its last state.
+def watch(stage: Stage, silent: bool) -> tuple[SwarmStatus, bool]:
+    """Print the swarm every WATCH_S seconds until none of its jobs is queued or running; return the last look.
 
     `silent` prints nothing.
     """
@@ -96,7 +96,7 @@ def watch(stage: Stage, silent: bool) -> SwarmStatus:
             show(status)
             sys.stdout.flush()
         time.sleep(WATCH_S)
-    return status
+    return status, active
 
 
 def document(stage: Stage, status: SwarmStatus) -> dict[str, Any]:
@@ -128,6 +128,11 @@ def show(status: SwarmStatus) -> None:
         say(line(server, status.total_blocks, width))
     say()
     say(f"{SERVED} served  {LOADING} loading  {DROPPING} being dropped")
+
+
+def show_none(stage: Stage, status: SwarmStatus) -> None:
+    """Print that nothing is left of a swarm, or that nothing of it is there yet."""
+    say(f"{counted(status.wanted, 'server')}: none is queued or running; see: stagger status {stage.run.path}")
 
 
 #: State of a server -> its name in the summary.

@@ -48,8 +48,13 @@ def status(
 
     folder, record = open_run(run, options)
     chosen = folder.stage(record, block_status.stage_of_blocks(record, stage).name)
-    found = block_status.watch(chosen, silent=json) if watch else next(block_status.looks(chosen))[0]
-    print_json(block_status.document(chosen, found)) if json else block_status.show(found)
+    found, active = block_status.watch(chosen, silent=json) if watch else next(block_status.looks(chosen))
+    if json:
+        print_json(block_status.document(chosen, found))
+    elif active or found.servers:
+        block_status.show(found)
+    else:
+        block_status.show_none(chosen, found)
     return 1 if min(found.online) == 0 else 0
 
 

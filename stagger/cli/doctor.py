@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stagger.cli.answers import print_json
-from stagger.cli.options import Assignments, Json, Options, Profile, storage_options
+from stagger.cli.options import Json, Options, Profile, storage_options
 from stagger.errors import StaggerError
 from stagger.terminal import say, say_lines
 
@@ -33,7 +33,9 @@ def doctor(
         list[str] | None,
         typer.Option("--sbatch", metavar="OPTION=VALUE", help="An option of executor.sbatch, by its long name."),
     ] = None,
-    assignments: Assignments = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting of the profile; repeatable.")
+    ] = None,
     profile: Profile = None,
     write_profile: Annotated[
         bool, typer.Option("--write-profile", help="Write a first profile from what Slurm says, if there is none.")

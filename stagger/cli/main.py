@@ -22,6 +22,7 @@ from stagger.cli.launch import launch
 from stagger.cli.message_log import set_up_logging
 from stagger.cli.open_run import open_run
 from stagger.cli.options import (
+    Assignments,
     Json,
     Options,
     Profile,
@@ -248,7 +249,7 @@ def cancel(run: Run, ranks: Ranks = None, stage: Stage = None, json: Json = Fals
 
 @app.command()
 def plan(
-    file: Annotated[str | None, typer.Argument(help="A pipeline file, or the name of a ready-made pipeline.")] = None,
+    file: Annotated[str | None, typer.Argument(help="A pipeline file, or the name of a ready pipeline.")] = None,
     tasks: Annotated[
         int | None, typer.Option(min=1, max=1_000_000, help="Number of tasks; required without a file.")
     ] = None,
@@ -296,9 +297,7 @@ def plan(
     window: Annotated[
         int | None, typer.Option(min=0, max=86_400, help="Another start window to compare, in seconds.")
     ] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a key of the file; repeatable.")
-    ] = None,
+    assignments: Assignments = None,
     profile: Profile = None,
     stage: Stage = None,
     seed: Annotated[int, typer.Option(help="Random seed of the simulation.")] = 0,

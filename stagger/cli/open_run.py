@@ -59,8 +59,8 @@ def of_record(run: str) -> str:
 
 
 def is_pipeline_file(run: str) -> bool:
-    """Whether a command was given a pipeline file in place of a run directory."""
-    return run.endswith((".yaml", ".yml")) and os.path.isfile(run)
+    """Whether a command was given a pipeline file in place of a run directory; it may not exist."""
+    return run.endswith((".yaml", ".yml")) and is_local(run) and not os.path.isdir(run)
 
 
 def known_options(run_dir: str) -> dict[str, dict[str, Any]]:

@@ -24,7 +24,7 @@ def test_json_is_alone_on_standard_output(cli: Cli, pipeline_file: PipelineFiles
         (["launch"], "launch needs a pipeline file; write for example: stagger launch pipeline.yaml"),
         (
             ["launch", "nothing.yaml"],
-            "There is no file nothing.yaml; give the path .*one: classify_gpu, fineweb",
+            "There is no file nothing.yaml; give the path .*pipeline: classify_gpu, fineweb",
         ),
         (["launch", "run.yaml", "--nonsense"], "launch has no option --nonsense; see stagger launch --help"),
         (["launch", "run.yaml", "--limit", "0"], "--limit: expected a whole number of at least 1, not '0'"),

@@ -161,7 +161,8 @@ def swarm(found: Sequence[Device], model: ModelSize, site: Site) -> tuple[Foreca
     plan = planned(found, rooms, model, site)
     servers = counted(len(plan.spans), "server")
     least = f"no fewer than {fewest(rooms, total)} can host it"
-    why = f"{servers} with one GPU each have room for {sum(rooms) / total:.1f}x the model; {least}"
+    have = "has" if len(plan.spans) == 1 else "have"
+    why = f"{servers} with one GPU each {have} room for {sum(rooms) / total:.1f}x the model; {least}"
     why += f"; the first copy is loaded after about {plan.covered_s:,.0f} s"
     return Forecast("swarm", ROUTED * plan.capacity, why), plan
 
