@@ -15,6 +15,7 @@ from stagger.errors import StaggerError, counted, missing_extra
 from stagger.spec.changes import Changes
 from stagger.spec.executors import SlurmSpec
 from stagger.spec.load import load_file
+from stagger.spec.model_advice import advice
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.storage.storage import Storage, expand_variables, join
 from stagger.terminal import logger, say, say_lines
@@ -119,6 +120,8 @@ def plan(
         if changes != Changes():
             raise StaggerError(f"--set and --profile need a pipeline file, and {file} is a model's folder.")
         wanted = Wanted(file, None, TOKENS, "", None, Storage())
+    elif os.sep in file and not os.path.exists(file) and not file.endswith((".yaml", ".yml")):
+        raise StaggerError(f"There is no folder {file}. {advice(file)}")
     else:
         wanted = of_file(file, changes)
     text = gpus or wanted.gpus

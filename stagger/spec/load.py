@@ -69,6 +69,7 @@ def reached(file: str) -> tuple[str, dict[str, Any]]:
 
     Raises StaggerError when the file cannot be read, or does not say it.
     """
+    file = str(find_file(file))
     raw, lines = read_file(file)
     place = Place(file, lines, shared=lines.shared)
     raw = with_variables(raw, place, warn=False)

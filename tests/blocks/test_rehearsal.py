@@ -103,7 +103,7 @@ def test_a_rehearsal_on_this_machine(cli: Cli, swarm: Callable[..., Path], tmp_p
     assert record["notes"]["server"] == "00000.1"
     assert list((run / "registry").iterdir()) == []
     gone = cli("blocks", "status", run, check=1).out
-    assert "none present" in gone
+    assert "none is queued or running" in gone
     assert "blocks without a server: 0-23" in gone
 
 

@@ -78,6 +78,7 @@ def test_mistakes_are_one_line_and_status_2(cli: Cli, tmp_path: Path, model: Pat
     for arguments, said in (
         ([file], "does not name the kind of its GPUs"),
         ([tmp_path / "none.yaml"], "There is no file"),
+        ([tmp_path / "me/model"], "hf download me/model"),
         ([tmp_path, "--gpus=L4"], "there is no config.json"),
         ([model, "--gpus=new1:80GB"], "the speed of new1 is not known"),
         ([model, "--gpus=L4", "--tokens-per-s=x"], "no number of tokens per second"),

@@ -137,6 +137,7 @@ class Typed:
         ),
         ("stagger plan two.yaml --stage cont", "There is no stage 'cont'; did you mean 'count'?"),
         ("stagger status nope", "There is no run in {}/nope: it does not exist; give the run_dir of a pipeline file."),
+        ("stagger status nope.yaml", "There is no file nope.yaml; give the path of a pipeline file, or the name of"),
         ("stagger status runn", "There is no run in {}/runn: it does not exist; did you mean run?"),
         ("stagger status two", "There is no run in {}/two: it does not exist; did you mean runs/two?"),
         (
