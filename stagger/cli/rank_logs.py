@@ -112,6 +112,8 @@ def show_failed(stage: Stage) -> None:
     """
     look = glance_at([stage])[stage.name]
     attempts = latest_attempts(stage.folder)
+    if not look.failed:
+        say(f"{stage.name}: no rank has failed")
     for group in grouped(look.failed):
         say(f"rank {group.first.rank}: {group.error}" if len(group.ranks) == 1 else str(group))
         others = {one.sentence: one.rank for one in reversed(group.members) if one.sentence != group.first.sentence}
