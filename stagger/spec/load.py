@@ -119,7 +119,8 @@ def _no_file(path: FilePath) -> StaggerError:
     if (close := close_to(path.stem, [*beside, *ready])) is not None:
         return StaggerError(f"There is no file {path}; did you mean {beside.get(close, close)!r}?")
     return StaggerError(
-        f"There is no file {path}; give the path of a pipeline file, or the name of a ready pipeline: {', '.join(ready)}."
+        f"There is no file {path}; give the path of a pipeline file, or the name of a ready pipeline:"
+        f" {', '.join(ready)}."
     )
 
 
