@@ -373,7 +373,8 @@ def test_a_host_says_who_it_is_and_what_it_counts(live: Callable[..., Life]) -> 
     assert one.record().throughput == 400.0  # type: ignore[union-attr]
     one.host.counted = {"forward_rps": 500.0}
     until(lambda: one.record().throughput == 200.0, "the speed to be refined")  # type: ignore[union-attr]
-    assert one.host.context.view().members[one.name].record.throughput == 200.0  # type: ignore[union-attr]
+    seen = one.host.context.view
+    until(lambda: seen().members[one.name].record.throughput == 200.0, "the host to see it")  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
