@@ -35,7 +35,7 @@ def test_a_partition_that_is_not_there(slurm_cli: Cli, tmp_path: Path) -> None:
     checks: dict[str, Any] = found(
         slurm_cli("doctor", "--run-dir", tmp_path, "--partition", "nothing", "--json", check=1).out
     )
-    assert checks["partition"] == ("problem", "There is no partition nothing; choose from cpu, gpu.")
+    assert checks["partition"] == ("problem", "There is no partition nothing; choose from cpu, gpu, scavenge.")
     assert "executor.partition" in checks["node"][1]
 
 
