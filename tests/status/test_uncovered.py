@@ -80,4 +80,4 @@ def test_a_swarm_that_cannot_hold_the_model_is_refused(
     content = {"name": "swarm", "run_dir": str(tmp_path / "run"), "executor": executor, "stages": stages}
     file.write_text(json.dumps(content))
     said = cli("launch", file, "--dry-run", check=2 if refused else 0).err
-    assert ("cannot host the 8 blocks of the model: give it at least 3 servers (blocks.servers)" in said) == refused
+    assert ("never serve all 8 blocks of the model: raise servers to 3, or num_blocks" in said) == refused
