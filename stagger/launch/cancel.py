@@ -9,9 +9,14 @@ from stagger.executor.base import NotCancelled
 from stagger.executor.kinds import LaunchedJobs
 from stagger.launch.swarms import end_swarms
 from stagger.rundir.launch_records import LaunchRecord, SlurmLaunch, read_launches
+from stagger.rundir.lock import InUse
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.status.look import look_at_run
+from stagger.terminal import logger
+
+#: Seconds for which a job of the run that holds its lock is waited for: it may be submitting other jobs.
+SUBMITTING_S = 60.0
 
 
 def cancel(run: RunFolder, record: RunRecord, stage: str | None, ranks: set[int] | None) -> list[str]:
@@ -66,9 +71,24 @@ def cancel_stages(stages: Sequence[Stage], ranks: set[int] | None = None) -> lis
         check_ranks(stage.spec, ranks or set())
     with stages[0].run.changing(stages[0].record):
         stopped = _cancel(stages, ranks)
-        if stopped and ranks is None:  # An end job may have launched a retry or the next stage just before.
+        if stopped and ranks is None:  # An end job, or a server, may have launched others just before.
+            if any(stage.spec.executor.type == "slurm" for stage in stages):
+                await_submissions(stages[0].run)
             stopped += _cancel(stages, None, SlurmLaunch)
     return list(dict.fromkeys(stopped))
+
+
+def await_submissions(run: RunFolder) -> None:
+    """Wait until no job holds the run's lock: what it submits meanwhile would not be cancelled."""
+    holder = run.lock.holder()
+    if holder is None or not holder.job:
+        return
+    logger.info(f"waits for Slurm job {holder.job}, which holds the run's lock and may be submitting other jobs")
+    try:
+        with run.lock.held(wait_s=SUBMITTING_S):
+            return
+    except InUse:
+        logger.warning(f"Job {holder.job} may still submit others: see stagger status {run.path}, and cancel again.")
 
 
 def _cancel(stages: Sequence[Stage], ranks: set[int] | None, kind: type[LaunchRecord] = LaunchRecord) -> list[str]:

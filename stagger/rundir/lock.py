@@ -15,7 +15,7 @@ import orjson
 from stagger.errors import StaggerError
 from stagger.rundir.launch_records import from_json
 from stagger.rundir.stage_folder import decode, encode
-from stagger.slurm.own_job import has_ended_since
+from stagger.slurm.own_job import has_ended_since, own_restarts
 from stagger.storage.ownership import user_name
 from stagger.storage.storage import Storage, is_local
 from stagger.terminal import logger
@@ -39,7 +39,7 @@ class Holder:
 
     `process_started` is in clock ticks since boot, `time` in seconds since the epoch; `boot` identifies the host's
     boot; `command` is the SHA-256 of the command line, which itself may hold secrets; `job` is the Slurm job in which
-    the process runs, as `12_3` or `12`, and empty outside of jobs.
+    the process runs, as `12_3` or `12`, and empty outside of jobs; `restarts` is how often that had been requeued.
     """
 
     host: str
@@ -50,6 +50,7 @@ class Holder:
     boot: str = ""
     command: str = ""
     job: str = ""
+    restarts: int = 0
 
     @classmethod
     def this_process(cls) -> Holder:
@@ -63,6 +64,7 @@ class Holder:
             boot=boot_id(),
             command=command_digest(pid),
             job=own_job(),
+            restarts=own_restarts(),
         )
 
     def is_this_process(self) -> bool:
@@ -76,7 +78,7 @@ class Holder:
         """Whether the process is known to have ended. For one on another machine, that is known only of its job."""
         if not self.is_here():
             mine = self.user == user_name(os.geteuid())  # Slurm may hide the jobs of others.
-            return bool(self.job) and mine and has_ended_since(self.job, self.time)
+            return bool(self.job) and mine and has_ended_since(self.job, self.restarts)
         if self.boot and self.boot != boot_id():
             return True
         started = process_start(self.pid)

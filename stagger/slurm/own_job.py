@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 
 from stagger.errors import StaggerError
 from stagger.slurm.answers import parse_time
 
 #: Seconds for one command: a task that has to stop has no more time.
 TIMEOUT_S = 60
-
-#: Seconds by which the clocks of machines may differ.
-CLOCK_S = 60.0
 
 #: A job that is stopped with less time left than this, in seconds, is stopped for its time limit: Slurm's warning comes
 #: 120 s before the end, or up to 60 s earlier (sbatch(1), --signal).
@@ -39,22 +35,27 @@ def any_alive(jobs: list[str]) -> bool:
     return any(not has_ended(state) for state in states)
 
 
-def has_ended_since(element: str, since: float) -> bool:
-    """Whether the processes that a job had at the time `since` (seconds since the epoch) have ended.
+def own_restarts() -> int:
+    """How often Slurm has requeued the job of this process; 0 outside of jobs."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
-    They have when the job has ended, is queued again, or has started later. False while Slurm does not answer.
+
+def has_ended_since(element: str, restarts: int) -> bool:
+    """Whether the processes have ended that a job had after so many `restarts`. False while Slurm does not answer.
+
+    They have when the job has ended, is queued again, or was requeued once more. No clocks are compared: those of two
+    nodes may differ by minutes, and Slurm does not count the time for which a job was suspended.
     """
     from stagger.slurm.states import has_ended, is_queued  # Imported late: hardly any task needs it.
 
     try:
-        state, _, ran = (
-            _run("squeue", "--noheader", "--all", f"--jobs={element}", "--format=%T|%M").strip().partition("|")
-        )
+        said = _run("squeue", "--noheader", "--all", f"--jobs={element}", "--Format=State:32,RestartCnt:12").split()
     except StaggerError as error:
         return "Invalid job id" in str(error)  # The controller has forgotten it.
-    seconds = parse_time(ran)
-    started_later = seconds is not None and time.time() - seconds > since + CLOCK_S
-    return not state or has_ended(state) or is_queued(state) or started_later
+    if not said:
+        return True
+    state, *count = said
+    return has_ended(state) or is_queued(state) or (len(count) == 1 and count[0] != str(restarts))
 
 
 def requeue(element: str) -> None:

@@ -18,7 +18,7 @@ from stagger.blocks.placement.spans import ServerState
 from stagger.blocks.server.balance import RULES
 from stagger.blocks.server.block_server import BlockServer, Identity
 from stagger.blocks.server.lifetime import Lifetime
-from stagger.blocks.server.records import ServerRecord
+from stagger.blocks.server.records import Placed, ServerRecord
 from stagger.blocks.server.registry import BEGAN, Registry, as_moves
 from stagger.blocks.simulation.policies import POLICIES
 from stagger.blocks.swarm_place import END
@@ -307,6 +307,26 @@ def test_a_server_that_was_taken_for_gone_says_that_it_is_there(live: Callable[.
     until(lambda: one.serves(0, 4), "it to serve")
     Path(one.folder, "server.00000.1.json").unlink()
     until(lambda: one.serves(0, 4), "it to say so again")
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_server_whose_folder_was_moved_away_ends_and_serves_nobody_in_a_new_one(
+    live: Callable[..., Life], tmp_path: Path, again: bool
+) -> None:
+    """Also where a new run has begun in its place, and has made fewer claims."""
+    one = live(lease=0.5)
+    until(lambda: one.serves(0, 4), "it to serve")
+    leader = Registry(Storage(), one.folder, 8, "leader")
+    claim = leader.claim(lambda view: as_moves({"00000.1": range(4, 8)}, view))
+    assert claim is not None
+    until(lambda: one.serves(4, 8), "it to move")
+    Path(one.folder).rename(tmp_path / "elsewhere")
+    if again:
+        later = Registry(Storage(), one.folder, 8, "00001.1")
+        assert later.claim(lambda _: {"00001.1": Placed(0, 4, 1.0)}) is not None
+    one.thread.join(PATIENCE_S)
+    assert isinstance(one.ended, StaggerError)
+    assert f"{one.folder} was moved or removed while this server ran: claim 2 is not" in str(one.ended)
 
 
 def test_its_job_beginning_again_ends_what_it_was_before(live: Callable[..., Life]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from stagger.executor.slurm_queue import SlurmJobs
 from stagger.launch import follow
 from stagger.launch.launched import Launched
 from stagger.rundir.end_record import EndRecord, write_end
+from stagger.rundir.lock import Holder
 from stagger.rundir.run_folder import RunFolder
 from stagger.rundir.stage_folder import StageFolder, encode
 from stagger.slurm import cluster
@@ -240,6 +242,25 @@ def test_jobs_beside_a_refused_one_are_cancelled_all_the_same(run: Run) -> None:
         f" But cancelled Slurm job {second['job_id']}.\n"
     )
     assert ["cancelled" in record for record in launches(run.path)] == [False, True]
+
+
+def test_a_cancel_also_stops_what_a_job_of_the_run_submits_meanwhile(run: Run) -> None:
+    """An end job, or a server that replaces another one, holds the run's lock while it submits."""
+    run.launch()
+    run.cli("launch", run.file, check=0)  # Slurm shows the jobs of this one later.
+    run.stand_in("scancel", "true")
+    first, second = (one["arrays"][0] for one in launches(run.path))
+    rows = [f"{one['job_id']}|0|RUNNING|9:59|{now()}|None|{one['name']}|(null)\n" for one in (first, second)]
+    run.queue.write_text(rows[0])
+    lock = run.path / "lock"
+    lock.write_bytes(encode(asdict(replace(Holder.this_process(), job="77"))))
+    cancel = run.cli.start("cancel", run.path)
+    assert cancel.stderr is not None
+    assert "waits for Slurm job 77, which holds the run's lock" in cancel.stderr.readline()
+    run.queue.write_text("".join(rows))
+    lock.unlink()
+    out, _ = cancel.communicate(timeout=60)
+    assert out.splitlines()[:2] == [f"cancelled Slurm job {one['job_id']}" for one in (first, second)]
 
 
 def test_status_shows_what_the_records_say_when_squeue_fails(run: Run) -> None:

@@ -56,6 +56,7 @@ class Membership:
         self._calm_since = time.monotonic()
         self._heartbeat_at = 0.0
         self._announced_at = 0.0
+        self._strange_since: float | None = None  # When the registry was first seen without this server's claim.
 
     @property
     def mine(self) -> ServerRecord:
@@ -107,11 +108,13 @@ class Membership:
             self.look()
 
     def look(self) -> None:
-        """Read the registry. A failed read only logs a warning."""
+        """Read the registry. A failed read only logs a warning. Raises StaggerError when it is another one."""
         try:
             self.see(self.registry.refresh())
         except (OSError, StaggerError) as error:
             log(f"the registry cannot be read: {error}", "WARNING")
+        else:
+            self._check_place()
         if self._tending is not None:
             self._tending.look(self.view, self.registry.others)
 
@@ -120,6 +123,24 @@ class Membership:
         if view.members.keys() != self.view.members.keys():
             self._calm_since = time.monotonic()
         self.view = view
+
+    def _check_place(self) -> None:
+        """Raise StaggerError when the registry has this server's record, but for a lease no claim as late as its own.
+
+        The latest claim is never removed. Somebody has therefore moved or removed the folder, and writing the record
+        has made a new one. Nobody looks for a server there, and nothing would ever end it.
+        """
+        known = self.record is None or self.registry.listed_claim >= self.record.claim
+        if known or self.id not in self.view.members:
+            self._strange_since = None
+            return
+        now = time.monotonic()
+        self._strange_since = now if self._strange_since is None else self._strange_since
+        if now - self._strange_since > self.registry.lease_s:
+            raise StaggerError(
+                f"{self.registry.folder} was moved or removed while this server ran: claim {self.mine.claim} is not"
+                " there any more. What is there now was written since, and can be removed."
+            )
 
     def _refined(self, record: ServerRecord) -> ServerRecord:
         """The record with the throughput that the host's counters show, if that differs by more than noise."""

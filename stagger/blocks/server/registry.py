@@ -69,6 +69,8 @@ class Registry:
         self.latest = View(0, {})
         #: Names of the other files that were there then.
         self.others: set[str] = set()
+        #: Number of the latest claim that was there then; 0 if there was none.
+        self.listed_claim = 0
         self._clock = clock
         self._tell = tell
         self._random = Random()  # noqa: S311 - jitter, seeded by the system in each process.
@@ -95,7 +97,9 @@ class Registry:
         for name in huge:
             self._ignore(name, f"it has more than {MOST_BYTES[_kind(name)]:,} bytes")
         entries = {entry.name: _version(entry) for entry in listed if entry.name not in huge}
-        numbers = {int(_key(entry.name)) for entry in listed if _kind(entry.name) == "claim"} | {self._taken}
+        there = {int(_key(entry.name)) for entry in listed if _kind(entry.name) == "claim"}
+        self.listed_claim = max(there, default=0)
+        numbers = there | {self._taken}
         self._seen = {number: self._seen.get(number, now) for number in numbers}
         latest = _claim_name(max(numbers))
         # File systems list only times, so each record is read at each look there. Claims never change.
