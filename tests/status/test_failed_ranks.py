@@ -29,7 +29,7 @@ def test_failures_are_told_by_kind_and_step_and_logs_by_attempt(
     assert "    ValueError: rank 1 cannot go on" in said[1:17]
     flag.touch()
     cli("retry", run, check=0)
-    assert cli("logs", run, "--failed", check=0).out == ""
+    assert cli("logs", run, "--failed", check=0).out == "run: no rank has failed\n"
     assert "rank 1, attempt 2" in cli("logs", run, "--rank", 1, check=0).out
     assert "rank 1 cannot go on" in cli("logs", run, "--rank", 1, "--attempt", "1", check=0).out
     assert "Rank 1 has no attempt 7; it has 1, 2." in cli("logs", run, "--rank", 1, "--attempt", "7", check=2).err
