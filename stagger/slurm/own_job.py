@@ -41,10 +41,11 @@ def own_restarts() -> int:
 
 
 def has_ended_since(element: str, restarts: int) -> bool:
-    """Whether the processes have ended that a job had after so many `restarts`. False while Slurm does not answer.
+    """Whether the processes of one run of a job have ended. `restarts`: how often the job had been requeued before it.
 
-    They have when the job has ended, is queued again, or was requeued once more. No clocks are compared: those of two
-    nodes may differ by minutes, and Slurm does not count the time for which a job was suspended.
+    They have when the job has ended, is queued again, or was requeued once more. False while Slurm does not answer. No
+    clocks are compared: those of two nodes may differ by minutes, and Slurm does not count the time for which a job was
+    suspended.
     """
     from stagger.slurm.states import has_ended, is_queued  # Imported late: hardly any task needs it.
 

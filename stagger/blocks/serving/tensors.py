@@ -20,9 +20,8 @@ def as_tensor(parts: Parts, dtype: torch.dtype, shape: Sequence[int]) -> torch.T
 
     Of a shape with fewer values, the first ones.
     """
-    return torch.frombuffer(bytearray().join(first_bytes(parts, prod(shape) * dtype.itemsize)), dtype=dtype).view(
-        *shape
-    )
+    data = bytearray().join(first_bytes(parts, prod(shape) * dtype.itemsize))
+    return torch.frombuffer(data, dtype=dtype).view(*shape)
 
 
 def first_bytes(parts: Parts, size: int) -> Iterator[memoryview]:
