@@ -22,7 +22,7 @@ LOOK_UP_S = 0.2
 
 #: Seconds for which steps keep Python's lock while a codec waits for it. Python's default, 5 ms, is the time in which a
 #: codec works off two megabytes.
-SWITCH_S = 0.0005
+SWITCH_S = 0.0002
 
 
 class DecompressedAhead(Content):

@@ -14,8 +14,10 @@ from typing import Any, Protocol
 from stagger.errors import BadInput, counted
 from stagger.pipeline.compression import MAGIC, PIECE_BYTES, Content, ReadCodec
 
-#: Decompressed bytes per call of bz2 and xz, and approximately per call of zstd, where more would slow down.
+#: Decompressed bytes per call of bz2 and xz, of gzip, and approximately of zstd, where more would slow down. A thread
+#: waits for Python's lock after each call: blocks of 128 KiB took longer to be handed over than to be decompressed.
 OUTPUT_BYTES = 2**20
+GZIP_OUTPUT_BYTES = 2**19
 ZSTD_OUTPUT_BYTES = 2**18
 
 #: Memory in bytes that a decompressor may use: as much as the window of `zstd --long=31`.
@@ -53,7 +55,7 @@ class _Gunzipped(Content):
 
     def _refill(self) -> bool:
         try:
-            self._set(self._file.read1(PIECE_BYTES))
+            self._set(self._file.read1(GZIP_OUTPUT_BYTES))
         except EOFError as error:
             # The gzip reader takes less than the header of a member for a member that breaks off.
             reason = "the gzip stream breaks off: the file is truncated, or ends with a few bytes that are not gzip"

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 #: Bytes of small records gathered before one call of the compressor: a call per record would be slow.
 GATHER_BYTES = 64 * 2**10
 
+#: The same once a file has had THREAD_BYTES of them: a thread waits for Python's lock after each call. Without threads
+#: as many are gathered, so that the file is the same.
+GATHER_LATER_BYTES = 256 * 2**10
+
 #: Maximum bad records kept in full in the completion record; all are counted.
 EXAMPLES = 10
 
@@ -56,13 +60,14 @@ class OutputFile:
         self._to_thread = THREAD_BYTES  # Bytes to compress before that.
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
+        self._enough = GATHER_BYTES
 
     def write(self, data: bytes) -> None:
         """Append one record."""
         self.records += 1
         self._gathered.append(data)
         self._gathered_bytes += len(data)
-        if self._gathered_bytes >= GATHER_BYTES:
+        if self._gathered_bytes >= self._enough:
             self.spill()
 
     def append(self, data: bytes) -> None:
@@ -108,6 +113,7 @@ class OutputFile:
             if self._to_thread <= 0 and self._behind is None and (thread := self._thread()) is not None:
                 self._compressor = self._behind = thread.compressor(self._compressor)
             self._to_thread -= len(data)
+            self._enough = GATHER_BYTES if self._to_thread > 0 else GATHER_LATER_BYTES
             data = self._compressor.compress(data)
         self.output.write(data)
 

@@ -55,6 +55,24 @@ def test_a_body_that_breaks_off_goes_on_from_there(storage: Storage, s3: S3Serve
     assert sum(storage.retried()["requests"].values()) == len(ranges) - 1
 
 
+def test_pieces_are_shorter_once_a_body_has_broken_off(s3: S3Server) -> None:
+    """A body has to last for one piece, or nothing of it is kept. Pieces are no longer than needed on a slow store."""
+    storage = Storage({"s3": {"engine": "obstore"}})
+    data = some_bytes(2 * 10**6)
+    entry = put(storage, "s3://data/breaks/a", data)
+
+    def first_piece() -> int:
+        s3.set_faults(bandwidth=20e6)
+        pieces = list(storage.stream("s3://data/breaks/a", entry.size, entry.version))
+        assert b"".join(pieces) == data
+        return len(pieces[0])
+
+    assert first_piece() >= 256 * 2**10
+    s3.set_faults(p_truncate=0.6, only=["GET"], seed=1)
+    assert b"".join(storage.stream("s3://data/breaks/a", entry.size, entry.version)) == data
+    assert 64 * 2**10 <= first_piece() < 256 * 2**10
+
+
 def test_an_object_that_was_replaced_is_noticed_though_it_is_as_long(storage: Storage, s3: S3Server) -> None:
     entry = put(storage, "s3://data/replaced/a", b"one" * 1000)
     put(storage, "s3://data/replaced/a", b"two" * 1000)

@@ -51,8 +51,10 @@ CLIENT_OPTIONS = {
     "aws_session_token": "session_token",
 }
 
-#: Bytes per piece of a body. When a body breaks off, the piece being gathered is lost.
-PIECE_BYTES = 64 * 2**10
+#: Bytes per piece of a body: each costs a turn at Python's lock. When a body breaks off, the piece being gathered is
+#: lost, so pieces are shorter from then on.
+PIECE_BYTES = 256 * 2**10
+SHORT_PIECE_BYTES = 64 * 2**10
 
 #: Limits for connecting, for one read, and for a whole request; a body that takes longer is resumed.
 TIMEOUTS = {
@@ -72,6 +74,7 @@ class ObstoreEngine:
         self._options = options
         self._config, self._profile = translate(options)
         self._stores: dict[str, S3Store] = {}
+        self._piece_bytes = PIECE_BYTES
         self._refused: set[str] = set()  # Buckets for which s3fs makes the requests that obstore cannot make.
 
     def _store(self, bucket: str) -> S3Store:
@@ -145,11 +148,15 @@ class ObstoreEngine:
         return Body(etag_in(answer.meta), self._chunks(answer, last - first), answer.meta["size"])
 
     def _chunks(self, answer: obstore.GetResult, length: int) -> Iterator[bytes]:
-        for chunk in answer.stream(min_chunk_size=PIECE_BYTES):
-            length -= len(chunk)
-            yield bytes(chunk)
-        if length > 0:
-            raise BrokenOff(f"{counted(length, 'byte', 'is')} missing")
+        try:
+            for chunk in answer.stream(min_chunk_size=self._piece_bytes):
+                length -= len(chunk)
+                yield bytes(chunk)
+            if length > 0:
+                raise BrokenOff(f"{counted(length, 'byte', 'is')} missing")
+        except Exception:
+            self._piece_bytes = SHORT_PIECE_BYTES
+            raise
 
     def put(self, bucket: str, key: str, data: bytes, *, create: bool = False, match: str = "") -> str:
         mode: Any = "create" if create else {"e_tag": match} if match else "overwrite"
