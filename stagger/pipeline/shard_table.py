@@ -45,6 +45,12 @@ class Texts:
         with memoryview(self._bytes) as view:
             if not isinstance(rows, range):
                 return [str(view[offsets[row] : offsets[row + 1]], "utf-8") for row in rows]
+            if rows.step == 1:
+                first = offsets[rows.start]
+                text = str(view[first : offsets[rows.stop]], "utf-8")
+                if len(text) == offsets[rows.stop] - first:  # ASCII: characters are where the bytes are.
+                    ends = offsets[rows.start : rows.stop + 1]
+                    return [text[start - first : end - first] for start, end in pairwise(ends)]
             starts = offsets[rows.start : rows.stop : rows.step]
             ends = offsets[rows.start + 1 : rows.stop + 1 : rows.step]
             return [str(view[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
+from operator import methodcaller
 
 from stagger.errors import agreeing, counted
 from stagger.pipeline.shard_table import ShardTable
@@ -136,6 +137,8 @@ def matcher(glob: str) -> Callable[[str], object] | None:
     """Whether a name matches the glob: its last part or, if the glob contains a `/`, its whole path. None if all do."""
     if glob == "*":
         return None
+    if re.fullmatch(r"\*[^]*?[/]+", glob):
+        return methodcaller("endswith", glob[1:])
     if "/" not in glob:
         match = re.compile(fnmatch.translate(glob)).match
         return lambda name: match(name.rpartition("/")[2])

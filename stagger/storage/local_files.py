@@ -115,24 +115,23 @@ class LocalFiles:
         seen: set[tuple[int, int]] = set()
         while pending:
             below = pending.pop()
+            folders: list[str] = []
             try:
-                info = os.stat(f"{folder}/{below}")
-                scan = os.scandir(f"{folder}/{below}")
+                descriptor = os.open(f"{folder}/{below}", os.O_RDONLY | os.O_DIRECTORY)
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            if (info.st_dev, info.st_ino) in seen:
-                raise StaggerError(f"{folder}/{below} is a link to a folder that is listed already; remove the link.")
-            seen.add((info.st_dev, info.st_ino))
-            folders: list[str] = []
-            files: list[tuple[str, int, str]] = []
-            with scan as entries:
-                for entry in entries:
-                    if (file := file_in(entry, below, folders)) is not None:
-                        files.append(file)
-                    if len(files) == LISTED_AT_ONCE:
-                        yield in_columns(files)
-                        files.clear()
-            yield in_columns(files)
+            try:
+                info = os.fstat(descriptor)
+                if (info.st_dev, info.st_ino) in seen:
+                    raise StaggerError(
+                        f"{folder}/{below} is a link to a folder that is listed already; remove the link."
+                    )
+                seen.add((info.st_dev, info.st_ino))
+                with os.scandir(descriptor) as entries:  # The path of each file is not looked up again for its stat.
+                    for files in files_in(entries, below, folders):
+                        yield Files.of(sorted(files, key=itemgetter(0)))
+            finally:
+                os.close(descriptor)
             if recursive:
                 pending += sorted(folders, reverse=True)
 
@@ -210,26 +209,30 @@ def identity_before(latest: int, info: os.stat_result) -> str:
     return f"{info.st_ino}-{info.st_size}-{written}-{changed}" if written < latest and changed < latest else ""
 
 
-def file_in(entry: os.DirEntry[str], below: str, folders: list[str]) -> tuple[str, int, str] | None:
-    """Name, size and version of a file in a folder; None for anything else. A dangling link has size -1, to be noticed.
+def files_in(
+    entries: Iterator[os.DirEntry[str]], below: str, folders: list[str]
+) -> Iterator[list[tuple[str, int, str]]]:
+    """Name, size and version of each file among a folder's entries. A dangling link has size -1, to be noticed.
 
     A folder is added to `folders`, with a slash at its end.
     """
-    name = below + entry.name
-    try:
-        if entry.is_file():
-            info = entry.stat()
-            return name, info.st_size, f"{MTIME}{info.st_mtime_ns}"
-    except FileNotFoundError:
-        pass  # It vanished before its stat, as temporary files do. The folder's other files must still be found.
-    if entry.is_dir():
-        folders.append(f"{name}/")
-        return None
-    return (name, -1, "") if entry.is_symlink() else None
-
-
-def in_columns(files: list[tuple[str, int, str]]) -> Files:
-    return Files.of(sorted(files, key=itemgetter(0)))
+    found: list[tuple[str, int, str]] = []
+    for entry in entries:
+        if len(found) == LISTED_AT_ONCE:
+            yield found
+            found = []
+        try:
+            if entry.is_file():
+                info = entry.stat()
+                found.append((below + entry.name, info.st_size, f"{MTIME}{info.st_mtime_ns}"))
+                continue
+        except FileNotFoundError:
+            pass  # It vanished before its stat, as temporary files do. The folder's other files must still be found.
+        if entry.is_dir():
+            folders.append(f"{below}{entry.name}/")
+        elif entry.is_symlink():
+            found.append((below + entry.name, -1, ""))
+    yield found
 
 
 def version_of(info: os.stat_result) -> str:
@@ -274,7 +277,7 @@ def open_version(path: str, size: int, version: str) -> BinaryIO:
 
 
 def is_there(entry: os.DirEntry[str]) -> bool:
-    """Whether a folder's entry is a file or a dangling link, as in `file_in`."""
+    """Whether a folder's entry is a file or a dangling link, as in `files_in`."""
     return entry.is_file() or (entry.is_symlink() and not entry.is_dir())
 
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stagger import ReadJsonl, StaggerError
 from stagger.pipeline import Shard
-from stagger.steps.listing import MARKER, input_files, names_in, unread_folders, why_not
+from stagger.steps.listing import MARKER, input_files, matcher, names_in, unread_folders, why_not
 from stagger.storage import Files
 from stagger.storage.storage import Storage
 
@@ -30,6 +30,19 @@ def names(folder: Path, **options: object) -> list[str]:
 
 def left_out(folder: Path, glob: str = "*", *, recursive: bool = True) -> str:
     return str(input_files(Storage(), str(folder), glob, recursive=recursive)[1])
+
+
+PARTS = st.text("ab.*?[]!\n", max_size=6)
+
+
+@given(PARTS, st.lists(PARTS, min_size=1, max_size=3).map("/".join))
+@example("*.gz", "a/b.gz")
+@example("*.gz", "a.gz/b")
+@example("*", "a/")
+@example("**", "a/")
+def test_a_glob_without_a_slash_is_matched_with_the_last_part_of_a_name(glob: str, name: str) -> None:
+    wanted = matcher(glob)
+    assert (wanted is None or bool(wanted(name))) == fnmatch.fnmatchcase(name.rpartition("/")[2], glob)
 
 
 NOT_DATA = (

@@ -161,6 +161,20 @@ def test_a_file_that_goes_while_its_folder_is_listed_hides_no_other(
     assert sizes(Storage().list(str(tmp_path))) == {"a": 2, "b": 2}
 
 
+def test_a_large_folder_comes_in_several_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {f"{number}" for number in range(9)}
+    for name in names:
+        (tmp_path / name).write_bytes(b"12")
+        (tmp_path / f"folder-{name}").mkdir()
+        (tmp_path / f"folder-{name}" / "file").touch()
+    monkeypatch.setattr("stagger.storage.local_files.LISTED_AT_ONCE", 2)
+    parts = [list(files.names) for files in Storage().listed(str(tmp_path), recursive=False)]
+    assert all(part == sorted(part) and len(part) <= 2 for part in parts)
+    assert sorted(name for part in parts for name in part) == sorted(names)
+    expected = dict.fromkeys(names, 2) | {f"folder-{name}/file": 0 for name in names}
+    assert sizes(Storage().walk(str(tmp_path))) == expected
+
+
 def test_a_link_into_the_tree_is_refused_and_one_out_of_it_followed(tmp_path: Path) -> None:
     tree, outside = tmp_path / "tree", tmp_path / "outside"
     for folder in (tree, outside):
