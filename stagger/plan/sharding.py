@@ -49,7 +49,7 @@ def deal(sizes: Sequence[int], room: Sequence[int]) -> list[array[int]]:
     """Deal items to bins by LPT: the largest first, to the least loaded bin of those with room for one more.
 
     `room[b]` is the number of items that bin b can take; together the bins have room for all. Returns the indices of
-    the items in each bin, largest first.
+    the items in each bin, largest first. An item of size 0 counts as 1: it costs something, too.
     """
     count = len(room)
     loads = list(range(count))  # Each is the load times the number of bins, plus the bin: one number compares fast.
@@ -59,7 +59,7 @@ def deal(sizes: Sequence[int], room: Sequence[int]) -> list[array[int]]:
         one = load % count
         bins[one].append(item)
         if len(bins[one]) < room[one]:
-            heapq.heapreplace(loads, load + sizes[item] * count)
+            heapq.heapreplace(loads, load + (sizes[item] or 1) * count)
         else:
             heapq.heappop(loads)
     return bins

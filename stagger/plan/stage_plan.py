@@ -112,13 +112,15 @@ def digests(shards: ShardTable) -> tuple[bytes, str]:
 
     Versions that identify the content are part of the first. A file that was only touched or copied has another time.
     """
-    content: list[Any] = [shards.sizes, *shards.names.buffers(), *shards.versions.buffers()]
-    times = b""
+    found = [*map(digest, (shards.sizes, *shards.names.buffers()))]
+    times = []
     if MTIME.encode() in shards.versions.buffers()[0]:
-        parts = [part.versions for part in shards.parts()]
-        times = digest(b"".join(digest(orjson.dumps([one for one in part if one.startswith(MTIME)])) for part in parts))
-        content[3:] = [orjson.dumps(["" if one.startswith(MTIME) else one for one in part]) for part in parts]
-    return digest(b"".join(map(digest, content))), times.hex()[:16]
+        for part in shards.parts():
+            times.append(digest(orjson.dumps([one for one in part.versions if one.startswith(MTIME)])))
+            found.append(digest(orjson.dumps(["" if one.startswith(MTIME) else one for one in part.versions])))
+    else:
+        found += map(digest, shards.versions.buffers())
+    return digest(b"".join(found)), digest(b"".join(times)).hex()[:16] if times else ""
 
 
 def digest(data: Any) -> bytes:

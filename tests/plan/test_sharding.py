@@ -56,6 +56,12 @@ def loads(ranks: RankShards) -> list[int]:
     return [sum(shard.size for shard in rank) for rank in ranks]
 
 
+def test_empty_shards_are_spread_like_others() -> None:
+    shards = ShardTable(Shard(f"{i}", 5 * (i == 0)) for i in range(6))
+    dealt = assign(shards, 3, "bytes")
+    assert [[shard.name for shard in rank] for rank in dealt] == [["0"], ["1", "3", "5"], ["2", "4"]]
+
+
 def test_round_robin_is_datatroves_rule() -> None:
     shards = ShardTable(Shard(name, 1) for name in "abcdefg")
     assert [[s.name for s in rank] for rank in assign(shards, 3, "count")] == [list("adg"), list("be"), list("cf")]
@@ -74,7 +80,7 @@ def test_the_table_is_dealt_as_a_list_of_shards_would_be(sizes: list[int], tasks
         return bins
 
     def load(shards: list[Shard]) -> int:
-        return sum(shard.size for shard in shards)
+        return sum(shard.size for shard in shards) or 1
 
     ranks = [sorted(chain.from_iterable(mine)) for mine in dealt([[one] for one in shards], [len(shards)] * tasks)]
     if per_job > 1:
