@@ -76,11 +76,11 @@ def test_the_table_is_dealt_as_a_list_of_shards_would_be(sizes: list[int], tasks
         bins: list[list[list[Shard]]] = [[] for _ in room]
         for item in sorted(items, key=load, reverse=True):
             free = [one for one in range(len(room)) if len(bins[one]) < room[one]]
-            bins[min(free, key=lambda one: sum(map(load, bins[one])))].append(item)
+            bins[min(free, key=lambda one: sum(load(item) or 1 for item in bins[one]))].append(item)
         return bins
 
     def load(shards: list[Shard]) -> int:
-        return sum(shard.size for shard in shards) or 1
+        return sum(shard.size for shard in shards)
 
     ranks = [sorted(chain.from_iterable(mine)) for mine in dealt([[one] for one in shards], [len(shards)] * tasks)]
     if per_job > 1:
