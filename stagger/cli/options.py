@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from stagger.errors import StaggerError
-from stagger.spec.yaml_file import parse_value
 from stagger.terminal import logger
 
 Run = Annotated[
@@ -36,6 +35,7 @@ Assignments = Annotated[
 
 def storage_options(text: str | None) -> dict[str, dict[str, Any]]:
     """Parse --storage-options. Raises StaggerError when it is not a mapping of mappings."""
+    from stagger.spec.yaml_file import parse_value
     from stagger.storage.secrecy import clear_secrets
 
     value = parse_value(text, "--storage-options") if text else {}

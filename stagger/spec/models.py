@@ -124,7 +124,7 @@ class PublishSpec(Model):
 
     repo: Annotated[
         str,
-        Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]{0,95}$"),
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}$"),
         Says("a data set, user/name", "user/name"),
     ]
     """The data set: `user/name`, or `organisation/name`. It is created if there is none."""

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 from stagger.errors import StaggerError
 from stagger.pipeline.names import BUILTIN, resolve
 from stagger.pipeline.objects import written_object
-from stagger.spec.base import survives_json
+from stagger.spec.base import survives_json, without_plugins
 from stagger.spec.expected import assigned, described, expected
 from stagger.spec.nearest import close_to, nearest
 from stagger.spec.object_checks import check_objects
@@ -168,7 +168,8 @@ def _model(step: type) -> TypeAdapter[Any]:
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(step).parameters.items():
         fields[name] = (hints[name], ... if parameter.default is parameter.empty else parameter.default)
-    return TypeAdapter(create_model(step.__name__, __config__=ConfigDict(extra="forbid"), **fields))
+    with without_plugins():
+        return TypeAdapter(create_model(step.__name__, __config__=ConfigDict(extra="forbid"), **fields))
 
 
 def step_schema() -> dict[str, Any]:
