@@ -80,6 +80,7 @@ class Model(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        cls.model_rebuild()  # pydantic 2.8 cannot encode a default that is of a model which is not built.
         schema = handler(core)
         properties = handler.resolve_ref_schema(schema).get("properties", {})
         for name, text in descriptions(cls).items():
