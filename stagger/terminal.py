@@ -5,22 +5,37 @@ Whatever the lines hold (file names, errors, reasons from Slurm), each stays one
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import loguru
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 from stagger.errors import one_line
 
 if TYPE_CHECKING:
-    from loguru import Record
+    from loguru import Logger, Record
+
+#: Called before the first message.
+before_messages: list[Callable[[], None]] = []
 
 
 def _on_one_line(record: Record) -> None:
     record["message"] = one_line(record["message"])
 
 
-#: loguru's logger, for messages to people.
-logger = loguru.logger.patch(_on_one_line)
+class _Logger:
+    """loguru's logger, imported at the first message: most commands have none, and the import takes them 30 ms."""
+
+    def __getattr__(self, name: str) -> Any:
+        if "loguru" not in vars(self):
+            import loguru
+
+            for call in before_messages:
+                call()
+            self.loguru = loguru.logger.patch(_on_one_line)
+        return getattr(self.loguru, name)
+
+
+#: For messages to people.
+logger = cast("Logger", _Logger())
 
 
 def duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from stagger.errors import StaggerError
+from stagger.spec.descriptions import descriptions
 from stagger.spec.executors import EXECUTORS
 from stagger.spec.messages import argument_meant
 from stagger.spec.models import PipelineFile
@@ -70,7 +71,10 @@ def check_names(cls: type[Any], named: Mapping[str, Any]) -> None:
 def documentation(cls: type[Any]) -> str:
     """One paragraph for each argument: its name, type, default and meaning, and below it the keys of a mapping."""
     keys = {**PipelineFile.model_fields, **EXECUTORS[cls.type].model_fields}
-    return "\n".join(_argument(field, _kind(cls, field), keys.get(field.name)) for field in fields(cls))
+    meanings = {**descriptions(PipelineFile), **descriptions(EXECUTORS[cls.type]), **ONLY_PYTHON}
+    return "\n".join(
+        _argument(field, _kind(cls, field), keys.get(field.name), meanings[field.name]) for field in fields(cls)
+    )
 
 
 def _kind(cls: type[Any], argument: Field[Any]) -> str:
@@ -80,13 +84,13 @@ def _kind(cls: type[Any], argument: Field[Any]) -> str:
     return " | ".join(map(repr, get_args(choice))) if get_origin(choice) is Literal else text
 
 
-def _argument(argument: Field[Any], kind: str, key: FieldInfo | None) -> str:
-    meaning = ONLY_PYTHON.get(argument.name) or (key.description if key is not None else None) or ""
+def _argument(argument: Field[Any], kind: str, key: FieldInfo | None, meaning: str) -> str:
     default = "" if key is None or argument.default is MISSING else _default(key)
     lines = [_paragraph(f"{argument.name} ({kind}{default}): {meaning}", 4)]
     lines += [
-        _paragraph(f"`{name}`{_default(inner).replace(',', '', 1)}: {inner.description}", 8)
-        for name, inner in _inner(key).items()
+        _paragraph(f"`{name}`{_default(inner.model_fields[name]).replace(',', '', 1)}: {text}", 8)
+        for inner in _inner(key)
+        for name, text in descriptions(inner).items()
     ]
     return "\n".join(lines)
 
@@ -103,8 +107,8 @@ def _default(key: FieldInfo) -> str:
     return f", by default {value}" if isinstance(value, (str, int, float)) and value != "" else ""
 
 
-def _inner(key: FieldInfo | None) -> dict[str, FieldInfo]:
-    """The keys of a key that is a mapping with keys of its own."""
+def _inner(key: FieldInfo | None) -> list[type[BaseModel]]:
+    """The model of a key that is a mapping with keys of its own."""
     kinds = (key.annotation, *get_args(key.annotation)) if key is not None else ()
     models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-    return dict(models[0].model_fields) if len(models) == 1 else {}
+    return models if len(models) == 1 else []

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from stagger.cli import show
-from stagger.launch.launched import Launched
+if TYPE_CHECKING:
+    from stagger.launch.launched import Launched
 
 #: What JSON may hold as it is, though a terminal could obey it. All of it is within strings.
 RAW = re.compile(r"[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
@@ -23,6 +23,8 @@ def print_json(document: Any) -> None:
 
 def finish(launched: Launched, json: bool) -> int:
     """Print the state of the run after a launch, and return exit status 0. Raises RunFailed when ranks failed."""
+    from stagger.cli import show
+
     if json:
         print_json(show.status_document(launched.run_dir, launched.stages))
     else:

@@ -10,6 +10,7 @@ import typer
 
 from stagger.cli.answers import print_json
 from stagger.cli.launch import launch
+from stagger.cli.message_log import beside_users_code
 from stagger.cli.open_run import open_run
 from stagger.cli.options import (
     Assignments,
@@ -87,7 +88,7 @@ def plan(
     from stagger.cli import block_plan
     from stagger.spec.changes import Changes
 
-    with contextlib.redirect_stdout(sys.stderr):
+    with beside_users_code():
         changes = Changes(tuple(assignments or ()), profile=profile)
         found = block_plan.plan(file, changes, gpus, memory, tokens_per_s, block_plan.Rates(store, node))
     print_json(found.document()) if json else block_plan.show(found)

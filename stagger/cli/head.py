@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
-import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -13,6 +11,7 @@ import orjson
 import typer
 
 from stagger.cli.answers import print_json
+from stagger.cli.message_log import beside_users_code
 from stagger.cli.open_run import is_pipeline_file, known_options, open_run
 from stagger.cli.options import Json, Options, Stage, storage_options
 from stagger.errors import StaggerError, counted
@@ -47,7 +46,7 @@ def head(
     options: Options = None,
 ) -> int:
     """Look at documents: of a run's outputs, of a path, of what was removed, or behind a step."""
-    with contextlib.redirect_stdout(sys.stderr):  # Keep output of the user's modules out of ours.
+    with beside_users_code():
         found = documents(what, step, stage, options, removed=removed, text_key=text_key)
         shown = list(itertools.islice(found, number))
     if json:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from stagger.cli import ready, show
+from stagger.cli import ready
 from stagger.cli.answers import finish, print_json
+from stagger.cli.message_log import beside_users_code
 from stagger.cli.options import Assignments, Json, Profile, Wait
 from stagger.errors import StaggerError
 from stagger.ranks import MOST
@@ -73,6 +74,7 @@ def launch(
     json: Json = False,
 ) -> int:
     """Launch a pipeline: plan and check it, then submit it to Slurm or run it here. Completed ranks are not rerun."""
+    from stagger.cli import show
     from stagger.launch.dry_run import dry_run as plan_only
     from stagger.launch.launch import Wishes
     from stagger.launch.launch import launch as start
@@ -89,7 +91,7 @@ def launch(
         )
     if dry_run:
         sys.dont_write_bytecode = True  # Importing the user's steps must not leave a __pycache__ next to them.
-    with contextlib.redirect_stdout(sys.stderr):  # Keep output of the user's modules out of ours.
+    with beside_users_code():
         changes = Changes(tuple(assignments or ()), executor, number_of_tasks(tasks), run_dir, profile)
         spec = load_file(file, changes, logger.info) if dry_run else load_file(file, changes)
         if for_blocks(context) and all(stage.blocks is None for stage in spec.stages):
@@ -130,6 +132,7 @@ def refuse_beside_rehearse(**given: object) -> None:
 
 def rehearsed_so_far(spec: RunSpec) -> None:
     """Print what was done of a rehearsal that could not go on, such as one whose first stage kept no document."""
+    from stagger.cli import show
     from stagger.launch.rehearsal import folder_of
     from stagger.rundir.run_folder import RunFolder
     from stagger.status.stage_status import status_of
@@ -143,6 +146,8 @@ def rehearsed_so_far(spec: RunSpec) -> None:
 
 def rehearsed(rehearsal: Rehearsal, launched: Launched, *, json: bool) -> int:
     """Print what a rehearsal did, step by step. Returns the exit status. Raises RunFailed when ranks failed."""
+    from stagger.cli import show
+
     if json:
         document = {"rehearsal": rehearsal.folder, **show.status_document(launched.run_dir, launched.stages)}
         print_json(document)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import sys
@@ -11,15 +10,14 @@ from signal import Signals
 from typing import Annotated, NoReturn
 
 import typer
-from loguru import logger
 
 from stagger import __version__
-from stagger.cli import blocks, mistakes, show
+from stagger.cli import blocks
 from stagger.cli.answers import finish, print_json
 from stagger.cli.doctor import doctor
 from stagger.cli.head import head
 from stagger.cli.launch import launch
-from stagger.cli.message_log import set_up_logging
+from stagger.cli.message_log import beside_users_code, set_up_logging
 from stagger.cli.open_run import open_run
 from stagger.cli.options import (
     Assignments,
@@ -34,7 +32,7 @@ from stagger.cli.options import (
 from stagger.cli.ready import init
 from stagger.errors import Interrupted, StaggerError, exit_status_of, one_line
 from stagger.storage.storage import without_secrets
-from stagger.terminal import say
+from stagger.terminal import logger, say
 
 app = typer.Typer(
     help="Run pipelines as thousands of Slurm tasks, or on this machine, without overloading the storage.",
@@ -76,6 +74,8 @@ def main() -> NoReturn:
         if type(error).__name__ == "NoArgsIsHelpError":  # The help was printed.
             sys.exit(2)
         if hasattr(error, "format_message"):  # The parser's: an invalid option or argument.
+            from stagger.cli import mistakes
+
             fail(mistakes.sentence(error, sys.argv[1:]), 2)
         fail(traceback.format_exc(), 1)
     gc.freeze()  # The process ends: looking for cycles in 100,000 records would take it half a second.
@@ -127,7 +127,7 @@ def retry(
 
     if checksum and not lost:
         raise StaggerError("--checksum belongs to --lost: it finds more outputs that are lost. Add --lost.")
-    with contextlib.redirect_stdout(sys.stderr):
+    with beside_users_code():
         folder, record = open_run(run, options)
         chosen = some_ranks(ranks)
         launched = start(
@@ -179,7 +179,7 @@ def status(
     Exit status: 0 if all ranks are done; 1 if ranks failed, were cancelled or can never start, or outputs differ or
     are lost; else 3.
     """
-    from stagger.launch.verify import note_differences
+    from stagger.cli import show
     from stagger.status.stage_status import status_of
 
     folder, record = open_run(run, options)
@@ -189,6 +189,8 @@ def status(
     looks, stages = show.watch_status(folder, record, shown, silent=json) if watch else status_of(folder, record)
     stages = [one for one in stages if one.name in shown]
     if verify or checksum:
+        from stagger.launch.verify import note_differences
+
         note_differences(record, looks, stages, checksums=checksum)
     if json:
         print_json(show.status_document(folder.path, stages))
@@ -327,7 +329,7 @@ def plan(
         metadata_limit,
         start_jitter,
     )
-    with contextlib.redirect_stdout(sys.stderr):
+    with beside_users_code():
         found = start_plan.plans(file, stage, wanted, tuple(assignments or ()), seed, profile)
         if plot is not None:
             start_plan.plot(found, plot)

@@ -30,7 +30,6 @@ def open_run(run: str, typed: str | None) -> tuple[RunFolder, RunRecord]:
     Without it, the options are those of the file, those of the last launch by this user, or those of the default
     profile. Raises StaggerError when there is no run.
     """
-    from stagger.rundir.remembered import remember, remembered_file
     from stagger.rundir.run_folder import NoRun, RunFolder
 
     run_dir, options = of_record(run), storage_options(typed)
@@ -46,9 +45,13 @@ def open_run(run: str, typed: str | None) -> tuple[RunFolder, RunRecord]:
     except StaggerError as error:
         if is_local(absolute(run_dir)) or given or isinstance(error, NoRun):
             raise
+        from stagger.rundir.remembered import remembered_file
+
         hint = KNOWN.format(file=remembered_file(absolute(run_dir))) if options else UNKNOWN
         raise type(error)(f"{str(error).rstrip('.')}. {hint}") from error
     if given:
+        from stagger.rundir.remembered import remember
+
         remember(folder.path, options)
     return folder, record
 

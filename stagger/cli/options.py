@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from stagger.errors import StaggerError
-from stagger.spec.yaml_file import parse_value
 from stagger.terminal import logger
 
 Run = Annotated[
@@ -36,9 +35,12 @@ Assignments = Annotated[
 
 def storage_options(text: str | None) -> dict[str, dict[str, Any]]:
     """Parse --storage-options. Raises StaggerError when it is not a mapping of mappings."""
+    if not text:
+        return {}
+    from stagger.spec.yaml_file import parse_value
     from stagger.storage.secrecy import clear_secrets
 
-    value = parse_value(text, "--storage-options") if text else {}
+    value = parse_value(text, "--storage-options")
     if not isinstance(value, dict) or not all(isinstance(item, dict) for item in value.values()):
         raise StaggerError("--storage-options must be a mapping per protocol, e.g. '{s3: {endpoint_url: http://...}}'.")
     for where, reason in clear_secrets(value, ()):

@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.filesize import decimal
 
 from stagger.cli.chart import bars
 from stagger.errors import agreeing, counted, plural
-from stagger.launch.launched import Launched
-from stagger.launch.leftovers import CHANGED
 from stagger.ranks import named_ranks, ranks_text, shortened
 from stagger.rundir.run_folder import RunFolder, RunRecord
 from stagger.status import step_totals
@@ -22,6 +20,9 @@ from stagger.status.models_used import models_differ
 from stagger.status.next_commands import next_commands
 from stagger.status.stage_status import StageStatus, status_of
 from stagger.terminal import duration, say, say_lines
+
+if TYPE_CHECKING:
+    from stagger.launch.launched import Launched
 
 #: Seconds between two refreshes of `stagger status --watch`; Slurm's manual advises against polling faster than needed.
 WATCH_S = 5.0
@@ -222,6 +223,8 @@ def remarks(run_dir: str, stage: StageStatus) -> list[str]:
     said = [f"files differ: {line}" for line in stage.schema_differences]
     said += (f"models differ: {line}" for line in models_differ(stage.models))
     if stage.lost:
+        from stagger.launch.leftovers import CHANGED
+
         how = ", ".join(f"{count:,} {kind}" for kind, count in stage.lost["kinds"].items())
         more = " --checksum" if CHANGED in stage.lost["kinds"] else ""
         files, ranks = counted(stage.lost["files"], "output file"), named_ranks(shortened(stage.lost["ranks"]))

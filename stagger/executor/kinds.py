@@ -8,8 +8,7 @@ from typing import Any
 
 from stagger.executor.activity import Activity, EndJob
 from stagger.executor.base import Jobs, StageRunner
-from stagger.executor.local import LocalJobs, LocalRunner
-from stagger.executor.slurm import SlurmRunner
+from stagger.executor.local_jobs import LocalJobs
 from stagger.executor.slurm_queue import SlurmJobs
 from stagger.rundir.launch_records import LaunchRecord, LocalLaunch, SlurmLaunch
 from stagger.rundir.run_folder import Stage, StageInput
@@ -19,23 +18,26 @@ from stagger.spec.models import RunSpec, StageSpec
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of executor: the classes that run its stages, record its launches and watch its jobs."""
+    """A kind of executor: the classes that record its launches and watch its jobs."""
 
-    runner: type[StageRunner]
     record: type[LaunchRecord]
     jobs: type[Jobs[Any]]
 
 
 #: `executor.type` of a pipeline file -> its kind, in the order in which jobs are cancelled.
 KINDS = {
-    "slurm": Kind(SlurmRunner, SlurmLaunch, SlurmJobs),
-    "local": Kind(LocalRunner, LocalLaunch, LocalJobs),
+    "slurm": Kind(SlurmLaunch, SlurmJobs),
+    "local": Kind(LocalLaunch, LocalJobs),
 }
 
 
 def runner_of(spec: RunSpec, stage: StageSpec, planned: StageInput | None = None) -> StageRunner:
     """The runner of a stage. `planned` is what the stage reads and writes; None while it is not planned."""
-    return KINDS[stage.executor.type].runner(spec, stage, planned)
+    from stagger.executor.local import LocalRunner  # Most commands run no stage.
+    from stagger.executor.slurm import SlurmRunner
+
+    runners: dict[str, type[StageRunner]] = {"slurm": SlurmRunner, "local": LocalRunner}
+    return runners[stage.executor.type](spec, stage, planned)
 
 
 class LaunchedJobs:

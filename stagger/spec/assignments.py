@@ -9,7 +9,7 @@ from typing import Any
 from stagger.errors import StaggerError
 from stagger.pipeline.objects import written_object
 from stagger.spec.nearest import nearest
-from stagger.spec.step_checks import BESIDE
+from stagger.spec.step_form import BESIDE
 from stagger.spec.yaml_file import Path, parse_value
 
 

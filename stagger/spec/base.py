@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
+
+from stagger.spec.descriptions import descriptions
 
 
 @dataclass(frozen=True, eq=False)  # Annotations must have a hash, and examples have none.
@@ -39,10 +45,45 @@ def survives_json(value: Any) -> bool:
         return False
 
 
-class Model(BaseModel):
-    """An immutable model that rejects unknown keys."""
+@contextlib.contextmanager
+def without_plugins() -> Iterator[None]:
+    """Let pydantic build models without its plugins: to find them, it reads the metadata of all installed packages.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    The user's own models, which are built elsewhere, keep theirs.
+    """
+    name = "PYDANTIC_DISABLE_PLUGINS"
+    before = os.environ.get(name)
+    os.environ[name] = "__all__"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
+class Model(BaseModel):
+    """An immutable model that rejects unknown keys. pydantic builds it when it first validates a value: a command
+    needs few models, and their parts are built with them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     #: How the keys of this model are written, for messages.
     example: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def model_rebuild(cls, **how: Any) -> bool | None:
+        """Build the model."""
+        with without_plugins():
+            return super().model_rebuild(**how)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        cls.model_rebuild()  # pydantic 2.8 cannot encode a default that is of a model which is not built.
+        schema = handler(core)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        for name, text in descriptions(cls).items():
+            if name in properties:
+                properties[name]["description"] = text
+        return schema

@@ -263,11 +263,11 @@ class SlurmSpec(Model):
     """Quality of service."""
     account: str | None = None
     """Account to charge."""
-    env: EnvSpec = EnvSpec()
+    env: EnvSpec = EnvSpec.model_construct()
     """The environment that a job sets up before Python starts."""
     sbatch: SbatchOptions = {}
     """Any other options of sbatch, by their long names: `{constraint: a100, exclusive: true}`."""
-    end: EndSpec = EndSpec()
+    end: EndSpec = EndSpec.model_construct()
     """The end job, which runs when the stage's arrays have ended."""
     nodes_submit: bool = True
     """Whether jobs may submit jobs. If not, `launch --wait` or the next command submits what the end job would."""

@@ -14,7 +14,6 @@ from pydantic.fields import FieldInfo
 
 from stagger.spec.base import Says
 from stagger.spec.nearest import close_to
-from stagger.spec.yaml_file import in_one_line
 
 #: Characters of a value that a message shows.
 SHOWN = 200
@@ -151,6 +150,8 @@ def assigned(key: str, value: Any, python: bool = False) -> str:
     """
     if python:
         return f"{key}={short(value)}" if key else short(value)
+    from stagger.spec.yaml_file import in_one_line
+
     text = in_one_line({key: value} if key else value)
     text = text[1:-1] if key else text
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -26,7 +26,7 @@ from stagger.spec.executors import GPU_OPTIONS, MEMORY_OPTIONS, Executor, LocalS
 from stagger.spec.nearest import nearest
 from stagger.spec.removed import RemovedSpec
 from stagger.spec.sizes import Bytes
-from stagger.spec.step_checks import step_of, step_schema
+from stagger.spec.step_form import step_of
 from stagger.start.delays import LONGEST_WINDOW_S, StartPolicy
 from stagger.storage.storage import is_local
 
@@ -72,6 +72,8 @@ class StepSpec(Model):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        from stagger.spec.step_checks import step_schema
+
         return step_schema()
 
 
@@ -124,7 +126,7 @@ class PublishSpec(Model):
 
     repo: Annotated[
         str,
-        Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]{0,95}$"),
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}$"),
         Says("a data set, user/name", "user/name"),
     ]
     """The data set: `user/name`, or `organisation/name`. It is created if there is none."""

@@ -14,8 +14,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 from stagger.errors import StaggerError
 from stagger.pipeline.names import BUILTIN, resolve
 from stagger.pipeline.objects import written_object
-from stagger.spec.base import survives_json
-from stagger.spec.expected import assigned, described, expected
+from stagger.spec.base import survives_json, without_plugins
+from stagger.spec.expected import expected
 from stagger.spec.nearest import close_to, nearest
 from stagger.spec.object_checks import check_objects
 from stagger.spec.place import Place
@@ -24,52 +24,6 @@ from stagger.spec.yaml_file import Path
 
 #: Arguments of the step contract, which a function step takes before its own parameters.
 CONTRACT = ("data", "rank", "world_size")
-
-#: Keys that a step may have beside its name.
-BESIDE = ("removed", "stateless")
-
-
-def step_of(written: Any) -> Any:
-    """A step of a pipeline file as the fields of a `StepSpec`. Raises ValueError when it has another form."""
-    if isinstance(written, str):
-        return {"use": written}
-    if isinstance(written, dict) and "use" in written:
-        return written
-    if not isinstance(written, dict) or not written:
-        raise ValueError(f"write a step as `name`, or as `name: {{parameters}}`, not as {described(written)}")
-    beside = {key: written[key] for key in BESIDE if key in written}
-    (use, params), *more = [(key, value) for key, value in written.items() if key not in beside] or [("", None)]
-    if not use:
-        raise ValueError(f"a step has a name, this one has only {', '.join(beside)}: write it beside the step's name")
-    if more:
-        raise ValueError(_several_keys(str(use), [str(key) for key, _ in more]))
-    if params is not None and not isinstance(params, dict):
-        raise ValueError(_no_parameters(str(use), params))
-    return {"use": use, "params": params or {}, **beside}
-
-
-def _several_keys(use: str, more: list[str]) -> str:
-    """Why a mapping of several keys is no step: its parameters are not indented, or its steps lack dashes."""
-    if any(key in BUILTIN or ":" in key for key in more):
-        return f"a step has one key, this one has {', '.join((use, *more))}: begin each step with a dash"
-    if close := close_to(more[0], BESIDE):
-        return f"{more[0]} is unknown beside {use}; did you mean {close!r}?"
-    return (
-        f"a step has one key, this one has {', '.join((use, *more))}: indent the parameters of {use} further than its"
-        f" name, or write {use}: {{{more[0]}: ...}}"
-    )
-
-
-def _no_parameters(use: str, params: Any) -> str:
-    name, brace, _ = use.partition("{")
-    if brace:
-        return f"a colon is missing after the name; write {name.strip()}: {{...}}"
-    if isinstance(params, str) and use not in BUILTIN and ":" not in use:
-        return f"expected a mapping of parameters, not {described(params)}; did you mean {use}:{params}, without space?"
-    names = list(inspect.signature(resolve(use)).parameters) if use in BUILTIN else []
-    value = params if isinstance(params, str) else "..."
-    example = assigned(use, {names[0]: value}) if names else f"{use}: {{name: value}}"
-    return f"expected a mapping of parameters, not {described(params)}; write for example {example}"
 
 
 def check_step(use: str, params: dict[str, Any], place: Place, path: Path) -> None:
@@ -168,7 +122,8 @@ def _model(step: type) -> TypeAdapter[Any]:
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(step).parameters.items():
         fields[name] = (hints[name], ... if parameter.default is parameter.empty else parameter.default)
-    return TypeAdapter(create_model(step.__name__, __config__=ConfigDict(extra="forbid"), **fields))
+    with without_plugins():
+        return TypeAdapter(create_model(step.__name__, __config__=ConfigDict(extra="forbid"), **fields))
 
 
 def step_schema() -> dict[str, Any]:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from stagger.blocks.coverage import missing_blocks
-from stagger.blocks.server.records import View, rank_of
-from stagger.blocks.swarm_place import SwarmPlace
 from stagger.errors import StaggerError, agreeing, counted, plural
 from stagger.ranks import format_ranks
 from stagger.status.look import Look
@@ -24,6 +21,10 @@ def waits_for_blocks(look: Look, looks: Mapping[str, Look]) -> list[str]:
 
 def missing(swarm: Look) -> str:
     """The blocks of a swarm without a server, and what its servers do; empty if all are served."""
+    from stagger.blocks.coverage import missing_blocks  # Few runs have swarms.
+    from stagger.blocks.server.records import View, rank_of
+    from stagger.blocks.swarm_place import SwarmPlace
+
     stage, activity = swarm.stage, swarm.activity
     assert stage.spec.blocks is not None
     place = SwarmPlace.of(stage.name, stage.folder.path, stage.spec.blocks)

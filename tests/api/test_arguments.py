@@ -11,6 +11,7 @@ import pytest
 
 from stagger import LocalExecutor, PipelineExecutor, Run, SlurmExecutor, StaggerError
 from stagger.cli import main
+from stagger.spec.descriptions import descriptions
 from stagger.spec.executors import LocalSpec, SlurmSpec
 from stagger.spec.models import PipelineFile
 from tests.conftest import ROOT
@@ -35,11 +36,11 @@ def test_help_shows_each_argument_with_its_type_and_the_meaning_that_the_schema_
     executor: type[Any], spec: type[Any]
 ) -> None:
     shown = " ".join(pydoc.plain(pydoc.render_doc(executor)).replace("|", " ").split())
-    described = {**PipelineFile.model_fields, **spec.model_fields}
+    described = {**descriptions(PipelineFile), **descriptions(spec)}
     for name in inspect.signature(executor).parameters:
         assert f" {name} (" in shown
         if name not in ("pipeline", "name", "profile", *OF_STAGES):
-            meaning = described[name].description
+            meaning = described[name]
             assert meaning
             assert " ".join(meaning.replace("|", " ").split()) in shown
 

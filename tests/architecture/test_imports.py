@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import stagger
 from stagger.bundle import task_arguments
 from tests.conftest import Cli, PipelineFiles
@@ -64,6 +66,67 @@ def test_importing_the_package_imports_nothing_else(tmp_path: Path) -> None:
 
 def test_the_command_line_imports_no_numerics(tmp_path: Path) -> None:
     assert not imported_by("import stagger.cli.main", folder=tmp_path) & {"numpy", "scipy"}
+
+
+#: What many commands need, and not every one. Each takes milliseconds, and file-system calls, to import.
+OF_COMMANDS = {"asyncio", "jinja2", "loguru", "multiprocessing", "obstore", "s3fs", "submitit", "yaml"}
+
+RUN_COMMAND = """
+from stagger.cli.main import main
+try:
+    main()
+except SystemExit as end:
+    assert end.code == 0
+"""
+
+
+def rooms_of(modules: set[str]) -> set[str]:
+    return {module.split(".")[1] for module in modules if module.startswith("stagger.")}
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_what_no_run_is_needed_for_imports_no_more_than_the_command_line(tmp_path: Path, option: str) -> None:
+    found = imported_by(RUN_COMMAND, option, folder=tmp_path)
+    assert rooms_of(found) == {"cli", "pipeline", "storage", "errors", "ranks", "terminal"}
+    assert not {module for module in found if module.startswith(("stagger.pipeline.", "stagger.storage."))} - {
+        "stagger.pipeline.names",
+        "stagger.storage.storage",
+    }
+    assert not found & (OF_COMMANDS | {"pydantic"})
+    assert "rich" not in found or option == "--help"
+
+
+@pytest.mark.parametrize("words", ["stagger st", "stagger status --"])
+def test_completion_imports_no_more_than_the_command_line(tmp_path: Path, words: str) -> None:
+    """The shell runs the command at each press of TAB."""
+    asked = {"_STAGGER_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    code = f"import os\nos.environ.update({asked!r})\nsys.argv[0] = 'stagger'{RUN_COMMAND}"
+    found = imported_by(code, folder=tmp_path)
+    assert rooms_of(found) == {"cli", "pipeline", "storage", "errors", "ranks", "terminal"}
+    assert not found & OF_COMMANDS
+
+
+def test_status_imports_nothing_that_launches(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
+    cli("launch", pipeline_file(), check=0)
+    for more in ((), ("--json",)):
+        found = imported_by(RUN_COMMAND, "status", str(tmp_path / "run"), *more, folder=tmp_path)
+        assert "stagger.status.stage_status" in found
+        assert not found & OF_COMMANDS
+        assert not rooms_of(found) & {"launch", "doctor", "models", "datatrove"}
+        assert not found & {"stagger.executor.job_script", "stagger.spec.step_checks", "stagger.blocks.server"}
+
+
+def test_no_import_builds_a_model_or_reads_its_descriptions(tmp_path: Path) -> None:
+    """pydantic takes milliseconds for each; that finds its plugins in the metadata of all installed packages."""
+    code = (
+        "import stagger.spec.load, stagger.launch.launch\n"
+        "from stagger.spec.base import Model\n"
+        "from stagger.spec.descriptions import _of_classes\n"
+        "assert len(Model.__subclasses__()) > 5\n"
+        "assert not [one for one in Model.__subclasses__() if one.__pydantic_complete__]\n"
+        "assert not _of_classes.cache_info().misses"
+    )
+    assert "stagger.spec.models" in imported_by(code, folder=tmp_path)
 
 
 def test_only_models_and_their_hosts_import_torch_at_the_top() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,7 +99,7 @@ def test_one_place_prints_and_one_makes_the_logger() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and node.module == "loguru"
     }
-    assert logging == {"cli/main.py", "cli/message_log.py", "terminal.py"}
+    assert logging == {"cli/message_log.py", "terminal.py"}
 
 
 def test_messages_stay_as_they_are_when_a_users_module_changes_the_logging(
@@ -116,3 +118,22 @@ def test_messages_stay_as_they_are_when_a_users_module_changes_the_logging(
         said = cli(*command, check=0).err
         assert said.splitlines()[-1].startswith("run: 4 of 4 ranks in")
         assert " | INFO " not in said
+
+
+def test_what_a_users_module_logs_on_import_looks_as_the_commands_messages(
+    pipeline_file: PipelineFiles, tmp_path: Path
+) -> None:
+    """In a process of its own: no earlier message has imported loguru."""
+    (tmp_path / "telling.py").write_text(
+        "from loguru import logger\n"
+        "logger.debug('too much')\n"
+        "logger.info('imported')\n"
+        "def keep(data, rank, world_size):\n"
+        "    yield from data\n"
+    )
+    launch = [sys.executable, "-m", "stagger", "launch", str(pipeline_file(steps=({"telling:keep": {}},)))]
+    done = subprocess.run(launch, cwd=tmp_path, capture_output=True, text=True, check=True)
+    first, *_, last = done.stderr.splitlines()
+    assert first == "imported"
+    assert last.startswith("run: 4 of 4 ranks in")
+    assert "too much" not in done.stderr

@@ -34,9 +34,15 @@ MODULES = (
     "stagger.spec.load",
     "stagger.steps.jsonl",
     "stagger.task.attempt",
+    "stagger.cli.mistakes",
+    "stagger.cli.show",
+    "loguru",
     "s3fs",
     "obstore",
 )
+
+#: The models of the spec that are built before it forks: most commands validate with them.
+MODELS = ("PipelineFile", "RunSpec", "StageSpec", "StorageSpec")
 
 #: Beginnings of variables that Python reads when it starts: a command that has its own needs a new process. (Not with
 #: another PYTHONPATH, which is heeded all the same.)
@@ -157,6 +163,8 @@ if __name__ == "__main__":
     atexit.register(leave)  # The first to be registered is the last to be called.
     for name in MODULES:
         importlib.import_module(name)
+    for name in MODELS:
+        getattr(importlib.import_module("stagger.spec.models"), name).model_rebuild()
     typer.main.get_command = functools.cache(typer.main.get_command)  # Making the parser takes longer than a command.
     typer.main.get_command(importlib.import_module("stagger.cli.main").app)
     gc.freeze()  # Collections in the children would copy the memory, too.
