@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import orjson
@@ -20,7 +20,7 @@ import zstandard
 from stagger.errors import StaggerError
 from stagger.ranks import pad
 from stagger.rundir.completion_table import MALFORMED, Column, CompletionTable, OtherSteps, OutputFolders, StepColumns
-from stagger.rundir.stage_folder import Completion, StageFolder, check_record, collection_paused, damaged
+from stagger.rundir.stage_folder import Batch, Completion, StageFolder, check_record, collection_paused, damaged
 from stagger.storage.ownership import foreign, open_to_others
 from stagger.storage.storage import is_local, join
 
@@ -31,7 +31,7 @@ INDEXED = 500
 STALE = 10
 
 #: Changes when the columns or their meaning do. Numbers are as they are in memory, which not all machines share.
-FORMAT = f"2 {sys.byteorder}"
+FORMAT = f"3 {sys.byteorder}"
 
 
 def read_table(folder: StageFolder, ranks: set[int], *, keep: bool) -> CompletionTable:
@@ -45,7 +45,7 @@ def read_table(folder: StageFolder, ranks: set[int], *, keep: bool) -> Completio
     unread = ranks.difference(table.rank)
     many = len(unread - folder.in_memory()) >= INDEXED
     with collection_paused():
-        listed: dict[str, str] = {}
+        listed: dict[str, int] = {}
         if many and not len(table) and not keep and (found := _load(folder)) is not None:
             listed, table = folder.storage.identities(join(folder.path, "completions")), found
             _drop_changed(table, listed)
@@ -56,13 +56,12 @@ def read_table(folder: StageFolder, ranks: set[int], *, keep: bool) -> Completio
             listed = folder.storage.identities(join(folder.path, "completions"))
         before, few = len(table), len(unread) < INDEXED
         in_memory = folder.in_memory()
-        for some, records, identities in folder.reading(unread, keep=keep or few):
-            mine = (
-                identities
-                if is_local(folder.path)
-                else ["" if rank in in_memory else listed.get(f"{pad(rank)}.json", "") for rank in some]
-            )
-            _append(folder, table, some, mine, records)
+        for some in folder.reading(unread, keep=keep or few):
+            if not is_local(folder.path):
+                known = [0 if rank in in_memory else listed.get(f"{pad(rank)}.json", 0) for rank in some.ranks]
+                some = some._replace(identities=known)
+            _append(folder, table, some)
+            del some  # Before the next are read, which then take its memory, that the processor has in its cache.
         table.keep(ranks)
         if many and any(table.identity) and (len(table) - before) * STALE > len(table):
             _save(folder, table)
@@ -70,28 +69,22 @@ def read_table(folder: StageFolder, ranks: set[int], *, keep: bool) -> Completio
     return table
 
 
-def _append(
-    folder: StageFolder,
-    table: CompletionTable,
-    ranks: Sequence[int],
-    identities: Sequence[str],
-    records: Sequence[Completion],
-) -> None:
+def _append(folder: StageFolder, table: CompletionTable, batch: Batch) -> None:
     """Add records to a table. Raises StaggerError naming the file of one that is damaged."""
     try:
-        table.append(ranks, identities, records)
+        table.append(*batch)
     except OtherSteps as error:
         raise damaged(folder.completion(error.rank), str(error)) from error
     except MALFORMED:
-        for rank, record in zip(ranks, records, strict=True):
+        for rank, record in zip(batch.ranks, batch.records, strict=True):
             check_record(record, Completion, folder.completion(rank))
         raise
 
 
-def _drop_changed(table: CompletionTable, identities: Mapping[str, str]) -> None:
-    """Drop the rows of a table that was kept whose records are not the same any more."""
-    now = [identities.get(f"{pad(rank)}.json", "gone") for rank in table.rank]
-    if now != table.identity:
+def _drop_changed(table: CompletionTable, identities: Mapping[str, int]) -> None:
+    """Drop the rows of a table that was kept whose records are not the same any more, or were not recognisable."""
+    now = [identities.get(f"{pad(rank)}.json") for rank in table.rank]
+    if now != list(table.identity):
         table.take([row for row, (one, other) in enumerate(zip(now, table.identity, strict=True)) if one == other])
 
 
@@ -134,21 +127,24 @@ def _encode(table: CompletionTable) -> bytes:
     """One line of JSON, with the number of rows in place of each column of numbers, and then these columns."""
     content = {**vars(table), "format": FORMAT, "folder_sets": list(map(list, table.folder_sets))}
     head = orjson.dumps({**content, "steps": list(map(vars, table.steps))}, default=len)
-    data = b"".join([head, b"\n", *(column.tobytes() for column in table.columns() if isinstance(column, array))])
-    return zstandard.ZstdCompressor(level=1, write_checksum=True).compress(data)
+    numbers = [memoryview(column) for column in table.columns() if isinstance(column, array)]
+    parts = [memoryview(head), memoryview(b"\n"), *numbers]
+    writer = zstandard.ZstdCompressor(level=1, write_checksum=True).compressobj(sum(part.nbytes for part in parts))
+    return b"".join([*map(writer.compress, parts), writer.flush()])
 
 
 def _decode(data: bytes) -> CompletionTable:
     """Raises ValueError, KeyError, TypeError or ZstdError if the data are not those of a table."""
-    head, _, numbers = zstandard.ZstdDecompressor().decompress(data).partition(b"\n")
-    content: dict[str, Any] = orjson.loads(head)
+    text = zstandard.ZstdDecompressor().decompress(data)
+    view = memoryview(text)[: (end := text.index(b"\n"))]
+    content: dict[str, Any] = orjson.loads(view)
     if content.pop("format") != FORMAT:
         raise ValueError("another format")
     steps = [StepColumns(**{**step, **_no_numbers(StepColumns(""))}) for step in content.pop("steps")]
     sets = [OutputFolders(tuple(kept), tuple(removed)) for kept, removed in content.pop("folder_sets")]
     content |= {**_no_numbers(CompletionTable()), "folder_sets": {one: number for number, one in enumerate(sets)}}
     table = CompletionTable(**content, steps=steps)
-    rows, view = len(table.identity), memoryview(numbers)
+    rows, view = len(table.job), memoryview(text)[end + 1 :]
     for column in table.columns():
         if isinstance(column, array):
             column.frombytes(view[: rows * column.itemsize])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields
 from functools import lru_cache, partial
+from itertools import chain
 from operator import itemgetter, lt
 from sys import intern
 from typing import Any, NamedTuple, TypeAlias
@@ -33,8 +34,7 @@ MALFORMED = (KeyError, TypeError, AttributeError, ValueError, OverflowError)
 integers: partial[array[int]] = partial(array, "q")
 numbers: partial[array[float]] = partial(array, "d")
 
-_fields = itemgetter(*INTEGERS, *NUMBERS, "job", "host", "steps", "retried", "bad_records", "outputs")
-_step_fields = itemgetter("records", "seconds")
+_count, _seconds = itemgetter("records"), itemgetter("seconds")
 
 #: A column: of numbers, or of anything.
 Column: TypeAlias = "array[Any] | list[Any]"
@@ -70,14 +70,14 @@ class CompletionTable:
     """Columns of completion records, all of the same length. Units and names are those of `Completion`.
 
     rank: by the name of the record's file.
-    identity: identifies the content of that file (`Storage.identities`); empty where that is not known.
+    identity: identifies the content of that file (`Storage.identities`); 0 where that is not known.
     waited_s, requests: of `retried`; requests, bad_records, and the columns of RARE and NOTED are None for none.
     folders: the number of the rank's folders in `folder_sets`.
     steps: the columns of each step.
     """
 
     rank: array[int] = field(default_factory=integers)
-    identity: list[str] = field(default_factory=list)
+    identity: array[int] = field(default_factory=integers)
     launch: array[int] = field(default_factory=integers)
     restart: array[int] = field(default_factory=integers)
     job: list[str] = field(default_factory=list)
@@ -109,24 +109,80 @@ class CompletionTable:
     def __len__(self) -> int:
         return len(self.rank)
 
-    def append(self, ranks: Sequence[int], identities: Sequence[str], records: Sequence[Mapping[str, Any]]) -> None:
-        """Add the records of some ranks. Adds none, and raises one of MALFORMED, when one is not as it should be.
+    def append(
+        self,
+        ranks: Sequence[int],
+        identities: Sequence[int],
+        records: Sequence[Mapping[str, Any]],
+        found: Mapping[str, Sequence[Any]],
+    ) -> None:
+        """Add the records of some ranks. `found` are the columns of the fields that each has.
 
-        Raises OtherSteps when one has another number of steps than those before.
+        Adds none, and raises one of MALFORMED, when one is not as it should be. Raises OtherSteps when one has another
+        number of steps than those before.
         """
-        steps = len(self.steps) if self.rank else len(records[0]["steps"])
-        rows = _Rows.of(ranks, records, steps)
-        folders = [self.folder_sets.setdefault(one, len(self.folder_sets)) for one in rows.folders]
-        self.rank.extend(ranks)
-        self.identity += identities
-        for name, column in rows.columns.items():
-            getattr(self, name).extend(column)
-        self.folders.extend(folders)
-        self.steps = self.steps or [StepColumns(step.name) for step in rows.steps]
-        for mine, new in zip(self.steps, rows.steps, strict=True):
-            mine.records += new.records
-            mine.seconds += new.seconds
-            mine.statistics += new.statistics
+        rows = len(self)
+        try:
+            if not rows:
+                self.steps = [StepColumns(step["name"]) for step in found["steps"][0]]
+            self._append_steps(ranks, found["steps"])
+            self._append_fields(found)
+            self._append_rare(records, len(found))
+            self.rank.extend(ranks)
+            self.identity.extend(identities)
+        except BaseException:
+            for column in self.columns():
+                del column[rows:]
+            raise
+
+    def _append_fields(self, found: Mapping[str, Sequence[Any]]) -> None:
+        """Add the fields that each record has, but for its steps."""
+        for key in INTEGERS:
+            getattr(self, key).extend(integers(found[key]))
+        for key in NUMBERS:
+            getattr(self, key).extend(numbers(found[key]))
+        self.job.extend(found["job"])
+        self.host.extend(list(map(intern, found["host"])))
+        self.waited_s.extend([one["waited_s"] for one in found["retried"]])
+        self.requests.extend([one["requests"] or None for one in found["retried"]])
+        self.bad_records.extend([one if one["skipped"] else None for one in found["bad_records"]])
+        folders = list(map(_folders, found["outputs"]))
+        numbered = {one: self.folder_sets.setdefault(one, len(self.folder_sets)) for one in dict.fromkeys(folders)}
+        self.folders.extend([numbered[one] for one in folders])
+
+    def _append_steps(self, ranks: Sequence[int], records: Sequence[Sequence[Any]]) -> None:
+        """Add the steps of each record."""
+        steps = len(self.steps)
+        if set(map(len, records)) != {steps}:
+            rank, one = next(one for one in zip(ranks, records, strict=True) if len(one[1]) != steps)
+            raise OtherSteps(rank, f"it has {counted(len(one), 'step')}, other records of the stage {steps}")
+        every = list(chain.from_iterable(records))
+        counts, seconds = integers(list(map(_count, every))), numbers(list(map(_seconds, every)))
+        statistics: list[Any] = [None] * len(every)
+        if set(map(len, every)) != {STEP_KEYS}:
+            statistics = [one if len(one) > STEP_KEYS else None for one in every]
+        for number, step in enumerate(self.steps):
+            step.records.extend(counts[number::steps])
+            step.seconds.extend(seconds[number::steps])
+            step.statistics.extend(statistics[number::steps])
+
+    def _append_rare(self, records: Sequence[Mapping[str, Any]], usual: int) -> None:
+        """Add the fields and notes that most records lack. `usual` is the number of fields that each has."""
+        if set(map(len, records)) == {usual}:
+            for key in (*RARE, *NOTED):
+                getattr(self, key).extend([None] * len(records))
+            return
+        for key in RARE:
+            getattr(self, key).extend([record.get(key) or None for record in records])
+        notes = [record.get("notes") or {} for record in records]
+        for key in NOTED:
+            getattr(self, key).extend([one.get(key) for one in notes])
+
+    def attempts(self) -> Sequence[Hashable]:
+        """What tells the attempt at a job apart by which a rank was done from those of other ranks."""
+        if len(set(self.job)) == len(self):  # One rank each, as most jobs.
+            return self.job
+        return list(zip(self.job, self.launch, self.restart, strict=True))
 
     def columns(self) -> list[Column]:
         """All columns, those of the steps included."""
@@ -152,39 +208,6 @@ class CompletionTable:
     def forget(self, ranks: set[int]) -> None:
         """Drop the rows of `ranks`."""
         self.keep(set(self.rank) - ranks)
-
-
-@dataclass
-class _Rows:
-    """New rows of a table."""
-
-    columns: dict[str, Column]
-    folders: list[OutputFolders]
-    steps: list[StepColumns]
-
-    @classmethod
-    def of(cls, ranks: Sequence[int], records: Sequence[Mapping[str, Any]], steps: int) -> _Rows:
-        *plain, found, retried, bad, outputs = zip(*map(_fields, records), strict=True)
-        if any(len(one) != steps for one in found):
-            rank, one = next((rank, one) for rank, one in zip(ranks, found, strict=True) if len(one) != steps)
-            raise OtherSteps(rank, f"it has {counted(len(one), 'step')}, other records of the stage {steps}")
-        columns: dict[str, Column] = dict(zip(INTEGERS, map(integers, plain), strict=False))
-        columns |= zip(NUMBERS, map(numbers, plain[len(INTEGERS) :]), strict=False)
-        columns |= {"job": list(plain[-2]), "host": list(map(intern, plain[-1]))}
-        columns["waited_s"] = numbers(list(map(itemgetter("waited_s"), retried)))
-        columns["requests"] = [one["requests"] or None for one in retried]
-        columns["bad_records"] = [one if one["skipped"] else None for one in bad]
-        columns |= {key: [record.get(key) or None for record in records] for key in RARE}
-        notes = [record.get("notes") for record in records]
-        columns |= {key: [one.get(key) if one else None for one in notes] for key in NOTED}
-        return cls(columns, list(map(_folders, outputs)), [_step(mine) for mine in zip(*found, strict=True)])
-
-
-def _step(records: Sequence[Any]) -> StepColumns:
-    """The columns of one step, from its parts of completion records."""
-    statistics = [record if len(record) > STEP_KEYS else None for record in records]
-    counts, seconds = zip(*map(_step_fields, records), strict=True)
-    return StepColumns(records[0]["name"], integers(counts), numbers(seconds), statistics)
 
 
 def _folders(outputs: Sequence[Any]) -> OutputFolders:

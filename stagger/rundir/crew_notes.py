@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from stagger.ranks import format_ranks, parse_ranks
 from stagger.rundir.stage_folder import damaged, decode, encode
-from stagger.storage.local_files import read_small
+from stagger.storage.local_files import LocalFiles
 
 
 @dataclass
@@ -39,9 +39,9 @@ def read_notes(folder: str, job: str, nodes: int) -> CrewNote:
     whole = CrewNote()
     for node in range(nodes):
         path = note_path(folder, job, node)
-        if (found := read_small(path)) is None:
+        if (data := LocalFiles().read_many([path])[0]) is None:
             continue
-        note = decode(found[0], path, "running", "failed")
+        note = decode(data, path, "running", "failed")
         try:
             whole.running.update(parse_ranks(str(note["running"])))
             whole.failed.update(parse_ranks(str(note["failed"])))

@@ -250,7 +250,7 @@ def _check_jobs(record: SlurmLaunch, path: str) -> None:
     if record.ranks_per_job < 1 or record.resources.get("cpus_per_task") == 0:
         raise damaged(path, "ranks_per_job or resources.cpus_per_task is 0")
     for number, array in enumerate(record.arrays):
-        if (jobs := len(array.elements(record.ranks_per_job))) != array.jobs:
+        if (jobs := -(-len(array.rank_list) // record.ranks_per_job)) != array.jobs:
             raise damaged(path, f"arrays[{number}].jobs is {array.jobs}, but its ranks are those of {jobs}")
 
 

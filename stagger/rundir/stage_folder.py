@@ -23,9 +23,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import compress
 from operator import itemgetter
-from typing import Any, Protocol, TypedDict, cast
+from typing import Any, NamedTuple, Protocol, TypedDict, cast
 
 import orjson
 
@@ -228,8 +229,16 @@ _fields_of = itemgetter(*COMPLETION_KEYS)
 #: The types that each field had in completion records that were found right.
 _right: list[set[type]] = [set() for _ in COMPLETION_KEYS]
 
+#: The fields that all completion records have, in the order of COMPLETION_KEYS: key -> the value in each record.
+Columns = dict[str, tuple[Any, ...]]
 
-def decode_completions(data: Sequence[bytes], path_of: Callable[[int], str]) -> list[Completion]:
+
+def columns_of(records: Iterable[Completion]) -> Columns:
+    """The fields of some records. Raises KeyError when one is missing."""
+    return dict(zip(COMPLETION_KEYS, zip(*map(_fields_of, records), strict=True), strict=True))
+
+
+def decode_completions(data: Sequence[bytes], path_of: Callable[[int], str]) -> tuple[list[Completion], Columns]:
     """The completion records in `data`. `path_of` gives the path of the record with a number, for messages.
 
     Raises StaggerError when a field is missing or has a wrong type. Checks records in depth only if their fields have
@@ -237,10 +246,11 @@ def decode_completions(data: Sequence[bytes], path_of: Callable[[int], str]) -> 
     """
     with contextlib.suppress(ValueError, KeyError, TypeError):  # Damaged: the checks below say how.
         records = list(map(orjson.loads, data))
-        columns = zip(*map(_fields_of, records), strict=True)
-        if all(known.issuperset(map(type, column)) for known, column in zip(_right, columns, strict=False)):
-            return records
-    return [_checked(one, path_of(number)) for number, one in enumerate(data)]
+        columns = columns_of(records)
+        if all(known.issuperset(map(type, column)) for known, column in zip(_right, columns.values(), strict=True)):
+            return records, columns
+    records = [_checked(one, path_of(number)) for number, one in enumerate(data)]
+    return records, columns_of(records)
 
 
 def _checked(data: bytes, path: str) -> Completion:
@@ -295,8 +305,15 @@ def attempt_order(name: str) -> tuple[int, int]:
     return int(launch), int(restart or 0)
 
 
-#: Some ranks, their completion records, and what identifies the contents of these files; empty where that is unknown.
-Batch = tuple[list[int], list[Completion], list[str]]
+class Batch(NamedTuple):
+    """Some ranks, what identifies the contents of their completion records (0 where that is unknown), and these
+    records, whole and in columns.
+    """
+
+    ranks: list[int]
+    identities: list[int]
+    records: list[Completion]
+    columns: Columns
 
 
 class Remembering(Protocol):
@@ -362,7 +379,7 @@ class StageFolder:
     def done(self) -> set[int]:
         """The ranks that have a completion record. Costs one listing."""
         names = self.storage.named(join(self.path, "completions"), "")
-        ranks = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+        ranks = [name.removesuffix(".json") for name in names if name.endswith(".json")]
         return {int(rank) for rank in ranks if rank.isdecimal()}
 
     def completions(self, ranks: set[int]) -> list[Completion]:
@@ -379,25 +396,29 @@ class StageFolder:
         """
         kept = sorted(ranks & self._completions.keys())
         if kept:
-            yield kept, [self._completions[rank] for rank in kept], [""] * len(kept)
+            records = [self._completions[rank] for rank in kept]
+            yield Batch(kept, [0] * len(kept), records, columns_of(records))
         unread = sorted(ranks.difference(kept))
         together = DECODED_TOGETHER if is_local(self.path) else READ_TOGETHER
         for first in range(0, len(unread), together):
             some = unread[first : first + together]
-            contents = self.storage.read_identified(list(map(self.completion, some)))
-            found = [(rank, *one) for rank, one in zip(some, contents, strict=True) if one is not None]
-            for start in range(0, len(found), DECODED_TOGETHER):  # Empty if all of them were removed.
-                yield self._decoded(found[start : start + DECODED_TOGETHER], keep=keep)
+            contents, identities = self.storage.read_identified(list(map(self.completion, some)))
+            data = [one for one in contents if one is not None]
+            if len(data) < len(some):
+                there = [one is not None for one in contents]
+                some, identities = list(compress(some, there)), list(compress(identities, there))
+            for start in range(0, len(some), DECODED_TOGETHER):  # Empty if all of them were removed.
+                part = slice(start, start + DECODED_TOGETHER)
+                yield self._decoded(some[part], identities[part], data[part], keep=keep)
 
-    def _decoded(self, found: list[tuple[int, bytes, str]], *, keep: bool) -> Batch:
+    def _decoded(self, ranks: list[int], identities: list[int], data: list[bytes], *, keep: bool) -> Batch:
         """The records of some ranks, from the contents of their files."""
-        ranks, data, identities = map(list, zip(*found, strict=True))
-        records = decode_completions(data, lambda number: self.completion(ranks[number]))
+        records, columns = decode_completions(data, lambda number: self.completion(ranks[number]))
         if keep:
             self._completions.update(zip(ranks, records, strict=True))
         else:
             self.unkept.update(ranks)
-        return ranks, records, identities
+        return Batch(ranks, identities, records, columns)
 
     def in_memory(self) -> set[int]:
         """The ranks whose completion records were read and kept."""
@@ -421,8 +442,8 @@ class StageFolder:
         except (StaggerError, OSError):
             raise
         except Exception:
-            for ranks, records, _ in self.reading(self.unkept | self._completions.keys(), keep=False):
-                for rank, record in zip(ranks, records, strict=True):
+            for some in self.reading(self.unkept | self._completions.keys(), keep=False):
+                for rank, record in zip(some.ranks, some.records, strict=True):
                     check_record(record, Completion, self.completion(rank))
             raise
 

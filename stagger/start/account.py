@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,18 +11,18 @@ from typing import Any
 HISTOGRAM_S = 600
 
 
-def start_account(ranks: Iterable[tuple[str, int, int, float, float]]) -> dict[str, Any]:
+def start_account(attempts: Sequence[Hashable], began: Sequence[float], delays: Sequence[float]) -> dict[str, Any]:
     """Peaks and histograms of job starts: `planned` by the delays alone, `measured` by the times when delays ended.
 
     The two differ by the times at which Slurm started the jobs. Each attempt of a job counts once, however many ranks
     it ran.
 
-    `ranks` holds, from the completion record of each, its job, launch, restart, script_started and delay_s.
+    The arguments hold what tells the attempt of each rank apart, its script_started, and its delay_s.
     """
-    jobs = {(job, launch, restart): (began, delay) for job, launch, restart, began, delay in ranks}
-    planned = sorted(float(delay) for _, delay in jobs.values())
-    measured = sorted(began + delay for began, delay in jobs.values())
-    return {"jobs": len(jobs), "planned": described(planned), "measured": described(measured)}
+    rows = dict(zip(attempts, range(len(attempts)), strict=True)).values()
+    planned = sorted(map(delays.__getitem__, rows))
+    measured = sorted(began[row] + delays[row] for row in rows)
+    return {"jobs": len(rows), "planned": described(planned), "measured": described(measured)}
 
 
 def described(times: Sequence[float]) -> dict[str, Any]:
@@ -46,8 +46,11 @@ def described(times: Sequence[float]) -> dict[str, Any]:
 
 def most_within(times: Sequence[float], span: float) -> int:
     """The peak number of times within any interval of length `span`, its end excluded. `times` ascend."""
-    most = 0
-    for index, time in enumerate(times):
-        if times[index - most] > time - span:  # The interval that ends here holds one more than any before.
+    most, starts = 0, iter(times)
+    start = next(starts, 0.0)
+    for time in times:
+        if start > time - span:  # The interval that ends here holds one more than any before.
             most += 1
+        else:
+            start = next(starts, start)
     return most

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from operator import itemgetter, sub
+from itertools import repeat
+from operator import itemgetter, mul, sub
 from typing import Any, NamedTuple
 
 from stagger.rundir.completion_table import CompletionTable
@@ -14,51 +15,47 @@ from stagger.slurm.answers import format_time, parse_time
 MARGIN = 1.25
 
 
-class JobUse(NamedTuple):
-    """The usage of one job, over all ranks that it ran.
+class JobsUsed(NamedTuple):
+    """The usage of jobs, in columns, each over all ranks that it ran.
 
     `took_s` is in seconds from the start of its script to the end of its last rank, `delay_s` in seconds, `cpu_s` in
     CPU seconds, `peak_mib` in MiB: on one of its nodes, at most. `at_once` is the most ranks that ran at the same
     moment, on all of its nodes.
     """
 
-    took_s: float
-    delay_s: float
-    cpu_s: float
-    peak_mib: int
-    at_once: int = 1
+    took_s: Sequence[float]
+    delay_s: Sequence[float]
+    cpu_s: Sequence[float]
+    peak_mib: Sequence[int]
+    at_once: Sequence[int]
 
 
-def jobs_used(table: CompletionTable) -> list[JobUse]:
+def jobs_used(table: CompletionTable) -> JobsUsed:
     """The usage of each job. A requeued job counts once per attempt: each attempt is allocated its resources again."""
-    attempts = list(zip(table.job, table.restart, strict=True))
-    if len(set(attempts)) == len(attempts):  # One rank each, as most jobs, of up to a million.
-        took_s = map(sub, table.ended, table.script_started)
-        return list(map(JobUse, took_s, table.delay_s, table.cpu_s, table.peak_rss_mb))
+    if len(set(table.job)) == len(table):  # One rank each, as most jobs, of up to a million.
+        took_s = list(map(sub, table.ended, table.script_started))
+        return JobsUsed(took_s, table.delay_s, table.cpu_s, table.peak_rss_mb, [1] * len(table))
     jobs: dict[tuple[str, int], list[int]] = {}
-    for row, attempt in enumerate(attempts):
+    for row, attempt in enumerate(zip(table.job, table.restart, strict=True)):
         jobs.setdefault(attempt, []).append(row)
-    return [job_used(table, rows) for rows in jobs.values()]
+    return JobsUsed(*zip(*(job_used(table, rows) for rows in jobs.values()), strict=True))
 
 
-def job_used(table: CompletionTable, rows: Sequence[int]) -> JobUse:
-    """The usage of the job that ran the ranks in these rows.
+def job_used(table: CompletionTable, rows: Sequence[int]) -> tuple[float, float, float, int, int]:
+    """The usage of the job that ran the ranks in these rows, in the order of `JobsUsed`.
 
     Its peak of memory is no more than the sum of the peaks of the ranks that ran at the same moment on one node.
     """
     nodes: dict[str, list[int]] = {}
     for row in rows:
         nodes.setdefault(table.host[row], []).append(row)
-    return JobUse(
-        took_s=max(table.ended[row] for row in rows) - table.script_started[rows[0]],
-        delay_s=table.delay_s[rows[0]],
-        cpu_s=sum(table.cpu_s[row] for row in rows),
-        peak_mib=max(
-            most_together((table.started[row], table.ended[row], table.peak_rss_mb[row]) for row in mine)
-            for mine in nodes.values()
-        ),
-        at_once=most_together((table.started[row], table.ended[row], 1) for row in rows),
+    peak_mib = max(
+        most_together((table.started[row], table.ended[row], table.peak_rss_mb[row]) for row in mine)
+        for mine in nodes.values()
     )
+    at_once = most_together((table.started[row], table.ended[row], 1) for row in rows)
+    took_s = max(table.ended[row] for row in rows) - table.script_started[rows[0]]
+    return took_s, table.delay_s[rows[0]], sum(table.cpu_s[row] for row in rows), peak_mib, at_once
 
 
 def most_together(ranks: Iterable[tuple[float, float, int]]) -> int:
@@ -84,26 +81,25 @@ def efficiency(table: CompletionTable, resources: dict[str, Any]) -> dict[str, A
     failed ones are unknown. A job of whole nodes (`ranks_at_once: auto`) counts with the processors of the ranks that
     it ran at once: how many more its nodes have is unknown here.
     """
-    jobs = jobs_used(table)
-    if not jobs:
+    if not len(table):
         return {}
+    jobs = jobs_used(table)
     cpus, asked_at_once = resources.get("cpus_per_task", 1), ranks_requested(resources)
-    cpus_s = sum(job.took_s * cpus * (asked_at_once or job.at_once) for job in jobs)
-    cpu_s = sum(job.cpu_s for job in jobs)
-    peak_mib = max(job.peak_mib for job in jobs)
-    longest_s = max(job.took_s for job in jobs)
+    at_once = repeat(asked_at_once) if asked_at_once else jobs.at_once
+    cpus_s = cpus * sum(map(mul, jobs.took_s, at_once))
+    cpu_s, peak_mib, longest_s = sum(jobs.cpu_s), max(jobs.peak_mib), max(jobs.took_s)
     memory_gib, limit = resources.get("mem_per_cpu_gb"), resources.get("time")
     memory_mib = memory_gib and memory_gib * cpus * 1024 * (resources.get("ranks_at_once", 1) if asked_at_once else 0)
     rank_mib = max(table.peak_rss_mb)
     gpus = gpu_use(table)
     limit_s = limit and parse_time(limit)
     return {
-        "jobs": len(jobs),
+        "jobs": len(jobs.took_s),
         "cpu": {"used_s": round(cpu_s, 1), "asked_s": round(cpus_s, 1), "share": _share(cpu_s, cpus_s)},
         "memory": {"peak_mib": peak_mib, "asked_mib": memory_mib, "share": _share(peak_mib, memory_mib)},
         "time": {"longest_s": round(longest_s, 1), "limit_s": limit_s, "share": _share(longest_s, limit_s)},
         **({"gpus": gpus} if gpus else {}),
-        "asleep_s": round(sum(job.delay_s for job in jobs), 1),
+        "asleep_s": round(sum(jobs.delay_s), 1),
         "waiting_s": round(sum(table.waited_s), 1),
         "enough": {
             "mem_per_cpu_gb": math.ceil(rank_mib * MARGIN / cpus / 1024 * 10) / 10,

@@ -38,7 +38,7 @@ def find_failed(
     A Slurm job that vanishes without a record counts as failed: its node failed, or Python never started. A rank that
     was stopped on purpose, by Ctrl-C or `stagger cancel`, counts as pending.
     """
-    if done.issuperset(rank for launch in launches for rank in launch.rank_list):
+    if all(done.issuperset(launch.rank_list) for launch in launches):
         return []
     tries = tries_of(launches)
     wanted = [rank for rank in sorted(tries) if rank not in done and not tries[rank][-1].cancelled]

@@ -90,7 +90,8 @@ class Look:
 
 def done_ranks(stage: Stage) -> set[int]:
     """The ranks of a stage that have a completion record. Costs one listing."""
-    return {rank for rank in stage.folder.done() if rank < stage.spec.tasks}
+    tasks = stage.spec.tasks
+    return {rank for rank in stage.folder.done() if rank < tasks}
 
 
 def ended_servers(stage: Stage, activity: Activity) -> set[int]:

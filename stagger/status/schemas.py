@@ -32,8 +32,8 @@ def schema_differences(table: CompletionTable) -> list[str]:
     Each sentence names the folder, the column, its types with their ranks, and a type that takes all values.
     """
     folders: dict[str, list[Group]] = {}
-    for rank, found in zip(table.rank, table.schemas, strict=True):
-        for folder, schemas in (found or {}).items():
+    for rank, found in [one for one in zip(table.rank, table.schemas, strict=True) if one[1]]:
+        for folder, schemas in found.items():
             add(folders.setdefault(folder, []), schemas, rank)
     return [line for folder, groups in folders.items() if len(groups) > 1 for line in lines(folder, groups)]
 

@@ -31,8 +31,8 @@ class StepTotals:
 
     def add(self, statistics: Statistics) -> None:
         """Add what the step counted and measured in one rank."""
-        add(self.dropped, statistics.get("dropped", {}))
-        add(self.counts, statistics.get("counts", {}))
+        add(self.dropped, [statistics.get("dropped")])
+        add(self.counts, [statistics.get("counts")])
         for name, metric in statistics.get("metrics", {}).items():
             self.metrics[name] = merged_metric(self.metrics.get(name), metric)
 
@@ -59,14 +59,15 @@ def shown(metric: Metric) -> dict[str, Any]:
     return {**plain, "variance": spread, "std_dev": math.sqrt(spread), **unit}
 
 
-def add(counts: Counter[str], more: Mapping[str, int]) -> None:
-    """Add counts by kind. Counter.update checks its arguments each time, which takes three times as long."""
-    for kind, number in more.items():
-        counts[kind] += number
-    if len(counts) > TOGETHER:
-        largest = bounded(counts)
-        counts.clear()
-        counts.update(largest)
+def add(counts: Counter[str], more: Iterable[Mapping[str, int] | None]) -> None:
+    """Add many counts by kind. Counter.update checks its arguments each time, which takes three times as long."""
+    for one in filter(None, more):
+        for kind, number in one.items():
+            counts[kind] += number
+        if len(counts) > TOGETHER:
+            largest = bounded(counts)
+            counts.clear()
+            counts.update(largest)
 
 
 def lines(steps: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -51,7 +51,6 @@ def totals(table: CompletionTable) -> Totals:
     if not all(0 <= number < LARGEST_SUM for number in (records_in, records_out, bytes_out, retry_waited_s)):
         raise OverflowError("the completion records have negative or impossible numbers")
     bad_records = [one for one in table.bad_records if one]
-    starts = zip(table.job, table.launch, table.restart, table.script_started, table.delay_s, strict=True)
     examples = (example for one in bad_records for example in one["examples"])
     return Totals(
         shards=sum(table.shards),
@@ -68,7 +67,7 @@ def totals(table: CompletionTable) -> Totals:
         retry_waited_s=round(retry_waited_s, 3),
         cpu_s=round(sum(table.cpu_s), 6),
         peak_rss_mb=max(table.peak_rss_mb, default=0),
-        starts=start_account(starts),
+        starts=start_account(table.attempts(), table.script_started, table.delay_s),
         steps=[step_totals(step).document() for step in table.steps],
     )
 
@@ -76,16 +75,13 @@ def totals(table: CompletionTable) -> Totals:
 def counted(column: Iterable[Mapping[str, int] | None]) -> dict[str, int]:
     """The sum of the counts by kind in a column, the largest first."""
     sums: Counter[str] = Counter()
-    for counts in column:
-        if counts:
-            add(sums, counts)
+    add(sums, column)
     return dict(sums.most_common())
 
 
 def step_totals(step: StepColumns) -> StepTotals:
     """The sums over the ranks of one step."""
     sums = StepTotals(step.name, sum(step.records), sum(step.seconds))
-    for statistics in step.statistics:
-        if statistics:
-            sums.add(statistics)
+    for statistics in filter(None, step.statistics):
+        sums.add(statistics)
     return sums

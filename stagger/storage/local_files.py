@@ -8,7 +8,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import BinaryIO
 
 from stagger.errors import BadInput, StaggerError, counted
@@ -63,7 +63,7 @@ class LocalFiles:
             os.close(descriptor)
 
     def read_many(self, paths: list[str]) -> list[bytes | None]:
-        return [found and found[0] for found in map(read_small, paths)]
+        return read_identified(paths)[0]
 
     def write(self, path: str, data: bytes, *, private: bool) -> None:
         output = LocalOutput(path, str(os.getpid()), 0o600 if private else self.record_mode)
@@ -181,17 +181,23 @@ class LocalFiles:
             raise StaggerError(f"{folder} cannot be written: no permission in {existing}. Choose another path.")
 
 
-def identities(folder: str) -> dict[str, str]:
+def identities(folder: str) -> dict[str, int]:
     """The files in a folder, and what identifies the content of each; without files that changed just now."""
-    latest = settled()
-    found = {}
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-        for entry in entries:
-            try:
-                if identity := identity_before(latest, entry.stat()):
-                    found[entry.name] = identity
-            except FileNotFoundError:  # Temporary files vanish.
-                continue
+    latest, found = settled(), {}
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    try:
+        with os.scandir(descriptor) as entries:  # The path of each file is not looked up again for its stat.
+            for entry in entries:
+                try:
+                    if identity := identity_before(latest, entry.stat()):
+                        found[entry.name] = identity
+                except FileNotFoundError:  # Temporary files vanish.
+                    continue
+    finally:
+        os.close(descriptor)
     return found
 
 
@@ -203,10 +209,16 @@ def settled() -> int:
     return int((time.time() - SETTLED_S) * 10**9)
 
 
-def identity_before(latest: int, info: os.stat_result) -> str:
-    """Identifies a file and its content; empty if it changed at the time `latest` or later."""
-    written, changed = info.st_mtime_ns, info.st_ctime_ns
-    return f"{info.st_ino}-{info.st_size}-{written}-{changed}" if written < latest and changed < latest else ""
+#: What tells a file's content from any other.
+_of_content = attrgetter("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
+
+
+def identity_before(latest: int, info: os.stat_result) -> int:
+    """Identifies a file and its content, in 64 bits; 0 if it changed at the time `latest` or later.
+
+    Python's hash of numbers is the same in each process.
+    """
+    return hash(_of_content(info)) if info.st_mtime_ns < latest > info.st_ctime_ns else 0
 
 
 def files_in(
@@ -310,35 +322,35 @@ def read_piece(descriptor: int, path: str) -> bytes:
         raise named(error, path) from None
 
 
-def read_small(path: str) -> tuple[bytes, os.stat_result] | None:
-    """The content of a file, and its status before it was read; None if it does not exist.
+def read_identified(paths: list[str]) -> tuple[list[bytes | None], list[int]]:
+    """The contents of small files, None for a missing one, and what identifies each, as `identities` does, or 0.
 
-    Takes fewer system calls than open(): it reads thousands. Raises StaggerError when it is not a regular file.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return None
-    try:
-        info = os.fstat(descriptor)
-        check_regular(info, path)
-        data = os.read(descriptor, SMALL_BYTES)
-        if len(data) != info.st_size:
-            data += b"".join(iter(partial(os.read, descriptor, READ_BYTES), b""))
-        return data, info
-    except OSError as error:
-        raise named(error, path) from None
-    finally:
-        os.close(descriptor)
-
-
-def read_identified(paths: list[str]) -> list[tuple[bytes, str] | None]:
-    """The contents of small files, each with what identifies it, as `identities` does, or an empty text; None for a
-    missing file.
+    One loop with fewer system calls than open(): there may be 100,000. Raises StaggerError when one is not a regular
+    file.
     """
     latest = settled()
-    found = map(read_small, paths)
-    return [one and (one[0], identity_before(latest, one[1])) for one in found]
+    contents: list[bytes | None] = []
+    found = []
+    for path in paths:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        except FileNotFoundError:
+            contents.append(None)
+            found.append(0)
+            continue
+        try:
+            info = os.fstat(descriptor)  # Before it is read: what changes it meanwhile is noticed at the next look.
+            check_regular(info, path)
+            data = os.read(descriptor, SMALL_BYTES)
+            if len(data) != info.st_size:
+                data += b"".join(iter(partial(os.read, descriptor, READ_BYTES), b""))
+        except OSError as error:
+            raise named(error, path) from None
+        finally:
+            os.close(descriptor)
+        contents.append(data)
+        found.append(identity_before(latest, info))
+    return contents, found
 
 
 class LocalOutput:

@@ -149,13 +149,13 @@ class Storage:
         """Contents of many small files of one backend, read concurrently where that helps; None for a missing file."""
         return self.backend(paths[0]).read_many(paths) if paths else []
 
-    def read_identified(self, paths: list[str]) -> list[tuple[bytes, str] | None]:
-        """The same, each with what identifies its content, as `identities` does; empty if nothing does, or unknown."""
+    def read_identified(self, paths: list[str]) -> tuple[list[bytes | None], list[int]]:
+        """The same, and what identifies the content of each, as `identities` does; 0 if nothing does, or unknown."""
         if paths and is_local(paths[0]):
             from stagger.storage.local_files import read_identified
 
             return read_identified(paths)
-        return [None if data is None else (data, "") for data in self.read_many(paths)]
+        return self.read_many(paths), [0] * len(paths)
 
     def write(self, path: str, data: bytes, *, private: bool = False) -> None:
         """Write a whole file atomically and durably. `private` makes it readable by its owner only."""
@@ -204,8 +204,8 @@ class Storage:
         """
         return self.backend(folder).listed(folder, recursive=recursive)
 
-    def identities(self, folder: str) -> dict[str, str]:
-        """The files directly in a folder, and what identifies the content of each.
+    def identities(self, folder: str) -> dict[str, int]:
+        """The files directly in a folder, and what identifies the content of each: a number of 64 bits, never 0.
 
         Files for which nothing does are left out. Costs a listing, and on a local path a look at each file.
         """
@@ -214,7 +214,7 @@ class Storage:
 
             return identities(folder)
         files = (entry for entries in self.listed(folder, recursive=False) for entry in entries.entries())
-        return {entry.name: f"{entry.size}-{entry.version}" for entry in files if entry.version}
+        return {entry.name: _digest(f"{entry.size}-{entry.version}") for entry in files if entry.version}
 
     def list(self, folder: str) -> list[Entry]:
         """The files directly in a folder, sorted; empty if the folder does not exist."""
@@ -293,6 +293,13 @@ class Storage:
     def check_writable(self, folder: str) -> None:
         """Raise StaggerError when files cannot be written below `folder`. Changes nothing."""
         self.backend(folder).check_writable(folder)
+
+
+def _digest(text: str) -> int:
+    """64 bits, in which different texts differ. (Python's hash of a text differs in each process.)"""
+    from hashlib import blake2b
+
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def expand_variables(value: object, path: tuple[str | int, ...] = ()) -> object:

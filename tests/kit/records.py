@@ -8,6 +8,7 @@ from typing import Any
 from stagger.ranks import parse_ranks
 from stagger.rundir.completion_table import CompletionTable
 from stagger.rundir.launch_records import ArrayRecord, EndJobRecord, SlurmLaunch
+from stagger.rundir.stage_folder import columns_of
 from stagger.spec.models import RunSpec
 
 
@@ -78,5 +79,5 @@ def table_of(records: Sequence[Any]) -> CompletionTable:
     if records:
         ranks = [record["rank"] for record in records]
         complete = [completion(**record) for record in records]
-        table.append(ranks, [""] * len(ranks), complete)
+        table.append(ranks, [0] * len(ranks), complete, columns_of(complete))
     return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 from stagger.errors import StaggerError
 from stagger.rundir import completion_index
 from stagger.rundir.completion_index import read_table
-from stagger.rundir.completion_table import CompletionTable
-from stagger.rundir.stage_folder import StageFolder, encode
+from stagger.rundir.completion_table import MALFORMED, CompletionTable
+from stagger.rundir.stage_folder import StageFolder, columns_of, encode
 from stagger.storage import local_files
 from stagger.storage.storage import Storage
 from tests.kit.records import completion
@@ -195,6 +196,35 @@ def test_a_record_with_another_number_of_steps_is_named(run: Path) -> None:
     assert look(run, keep=False) == (
         f"{run}/completions/00003.json is damaged (it has 0 steps, other records of the stage 1); restore or remove it."
     )
+
+
+def test_records_that_are_removed_after_the_listing_are_left_out(run: Path) -> None:
+    for gone in ([1, 4], range(RANKS)):
+        folder = StageFolder(Storage(), str(run))
+        done = folder.done()
+        for rank in gone:
+            (run / "completions" / f"{rank:05d}.json").unlink(missing_ok=True)
+        table = read_table(folder, done, keep=False)
+        left = sorted(folder.done())
+        assert list(table.rank) == left
+        assert list(table.records_in) == [100 + rank for rank in left]
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [("records_in", 1.5), ("retried", {}), ("bad_records", [0]), ("outputs", [0]), ("steps", [{}]), ("notes", [0])],
+)
+def test_a_table_takes_all_of_some_records_or_none(field: str, wrong: Any) -> None:
+    table = CompletionTable()
+    for ranks in ([0, 1], [2, 3]):
+        records = [record(rank, rank) for rank in ranks]
+        damaged = [records[0], {**records[1], field: wrong}]
+        before = deepcopy(shown(table))
+        with pytest.raises(MALFORMED):
+            table.append(ranks, [0, 0], damaged, columns_of(damaged))
+        assert shown(table) == before
+        table.append(ranks, [0, 0], records, columns_of(records))
+        assert {len(column) for column in table.columns()} == {ranks[-1] + 1}
 
 
 def test_a_wrong_number_in_a_record_is_named_also_when_the_index_knows_it(
