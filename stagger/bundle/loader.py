@@ -32,6 +32,10 @@ JYTHON = ("copy", "pickle")
 #: Modules that others import and hardly ever use: inspect by dataclasses, platform by those of PLATFORM.
 LATE = ("inspect", "platform")
 
+#: Modules that compile text while others are imported: the methods of dataclasses, those of named tuples, the
+#: annotations of these. With what they do it; its first argument is the text. The bundle has the code.
+COMPILING = {"dataclasses": "exec", "collections": "eval", "typing": "compile"}
+
 #: What modules ask platform while they are imported. The bundle has the answers.
 PLATFORM = {"uuid": "system", "zstandard": "python_implementation"}
 
@@ -65,8 +69,8 @@ class Bundle:
         self.path = facts["path"]
         self.known = facts["known"]
         self.names = facts["names"]
-        self.methods = facts["methods"]
         self.platform = facts["platform"]
+        self._compiled: Any = facts["compiled"]
 
     def find_spec(self, name: "str", path: "Any" = None, target: "object" = None) -> "ModuleSpec | None":
         entry = self.index.get(name)
@@ -105,6 +109,13 @@ class Bundle:
         found: CodeType | None = self.load(*self.index[name][2:])
         return found
 
+    def compiled(self) -> "dict[str, dict[str, CodeType]]":
+        """The code of texts, by the module that would compile them."""
+        if type(self._compiled) is tuple:  # Where it lies.
+            self._compiled = self.load(*self._compiled) or {}
+        found: dict[str, dict[str, CodeType]] = self._compiled
+        return found
+
     def load(self, begin: "int", end: "int", digest: "bytes") -> "Any":
         """What lies in a part of the bundle; None if it is damaged."""
         data = self.data[begin:end]
@@ -135,8 +146,8 @@ class BundledModule(SourceFileLoader):
                 del sys.modules["org"]
         if name == "subprocess":
             with_site(module)
-        elif name == "dataclasses":
-            with_compiled_methods(module)
+        elif name in COMPILING:
+            with_compiled(module)
 
 
 #: Names of the modules that have been imported late, and of those that are being executed.
@@ -181,17 +192,22 @@ def complete(module: "Any") -> "bool":
     return True
 
 
-def with_compiled_methods(dataclasses: "Any") -> "None":
-    """Let dataclasses take the code of the methods that it writes from the bundle: it would compile their text.
+def with_compiled(module: "Any") -> "None":
+    """Let a module take the code of texts from the bundle. It compiles others, such as those of the user's classes."""
+    codes = BundledModule.bundle.compiled().get(module.__name__, {})
 
-    The modules of a bundle write the same methods as when it was made. Those of others are compiled.
-    """
-    codes = BundledModule.bundle.load(*BundledModule.bundle.methods) or {}
+    def executed(text: "str", *scopes: "Any") -> "None":
+        exec(codes.get(text, text), *scopes)
 
-    def execute(text: "str", scope: "Any", names: "Any") -> "None":
-        exec(codes.pop(text, text), scope, names)
+    def evaluated(text: "str", *scopes: "Any") -> "Any":
+        return eval(codes.get(text, text), *scopes)  # noqa: S307 # As the module would.
 
-    dataclasses.exec = execute
+    def compiled(text: "str", *how: "Any") -> "CodeType":
+        code: CodeType = codes.get(text) or compile(text, *how)
+        return code
+
+    name = COMPILING[module.__name__]
+    setattr(module, name, {"exec": executed, "eval": evaluated, "compile": compiled}[name])
 
 
 def with_site(subprocess: "Any") -> None:
