@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 #: Modules that try to import one of Jython's: CPython would look for it in every folder of `sys.path`.
 JYTHON = ("copy", "pickle")
 
-#: Modules that others import and hardly ever use: inspect by dataclasses, platform by those of PLATFORM.
-LATE = ("inspect", "platform")
+#: Modules that others import and hardly ever use: copy and inspect by dataclasses, platform by those of PLATFORM.
+LATE = ("copy", "inspect", "platform")
 
 #: Modules that compile text while others are imported: the methods of dataclasses, those of named tuples, the
 #: annotations of these. With what they do it; its first argument is the text. The bundle has the code.

@@ -182,7 +182,7 @@ data = memoryview(open(sys.argv[1], 'rb').read())
 head = 16 + int.from_bytes(data[8:16], 'little')
 _, facts, index = marshal.loads(data[16:head])
 bundle = loader.BundledModule.bundle = loader.Bundle(data[head:], index, facts)
-for name in ('dataclasses', 'inspect', 'platform', 'typing', 'uuid', 'zstandard'):
+for name in ('copy', 'dataclasses', 'inspect', 'platform', 'typing', 'uuid', 'zstandard'):
     sys.modules.pop(name, None)
 sys.meta_path.insert(0, bundle)
 """
@@ -218,6 +218,16 @@ def test_platform_is_executed_when_somebody_asks_for_more_than_uuid_and_zstandar
         "platform.node = lambda: 'mine'\n"
         "assert type(platform) is type(sys)\n"
         "assert [platform.system(), platform.node()] == [os.uname().sysname, 'mine']\n",
+    )
+
+
+def test_what_a_task_imports_executes_neither_copy_nor_inspect_nor_platform(task: Task) -> None:
+    run_from_the_bundle(
+        task,
+        "import stagger.task.__main__, stagger.task.commit, stagger.task.attempt_records, stagger.steps.jsonl\n"
+        "import copy, inspect, platform\n"
+        "assert {type(copy), type(inspect), type(platform)} == {loader.Late}\n"
+        "assert copy.deepcopy([{}]) == [{}] and type(copy) is type(sys)\n",
     )
 
 
