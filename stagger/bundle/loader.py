@@ -10,12 +10,12 @@ import gc
 import marshal
 import posix
 import sys
+from _frozen_importlib import ModuleSpec
 from _frozen_importlib_external import ExtensionFileLoader, PathFinder, SourceFileLoader, spec_from_file_location
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from importlib.machinery import ModuleSpec
     from types import CodeType, ModuleType
     from typing import Any
 
@@ -29,8 +29,15 @@ if TYPE_CHECKING:
 #: Modules that try to import one of Jython's: CPython would look for it in every folder of `sys.path`.
 JYTHON = ("copy", "pickle")
 
-#: Modules that others import and hardly ever use: inspect by dataclasses.
-LATE = ("inspect",)
+#: Modules that others import and hardly ever use: copy and inspect by dataclasses, platform by those of PLATFORM.
+LATE = ("copy", "inspect", "platform")
+
+#: Modules that compile text while others are imported: the methods of dataclasses, those of named tuples, the
+#: annotations of these. With what they do it; its first argument is the text. The bundle has the code.
+COMPILING = {"dataclasses": "exec", "collections": "eval", "typing": "compile"}
+
+#: What modules ask platform while they are imported. The bundle has the answers.
+PLATFORM = {"uuid": "system", "zstandard": "python_implementation"}
 
 
 def folder_of(file: "str") -> "str":
@@ -62,6 +69,8 @@ class Bundle:
         self.path = facts["path"]
         self.known = facts["known"]
         self.names = facts["names"]
+        self.platform = facts["platform"]
+        self._compiled: Any = facts["compiled"]
 
     def find_spec(self, name: "str", path: "Any" = None, target: "object" = None) -> "ModuleSpec | None":
         entry = self.index.get(name)
@@ -78,8 +87,16 @@ class Bundle:
         file, checked, _, _, digest = entry
         if checked is not None and checked != stamp(file):
             return None
-        loader = BundledModule(name, file) if digest else ExtensionFileLoader(name, file)
-        return spec_from_file_location(name, file, loader=loader)
+        if not digest:
+            return spec_from_file_location(name, file, loader=ExtensionFileLoader(name, file))
+        folder, _, base = file.rpartition("/")
+        spec = ModuleSpec(name, BundledModule(name, file), origin=file, is_package=base == "__init__.py")
+        if spec.submodule_search_locations is not None:
+            spec.submodule_search_locations.append(folder)
+        spec.has_location = True
+        if sys.pycache_prefix is None:  # Else Python finds out itself, when it is asked for.
+            spec.cached = f"{folder}/__pycache__/{base[:-3]}.{sys.implementation.cache_tag}.pyc"
+        return spec
 
     def elsewhere(self, name: "str") -> "ModuleSpec | None":
         """Find a module of the user's own without a look into the folders that are known not to have it."""
@@ -89,7 +106,18 @@ class Bundle:
 
     def code(self, name: "str") -> "CodeType | None":
         """The code of a module; None if it is damaged."""
-        _, _, begin, end, digest = self.index[name]
+        found: CodeType | None = self.load(*self.index[name][2:])
+        return found
+
+    def compiled(self) -> "dict[str, dict[str, CodeType]]":
+        """The code of texts, by the module that would compile them."""
+        if type(self._compiled) is tuple:  # Where it lies.
+            self._compiled = self.load(*self._compiled) or {}
+        found: dict[str, dict[str, CodeType]] = self._compiled
+        return found
+
+    def load(self, begin: "int", end: "int", digest: "bytes") -> "Any":
+        """What lies in a part of the bundle; None if it is damaged."""
         data = self.data[begin:end]
         return marshal.loads(data) if _imp.source_hash(0, data) == digest else None
 
@@ -104,7 +132,8 @@ class BundledModule(SourceFileLoader):
 
     def exec_module(self, module: "ModuleType") -> None:
         name = module.__name__
-        if name in LATE and type(module) is not Late:
+        if name in LATE and name not in delayed:
+            delayed.add(name)
             module.__class__ = Late
             return
         absent = name in JYTHON and "org" not in sys.modules
@@ -117,9 +146,12 @@ class BundledModule(SourceFileLoader):
                 del sys.modules["org"]
         if name == "subprocess":
             with_site(module)
+        elif name in COMPILING:
+            with_compiled(module)
 
 
-#: Names of the modules that are being executed.
+#: Names of the modules that have been imported late, and of those that are being executed.
+delayed: "set[str]" = set()
 executing: "set[str]" = set()
 
 
@@ -129,17 +161,53 @@ class Late(type(sys)):  # type: ignore[misc]
     lock = _thread.RLock()
 
     def __getattr__(self, name: "str") -> "Any":
-        with Late.lock:
-            if type(self) is Late:
-                if self.__name__ in executing:
-                    raise AttributeError(name)
-                executing.add(self.__name__)
-                try:
-                    self.__spec__.loader.exec_module(self)
-                    self.__class__ = type(sys)  # type: ignore[assignment]
-                finally:
-                    executing.remove(self.__name__)
+        if self.__name__ == "platform" and PLATFORM.get(sys._getframe(1).f_globals.get("__name__", "")) == name:
+            answer = BundledModule.bundle.platform[name]
+            return lambda: answer
+        if not complete(self):
+            raise AttributeError(name)
         return getattr(self, name)
+
+    def __setattr__(self, name: "str", value: "Any") -> "None":
+        complete(self)
+        type(sys).__setattr__(self, name, value)  # Not by super(): it may be no object of this class any more.
+
+    def __dir__(self) -> "list[str]":
+        complete(self)
+        return list(type(sys).__dir__(self))
+
+
+def complete(module: "Any") -> "bool":
+    """Execute a module that was imported late. False if this is already being done, further up the stack."""
+    with Late.lock:
+        if type(module) is Late:
+            if module.__name__ in executing:
+                return False
+            executing.add(module.__name__)
+            try:
+                module.__spec__.loader.exec_module(module)
+                module.__class__ = type(sys)  # type: ignore[assignment]
+            finally:
+                executing.remove(module.__name__)
+    return True
+
+
+def with_compiled(module: "Any") -> "None":
+    """Let a module take the code of texts from the bundle. It compiles others, such as those of the user's classes."""
+    codes = BundledModule.bundle.compiled().get(module.__name__, {})
+
+    def executed(text: "str", *scopes: "Any") -> "None":
+        exec(codes.get(text, text), *scopes)
+
+    def evaluated(text: "str", *scopes: "Any") -> "Any":
+        return eval(codes.get(text, text), *scopes)  # noqa: S307 # As the module would.
+
+    def compiled(text: "str", *how: "Any") -> "CodeType":
+        code: CodeType = codes.get(text) or compile(text, *how)
+        return code
+
+    name = COMPILING[module.__name__]
+    setattr(module, name, {"exec": executed, "eval": evaluated, "compile": compiled}[name])
 
 
 def with_site(subprocess: "Any") -> None:

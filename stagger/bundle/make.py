@@ -1,23 +1,27 @@
 """Makes a bundle: `python -I -S -c MAKE PATH MODULE...` with the Python that tasks will run.
 
 A bundle is: the hash of its head, 8 bytes; the length of the head, 8 bytes; the head (the code of loader.py, facts of
-this Python, an index of modules), by `marshal`; the modules' code; a manifest in JSON of the files that it was made
-from, which a launch checks; the length of the manifest, 8 bytes.
+this Python, an index of modules), by `marshal`; the modules' code, and that of the text that they compile; a
+manifest in JSON of the files that it was made from, which a launch checks; the length of the manifest, 8 bytes.
 """
 
 from __future__ import annotations
 
 import _imp
+import builtins
 import contextlib
 import importlib
 import itertools
 import json
 import marshal
 import os
+import platform
 import site
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.machinery import ExtensionFileLoader, SourceFileLoader
+from types import CodeType
+from typing import Any
 
 from stagger.bundle import loader
 
@@ -57,13 +61,14 @@ EVERY_TASK = (
 
 def make(path: str, modules: Sequence[str], lines: list[tuple[str, str]]) -> None:
     """Import the modules, and write what this has imported to `path`: all at once. Raises OSError."""
+    compiled = noted_texts()
     for name in (*EVERY_TASK, *modules):
         with contextlib.suppress(Exception):  # An optional one is not installed.
             importlib.import_module(name)
     new = f"{path}.{os.getpid()}"
     try:
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content(lines))
+            file.write(content(lines, compiled))
         os.replace(new, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -71,8 +76,28 @@ def make(path: str, modules: Sequence[str], lines: list[tuple[str, str]]) -> Non
         raise
 
 
-def content(lines: list[tuple[str, str]]) -> bytes:
-    """The bundle of the modules that this process has imported."""
+def noted_texts() -> dict[str, dict[str, CodeType]]:
+    """The code of texts that modules compile from now on, by module (`loader.COMPILING`)."""
+    compiled: dict[str, dict[str, CodeType]] = {}
+    for module, name in loader.COMPILING.items():
+        compiled[module] = {}
+        vars(importlib.import_module(module))[name] = noting(compiled[module], name)
+    return compiled
+
+
+def noting(codes: dict[str, CodeType], name: str) -> Callable[..., Any]:
+    """The built-in `exec`, `eval` or `compile`, which adds the code of each text to `codes`."""
+    mode = "exec" if name == "exec" else "eval"
+
+    def call(text: str, *more: Any) -> Any:
+        codes[text] = compile(text, "<string>", mode, dont_inherit=True)
+        return codes[text] if name == "compile" else getattr(builtins, name)(codes[text], *more)
+
+    return call
+
+
+def content(lines: list[tuple[str, str]], compiled: dict[str, dict[str, CodeType]]) -> bytes:
+    """The bundle of the modules that this process has imported, with the code of what they compile."""
     library = [path for path in sys.path if path.startswith(os.path.dirname(os.__file__)) and "-packages" not in path]
     packages = [path for path in sys.path if os.path.basename(path).endswith("-packages") and os.path.isdir(path)]
     guarded = tuple(f"{folder}{os.sep}" for folder in (*library, *packages))
@@ -86,6 +111,8 @@ def content(lines: list[tuple[str, str]]) -> bytes:
         index[name] = (file, checked, end, end + len(code), _imp.source_hash(0, code) if code else b"")
         codes.append(code)
         end += len(code)
+    code = marshal.dumps(compiled)
+    codes.append(code)
     known = list(itertools.takewhile(lambda path: path.endswith(".zip") or path in (*library, *packages), sys.path))
     facts = {
         "python": (sys.version, sys.executable),
@@ -97,6 +124,8 @@ def content(lines: list[tuple[str, str]]) -> bytes:
         "customized": "sitecustomize" in sys.modules,
         "known": len(known),
         "names": top_names(known).union(sys.builtin_module_names),
+        "platform": {name: getattr(platform, name)() for name in loader.PLATFORM.values()},
+        "compiled": (end, end + len(code), _imp.source_hash(0, code)),
     }
     head = marshal.dumps((SourceFileLoader(loader.__name__, loader.__file__).get_code(loader.__name__), facts, index))
     folders = {folder: loader.stamp(folder) for folder in (*library, *packages)}

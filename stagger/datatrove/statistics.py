@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from stagger.pipeline import Metric, Signed, Statistics
-from stagger.pipeline.statistics import DROPPED, NO_REASON, bounded, bounded_metrics, is_finite, statistics
+from stagger.pipeline.statistics import (
+    DROPPED,
+    NO_REASON,
+    Metric,
+    Signed,
+    Statistics,
+    bounded,
+    bounded_metrics,
+    is_finite,
+    statistics,
+)
 
 #: The name under which a block counts the documents that it drops, whatever the reason.
 ALL_DROPPED = "dropped"

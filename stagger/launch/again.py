@@ -15,9 +15,10 @@ from dataclasses import replace
 
 from stagger.errors import counted
 from stagger.progress import busy
-from stagger.rundir.commit_claims import CommitClaim, claim_path, last_turns
+from stagger.rundir.commit_claims import claim_path, last_turns
 from stagger.rundir.progress_pages import remove_progress
-from stagger.rundir.stage_folder import Completion, StageFolder, attempt_name, encode
+from stagger.rundir.records import CommitClaim, Completion
+from stagger.rundir.stage_folder import StageFolder, attempt_name, encode
 from stagger.status.look import Look
 
 #: Ranks handled at once: on an object store each needs three requests.

@@ -11,8 +11,8 @@ from rich.filesize import decimal
 from stagger.blocks.step import clear_registry
 from stagger.errors import StorageError, counted
 from stagger.progress import busy
+from stagger.rundir.records import OutputRecord
 from stagger.rundir.run_folder import Stage
-from stagger.rundir.stage_folder import OutputRecord
 from stagger.status.look import Look
 from stagger.storage import Entry
 from stagger.storage.storage import join

@@ -22,8 +22,8 @@ from stagger.plan.stage_steps import create_steps
 from stagger.plan.step_checks import check_needs, output_folders, output_names
 from stagger.plan.upstream import Upstream, writer_of
 from stagger.rundir.output_names import OutputNames, Places
+from stagger.rundir.records import Completion
 from stagger.rundir.run_folder import RunFolder, RunRecord
-from stagger.rundir.stage_folder import Completion
 from stagger.spec.blocks import BlocksSpec
 from stagger.spec.models import RunSpec, StageSpec
 from stagger.status.look import done_ranks

@@ -18,8 +18,8 @@ from stagger.errors import StaggerError, counted, missing_extra
 from stagger.progress import busy
 from stagger.rundir.output_names import Places
 from stagger.rundir.published import Published, read_published, write_published
+from stagger.rundir.records import Completion, OutputRecord
 from stagger.rundir.run_folder import Stage
-from stagger.rundir.stage_folder import Completion, OutputRecord
 from stagger.spec.models import PublishSpec, RunSpec
 from stagger.status.look import Look
 from stagger.storage.storage import Storage, is_local, without_secrets

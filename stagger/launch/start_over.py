@@ -18,9 +18,10 @@ from stagger.launch.again import THREADS, fence, note_cleared
 from stagger.launch.leftovers import remove_leftovers
 from stagger.progress import busy
 from stagger.ranks import MOST
-from stagger.rundir.commit_claims import CommitClaim, claims_of, last_turns
+from stagger.rundir.commit_claims import claims_of, last_turns
 from stagger.rundir.launch_records import LaunchRecord, read_launches, write_launch
 from stagger.rundir.progress_pages import outputs_in
+from stagger.rundir.records import CommitClaim
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage, open_storage
 from stagger.status.look import Look, look_at
 

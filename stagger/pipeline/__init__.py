@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from types import CodeType, FrameType
-from typing import Any, Literal, NamedTuple, NewType, TypedDict
+from typing import Any, Literal, NamedTuple
 
 ShardBy = Literal["count", "bytes"]
 
@@ -67,37 +67,6 @@ def running_counts() -> dict[str, int]:
             return counts
         frame = frame.f_back
     return COUNTS
-
-
-#: A number of a record that may be negative.
-Signed = NewType("Signed", float)
-
-
-class Metric(TypedDict):
-    """Measured values: their number, sum, extremes and mean, and `m2`, the sum of their squared differences from the
-    mean. Their variance is m2 / (n - 1).
-    """
-
-    n: int
-    sum: Signed
-    min: Signed
-    max: Signed
-    mean: Signed
-    m2: float
-    unit: str
-
-
-class Statistics(TypedDict, total=False):
-    """What a step counted and measured, by name. Empty parts are left out.
-
-    dropped: the reason -> the documents that the step dropped for it.
-    counts: anything else that it counted.
-    metrics: the values that it measured, such as lengths of documents.
-    """
-
-    dropped: dict[str, int]
-    counts: dict[str, int]
-    metrics: dict[str, Metric]
 
 
 class Shard(NamedTuple):

@@ -5,15 +5,45 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Mapping
-from typing import TypeVar, cast
+from typing import NewType, TypedDict, TypeVar, cast
 
-from stagger.pipeline import MOST_NAMES, OTHERS, Metric, Signed, Statistics
+from stagger.pipeline import MOST_NAMES, OTHERS
 
 #: Begins the names of counts that are reasons why documents were dropped, as in datatrove.
 DROPPED = "dropped_"
 
 #: The reason of documents that a step dropped without giving one.
 NO_REASON = "no reason given"
+
+#: A number of a record that may be negative.
+Signed = NewType("Signed", float)
+
+
+class Metric(TypedDict):
+    """Measured values: their number, sum, extremes and mean, and `m2`, the sum of their squared differences from the
+    mean. Their variance is m2 / (n - 1).
+    """
+
+    n: int
+    sum: Signed
+    min: Signed
+    max: Signed
+    mean: Signed
+    m2: float
+    unit: str
+
+
+class Statistics(TypedDict, total=False):
+    """What a step counted and measured, by name. Empty parts are left out.
+
+    dropped: the reason -> the documents that the step dropped for it.
+    counts: anything else that it counted.
+    metrics: the values that it measured, such as lengths of documents.
+    """
+
+    dropped: dict[str, int]
+    counts: dict[str, int]
+    metrics: dict[str, Metric]
 
 
 def statistics(counts: Mapping[str, int], metrics: Mapping[str, Metric] | None = None) -> Statistics:

@@ -7,39 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Set
-from typing import TypedDict, cast
+from typing import TYPE_CHECKING, cast
 
 from stagger.ranks import pad
 from stagger.rundir.stage_folder import StageFolder, check_record, decode
 from stagger.storage.storage import join
 
-
-class ClaimedFile(TypedDict):
-    """A file that an attempt is about to give its final path: `pending` and `version` as in `storage.Output`."""
-
-    path: str
-    pending: str
-    version: str
-
-
-class _Release(TypedDict, total=False):
-    cleared: bool
-
-
-class CommitClaim(_Release):
-    """commits/<rank>.<turn>.json. `time` is in seconds since the epoch; `record` is the completion or progress record.
-
-    With `commit: shard`, `files` are those of the latest shard; the progress record holds those of the shards before.
-    `cleared` means that no attempt has made this claim, but `launch --fresh`: all outputs of the rank are gone.
-    """
-
-    attempt: str
-    job: str
-    host: str
-    pid: int
-    time: float
-    files: list[ClaimedFile]
-    record: ClaimedFile
+if TYPE_CHECKING:
+    from stagger.rundir.records import CommitClaim
 
 
 def claim_path(folder: StageFolder, rank: int, turn: int) -> str:
@@ -49,6 +24,8 @@ def claim_path(folder: StageFolder, rank: int, turn: int) -> str:
 
 def decode_claim(data: bytes, path: str) -> CommitClaim:
     """Raises StaggerError naming `path` when the claim is damaged."""
+    from stagger.rundir.records import CommitClaim  # Imported late: most tasks read no claim.
+
     claim = decode(data, path)
     check_record(claim, CommitClaim, path)
     return cast("CommitClaim", claim)

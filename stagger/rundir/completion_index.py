@@ -20,7 +20,8 @@ import zstandard
 from stagger.errors import StaggerError
 from stagger.ranks import pad
 from stagger.rundir.completion_table import MALFORMED, Column, CompletionTable, OtherSteps, OutputFolders, StepColumns
-from stagger.rundir.stage_folder import Batch, Completion, StageFolder, check_record, collection_paused, damaged
+from stagger.rundir.records import Batch, Completion
+from stagger.rundir.stage_folder import StageFolder, check_record, collection_paused, damaged
 from stagger.storage.ownership import foreign, open_to_others
 from stagger.storage.storage import is_local, join
 

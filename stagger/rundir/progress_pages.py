@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from stagger.errors import StaggerError
-from stagger.rundir.stage_folder import OutputRecord, StageFolder, check_record, damaged, decode
+from stagger.rundir.records import OutputRecord
+from stagger.rundir.stage_folder import StageFolder, check_record, damaged, decode
 from stagger.storage.storage import join
 
 

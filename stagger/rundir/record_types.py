@@ -11,7 +11,7 @@ from functools import cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from stagger.pipeline import Signed
+from stagger.pipeline.statistics import Signed
 
 #: Numbers of a record are below this: bytes, records, seconds since the epoch. Python's dates and floats can hold it.
 LARGEST = 10**15

@@ -26,143 +26,24 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import compress
 from operator import itemgetter
-from typing import Any, NamedTuple, Protocol, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import orjson
 
 from stagger.errors import StaggerError, counted
-from stagger.pipeline import Statistics
 from stagger.ranks import pad
 from stagger.storage.storage import Storage, is_local, join
 
+if TYPE_CHECKING:
+    from stagger.rundir.records import Batch, Completion, Failure
 
-class _RemovedBy(TypedDict, total=False):
-    removed_by: int
-
-
-class OutputRecord(_RemovedBy):
-    """One committed file: its path, its size in bytes, its number of records, and its checksum (`storage.Output`).
-
-    `removed_by` is the number of the step, from 1 on, whose removed documents it holds, if it does; 0 if an exclusion
-    writer of datatrove wrote them.
-    """
-
-    path: str
-    bytes: int
-    records: int
-    digest: str
-
-
-class BadRecords(TypedDict):
-    """Skipped records: their number by kind, and the first few in full."""
-
-    skipped: dict[str, int]
-    examples: list[dict[str, Any]]
-
-
-class Retried(TypedDict):
-    """Retried requests: their number by kind of fault, and the seconds waited before the retries."""
-
-    requests: dict[str, int]
-    waited_s: float
-
-
-class StepRecord(Statistics):
-    """One step: the records that left it, the seconds spent in it alone, and what it counted and measured, if any."""
-
-    name: str
-    records: int
-    seconds: float
-
-
-class GpuUse(TypedDict):
-    """What an attempt used of its GPUs, in samples: of memory in MiB, the most on one of them, and what that one has.
-
-    `busy` is the mean share of time in which a GPU computed anything (NVML, nvmlUtilization_t.gpu), over all of them.
-    """
-
-    peak_mib: int
-    total_mib: int
-    busy: float
-
-
-class AttemptRecord(TypedDict):
-    """Where and when an attempt ran. Times are in seconds since the epoch; `cpu_s` in CPU seconds, memory in MiB.
-
-    Both with child processes: pages that these share with the task count in each.
-    """
-
-    attempt: str
-    launch: int
-    restart: int
-    job: str
-    host: str
-    pid: int
-    start_policy: str
-    window_s: int
-    delay_s: float
-    script_started: float
-    started: float
-    ended: float
-    cpu_s: float
-    peak_rss_mb: int
-    retried: Retried
-
-
-class _Notes(TypedDict, total=False):
-    left_out: dict[str, int]
-    dropped: dict[str, int]
-    counts: dict[str, int]
-    notes: dict[str, Any]
-    gpus: GpuUse
-    pages: list[str]
-
-
-class Completion(AttemptRecord, _Notes):
-    """completions/<rank>.json; with `commit: shard` also progress/<rank>.json, for the first `shards` shards.
-
-    `left_out` counts by reason the records that the reader left out, `dropped` those that steps dropped, and `counts`
-    is what steps counted; `notes` holds the notes of steps, and `gpus` what NVML told. Each of these is there only if
-    there is any. The other keys are always present.
-    """
-
-    rank: int
-    world_size: int
-    stage: str
-    fingerprint: str
-    first_read: float | None
-    shards: int
-    bytes_in: int
-    records_in: int
-    records_out: int
-    bytes_out: int
-    outputs: list[OutputRecord]
-    bad_records: BadRecords
-    steps: list[StepRecord]
-
-
-class Failure(TypedDict, total=False):
-    """failures/<rank>.<attempt>.json. Always has `kind` and `error`; has `signal` if a signal stopped the attempt.
-
-    `where` is the innermost line of the user's code that the error passed through: `steps.py:14`, or empty.
-    """
-
-    rank: int
-    kind: str
-    error: str
-    traceback: str
-    step: str | None
-    where: str
-    signal: str
-    attempt: str
-    launch: int
-    job: str
-    host: str
-    ended: float
-
-
-#: Keys that a record must have, in the order of checking. Without a fingerprint a completion may be any run's.
-COMPLETION_KEYS = ("fingerprint", *sorted(Completion.__required_keys__ - {"fingerprint"}))
+#: Keys that a record must have, in the order of checking: those of `Completion`, and of a failure. Without a
+#: fingerprint a completion may be any run's.
+COMPLETION_KEYS = (
+    "fingerprint", "attempt", "bad_records", "bytes_in", "bytes_out", "cpu_s", "delay_s", "ended", "first_read", "host",
+    "job", "launch", "outputs", "peak_rss_mb", "pid", "rank", "records_in", "records_out", "restart", "retried",
+    "script_started", "shards", "stage", "start_policy", "started", "steps", "window_s", "world_size",
+)  # fmt: skip
 FAILURE_KEYS = ("kind", "error")
 
 
@@ -209,6 +90,8 @@ def read_fields(storage: Storage, path: str, kind: Any) -> dict[str, Any] | None
 
 def check_progress(record: dict[str, Any], shards: int, steps: int, path: str) -> None:
     """Check a progress record against the numbers of shards and steps in its rank's plan. Raises StaggerError."""
+    from stagger.rundir.records import Completion  # Imported late, as below: most tasks read no record.
+
     check_record(record, Completion, path)
     if record["shards"] > shards or len(record["steps"]) != steps:
         raise damaged(
@@ -255,6 +138,8 @@ def decode_completions(data: Sequence[bytes], path_of: Callable[[int], str]) -> 
 
 def _checked(data: bytes, path: str) -> Completion:
     """The completion record in `data`, checked in depth."""
+    from stagger.rundir.records import Completion
+
     record = decode(data, path, *COMPLETION_KEYS)
     check_record(record, Completion, path)
     for known, value in zip(_right, _fields_of(record), strict=True):
@@ -264,6 +149,8 @@ def _checked(data: bytes, path: str) -> Completion:
 
 def decode_failure(data: bytes, path: str) -> Failure:
     """The failure record in `data`. Raises StaggerError when it is damaged."""
+    from stagger.rundir.records import Failure
+
     record = decode(data, path, *FAILURE_KEYS)
     check_record(record, Failure, path)
     return cast("Failure", record)
@@ -303,17 +190,6 @@ def attempt_order(name: str) -> tuple[int, int]:
     if not launch.isdecimal() or not (restart or "0").isdecimal():
         return 0, 0
     return int(launch), int(restart or 0)
-
-
-class Batch(NamedTuple):
-    """Some ranks, what identifies the contents of their completion records (0 where that is unknown), and these
-    records, whole and in columns.
-    """
-
-    ranks: list[int]
-    identities: list[int]
-    records: list[Completion]
-    columns: Columns
 
 
 class Remembering(Protocol):
@@ -394,6 +270,8 @@ class StageFolder:
 
         Leaves out those that were removed by hand since the listing.
         """
+        from stagger.rundir.records import Batch
+
         kept = sorted(ranks & self._completions.keys())
         if kept:
             records = [self._completions[rank] for rank in kept]
@@ -413,6 +291,8 @@ class StageFolder:
 
     def _decoded(self, ranks: list[int], identities: list[int], data: list[bytes], *, keep: bool) -> Batch:
         """The records of some ranks, from the contents of their files."""
+        from stagger.rundir.records import Batch
+
         records, columns = decode_completions(data, lambda number: self.completion(ranks[number]))
         if keep:
             self._completions.update(zip(ranks, records, strict=True))
@@ -442,6 +322,8 @@ class StageFolder:
         except (StaggerError, OSError):
             raise
         except Exception:
+            from stagger.rundir.records import Completion
+
             for some in self.reading(self.unkept | self._completions.keys(), keep=False):
                 for rank, record in zip(some.ranks, some.records, strict=True):
                     check_record(record, Completion, self.completion(rank))

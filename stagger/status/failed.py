@@ -10,7 +10,7 @@ from signal import Signals
 from stagger.errors import one_line
 from stagger.ranks import format_ranks, ranks_text
 from stagger.rundir.launch_records import Group
-from stagger.rundir.stage_folder import Failure
+from stagger.rundir.records import Failure
 from stagger.slurm.states import counts_as
 from stagger.task.crew import death_reason, signal_name
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from stagger.executor.activity import Activity
 from stagger.executor.kinds import LaunchedJobs
 from stagger.rundir.launch_records import Group, LaunchRecord, LocalLaunch, SlurmLaunch
-from stagger.rundir.stage_folder import Failure, StageFolder, attempt_order
+from stagger.rundir.records import Failure
+from stagger.rundir.stage_folder import StageFolder, attempt_order
 from stagger.status.failed import UNPLACED, Failed, NotStarted, looks_out_of_memory, not_started
 
 #: Bytes read from the end of a job's output, where Slurm reports that it was killed for its memory.

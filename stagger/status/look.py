@@ -16,8 +16,8 @@ from stagger.rundir.completion_index import read_table
 from stagger.rundir.completion_table import CompletionTable
 from stagger.rundir.end_record import has_ended
 from stagger.rundir.launch_records import LaunchRecord, SlurmLaunch, latest_launch, read_launches
+from stagger.rundir.records import Completion
 from stagger.rundir.run_folder import RunFolder, RunRecord, Stage
-from stagger.rundir.stage_folder import Completion
 from stagger.status.failed import Failed
 from stagger.status.failed_ranks import all_ended, find_failed
 from stagger.status.strays import Strays, find_strays

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from stagger.errors import counted
-from stagger.pipeline import Metric, Statistics
-from stagger.pipeline.statistics import bounded, bounded_metrics, merged_metric, ones, variance
+from stagger.pipeline.statistics import Metric, Statistics, bounded, bounded_metrics, merged_metric, ones, variance
 
 #: Most names of counts in memory: each of a million ranks may have MOST_NAMES of its own.
 TOGETHER = 10_000

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import copy
 import io
 import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -396,7 +396,7 @@ class ShardReader(Reader):
                 leave_out(task, NO_TEXT)
                 continue
             if default:  # A later step may change a nested value, of this document only.
-                document.metadata = {**(deepcopy(default) if nested else default), **document.metadata}
+                document.metadata = {**(copy.deepcopy(default) if nested else default), **document.metadata}
             if self.add_source:
                 document.metadata["shard"] = shard.path
                 document.metadata["position"] = shard.record

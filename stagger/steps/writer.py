@@ -67,7 +67,8 @@ class ShardWriter(Writer):
 
     def __post_init__(self) -> None:
         self.path = absolute(os.fspath(self.path))
-        used = re.findall(r"\{([^{}]*)\}", self.filename)
+        parts = re.split(r"\{([^{}]*)\}", self.filename)  # Odd ones are fields.
+        used = parts[1::2]
         if any(name not in FIELDS for name in used):
             from stagger.steps.file_names import fields_of  # Few writers have such fields.
 
@@ -76,8 +77,8 @@ class ShardWriter(Writer):
             raise StaggerError(f"filename {self.filename!r} contains a '/'; set the folder in `path`.")
         if self.max_open_files < 1:
             raise StaggerError(f"max_open_files is {self.max_open_files}; give 1 or more.")
-        plain = re.sub(r"\{[^{}]*\}", "x", self.filename)
-        if not plain or plain.startswith(".") or len(plain) > 150 or re.search(r"[{}\0]", plain):
+        plain = "x".join(parts[::2])
+        if not plain or plain.startswith(".") or len(plain) > 150 or not {"{", "}", "\0"}.isdisjoint(plain):
             raise StaggerError(
                 f"filename {self.filename!r} is not a valid file name: use 1 to 150 characters, no leading '.', and no"
                 " braces except those of fields, such as {rank}."
@@ -94,7 +95,7 @@ class ShardWriter(Writer):
             from stagger.steps.adapter import function_of
 
             self._adapt = function_of(self.adapter)
-        if re.search(r"[}\d]\{part\}|\{part\}[{\d]", self.filename):
+        if "{part}" in self.filename and re.search(r"[}\d]\{part\}|\{part\}[{\d]", self.filename):
             raise StaggerError(
                 f"filename {self.filename!r}: put a letter or a hyphen between {{part}} and the next digit or field."
             )

@@ -44,6 +44,7 @@ ORPHAN_S = 10.0
 
 def main(arguments: list[str]) -> int:
     """Run the ranks. Returns 0 when all are done, 1 when one failed, 128 + n when signal n stopped the task."""
+    gc.freeze()  # What modules have made stays: the first collection would look at all of it.
     gc.enable()  # Of a task that runs from a bundle, it was disabled while modules were imported.
     stop = StopFlag()
     install_handlers(stop)

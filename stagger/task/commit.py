@@ -20,13 +20,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from stagger.rundir.commit_claims import ClaimedFile, CommitClaim, claim_path, decode_claim
+from stagger.rundir.commit_claims import claim_path, decode_claim
 from stagger.rundir.stage_folder import StageFolder, attempt_order, encode
 from stagger.storage import Output
 from stagger.storage.storage import is_local
 from stagger.task import Committed, Superseded
 from stagger.task.attempt_log import log
+
+if TYPE_CHECKING:
+    from stagger.rundir.records import ClaimedFile, CommitClaim
 
 #: Seconds between two looks at a remote run directory. There a look costs a request; on a file system, a system call.
 LOOK_S = 5.0

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from threading import Event, Thread
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stagger.rundir.stage_folder import GpuUse
+if TYPE_CHECKING:
+    from stagger.rundir.records import GpuUse
 
 #: Seconds between two samples. NVML itself looks back over 1/6 to 1 s.
 PERIOD_S = 2.0

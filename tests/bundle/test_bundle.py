@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import marshal
 import os
 import re
 import shutil
@@ -176,32 +175,101 @@ def test_a_bundle_needs_no_cache_and_an_interpreter_without_stagger_gets_none(
     assert bundle_of("/bin/false", []) is None
 
 
+#: Imports from the bundle argv[1] in a Python that runs.
+FROM_THE_BUNDLE = """import marshal, sys, threading
+from stagger.bundle import loader
+data = memoryview(open(sys.argv[1], 'rb').read())
+head = 16 + int.from_bytes(data[8:16], 'little')
+_, facts, index = marshal.loads(data[16:head])
+bundle = loader.BundledModule.bundle = loader.Bundle(data[head:], index, facts)
+for name in ('copy', 'dataclasses', 'inspect', 'platform', 'typing', 'uuid', 'zstandard'):
+    sys.modules.pop(name, None)
+sys.meta_path.insert(0, bundle)
+"""
+
+
+def run_from_the_bundle(task: Task, program: str) -> None:
+    bundle = str(task.bundle())
+    subprocess.run([sys.executable, "-I", "-c", FROM_THE_BUNDLE + program, bundle], check=True)
+
+
 def test_inspect_is_executed_when_it_is_first_used(task: Task) -> None:
     """dataclasses imports inspect, and hardly ever uses it."""
-    data = memoryview(task.bundle().read_bytes())
-    head = 16 + int.from_bytes(data[8:16], "little")
-    _, facts, index = marshal.loads(data[16:head])
-    program = (
-        "import marshal, sys, threading\n"
-        "from stagger.bundle import loader\n"
-        "data = memoryview(open(sys.argv[1], 'rb').read())\n"
-        "head = 16 + int.from_bytes(data[8:16], 'little')\n"
-        "_, facts, index = marshal.loads(data[16:head])\n"
-        "bundle = loader.BundledModule.bundle = loader.Bundle(data[head:], index, facts)\n"
-        "sys.modules.pop('inspect', None)\n"
-        "sys.meta_path.insert(0, bundle)\n"
+    run_from_the_bundle(
+        task,
         "import inspect\n"
+        "assert 'inspect' in index and facts['path']\n"
         "assert 'signature' not in object.__getattribute__(inspect, '__dict__')\n"
         "found = []\n"
         "use = lambda: found.append(inspect.getsource(inspect.unwrap))\n"
         "threads = [threading.Thread(target=use) for _ in range(9)]\n"
         "[one.start() for one in threads], [one.join() for one in threads]\n"
         "assert len(found) == 9 and set(map(len, found)) != {0}, found\n"
-        "assert type(inspect) is type(sys) and not hasattr(inspect, 'nothing')\n"
+        "assert type(inspect) is type(sys) and not hasattr(inspect, 'nothing')\n",
     )
-    assert "inspect" in index
-    assert facts["path"]
-    subprocess.run([sys.executable, "-I", "-c", program, task.settings.replace(".json", ".bundle")], check=True)
+
+
+def test_platform_is_executed_when_somebody_asks_for_more_than_uuid_and_zstandard_do(task: Task) -> None:
+    run_from_the_bundle(
+        task,
+        "import os, uuid, zstandard, platform\n"
+        "assert type(platform) is loader.Late and zstandard.backend == 'cext' and uuid.uuid4()\n"
+        "assert [uuid._AIX, uuid._LINUX] == [False, sys.platform == 'linux']\n"
+        "platform.node = lambda: 'mine'\n"
+        "assert type(platform) is type(sys)\n"
+        "assert [platform.system(), platform.node()] == [os.uname().sysname, 'mine']\n",
+    )
+
+
+def test_what_a_task_imports_executes_neither_copy_nor_inspect_nor_platform(task: Task) -> None:
+    run_from_the_bundle(
+        task,
+        "import stagger.task.__main__, stagger.task.commit, stagger.task.attempt_records, stagger.steps.jsonl\n"
+        "import copy, inspect, platform\n"
+        "assert {type(copy), type(inspect), type(platform)} == {loader.Late}\n"
+        "assert copy.deepcopy([{}]) == [{}] and type(copy) is type(sys)\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "use", ["from platform import system", "from platform import *", "dir(platform).index('system')"]
+)
+def test_a_late_module_has_all_its_names(task: Task, use: str) -> None:
+    run_from_the_bundle(
+        task,
+        f"import platform\n{use}\nmodule = sys.modules['platform']\n"
+        "assert module.system.__module__ == 'platform' and 'node' in vars(module)\n",
+    )
+
+
+def test_a_late_module_can_be_loaded_again(task: Task) -> None:
+    run_from_the_bundle(
+        task,
+        "import importlib, platform\n"
+        "platform.node = None\n"
+        "assert importlib.reload(platform).node() is not None and type(platform) is type(sys)\n",
+    )
+
+
+def test_what_modules_compile_is_compiled_once(task: Task) -> None:
+    """But not what the user's own classes need, because the bundle does not have it."""
+    run_from_the_bundle(
+        task,
+        "done = []\n"
+        "def note(call): return lambda what, *more: (done.append(type(what)), call(what, *more))[1]\n"
+        "loader.exec, loader.eval, loader.compile = note(exec), note(eval), note(compile)\n"
+        "from stagger.steps.jsonl import ReadJsonl, WriteJsonl\n"
+        "from stagger.pipeline import Document, Shard\n"
+        "assert len(done) > 20 and str not in done, done\n"
+        "assert Document('a', 'b') == Document('a', 'b') != Document('a', 'c')\n"
+        "assert repr(Document('a', 'b')) == \"Document(text='a', id='b', media=[], metadata={})\"\n"
+        "assert Shard('a', 1) == ('a', 1, '')\n"
+        "from dataclasses import dataclass\n"
+        "Own = dataclass(type('Own', (), {'__annotations__': {'odd_name': int}, '__module__': '__main__'}))\n"
+        "assert repr(Own(3)) == 'Own(odd_name=3)' and done[-1] is str\n"
+        "from typing import NamedTuple\n"
+        "assert repr(NamedTuple('Own', [('odd_name', 'odd_type')])(3)) == 'Own(odd_name=3)'\n",
+    )
 
 
 def test_a_folder_that_a_step_puts_first_comes_first(
@@ -223,15 +291,4 @@ def test_a_folder_that_a_step_puts_first_comes_first(
 def test_built_in_modules_are_not_looked_for_in_folders(task: Task, tmp_path: Path) -> None:
     """A file of the same name does not replace one, and the search would be a call for each folder of `sys.path`."""
     (tmp_path / "_stat.py").write_text("")
-    task.bundle()
-    program = (
-        "import marshal, sys\n"
-        "from stagger.bundle import loader\n"
-        "data = memoryview(open(sys.argv[1], 'rb').read())\n"
-        "head = 16 + int.from_bytes(data[8:16], 'little')\n"
-        "_, facts, index = marshal.loads(data[16:head])\n"
-        "sys.path.append(sys.argv[2])\n"
-        "assert loader.Bundle(data[head:], index, facts).find_spec('_stat') is None\n"
-    )
-    bundle = task.settings.replace(".json", ".bundle")
-    subprocess.run([sys.executable, "-I", "-c", program, bundle, str(tmp_path)], check=True)
+    run_from_the_bundle(task, f"sys.path.append({str(tmp_path)!r})\nassert bundle.find_spec('_stat') is None\n")

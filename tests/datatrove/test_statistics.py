@@ -13,8 +13,8 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from stagger import LocalExecutor, ReadJsonl, WriteJsonl
 from stagger.datatrove.statistics import statistics_of
-from stagger.pipeline import OTHERS, Statistics
-from stagger.pipeline.statistics import merged
+from stagger.pipeline import OTHERS
+from stagger.pipeline.statistics import Statistics, merged
 from stagger.status.step_totals import StepTotals
 from tests.kit.runs import completions
 

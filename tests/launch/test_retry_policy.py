@@ -8,7 +8,7 @@ import pytest
 
 from stagger.launch.retry_policy import Decision, avoid, bad_nodes, decide
 from stagger.rundir.launch_records import Group
-from stagger.rundir.stage_folder import Failure
+from stagger.rundir.records import Failure
 from stagger.slurm.states import STATES
 from stagger.spec.executors import RetrySpec
 from stagger.status.failed import Failed, NotStarted, looks_out_of_memory

@@ -6,7 +6,14 @@ import json
 import stat
 from pathlib import Path
 
+from stagger.rundir.records import Completion
+from stagger.rundir.stage_folder import COMPLETION_KEYS
 from tests.conftest import Cli, PipelineFiles
+
+
+def test_keys_of_a_completion_are_those_of_its_type() -> None:
+    """Tasks know them without the type, whose import takes long."""
+    assert ("fingerprint", *sorted(Completion.__required_keys__ - {"fingerprint"})) == COMPLETION_KEYS
 
 
 def test_the_run_directory_is_as_described(cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path) -> None:
