@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from stagger.pipeline.chain import Step, StepCount, build
@@ -57,42 +57,13 @@ def repeatable_steps(plan: RankPlan, steps: list[Step]) -> list[bool]:
     ]
 
 
-def committed_blocks(steps: list[Step], task: TaskContext) -> AbstractContextManager[object]:
+def committed_blocks(steps: list[Step], task: TaskContext) -> AbstractContextManager[None]:
     """A context in which what blocks of datatrove write are outputs of the task, unless all steps are stagger's."""
     if all(type(step).__module__.startswith("stagger.") for step in steps):
         return nullcontext()
-    return Committing(task, steps)
+    from stagger.datatrove.patches import committed_with
 
-
-class Committing(ExitStack):
-    """A context in which what blocks of datatrove write are outputs of the task (datatrove/patches.py), once datatrove
-    is imported. Most functions do not import it.
-    """
-
-    def __init__(self, task: TaskContext, steps: list[Step]) -> None:
-        super().__init__()
-        self._task = task
-        self._steps = steps
-        self._begun = False
-
-    def __enter__(self) -> Committing:
-        if "datatrove" in sys.modules:
-            self._begin()
-        else:
-            sys.meta_path.insert(0, self)
-            self.callback(sys.meta_path.remove, self)
-        return self
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        """Called by Python before it loads a module. Leaves that to others."""
-        if name == "datatrove" and not self._begun:
-            self._begin()
-
-    def _begin(self) -> None:
-        from stagger.datatrove.patches import committed_with
-
-        self._begun = True
-        self.enter_context(committed_with(self._task, self._steps))
+    return committed_with(task, steps)
 
 
 #: What the steps of the last rank that this process has done hand on, by the plan of the rank: number of the step ->

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gzip
 import json
 import sys
@@ -28,7 +27,6 @@ from stagger.rundir.stage_folder import StageFolder, encode
 from stagger.storage.storage import Storage
 from stagger.task import Superseded
 from stagger.task.commit import RankCommit
-from stagger.task.making_steps import committed_blocks
 from stagger.terminal import logger
 from tests.conftest import Bucket, contents
 from tests.kit.commits import commit
@@ -42,12 +40,10 @@ def visible(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name[0] != ".")
 
 
-def ran(
-    *steps: Any, data: Iterable[Document] | None = None, storage: Storage | None = None, committed: Any = committed_with
-) -> TaskContext:
+def ran(*steps: Any, data: Iterable[Document] | None = None, storage: Storage | None = None) -> TaskContext:
     """A task of rank 2 that has run the steps, and has not committed."""
     task = TaskContext(storage or Storage(), 2, 4, [], "tag-1")
-    with committed(task):
+    with committed_with(task):
         stream: Any = documents() if data is None else data
         for step in steps:
             stream = step(stream, 2, 4)
@@ -262,10 +258,7 @@ def later(data: Iterable[Document], rank: int, world_size: int, *, folder: str) 
 def test_a_function_may_import_datatrove_in_its_call(tmp_path: Path) -> None:
     gone = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] == "datatrove"}
     try:
-        step = functools.partial(later, folder=str(tmp_path))
-        finders = [*sys.meta_path]
-        task = ran(step, committed=lambda task: committed_blocks([step], task))
-        assert finders == sys.meta_path
+        task = ran(lambda data, rank, world_size: later(data, rank, world_size, folder=str(tmp_path)))
         assert visible(tmp_path) == []
         commit(task)
         assert records(task, tmp_path) == {"00002.jsonl.gz": (12, False)}
