@@ -139,7 +139,7 @@ def main() -> int:
         finally:
             shutil.rmtree(folder)
     requirements = [
-        measure.requirement(f"{name}: CPU s", results[name]["cpu_s"]["median"], 1.5 if "next" in name else 3)
+        measure.requirement(f"{name}: CPU s", results[name]["cpu_s"]["median"], 1.4 if "next" in name else 2.5)
         for name in results
         if "other" not in name
     ]
