@@ -172,6 +172,7 @@ def main() -> int:
         if measure.version("datatrove"):
             starts["datatrove"] = datatrove_start(folder)
         starts["submitit"] = submitit_start(folder, ranks)
+        starts |= {f"stagger {option}": Start([*measure.STAGGER, option]) for option in ("--version", "--help")}
         measured: dict[str, list[measure.Cost]] = {name: [] for name in starts}
         for rank in range(options.repeat + 1):
             for name, start in starts.items():

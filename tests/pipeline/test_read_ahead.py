@@ -180,10 +180,14 @@ def test_small_shards_are_in_flight_together_and_each_is_one_request() -> None:
 
 
 def test_a_reader_that_waits_once_has_two_requests_in_flight_and_two_shards_waiting() -> None:
-    storage = Remote()
+    storage = Remote(gate=lambda name: storage.release.is_set())
     reader = ahead(storage, {chr(97 + number): 30 for number in range(26)}, 10**6)
     first = reader.shard(0)
-    next(first)
+    waiting = threading.Thread(target=next, args=(first,))
+    waiting.start()
+    until(lambda: storage.open == 2, "the first wait to double the requests in flight")
+    storage.release.set()
+    waiting.join()
     until(lambda: storage.sent == 4 * 30, "four shards to be fetched")
     assert len(list(first)) == 2
     next(reader.shard(1))

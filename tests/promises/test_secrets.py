@@ -140,8 +140,8 @@ def test_thirty_secrets_are_in_no_file_no_output_and_no_command_line(
     for more in ((), ("--json",), ("--executor", "slurm"), ("--executor", "slurm", "--json")):
         say("launch", file, "--dry-run", *more)
     launched = cli.start("launch", file)
-    until((tmp_path / "flag.seen").exists, "the step to have its parameters")
-    resolved = (tmp_path / "flag.seen").read_text()
+    seen = tmp_path / "flag.seen"
+    resolved = until(lambda: seen.exists() and seen.read_text(), "the step to have its parameters")
     assert len(planted.found(resolved)) == len(planted.env) - str(options).count("${")
     (tmp_path / "flag.seen").unlink()
     planted.assert_on_no_command_line()
