@@ -8,22 +8,22 @@ def bundled():
     path = sys.argv[2].removesuffix(".json") + ".bundle"
     file = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     info = posix.fstat(file)
-    data = memoryview(posix.read(file, info.st_size))
-    posix.close(file)
-    head = data[16 : 16 + int.from_bytes(data[8:16], "little")]
+    begin = posix.pread(file, 16, 0)
     if info.st_uid not in (posix.geteuid(), 0) or info.st_mode & 0o022:
         raise PermissionError("other users could have written it")
-    if data[:8] == b"to make\n":
+    if begin[:8] == b"to make\n":
         posix.rename(path, path + ".making")
         first = [sys.executable, "-I", "-m", "stagger.bundle.first", path + ".making"]
         posix.waitpid(posix.posix_spawn(sys.executable, first, posix.environ), 0)
         return None
-    if _imp.source_hash(sys.hexversion, head) != data[:8]:
+    size = int.from_bytes(begin[8:], "little")
+    head = posix.pread(file, size, 16) if size < info.st_size else b""
+    if _imp.source_hash(sys.hexversion, head) != begin[:8]:
         raise ValueError("it is damaged, or made by another Python")
     loader, facts, index = marshal.loads(head)
     scope = {"__name__": "stagger.bundle.loader"}
     exec(loader, scope)
-    return scope["prepared"](data[16 + len(head) :], facts, index)
+    return scope["prepared"](file, 16 + size, facts, index)
 
 
 if __name__ == "__main__":

@@ -60,11 +60,12 @@ class Bundle:
     those that may lie in another folder than when the bundle was made.
 
     `path` is `sys.path` at that time. Its first `known` folders hold the top-level modules and folders `names`, and no
-    others.
+    others. The code lies in the open file `file`, from byte `begin` on.
     """
 
-    def __init__(self, data: "memoryview", index: "dict[str, Entry]", facts: "dict[str, Any]") -> None:
-        self.data = data
+    def __init__(self, file: "int", begin: "int", index: "dict[str, Entry]", facts: "dict[str, Any]") -> None:
+        self.file = file
+        self.begin = begin
         self.index = index
         self.path = facts["path"]
         self.known = facts["known"]
@@ -117,8 +118,11 @@ class Bundle:
         return found
 
     def load(self, begin: "int", end: "int", digest: "bytes") -> "Any":
-        """What lies in a part of the bundle; None if it is damaged."""
-        data = self.data[begin:end]
+        """What lies in a part of the bundle; None if it is damaged, or the program has closed all files."""
+        try:
+            data = posix.pread(self.file, end - begin, self.begin + begin)
+        except OSError:
+            return None
         return marshal.loads(data) if _imp.source_hash(0, data) == digest else None
 
 
@@ -216,17 +220,19 @@ def with_site(subprocess: "Any") -> None:
     subprocess._args_from_interpreter_flags = lambda: [option for option in options() if option != "-S"]
 
 
-def prepared(data: "memoryview", facts: "dict[str, Any]", index: "dict[str, Entry]") -> "Callable[[], None] | None":
-    """Make this process import from the bundle. Returns what runs the program; None if the bundle does not fit.
+def prepared(
+    file: "int", begin: "int", facts: "dict[str, Any]", index: "dict[str, Entry]"
+) -> "Callable[[], None] | None":
+    """Make this process import from a bundle. Returns what runs the program; None if the bundle does not fit.
 
-    `data` is the modules' code.
+    The modules' code lies in the open file `file`, from byte `begin` on: most of a bundle is never read.
     """
     if facts["python"] != (sys.version, sys.executable):
         return None
     for folder, changed in facts["folders"].items():
         if stamp(folder) != changed:
             return None
-    bundle = Bundle(data, index, facts)
+    bundle = Bundle(file, begin, index, facts)
     BundledModule.bundle = bundle
     name = f"{sys.argv[1]}.__main__"
     spec = bundle.spec(name, index[name]) if name in index else None

@@ -176,12 +176,12 @@ def test_a_bundle_needs_no_cache_and_an_interpreter_without_stagger_gets_none(
 
 
 #: Imports from the bundle argv[1] in a Python that runs.
-FROM_THE_BUNDLE = """import marshal, sys, threading
+FROM_THE_BUNDLE = """import marshal, os, sys, threading
 from stagger.bundle import loader
-data = memoryview(open(sys.argv[1], 'rb').read())
-head = 16 + int.from_bytes(data[8:16], 'little')
-_, facts, index = marshal.loads(data[16:head])
-bundle = loader.BundledModule.bundle = loader.Bundle(data[head:], index, facts)
+file = os.open(sys.argv[1], os.O_RDONLY)
+begin = 16 + int.from_bytes(os.pread(file, 8, 8), 'little')
+_, facts, index = marshal.loads(os.pread(file, begin, 16))
+bundle = loader.BundledModule.bundle = loader.Bundle(file, begin, index, facts)
 for name in ('copy', 'dataclasses', 'inspect', 'platform', 'typing', 'uuid', 'zstandard'):
     sys.modules.pop(name, None)
 sys.meta_path.insert(0, bundle)
@@ -228,6 +228,17 @@ def test_what_a_task_imports_executes_neither_copy_nor_inspect_nor_platform(task
         "import copy, inspect, platform\n"
         "assert {type(copy), type(inspect), type(platform)} == {loader.Late}\n"
         "assert copy.deepcopy([{}]) == [{}] and type(copy) is type(sys)\n",
+    )
+
+
+@pytest.mark.parametrize("then", ["", "os.open('/dev/zero', os.O_RDONLY)\n", "os.pipe()\n"])
+def test_a_program_may_close_all_files(task: Task, then: str) -> None:
+    """As daemons do. Their numbers may go to other files."""
+    run_from_the_bundle(
+        task,
+        f"os.closerange(3, 99)\n{then}"
+        "import dataclasses, stagger.steps.jsonl\n"
+        "assert dataclasses.dataclass and bundle.code('dataclasses') is None\n",
     )
 
 
