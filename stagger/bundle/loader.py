@@ -5,6 +5,7 @@ It may import only what is built into every Python.
 """
 
 import _imp
+import _sre  # type: ignore[import-not-found]
 import _thread
 import gc
 import marshal
@@ -29,15 +30,19 @@ if TYPE_CHECKING:
 #: Modules that try to import one of Jython's: CPython would look for it in every folder of `sys.path`.
 JYTHON = ("copy", "pickle")
 
-#: Modules that others import and hardly ever use: copy and inspect by dataclasses, platform by those of PLATFORM.
+#: Modules that others import, and of which they use hardly more than ASKED.
 LATE = ("copy", "inspect", "platform")
+
+#: The module by which `re` compiles expressions. The bundle has what becomes of those that modules compile.
+REGEX_COMPILER = "re._compiler" if sys.version_info >= (3, 11) else "sre_compile"
 
 #: Modules that compile text while others are imported: the methods of dataclasses, those of named tuples, the
 #: annotations of these. With what they do it; its first argument is the text. The bundle has the code.
 COMPILING = {"dataclasses": "exec", "collections": "eval", "typing": "compile"}
 
-#: What modules ask platform while they are imported. The bundle has the answers.
+#: What modules call of a late one, which answers without being executed. The bundle has the answers of platform.
 PLATFORM = {"uuid": "system", "zstandard": "python_implementation"}
+ASKED = {**PLATFORM, "dataclasses": "get_annotations"}
 
 
 def folder_of(file: "str") -> "str":
@@ -110,12 +115,18 @@ class Bundle:
         found: CodeType | None = self.load(*self.index[name][2:])
         return found
 
-    def compiled(self) -> "dict[str, dict[str, CodeType]]":
+    def compiled(self) -> "dict[str, dict[Any, Any]]":
         """The code of texts, by the module that would compile them."""
         if type(self._compiled) is tuple:  # Where it lies.
             self._compiled = self.load(*self._compiled) or {}
-        found: dict[str, dict[str, CodeType]] = self._compiled
+        found: dict[str, dict[Any, Any]] = self._compiled
         return found
+
+    def answer(self, name: "str") -> "Callable[..., Any]":
+        """The function of a late module that others ask for."""
+        if name == "get_annotations":
+            return lambda cls: dict(vars(cls).get("__annotations__") or {})
+        return lambda: self.platform[name]
 
     def load(self, begin: "int", end: "int", digest: "bytes") -> "Any":
         """What lies in a part of the bundle; None if it is damaged, or the program has closed all files."""
@@ -152,6 +163,8 @@ class BundledModule(SourceFileLoader):
             with_site(module)
         elif name in COMPILING:
             with_compiled(module)
+        elif name == REGEX_COMPILER:
+            with_regexes(module)
 
 
 #: Names of the modules that have been imported late, and of those that are being executed.
@@ -165,9 +178,8 @@ class Late(type(sys)):  # type: ignore[misc]
     lock = _thread.RLock()
 
     def __getattr__(self, name: "str") -> "Any":
-        if self.__name__ == "platform" and PLATFORM.get(sys._getframe(1).f_globals.get("__name__", "")) == name:
-            answer = BundledModule.bundle.platform[name]
-            return lambda: answer
+        if ASKED.get(sys._getframe(1).f_globals.get("__name__", "")) == name:
+            return BundledModule.bundle.answer(name)
         if not complete(self):
             raise AttributeError(name)
         return getattr(self, name)
@@ -212,6 +224,18 @@ def with_compiled(module: "Any") -> "None":
 
     name = COMPILING[module.__name__]
     setattr(module, name, {"exec": executed, "eval": evaluated, "compile": compiled}[name])
+
+
+def with_regexes(compiler: "Any") -> "None":
+    """Let `re` take compiled expressions from the bundle. It compiles others, such as those of the user's modules."""
+    codes = BundledModule.bundle.compiled().get(REGEX_COMPILER, {})
+    compile_text = compiler.compile
+
+    def compiled(pattern: "Any", flags: "int" = 0) -> "Any":
+        code = codes.get((pattern, flags))
+        return _sre.compile(pattern, *code) if code else compile_text(pattern, flags)
+
+    compiler.compile = compiled
 
 
 def with_site(subprocess: "Any") -> None:

@@ -8,19 +8,22 @@ manifest in JSON of the files that it was made from, which a launch checks; the 
 from __future__ import annotations
 
 import _imp
+import _sre  # type: ignore[import-not-found]
 import builtins
 import contextlib
+import datetime
 import importlib
 import itertools
 import json
 import marshal
 import os
 import platform
+import re
 import site
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from importlib.machinery import ExtensionFileLoader, SourceFileLoader
-from types import CodeType
+from importlib.machinery import ExtensionFileLoader, PathFinder, SourceFileLoader
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 from stagger.bundle import loader
@@ -36,6 +39,13 @@ site.exec = note
 site.main()
 from stagger.bundle.make import make
 make(sys.argv[1], sys.argv[2:], lines)
+"""
+
+#: What `datetime` is from Python 3.12 on. Until then it first makes each class in Python, and then takes the one in C.
+DATETIME = f"""from _datetime import *
+from _datetime import __doc__
+import sys
+__all__ = {datetime.__all__!r}
 """
 
 #: Modules that every task imports, and what these import late. Those of the stage's steps and storage are added.
@@ -96,6 +106,21 @@ def noting(codes: dict[str, CodeType], name: str) -> Callable[..., Any]:
     return call
 
 
+def regexes() -> dict[tuple[str | bytes, int], tuple[Any, ...]]:
+    """What `_sre.compile` needs for each regular expression that this process has compiled, by its text and flags."""
+    compiler: Any = importlib.import_module(loader.REGEX_COMPILER)
+    codes: dict[tuple[str | bytes, int], tuple[Any, ...]] = {}
+    compiler._sre = SimpleNamespace(**(vars(_sre) | {"compile": lambda text, *code: code}))
+    try:
+        for text, flags in (("", 0), *((text, flags) for _, text, flags in re._cache)):  # type: ignore[attr-defined]
+            all_flags, code, *groups = compiler.compile(text, flags)
+            numbers = list(map(int, code))  # marshal refuses those that have names.
+            codes[text, flags] = (all_flags, numbers, *groups)
+    finally:
+        compiler._sre = _sre
+    return codes
+
+
 def content(lines: list[tuple[str, str]], compiled: dict[str, dict[str, CodeType]]) -> bytes:
     """The bundle of the modules that this process has imported, with the code of what they compile."""
     library = [path for path in sys.path if path.startswith(os.path.dirname(os.__file__)) and "-packages" not in path]
@@ -111,7 +136,7 @@ def content(lines: list[tuple[str, str]], compiled: dict[str, dict[str, CodeType
         index[name] = (file, checked, end, end + len(code), _imp.source_hash(0, code) if code else b"")
         codes.append(code)
         end += len(code)
-    code = marshal.dumps(compiled)
+    code = marshal.dumps({**compiled, loader.REGEX_COMPILER: regexes()})
     codes.append(code)
     known = list(itertools.takewhile(lambda path: path.endswith(".zip") or path in (*library, *packages), sys.path))
     facts = {
@@ -160,10 +185,14 @@ def found() -> Iterable[tuple[str, str, loader.Stamp | None, bytes]]:
     """
     for name, module in list(sys.modules.items()):
         spec = getattr(module, "__spec__", None)
-        if spec is None or not spec.has_location or spec.name != name:
+        if spec is not None and spec.name != name:  # Another module has taken its place, as that of collections.abc.
+            folders = getattr(sys.modules.get(name.rpartition(".")[0]), "__path__", None)
+            spec = PathFinder.find_spec(name, folders) if folders else None
+        if spec is None or not spec.has_location:
             continue
         stamp = loader.stamp(spec.origin)
         if type(spec.loader) is SourceFileLoader:
-            yield name, spec.origin, stamp, marshal.dumps(spec.loader.get_code(name))
+            code = compile(DATETIME, spec.origin, "exec") if name == "datetime" else spec.loader.get_code(name)
+            yield name, spec.origin, stamp, marshal.dumps(code)
         elif type(spec.loader) is ExtensionFileLoader:
             yield name, spec.origin, stamp, b""
