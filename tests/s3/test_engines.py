@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import re
+import warnings
 import zlib
 from functools import partial
 from pathlib import Path
@@ -206,6 +208,17 @@ def test_parts_are_sent_while_the_writer_goes_on(
             assert storage.entry(path) is None
             storage.abort_uploads(path)
         assert s3.stats()["open_uploads"] == 0
+
+
+def test_connections_are_closed_with_the_storage(s3: S3Server) -> None:
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        storage = Storage({"s3": {"engine": "obstore"}})
+        assert not list(storage.walk(f"s3://data/nothing-{id(storage)}/"))
+        assert s3.stats()["requests"]
+        del storage
+        gc.collect()
+    assert [str(one.message) for one in found if "socket" in str(one.message)] == []
 
 
 def test_a_small_output_is_one_put(storage: Storage, s3: S3Server) -> None:

@@ -63,6 +63,9 @@ class PlainRequests:
         self._idle: deque[tuple[float, http.client.HTTPConnection]] = deque()  # And since when each is.
         self.keyed: set[str] = set()
 
+    def __del__(self) -> None:
+        self._close_kept()
+
     def begin_upload(self, bucket: str, key: str) -> str:
         body, _ = self._ask("POST", bucket, key, {"uploads": ""})
         if not (upload := tag(body, "UploadId")):
