@@ -145,8 +145,9 @@ def test_a_dry_run_shows_the_job_scripts_and_refuses_what_a_launch_does(
     hosts.blocks = {**HOSTS, "host": NoHost}
     with pytest.raises(StaggerError, match="NoHost is not a block host"):
         executor.dry_run()
+    lock = threading.Lock()
     with pytest.raises(StaggerError, match="cannot be sent to its tasks"):
-        score(threading.Lock().acquire).dry_run()
+        score(lambda data, rank, world_size: iter((lock, *data))).dry_run()
     with pytest.raises(StaggerError, match=r"LocalExecutor\.dry_run: limit: expected a whole number of at least 1"):
         score().dry_run(limit=0)
     assert not (tmp_path / "run").exists()

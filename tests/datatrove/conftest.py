@@ -19,6 +19,7 @@ from tests.kit.in_process import in_process
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The variables that lead datatrove to the models of the tests."""
+    pytest.importorskip("fasttext", reason="fastText cannot be installed for this Python")
     return models(tmp_path_factory.mktemp("models"))
 
 
