@@ -168,6 +168,7 @@ def test_a_task_on_local_paths_imports_only_what_it_uses(
     assert not found & {"stagger.task.crew", "stagger.task.job_crew", "stagger.slurm.own_job"}
 
 
+@pytest.mark.each_version
 def test_a_task_makes_few_file_system_calls_before_its_first_read(
     cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:

@@ -16,6 +16,8 @@ from stagger.bundle import REQUEST
 from stagger.bundle.cache import bundle_of
 from tests.bundle.conftest import INSTALLATIONS, Task, packages_of
 
+pytestmark = pytest.mark.each_version
+
 
 def opened(task: Task, python: str, folder: Path) -> list[str]:
     """The files and folders that a start opens or looks for, in order."""
