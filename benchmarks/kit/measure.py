@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,17 @@ def fresh(
     module = program() if function.__module__ == "__main__" else function.__module__
     output, cost = run([python, "-c", CALL, module, function.__name__, json.dumps(arguments)], environment)
     return json.loads(output.splitlines()[-1]), cost
+
+
+@contextlib.contextmanager
+def on(processors: Iterable[int]) -> Iterator[None]:
+    """Let the processes that the block starts use these processors only."""
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, processors)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, mine)
 
 
 def summary(values: Iterable[float]) -> dict[str, float]:

@@ -66,14 +66,10 @@ def steps_of(kind: str, work: str, *, writes: bool) -> Steps:
     ]
 
 
-def on(processors: set[int], steps: Steps, work: str) -> tuple[Sample, bytes]:
+def run_on(processors: set[int], steps: Steps, work: str) -> tuple[Sample, bytes]:
     """Run a task that may use these processors. Returns its output, too."""
-    mine = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, processors)
-    try:
+    with measure.on(processors):
         sample = tasks.stagger(steps, work)
-    finally:
-        os.sched_setaffinity(0, mine)
     files = sorted(Path(work, "out").glob("*")) if os.path.isdir(f"{work}/out") else []
     content = b"".join(file.read_bytes() for file in files)
     shutil.rmtree(f"{work}/out", ignore_errors=True)
@@ -120,7 +116,7 @@ def compare(kind: str, work: str, *, writes: bool, repeat: int) -> dict[str, Any
     for _ in range(repeat):
         for name, processors in ways.items():
             free = free_processors()
-            sample, content = on(processors, steps, work)
+            sample, content = run_on(processors, steps, work)
             contents.add(content)
             runs.setdefault(name, []).append(figures(sample, free))
         if kind == "zst" and writes and shutil.which("zstd"):
