@@ -46,7 +46,7 @@ class ReadParquet(ColumnReader):
                 yield from self._rows(shard, file)
             except (pyarrow.ArrowException, OSError, ValueError) as error:
                 shard.record += 1  # The error concerns the next record.
-                raise BadInput(f"{why_not_parquet(file)} ({first_line(error)})") from error
+                raise BadInput(f"{why_not_parquet(file, error)} ({first_line(error)})") from error
 
     def _rows(self, shard: OpenShard, file: Any) -> Iterator[Document]:
         from pyarrow import parquet
@@ -80,12 +80,16 @@ def rows_at_a_time(metadata: Any) -> int:
     return BATCH_ROWS if largest < 1 else max(1, min(BATCH_ROWS, int(BATCH_BYTES / largest)))
 
 
-def why_not_parquet(file: Any) -> str:
-    """The reason why a file cannot be read, from its first and last bytes."""
+def why_not_parquet(file: Any, error: Exception) -> str:
+    """The reason why a file cannot be read, from its first and last bytes, and from what pyarrow raised."""
     magic = b"PAR1"
     file.seek(0)
     if file.read(len(magic)) != magic:
         return "not a Parquet file"
     size = file.seek(0, 2)
     file.seek(max(size - len(magic), len(magic)))
-    return "the file is damaged" if file.read() == magic else "the file is truncated: it has no footer"
+    if file.read() != magic:
+        return "the file is truncated: it has no footer"
+    if "lists to be of size=" in str(error):  # https://github.com/apache/arrow/issues/35692
+        return "pyarrow before 26 cannot read lists of a fixed size that are null: leave the column out (metadata_keys)"
+    return "the file is damaged"
