@@ -255,6 +255,7 @@ def test_an_error_stops_later_requests_until_the_reader_has_passed_it() -> None:
     storage = Remote(broken={"b": 50})
     reader = ahead(storage, {"a": 50, "b": 100, "c": 90, "d": 90}, 150)
     assert len(whole(reader, 0)) == 50
+    until(lambda: reader._failed == 1, "the request to break off: until then, what is read makes room for the next one")
     pieces = reader.shard(1)
     assert [len(next(pieces)) for _ in range(5)] == [10] * 5
     with pytest.raises(ConnectionResetError):
