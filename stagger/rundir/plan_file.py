@@ -11,8 +11,7 @@ A task reads 16 bytes of the table and its own frame: two range reads, whatever 
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
     from stagger.pipeline.shard_table import RankShards
 
 MAGIC = b"stagger plan 1\n\0"
-TABLE = len(MAGIC) + 8
+NUMBER = 8
+TABLE = len(MAGIC) + NUMBER
 LEVEL = 3
 
 #: Largest frame in bytes: a table entry beyond it is damaged.
@@ -36,7 +36,7 @@ MAX_FRAME = 2**31
 
 
 #: What decoding raises when a plan is damaged. (orjson.JSONDecodeError is a ValueError.)
-DAMAGE = (struct.error, zstandard.ZstdError, KeyError, TypeError, ValueError, MemoryError)
+DAMAGE = (zstandard.ZstdError, KeyError, TypeError, ValueError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def encoded(stage: str, fingerprint: str, steps: list[dict[str, Any]], ranks: Ra
         compressor.compress(orjson.dumps({**head, "rank": rank, "shards": list(ranks.pick(rank))}))
         for rank in range(len(ranks))
     ]
-    offsets = accumulate(map(len, frames), initial=TABLE + 8 * (len(ranks) + 1))
-    yield MAGIC + struct.pack(f"<{len(ranks) + 2}Q", len(ranks), *offsets)
+    offsets = accumulate(map(len, frames), initial=TABLE + NUMBER * (len(ranks) + 1))
+    yield MAGIC + _packed([len(ranks), *offsets])
     yield from frames
 
 
@@ -97,9 +97,9 @@ def read_rank(storage: Storage, path: str, fingerprint: str, rank: int) -> RankP
 
 
 def _read_rank(storage: Storage, path: str, fingerprint: str, rank: int) -> RankPlan:
-    entry = TABLE + 8 * rank
+    entry = TABLE + NUMBER * rank
     try:
-        start, end = struct.unpack("<2Q", storage.read_range(path, entry, entry + 16))
+        start, end = _unpacked(storage.read_range(path, entry, entry + 2 * NUMBER))
         if not entry < start < end < start + MAX_FRAME:
             raise ValueError(f"rank {rank} is not in it")
         plan = _decode(storage.read_range(path, start, end))
@@ -114,14 +114,22 @@ def read_all(storage: Storage, path: str) -> Iterator[RankPlan]:
     """Read every rank's slice, to compare it with a new launch's plan. Raises StaggerError when the file is damaged."""
     data = storage.read(path)
     try:
-        (count,) = struct.unpack_from("<Q", data, len(MAGIC))
-        if TABLE + 8 * (count + 1) > len(data):
+        (count,) = _unpacked(data[len(MAGIC) : TABLE])
+        if TABLE + NUMBER * (count + 1) > len(data):
             raise ValueError(f"it has no room for {counted(count, 'rank')}")
-        offsets = struct.unpack_from(f"<{count + 1}Q", data, TABLE)
-        for start, end in pairwise(offsets):
+        for start, end in pairwise(_unpacked(data[TABLE : TABLE + NUMBER * (count + 1)])):
             yield _decode(data[start:end])
     except DAMAGE as error:
         raise _damaged(path, error) from error
+
+
+def _packed(numbers: Iterable[int]) -> bytes:
+    return b"".join(number.to_bytes(NUMBER, "little") for number in numbers)
+
+
+def _unpacked(data: bytes) -> list[int]:
+    """The numbers in a part of the table; fewer if it is cut. The module `struct` would cost a start one more file."""
+    return [int.from_bytes(data[at : at + NUMBER], "little") for at in range(0, len(data) - NUMBER + 1, NUMBER)]
 
 
 def _decode(frame: bytes) -> RankPlan:

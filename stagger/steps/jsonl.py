@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -209,6 +208,8 @@ def is_exact(values: Iterable[Any]) -> bool:
 
 def is_small_vector(values: list[Any]) -> bool:
     """Whether the values are numbers, and obviously small: a quick test for long vectors."""
+    import math  # Most tasks have no vectors.
+
     try:
         return math.hypot(*values) < BEYOND_64_BITS
     except (TypeError, OverflowError):
