@@ -4,8 +4,6 @@ next.
 
 from __future__ import annotations
 
-from signal import Signals
-
 #: Spaces other than the ASCII space. They are harmless, though `str.isprintable` counts them out.
 SPACES = frozenset("\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000")
 
@@ -105,16 +103,18 @@ class BadRecord(BadInput):
 class Interrupted(BaseException):
     """A signal asked the process to stop. Not an `Exception`, so that no step's `except Exception` swallows it."""
 
-    def __init__(self, signal: Signals) -> None:
-        super().__init__(signal.name)
-        self.signal = signal
+    def __init__(self, signal: int) -> None:
+        from signal import Signals  # Its enums would cost each start 0.6 ms.
+
+        self.signal = Signals(signal)
+        super().__init__(self.signal.name)
 
     @property
     def exit_status(self) -> int:
         return exit_status_of(self.signal)
 
 
-def exit_status_of(signal: Signals) -> int:
+def exit_status_of(signal: int) -> int:
     """Exit status of a process that a signal stopped, as shells report it: 128 + the signal's number."""
     return 128 + signal
 

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 from stagger.errors import Interrupted, StaggerError
@@ -144,7 +143,7 @@ class StopFlag:
     """
 
     def __init__(self) -> None:
-        self.signal: Signals | None = None
+        self.signal: int | None = None
         self.in_steps = False
         self.overdue = False
         self.planned = False

@@ -166,6 +166,7 @@ def test_a_task_on_local_paths_imports_only_what_it_uses(
     assert not found & NOT_IN_A_TASK
     assert not {module for module in found if module.startswith(("stagger.executor", "stagger.spec", "stagger.cli"))}
     assert not found & {"stagger.task.crew", "stagger.task.job_crew", "stagger.slurm.own_job"}
+    assert "signal" not in found
 
 
 @pytest.mark.each_version
