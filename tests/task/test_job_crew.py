@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -277,4 +278,8 @@ def children(pid: int) -> list[int]:
 
 
 def open_files(pid: int) -> str:
-    return " ".join(os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir())
+    found = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # It was closed meanwhile.
+            found.append(os.readlink(path))
+    return " ".join(found)
