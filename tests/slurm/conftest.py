@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import CLUSTER, Cli, PipelineFiles, contents, missing, until
+from tests.kit.open_files import process_with
 from tests.kit.runs import SLURM, completions, counts, launches, status
 
 HERE = Path(__file__).parent
@@ -87,10 +88,7 @@ class Life:
 
     def pid(self, rank: int) -> int:
         """The id of the process that runs a rank, found by its open log."""
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdecimal() and f"/logs/{rank:05d}/" in links(folder / "fd", self.run):
-                return int(folder.name)
-        raise AssertionError(f"nobody is at work on rank {rank}")
+        return process_with(lambda path: path.startswith(str(self.run)) and f"/logs/{rank:05d}/" in path)
 
     def finish(self) -> None:
         """Wait until all ranks are done, then compare the outputs."""
@@ -106,15 +104,6 @@ class Life:
         assert [record["rank"] for record in records] == list(range(self.more["tasks"]))
         assert sum(record["records_in"] for record in records) == RECORDS
         assert sum(record["records_out"] for record in records) == RECORDS
-
-
-def links(folder: Path, below: Path) -> str:
-    """The open files of a process below a folder, separated by spaces; `folder` is its /proc/<pid>/fd."""
-    try:
-        found = [os.readlink(path) for path in folder.iterdir()]
-    except OSError:
-        return ""
-    return " ".join(path for path in found if path.startswith(str(below)))
 
 
 def visible(folder: Path) -> dict[str, bytes]:

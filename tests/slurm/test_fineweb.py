@@ -15,6 +15,7 @@ from stagger.spec.ready import copy_ready
 from tests.conftest import Cli, until
 from tests.datatrove import fineweb
 from tests.kit.crawl import in_environment, models, write_crawl
+from tests.kit.open_files import process_with
 from tests.kit.runs import launches
 from tests.slurm.conftest import slurm
 
@@ -100,7 +101,8 @@ def test_a_killed_and_a_stopped_rank_change_no_document_and_no_file_is_ever_part
         for rank in range(fineweb.TASKS):
             until(Path(f"{flag}-{rank}").exists, f"rank {rank} to be at work")
         array = launches(out / "run" / "base")[0]["arrays"][0]["job_id"]
-        os.kill(pid_of(out / "run", 0), signal.SIGKILL)
+        log = str(out / "run" / "base" / "logs" / "00000")
+        os.kill(process_with(lambda path: path.startswith(log)), signal.SIGKILL)
         slurm(slurm_cli, "scancel", "--batch", "--signal=USR2", f"{array}_1")
         until((out / "run" / "base" / "logs" / "00001" / "1r1.log").exists, "the stopped rank to start again")
         assert not seen
@@ -114,16 +116,3 @@ def test_a_killed_and_a_stopped_rank_change_no_document_and_no_file_is_ever_part
     assert all(any(name.startswith(folder) for name in seen) for folder in fineweb.FOLDERS)
     assert seen == {name: {(out / name).stat().st_size} for name in seen}
     assert len(launches(out / "run" / "base")) > 1  # The killed rank was retried.
-
-
-def pid_of(run: Path, rank: int) -> int:
-    """The process that runs a rank of the base stage, by its open log."""
-    log = str(run / "base" / "logs" / f"{rank:05d}")
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                if any(os.readlink(path).startswith(log) for path in (folder / "fd").iterdir()):
-                    return int(folder.name)
-            except OSError:
-                continue
-    raise AssertionError(f"nobody is at work on rank {rank}")

@@ -20,9 +20,10 @@ from stagger.blocks.server.registry import Registry
 from stagger.blocks.swarm_place import END
 from stagger.storage.storage import Storage
 from tests.conftest import ROOT, Cli, contents, jsonl, until
+from tests.kit.open_files import process_with
 from tests.kit.runs import launches
 from tests.models.corpus import documents, save_model
-from tests.slurm.conftest import links, slurm
+from tests.slurm.conftest import slurm
 
 BLOCKS, SERVERS, SPAN, USERS = 12, 6, 4, 2
 SHARDS, DOCUMENTS = 8, 150
@@ -148,10 +149,8 @@ class Swarm:
 
     def pid(self, server: str) -> int:
         rank, _, attempt = server.partition(".")
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdecimal() and f"/logs/{rank}/{attempt}.log" in links(folder / "fd", self.run / "swarm"):
-                return int(folder.name)
-        raise AssertionError(f"nobody is at work as {server}")
+        log = str(self.run / "swarm" / "logs" / rank / f"{attempt}.log")
+        return process_with(lambda path: path == log)
 
     def cancel(self, *jobs: str) -> None:
         subprocess.run(["scancel", *jobs], env=self.cli.env, check=True)

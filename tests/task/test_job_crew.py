@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -23,6 +22,7 @@ from stagger.slurm.job_memory import (
     used_mib,
 )
 from tests.conftest import Cli, PipelineFiles, output_ids, until
+from tests.kit.open_files import open_files
 from tests.kit.runs import EVERYTHING, completions
 
 STEPS = """
@@ -263,7 +263,7 @@ def test_a_worker_that_somebody_stopped_has_stopped_its_rank_only(job: CrewJob, 
     job.plan({"my_steps:hold": {"ranks": [0], "flag": str(tmp_path / "flag")}})
     crew = job.start()
     until((tmp_path / "flag-0").exists, "rank 0 to hold")
-    (worker,) = (pid for pid in children(crew.pid) if "/logs/00000/" in open_files(pid))
+    (worker,) = (pid for pid in children(crew.pid) if "/logs/00000/" in " ".join(open_files(pid)))
     os.kill(worker, signal.SIGTERM)
     (tmp_path / "flag").touch()
     output, _ = crew.communicate(timeout=60)
@@ -275,11 +275,3 @@ def test_a_worker_that_somebody_stopped_has_stopped_its_rank_only(job: CrewJob, 
 
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def open_files(pid: int) -> str:
-    found = []
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # It was closed meanwhile.
-            found.append(os.readlink(path))
-    return " ".join(found)
