@@ -122,21 +122,23 @@ def test_a_server_that_leaves_is_sent_nothing_any_more(servers: Servers, client:
 
 
 @pytest.mark.parametrize(
-    ("faults", "reason", "most"),
+    ("faults", "reasons", "most"),
     [
-        ({"nan": True}, "it failed: NotFinite: 4 values of row 0 are not finite", 5),
-        ({"hang": True}, "it is late: its connection lives, but it does not answer", 4),
+        # The server leaves after two failures, which a client that is slow may notice first.
+        ({"nan": True}, ("it failed: NotFinite: 4 values of row 0 are not finite", "its connection is gone"), 5),
+        ({"hang": True}, ("it is late: its connection lives, but it does not answer",), 4),
     ],
 )
 def test_results_that_are_not_finite_and_computing_that_hangs(
-    servers: Servers, client: Clients, faults: dict[str, bool], reason: str, most: int
+    servers: Servers, client: Clients, faults: dict[str, bool], reasons: tuple[str, ...], most: int
 ) -> None:
     servers.start("00000.1", 0, 12, delay_s=0.002)
     servers.start("00001.1", 0, 12, delay_s=0.002, after=3, **faults)
     until(servers.are_there, "the servers")
     one = client(servers)
     finish(one.run(work(index) for index in range(60)), set(), 60)
-    assert one.evicted == {"00001.1": reason}
+    assert list(one.evicted) == ["00001.1"]
+    assert one.evicted["00001.1"] in reasons
     assert servers.requests("00001.1") <= most
 
 
