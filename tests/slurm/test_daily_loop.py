@@ -205,9 +205,10 @@ def faults(ran: Ran, what: str, *says: str) -> list[str]:
     return [f"{what}: {', '.join(found)} in: {said}"] * bool(found)
 
 
-def jobs(cli: Cli) -> str:
-    """The jobs that Slurm has ever had."""
-    return slurm(cli, "sacct", "-X", "-n", "-a", "-o", "jobid", "-S", "now-1hour")
+def jobs(cli: Cli) -> set[str]:
+    """The jobs that Slurm has ever had: an array is one, however many of its tasks have started."""
+    found = slurm(cli, "sacct", "-X", "-n", "-a", "-P", "-o", "jobid", "-S", "2020-01-01")
+    return {job.partition("_")[0] for job in found.split()}
 
 
 def first_screen(ran: Ran) -> str:
