@@ -1,8 +1,9 @@
 """Makes a bundle: `python -I -S -c MAKE PATH MODULE...` with the Python that tasks will run.
 
 A bundle is: the hash of its head, 8 bytes; the length of the head, 8 bytes; the head (the code of loader.py, facts of
-this Python, an index of modules), by `marshal`; the modules' code, and that of the text that they compile; a
-manifest in JSON of the files that it was made from, which a launch checks; the length of the manifest, 8 bytes.
+this Python, an index of modules), by `marshal`; the modules' code, and that of the texts and regular expressions that
+they compile; a manifest in JSON of the files that it was made from, which a launch checks; the length of the manifest,
+8 bytes.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stagger.pipeline.shard_table import RankShards
 
 MAGIC = b"stagger plan 1\n\0"
-NUMBER = 8
+NUMBER = 8  # Bytes of each number in the table.
 TABLE = len(MAGIC) + NUMBER
 LEVEL = 3
 

@@ -138,7 +138,7 @@ def install_handlers(stop: StopFlag) -> None:
     main_thread = _thread.get_ident()
 
     def note(number: int, _frame: FrameType | None) -> None:
-        if stop.overdue and stop.in_steps and stop.signal is not None:
+        if stop.overdue and stop.in_steps:
             stop.check()
         if stop.signal is None:  # Without a lock: the signal may have come while `threading` holds it.
             _thread.start_new_thread(_watch, (stop, main_thread))

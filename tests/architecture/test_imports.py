@@ -173,13 +173,17 @@ def test_a_task_on_local_paths_imports_only_what_it_uses(
 def test_a_task_makes_few_file_system_calls_before_its_first_read(
     cli: Cli, pipeline_file: PipelineFiles, tmp_path: Path
 ) -> None:
-    """A count, not a time: at most 200 from the interpreter's start to the first shard, 900 without a bundle."""
+    """A count, not a time: at most 200 from the interpreter's start to the first shard, 770 without a bundle.
+
+    Python 3.10 itself has 80 more without a bundle.
+    """
+    plainly = 770 if sys.version_info >= (3, 11) else 850
     cli("launch", pipeline_file(), "--limit", 1, check=0)
     settings = str(tmp_path / "run" / "launches" / "1" / "settings.json")
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     plain = ["-I", "-m", "stagger.task"]
     subprocess.run([sys.executable, *plain, settings, "3"], env=env, check=True)  # Writes the byte code first.
-    for rank, arguments, most in (("1", task_arguments(), 200), ("2", plain, 900)):
+    for rank, arguments, most in (("1", task_arguments(), 200), ("2", plain, plainly)):
         trace = tmp_path / f"trace-{rank}"
         task = [sys.executable, *arguments, settings, rank]
         subprocess.run(["strace", "-f", "-o", trace, "-e", "trace=%file,getdents64", *task], env=env, check=True)

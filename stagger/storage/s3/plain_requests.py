@@ -58,9 +58,9 @@ class PlainRequests:
     """
 
     def __init__(self, place: Place) -> None:
+        self._idle: deque[tuple[float, http.client.HTTPConnection]] = deque()  # And since when each is.
         self._place = place
         self._parts = urlsplit(place.endpoint)
-        self._idle: deque[tuple[float, http.client.HTTPConnection]] = deque()  # And since when each is.
         self.keyed: set[str] = set()
 
     def __del__(self) -> None:
